@@ -1,0 +1,139 @@
+//! Ids of connections, dialects and frame variants.
+
+use std::fmt;
+
+/// Bits of a generation that travel in an `io_uring` user data word beside the slot and the
+/// operation.
+pub const GENERATION_BITS: u32 = 24;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+
+/// One connection of one shard: a slot and the generation of its use.
+///
+/// A slot is reused, a (slot, generation) pair is not until 2^24 later uses of the same slot, so a
+/// late completion or a stale list entry never touches a newer connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    slot: u32,
+    generation: u32,
+}
+
+impl ConnectionId {
+    /// The id of `slot` in its `generation`; only the low 24 bits of the generation count.
+    #[must_use]
+    pub const fn new(slot: u32, generation: u32) -> Self {
+        Self {
+            slot,
+            generation: generation & GENERATION_MASK,
+        }
+    }
+
+    /// Index into the shard's tables and into the wire ring's file table.
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// Which use of the slot this is, 0 <= generation < 2^24.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
+
+    /// The id that the next use of this slot gets.
+    #[must_use]
+    pub const fn next_generation(self) -> Self {
+        Self::new(self.slot, self.generation.wrapping_add(1))
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}#{}", self.slot, self.generation)
+    }
+}
+
+/// The protocols that clients speak to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DialectId {
+    /// `{"type","channel","data"}` messages on named channels.
+    Gateway = 0,
+    /// Upper-case, flat messages on properties.
+    Monitoring = 1,
+}
+
+impl DialectId {
+    /// How many dialects there are.
+    pub const COUNT: usize = 2;
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; Self::COUNT] = [Self::Gateway, Self::Monitoring];
+
+    /// Position in tables that hold one entry per dialect.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name in paths, labels, subprotocols and configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Monitoring => "monitoring",
+        }
+    }
+}
+
+/// A form in which a publication leaves the process: a dialect's text in a plain frame.
+///
+/// Compressed forms take the indices from `DialectId::COUNT` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Variant(u8);
+
+impl Variant {
+    /// How many variants there are; a mask of them fits a `u32`.
+    pub const COUNT: usize = DialectId::COUNT;
+
+    /// The uncompressed frames of `dialect`.
+    #[must_use]
+    pub const fn plain(dialect: DialectId) -> Self {
+        Self(dialect as u8)
+    }
+
+    /// The variant with this index, if there is one.
+    #[must_use]
+    pub fn from_index(index: u8) -> Option<Self> {
+        (usize::from(index) < Self::COUNT).then_some(Self(index))
+    }
+
+    /// All variants, in the order of their indices.
+    pub fn all() -> impl Iterator<Item = Self> {
+        DialectId::ALL.into_iter().map(Self::plain)
+    }
+
+    /// Position in tables that hold one entry per variant, and bit in masks.
+    #[must_use]
+    pub const fn index(self) -> u8 {
+        self.0
+    }
+
+    /// The bit of this variant in a mask.
+    #[must_use]
+    pub const fn bit(self) -> u32 {
+        1 << self.0
+    }
+
+    /// Whose text the frame carries.
+    #[must_use]
+    pub fn dialect(self) -> DialectId {
+        DialectId::ALL[usize::from(self.0) % DialectId::COUNT]
+    }
+
+    /// The value of the `variant` label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.dialect().name()
+    }
+}
+
+const _: () = assert!(Variant::COUNT <= 32, "a variant mask is a u32");

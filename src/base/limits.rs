@@ -1,0 +1,48 @@
+//! Every fixed limit of the server, with its unit and the reason for its size.
+//!
+//! What an operator may change is in `config`; these bound what a stranger can make us hold.
+
+/// Longest request head (request line and headers), bytes. Browsers send 1 to 4 KiB, proxies with
+/// large cookies up to 8 KiB.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Headers in a request head. The fixed array of the parser costs 32 bytes each.
+pub const HEAD_HEADERS_MAX: usize = 100;
+/// Time for a complete request head after the connection was accepted, milliseconds.
+pub const HEAD_TIMEOUT_MS: u64 = 10_000;
+/// Time between two requests of a kept-alive HTTP connection, milliseconds.
+pub const HTTP_IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Bytes that wait for the HTTP side of one connection before it is cut.
+pub const HTTP_INPUT_BYTES_MAX: usize = 256 * 1024;
+/// Longest request target, bytes: it may hold a token of several KiB.
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+
+/// How deep arrays and objects of a message may nest. Clients of the five documents use four.
+pub const JSON_DEPTH_MAX: u32 = 64;
+/// Longest channel name, bytes; longer than any document's `tenant:{id}:{channel}`.
+pub const CHANNEL_BYTES_MAX: usize = 256;
+/// Longest `type` of a publication, bytes.
+pub const KIND_BYTES_MAX: usize = 128;
+/// Longest token, bytes. A token with forty permissions has about 1.5 KiB.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Channels of one session.
+pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
+/// Failed attempts to authenticate before a connection is closed.
+pub const AUTH_ATTEMPTS_MAX: u8 = 3;
+
+/// Time a peer has to answer our close frame before the socket is closed, milliseconds.
+pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
+/// Ping, pong and close frames waiting for one connection, bytes: about thirty of the largest.
+pub const CONTROL_BYTES_MAX: u32 = 4 * 1024;
+/// Frames that one run may join, bytes: large enough that one send carries sixty-four small
+/// publications, small enough that a run held by one slow connection is cheap.
+pub const RUN_BYTES_MAX: usize = 64 * 1024;
+/// Publications waiting in a shard for room in the ring before its input is paused, bytes.
+pub const UNSENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Records read from the ring in one turn, so that input and timers get theirs.
+pub const RING_RECORDS_PER_TURN: usize = 1_024;
+
+/// Resolution of timeouts and heartbeats, milliseconds.
+pub const WHEEL_TICK_MS: u64 = 100;
+
+/// Shards in one process; the largest hosts have fewer cores.
+pub const SHARDS_MAX: usize = 512;

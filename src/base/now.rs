@@ -1,0 +1,69 @@
+//! Time as a value: read once per turn of a shard's loop, passed to everything below.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// One moment, on the monotonic clock and on the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since the clock was made; never goes back.
+    pub monotonic_ms: u64,
+    /// Milliseconds since 1970-01-01 UTC; may jump when the host's clock is set.
+    pub unix_ms: u64,
+}
+
+impl Now {
+    /// A moment with both clocks given, for tests and simulations.
+    #[must_use]
+    pub const fn at(monotonic_ms: u64, unix_ms: u64) -> Self {
+        Self {
+            monotonic_ms,
+            unix_ms,
+        }
+    }
+
+    /// Seconds since 1970-01-01 UTC.
+    #[must_use]
+    pub const fn unix_s(self) -> u64 {
+        self.unix_ms / 1_000
+    }
+}
+
+/// The only reader of the host's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock whose monotonic time begins now.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads time"
+    )]
+    pub fn start() -> Self {
+        Self {
+            started: Instant::now(),
+        }
+    }
+
+    /// Reads both clocks.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads time"
+    )]
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        Now {
+            monotonic_ms: millis(self.started.elapsed()),
+            unix_ms: millis(unix),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,120 @@
+//! Finished frames, shared by all outboxes of a shard.
+
+use std::rc::Rc;
+
+/// One or more finished WebSocket frames, back to back, shared within a shard.
+///
+/// Publications that follow each other on a channel are joined in one run, so that a connection
+/// with sixty-four of them waiting costs one pointer and one buffer of one send. Cloning counts a
+/// reference, without atomics: a run never leaves its shard.
+#[derive(Clone, Debug)]
+pub struct FrameRun(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    bytes: Box<[u8]>,
+    /// End of each frame but the last; empty for a single frame.
+    ends: Box<[u32]>,
+    publications: bool,
+}
+
+impl FrameRun {
+    /// A single frame that answers one connection; not counted as a delivery.
+    #[must_use]
+    pub fn reply(frame: &[u8]) -> Self {
+        Self(Rc::new(Inner {
+            bytes: frame.into(),
+            ends: Box::default(),
+            publications: false,
+        }))
+    }
+
+    /// Publications' frames: `bytes` holds them one after the other, `ends` where each one ends.
+    ///
+    /// # Panics
+    /// When `ends` is empty or does not finish at the end of `bytes`: only this program makes them.
+    #[must_use]
+    pub fn publications(bytes: &[u8], ends: &[u32]) -> Self {
+        let (last, inner) = ends.split_last().expect("a run has at least one frame");
+        assert_eq!(*last as usize, bytes.len(), "the last frame ends the run");
+        Self(Rc::new(Inner {
+            bytes: bytes.into(),
+            ends: inner.into(),
+            publications: true,
+        }))
+    }
+
+    /// The frames as they go to the socket.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// Length of all frames in bytes.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "frame ends are u32, so a run is shorter than 4 GiB"
+    )]
+    pub fn len(&self) -> u32 {
+        self.0.bytes.len() as u32
+    }
+
+    /// A run is never empty; the method is here for symmetry with `len`.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes.is_empty()
+    }
+
+    /// Frames in the run.
+    #[must_use]
+    pub fn frame_count(&self) -> u64 {
+        self.0.ends.len() as u64 + 1
+    }
+
+    /// Whether the frames count as deliveries.
+    #[must_use]
+    pub fn is_publications(&self) -> bool {
+        self.0.publications
+    }
+
+    /// Frames that lie wholly in the first `offset` bytes.
+    #[must_use]
+    pub fn frames_before(&self, offset: u32) -> u64 {
+        if offset >= self.len() {
+            return self.frame_count();
+        }
+        self.0.ends.partition_point(|end| *end <= offset) as u64
+    }
+
+    /// The first frame border at or after `offset`.
+    #[must_use]
+    pub fn frame_end(&self, offset: u32) -> u32 {
+        if offset == 0 {
+            return 0;
+        }
+        let index = self.0.ends.partition_point(|end| *end < offset);
+        self.0.ends.get(index).copied().unwrap_or(self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borders_of_a_run_are_found_from_any_offset() {
+        let run = FrameRun::publications(b"aabbbbc", &[2, 6, 7]);
+        let frames: Vec<_> = (0..=7).map(|offset| run.frames_before(offset)).collect();
+        assert_eq!(frames, [0, 0, 1, 1, 1, 1, 2, 3]);
+        let ends: Vec<_> = (0..=7).map(|offset| run.frame_end(offset)).collect();
+        assert_eq!(ends, [0, 2, 2, 6, 6, 6, 6, 7]);
+    }
+
+    #[test]
+    fn a_reply_is_one_frame() {
+        let run = FrameRun::reply(b"abc");
+        assert_eq!((run.frame_count(), run.frames_before(2)), (1, 0));
+        assert_eq!((run.frames_before(3), run.frame_end(1)), (1, 3));
+    }
+}

@@ -1,0 +1,227 @@
+//! Tables indexed by slot: one that hands out ids, one that follows them.
+
+use super::id::ConnectionId;
+
+/// A table that hands out ids and refuses stale ones.
+///
+/// Slots are reused last-in first-out, so a busy server keeps touching the same warm entries.
+#[derive(Debug)]
+pub struct Slab<T> {
+    entries: Vec<Entry<T>>,
+    free: Vec<u32>,
+    slots_max: u32,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    id: ConnectionId,
+    value: Option<T>,
+}
+
+/// Every slot is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlabFull;
+
+impl<T> Slab<T> {
+    /// An empty table of at most `slots_max` entries; memory grows with use.
+    #[must_use]
+    pub fn new(slots_max: u32) -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            slots_max,
+        }
+    }
+
+    /// Stores what `make` returns for the new id.
+    ///
+    /// # Errors
+    /// [`SlabFull`] when all slots are taken; `make` is not called then.
+    pub fn insert_with(
+        &mut self,
+        make: impl FnOnce(ConnectionId) -> T,
+    ) -> Result<ConnectionId, SlabFull> {
+        if let Some(slot) = self.free.pop() {
+            let entry = &mut self.entries[slot as usize];
+            entry.id = entry.id.next_generation();
+            entry.value = Some(make(entry.id));
+            return Ok(entry.id);
+        }
+        let slot = u32::try_from(self.entries.len()).map_err(|_| SlabFull)?;
+        if slot >= self.slots_max {
+            return Err(SlabFull);
+        }
+        let id = ConnectionId::new(slot, 0);
+        self.entries.push(Entry {
+            id,
+            value: Some(make(id)),
+        });
+        Ok(id)
+    }
+
+    /// The entry of `id`, unless it has been removed.
+    #[must_use]
+    pub fn get(&self, id: ConnectionId) -> Option<&T> {
+        let entry = self.entries.get(id.slot() as usize)?;
+        if entry.id == id {
+            entry.value.as_ref()
+        } else {
+            None
+        }
+    }
+
+    /// The entry of `id` for change, unless it has been removed.
+    #[must_use]
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
+        let entry = self.entries.get_mut(id.slot() as usize)?;
+        if entry.id == id {
+            entry.value.as_mut()
+        } else {
+            None
+        }
+    }
+
+    /// The entry now living in `slot` and its id.
+    #[must_use]
+    pub fn at_slot_mut(&mut self, slot: u32) -> Option<(ConnectionId, &mut T)> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        let id = entry.id;
+        entry.value.as_mut().map(|value| (id, value))
+    }
+
+    /// Takes the entry of `id` out and frees its slot.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
+        let entry = self.entries.get_mut(id.slot() as usize)?;
+        if entry.id != id {
+            return None;
+        }
+        let value = entry.value.take()?;
+        self.free.push(id.slot());
+        Some(value)
+    }
+
+    /// Entries in the table.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// All ids in the table, in slot order.
+    pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.value.is_some())
+            .map(|entry| entry.id)
+    }
+}
+
+/// A table that follows the ids of a [`Slab`]: what another layer keeps for the same connection.
+#[derive(Debug)]
+pub struct SlotMap<T> {
+    entries: Vec<Option<(u32, T)>>,
+    count: usize,
+}
+
+impl<T> Default for SlotMap<T> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<T> SlotMap<T> {
+    /// Stores `value` for `id` and returns what an earlier use of the slot had left.
+    pub fn insert(&mut self, id: ConnectionId, value: T) -> Option<T> {
+        let index = id.slot() as usize;
+        if self.entries.len() <= index {
+            self.entries.resize_with(index + 1, || None);
+        }
+        let earlier = self.entries[index].replace((id.generation(), value));
+        self.count += usize::from(earlier.is_none());
+        earlier.map(|(_, value)| value)
+    }
+
+    /// The entry of `id`.
+    #[must_use]
+    pub fn get(&self, id: ConnectionId) -> Option<&T> {
+        match self.entries.get(id.slot() as usize)? {
+            Some((generation, value)) if *generation == id.generation() => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The entry of `id` for change.
+    #[must_use]
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
+        match self.entries.get_mut(id.slot() as usize)? {
+            Some((generation, value)) if *generation == id.generation() => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The entry of whatever lives in `slot`.
+    #[must_use]
+    pub fn at_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.entries
+            .get_mut(slot as usize)?
+            .as_mut()
+            .map(|(_, value)| value)
+    }
+
+    /// Takes the entry of `id` out.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
+        self.get(id)?;
+        self.count -= 1;
+        self.entries[id.slot() as usize]
+            .take()
+            .map(|(_, value)| value)
+    }
+
+    /// Entries in the table.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_id_finds_nothing_after_its_slot_was_reused() {
+        let mut slab = Slab::new(4);
+        let first = slab.insert_with(|_| "first").unwrap();
+        assert_eq!(slab.remove(first), Some("first"));
+        let second = slab.insert_with(|_| "second").unwrap();
+        assert_eq!(first.slot(), second.slot());
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get(second), Some(&"second"));
+    }
+
+    #[test]
+    fn a_full_slab_refuses_and_takes_again_after_a_removal() {
+        let mut slab = Slab::new(2);
+        let first = slab.insert_with(|_| 1).unwrap();
+        slab.insert_with(|_| 2).unwrap();
+        assert_eq!(slab.insert_with(|_| 3), Err(SlabFull));
+        slab.remove(first);
+        assert!(slab.insert_with(|_| 3).is_ok());
+        assert_eq!(slab.count(), 2);
+    }
+
+    #[test]
+    fn a_slot_map_knows_the_generation_it_was_given() {
+        let mut map = SlotMap::default();
+        let old = ConnectionId::new(3, 7);
+        map.insert(old, "old");
+        let new = old.next_generation();
+        assert_eq!(map.get(new), None);
+        assert_eq!(map.insert(new, "new"), Some("old"));
+        assert_eq!((map.get(old), map.get(new)), (None, Some(&"new")));
+        assert_eq!(map.count(), 1);
+    }
+}

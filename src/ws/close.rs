@@ -1,0 +1,112 @@
+//! Close codes and the payload of close frames.
+
+use crate::base::counters::ProtocolFault;
+
+/// A status code of a close frame (RFC 6455 7.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloseCode(u16);
+
+impl CloseCode {
+    /// The purpose of the connection is fulfilled.
+    pub const NORMAL: Self = Self(1000);
+    /// The server is shutting down.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// The peer broke the protocol.
+    pub const PROTOCOL_ERROR: Self = Self(1002);
+    /// A kind of data that this endpoint does not take.
+    pub const UNSUPPORTED_DATA: Self = Self(1003);
+    /// Text that is not UTF-8.
+    pub const INVALID_PAYLOAD: Self = Self(1007);
+    /// Authentication, origin, slow consumer.
+    pub const POLICY_VIOLATION: Self = Self(1008);
+    /// A message over the limit.
+    pub const TOO_BIG: Self = Self(1009);
+    /// A fault of ours.
+    pub const INTERNAL_ERROR: Self = Self(1011);
+    /// Too many connections; try later.
+    pub const TRY_AGAIN_LATER: Self = Self(1013);
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn value(self) -> u16 {
+        self.0
+    }
+
+    /// Whether a peer may put this number into a close frame.
+    ///
+    /// RFC 6455 7.4.2 and the IANA registry: 1004 to 1006 and 1015 never appear on the wire,
+    /// 1016 to 2999 are unassigned, 3000 to 4999 belong to libraries and applications.
+    #[must_use]
+    pub const fn is_allowed_on_wire(value: u16) -> bool {
+        matches!(value, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+}
+
+/// What a close frame of a peer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerClose {
+    /// The code to answer with: the peer's own, or none if it gave none.
+    pub code: Option<CloseCode>,
+}
+
+/// Reads the payload of a close frame.
+///
+/// # Errors
+/// The fault, when the payload has one byte, a code that may not travel, or a reason that is not
+/// UTF-8 (RFC 6455 5.5.1).
+pub fn parse(payload: &[u8]) -> Result<PeerClose, ProtocolFault> {
+    match payload {
+        [] => Ok(PeerClose { code: None }),
+        [high, low, reason @ ..] => {
+            let value = u16::from_be_bytes([*high, *low]);
+            if !CloseCode::is_allowed_on_wire(value) {
+                return Err(ProtocolFault::ClosePayload);
+            }
+            if simdutf8::basic::from_utf8(reason).is_err() {
+                return Err(ProtocolFault::Utf8);
+            }
+            Ok(PeerClose {
+                code: Some(CloseCode(value)),
+            })
+        }
+        [_] => Err(ProtocolFault::ClosePayload),
+    }
+}
+
+/// The code with which a peer's fault is answered.
+#[must_use]
+pub fn code_for(fault: ProtocolFault) -> CloseCode {
+    match fault {
+        ProtocolFault::Utf8 => CloseCode::INVALID_PAYLOAD,
+        ProtocolFault::TooLarge => CloseCode::TOO_BIG,
+        ProtocolFault::Binary => CloseCode::UNSUPPORTED_DATA,
+        _ => CloseCode::PROTOCOL_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_may_not_travel_are_faults() {
+        for value in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+            let payload = u16::to_be_bytes(value);
+            assert_eq!(
+                parse(&payload),
+                Err(ProtocolFault::ClosePayload),
+                "code {value}"
+            );
+        }
+        for value in [1000, 1003, 1007, 1014, 3000, 4999] {
+            assert!(parse(&u16::to_be_bytes(value)).is_ok(), "code {value}");
+        }
+    }
+
+    #[test]
+    fn one_byte_and_bad_reasons_are_faults() {
+        assert_eq!(parse(&[3]), Err(ProtocolFault::ClosePayload));
+        assert_eq!(parse(&[3, 232, 0xff]), Err(ProtocolFault::Utf8));
+        assert_eq!(parse(&[]), Ok(PeerClose { code: None }));
+    }
+}

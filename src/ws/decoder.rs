@@ -1,0 +1,413 @@
+//! Bytes of a socket to messages, in place where a message lies whole in the bytes at hand.
+
+use super::close::{self, PeerClose};
+use super::frame::{CLIENT_HEADER_BYTES_MAX, Header, Opcode, unmask};
+use super::utf8::Utf8Check;
+use crate::base::counters::ProtocolFault;
+
+/// What bounds a message.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageLimits {
+    /// Longest message, all fragments together, bytes.
+    pub message_bytes_max: usize,
+}
+
+/// Something whole that a peer sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// A text message, valid UTF-8; the bytes may be overwritten.
+    Text(&'a mut [u8]),
+    /// A binary message.
+    Binary(&'a mut [u8]),
+    /// A ping to be answered with the same payload.
+    Ping(&'a [u8]),
+    /// An answer to a ping, or an unasked one.
+    Pong,
+    /// The peer wants to close.
+    Close(PeerClose),
+}
+
+/// The decoder of one connection. Between messages it holds nothing but an empty pointer.
+///
+/// ```text
+///              whole frame at hand                    message handed out
+///   idle ──────────────────────────▶ message in place ──────────────────▶ idle
+///     │ frame incomplete, or not the last of its message                    ▲
+///     ▼                                                                     │
+///   pending: header bytes ─▶ payload bytes ─▶ (next frame …) ─▶ message ────┘
+/// ```
+#[derive(Debug, Default)]
+pub struct Decoder {
+    pending: Option<Box<Pending>>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    head: [u8; CLIENT_HEADER_BYTES_MAX],
+    head_bytes: usize,
+    frame: Option<Header>,
+    received_bytes: usize,
+    control: Vec<u8>,
+    message: Option<Opcode>,
+    payload: Vec<u8>,
+    utf8: Utf8Check,
+}
+
+/// Where the result of a step lies; references to it are made when the state is settled.
+enum Outcome {
+    More,
+    InPlace {
+        opcode: Opcode,
+        payload_bytes: usize,
+    },
+    Control(Opcode),
+    Message(Opcode),
+}
+
+impl Decoder {
+    /// Reads on from `input[*consumed..]` and returns the next whole thing, or `None` when all bytes
+    /// are consumed. What it returns is gone with the next call.
+    ///
+    /// # Errors
+    /// The peer's fault; the connection must then be closed and no more bytes given.
+    pub fn step<'a>(
+        &'a mut self,
+        input: &'a mut [u8],
+        consumed: &mut usize,
+        limits: MessageLimits,
+    ) -> Result<Option<Incoming<'a>>, ProtocolFault> {
+        if self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.is_idle())
+        {
+            self.pending = None;
+        }
+        let outcome = if let Some(pending) = &mut self.pending {
+            pending.advance(input, consumed, limits)?
+        } else if let Some(header) = whole_frame(&input[*consumed..], limits)? {
+            let start = *consumed + header.header_bytes;
+            let payload_bytes = frame_payload_bytes(&header);
+            *consumed = start + payload_bytes;
+            unmask(&mut input[start..*consumed], header.mask, 0);
+            Outcome::InPlace {
+                opcode: header.opcode,
+                payload_bytes,
+            }
+        } else if *consumed < input.len() {
+            let pending = self.pending.insert(Box::default());
+            pending.advance(input, consumed, limits)?
+        } else {
+            Outcome::More
+        };
+        match (outcome, self.pending.as_mut()) {
+            (
+                Outcome::InPlace {
+                    opcode,
+                    payload_bytes,
+                },
+                _,
+            ) => {
+                let payload = &mut input[*consumed - payload_bytes..*consumed];
+                if opcode == Opcode::Text && simdutf8::basic::from_utf8(payload).is_err() {
+                    return Err(ProtocolFault::Utf8);
+                }
+                hand_out(opcode, payload).map(Some)
+            }
+            (Outcome::Control(opcode), Some(pending)) => {
+                hand_out(opcode, &mut pending.control).map(Some)
+            }
+            (Outcome::Message(opcode), Some(pending)) => {
+                hand_out(opcode, &mut pending.payload).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The header of the frame at the start of `input`, if the frame is whole, and is a message of its
+/// own or a control frame.
+fn whole_frame(input: &[u8], limits: MessageLimits) -> Result<Option<Header>, ProtocolFault> {
+    let Some(header) = Header::parse(input)? else {
+        return Ok(None);
+    };
+    if header.opcode == Opcode::Continuation {
+        return Err(ProtocolFault::Fragmentation);
+    }
+    if header.payload_bytes > limits.message_bytes_max as u64 && !header.opcode.is_control() {
+        return Err(ProtocolFault::TooLarge);
+    }
+    let is_here = (input.len() - header.header_bytes) as u64 >= header.payload_bytes;
+    Ok((header.fin && is_here).then_some(header))
+}
+
+/// The payload's length as an index; whoever asks has compared it with a limit or with the input.
+fn frame_payload_bytes(header: &Header) -> usize {
+    usize::try_from(header.payload_bytes).expect("bounded by the message limit, a usize")
+}
+
+fn hand_out(opcode: Opcode, payload: &mut [u8]) -> Result<Incoming<'_>, ProtocolFault> {
+    Ok(match opcode {
+        Opcode::Text => Incoming::Text(payload),
+        Opcode::Binary | Opcode::Continuation => Incoming::Binary(payload),
+        Opcode::Ping => Incoming::Ping(payload),
+        Opcode::Pong => Incoming::Pong,
+        Opcode::Close => Incoming::Close(close::parse(payload)?),
+    })
+}
+
+impl Pending {
+    /// Nothing begun; what was handed out last may be dropped.
+    fn is_idle(&self) -> bool {
+        self.frame.is_none() && self.head_bytes == 0 && self.message.is_none()
+    }
+
+    /// Consumes input until something is whole or nothing is left.
+    fn advance(
+        &mut self,
+        input: &mut [u8],
+        consumed: &mut usize,
+        limits: MessageLimits,
+    ) -> Result<Outcome, ProtocolFault> {
+        loop {
+            let rest = &mut input[*consumed..];
+            let header = match self.frame {
+                Some(header) => header,
+                None if rest.is_empty() => return Ok(Outcome::More),
+                None => {
+                    let (header, bytes) = self.read_head(rest)?;
+                    *consumed += bytes;
+                    let Some(header) = header else {
+                        return Ok(Outcome::More);
+                    };
+                    self.begin_frame(header, limits)?;
+                    continue;
+                }
+            };
+            let missing = frame_payload_bytes(&header) - self.received_bytes;
+            let taken = missing.min(rest.len());
+            let bytes = &mut rest[..taken];
+            unmask(bytes, header.mask, self.received_bytes);
+            self.received_bytes += taken;
+            *consumed += taken;
+            if header.opcode.is_control() {
+                self.control.extend_from_slice(bytes);
+            } else {
+                self.payload.extend_from_slice(bytes);
+                if self.message == Some(Opcode::Text) {
+                    self.utf8.extend(&self.payload)?;
+                }
+            }
+            if taken < missing {
+                return Ok(Outcome::More);
+            }
+            self.frame = None;
+            self.head_bytes = 0;
+            if header.opcode.is_control() {
+                return Ok(Outcome::Control(header.opcode));
+            }
+            if header.fin
+                && let Some(opcode) = self.message.take()
+            {
+                if opcode == Opcode::Text {
+                    self.utf8.finish(&self.payload)?;
+                }
+                return Ok(Outcome::Message(opcode));
+            }
+        }
+    }
+
+    /// Adds bytes of `rest` to the header; returns it when complete, and how many bytes were used.
+    fn read_head(&mut self, rest: &[u8]) -> Result<(Option<Header>, usize), ProtocolFault> {
+        let room = &mut self.head[self.head_bytes..];
+        let taken = room.len().min(rest.len());
+        room[..taken].copy_from_slice(&rest[..taken]);
+        match Header::parse(&self.head[..self.head_bytes + taken])? {
+            Some(header) => {
+                let used = header.header_bytes - self.head_bytes;
+                self.head_bytes = header.header_bytes;
+                Ok((Some(header), used))
+            }
+            None => {
+                self.head_bytes += taken;
+                Ok((None, taken))
+            }
+        }
+    }
+
+    fn begin_frame(&mut self, header: Header, limits: MessageLimits) -> Result<(), ProtocolFault> {
+        // RFC 6455 5.4: control frames may come between fragments, another message may not.
+        match (header.opcode, self.message) {
+            (Opcode::Text | Opcode::Binary, None) => self.message = Some(header.opcode),
+            (Opcode::Text | Opcode::Binary, Some(_)) | (Opcode::Continuation, None) => {
+                return Err(ProtocolFault::Fragmentation);
+            }
+            (Opcode::Continuation, Some(_)) => {}
+            (Opcode::Ping | Opcode::Pong | Opcode::Close, _) => self.control.clear(),
+        }
+        let message_bytes = (self.payload.len() as u64).saturating_add(header.payload_bytes);
+        if !header.opcode.is_control() && message_bytes > limits.message_bytes_max as u64 {
+            return Err(ProtocolFault::TooLarge);
+        }
+        self.frame = Some(header);
+        self.received_bytes = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::CloseCode;
+
+    const LIMITS: MessageLimits = MessageLimits {
+        message_bytes_max: 1_000,
+    };
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [0xa1, 0x02, 0x73, 0x5c];
+        let mut bytes = vec![first];
+        if payload.len() < 126 {
+            bytes.push(0x80 | u8::try_from(payload.len()).unwrap());
+        } else {
+            bytes.push(0xfe);
+            bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        }
+        bytes.extend(mask);
+        let start = bytes.len();
+        bytes.extend(payload);
+        unmask(&mut bytes[start..], mask, 0);
+        bytes
+    }
+
+    /// All that the decoder says of `stream` when it comes in pieces of `piece_bytes`.
+    fn decode(stream: &[u8], piece_bytes: usize) -> Vec<String> {
+        let mut decoder = Decoder::default();
+        let mut said = Vec::new();
+        for piece in stream.to_vec().chunks_mut(piece_bytes) {
+            let mut consumed = 0;
+            loop {
+                match decoder.step(piece, &mut consumed, LIMITS) {
+                    Ok(Some(incoming)) => said.push(format!("{incoming:?}")),
+                    Ok(None) => break,
+                    Err(fault) => {
+                        said.push(format!("{fault:?}"));
+                        return said;
+                    }
+                }
+            }
+            assert_eq!(consumed, piece.len(), "all bytes are consumed");
+        }
+        assert!(decoder.pending.is_none_or(|pending| pending.is_idle()));
+        said
+    }
+
+    fn check(stream: &[Vec<u8>], expected: &[Incoming<'_>], fault: Option<ProtocolFault>) {
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|incoming| format!("{incoming:?}"))
+            .chain(fault.map(|fault| format!("{fault:?}")))
+            .collect();
+        let stream = stream.concat();
+        for piece_bytes in 1..=stream.len() {
+            assert_eq!(
+                decode(&stream, piece_bytes),
+                expected,
+                "pieces of {piece_bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn messages_are_the_same_however_the_bytes_are_cut() {
+        check(
+            &[
+                frame(0x81, b"hello"),
+                frame(0x82, &[0xff; 200]),
+                frame(0x89, b"p"),
+                frame(0x81, b""),
+                frame(0x8a, b""),
+                frame(0x88, &[3, 232]),
+            ],
+            &[
+                Incoming::Text(&mut b"hello".to_vec()),
+                Incoming::Binary(&mut [0xff; 200]),
+                Incoming::Ping(b"p"),
+                Incoming::Text(&mut []),
+                Incoming::Pong,
+                Incoming::Close(PeerClose {
+                    code: Some(CloseCode::NORMAL),
+                }),
+            ],
+            None,
+        );
+    }
+
+    #[test]
+    fn control_frames_come_between_fragments() {
+        check(
+            &[
+                frame(0x01, "h\u{e9}".as_bytes()),
+                frame(0x89, b"1"),
+                frame(0x00, b""),
+                frame(0x89, b"22"),
+                frame(0x80, b"llo"),
+                frame(0x81, b"next"),
+            ],
+            &[
+                Incoming::Ping(b"1"),
+                Incoming::Ping(b"22"),
+                Incoming::Text(&mut "h\u{e9}llo".as_bytes().to_vec()),
+                Incoming::Text(&mut b"next".to_vec()),
+            ],
+            None,
+        );
+    }
+
+    #[test]
+    fn a_character_may_span_fragments_but_not_the_end() {
+        let euro = "\u{20ac}".as_bytes();
+        check(
+            &[frame(0x01, &euro[..1]), frame(0x80, &euro[1..])],
+            &[Incoming::Text(&mut euro.to_vec())],
+            None,
+        );
+        check(
+            &[frame(0x01, b"a"), frame(0x80, &euro[..2])],
+            &[],
+            Some(ProtocolFault::Utf8),
+        );
+        check(&[frame(0x81, b"\xff")], &[], Some(ProtocolFault::Utf8));
+    }
+
+    #[test]
+    fn sequences_that_the_rfc_forbids_are_faults() {
+        let fault = Some(ProtocolFault::Fragmentation);
+        check(&[frame(0x80, b"x")], &[], fault);
+        check(&[frame(0x00, b"x")], &[], fault);
+        check(&[frame(0x01, b"x"), frame(0x81, b"y")], &[], fault);
+        check(&[frame(0x09, b"x")], &[], Some(ProtocolFault::Control));
+        check(&[frame(0xc1, b"x")], &[], Some(ProtocolFault::ReservedBits));
+        check(&[frame(0x85, b"x")], &[], Some(ProtocolFault::Opcode));
+        check(&[frame(0x88, b"x")], &[], Some(ProtocolFault::ClosePayload));
+        check(
+            &[vec![0x81, 0x01, b'x']],
+            &[],
+            Some(ProtocolFault::Unmasked),
+        );
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_by_its_headers() {
+        let too_large = Some(ProtocolFault::TooLarge);
+        check(&[frame(0x81, &[b'a'; 1_001])[..8].to_vec()], &[], too_large);
+        check(
+            &[
+                frame(0x01, &[b'a'; 600]),
+                frame(0x80, &[b'b'; 600])[..8].to_vec(),
+            ],
+            &[],
+            too_large,
+        );
+    }
+}

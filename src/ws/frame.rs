@@ -1,0 +1,283 @@
+//! The frame header (RFC 6455 5.2), read and written, and the mask.
+
+use crate::base::counters::ProtocolFault;
+
+/// Longest header that a server sends: two bytes and a 64-bit length, never a mask.
+pub const SERVER_HEADER_BYTES_MAX: usize = 10;
+/// Longest header that a client sends.
+pub const CLIENT_HEADER_BYTES_MAX: usize = 14;
+/// Longest payload of a control frame (RFC 6455 5.5).
+pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// More of the message before.
+    Continuation = 0,
+    /// UTF-8.
+    Text = 1,
+    /// Bytes.
+    Binary = 2,
+    /// The sender has no more to say.
+    Close = 8,
+    /// Asks for a pong.
+    Ping = 9,
+    /// Answers a ping.
+    Pong = 10,
+}
+
+impl Opcode {
+    const fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Continuation,
+            1 => Self::Text,
+            2 => Self::Binary,
+            8 => Self::Close,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            _ => return None,
+        })
+    }
+
+    /// Whether this is a control frame.
+    #[must_use]
+    pub const fn is_control(self) -> bool {
+        self as u8 >= 8
+    }
+}
+
+/// The header of a frame from a client.
+///
+/// ```text
+///  0                   1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +-+-+-+-+-------+-+-------------+-------------------------------+
+/// |F|R|R|R| opcode|M| length (7)  | length (16 or 64 bits)        |
+/// |I|S|S|S|  (4)  |A|             | if the short one is 126 or 127|
+/// |N|V|V|V|       |S|             |                               |
+/// +-+-+-+-+-------+-+-------------+-------------------------------+
+/// | mask (4 bytes)                | payload ...                   |
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Last frame of its message.
+    pub fin: bool,
+    /// What the frame is.
+    pub opcode: Opcode,
+    /// Key that the payload is masked with.
+    pub mask: [u8; 4],
+    /// Bytes of the header itself.
+    pub header_bytes: usize,
+    /// Bytes of the payload.
+    pub payload_bytes: u64,
+}
+
+impl Header {
+    /// Reads the header at the start of `input`; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// The fault, as soon as the bytes at hand show it.
+    pub fn parse(input: &[u8]) -> Result<Option<Self>, ProtocolFault> {
+        let Some(&first) = input.first() else {
+            return Ok(None);
+        };
+        // RFC 6455 5.2: reserved bits are zero unless an extension was negotiated.
+        if first & 0x70 != 0 {
+            return Err(ProtocolFault::ReservedBits);
+        }
+        let fin = first & 0x80 != 0;
+        let opcode = Opcode::from_bits(first & 0x0f).ok_or(ProtocolFault::Opcode)?;
+        let Some(&second) = input.get(1) else {
+            return Ok(None);
+        };
+        // RFC 6455 5.1: a server closes the connection upon receiving an unmasked frame.
+        if second & 0x80 == 0 {
+            return Err(ProtocolFault::Unmasked);
+        }
+        let short_length = second & 0x7f;
+        // RFC 6455 5.5: control frames are whole and have at most 125 bytes.
+        if opcode.is_control() && (!fin || usize::from(short_length) > CONTROL_PAYLOAD_BYTES_MAX) {
+            return Err(ProtocolFault::Control);
+        }
+        let (payload_bytes, length_bytes) = match short_length {
+            126 => {
+                let Some(bytes) = input.get(2..4).and_then(|bytes| bytes.try_into().ok()) else {
+                    return Ok(None);
+                };
+                (u64::from(u16::from_be_bytes(bytes)), 2)
+            }
+            127 => {
+                let Some(bytes) = input.get(2..10).and_then(|bytes| bytes.try_into().ok()) else {
+                    return Ok(None);
+                };
+                (u64::from_be_bytes(bytes), 8)
+            }
+            length => (u64::from(length), 0),
+        };
+        // RFC 6455 5.2: the minimal number of bytes encodes the length; the top bit is zero.
+        let is_minimal = match length_bytes {
+            2 => payload_bytes > 125,
+            8 => payload_bytes > 0xffff && payload_bytes >> 63 == 0,
+            _ => true,
+        };
+        if !is_minimal {
+            return Err(ProtocolFault::Length);
+        }
+        let mask_at = 2 + length_bytes;
+        let Some(mask) = input.get(mask_at..mask_at + 4) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            fin,
+            opcode,
+            mask: [mask[0], mask[1], mask[2], mask[3]],
+            header_bytes: mask_at + 4,
+            payload_bytes,
+        }))
+    }
+}
+
+/// Removes (or applies) the mask in place; `phase` is the payload's offset of the first byte.
+pub fn unmask(payload: &mut [u8], mask: [u8; 4], phase: usize) {
+    let mut turned = mask;
+    turned.rotate_left(phase % 4);
+    let word = u64::from_ne_bytes([
+        turned[0], turned[1], turned[2], turned[3], turned[0], turned[1], turned[2], turned[3],
+    ]);
+    let (words, rest) = payload.as_chunks_mut::<8>();
+    for bytes in words {
+        *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(turned.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// The header of an unfragmented server frame, and how many of the bytes it has.
+#[must_use]
+pub fn server_header(
+    opcode: Opcode,
+    payload_bytes: usize,
+) -> ([u8; SERVER_HEADER_BYTES_MAX], usize) {
+    let mut header = [0; SERVER_HEADER_BYTES_MAX];
+    header[0] = 0x80 | opcode as u8;
+    if let Ok(length) = u8::try_from(payload_bytes)
+        && length < 126
+    {
+        header[1] = length;
+        (header, 2)
+    } else if let Ok(length) = u16::try_from(payload_bytes) {
+        header[1] = 126;
+        header[2..4].copy_from_slice(&length.to_be_bytes());
+        (header, 4)
+    } else {
+        header[1] = 127;
+        header[2..].copy_from_slice(&(payload_bytes as u64).to_be_bytes());
+        (header, SERVER_HEADER_BYTES_MAX)
+    }
+}
+
+/// Makes a whole text frame in `output` from what `render` appends, and returns where it starts.
+///
+/// The payload's length is known only when it has been written, so it is written behind room for
+/// the longest header, and the header is put right before it: the frame is `output[start..]`.
+pub fn build_text(output: &mut Vec<u8>, render: impl FnOnce(&mut Vec<u8>)) -> usize {
+    let base = output.len();
+    output.resize(base + SERVER_HEADER_BYTES_MAX, 0);
+    render(output);
+    let payload_bytes = output.len() - base - SERVER_HEADER_BYTES_MAX;
+    let (header, header_bytes) = server_header(Opcode::Text, payload_bytes);
+    let start = base + SERVER_HEADER_BYTES_MAX - header_bytes;
+    output[start..start + header_bytes].copy_from_slice(&header[..header_bytes]);
+    start
+}
+
+/// A whole control frame; the payload is cut at the limit of 125 bytes.
+#[must_use]
+pub fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let payload = &payload[..payload.len().min(CONTROL_PAYLOAD_BYTES_MAX)];
+    let (header, header_bytes) = server_header(opcode, payload.len());
+    [&header[..header_bytes], payload].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(input: &[u8], expected: Result<Option<(u64, usize)>, ProtocolFault>) {
+        let parsed = Header::parse(input)
+            .map(|header| header.map(|header| (header.payload_bytes, header.header_bytes)));
+        assert_eq!(parsed, expected, "input {input:02x?}");
+    }
+
+    #[test]
+    fn lengths_have_three_forms_and_only_the_shortest_is_allowed() {
+        check(&[0x81, 0x80, 1, 2, 3, 4], Ok(Some((0, 6))));
+        check(&[0x81, 0xfd, 1, 2, 3, 4], Ok(Some((125, 6))));
+        check(&[0x81, 0xfe, 0, 126, 1, 2, 3, 4], Ok(Some((126, 8))));
+        check(
+            &[0x81, 0xfe, 0, 125, 1, 2, 3, 4],
+            Err(ProtocolFault::Length),
+        );
+        check(
+            &[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4],
+            Ok(Some((65_536, 14))),
+        );
+        check(
+            &[0x81, 0xff, 0, 0, 0, 0, 0, 0, 255, 255, 1, 2, 3, 4],
+            Err(ProtocolFault::Length),
+        );
+        check(
+            &[0x81, 0xff, 0x80, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4],
+            Err(ProtocolFault::Length),
+        );
+    }
+
+    #[test]
+    fn faults_show_as_early_as_the_bytes_allow() {
+        check(&[0xc1], Err(ProtocolFault::ReservedBits));
+        check(&[0x83], Err(ProtocolFault::Opcode));
+        check(&[0x8b], Err(ProtocolFault::Opcode));
+        check(&[0x81, 0x05], Err(ProtocolFault::Unmasked));
+        check(&[0x09, 0x80], Err(ProtocolFault::Control));
+        check(&[0x89, 0xfe], Err(ProtocolFault::Control));
+    }
+
+    #[test]
+    fn every_shorter_prefix_of_a_header_asks_for_more() {
+        let long = [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 9, 8, 7, 6];
+        for end in 0..long.len() {
+            check(&long[..end], Ok(None));
+        }
+    }
+
+    #[test]
+    fn unmasking_in_pieces_equals_unmasking_at_once() {
+        let plain: Vec<u8> = (0..100).collect();
+        let mask = [0x11, 0x82, 0x33, 0xf4];
+        let mut whole = plain.clone();
+        unmask(&mut whole, mask, 0);
+        for cut in 0..plain.len() {
+            let mut pieces = whole.clone();
+            let (left, right) = pieces.split_at_mut(cut);
+            unmask(left, mask, 0);
+            unmask(right, mask, cut);
+            assert_eq!(pieces, plain, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn built_frames_carry_the_right_header_for_each_length() {
+        for length in [0_usize, 1, 125, 126, 65_535, 65_536] {
+            let mut output = vec![7; 3];
+            let start = build_text(&mut output, |output| {
+                output.resize(output.len() + length, b'x')
+            });
+            let (header, header_bytes) = server_header(Opcode::Text, length);
+            let mut expected = header[..header_bytes].to_vec();
+            expected.resize(header_bytes + length, b'x');
+            assert_eq!(&output[start..], expected, "length {length}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! UTF-8 checked as it arrives, so that bad text is refused before the message is complete.
+
+use crate::base::counters::ProtocolFault;
+
+/// How far a growing text is known to be valid.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Utf8Check {
+    valid_bytes: usize,
+}
+
+impl Utf8Check {
+    /// Checks what was appended to `text` since the last call; a character may still be incomplete.
+    ///
+    /// # Errors
+    /// [`ProtocolFault::Utf8`] when no continuation can make the text valid.
+    pub fn extend(&mut self, text: &[u8]) -> Result<(), ProtocolFault> {
+        match simdutf8::compat::from_utf8(&text[self.valid_bytes..]) {
+            Ok(_) => self.valid_bytes = text.len(),
+            Err(error) if error.error_len().is_none() => self.valid_bytes += error.valid_up_to(),
+            Err(_) => return Err(ProtocolFault::Utf8),
+        }
+        Ok(())
+    }
+
+    /// Checks that `text`, now complete, does not end inside a character.
+    ///
+    /// # Errors
+    /// [`ProtocolFault::Utf8`] when it does.
+    pub fn finish(self, text: &[u8]) -> Result<(), ProtocolFault> {
+        if self.valid_bytes == text.len() {
+            Ok(())
+        } else {
+            Err(ProtocolFault::Utf8)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &[u8]) {
+        let mut check = Utf8Check::default();
+        let stepwise = (1..=text.len())
+            .try_for_each(|end| check.extend(&text[..end]))
+            .and_then(|()| check.finish(text));
+        assert_eq!(
+            stepwise.is_ok(),
+            std::str::from_utf8(text).is_ok(),
+            "{text:02x?}"
+        );
+    }
+
+    #[test]
+    fn byte_by_byte_gives_the_verdict_of_the_whole() {
+        for text in [
+            "κόσμε €😀".as_bytes(),
+            b"\xed\xa0\x80",
+            b"\xf4\x90\x80\x80",
+            b"\xc0\xaf",
+            b"abc\xe2\x82",
+            b"",
+            b"\xff",
+        ] {
+            check(text);
+        }
+    }
+
+    #[test]
+    fn an_impossible_start_is_refused_at_once() {
+        assert!(Utf8Check::default().extend(b"ok\xf5").is_err());
+    }
+}
