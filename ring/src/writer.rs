@@ -1,0 +1,273 @@
+//! Writing: claim, fill, commit, wake.
+#![expect(unsafe_code, reason = "a claim gives exclusive use of raw ring memory")]
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use crate::error::WriteError;
+use crate::layout::{self, GRANULE_BYTES, Gate};
+use crate::reader::Reader;
+use crate::record::{KIND_ABORTED, KIND_DATA, KIND_PADDING, Meta};
+use crate::region::Region;
+use crate::sync::{Ordering, fence};
+
+/// Writes records into a ring. Clones write into the same ring.
+#[derive(Clone)]
+pub struct Writer {
+    region: Arc<Region>,
+}
+
+impl Writer {
+    pub(crate) fn new(region: Arc<Region>) -> Self {
+        Self { region }
+    }
+
+    /// Writes one record made of the concatenation of `parts`. Call [`Writer::wake_parked`] after
+    /// it, or once after several.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; then nothing was written.
+    pub fn try_write(&self, parts: &[&[u8]]) -> Result<(), WriteError> {
+        // Saturating: the same large slice can be given often enough to overflow.
+        let payload_bytes = parts
+            .iter()
+            .fold(0, |sum: usize, part| sum.saturating_add(part.len()));
+        let payload_bytes = u32::try_from(payload_bytes).map_err(|_| WriteError::TooLarge)?;
+        let mut grant = self.try_reserve(payload_bytes)?;
+        let mut rest: &mut [u8] = &mut grant;
+        for part in parts {
+            let (target, behind) = rest.split_at_mut(part.len());
+            target.copy_from_slice(part);
+            rest = behind;
+        }
+        grant.commit();
+        Ok(())
+    }
+
+    /// Claims a record to be filled in place. Its bytes are those of earlier records: fill all.
+    ///
+    /// Readers do not get past the record until the grant is committed or dropped, so hold it
+    /// briefly.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; then nothing was claimed.
+    pub fn try_reserve(&self, payload_bytes: u32) -> Result<Grant<'_>, WriteError> {
+        if payload_bytes > self.region.geometry().record_bytes_max() {
+            return Err(WriteError::TooLarge);
+        }
+        let position = self.claim(layout::span(payload_bytes))?;
+        Ok(Grant {
+            region: &self.region,
+            position,
+            payload_bytes,
+        })
+    }
+
+    /// Calls `wake(reader_index)` once for every reader that has parked since, and clears its mark.
+    ///
+    /// Every writer must call it after its own commits (and after dropping a grant): a reader that
+    /// stands before a slower writer's record sleeps until that record is committed, whoever has
+    /// committed behind it. A reader that left meanwhile may be named; waking is never wrong.
+    pub fn wake_parked(&self, mut wake: impl FnMut(u32)) {
+        // SeqCst: pairs with the fence in `Reader::park`. Of the two fences one comes first. If it
+        // is ours, the reader's look at the ring sees our commit; if it is the reader's, our load
+        // of its mark sees it. Never neither.
+        fence(Ordering::SeqCst);
+        for word in 0..self.region.geometry().parked_words() {
+            let parked = self.region.parked(word);
+            // Relaxed: the fence above orders it.
+            let mut marks = parked.load(Ordering::Relaxed);
+            while marks != 0 {
+                let bit = marks.trailing_zeros();
+                marks &= marks - 1;
+                // One mark at a time, so that a panic in `wake` loses no other reader's. Relaxed:
+                // that only one writer wakes comes from the swap itself; the reader learns of
+                // records by their stamps.
+                if parked.fetch_and(!(1 << bit), Ordering::Relaxed) & (1 << bit) != 0 {
+                    wake(word * u64::BITS + bit);
+                }
+            }
+        }
+    }
+
+    /// Takes `span` bytes for a record and returns its position, with any padding committed.
+    ///
+    /// By compare-and-swap, not by adding: an add cannot be taken back, so a writer that finds the
+    /// ring full after it has already claimed bytes that readers wait for. The price is a retry
+    /// when writers collide; `benches/ring.rs` has the numbers.
+    fn claim(&self, span: u64) -> Result<u64, WriteError> {
+        let region = &*self.region;
+        // Acquire, here and on failure below: pairs with the release of the claim that made this
+        // tail, so that the gate is not read older than the one which allowed that claim.
+        let mut tail = region.tail().load(Ordering::Acquire);
+        loop {
+            let claim = region.geometry().claim(tail, span);
+            // Acquire: pairs with `Region::raise`: all accesses to the bytes below the limit are
+            // over (rule 2 of `record.rs`). If the tail moved meanwhile the limit may be restored
+            // wrongly, but then the swap below fails.
+            let limit = Gate(region.gate().load(Ordering::Acquire)).limit(tail);
+            if claim.end > limit {
+                tail = self.make_room(span)?;
+                continue;
+            }
+            // Release: pairs with the acquire loads of the tail, see there.
+            match region.tail().compare_exchange_weak(
+                tail,
+                claim.end,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => {
+                    self.commit_padding(tail, claim.position);
+                    return Ok(claim.position);
+                }
+                Err(moved) => tail = moved,
+            }
+        }
+    }
+
+    /// Makes `[tail, position)`, which the caller has claimed, a padding record.
+    fn commit_padding(&self, tail: u64, position: u64) {
+        if tail == position {
+            return;
+        }
+        let payload_bytes = u32::try_from(position - tail - u64::from(GRANULE_BYTES))
+            .expect("padding is smaller than the largest record");
+        // SAFETY: part of the caller's claim, not committed before, and no payload was handed out.
+        unsafe {
+            self.region.commit(
+                tail,
+                Meta {
+                    payload_bytes,
+                    kind: KIND_PADDING,
+                },
+            )
+        };
+    }
+
+    /// Raises the limit until `span` bytes fit; returns a tail at which they did.
+    #[cold]
+    fn make_room(&self, span: u64) -> Result<u64, WriteError> {
+        let region = &*self.region;
+        let geometry = region.geometry();
+        loop {
+            // Each further round means that another thread joined, claimed or raised.
+            let snapshot = region.snapshot();
+            let end = geometry.claim(snapshot.tail, span).end;
+            if end <= snapshot.limit {
+                return Ok(snapshot.tail);
+            }
+            match region.slowest() {
+                Some(slowest) if end <= slowest + geometry.capacity() => {
+                    region.raise(&snapshot, slowest + geometry.capacity());
+                }
+                Some(_) => return Err(WriteError::Full),
+                None => {
+                    self.sweep();
+                    if region.snapshot().limit == snapshot.limit {
+                        return Err(WriteError::Full);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stands in for a reader, so that a ring without readers does not fill up; see `gate.rs`.
+    fn sweep(&self) {
+        let region = &*self.region;
+        // If another writer sweeps, its result will do.
+        let Some(sweeper) = Reader::attach(&self.region, region.geometry().sweeper_index()) else {
+            return;
+        };
+        loop {
+            let snapshot = region.snapshot();
+            let slowest = region.slowest().expect("the sweeper's own slot is taken");
+            let limit = slowest + region.geometry().capacity();
+            if limit <= snapshot.limit || region.raise(&snapshot, limit) {
+                break;
+            }
+        }
+        drop(sweeper);
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+/// A claimed record, to be filled and committed.
+///
+/// Dropped without a commit (by a panic, say) it becomes a record that readers skip, and is counted
+/// in [`Ring::aborted_total`](crate::Ring::aborted_total); call [`Writer::wake_parked`] then too.
+/// Forgotten (`mem::forget`) it stops the ring for good.
+#[must_use = "a dropped grant is an aborted record"]
+pub struct Grant<'a> {
+    region: &'a Region,
+    position: u64,
+    payload_bytes: u32,
+}
+
+impl Grant<'_> {
+    /// Makes the record visible to all readers.
+    pub fn commit(self) {
+        let grant = ManuallyDrop::new(self);
+        grant.end(KIND_DATA);
+    }
+
+    fn end(&self, kind: u32) {
+        let meta = Meta {
+            payload_bytes: self.payload_bytes,
+            kind,
+        };
+        // SAFETY: claimed by `try_reserve`. Once: `commit` consumes the grant without dropping it,
+        // else `drop` is the only caller. Both hold the grant exclusively, so no slice is left.
+        unsafe { self.region.commit(self.position, meta) };
+    }
+}
+
+impl Deref for Grant<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let payload = self
+            .region
+            .payload_to_read(self.position, self.payload_bytes);
+        // SAFETY: within the claim, whose bytes are initialised and touched by nobody else until
+        // the commit (rule 3 of `record.rs`); the lifetime is that of a shared borrow of the grant.
+        unsafe { payload.as_ref() }
+    }
+}
+
+impl DerefMut for Grant<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let mut payload = self
+            .region
+            .payload_to_write(self.position, self.payload_bytes);
+        // SAFETY: as above, and the borrow of the grant is exclusive.
+        unsafe { payload.as_mut() }
+    }
+}
+
+impl Drop for Grant<'_> {
+    fn drop(&mut self) {
+        // Relaxed: a counter, it orders nothing.
+        self.region.aborted_total().fetch_add(1, Ordering::Relaxed);
+        self.end(KIND_ABORTED);
+    }
+}
+
+impl fmt::Debug for Grant<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Grant")
+            .field("position", &self.position)
+            .field("payload_bytes", &self.payload_bytes)
+            .finish_non_exhaustive()
+    }
+}
