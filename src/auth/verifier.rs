@@ -1,0 +1,239 @@
+//! Checks tokens: signature first, then time, then who it is for.
+
+use super::identity::Identity;
+use crate::base::Now;
+use crate::base::counters::TokenFault;
+use crate::base::limits::TOKEN_BYTES_MAX;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+
+/// Which claim names the user; the other one is tried second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserClaim {
+    /// `sub` (RFC 7519 4.1.2).
+    Sub,
+    /// `user_id`.
+    UserId,
+}
+
+/// Checks tokens against one secret. Without a secret every token is refused.
+#[derive(Clone, Default)]
+pub struct Verifier {
+    key: Option<(DecodingKey, Validation)>,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let configured = self.key.is_some();
+        write!(formatter, "Verifier {{ configured: {configured} }}")
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: Option<Name>,
+    user_id: Option<Name>,
+    tenant_id: Option<Name>,
+    role: Option<Names>,
+    roles: Option<Names>,
+    permissions: Option<Names>,
+    exp: f64,
+    nbf: Option<f64>,
+}
+
+/// An id: text, or a number as some issuers write it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Name {
+    Text(Box<str>),
+    Number(u64),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(Box<str>),
+    Many(Vec<Box<str>>),
+}
+
+impl Verifier {
+    /// A verifier of HS256 signatures made with `secret`.
+    #[must_use]
+    pub fn hs256(secret: &[u8]) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // Time is an argument here, so that the whole broker runs on simulated time.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
+        validation.set_required_spec_claims(&["exp"]);
+        Self {
+            key: Some((DecodingKey::from_secret(secret), validation)),
+        }
+    }
+
+    /// The identity that `token` proves at the moment `now`.
+    ///
+    /// # Errors
+    /// The fault of the token.
+    pub fn verify(&self, token: &str, claim: UserClaim, now: Now) -> Result<Identity, TokenFault> {
+        let (key, validation) = self.key.as_ref().ok_or(TokenFault::Unconfigured)?;
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenFault::Malformed);
+        }
+        let claims = jsonwebtoken::decode::<Claims>(token, key, validation)
+            .map_err(|error| match error.kind() {
+                ErrorKind::InvalidSignature => TokenFault::Signature,
+                ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
+                    TokenFault::Algorithm
+                }
+                // `alg: none` and unknown names fail while the header is read.
+                ErrorKind::Json(error) if error.to_string().contains("unknown variant") => {
+                    TokenFault::Algorithm
+                }
+                _ => TokenFault::Malformed,
+            })?
+            .claims;
+        claims.into_identity(claim, now)
+    }
+}
+
+impl Claims {
+    fn into_identity(self, claim: UserClaim, now: Now) -> Result<Identity, TokenFault> {
+        // RFC 7519 2: a NumericDate counts seconds and may have a fraction. A date beyond f64's
+        // whole numbers, or NaN, is no date.
+        let seconds = |date: f64| {
+            let is_date = (0.0..9e15).contains(&date);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "the range was just checked, and a fraction of a second is dropped"
+            )]
+            is_date.then_some(date as u64).ok_or(TokenFault::Malformed)
+        };
+        let expires_unix_s = seconds(self.exp)?;
+        if expires_unix_s <= now.unix_s() {
+            return Err(TokenFault::Expired);
+        }
+        if let Some(nbf) = self.nbf
+            && seconds(nbf)? > now.unix_s()
+        {
+            return Err(TokenFault::NotYetValid);
+        }
+        let user = match claim {
+            UserClaim::Sub => self.sub.or(self.user_id),
+            UserClaim::UserId => self.user_id.or(self.sub),
+        };
+        let user = user.map(Name::into_text).filter(|user| !user.is_empty());
+        let mut roles = self.role.map(Names::into_vec).unwrap_or_default();
+        roles.extend(self.roles.map(Names::into_vec).unwrap_or_default());
+        Ok(Identity {
+            user: user.ok_or(TokenFault::NoUser)?,
+            tenant: self.tenant_id.map(Name::into_text),
+            roles,
+            permissions: self.permissions.map(Names::into_vec).unwrap_or_default(),
+            expires_unix_s,
+        })
+    }
+}
+
+impl Name {
+    fn into_text(self) -> Box<str> {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string().into(),
+        }
+    }
+}
+
+impl Names {
+    fn into_vec(self) -> Vec<Box<str>> {
+        match self {
+            Self::One(name) => vec![name],
+            Self::Many(names) => names,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Grant, issue};
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use jsonwebtoken::{EncodingKey, Header};
+    use serde_json::json;
+
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+    const NOW: Now = Now::at(0, 1_000_000);
+
+    fn sign(algorithm: Algorithm, claims: &serde_json::Value) -> String {
+        let key = EncodingKey::from_secret(SECRET);
+        jsonwebtoken::encode(&Header::new(algorithm), claims, &key).unwrap()
+    }
+
+    fn check(token: &str, expected: Result<&str, TokenFault>) {
+        let verdict = Verifier::hs256(SECRET).verify(token, UserClaim::Sub, NOW);
+        let user = verdict.as_ref().map(|identity| &*identity.user);
+        assert_eq!(user.map_err(|fault| *fault), expected, "{token}");
+    }
+
+    #[test]
+    fn an_issued_token_proves_all_it_was_issued_for() {
+        let grant = Grant {
+            user: "ann".into(),
+            tenant: Some("t1".into()),
+            roles: vec!["admin".into()],
+            permissions: vec!["publish".into()],
+        };
+        let token = issue(&grant, SECRET, 60, NOW).unwrap();
+        let identity = Verifier::hs256(SECRET)
+            .verify(&token, UserClaim::UserId, NOW)
+            .unwrap();
+        assert_eq!((&*identity.user, identity.tenant.as_deref()), ("ann", Some("t1")));
+        assert!(identity.may("publish") && !identity.may("read"));
+        assert_eq!(*identity.roles, ["admin".into()]);
+        assert_eq!(identity.expires_unix_s, 1_060);
+    }
+
+    #[test]
+    fn time_is_the_argument_and_has_no_leeway() {
+        let claims = |exp: f64| json!({"sub": "ann", "exp": exp});
+        check(&sign(Algorithm::HS256, &claims(1_001.0)), Ok("ann"));
+        check(&sign(Algorithm::HS256, &claims(1_001.5)), Ok("ann"));
+        check(&sign(Algorithm::HS256, &claims(1_000.0)), Err(TokenFault::Expired));
+        check(&sign(Algorithm::HS256, &claims(-5.0)), Err(TokenFault::Malformed));
+        check(&sign(Algorithm::HS256, &claims(1e300)), Err(TokenFault::Malformed));
+        let early = json!({"sub": "ann", "exp": 2_000, "nbf": 1_001});
+        check(&sign(Algorithm::HS256, &early), Err(TokenFault::NotYetValid));
+        let forever = json!({"sub": "ann"});
+        check(&sign(Algorithm::HS256, &forever), Err(TokenFault::Malformed));
+    }
+
+    #[test]
+    fn only_the_configured_algorithm_and_secret_count() {
+        let claims = json!({"sub": "ann", "exp": 2_000});
+        check(&sign(Algorithm::HS512, &claims), Err(TokenFault::Algorithm));
+        let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        for name in ["none", "None", "RS256x"] {
+            let head = part(json!({"alg": name, "typ": "JWT"}));
+            let body = part(claims.clone());
+            check(&format!("{head}.{body}."), Err(TokenFault::Algorithm));
+        }
+        let mut forged = sign(Algorithm::HS256, &claims);
+        let changed = if forged.ends_with('A') { "E" } else { "A" };
+        forged.replace_range(forged.len() - 1.., changed);
+        check(&forged, Err(TokenFault::Signature));
+    }
+
+    #[test]
+    fn garbage_is_malformed_and_users_are_required() {
+        for garbage in ["", "a", "a.b.c", "....", "\u{20ac}.x.y"] {
+            check(garbage, Err(TokenFault::Malformed));
+        }
+        check(&"a".repeat(TOKEN_BYTES_MAX + 1), Err(TokenFault::Malformed));
+        let nobody = sign(Algorithm::HS256, &json!({"exp": 2_000}));
+        check(&nobody, Err(TokenFault::NoUser));
+        let number = sign(Algorithm::HS256, &json!({"user_id": 7, "exp": 2_000}));
+        check(&number, Ok("7"));
+    }
+}

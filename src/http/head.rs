@@ -1,0 +1,205 @@
+//! A request head as the upgrade needs it. Other requests are read again by the HTTP API.
+
+use crate::base::limits::{HEAD_BYTES_MAX, HEAD_HEADERS_MAX, TARGET_BYTES_MAX};
+use crate::ws::handshake;
+
+/// The parts of a request head that decide about an upgrade; all borrowed from the bytes.
+#[derive(Debug, Default)]
+pub struct Head<'a> {
+    /// Length of the head with its empty line, bytes.
+    pub head_bytes: usize,
+    /// `GET`, `POST`, …
+    pub method: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// `Origin`.
+    pub origin: Option<&'a str>,
+    /// The token of `Authorization: Bearer`.
+    pub bearer: Option<&'a str>,
+    /// `Sec-WebSocket-Protocol`, all lines of it.
+    subprotocols: Vec<&'a str>,
+    key: Option<&'a str>,
+    version: Option<&'a str>,
+    is_http_1_1: bool,
+    has_host: bool,
+    connection_upgrade: bool,
+    upgrade_websocket: bool,
+}
+
+/// Why bytes are not a request head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    /// The peer sent something that is not HTTP/1.1.
+    Malformed,
+    /// The peer sent more than the limits allow.
+    TooLarge,
+}
+
+/// Why a request that asks for WebSocket cannot have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeFault {
+    /// RFC 6455 4.2.1 asks for GET, HTTP/1.1, Host, Connection and a key.
+    Malformed,
+    /// A version other than 13 (RFC 6455 4.2.2).
+    Version,
+}
+
+impl<'a> Head<'a> {
+    /// Reads a head from the start of `bytes`; `None` when more are needed.
+    ///
+    /// # Errors
+    /// [`HeadError`] says which answer to give.
+    pub fn parse(bytes: &'a [u8]) -> Result<Option<Self>, HeadError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEAD_HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        let head_bytes = match request.parse(bytes) {
+            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+            Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => {
+                return Err(HeadError::TooLarge);
+            }
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+            Err(_) => return Err(HeadError::Malformed),
+        };
+        let target = request.path.unwrap_or_default();
+        if head_bytes > HEAD_BYTES_MAX || target.len() > TARGET_BYTES_MAX {
+            return Err(HeadError::TooLarge);
+        }
+        let mut head = Self {
+            head_bytes,
+            method: request.method.unwrap_or_default(),
+            target,
+            is_http_1_1: request.version == Some(1),
+            ..Self::default()
+        };
+        for header in request.headers.iter() {
+            head.note(header.name, header.value);
+        }
+        Ok(Some(head))
+    }
+
+    fn note(&mut self, name: &str, value: &'a [u8]) {
+        let Ok(value) = str::from_utf8(value) else {
+            return;
+        };
+        let value = value.trim();
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if is("host") {
+            self.has_host = true;
+        } else if is("connection") {
+            self.connection_upgrade |= has_token(value, "upgrade");
+        } else if is("upgrade") {
+            self.upgrade_websocket |= has_token(value, "websocket");
+        } else if is("sec-websocket-key") {
+            self.key = Some(value);
+        } else if is("sec-websocket-version") {
+            self.version = Some(value);
+        } else if is("sec-websocket-protocol") {
+            self.subprotocols.push(value);
+        } else if is("origin") {
+            self.origin = Some(value);
+        } else if is("authorization") {
+            self.bearer = value
+                .split_once(' ')
+                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+                .map(|(_, token)| token.trim());
+        }
+    }
+
+    /// Whether the request asks for WebSocket at all; all others go to the HTTP API.
+    #[must_use]
+    pub fn asks_for_websocket(&self) -> bool {
+        self.upgrade_websocket
+    }
+
+    /// The key of a request that may be upgraded.
+    ///
+    /// # Errors
+    /// [`UpgradeFault`] says which answer to give.
+    pub fn upgrade_key(&self) -> Result<&'a str, UpgradeFault> {
+        let is_upgrade = self.method == "GET"
+            && self.is_http_1_1
+            && self.has_host
+            && self.connection_upgrade
+            && self.upgrade_websocket;
+        if !is_upgrade {
+            return Err(UpgradeFault::Malformed);
+        }
+        match self.version {
+            Some(handshake::VERSION) => {}
+            Some(_) => return Err(UpgradeFault::Version),
+            None => return Err(UpgradeFault::Malformed),
+        }
+        let key = self.key.filter(|key| handshake::is_key(key));
+        key.ok_or(UpgradeFault::Malformed)
+    }
+
+    /// The offered subprotocols, in order.
+    pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
+        let lines = self.subprotocols.iter();
+        lines.flat_map(|line| line.split(',').map(str::trim))
+    }
+}
+
+fn has_token(value: &str, token: &str) -> bool {
+    let mut tokens = value.split(',');
+    tokens.any(|candidate| candidate.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPGRADE: &str = "GET /ws?token=t HTTP/1.1\r\nHost: h\r\nUpgrade: WebSocket\r\n\
+        Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: a, b\r\nsec-websocket-protocol: c\r\n\
+        Authorization: bearer abc\r\n\r\n";
+
+    fn check(request: &str, expected: Result<&str, UpgradeFault>) {
+        let head = Head::parse(request.as_bytes()).unwrap().unwrap();
+        assert_eq!(head.upgrade_key(), expected, "{request}");
+    }
+
+    #[test]
+    fn an_upgrade_needs_each_of_its_headers() {
+        check(UPGRADE, Ok("dGhlIHNhbXBsZSBub25jZQ=="));
+        let malformed = Err(UpgradeFault::Malformed);
+        for part in ["Host: h\r\n", "Upgrade: WebSocket\r\n", "Sec-WebSocket-Version: 13\r\n"] {
+            check(&UPGRADE.replace(part, ""), malformed);
+        }
+        check(&UPGRADE.replace("GET", "POST"), malformed);
+        check(&UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), malformed);
+        check(&UPGRADE.replace("ZQ==", "ZQ=!"), malformed);
+        check(&UPGRADE.replace("13", "8"), Err(UpgradeFault::Version));
+    }
+
+    #[test]
+    fn tokens_and_subprotocols_are_found() {
+        let head = Head::parse(UPGRADE.as_bytes()).unwrap().unwrap();
+        assert_eq!(head.bearer, Some("abc"));
+        assert_eq!(head.subprotocols().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(head.head_bytes, UPGRADE.len());
+    }
+
+    #[test]
+    fn incomplete_malformed_and_huge_heads_differ() {
+        let parse = |text: &str| Head::parse(text.as_bytes()).map(|head| head.is_some());
+        assert_eq!(parse(&UPGRADE[..40]), Ok(false));
+        assert_eq!(parse("hello there\r\n\r\n"), Err(HeadError::Malformed));
+        assert_eq!(parse("\x16\x03\x01\x02"), Err(HeadError::Malformed));
+        let padding = "a".repeat(HEAD_BYTES_MAX);
+        assert_eq!(
+            parse(&format!("GET / HTTP/1.1\r\nX: {padding}")),
+            Err(HeadError::TooLarge)
+        );
+        assert_eq!(
+            parse(&format!("GET /{} HTTP/1.1\r\n\r\n", &padding[..TARGET_BYTES_MAX])),
+            Err(HeadError::TooLarge)
+        );
+        let many = "A: b\r\n".repeat(HEAD_HEADERS_MAX + 1);
+        assert_eq!(
+            parse(&format!("GET / HTTP/1.1\r\n{many}\r\n")),
+            Err(HeadError::TooLarge)
+        );
+    }
+}

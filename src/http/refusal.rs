@@ -1,0 +1,53 @@
+//! Answers to requests that end before the HTTP API or a dialect sees them.
+
+use crate::base::counters::RefusalReason;
+
+/// The whole answer for a refused request; the connection is closed after it.
+#[must_use]
+pub fn answer(reason: RefusalReason) -> String {
+    let (status, extra, text) = match reason {
+        RefusalReason::HeadTooLarge => (
+            "431 Request Header Fields Too Large",
+            "",
+            "The request head is over 16 KiB, has over 100 headers or a target over 8 KiB.",
+        ),
+        RefusalReason::HeadTimeout => (
+            "408 Request Timeout",
+            "",
+            "The request head did not arrive in time.",
+        ),
+        RefusalReason::UnknownPath => (
+            "404 Not Found",
+            "",
+            "No dialect speaks here. Paths: /ws (gateway), /monitoring.",
+        ),
+        RefusalReason::Version => (
+            "426 Upgrade Required",
+            "Sec-WebSocket-Version: 13\r\n",
+            "Only version 13 of the WebSocket protocol (RFC 6455) is spoken.",
+        ),
+        _ => (
+            "400 Bad Request",
+            "",
+            "The request is not HTTP/1.1 or not a WebSocket upgrade as RFC 6455 4.1 asks for it.",
+        ),
+    };
+    let length = text.len() + 1;
+    format!(
+        "HTTP/1.1 {status}\r\n{extra}Content-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{text}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unsupported_version_is_told_the_right_one() {
+        // RFC 6455 4.4.
+        let answer = answer(RefusalReason::Version);
+        assert!(answer.starts_with("HTTP/1.1 426 "));
+        assert!(answer.contains("\r\nSec-WebSocket-Version: 13\r\n"));
+    }
+}
