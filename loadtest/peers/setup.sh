@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs the peers that compare.sh measures against into a folder (default: target/peers) and builds uws there.
+# Needs: a C compiler, pip, and the right to install Debian's libuv1 (or libuv1 already there). Running it again is cheap.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+target=${1:-$here/../../target/peers}
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+
+if ! ldconfig -p | grep -q 'libuv\.so\.1'; then
+    apt-get update -qq
+    apt-get install -y -qq libuv1
+fi
+
+library=$target/libsocketify_linux_amd64.so
+if [ ! -f "$library" ]; then
+    case $(uname -m) in
+        x86_64) ;;
+        *) echo "setup: socketify 0.0.31 carries uWebSockets for x86_64 only" >&2; exit 1 ;;
+    esac
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    # The file is taken out of the package, nothing of it is run: no Python dependency is needed.
+    python3 -m pip download --quiet --no-deps --dest "$work" 'socketify==0.0.31'
+    if compgen -G "$work/*.whl" >/dev/null; then
+        python3 -m zipfile -e "$work"/*.whl "$work"
+    else
+        tar -xzf "$work"/*.tar.gz -C "$work"
+    fi
+    find "$work" -name libsocketify_linux_amd64.so -exec cp {} "$library" \;
+fi
+[ -f "$library" ] || { echo "setup: the package holds no libsocketify_linux_amd64.so" >&2; exit 1; }
+
+cc -O2 -Wall -Wextra -o "$target/uws" "$here/uws.c" "$library" -Wl,-rpath,"$target"
+echo "$target/uws"

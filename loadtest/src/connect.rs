@@ -1,0 +1,424 @@
+//! Setting a connection up: TCP, upgrade, token, subscription, one blocking step after the other.
+//!
+//! One after the other is what the `connect` command measures, and it is fast enough for the rest: some 10,000
+//! connections per second and core on loopback.
+
+use crate::{
+    dialect::{Awaited, Dialect, Reply, shorten},
+    frames::{self, Reader},
+    wire,
+};
+use async_tungstenite::tungstenite::handshake::derive_accept_key;
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs},
+    time::Duration,
+};
+
+/// How long any single step of the set-up may take.
+const STEP_PATIENCE: Duration = Duration::from_secs(10);
+/// Connections from one source address: below the 28,232 ports of Linux's default range, with room for others.
+const CONNECTIONS_PER_SOURCE: u32 = 20_000;
+/// Longest response head taken, in bytes.
+const RESPONSE_BYTES_MAX: usize = 16 * 1024;
+/// RFC 6455 4.1 wants 16 random bytes; a fixed value lets the answer be compared instead of computed each time.
+const KEY: &str = "ZmFud2lyZS1sb2FkdGVzdA==";
+
+/// Why a connection could not be set up.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// The URL is not of the form ws://host:port/path.
+    Url(String),
+    /// Nobody listens there.
+    Refused(SocketAddr),
+    /// All local ports towards the server are taken.
+    Ports,
+    /// The process has no descriptors left.
+    Descriptors,
+    /// The server answered the upgrade with another status.
+    Status(String),
+    /// The server's answer to the upgrade is broken.
+    Upgrade(String),
+    /// The server refused the token or the subscription.
+    Said(String),
+    /// The server closed the connection.
+    Closed(&'static str),
+    /// Nothing came in time.
+    Slow(&'static str),
+    /// The server broke the frame protocol.
+    Fault(frames::Fault),
+    /// Something else on the socket.
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => write!(out, "`{url}` is not of the form ws://host:port/path"),
+            Self::Refused(address) => write!(out, "connection refused by {address}"),
+            Self::Ports => write!(
+                out,
+                "not enough ports: all local ports towards the server are taken"
+            ),
+            Self::Descriptors => write!(out, "not enough descriptors: raise `ulimit -n`"),
+            Self::Status(status) => write!(out, "server said {status}"),
+            Self::Upgrade(what) => write!(out, "the upgrade failed: {what}"),
+            Self::Said(message) => write!(out, "server said {message}"),
+            Self::Closed(step) => write!(out, "the server closed the connection during {step}"),
+            Self::Slow(step) => write!(
+                out,
+                "no answer within {} s during {step}",
+                STEP_PATIENCE.as_secs()
+            ),
+            Self::Fault(fault) => fault.fmt(out),
+            Self::Io(step, error) => write!(out, "{error} during {step}"),
+        }
+    }
+}
+
+/// What to reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Resolved address.
+    pub(crate) address: SocketAddr,
+    host: String,
+    path: String,
+}
+
+impl Target {
+    /// Reads a URL and resolves its host.
+    ///
+    /// # Errors
+    /// The URL is malformed or its host unknown.
+    pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
+        let malformed = || ConnectError::Url(url.to_owned());
+        let rest = url.strip_prefix("ws://").ok_or_else(malformed)?;
+        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let address = host
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut addresses| addresses.next())
+            .ok_or_else(malformed)?;
+        Ok(Self {
+            address,
+            host: host.to_owned(),
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// A connection that is set up, and bytes that came after the last awaited answer.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    /// The socket, blocking.
+    pub(crate) stream: TcpStream,
+    /// To be parsed before anything that arrives later.
+    pub(crate) leftover: Vec<u8>,
+}
+
+/// Sets connections up, all in the same way.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    target: Target,
+    dialect: Dialect,
+    token: Option<String>,
+    request: String,
+    accept: String,
+    opened_count: u32,
+}
+
+impl Dialer {
+    /// A dialer for one server; `token` is shown on every connection if given.
+    pub(crate) fn new(target: Target, dialect: Dialect, token: Option<String>) -> Self {
+        let Target { host, path, .. } = &target;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+        );
+        Self {
+            target,
+            dialect,
+            token,
+            request,
+            accept: derive_accept_key(KEY.as_bytes()),
+            opened_count: 0,
+        }
+    }
+
+    /// Connects, upgrades, and shows the token and subscribes if asked to.
+    ///
+    /// # Errors
+    /// The first step that failed.
+    pub(crate) fn open(&mut self, subscribe: bool) -> Result<Dialed, ConnectError> {
+        let stream = self.connect()?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| ConnectError::Io("connect", error))?;
+        stream
+            .set_read_timeout(Some(STEP_PATIENCE))
+            .map_err(|error| ConnectError::Io("connect", error))?;
+        let mut dialed = Dialed {
+            stream,
+            leftover: Vec::new(),
+        };
+        self.upgrade(&mut dialed)?;
+        if let Some(token) = &self.token {
+            dialed.ask(
+                "authentication",
+                &Dialect::authenticate(token),
+                self.dialect,
+                Awaited::Authenticated,
+            )?;
+        }
+        if subscribe {
+            dialed.ask(
+                "subscription",
+                self.dialect.subscribe(),
+                self.dialect,
+                Awaited::Subscribed,
+            )?;
+        }
+        self.opened_count += 1;
+        Ok(dialed)
+    }
+
+    fn connect(&self) -> Result<TcpStream, ConnectError> {
+        let address = self.target.address;
+        let connected = match (address, source_of(self.opened_count)) {
+            (SocketAddr::V4(target), Some(source)) if target.ip().is_loopback() => {
+                wire::connect_from(source, target, STEP_PATIENCE)
+            }
+            _ => TcpStream::connect_timeout(&address, STEP_PATIENCE),
+        };
+        connected.map_err(|error| match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::ConnectionRefused, _) => ConnectError::Refused(address),
+            (io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse, _) => ConnectError::Ports,
+            (_, Some(24 | 23)) => ConnectError::Descriptors, // EMFILE, ENFILE
+            (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => {
+                ConnectError::Slow("connect")
+            }
+            _ => ConnectError::Io("connect", error),
+        })
+    }
+
+    fn upgrade(&self, dialed: &mut Dialed) -> Result<(), ConnectError> {
+        const STEP: &str = "upgrade";
+        dialed.write(STEP, self.request.as_bytes())?;
+        let mut head_bytes = None;
+        while head_bytes.is_none() {
+            if dialed.leftover.len() > RESPONSE_BYTES_MAX {
+                return Err(ConnectError::Upgrade(
+                    "the response head has no end".to_owned(),
+                ));
+            }
+            dialed.read(STEP)?;
+            head_bytes = dialed
+                .leftover
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+                .map(|at| at + 4);
+        }
+        let head: Vec<u8> = dialed
+            .leftover
+            .drain(..head_bytes.unwrap_or_default())
+            .collect();
+        check_response(&String::from_utf8_lossy(&head), &self.accept)
+    }
+}
+
+/// Where connection number `index` comes from; `None` leaves the choice to the kernel.
+fn source_of(index: u32) -> Option<Ipv4Addr> {
+    let extra = index / CONNECTIONS_PER_SOURCE;
+    let last = u8::try_from(extra + 1).ok().filter(|&last| last < 255)?;
+    (extra > 0).then_some(Ipv4Addr::new(127, 0, 0, last))
+}
+
+fn check_response(head: &str, accept: &str) -> Result<(), ConnectError> {
+    let mut lines = head.split("\r\n");
+    let status_line = lines.next().unwrap_or_default();
+    let Some(status) = status_line.strip_prefix("HTTP/1.1 ") else {
+        return Err(ConnectError::Upgrade(format!(
+            "not HTTP/1.1: {}",
+            shorten(status_line.as_bytes())
+        )));
+    };
+    if !status.starts_with("101") {
+        return Err(ConnectError::Status(status.trim().to_owned()));
+    }
+    let found = lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Accept"))
+        .map(|(_, value)| value.trim());
+    match found {
+        Some(value) if value == accept => Ok(()),
+        Some(_) => Err(ConnectError::Upgrade(
+            "wrong Sec-WebSocket-Accept".to_owned(),
+        )),
+        None => Err(ConnectError::Upgrade("no Sec-WebSocket-Accept".to_owned())),
+    }
+}
+
+impl Dialed {
+    /// Sends a text and reads until its answer; pings are answered, other messages skipped.
+    fn ask(
+        &mut self,
+        step: &'static str,
+        text: &str,
+        dialect: Dialect,
+        awaited: Awaited,
+    ) -> Result<(), ConnectError> {
+        let mut request = Vec::with_capacity(text.len() + 14);
+        frames::encode_client(frames::TEXT, text.as_bytes(), &mut request);
+        self.write(step, &request)?;
+        loop {
+            let mut pongs = Vec::new();
+            let (answered, used) = self.scan(step, dialect, awaited, &mut pongs)?;
+            self.leftover.drain(..used);
+            if !pongs.is_empty() {
+                self.write(step, &pongs)?;
+            }
+            if answered {
+                return Ok(());
+            }
+            self.read(step)?;
+        }
+    }
+
+    /// Looks through the whole frames in `leftover` up to the awaited answer. Returns whether it was there and how
+    /// many bytes are done with.
+    fn scan(
+        &self,
+        step: &'static str,
+        dialect: Dialect,
+        awaited: Awaited,
+        pongs: &mut Vec<u8>,
+    ) -> Result<(bool, usize), ConnectError> {
+        let (mut reader, mut rest, mut used) = (Reader::default(), self.leftover.as_slice(), 0);
+        while let Some(frame) = reader.next(&mut rest).map_err(ConnectError::Fault)? {
+            match frame.opcode {
+                frames::PING => frames::encode_client(frames::PONG, frame.payload, pongs),
+                frames::CLOSE => return Err(closing(frame.payload, step)),
+                frames::TEXT => match dialect.judge(awaited, frame.payload) {
+                    Reply::Awaited => return Ok((true, self.leftover.len() - rest.len())),
+                    Reply::Refused(words) => return Err(ConnectError::Said(words)),
+                    Reply::Other => {}
+                },
+                _ => {}
+            }
+            used = self.leftover.len() - rest.len();
+        }
+        Ok((false, used))
+    }
+
+    fn write(&mut self, step: &'static str, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.stream
+            .write_all(bytes)
+            .map_err(|error| trouble(step, error))
+    }
+
+    fn read(&mut self, step: &'static str) -> Result<(), ConnectError> {
+        let mut chunk = [0; 4096];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Err(ConnectError::Closed(step)),
+            Ok(count) => {
+                self.leftover.extend_from_slice(&chunk[..count]);
+                Ok(())
+            }
+            Err(error) => Err(trouble(step, error)),
+        }
+    }
+}
+
+/// RFC 6455 5.5.1: a close frame carries a code of two bytes and a reason.
+fn closing(payload: &[u8], step: &'static str) -> ConnectError {
+    match payload {
+        [high, low, reason @ ..] => {
+            let code = u16::from_be_bytes([*high, *low]);
+            ConnectError::Said(format!("close {code} {} during {step}", shorten(reason)))
+        }
+        _ => ConnectError::Closed(step),
+    }
+}
+
+fn trouble(step: &'static str, error: io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ConnectError::Slow(step),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => ConnectError::Closed(step),
+        _ => ConnectError::Io(step, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read() {
+        let target = Target::parse("ws://127.0.0.1:80/a/b?c").unwrap();
+        assert_eq!(
+            (target.host.as_str(), target.path.as_str()),
+            ("127.0.0.1:80", "/a/b?c")
+        );
+        assert_eq!(Target::parse("ws://127.0.0.1:80").unwrap().path, "/");
+        for broken in [
+            "http://127.0.0.1:80/",
+            "ws://",
+            "ws://127.0.0.1",
+            "127.0.0.1:80",
+        ] {
+            assert!(
+                matches!(Target::parse(broken), Err(ConnectError::Url(_))),
+                "{broken}"
+            );
+        }
+    }
+
+    #[test]
+    fn responses_are_judged_in_the_servers_words() {
+        let check = |head: &str| check_response(head, "right").map_err(|error| error.to_string());
+        let good = "HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: right\r\n\r\n";
+        assert_eq!(check(good), Ok(()));
+        assert_eq!(
+            check("HTTP/1.1 503 Service Unavailable\r\n\r\n"),
+            Err("server said 503 Service Unavailable".to_owned())
+        );
+        assert!(check("HTTP/1.1 101 x\r\nSec-WebSocket-Accept: wrong\r\n\r\n").is_err());
+        assert!(check("HTTP/1.1 101 x\r\n\r\n").is_err());
+        assert!(check("SSH-2.0\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn sources_change_before_ports_run_out() {
+        assert_eq!(source_of(0), None);
+        assert_eq!(source_of(CONNECTIONS_PER_SOURCE - 1), None);
+        assert_eq!(
+            source_of(CONNECTIONS_PER_SOURCE),
+            Some(Ipv4Addr::new(127, 0, 0, 2))
+        );
+        assert_eq!(
+            source_of(2 * CONNECTIONS_PER_SOURCE),
+            Some(Ipv4Addr::new(127, 0, 0, 3))
+        );
+    }
+
+    #[test]
+    fn a_refused_connection_says_so() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let mut dialer = Dialer::new(
+            Target::parse(&format!("ws://{free}/")).unwrap(),
+            Dialect::Verbatim,
+            None,
+        );
+        assert!(
+            matches!(dialer.open(false), Err(ConnectError::Refused(address)) if address == free)
+        );
+        dialer.opened_count = CONNECTIONS_PER_SOURCE;
+        assert!(
+            matches!(dialer.open(false), Err(ConnectError::Refused(address)) if address == free)
+        );
+    }
+}
