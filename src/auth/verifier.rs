@@ -189,7 +189,10 @@ mod tests {
         let identity = Verifier::hs256(SECRET)
             .verify(&token, UserClaim::UserId, NOW)
             .unwrap();
-        assert_eq!((&*identity.user, identity.tenant.as_deref()), ("ann", Some("t1")));
+        assert_eq!(
+            (&*identity.user, identity.tenant.as_deref()),
+            ("ann", Some("t1"))
+        );
         assert!(identity.may("publish") && !identity.may("read"));
         assert_eq!(*identity.roles, ["admin".into()]);
         assert_eq!(identity.expires_unix_s, 1_060);
@@ -200,13 +203,28 @@ mod tests {
         let claims = |exp: f64| json!({"sub": "ann", "exp": exp});
         check(&sign(Algorithm::HS256, &claims(1_001.0)), Ok("ann"));
         check(&sign(Algorithm::HS256, &claims(1_001.5)), Ok("ann"));
-        check(&sign(Algorithm::HS256, &claims(1_000.0)), Err(TokenFault::Expired));
-        check(&sign(Algorithm::HS256, &claims(-5.0)), Err(TokenFault::Malformed));
-        check(&sign(Algorithm::HS256, &claims(1e300)), Err(TokenFault::Malformed));
+        check(
+            &sign(Algorithm::HS256, &claims(1_000.0)),
+            Err(TokenFault::Expired),
+        );
+        check(
+            &sign(Algorithm::HS256, &claims(-5.0)),
+            Err(TokenFault::Malformed),
+        );
+        check(
+            &sign(Algorithm::HS256, &claims(1e300)),
+            Err(TokenFault::Malformed),
+        );
         let early = json!({"sub": "ann", "exp": 2_000, "nbf": 1_001});
-        check(&sign(Algorithm::HS256, &early), Err(TokenFault::NotYetValid));
+        check(
+            &sign(Algorithm::HS256, &early),
+            Err(TokenFault::NotYetValid),
+        );
         let forever = json!({"sub": "ann"});
-        check(&sign(Algorithm::HS256, &forever), Err(TokenFault::Malformed));
+        check(
+            &sign(Algorithm::HS256, &forever),
+            Err(TokenFault::Malformed),
+        );
     }
 
     #[test]

@@ -180,8 +180,6 @@ label! {
         Forbidden = "forbidden",
         /// Too many subscriptions.
         Subscriptions = "subscriptions",
-        /// A publication that no ring record can carry.
-        PublicationTooLarge = "publication_too_large",
     }
 }
 

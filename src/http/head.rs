@@ -164,7 +164,11 @@ mod tests {
     fn an_upgrade_needs_each_of_its_headers() {
         check(UPGRADE, Ok("dGhlIHNhbXBsZSBub25jZQ=="));
         let malformed = Err(UpgradeFault::Malformed);
-        for part in ["Host: h\r\n", "Upgrade: WebSocket\r\n", "Sec-WebSocket-Version: 13\r\n"] {
+        for part in [
+            "Host: h\r\n",
+            "Upgrade: WebSocket\r\n",
+            "Sec-WebSocket-Version: 13\r\n",
+        ] {
             check(&UPGRADE.replace(part, ""), malformed);
         }
         check(&UPGRADE.replace("GET", "POST"), malformed);
@@ -193,7 +197,10 @@ mod tests {
             Err(HeadError::TooLarge)
         );
         assert_eq!(
-            parse(&format!("GET /{} HTTP/1.1\r\n\r\n", &padding[..TARGET_BYTES_MAX])),
+            parse(&format!(
+                "GET /{} HTTP/1.1\r\n\r\n",
+                &padding[..TARGET_BYTES_MAX]
+            )),
             Err(HeadError::TooLarge)
         );
         let many = "A: b\r\n".repeat(HEAD_HEADERS_MAX + 1);

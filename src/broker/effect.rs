@@ -1,0 +1,26 @@
+//! What the broker wants done.
+
+use super::command::Publication;
+use super::event::Event;
+use crate::base::counters::CloseReason;
+use crate::ws::CloseCode;
+
+/// One consequence of a step, for the session that took it.
+#[derive(Debug)]
+pub enum Effect<'a> {
+    /// Tell the client, in its dialect.
+    Reply(Event<'a>),
+    /// Carry the publication to every shard.
+    Publish(Publication<'a>),
+    /// Send a protocol ping.
+    Ping,
+    /// Close the connection after what is queued for it.
+    Close {
+        /// The code of the close frame.
+        code: CloseCode,
+        /// Why, for the counters; its label is the frame's reason text.
+        reason: CloseReason,
+    },
+    /// Send `Command::Wake` at this time, monotonic milliseconds, in place of any earlier request.
+    WakeAt(u64),
+}

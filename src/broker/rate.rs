@@ -1,0 +1,99 @@
+//! Rate limits of one session in sixteen bytes.
+
+use crate::config::RateLimit;
+
+/// How much of its limit a session has used.
+///
+/// For a window: a sliding window counter, which weighs the count of the window before by the share
+/// of it that still lies inside. For a bucket: the fill level as the time at which it was empty
+/// (generic cell rate algorithm, ITU-T I.371).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RateState {
+    /// Window: start of the current one. Bucket: theoretical arrival time, microseconds.
+    anchor: u64,
+    current: u32,
+    previous: u32,
+}
+
+impl RateState {
+    /// Counts a message at `now_ms`; false when it is one too many, which is not counted.
+    pub(super) fn allows(&mut self, limit: RateLimit, now_ms: u64) -> bool {
+        match limit {
+            RateLimit::Off => true,
+            RateLimit::Window {
+                messages,
+                window_ms,
+            } => self.window_allows(messages, window_ms, now_ms),
+            RateLimit::Bucket { per_minute, burst } => {
+                self.bucket_allows(per_minute, burst, now_ms)
+            }
+        }
+    }
+
+    fn window_allows(&mut self, messages: u32, window_ms: u32, now_ms: u64) -> bool {
+        let window = u64::from(window_ms.max(1));
+        let windows_passed = now_ms.saturating_sub(self.anchor) / window;
+        if windows_passed > 0 {
+            self.previous = if windows_passed == 1 { self.current } else { 0 };
+            self.current = 0;
+            self.anchor += windows_passed * window;
+        }
+        let inside = window - now_ms.saturating_sub(self.anchor);
+        let weighed = u64::from(self.previous) * inside / window;
+        if weighed + u64::from(self.current) >= u64::from(messages) {
+            return false;
+        }
+        self.current += 1;
+        true
+    }
+
+    fn bucket_allows(&mut self, per_minute: u32, burst: u32, now_ms: u64) -> bool {
+        if per_minute == 0 || burst == 0 {
+            return false;
+        }
+        let now = now_ms * 1_000;
+        let interval = 60_000_000 / u64::from(per_minute);
+        let tolerance = interval * u64::from(burst - 1);
+        if self.anchor > now + tolerance {
+            return false;
+        }
+        self.anchor = self.anchor.max(now) + interval;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count_allowed(state: &mut RateState, limit: RateLimit, now_ms: u64, tries: u32) -> usize {
+        (0..tries).filter(|_| state.allows(limit, now_ms)).count()
+    }
+
+    #[test]
+    fn a_window_allows_its_number_and_slides() {
+        let limit = RateLimit::Window {
+            messages: 100,
+            window_ms: 60_000,
+        };
+        let mut state = RateState::default();
+        assert_eq!(count_allowed(&mut state, limit, 61_000, 150), 100);
+        assert_eq!(count_allowed(&mut state, limit, 119_000, 10), 0);
+        // Half of the window before still counts.
+        assert_eq!(count_allowed(&mut state, limit, 150_000, 100), 50);
+        assert_eq!(count_allowed(&mut state, limit, 400_000, 150), 100);
+    }
+
+    #[test]
+    fn a_bucket_allows_its_burst_and_refills() {
+        let limit = RateLimit::Bucket {
+            per_minute: 120,
+            burst: 20,
+        };
+        let mut state = RateState::default();
+        assert_eq!(count_allowed(&mut state, limit, 5_000, 50), 20);
+        assert_eq!(count_allowed(&mut state, limit, 5_499, 50), 0);
+        assert_eq!(count_allowed(&mut state, limit, 5_500, 50), 1);
+        assert_eq!(count_allowed(&mut state, limit, 65_500, 50), 20);
+    }
+}

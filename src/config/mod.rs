@@ -1,0 +1,5 @@
+//! Settings: what an operator may say, where, and what is in force when nothing is said.
+
+pub mod policy;
+
+pub use policy::{DialectPolicy, Policy, RateLimit};

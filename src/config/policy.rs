@@ -1,0 +1,138 @@
+//! What an operator decides about sessions, as the broker and the shard read it.
+
+use crate::auth::UserClaim;
+use crate::base::DialectId;
+
+/// How many messages a session may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateLimit {
+    /// Any number.
+    Off,
+    /// At most `messages` in any `window_ms`.
+    Window {
+        /// Messages per window.
+        messages: u32,
+        /// Length of the window, milliseconds.
+        window_ms: u32,
+    },
+    /// A token bucket: `burst` at once, refilled at `per_minute`.
+    Bucket {
+        /// Messages per minute in the long run.
+        per_minute: u32,
+        /// Messages at once after a pause.
+        burst: u32,
+    },
+}
+
+/// The rules for sessions of one dialect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialectPolicy {
+    /// Whether a session must authenticate before it subscribes or publishes.
+    pub auth_required: bool,
+    /// Whether sessions without an identity may publish (`--dev`).
+    pub anonymous_publish: bool,
+    /// Time to authenticate, milliseconds; 0 = any.
+    pub auth_timeout_ms: u64,
+    /// Silence after which the server pings, milliseconds; 0 = never.
+    pub ping_interval_ms: u64,
+    /// Silence after a ping that ends the session, milliseconds.
+    pub pong_timeout_ms: u64,
+    /// Messages a session may send.
+    pub rate_limit: RateLimit,
+    /// Longest message, bytes.
+    pub message_bytes_max: usize,
+    /// Sessions of this dialect in the process; 0 = no limit of its own.
+    pub sessions_max: u64,
+    /// Which claim names the user.
+    pub user_claim: UserClaim,
+}
+
+impl DialectPolicy {
+    /// The defaults of the dialect's own document.
+    #[must_use]
+    pub const fn of(dialect: DialectId) -> Self {
+        match dialect {
+            DialectId::Gateway => Self {
+                auth_required: true,
+                anonymous_publish: false,
+                auth_timeout_ms: 30_000,
+                ping_interval_ms: 30_000,
+                pong_timeout_ms: 10_000,
+                rate_limit: RateLimit::Bucket {
+                    per_minute: 120,
+                    burst: 20,
+                },
+                message_bytes_max: 1024 * 1024,
+                sessions_max: 0,
+                user_claim: UserClaim::Sub,
+            },
+            DialectId::Monitoring => Self {
+                auth_required: true,
+                anonymous_publish: false,
+                auth_timeout_ms: 30_000,
+                ping_interval_ms: 30_000,
+                pong_timeout_ms: 10_000,
+                rate_limit: RateLimit::Window {
+                    messages: 100,
+                    window_ms: 60_000,
+                },
+                message_bytes_max: 10 * 1024 * 1024,
+                sessions_max: 10_000,
+                user_claim: UserClaim::UserId,
+            },
+        }
+    }
+
+    /// The same with the doors open, for `--dev`: no authentication, no rate or session limit.
+    #[must_use]
+    pub const fn opened(self) -> Self {
+        Self {
+            auth_required: false,
+            anonymous_publish: true,
+            auth_timeout_ms: 0,
+            rate_limit: RateLimit::Off,
+            sessions_max: 0,
+            ..self
+        }
+    }
+}
+
+/// The rules of a whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Per dialect, in the order of their indices.
+    pub dialects: [DialectPolicy; DialectId::COUNT],
+    /// Sessions of all dialects in the process; 0 = as many as the socket tables hold.
+    pub sessions_max: u64,
+    /// Bytes that may wait for one connection.
+    pub outbox_bytes_max: u32,
+    /// Origins that may connect; a single `*` allows all.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Policy {
+    /// The rules of `dialect`.
+    #[must_use]
+    pub const fn dialect(&self, dialect: DialectId) -> &DialectPolicy {
+        &self.dialects[dialect.index()]
+    }
+
+    /// Whether a page of `origin` may connect. Clients that send no origin are not browsers.
+    #[must_use]
+    pub fn allows_origin(&self, origin: Option<&str>) -> bool {
+        let Some(origin) = origin else { return true };
+        let mut allowed = self.allowed_origins.iter();
+        allowed.any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            dialects: DialectId::ALL.map(DialectPolicy::of),
+            sessions_max: 0,
+            outbox_bytes_max: 1024 * 1024,
+            allowed_origins: vec!["*".into()],
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Messages to gateway clients.
+
+use crate::broker::{Event, Publication, SessionView};
+use crate::dialect::json::{write_seconds, write_text};
+
+pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"{\"type\":");
+    write_text(output, publication.kind);
+    output.extend_from_slice(b",\"channel\":");
+    write_text(output, publication.channel);
+    output.extend_from_slice(b",\"data\":");
+    output.extend_from_slice(publication.data.as_bytes());
+    output.push(b'}');
+}
+
+pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
+    match event {
+        // The gateway's clients expect to speak first, and no answer to a publication.
+        Event::Welcome { .. } | Event::Published { .. } => {}
+        Event::Authenticated { identity } => {
+            message(output, "auth_success", "user_id", &identity.user);
+        }
+        Event::AuthenticationFailed { refusal } => {
+            message(output, "auth_failed", "error", &refusal.text());
+        }
+        Event::Subscribed { channel } => message(output, "subscribed", "channel", channel),
+        Event::Unsubscribed { channel } => message(output, "unsubscribed", "channel", channel),
+        Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
+        Event::Status { session } => status(session, output),
+        Event::Error { refusal } => message(output, "error", "error", &refusal.text()),
+    }
+}
+
+/// `{"type":T,"data":{NAME:VALUE}}`
+fn message(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
+    output.extend_from_slice(b"{\"type\":\"");
+    output.extend_from_slice(kind.as_bytes());
+    output.extend_from_slice(b"\",\"data\":{\"");
+    output.extend_from_slice(name.as_bytes());
+    output.extend_from_slice(b"\":");
+    write_text(output, value);
+    output.extend_from_slice(b"}}");
+}
+
+fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
+    let identity = session.identity;
+    output.extend_from_slice(b"{\"type\":\"status\",\"data\":{\"authenticated\":");
+    let authenticated: &[u8] = if identity.is_some() {
+        b"true"
+    } else {
+        b"false"
+    };
+    output.extend_from_slice(authenticated);
+    output.extend_from_slice(b",\"user_id\":");
+    write_optional(output, identity.map(|identity| &*identity.user));
+    output.extend_from_slice(b",\"tenant_id\":");
+    write_optional(
+        output,
+        identity.and_then(|identity| identity.tenant.as_deref()),
+    );
+    output.extend_from_slice(b",\"channels\":[");
+    for (index, channel) in session.channels.iter().enumerate() {
+        if index > 0 {
+            output.push(b',');
+        }
+        write_text(output, channel);
+    }
+    output.extend_from_slice(b"],\"connected_at\":");
+    write_seconds(output, session.connected_unix_ms);
+    output.extend_from_slice(b",\"uptime\":");
+    write_seconds(output, session.uptime_ms);
+    output.extend_from_slice(b"}}");
+}
+
+fn write_optional(output: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => write_text(output, text),
+        None => output.extend_from_slice(b"null"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Identity;
+    use crate::broker::Refusal;
+
+    fn check(event: &Event<'_>, expected: &str) {
+        let mut output = Vec::new();
+        super::event(event, &mut output);
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_publication_carries_type_channel_and_data() {
+        let mut output = Vec::new();
+        let data = r#"{"a": 1.0}"#;
+        let (channel, kind) = ("a\"b", "m");
+        publication(
+            &Publication {
+                channel,
+                kind,
+                data,
+            },
+            &mut output,
+        );
+        let expected = r#"{"type":"m","channel":"a\"b","data":{"a": 1.0}}"#;
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
+    }
+
+    #[test]
+    fn each_event_has_its_message() {
+        let channel = "c";
+        check(
+            &Event::Subscribed { channel },
+            r#"{"type":"subscribed","data":{"channel":"c"}}"#,
+        );
+        let refusal = Refusal::MissingField("channel");
+        check(
+            &Event::Error { refusal },
+            r#"{"type":"error","data":{"error":"Missing channel"}}"#,
+        );
+        let identity = &Identity {
+            user: "ann".into(),
+            ..Identity::default()
+        };
+        check(
+            &Event::Authenticated { identity },
+            r#"{"type":"auth_success","data":{"user_id":"ann"}}"#,
+        );
+        let session = &SessionView {
+            peer: ([127, 0, 0, 1], 1).into(),
+            connected_unix_ms: 1_500,
+            uptime_ms: 20,
+            identity: None,
+            channels: vec!["c", "d"],
+        };
+        check(
+            &Event::Status { session },
+            concat!(
+                r#"{"type":"status","data":{"authenticated":false,"user_id":null,"tenant_id":null,"#,
+                r#""channels":["c","d"],"connected_at":1.500,"uptime":0.020}}"#
+            ),
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! The gateway dialect: every message is `{"type":T,"data":D}`, publications also name their channel.
+//!
+//! Client: `auth{token}`, `subscribe{channel}`, `unsubscribe{channel}`, `publish{channel,type,data}`,
+//! `ping`, `status`. Server: `auth_success{user_id}`, `auth_failed{error}`, `subscribed{channel}`,
+//! `unsubscribed{channel}`, `pong`, `status{…}`, `error{error}`, and `{"type","channel","data"}`.
+
+mod decode;
+mod encode;
+
+use super::Dialect;
+use super::json::Object;
+use crate::broker::{Command, Event, Publication, Refusal};
+
+/// The dialect of the multi-tenant gateway's clients.
+pub(super) struct Gateway;
+
+impl Dialect for Gateway {
+    fn decode<'a>(
+        &self,
+        message: &Object<'a>,
+        _scratch: &'a mut String,
+    ) -> Result<Command<'a>, Refusal> {
+        decode::decode(message)
+    }
+
+    fn event(&self, event: &Event<'_>, output: &mut Vec<u8>) {
+        encode::event(event, output);
+    }
+
+    fn publication(&self, publication: &Publication<'_>, output: &mut Vec<u8>) {
+        encode::publication(publication, output);
+    }
+}

@@ -1,0 +1,325 @@
+//! JSON of clients: parsed in place by simd-json into a flat tape, read without recursion.
+//!
+//! The parser overwrites strings with their unescaped form, so it works on a copy; the original text
+//! stays as the client wrote it, and a publication's data is cut out of it unchanged.
+
+use crate::base::limits::JSON_DEPTH_MAX;
+use crate::broker::Refusal;
+use simd_json::{Buffers, ErrorType, Node, Tape};
+
+/// How deep a path into a message may go.
+const PATH_MAX: usize = 4;
+
+/// The reusable memory of a parser.
+pub struct JsonReader {
+    copy: Vec<u8>,
+    buffers: Buffers,
+}
+
+impl Default for JsonReader {
+    fn default() -> Self {
+        Self {
+            copy: Vec::new(),
+            buffers: Buffers::with_max_depth(4096, JSON_DEPTH_MAX as usize),
+        }
+    }
+}
+
+impl std::fmt::Debug for JsonReader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("JsonReader")
+    }
+}
+
+/// A parsed message.
+#[derive(Debug)]
+pub struct Document<'a> {
+    text: &'a str,
+    tape: Tape<'a>,
+}
+
+/// An object of a document.
+#[derive(Clone, Copy, Debug)]
+pub struct Object<'a> {
+    text: &'a str,
+    nodes: &'a [Node<'a>],
+    path: Path,
+}
+
+/// The value of a field.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'a> {
+    text: &'a str,
+    nodes: &'a [Node<'a>],
+    path: Path,
+}
+
+/// Where a value stands: the index of the member at each level.
+#[derive(Clone, Copy, Debug, Default)]
+struct Path {
+    members: [u32; PATH_MAX],
+    depth: usize,
+}
+
+impl JsonReader {
+    /// Parses `text`.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidJson`] or [`Refusal::TooDeep`].
+    pub fn parse<'a>(&'a mut self, text: &'a str) -> Result<Document<'a>, Refusal> {
+        self.copy.clear();
+        self.copy.extend_from_slice(text.as_bytes());
+        let tape = simd_json::to_tape_with_buffers(&mut self.copy, &mut self.buffers);
+        let tape = tape.map_err(|error| match error.error() {
+            ErrorType::DepthLimitExceeded => Refusal::TooDeep,
+            _ => Refusal::InvalidJson,
+        })?;
+        Ok(Document { text, tape })
+    }
+}
+
+impl<'a> Document<'a> {
+    /// The document as an object.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidJson`] when it is an array or a plain value.
+    pub fn object(&'a self) -> Result<Object<'a>, Refusal> {
+        let value = Value {
+            text: self.text,
+            nodes: &self.tape.0,
+            path: Path::default(),
+        };
+        value.object().ok_or(Refusal::InvalidJson)
+    }
+}
+
+impl<'a> Object<'a> {
+    /// The value of the field of that name; of several, the last, as most parsers take it.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<Value<'a>> {
+        let mut found = None;
+        let mut at = 0;
+        let mut member = 0;
+        while let Some(Node::String(key)) = self.nodes.get(at) {
+            let length = value_nodes(self.nodes.get(at + 1)?);
+            if *key == name {
+                found = Some((member, at + 1, length));
+            }
+            at += 1 + length;
+            member += 1;
+        }
+        let (member, at, length) = found?;
+        Some(Value {
+            text: self.text,
+            nodes: self.nodes.get(at..at + length)?,
+            path: self.path.with(member)?,
+        })
+    }
+
+    /// The text of the field of that name.
+    ///
+    /// # Errors
+    /// [`Refusal::MissingField`] or, when it is no text, [`Refusal::InvalidField`].
+    pub fn text(&self, name: &'static str) -> Result<&'a str, Refusal> {
+        let value = self.field(name).ok_or(Refusal::MissingField(name))?;
+        value.text().ok_or(Refusal::InvalidField(name))
+    }
+
+    /// The object in the field of that name.
+    ///
+    /// # Errors
+    /// [`Refusal::MissingField`] or, when it is no object, [`Refusal::InvalidField`].
+    pub fn object(&self, name: &'static str) -> Result<Object<'a>, Refusal> {
+        let value = self.field(name).ok_or(Refusal::MissingField(name))?;
+        value.object().ok_or(Refusal::InvalidField(name))
+    }
+}
+
+impl<'a> Value<'a> {
+    /// The unescaped text, if the value is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&'a str> {
+        match self.nodes.first() {
+            Some(Node::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The members, if the value is an object.
+    #[must_use]
+    pub fn object(&self) -> Option<Object<'a>> {
+        match self.nodes.first() {
+            Some(Node::Object { .. }) => Some(Object {
+                text: self.text,
+                nodes: self.nodes.get(1..)?,
+                path: self.path,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The JSON of the value, as the client wrote it.
+    #[must_use]
+    pub fn raw(&self) -> &'a str {
+        let span = self.path.members[..self.path.depth]
+            .iter()
+            .try_fold(self.text, |outer, member| member_value(outer, *member));
+        span.unwrap_or("null")
+    }
+}
+
+impl Path {
+    fn with(mut self, member: u32) -> Option<Self> {
+        *self.members.get_mut(self.depth)? = member;
+        self.depth += 1;
+        Some(self)
+    }
+}
+
+/// Nodes that a value takes on the tape.
+fn value_nodes(node: &Node<'_>) -> usize {
+    match node {
+        Node::Object { count, .. } | Node::Array { count, .. } => 1 + count,
+        Node::String(_) | Node::Static(_) => 1,
+    }
+}
+
+/// The text of the value of the `member`-th field of the object in `json`, which is known to be valid.
+fn member_value(json: &str, member: u32) -> Option<&str> {
+    let bytes = json.as_bytes();
+    let mut at = skip_space(bytes, 0);
+    for index in 0..=member {
+        // Past the brace or the comma, the key and the colon.
+        at = skip_value(bytes, skip_space(bytes, at + 1));
+        at = skip_space(bytes, skip_space(bytes, at) + 1);
+        let end = skip_value(bytes, at);
+        if index == member {
+            return json.get(at..end);
+        }
+        at = skip_space(bytes, end);
+    }
+    None
+}
+
+fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+        at += 1;
+    }
+    at
+}
+
+/// The end of the value at `at`: a string, a bracketed value, or a word up to what can follow it.
+fn skip_value(bytes: &[u8], mut at: usize) -> usize {
+    let mut depth = 0_u32;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = skip_string(bytes, at + 1),
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+                continue;
+            }
+            b'}' | b']' if depth > 0 => {
+                depth -= 1;
+                at += 1;
+            }
+            b'}' | b']' | b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' if depth == 0 => return at,
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    at
+}
+
+/// Just past the quote that ends the string whose inside begins at `at`.
+fn skip_string(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// Appends `text` as a JSON string.
+pub fn write_text(output: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(output, text).expect("writing to memory does not fail");
+}
+
+/// Appends a time in seconds with three decimals, as Python's clients expect it.
+pub fn write_seconds(output: &mut Vec<u8>, milliseconds: u64) {
+    let (seconds, rest) = (milliseconds / 1_000, milliseconds % 1_000);
+    output.extend_from_slice(format!("{seconds}.{rest:03}").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_raw(text: &str, path: &[&'static str], expected: Option<&str>) {
+        let mut reader = JsonReader::default();
+        let document = reader.parse(text).unwrap();
+        let mut object = document.object().unwrap();
+        let (last, outer) = path.split_last().unwrap();
+        for name in outer {
+            object = object.object(name).unwrap();
+        }
+        let raw = object.field(last).map(|value| value.raw());
+        assert_eq!(raw, expected, "{text}");
+    }
+
+    #[test]
+    fn data_is_cut_out_as_it_was_written() {
+        check_raw(r#"{"a":1.10,"b":2}"#, &["a"], Some("1.10"));
+        check_raw(
+            r#" { "x" : [1, {"a":"}"}] , "a" : { "b" : 1e3 } } "#,
+            &["a", "b"],
+            Some("1e3"),
+        );
+        check_raw(r#"{"q\"{":"\\","a":"\"},{"}"#, &["a"], Some(r#""\"},{""#));
+        check_raw(
+            r#"{"\u0061":12345678901234567,"b":[]}"#,
+            &["a"],
+            Some("12345678901234567"),
+        );
+        check_raw(r#"{"a":[[],[ ]] ,"b":null}"#, &["a"], Some("[[],[ ]]"));
+        check_raw(r#"{"a":1,"a":{"c":true}}"#, &["a"], Some(r#"{"c":true}"#));
+        check_raw(r#"{"b":false}"#, &["a"], None);
+        check_raw("{}", &["a"], None);
+    }
+
+    #[test]
+    fn nothing_but_objects_is_a_message() {
+        let mut reader = JsonReader::default();
+        for text in [
+            "", " ", "[]", "1", "\"x\"", "null", "{", "{\"a\":}", "{} x", "{'a':1}",
+        ] {
+            let refusal = match reader.parse(text) {
+                Ok(document) => document.object().map(|_| ()).unwrap_err(),
+                Err(refusal) => refusal,
+            };
+            assert_eq!(refusal, Refusal::InvalidJson, "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_limited_without_recursion() {
+        let mut reader = JsonReader::default();
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(reader.parse(&nested(JSON_DEPTH_MAX as usize - 2)).is_ok());
+        let refusal =
+            |text: &str, reader: &mut JsonReader| reader.parse(text).map(|_| ()).unwrap_err();
+        assert_eq!(refusal(&nested(1_000_000), &mut reader), Refusal::TooDeep);
+        assert!(
+            reader.parse("{}").is_ok(),
+            "the reader works on after an error"
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Messages of monitoring clients.
+
+use super::CHANNEL_PREFIX;
+use crate::broker::{Command, Publication, Refusal};
+use crate::dialect::json::Object;
+
+pub(super) fn decode<'a>(
+    message: &Object<'a>,
+    scratch: &'a mut String,
+) -> Result<Command<'a>, Refusal> {
+    let kind = message.field("type").and_then(|value| value.text());
+    Ok(match kind.ok_or(Refusal::UnknownType)? {
+        "AUTHENTICATE" => Command::Authenticate {
+            token: message.text("token")?,
+        },
+        "SUBSCRIBE" => Command::Subscribe {
+            channel: property_channel(message, scratch)?,
+        },
+        "UNSUBSCRIBE" => Command::Unsubscribe {
+            channel: property_channel(message, scratch)?,
+        },
+        "PUBLISH" => {
+            let body = message.field("message");
+            let body = body.ok_or(Refusal::MissingField("message"))?;
+            let object = body.object().ok_or(Refusal::InvalidField("message"))?;
+            let kind = object.field("type").and_then(|value| value.text());
+            Command::Publish(Publication {
+                channel: property_channel(message, scratch)?,
+                kind: kind.ok_or(Refusal::InvalidField("message"))?,
+                data: body.raw(),
+            })
+        }
+        "GET_STATUS" => Command::Status,
+        "PING" => Command::Ping,
+        _ => return Err(Refusal::UnknownType),
+    })
+}
+
+fn property_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result<&'a str, Refusal> {
+    let property = message.text("property_id")?;
+    if property.is_empty() {
+        return Err(Refusal::MissingField("property_id"));
+    }
+    scratch.clear();
+    scratch.push_str(CHANNEL_PREFIX);
+    scratch.push_str(property);
+    Ok(scratch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::json::JsonReader;
+
+    fn check(text: &str, expected: &str) {
+        let mut reader = JsonReader::default();
+        let mut scratch = String::new();
+        let document = reader.parse(text).unwrap();
+        let decoded = decode(&document.object().unwrap(), &mut scratch);
+        assert_eq!(format!("{decoded:?}"), expected, "{text}");
+    }
+
+    #[test]
+    fn each_message_becomes_its_command() {
+        check(
+            r#"{"type":"AUTHENTICATE","token":"t"}"#,
+            r#"Ok(Authenticate { token: "t" })"#,
+        );
+        check(
+            r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#,
+            r#"Ok(Subscribe { channel: "prop:1012650001" })"#,
+        );
+        check(
+            r#"{"type":"UNSUBSCRIBE","property_id":"1"}"#,
+            r#"Ok(Unsubscribe { channel: "prop:1" })"#,
+        );
+        check(
+            r#"{"type":"PUBLISH","property_id":"1","message":{"type":"X","n":1}}"#,
+            concat!(
+                r#"Ok(Publish(Publication { channel: "prop:1", kind: "X", "#,
+                r#"data: "{\"type\":\"X\",\"n\":1}" }))"#
+            ),
+        );
+        check(r#"{"type":"GET_STATUS"}"#, "Ok(Status)");
+        check(r#"{"type":"PING"}"#, "Ok(Ping)");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        check(r#"{"type":"ping"}"#, "Err(UnknownType)");
+        let missing = r#"Err(MissingField("property_id"))"#;
+        check(r#"{"type":"SUBSCRIBE"}"#, missing);
+        check(r#"{"type":"SUBSCRIBE","property_id":""}"#, missing);
+        let invalid = r#"Err(InvalidField("property_id"))"#;
+        check(r#"{"type":"SUBSCRIBE","property_id":5}"#, invalid);
+        let untyped = r#"{"type":"PUBLISH","property_id":"1","message":{"n":1}}"#;
+        check(untyped, r#"Err(InvalidField("message"))"#);
+    }
+}

@@ -1,0 +1,196 @@
+//! Messages to monitoring clients.
+
+use super::CHANNEL_PREFIX;
+use crate::broker::{Event, Publication, Refusal, SessionView};
+use crate::dialect::json::{write_seconds, write_text};
+
+/// A message that has its own `type` passes unchanged. Data from other dialects gets one: in front
+/// of an object's fields, or beside data that is no object.
+pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
+    let data = publication.data;
+    let fields = data.strip_prefix('{').map(str::trim_start);
+    match fields {
+        Some(_) if has_type(data) => return output.extend_from_slice(data.as_bytes()),
+        _ => {}
+    }
+    output.extend_from_slice(b"{\"type\":");
+    write_text(output, publication.kind);
+    match fields {
+        Some("}") => output.push(b'}'),
+        Some(fields) => {
+            output.push(b',');
+            output.extend_from_slice(fields.as_bytes());
+        }
+        None => {
+            output.extend_from_slice(b",\"data\":");
+            output.extend_from_slice(data.as_bytes());
+            output.push(b'}');
+        }
+    }
+}
+
+/// Whether the object in `data` has a `type` that is text.
+fn has_type(data: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        _kind: String,
+    }
+    // Once per publication and variant, so a second parser's pass costs little.
+    data.contains("type") && serde_json::from_str::<Typed>(data).is_ok()
+}
+
+pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
+    match event {
+        Event::Welcome { session, now } => {
+            output.extend_from_slice(b"{\"type\":\"WELCOME\",\"connection_id\":");
+            write_connection_id(session, output);
+            output.extend_from_slice(b",\"server_time\":");
+            write_seconds(output, now.unix_ms);
+            output.push(b'}');
+        }
+        Event::Authenticated { identity } => {
+            message(output, "AUTHENTICATED", "user_id", &identity.user);
+        }
+        Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
+            message(output, "ERROR", "message", &text(*refusal));
+        }
+        Event::Subscribed { channel } => property(output, "SUBSCRIBED", channel),
+        Event::Unsubscribed { channel } => property(output, "UNSUBSCRIBED", channel),
+        Event::Published { channel } => property(output, "PUBLISHED", channel),
+        Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"PONG\"}"),
+        Event::Status { session } => status(session, output),
+    }
+}
+
+fn text(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::InvalidField("channel") => Refusal::InvalidField("property_id").text(),
+        other => other.text(),
+    }
+}
+
+/// `{"type":T,NAME:VALUE}`
+fn message(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
+    output.extend_from_slice(b"{\"type\":\"");
+    output.extend_from_slice(kind.as_bytes());
+    output.extend_from_slice(b"\",\"");
+    output.extend_from_slice(name.as_bytes());
+    output.extend_from_slice(b"\":");
+    write_text(output, value);
+    output.push(b'}');
+}
+
+fn property(output: &mut Vec<u8>, kind: &str, channel: &str) {
+    let property = channel.strip_prefix(CHANNEL_PREFIX).unwrap_or(channel);
+    message(output, kind, "property_id", property);
+}
+
+/// `"ip:port:unix_ts"`
+fn write_connection_id(session: &SessionView<'_>, output: &mut Vec<u8>) {
+    output.push(b'"');
+    let (ip, port) = (session.peer.ip(), session.peer.port());
+    output.extend_from_slice(format!("{ip}:{port}:").as_bytes());
+    write_seconds(output, session.connected_unix_ms);
+    output.push(b'"');
+}
+
+fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"{\"type\":\"STATUS\",\"connection_id\":");
+    write_connection_id(session, output);
+    output.extend_from_slice(b",\"authenticated\":");
+    let authenticated: &[u8] = if session.identity.is_some() {
+        b"true"
+    } else {
+        b"false"
+    };
+    output.extend_from_slice(authenticated);
+    output.extend_from_slice(b",\"subscriptions\":[");
+    for (index, channel) in session.channels.iter().enumerate() {
+        if index > 0 {
+            output.push(b',');
+        }
+        write_text(
+            output,
+            channel.strip_prefix(CHANNEL_PREFIX).unwrap_or(channel),
+        );
+    }
+    output.extend_from_slice(b"],\"connected_at\":");
+    write_seconds(output, session.connected_unix_ms);
+    output.extend_from_slice(b",\"uptime\":");
+    write_seconds(output, session.uptime_ms);
+    output.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Now;
+
+    fn check_publication(data: &str, expected: &str) {
+        let mut output = Vec::new();
+        let (channel, kind) = ("prop:1", "M");
+        publication(
+            &Publication {
+                channel,
+                kind,
+                data,
+            },
+            &mut output,
+        );
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
+    }
+
+    #[test]
+    fn typed_messages_pass_unchanged_and_others_get_a_type() {
+        let typed = r#"{"count": 5.0, "type":"VIOLATION_UPDATE"}"#;
+        check_publication(typed, typed);
+        check_publication(r#"{"n":1}"#, r#"{"type":"M","n":1}"#);
+        check_publication("{ }", r#"{"type":"M"}"#);
+        check_publication(r#"{"a":"type"}"#, r#"{"type":"M","a":"type"}"#);
+        check_publication("[1]", r#"{"type":"M","data":[1]}"#);
+    }
+
+    fn check(event: &Event<'_>, expected: &str) {
+        let mut output = Vec::new();
+        super::event(event, &mut output);
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
+    }
+
+    #[test]
+    fn each_event_has_its_message() {
+        let session = &SessionView {
+            peer: ([127, 0, 0, 1], 12_345).into(),
+            connected_unix_ms: 1_234_567_890_123,
+            uptime_ms: 120_500,
+            identity: None,
+            channels: vec!["prop:1012650001"],
+        };
+        let now = Now::at(0, 1_234_567_890_123);
+        check(
+            &Event::Welcome { session, now },
+            concat!(
+                r#"{"type":"WELCOME","connection_id":"127.0.0.1:12345:1234567890.123","#,
+                r#""server_time":1234567890.123}"#
+            ),
+        );
+        check(
+            &Event::Status { session },
+            concat!(
+                r#"{"type":"STATUS","connection_id":"127.0.0.1:12345:1234567890.123","#,
+                r#""authenticated":false,"subscriptions":["1012650001"],"#,
+                r#""connected_at":1234567890.123,"uptime":120.500}"#
+            ),
+        );
+        let refusal = Refusal::RateLimited;
+        check(
+            &Event::Error { refusal },
+            r#"{"type":"ERROR","message":"Rate limit exceeded"}"#,
+        );
+        let channel = "prop:7";
+        check(
+            &Event::Subscribed { channel },
+            r#"{"type":"SUBSCRIBED","property_id":"7"}"#,
+        );
+    }
+}
