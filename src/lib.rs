@@ -6,4 +6,5 @@ pub mod broker;
 pub mod config;
 pub mod dialect;
 pub mod http;
+pub mod shard;
 pub mod ws;

@@ -107,7 +107,7 @@ impl Variant {
     }
 
     /// All variants, in the order of their indices.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
         DialectId::ALL.into_iter().map(Self::plain)
     }
 

@@ -36,8 +36,6 @@ pub const CONTROL_BYTES_MAX: u32 = 4 * 1024;
 /// Frames that one run may join, bytes: large enough that one send carries sixty-four small
 /// publications, small enough that a run held by one slow connection is cheap.
 pub const RUN_BYTES_MAX: usize = 64 * 1024;
-/// Publications waiting in a shard for room in the ring before its input is paused, bytes.
-pub const UNSENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Records read from the ring in one turn, so that input and timers get theirs.
 pub const RING_RECORDS_PER_TURN: usize = 1_024;
 

@@ -15,10 +15,10 @@ pub struct MessageLimits {
 /// Something whole that a peer sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// A text message, valid UTF-8; the bytes may be overwritten.
-    Text(&'a mut [u8]),
+    /// A text message.
+    Text(&'a str),
     /// A binary message.
-    Binary(&'a mut [u8]),
+    Binary(&'a [u8]),
     /// A ping to be answered with the same payload.
     Ping(&'a [u8]),
     /// An answer to a ping, or an unasked one.
@@ -100,7 +100,7 @@ impl Decoder {
         } else {
             Outcome::More
         };
-        match (outcome, self.pending.as_mut()) {
+        match (outcome, &self.pending) {
             (
                 Outcome::InPlace {
                     opcode,
@@ -108,17 +108,14 @@ impl Decoder {
                 },
                 _,
             ) => {
-                let payload = &mut input[*consumed - payload_bytes..*consumed];
-                if opcode == Opcode::Text && simdutf8::basic::from_utf8(payload).is_err() {
-                    return Err(ProtocolFault::Utf8);
-                }
+                let payload = &input[*consumed - payload_bytes..*consumed];
                 hand_out(opcode, payload).map(Some)
             }
             (Outcome::Control(opcode), Some(pending)) => {
-                hand_out(opcode, &mut pending.control).map(Some)
+                hand_out(opcode, &pending.control).map(Some)
             }
             (Outcome::Message(opcode), Some(pending)) => {
-                hand_out(opcode, &mut pending.payload).map(Some)
+                hand_out(opcode, &pending.payload).map(Some)
             }
             _ => Ok(None),
         }
@@ -146,9 +143,12 @@ fn frame_payload_bytes(header: &Header) -> usize {
     usize::try_from(header.payload_bytes).expect("bounded by the message limit, a usize")
 }
 
-fn hand_out(opcode: Opcode, payload: &mut [u8]) -> Result<Incoming<'_>, ProtocolFault> {
+fn hand_out(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, ProtocolFault> {
     Ok(match opcode {
-        Opcode::Text => Incoming::Text(payload),
+        Opcode::Text => {
+            let text = simdutf8::basic::from_utf8(payload);
+            Incoming::Text(text.map_err(|_| ProtocolFault::Utf8)?)
+        }
         Opcode::Binary | Opcode::Continuation => Incoming::Binary(payload),
         Opcode::Ping => Incoming::Ping(payload),
         Opcode::Pong => Incoming::Pong,
@@ -209,9 +209,6 @@ impl Pending {
             if header.fin
                 && let Some(opcode) = self.message.take()
             {
-                if opcode == Opcode::Text {
-                    self.utf8.finish(&self.payload)?;
-                }
                 return Ok(Outcome::Message(opcode));
             }
         }
@@ -330,10 +327,10 @@ mod tests {
                 frame(0x88, &[3, 232]),
             ],
             &[
-                Incoming::Text(&mut b"hello".to_vec()),
-                Incoming::Binary(&mut [0xff; 200]),
+                Incoming::Text("hello"),
+                Incoming::Binary(&[0xff; 200]),
                 Incoming::Ping(b"p"),
-                Incoming::Text(&mut []),
+                Incoming::Text(""),
                 Incoming::Pong,
                 Incoming::Close(PeerClose {
                     code: Some(CloseCode::NORMAL),
@@ -357,8 +354,8 @@ mod tests {
             &[
                 Incoming::Ping(b"1"),
                 Incoming::Ping(b"22"),
-                Incoming::Text(&mut "h\u{e9}llo".as_bytes().to_vec()),
-                Incoming::Text(&mut b"next".to_vec()),
+                Incoming::Text("h\u{e9}llo"),
+                Incoming::Text("next"),
             ],
             None,
         );
@@ -369,7 +366,7 @@ mod tests {
         let euro = "\u{20ac}".as_bytes();
         check(
             &[frame(0x01, &euro[..1]), frame(0x80, &euro[1..])],
-            &[Incoming::Text(&mut euro.to_vec())],
+            &[Incoming::Text("\u{20ac}")],
             None,
         );
         check(

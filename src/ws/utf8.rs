@@ -21,18 +21,6 @@ impl Utf8Check {
         }
         Ok(())
     }
-
-    /// Checks that `text`, now complete, does not end inside a character.
-    ///
-    /// # Errors
-    /// [`ProtocolFault::Utf8`] when it does.
-    pub fn finish(self, text: &[u8]) -> Result<(), ProtocolFault> {
-        if self.valid_bytes == text.len() {
-            Ok(())
-        } else {
-            Err(ProtocolFault::Utf8)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -41,18 +29,17 @@ mod tests {
 
     fn check(text: &[u8]) {
         let mut check = Utf8Check::default();
-        let stepwise = (1..=text.len())
-            .try_for_each(|end| check.extend(&text[..end]))
-            .and_then(|()| check.finish(text));
-        assert_eq!(
-            stepwise.is_ok(),
-            std::str::from_utf8(text).is_ok(),
-            "{text:02x?}"
-        );
+        let stepwise = (1..=text.len()).try_for_each(|end| check.extend(&text[..end]));
+        // What only lacks the end of its last character may still become valid.
+        let can_be_valid = match std::str::from_utf8(text) {
+            Ok(_) => true,
+            Err(error) => error.error_len().is_none(),
+        };
+        assert_eq!(stepwise.is_ok(), can_be_valid, "{text:02x?}");
     }
 
     #[test]
-    fn byte_by_byte_gives_the_verdict_of_the_whole() {
+    fn byte_by_byte_refuses_just_what_cannot_become_valid() {
         for text in [
             "κόσμε €😀".as_bytes(),
             b"\xed\xa0\x80",

@@ -1,0 +1,132 @@
+//! One connection of a shard.
+
+use super::outbox::Outbox;
+use crate::base::counters::{CloseReason, Label, ProtocolFault};
+use crate::base::{ConnectionId, DialectId};
+use crate::ws::close::{self, PeerClose};
+use crate::ws::{CloseCode, Decoder, Opcode, frame};
+use std::net::SocketAddr;
+
+/// Where a connection is in its life.
+///
+/// ```text
+///   Head ──upgrade──▶ Open ──close frame queued──▶ Closing ──written──▶ Lingering ──▶ Gone
+///     │ └─refused────────────────────────────────▶ Closing     peer's end, timeout ──▶ │
+///     └──other request──▶ Http ──answered──────────▶ Closing               (slot freed) ▼
+/// ```
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Waiting for a complete request head.
+    Head(Vec<u8>),
+    /// A WebSocket session.
+    Open,
+    /// Bytes go to the HTTP API.
+    Http,
+    /// Something last waits in the outbox; input is ignored.
+    Closing {
+        /// Close the socket at once when all is written, because the peer has said goodbye.
+        peer_is_done: bool,
+    },
+    /// All is written and the sending side is shut down; waiting for the peer's end.
+    Lingering,
+    /// The wire was asked to close the socket.
+    Gone,
+}
+
+/// A connection; its size counts ten thousand times.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) phase: Phase,
+    pub(super) dialect: DialectId,
+    /// Stands in the list of connections to send to.
+    pub(super) is_dirty: bool,
+    /// The socket took nothing; waiting for it to become writable.
+    pub(super) is_blocked: bool,
+    pub(super) decoder: Decoder,
+    pub(super) outbox: Outbox,
+    pub(super) peer: SocketAddr,
+    /// The alarm that counts; others in the wheel are stale.
+    pub(super) alarm_ms: u64,
+}
+
+/// How a session is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    /// The code of our close frame; none echoes a close frame without one.
+    code: Option<CloseCode>,
+    pub(super) reason: CloseReason,
+    /// Whether what is queued is sent before the close frame.
+    pub(super) flush: bool,
+}
+
+impl Ending {
+    /// Everything queued is sent first.
+    pub(super) fn flushing(code: CloseCode, reason: CloseReason) -> Self {
+        Self {
+            code: Some(code),
+            reason,
+            flush: true,
+        }
+    }
+
+    /// The peer broke the protocol; nothing more is owed to it.
+    pub(super) fn protocol_fault(fault: ProtocolFault) -> Self {
+        Self {
+            code: Some(close::code_for(fault)),
+            reason: CloseReason::Protocol,
+            flush: false,
+        }
+    }
+
+    /// The peer said goodbye; RFC 6455 5.5.1 lets us answer with its own code.
+    pub(super) fn echo(close: PeerClose) -> Self {
+        Self {
+            code: close.code,
+            reason: CloseReason::Peer,
+            flush: false,
+        }
+    }
+
+    /// The peer does not read; what it has not read is dropped.
+    pub(super) fn slow_consumer() -> Self {
+        Self {
+            code: Some(CloseCode::POLICY_VIOLATION),
+            reason: CloseReason::SlowConsumer,
+            flush: false,
+        }
+    }
+
+    /// The close frame; its reason text is the label of the counter, so that a client's log and
+    /// the server's metrics say the same.
+    pub(super) fn frame(self) -> Vec<u8> {
+        let Some(code) = self.code else {
+            return frame::control(Opcode::Close, &[]);
+        };
+        let mut payload = code.value().to_be_bytes().to_vec();
+        if self.reason != CloseReason::Peer {
+            payload.extend_from_slice(self.reason.name().as_bytes());
+        }
+        frame::control(Opcode::Close, &payload)
+    }
+}
+
+impl Connection {
+    pub(super) fn new(id: ConnectionId, peer: SocketAddr) -> Self {
+        Self {
+            id,
+            phase: Phase::Head(Vec::new()),
+            dialect: DialectId::Gateway,
+            is_dirty: false,
+            is_blocked: false,
+            decoder: Decoder::default(),
+            outbox: Outbox::default(),
+            peer,
+            alarm_ms: 0,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+}

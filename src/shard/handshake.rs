@@ -1,0 +1,137 @@
+//! From the first bytes of a connection to a WebSocket session, the HTTP API, or a refusal.
+
+use super::connection::{Ending, Phase};
+use super::{Request, Shard};
+use crate::base::counters::{CloseReason, RefusalReason};
+use crate::base::{ConnectionId, DialectId, FrameRun, Now};
+use crate::broker::Command;
+use crate::dialect;
+use crate::http::{Head, HeadError, Target, UpgradeFault};
+use crate::ws::CloseCode;
+use crate::ws::handshake::switching_protocols;
+use std::borrow::Cow;
+
+/// The subprotocol whose neighbour in the list is a token, for browsers, which cannot set headers.
+const BEARER_SUBPROTOCOL: &str = "bearer";
+
+/// What a request head leads to.
+enum Verdict<'a> {
+    NeedMore,
+    Refuse(RefusalReason),
+    Http,
+    Upgrade(Upgrade<'a>),
+}
+
+struct Upgrade<'a> {
+    head_bytes: usize,
+    dialect: DialectId,
+    answer: String,
+    origin: Option<&'a str>,
+    token: Option<Cow<'a, str>>,
+}
+
+impl Shard {
+    /// Bytes came before the request head was complete.
+    pub(super) fn receive_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        let Some(connection) = self.machine.connections.get_mut(id) else {
+            return;
+        };
+        let Phase::Head(waiting) = &mut connection.phase else {
+            return;
+        };
+        if waiting.is_empty() {
+            self.judge_head(id, bytes, now);
+        } else {
+            let mut all = std::mem::take(waiting);
+            all.extend_from_slice(bytes);
+            self.judge_head(id, &mut all, now);
+        }
+    }
+
+    fn judge_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        let head_bytes = match judge(bytes) {
+            Verdict::NeedMore => {
+                if let Some(connection) = self.machine.connections.get_mut(id) {
+                    connection.phase = Phase::Head(bytes.to_vec());
+                }
+                return;
+            }
+            Verdict::Refuse(reason) => return self.machine.refuse(id, reason, now),
+            Verdict::Http => {
+                if let Some(connection) = self.machine.connections.get_mut(id) {
+                    connection.phase = Phase::Http;
+                    self.machine
+                        .requests
+                        .push(Request::Http(id, bytes.to_vec()));
+                }
+                return;
+            }
+            Verdict::Upgrade(upgrade) => {
+                self.upgrade(id, &upgrade, now);
+                upgrade.head_bytes
+            }
+        };
+        if head_bytes < bytes.len() {
+            self.receive_frames(id, &mut bytes[head_bytes..], now);
+        }
+    }
+
+    fn upgrade(&mut self, id: ConnectionId, upgrade: &Upgrade<'_>, now: Now) {
+        let Self {
+            broker, machine, ..
+        } = self;
+        let Some(connection) = machine.connections.get_mut(id) else {
+            return;
+        };
+        connection.phase = Phase::Open;
+        connection.dialect = upgrade.dialect;
+        let peer = connection.peer;
+        machine.queue(id, FrameRun::reply(upgrade.answer.as_bytes()), now);
+        // A browser's script learns the reason of a refusal only from a close code.
+        if !broker.policy().allows_origin(upgrade.origin) {
+            machine.counters.refused.of(RefusalReason::Origin).add(1);
+            let ending = Ending::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
+            return machine.end(id, ending, now);
+        }
+        let connect = Command::Connect {
+            dialect: upgrade.dialect,
+            peer,
+            token: upgrade.token.as_deref(),
+        };
+        broker.step(id, connect, now, &mut |effect| {
+            machine.apply(id, effect, now)
+        });
+    }
+}
+
+fn judge(bytes: &[u8]) -> Verdict<'_> {
+    let head = match Head::parse(bytes) {
+        Ok(Some(head)) => head,
+        Ok(None) => return Verdict::NeedMore,
+        Err(HeadError::TooLarge) => return Verdict::Refuse(RefusalReason::HeadTooLarge),
+        Err(HeadError::Malformed) => return Verdict::Refuse(RefusalReason::BadRequest),
+    };
+    if !head.asks_for_websocket() {
+        return Verdict::Http;
+    }
+    let key = match head.upgrade_key() {
+        Ok(key) => key,
+        Err(UpgradeFault::Version) => return Verdict::Refuse(RefusalReason::Version),
+        Err(UpgradeFault::Malformed) => return Verdict::Refuse(RefusalReason::BadRequest),
+    };
+    let target = Target::parse(head.target);
+    let Some((dialect, named)) = dialect::route(target.path, head.subprotocols()) else {
+        return Verdict::Refuse(RefusalReason::UnknownPath);
+    };
+    let mut subprotocols = head.subprotocols();
+    let bearer = subprotocols.find(|subprotocol| *subprotocol == BEARER_SUBPROTOCOL);
+    let subprotocol_token = bearer.and_then(|_| subprotocols.next());
+    let header_token = head.bearer.or(subprotocol_token).map(Cow::Borrowed);
+    Verdict::Upgrade(Upgrade {
+        head_bytes: head.head_bytes,
+        dialect,
+        answer: switching_protocols(key, named.or(bearer)),
+        origin: head.origin,
+        token: header_token.or_else(|| target.parameter("token")),
+    })
+}

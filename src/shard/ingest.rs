@@ -1,0 +1,113 @@
+//! From the bytes of a session to commands for the broker.
+
+use super::connection::{Ending, Phase};
+use super::{Request, Shard};
+use crate::base::counters::ProtocolFault;
+use crate::base::{ConnectionId, FrameRun, Now};
+use crate::broker::Command;
+use crate::dialect;
+use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
+
+impl Shard {
+    /// The socket of `id` gave `bytes`; they may be overwritten.
+    pub fn receive(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        let Some(connection) = self.machine.connections.get_mut(id) else {
+            return;
+        };
+        let counters = &self.machine.counters;
+        counters.bytes_received.add(bytes.len() as u64);
+        match connection.phase {
+            Phase::Head(_) => self.receive_head(id, bytes, now),
+            Phase::Open => self.receive_frames(id, bytes, now),
+            Phase::Http => {
+                let request = Request::Http(id, bytes.to_vec());
+                self.machine.requests.push(request);
+            }
+            // RFC 6455 1.4: what comes after our close frame is discarded.
+            Phase::Closing { .. } | Phase::Lingering | Phase::Gone => {}
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        self.step(id, Command::Heard, now);
+        let Some(connection) = self.machine.connections.get_mut(id) else {
+            return;
+        };
+        let mut decoder = std::mem::take(&mut connection.decoder);
+        let policy = self.broker.policy().dialect(connection.dialect);
+        let limits = MessageLimits {
+            message_bytes_max: policy.message_bytes_max,
+        };
+        let mut consumed = 0;
+        while self.machine.is_open(id) {
+            match decoder.step(bytes, &mut consumed, limits) {
+                Ok(Some(incoming)) => self.take(id, incoming, now),
+                Ok(None) => return self.keep_decoder(id, decoder),
+                Err(fault) => return self.end_for(id, fault, now),
+            }
+        }
+    }
+
+    fn keep_decoder(&mut self, id: ConnectionId, decoder: Decoder) {
+        if let Some(connection) = self.machine.connections.get_mut(id) {
+            connection.decoder = decoder;
+        }
+    }
+
+    fn take(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) {
+        match incoming {
+            Incoming::Text(text) => {
+                self.machine.counters.messages_received.add(1);
+                self.message(id, text, now);
+            }
+            Incoming::Binary(_) => {
+                self.machine.counters.messages_received.add(1);
+                self.end_for(id, ProtocolFault::Binary, now);
+            }
+            Incoming::Ping(payload) => {
+                let pong = FrameRun::reply(&frame::control(Opcode::Pong, payload));
+                self.machine.send_control(id, pong, now);
+            }
+            Incoming::Pong => {}
+            Incoming::Close(close) => self.machine.end(id, Ending::echo(close), now),
+        }
+    }
+
+    fn message(&mut self, id: ConnectionId, text: &str, now: Now) {
+        let Self {
+            broker,
+            json,
+            scratch,
+            machine,
+            ..
+        } = self;
+        let Some(connection) = machine.connections.get(id) else {
+            return;
+        };
+        let dialect = dialect::of(connection.dialect);
+        let document = json.parse(text);
+        let command = document
+            .as_ref()
+            .map_err(|refusal| *refusal)
+            .and_then(|document| dialect.decode(&document.object()?, scratch))
+            .unwrap_or_else(Command::Malformed);
+        broker.step(id, command, now, &mut |effect| {
+            machine.apply(id, effect, now)
+        });
+    }
+
+    fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {
+        let Self {
+            broker, machine, ..
+        } = self;
+        broker.step(id, command, now, &mut |effect| {
+            machine.apply(id, effect, now)
+        });
+    }
+
+    fn end_for(&mut self, id: ConnectionId, fault: ProtocolFault, now: Now) {
+        self.machine.counters.protocol_faults.of(fault).add(1);
+        self.machine.end(id, Ending::protocol_fault(fault), now);
+    }
+}

@@ -1,0 +1,411 @@
+//! The connections of a shard and what happens to them; the rules are the broker's.
+
+use super::Request;
+use super::connection::{Connection, Ending, Phase};
+use super::fanout::Fanout;
+use super::wheel::{Alarm, Wheel};
+use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
+use crate::base::limits::{
+    CLOSE_TIMEOUT_MS, CONTROL_BYTES_MAX, HEAD_TIMEOUT_MS, HTTP_IDLE_TIMEOUT_MS,
+};
+use crate::base::{ConnectionId, FrameRun, Now, ShardCounters, Slab, SlabFull};
+use crate::broker::{Effect, Event};
+use crate::dialect;
+use crate::http::refusal;
+use crate::ws::{CloseCode, Decoder, Opcode, frame};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) connections: Slab<Connection>,
+    pub(super) counters: Arc<ShardCounters>,
+    pub(super) fanout: Fanout,
+    pub(super) requests: Vec<Request>,
+    outbox_bytes_max: u32,
+    wheel: Wheel,
+    dirty: VecDeque<ConnectionId>,
+    /// Sessions that the broker has not yet been told have ended.
+    ended: Vec<ConnectionId>,
+    text: Vec<u8>,
+    ping: FrameRun,
+}
+
+impl Machine {
+    pub(super) fn new(
+        connections_max: u32,
+        outbox_bytes_max: u32,
+        counters: Arc<ShardCounters>,
+        fanout: Fanout,
+        now: Now,
+    ) -> Self {
+        Self {
+            connections: Slab::new(connections_max),
+            counters,
+            fanout,
+            requests: Vec::new(),
+            outbox_bytes_max,
+            wheel: Wheel::new(now.monotonic_ms),
+            dirty: VecDeque::new(),
+            ended: Vec::new(),
+            text: Vec::new(),
+            ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
+        }
+    }
+
+    pub(super) fn accept(&mut self, peer: SocketAddr, now: Now) -> Result<ConnectionId, SlabFull> {
+        let accepted = self.connections.insert_with(|id| Connection::new(id, peer));
+        match accepted {
+            Ok(id) => {
+                self.counters.accepted.add(1);
+                self.count_connections();
+                self.set_alarm(id, now.monotonic_ms + HEAD_TIMEOUT_MS);
+            }
+            Err(SlabFull) => self.counters.refused.of(RefusalReason::TableFull).add(1),
+        }
+        accepted
+    }
+
+    /// Carries out what the broker wants for `id`.
+    pub(super) fn apply(&mut self, id: ConnectionId, effect: Effect<'_>, now: Now) {
+        match effect {
+            Effect::Reply(event) => self.reply(id, &event, now),
+            Effect::Publish(publication) => self.fanout.publish(&publication),
+            Effect::Ping => {
+                let ping = self.ping.clone();
+                self.send_control(id, ping, now);
+            }
+            Effect::Close { code, reason } => {
+                let ending = Ending::flushing(code, reason);
+                self.end(id, ending, now);
+            }
+            Effect::WakeAt(at_ms) => self.set_alarm(id, at_ms),
+        }
+    }
+
+    fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
+        let dialect = dialect::of(connection.dialect);
+        self.text.clear();
+        let mut is_silent = false;
+        let start = frame::build_text(&mut self.text, |output| {
+            let empty = output.len();
+            dialect.event(event, output);
+            is_silent = output.len() == empty;
+        });
+        if !is_silent {
+            let run = FrameRun::reply(&self.text[start..]);
+            self.queue(id, run, now);
+        }
+    }
+
+    /// Queues a run of frames; a session without room for it is closed.
+    pub(super) fn queue(&mut self, id: ConnectionId, run: FrameRun, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if connection.outbox.push(run, self.outbox_bytes_max).is_ok() {
+            mark_dirty(&mut self.dirty, connection);
+        } else {
+            self.end(id, Ending::slow_consumer(), now);
+        }
+    }
+
+    /// Queues a publications' run for the session in `slot`, which is the hot path of the server.
+    pub(super) fn deliver(&mut self, slot: u32, run: &FrameRun, now: Now) {
+        let Some((id, connection)) = self.connections.at_slot_mut(slot) else {
+            return;
+        };
+        let reason = if !connection.is_open() {
+            DropReason::Closed
+        } else if connection
+            .outbox
+            .push(run.clone(), self.outbox_bytes_max)
+            .is_ok()
+        {
+            return mark_dirty(&mut self.dirty, connection);
+        } else {
+            self.end(id, Ending::slow_consumer(), now);
+            DropReason::SlowConsumer
+        };
+        self.counters.dropped.of(reason).add(run.frame_count());
+    }
+
+    /// Queues a control frame ahead of data.
+    pub(super) fn send_control(&mut self, id: ConnectionId, run: FrameRun, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if connection
+            .outbox
+            .push_control(run, CONTROL_BYTES_MAX)
+            .is_ok()
+        {
+            mark_dirty(&mut self.dirty, connection);
+        } else {
+            self.end(id, Ending::slow_consumer(), now);
+        }
+    }
+
+    /// Ends a WebSocket session: its close frame is queued and no more input is read.
+    pub(super) fn end(&mut self, id: ConnectionId, ending: Ending, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if !connection.is_open() {
+            return;
+        }
+        self.counters.closes.of(ending.reason).add(1);
+        if !ending.flush {
+            let given_up = connection.outbox.give_up();
+            let reason = match ending.reason {
+                CloseReason::SlowConsumer => DropReason::SlowConsumer,
+                _ => DropReason::Closed,
+            };
+            self.counters.dropped.of(reason).add(given_up.0);
+        }
+        let close_frame = FrameRun::reply(&ending.frame());
+        let pushed = connection.outbox.push(close_frame, u32::MAX);
+        assert!(pushed.is_ok(), "no outbox reaches 4 GiB");
+        connection.decoder = Decoder::default();
+        connection.phase = Phase::Closing {
+            peer_is_done: ending.reason == CloseReason::Peer,
+        };
+        mark_dirty(&mut self.dirty, connection);
+        self.ended.push(id);
+        self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
+    }
+
+    /// Answers a request that gets no further, and closes.
+    pub(super) fn refuse(&mut self, id: ConnectionId, reason: RefusalReason, now: Now) {
+        self.counters.refused.of(reason).add(1);
+        let answer = FrameRun::reply(refusal::answer(reason).as_bytes());
+        self.queue(id, answer, now);
+        self.close_when_written(id, now);
+    }
+
+    fn close_when_written(&mut self, id: ConnectionId, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.phase = Phase::Closing {
+            peer_is_done: false,
+        };
+        let is_written = connection.outbox.is_empty();
+        self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
+        if is_written {
+            self.finish_closing(id);
+        }
+    }
+
+    /// All is written to a connection that is being closed.
+    fn finish_closing(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if let Phase::Closing { peer_is_done } = connection.phase {
+            if peer_is_done {
+                self.fail(id);
+            } else {
+                connection.phase = Phase::Lingering;
+                self.requests.push(Request::ShutdownWrite(id));
+            }
+        }
+    }
+
+    pub(super) fn hang_up(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        match &mut connection.phase {
+            Phase::Head(_) => {
+                self.counters.refused.of(RefusalReason::Abandoned).add(1);
+                self.fail(id);
+            }
+            Phase::Open => {
+                let fault = ProtocolFault::AbruptEnd;
+                self.counters.protocol_faults.of(fault).add(1);
+                self.fail(id);
+            }
+            // A peer that has only shut its sending side down still reads our answer.
+            Phase::Http => self.requests.push(Request::HttpEnd(id)),
+            Phase::Closing { peer_is_done } => *peer_is_done = true,
+            Phase::Lingering => self.fail(id),
+            Phase::Gone => {}
+        }
+    }
+
+    /// Gives the socket up at once; what waits for it is counted as dropped.
+    pub(super) fn fail(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        match connection.phase {
+            Phase::Gone => return,
+            Phase::Open => {
+                self.counters.closes.of(CloseReason::Peer).add(1);
+                self.ended.push(id);
+            }
+            _ => {}
+        }
+        let abandoned = connection.outbox.abandoned();
+        self.counters
+            .dropped
+            .of(DropReason::Closed)
+            .add(abandoned.0);
+        connection.phase = Phase::Gone;
+        self.requests.push(Request::Close(id));
+    }
+
+    pub(super) fn release(&mut self, id: ConnectionId) {
+        let released = self.connections.remove(id);
+        debug_assert!(
+            released.is_none_or(|connection| matches!(connection.phase, Phase::Gone)),
+            "only closed sockets are released"
+        );
+        self.count_connections();
+    }
+
+    pub(super) fn send_http(&mut self, id: ConnectionId, bytes: &[u8], now: Now) {
+        if !bytes.is_empty() {
+            self.queue(id, FrameRun::reply(bytes), now);
+            self.set_alarm(id, now.monotonic_ms + HTTP_IDLE_TIMEOUT_MS);
+        }
+    }
+
+    pub(super) fn end_http(&mut self, id: ConnectionId, now: Now) {
+        let connection = self.connections.get(id);
+        if connection.is_some_and(|connection| matches!(connection.phase, Phase::Http)) {
+            self.close_when_written(id, now);
+        }
+    }
+
+    /// Ends all sessions because the server goes away.
+    pub(super) fn go_away(&mut self, now: Now) {
+        let ids: Vec<_> = self.connections.ids().collect();
+        for id in ids {
+            let ending = Ending::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
+            match self.connections.get(id).map(|connection| &connection.phase) {
+                Some(Phase::Open) => self.end(id, ending, now),
+                Some(Phase::Http) => self.end_http(id, now),
+                Some(Phase::Head(_)) => self.fail(id),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn set_alarm(&mut self, id: ConnectionId, due_ms: u64) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && connection.alarm_ms != due_ms
+        {
+            connection.alarm_ms = due_ms;
+            self.wheel.set(id, due_ms);
+        }
+    }
+
+    /// The alarms that are due and still wanted.
+    pub(super) fn ring_alarms(&mut self, now: Now) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        self.wheel.ring(now.monotonic_ms, &mut alarms);
+        alarms.retain(|alarm| {
+            let connection = self.connections.get(alarm.id);
+            connection.is_some_and(|connection| connection.alarm_ms == alarm.due_ms)
+        });
+        alarms
+    }
+
+    /// The alarm of a connection that is no session has rung.
+    pub(super) fn time_out(&mut self, id: ConnectionId, now: Now) {
+        match self.connections.get(id).map(|connection| &connection.phase) {
+            Some(Phase::Head(_)) => self.refuse(id, RefusalReason::HeadTimeout, now),
+            Some(Phase::Http | Phase::Closing { .. } | Phase::Lingering) => self.fail(id),
+            _ => {}
+        }
+    }
+
+    pub(super) fn next_wake_ms(&self) -> Option<u64> {
+        self.wheel.next_ms()
+    }
+
+    pub(super) fn is_open(&self, id: ConnectionId) -> bool {
+        self.connections.get(id).is_some_and(Connection::is_open)
+    }
+
+    pub(super) fn next_ended(&mut self) -> Option<ConnectionId> {
+        self.ended.pop()
+    }
+
+    pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
+        while let Some(id) = self.dirty.pop_front() {
+            let Some(connection) = self.connections.get_mut(id) else {
+                continue;
+            };
+            connection.is_dirty = false;
+            let is_writable = !matches!(connection.phase, Phase::Lingering | Phase::Gone);
+            if is_writable && !connection.is_blocked && !connection.outbox.is_empty() {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    pub(super) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    pub(super) fn begin_send(
+        &mut self,
+        id: ConnectionId,
+        slices_max: usize,
+    ) -> Option<impl Iterator<Item = &[u8]>> {
+        let connection = self.connections.get_mut(id)?;
+        Some(connection.outbox.begin_send(slices_max))
+    }
+
+    pub(super) fn sent(&mut self, id: ConnectionId, bytes: u32) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let delivered = connection.outbox.sent(bytes);
+        self.counters.bytes_sent.add(u64::from(bytes));
+        self.counters.deliveries.add(delivered.0);
+        if !connection.outbox.is_empty() {
+            mark_dirty(&mut self.dirty, connection);
+        } else if matches!(connection.phase, Phase::Closing { .. }) {
+            self.finish_closing(id);
+        }
+    }
+
+    pub(super) fn would_block(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.is_blocked = true;
+        }
+    }
+
+    pub(super) fn writable(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.is_blocked = false;
+            mark_dirty(&mut self.dirty, connection);
+        }
+    }
+
+    pub(super) fn connection_count(&self) -> usize {
+        self.connections.count()
+    }
+
+    fn count_connections(&self) {
+        let count = self.connections.count() as u64;
+        self.counters.connections.set(count);
+    }
+}
+
+/// Puts the connection in line for sending, unless it stands there or a completion will put it there.
+fn mark_dirty(dirty: &mut VecDeque<ConnectionId>, connection: &mut Connection) {
+    if !connection.is_dirty && !connection.is_blocked && !connection.outbox.is_sending() {
+        connection.is_dirty = true;
+        dirty.push_back(connection.id);
+    }
+}

@@ -1,0 +1,269 @@
+//! One core's machine: connections, the fan-out, the inbox, outboxes and the timer wheel.
+//!
+//! A shard has no socket, no thread and no clock. Whoever drives it (the wire, or a simulation) tells
+//! it what came and what was written, and carries out what it asks for:
+//!
+//! ```text
+//!   accept, receive, hang_up ─▶ ┌───────┐ ─▶ begin_send, sent      bytes for sockets
+//!   wake (time)              ─▶ │ Shard │ ─▶ take_requests         close, hand over to HTTP
+//!   drain_ring               ─▶ └───────┘ ─▶ wake_peers            other shards have records to read
+//! ```
+
+mod connection;
+mod fanout;
+mod handshake;
+mod inbox;
+mod ingest;
+mod machine;
+mod outbox;
+mod record;
+mod wheel;
+
+use crate::auth::Verifier;
+use crate::base::limits::RING_RECORDS_PER_TURN;
+use crate::base::{Census, ConnectionId, Now, ShardCounters, SlabFull};
+use crate::broker::{Broker, Command};
+use crate::config::Policy;
+use crate::dialect::json::JsonReader;
+use fanout::Fanout;
+use fanwire_ring::{Reader, Ring};
+use inbox::Inbox;
+use machine::Machine;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a shard wants done to a connection beyond sending.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// All is written: shut the sending side down and wait for the peer's end.
+    ShutdownWrite(ConnectionId),
+    /// Close the socket, then call `Shard::release`.
+    Close(ConnectionId),
+    /// An HTTP request, or more bytes of one, for the HTTP API.
+    Http(ConnectionId, Vec<u8>),
+    /// The peer of an HTTP connection sends no more.
+    HttpEnd(ConnectionId),
+}
+
+/// What a shard is made of.
+#[derive(Debug)]
+pub struct ShardParts {
+    /// Which shard of the process this is, from 0.
+    pub index: u16,
+    /// Connections it may hold: the size of the wire ring's file table.
+    pub connections_max: u32,
+    /// The rules.
+    pub policy: Arc<Policy>,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Counts shared by all shards.
+    pub census: Arc<Census>,
+    /// This shard's counters.
+    pub counters: Arc<ShardCounters>,
+    /// The ring that joins the shards.
+    pub ring: Ring,
+    /// This shard's reader of it.
+    pub reader: Reader,
+}
+
+/// One core's machine.
+#[derive(Debug)]
+pub struct Shard {
+    broker: Broker,
+    json: JsonReader,
+    scratch: String,
+    inbox: Inbox,
+    machine: Machine,
+}
+
+impl Shard {
+    /// A shard without connections.
+    #[must_use]
+    pub fn new(parts: ShardParts, now: Now) -> Self {
+        let broker = Broker::new(
+            Arc::clone(&parts.policy),
+            parts.verifier.clone(),
+            Arc::clone(&parts.census),
+            Arc::clone(&parts.counters),
+        );
+        let fanout = Fanout::new(
+            parts.index,
+            &parts.ring,
+            parts.census,
+            Arc::clone(&parts.counters),
+        );
+        let inbox = Inbox::new(parts.reader, Arc::clone(&parts.counters));
+        let machine = Machine::new(
+            parts.connections_max,
+            parts.policy.outbox_bytes_max,
+            parts.counters,
+            fanout,
+            now,
+        );
+        Self {
+            broker,
+            json: JsonReader::default(),
+            scratch: String::new(),
+            inbox,
+            machine,
+        }
+    }
+
+    /// Takes a new connection.
+    ///
+    /// # Errors
+    /// [`SlabFull`] when the shard holds as many as it may; the socket is then to be closed.
+    pub fn accept(&mut self, peer: SocketAddr, now: Now) -> Result<ConnectionId, SlabFull> {
+        self.machine.accept(peer, now)
+    }
+
+    /// Does what is due at `now`: heartbeats and timeouts.
+    pub fn wake(&mut self, now: Now) {
+        for alarm in self.machine.ring_alarms(now) {
+            if self.machine.is_open(alarm.id) {
+                let Self {
+                    broker, machine, ..
+                } = self;
+                broker.step(alarm.id, Command::Wake, now, &mut |effect| {
+                    machine.apply(alarm.id, effect, now);
+                });
+            } else {
+                self.machine.time_out(alarm.id, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// When `wake` has to be called next, monotonic milliseconds.
+    #[must_use]
+    pub fn next_wake_ms(&self) -> Option<u64> {
+        self.machine.next_wake_ms()
+    }
+
+    /// Delivers what other shards and this one have published; returns the count of records read.
+    pub fn drain_ring(&mut self, now: Now) -> usize {
+        let Self {
+            broker,
+            inbox,
+            machine,
+            ..
+        } = self;
+        let count = inbox.drain(RING_RECORDS_PER_TURN, broker, |slot, run| {
+            machine.deliver(slot, run, now);
+        });
+        self.settle(now);
+        count
+    }
+
+    /// Publications wait here for room in the ring: give no more input until there is some.
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.machine.fanout.is_congested()
+    }
+
+    /// Tries again to write what found the ring full.
+    pub fn retry_unsent(&mut self) {
+        self.machine.fanout.retry();
+    }
+
+    /// Calls `wake` with the index of each shard that sleeps and has records to read.
+    pub fn wake_peers(&mut self, wake: impl FnMut(u32)) {
+        self.machine.fanout.wake_peers(wake);
+    }
+
+    /// Announces that the shard is going to sleep; false when there are records to read first.
+    #[must_use]
+    pub fn park(&self) -> bool {
+        self.inbox.park()
+    }
+
+    /// Takes the announcement back.
+    pub fn unpark(&self) {
+        self.inbox.unpark();
+    }
+
+    /// The next connection that has bytes to send and no send under way.
+    pub fn next_dirty(&mut self) -> Option<ConnectionId> {
+        self.machine.next_dirty()
+    }
+
+    /// Whether a connection waits for `next_dirty`.
+    #[must_use]
+    pub fn has_dirty(&self) -> bool {
+        self.machine.has_dirty()
+    }
+
+    /// The bytes to send to `id`, at most `slices_max` slices. They stay where they are until `sent`
+    /// or `send_failed` is called for the connection.
+    pub fn begin_send(&mut self, id: ConnectionId, slices_max: usize, slices: impl FnMut(&[u8])) {
+        let slice_iterator = self.machine.begin_send(id, slices_max);
+        slice_iterator.into_iter().flatten().for_each(slices);
+    }
+
+    /// The socket of `id` took `bytes`.
+    pub fn sent(&mut self, id: ConnectionId, bytes: u32) {
+        self.machine.sent(id, bytes);
+    }
+
+    /// The socket of `id` takes nothing now; nothing is sent to it until `writable` is called.
+    pub fn would_block(&mut self, id: ConnectionId) {
+        self.machine.would_block(id);
+    }
+
+    /// The socket of `id` takes bytes again.
+    pub fn writable(&mut self, id: ConnectionId) {
+        self.machine.writable(id);
+    }
+
+    /// What was asked for since the last call.
+    pub fn take_requests(&mut self) -> Vec<Request> {
+        std::mem::take(&mut self.machine.requests)
+    }
+
+    /// The peer of `id` sends no more.
+    pub fn hang_up(&mut self, id: ConnectionId, now: Now) {
+        self.machine.hang_up(id);
+        self.settle(now);
+    }
+
+    /// The socket of `id` failed.
+    pub fn fail(&mut self, id: ConnectionId, now: Now) {
+        self.machine.fail(id);
+        self.settle(now);
+    }
+
+    /// The socket of `id` is closed and nothing of the kernel's refers to it any more.
+    pub fn release(&mut self, id: ConnectionId) {
+        self.machine.release(id);
+    }
+
+    /// Writes bytes of the HTTP API to `id`.
+    pub fn send_http(&mut self, id: ConnectionId, bytes: &[u8], now: Now) {
+        self.machine.send_http(id, bytes, now);
+    }
+
+    /// The HTTP API is done with `id`: close when all is written.
+    pub fn end_http(&mut self, id: ConnectionId, now: Now) {
+        self.machine.end_http(id, now);
+    }
+
+    /// Tells every session that the server goes away and closes it (1001).
+    pub fn drain_sessions(&mut self, now: Now) {
+        self.machine.go_away(now);
+        self.settle(now);
+    }
+
+    /// Connections that are not yet closed.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.machine.connection_count()
+    }
+
+    /// Lets the broker forget the sessions that the machine began to close.
+    fn settle(&mut self, now: Now) {
+        while let Some(id) = self.machine.next_ended() {
+            self.broker
+                .step(id, Command::Disconnect, now, &mut |_effect| {});
+        }
+    }
+}

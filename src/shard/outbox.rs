@@ -1,0 +1,279 @@
+//! What waits to be written to one connection.
+
+use crate::base::FrameRun;
+use std::collections::VecDeque;
+
+/// A part of a run: all of it, or what is left after a short write.
+///
+/// A chunk may start inside a frame, when the bytes before are already written, but always ends
+/// where a frame ends: so a control frame may stand behind any chunk.
+#[derive(Clone, Debug)]
+struct Chunk {
+    run: FrameRun,
+    start: u32,
+    end: u32,
+    is_control: bool,
+}
+
+/// The bounded list of shared frames of one connection.
+///
+/// ```text
+///   ┌ in flight ─────────┐
+///   chunk (partly written) │ control… │ chunk │ chunk …     bytes = all that is not yet written
+/// ```
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    chunks: VecDeque<Chunk>,
+    bytes: u32,
+    /// Chunks at the front that an unfinished send reads from.
+    in_flight: u32,
+}
+
+/// The outbox has no room for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OutboxFull;
+
+/// Publications that left or were given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FrameCount(pub(super) u64);
+
+impl Outbox {
+    /// Puts a run at the end.
+    ///
+    /// # Errors
+    /// [`OutboxFull`] when `bytes_max` would be passed. An empty outbox takes a run of any length.
+    pub(super) fn push(&mut self, run: FrameRun, bytes_max: u32) -> Result<(), OutboxFull> {
+        let bytes = self.bytes.saturating_add(run.len());
+        if self.bytes > 0 && bytes > bytes_max {
+            return Err(OutboxFull);
+        }
+        self.bytes = bytes;
+        self.chunks.push_back(Chunk {
+            end: run.len(),
+            run,
+            start: 0,
+            is_control: false,
+        });
+        Ok(())
+    }
+
+    /// Puts a control frame ahead of all data, behind control frames before it and behind the frame
+    /// that is partly written.
+    ///
+    /// # Errors
+    /// [`OutboxFull`] when control frames alone pass `control_bytes_max`.
+    pub(super) fn push_control(
+        &mut self,
+        run: FrameRun,
+        control_bytes_max: u32,
+    ) -> Result<(), OutboxFull> {
+        let mut at = self.in_flight as usize;
+        if at == 0 {
+            at = self.split_front();
+        }
+        let mut control_bytes = run.len();
+        while let Some(chunk) = self.chunks.get(at)
+            && chunk.is_control
+        {
+            control_bytes += chunk.end - chunk.start;
+            at += 1;
+        }
+        if control_bytes > control_bytes_max {
+            return Err(OutboxFull);
+        }
+        self.bytes = self.bytes.saturating_add(run.len());
+        let chunk = Chunk {
+            end: run.len(),
+            run,
+            start: 0,
+            is_control: true,
+        };
+        self.chunks.insert(at, chunk);
+        Ok(())
+    }
+
+    /// Cuts the front chunk where its partly written frame ends; returns the index behind that frame.
+    fn split_front(&mut self) -> usize {
+        let Some(front) = self.chunks.front_mut() else {
+            return 0;
+        };
+        let frame_end = front.run.frame_end(front.start);
+        if frame_end == front.start {
+            return 0;
+        }
+        if frame_end < front.end {
+            let rest = Chunk {
+                start: frame_end,
+                ..front.clone()
+            };
+            front.end = frame_end;
+            self.chunks.insert(1, rest);
+        }
+        1
+    }
+
+    /// Gives up everything but the rest of a partly written frame and what is in flight.
+    pub(super) fn give_up(&mut self) -> FrameCount {
+        let mut keep = self.in_flight as usize;
+        if keep == 0 {
+            keep = self.split_front();
+        }
+        let given_up = self.chunks.drain(keep..);
+        let (mut bytes, mut frames) = (0, 0);
+        for chunk in given_up {
+            bytes += chunk.end - chunk.start;
+            frames += chunk.publications();
+        }
+        self.bytes -= bytes;
+        FrameCount(frames)
+    }
+
+    /// Everything that was never written whole, when the connection is gone.
+    pub(super) fn abandoned(&self) -> FrameCount {
+        FrameCount(self.chunks.iter().map(Chunk::publications).sum())
+    }
+
+    /// The bytes for the next send, as at most `slices_max` slices; they stay until `sent`.
+    pub(super) fn begin_send(&mut self, slices_max: usize) -> impl Iterator<Item = &[u8]> {
+        let count = self.chunks.len().min(slices_max);
+        self.in_flight = u32::try_from(count).expect("slices_max is small");
+        let chunks = self.chunks.iter().take(count);
+        chunks.map(|chunk| &chunk.run.bytes()[chunk.start as usize..chunk.end as usize])
+    }
+
+    /// The send that `begin_send` began has written `bytes`.
+    ///
+    /// # Panics
+    /// When more was written than was waiting, which the kernel cannot do.
+    pub(super) fn sent(&mut self, bytes: u32) -> FrameCount {
+        self.in_flight = 0;
+        self.bytes -= bytes;
+        let (mut left, mut frames) = (bytes, 0);
+        while left > 0 {
+            let chunk = self
+                .chunks
+                .front_mut()
+                .expect("only waiting bytes are written");
+            let taken = left.min(chunk.end - chunk.start);
+            frames += chunk.publications_to(chunk.start + taken);
+            chunk.start += taken;
+            left -= taken;
+            if chunk.start == chunk.end {
+                self.chunks.pop_front();
+            }
+        }
+        FrameCount(frames)
+    }
+
+    /// Whether a send is unfinished.
+    pub(super) fn is_sending(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+impl Chunk {
+    /// Publications in the chunk, a partly written one included.
+    fn publications(&self) -> u64 {
+        self.publications_to(self.end)
+    }
+
+    /// Publications that end in `start..=offset` of the run.
+    fn publications_to(&self, offset: u32) -> u64 {
+        if self.run.is_publications() {
+            self.run.frames_before(offset) - self.run.frames_before(self.start)
+        } else {
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(outbox: &mut Outbox) -> Vec<u8> {
+        let bytes = outbox.begin_send(64).collect::<Vec<_>>().concat();
+        outbox.sent(0);
+        bytes
+    }
+
+    fn data(bytes: &[u8], ends: &[u32]) -> FrameRun {
+        FrameRun::publications(bytes, ends)
+    }
+
+    #[test]
+    fn whatever_the_socket_takes_the_bytes_come_in_order() {
+        for step in 1..=9 {
+            let mut outbox = Outbox::default();
+            outbox.push(data(b"aabbb", &[2, 5]), 100).unwrap();
+            outbox.push(FrameRun::reply(b"cc"), 100).unwrap();
+            outbox.push(data(b"dd", &[2]), 100).unwrap();
+            let (mut written, mut frames) = (Vec::new(), 0);
+            while !outbox.is_empty() {
+                let bytes = outbox.begin_send(2).collect::<Vec<_>>().concat();
+                let taken = bytes.len().min(step);
+                written.extend_from_slice(&bytes[..taken]);
+                frames += outbox.sent(u32::try_from(taken).unwrap()).0;
+            }
+            assert_eq!((written.as_slice(), frames), (&b"aabbbccdd"[..], 3));
+        }
+    }
+
+    #[test]
+    fn control_frames_pass_data_but_never_cut_a_frame() {
+        let control = |bytes: &[u8]| FrameRun::reply(bytes);
+        for (written, expected) in [
+            (0, &b"XYaabbb"[..]),
+            (1, b"aXYbbb"),
+            (2, b"XYbbb"),
+            (3, b"bbXY"),
+        ] {
+            let mut outbox = Outbox::default();
+            outbox.push(data(b"aabbb", &[2, 5]), 100).unwrap();
+            outbox.begin_send(64).for_each(drop);
+            outbox.sent(written);
+            outbox.push_control(control(b"X"), 10).unwrap();
+            outbox.push_control(control(b"Y"), 10).unwrap();
+            assert_eq!(waiting(&mut outbox), expected, "{written} bytes written");
+        }
+    }
+
+    #[test]
+    fn a_control_frame_stays_behind_what_is_in_flight() {
+        let mut outbox = Outbox::default();
+        outbox.push(data(b"aabb", &[2, 4]), 100).unwrap();
+        outbox.push(data(b"cc", &[2]), 100).unwrap();
+        outbox.begin_send(1).for_each(drop);
+        outbox.push_control(FrameRun::reply(b"X"), 10).unwrap();
+        assert_eq!(outbox.sent(3), FrameCount(1));
+        assert_eq!(waiting(&mut outbox), b"bXcc");
+    }
+
+    #[test]
+    fn a_full_outbox_refuses_but_an_empty_one_takes_any_run() {
+        let mut outbox = Outbox::default();
+        outbox.push(data(b"0123456789", &[10]), 4).unwrap();
+        assert_eq!(outbox.push(data(b"x", &[1]), 4), Err(OutboxFull));
+        let ping = FrameRun::reply(b"12345");
+        outbox.push_control(ping.clone(), 9).unwrap();
+        assert_eq!(outbox.push_control(ping, 9), Err(OutboxFull));
+    }
+
+    #[test]
+    fn giving_up_keeps_a_partly_written_frame_and_counts_the_rest() {
+        let mut outbox = Outbox::default();
+        outbox.push(data(b"aabbbc", &[2, 5, 6]), 100).unwrap();
+        outbox.push(data(b"dd", &[2]), 100).unwrap();
+        outbox.begin_send(64).for_each(drop);
+        assert_eq!(outbox.sent(3), FrameCount(1));
+        assert_eq!(outbox.abandoned(), FrameCount(3));
+        assert_eq!(outbox.give_up(), FrameCount(2));
+        assert_eq!(waiting(&mut outbox), b"bb");
+        assert_eq!(outbox.bytes, 2);
+    }
+}

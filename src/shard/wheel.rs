@@ -1,0 +1,123 @@
+//! One timer wheel per shard: coarse, and without a timer per connection (Varghese and Lauck, 1987).
+
+use crate::base::ConnectionId;
+use crate::base::limits::WHEEL_TICK_MS;
+
+/// Buckets of the wheel, a multiple of 64. With ticks of 100 ms one turn takes 51 s, longer than
+/// every timeout but a token's; what is due later stays in its bucket for another turn.
+const BUCKETS: usize = 512;
+
+/// When a connection asked to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Alarm {
+    pub(super) id: ConnectionId,
+    pub(super) due_ms: u64,
+}
+
+/// Alarms by the tick at which they are due. Nothing is ever taken out early: whoever no longer
+/// wants an alarm ignores it when it rings.
+#[derive(Debug)]
+pub(super) struct Wheel {
+    buckets: Box<[Vec<Alarm>]>,
+    occupied: [u64; BUCKETS / 64],
+    /// The last tick whose alarms have rung.
+    tick: u64,
+}
+
+impl Wheel {
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self {
+            buckets: (0..BUCKETS).map(|_| Vec::new()).collect(),
+            occupied: [0; BUCKETS / 64],
+            tick: now_ms / WHEEL_TICK_MS,
+        }
+    }
+
+    /// Sets an alarm; it rings at most one tick late and never early.
+    pub(super) fn set(&mut self, id: ConnectionId, due_ms: u64) {
+        let tick = due_ms.div_ceil(WHEEL_TICK_MS).max(self.tick + 1);
+        let bucket = Self::bucket(tick);
+        self.buckets[bucket].push(Alarm { id, due_ms });
+        self.occupied[bucket / 64] |= 1 << (bucket % 64);
+    }
+
+    /// Takes out all alarms that are due at `now_ms`.
+    pub(super) fn ring(&mut self, now_ms: u64, due: &mut Vec<Alarm>) {
+        let now_tick = now_ms / WHEEL_TICK_MS;
+        // After a long sleep every bucket is looked at once, not once per tick slept.
+        let turns = (now_tick.saturating_sub(self.tick)).min(BUCKETS as u64);
+        for tick in self.tick + 1..=self.tick + turns {
+            let bucket = Self::bucket(tick);
+            let alarms = &mut self.buckets[bucket];
+            due.extend(alarms.extract_if(.., |alarm| alarm.due_ms <= now_ms));
+            if alarms.is_empty() {
+                // Ten thousand heartbeats should not keep their memory in every bucket they visit.
+                alarms.shrink_to(64);
+                self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+            }
+        }
+        self.tick = self.tick.max(now_tick);
+    }
+
+    /// When to look again, monotonic milliseconds; `None` while no alarm is set.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        let ahead = (1..=BUCKETS as u64).find(|ahead| {
+            let bucket = Self::bucket(self.tick + ahead);
+            self.occupied[bucket / 64] & (1 << (bucket % 64)) != 0
+        })?;
+        Some((self.tick + ahead) * WHEEL_TICK_MS)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a remainder of the bucket count is an index"
+    )]
+    fn bucket(tick: u64) -> usize {
+        (tick % BUCKETS as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rung(wheel: &mut Wheel, now_ms: u64) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.ring(now_ms, &mut due);
+        due.iter().map(|alarm| alarm.id.slot()).collect()
+    }
+
+    #[test]
+    fn alarms_ring_at_their_tick_and_not_before() {
+        let mut wheel = Wheel::new(1_000);
+        wheel.set(ConnectionId::new(1, 0), 1_250);
+        wheel.set(ConnectionId::new(2, 0), 1_050);
+        assert_eq!(wheel.next_ms(), Some(1_100));
+        assert!(rung(&mut wheel, 1_099).is_empty());
+        assert_eq!(rung(&mut wheel, 1_100), [2]);
+        assert!(rung(&mut wheel, 1_299).is_empty());
+        assert_eq!(rung(&mut wheel, 1_300), [1]);
+        assert_eq!(wheel.next_ms(), None);
+    }
+
+    #[test]
+    fn alarms_beyond_one_turn_wait_for_theirs() {
+        let turn_ms = BUCKETS as u64 * WHEEL_TICK_MS;
+        let mut wheel = Wheel::new(0);
+        wheel.set(ConnectionId::new(1, 0), 2 * turn_ms + 500);
+        assert!(rung(&mut wheel, 500).is_empty());
+        assert!(rung(&mut wheel, turn_ms + 600).is_empty());
+        assert!(rung(&mut wheel, 2 * turn_ms + 400).is_empty());
+        assert_eq!(rung(&mut wheel, 2 * turn_ms + 500), [1]);
+    }
+
+    #[test]
+    fn a_long_sleep_rings_everything_that_is_due_once() {
+        let mut wheel = Wheel::new(0);
+        for slot in 0..1_000 {
+            wheel.set(ConnectionId::new(slot, 0), u64::from(slot) * 97);
+        }
+        assert_eq!(rung(&mut wheel, 1_000_000).len(), 1_000);
+        assert!(rung(&mut wheel, 2_000_000).is_empty());
+    }
+}
