@@ -1,0 +1,295 @@
+//! Does the ring hold in every order of steps that the memory model allows?
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p fanwire-ring --test loom --release
+//! ```
+//!
+//! Under loom a ring may have 128 bytes: four records of 16 bytes, or eight empty ones. What loom
+//! sees of the data is explained in `region_loom.rs`; beside the assertions here it fails a model
+//! in which any two accesses to the same payload or header are a data race. Preemptions are
+//! bounded to keep the whole file below a minute.
+#![cfg(loom)]
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
+use fanwire_ring::{Reader, Ring, RingConfig, WriteError, Writer};
+use loom::model::Builder;
+use loom::thread;
+
+fn check(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(preemptions_max);
+    builder.check(model);
+}
+
+fn ring(readers_max: u32) -> Ring {
+    Ring::with_salt(
+        RingConfig {
+            capacity_bytes: 128,
+            readers_max,
+        },
+        42,
+    )
+    .unwrap()
+}
+
+/// Writes the number twice, as 16 bytes: half a record is recognised.
+fn write(writer: &Writer, number: u64) -> Result<(), WriteError> {
+    writer.try_write(&[&number.to_le_bytes(), &number.to_le_bytes()])
+}
+
+fn drain(reader: &mut Reader, numbers: &mut Vec<u64>) -> usize {
+    reader.drain(usize::MAX, |payload| {
+        let (first, second) = payload.split_at(8);
+        assert_eq!(first, second);
+        numbers.push(u64::from_le_bytes(first.try_into().unwrap()));
+    })
+}
+
+/// Writes numbers from `first` on until `attempts` are made; returns how many went in.
+fn write_some(writer: &Writer, first: u64, attempts: u32) -> u64 {
+    (0..attempts).fold(0, |written, _| {
+        written + u64::from(write(writer, first + written).is_ok())
+    })
+}
+
+#[test]
+fn two_readers_see_the_records_of_two_writers_whole_and_in_one_order() {
+    check(3, || {
+        let ring = ring(2);
+        let (mut early, mut late) = (ring.reader().unwrap(), ring.reader().unwrap());
+        let writers = [1, 2].map(|number| {
+            let writer = ring.writer();
+            thread::spawn(move || write(&writer, number).unwrap())
+        });
+        let (mut early_numbers, mut late_numbers) = (Vec::new(), Vec::new());
+        drain(&mut early, &mut early_numbers);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        drain(&mut early, &mut early_numbers);
+        drain(&mut late, &mut late_numbers);
+        assert_eq!(early_numbers, late_numbers);
+        late_numbers.sort_unstable();
+        assert_eq!(late_numbers, [1, 2]);
+    });
+}
+
+#[test]
+fn writers_at_the_limit_wait_for_the_reader_and_lose_nothing() {
+    check(2, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        for number in 1..=3 {
+            write(&writer, number).unwrap();
+        }
+        let writers = [10, 20].map(|first| {
+            let writer = ring.writer();
+            thread::spawn(move || write_some(&writer, first, 2))
+        });
+        let mut numbers = Vec::new();
+        drain(&mut reader, &mut numbers);
+        let written = writers.map(|writer| writer.join().unwrap());
+        drain(&mut reader, &mut numbers);
+        assert_eq!(numbers[..3], [1, 2, 3]);
+        for (first, written) in [10, 20].into_iter().zip(written) {
+            let own: Vec<u64> = numbers[3..]
+                .iter()
+                .copied()
+                .filter(|n| n / 10 * 10 == first)
+                .collect();
+            assert_eq!(own, (first..first + written).collect::<Vec<_>>());
+        }
+        assert!(
+            written.iter().sum::<u64>() >= 1,
+            "one record fitted from the start"
+        );
+    });
+}
+
+#[test]
+fn one_writer_laps_the_ring_while_the_reader_follows() {
+    check(3, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        // One empty record shifts the rest, so that a lap ends in padding.
+        writer.try_write(&[]).unwrap();
+        assert_eq!(reader.drain(1, |_| ()), 1);
+        let thread = thread::spawn(move || write_some(&writer, 1, 6));
+        let mut numbers = Vec::new();
+        for _ in 0..3 {
+            drain(&mut reader, &mut numbers);
+        }
+        let written = thread.join().unwrap();
+        drain(&mut reader, &mut numbers);
+        assert_eq!(numbers, (1..=written).collect::<Vec<_>>());
+        assert!(written >= 3);
+    });
+}
+
+#[test]
+fn parked_reader_is_always_woken() {
+    // A lost wake-up leaves every thread blocked, which loom reports as a deadlock.
+    check(3, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let sleeper = thread::current();
+        let writers = [1, 2].map(|number| {
+            let (writer, sleeper) = (ring.writer(), sleeper.clone());
+            thread::spawn(move || {
+                write(&writer, number).unwrap();
+                writer.wake_parked(|_| sleeper.unpark());
+            })
+        });
+        let mut numbers = Vec::new();
+        while numbers.len() < 2 {
+            if drain(&mut reader, &mut numbers) == 0 && reader.park() {
+                thread::park();
+            }
+        }
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn one_park_is_woken_by_one_writer() {
+    check(3, || {
+        let ring = ring(1);
+        let reader = ring.reader().unwrap();
+        let writers = [1, 2].map(|number| {
+            let writer = ring.writer();
+            thread::spawn(move || {
+                write(&writer, number).unwrap();
+                let mut woken = 0;
+                writer.wake_parked(|_| woken += 1);
+                woken
+            })
+        });
+        let parked = reader.park();
+        let woken: u32 = writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .sum();
+        if parked {
+            assert_eq!(woken, 1);
+        } else {
+            assert!(woken <= 1);
+        }
+    });
+}
+
+/// A reader joins while a writer runs through the limit: what it sees must be whole, without a
+/// gap, and reach to the end. `others` is how many readers are there before.
+fn reader_joins_a_running_writer(others: u32, preemptions_max: usize) {
+    check(preemptions_max, move || {
+        let ring = ring(2);
+        let writer = ring.writer();
+        let mut readers: Vec<Reader> = (0..others).map(|_| ring.reader().unwrap()).collect();
+        for number in 1..=3 {
+            write(&writer, number).unwrap();
+        }
+        for reader in &mut readers {
+            drain(reader, &mut Vec::new());
+        }
+        let thread = thread::spawn(move || write_some(&writer, 4, 4));
+        let mut numbers = Vec::new();
+        let mut reader = ring.reader().unwrap();
+        drain(&mut reader, &mut numbers);
+        let last = 3 + thread.join().unwrap();
+        drain(&mut reader, &mut numbers);
+        let first = numbers.first().copied().unwrap_or(last + 1);
+        assert!(first > 3, "records from before the join are not shown");
+        assert_eq!(numbers, (first..=last).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn reader_joins_beside_another_without_being_overrun() {
+    reader_joins_a_running_writer(1, 3);
+}
+
+#[test]
+fn reader_joins_a_ring_without_readers_without_being_overrun() {
+    reader_joins_a_running_writer(0, 3);
+}
+
+#[test]
+fn reader_leaves_while_a_writer_waits_for_it() {
+    check(3, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        for number in 1..=4 {
+            write(&writer, number).unwrap();
+        }
+        let thread = thread::spawn(move || {
+            write_some(&writer, 5, 2);
+            writer
+        });
+        reader.drain(1, |payload| assert_eq!(payload[0], 1));
+        drop(reader);
+        let writer = thread.join().unwrap();
+        assert_eq!(write_some(&writer, 7, 4), 4, "nobody is left to wait for");
+    });
+}
+
+#[test]
+fn open_grant_is_not_overrun_in_a_ring_without_readers() {
+    check(3, || {
+        let ring = ring(1);
+        let (slow, fast) = (ring.writer(), ring.writer());
+        for number in 1..=2 {
+            write(&slow, number).unwrap();
+        }
+        let mut grant = slow.try_reserve(16).unwrap();
+        let fast = thread::spawn(move || write_some(&fast, 3, 5));
+        grant.fill(0);
+        let mut reader = ring.reader().unwrap();
+        assert_eq!(*grant, [0; 16]);
+        grant.commit();
+        let mut numbers = Vec::new();
+        drain(&mut reader, &mut numbers);
+        let last = 2 + fast.join().unwrap();
+        drain(&mut reader, &mut numbers);
+        assert!(last >= 3, "one record fitted from the start");
+        let first = numbers.first().copied().unwrap_or(last + 1);
+        assert_eq!(numbers, (first..=last).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn two_writers_make_room_in_a_ring_without_readers() {
+    check(3, || {
+        let ring = ring(1);
+        let writers = [ring.writer(), ring.writer()];
+        for number in 1..=4 {
+            write(&writers[0], number).unwrap();
+        }
+        let [here, there] = writers;
+        let there = thread::spawn(move || write_some(&there, 1, 2));
+        let written = write_some(&here, 1, 2) + there.join().unwrap();
+        assert!(written >= 1, "one of them was not disturbed");
+    });
+}
+
+#[test]
+fn aborted_grant_is_skipped_and_its_slot_reused() {
+    check(3, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writers = [ring.writer(), ring.writer()];
+        let [aborting, writing] = writers;
+        let aborting = thread::spawn(move || drop(aborting.try_reserve(16).unwrap()));
+        let writing = thread::spawn(move || write_some(&writing, 1, 2));
+        let mut numbers = Vec::new();
+        drain(&mut reader, &mut numbers);
+        aborting.join().unwrap();
+        assert_eq!(writing.join().unwrap(), 2);
+        drain(&mut reader, &mut numbers);
+        assert_eq!(numbers, [1, 2]);
+        assert_eq!(ring.aborted_total(), 1);
+    });
+}

@@ -1,0 +1,443 @@
+//! Does the ring do, step by step, what a plain list of records with plain positions would do?
+//!
+//! One thread interleaves writers (with grants left open and ended out of order), readers, joins,
+//! leaves, parking and panics; after every step the ring must say what the oracle says: which
+//! records, in which order, how much is free, who is woken.
+#![cfg(not(loom))]
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use fanwire_ring::{Grant, Reader, Ring, RingConfig, RingError, WriteError, Writer};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestRunner};
+
+const CAPACITY_BYTES: u32 = 4096;
+const READERS_MAX: u32 = 3;
+const STEPS_MAX: usize = 600;
+const CASES: u32 = 2000;
+
+/// Numbers are taken modulo what there is, so that every list of steps is a valid one.
+#[derive(Clone, Debug)]
+enum Step {
+    Write { parts: Vec<u32> },
+    Reserve { payload_bytes: u32 },
+    Commit(usize),
+    Abort(usize),
+    Join,
+    Leave(usize),
+    Drain { reader: usize, records_max: usize },
+    DrainUntilPanic { reader: usize, records: usize },
+    IsEmpty(usize),
+    Park(usize),
+    Unpark(usize),
+    Wake,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let bytes = || prop_oneof![3 => 0..64_u32, 3 => 400..=512_u32, 1 => 500..530_u32];
+    let any_index = || 0..8_usize;
+    let step = prop_oneof![
+        20 => vec(bytes(), 0..3).prop_map(|parts| Step::Write { parts }),
+        12 => bytes().prop_map(|payload_bytes| Step::Reserve { payload_bytes }),
+        10 => any_index().prop_map(Step::Commit),
+        3 => any_index().prop_map(Step::Abort),
+        2 => Just(Step::Join),
+        1 => any_index().prop_map(Step::Leave),
+        12 => (any_index(), 0..20_usize)
+            .prop_map(|(reader, records_max)| Step::Drain { reader, records_max }),
+        1 => (any_index(), 0..3_usize)
+            .prop_map(|(reader, records)| Step::DrainUntilPanic { reader, records }),
+        2 => any_index().prop_map(Step::IsEmpty),
+        2 => any_index().prop_map(Step::Park),
+        1 => any_index().prop_map(Step::Unpark),
+        2 => Just(Step::Wake),
+    ];
+    vec(step, 1..STEPS_MAX)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Open,
+    Committed,
+    Aborted,
+}
+
+#[derive(Debug)]
+struct OracleRecord {
+    position: u64,
+    end: u64,
+    state: State,
+    payload: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct OracleReader {
+    start: u64,
+    position: u64,
+    parked: bool,
+}
+
+/// Every record ever written, never forgotten.
+#[derive(Debug, Default)]
+struct Oracle {
+    tail: u64,
+    records: Vec<OracleRecord>,
+    readers: [Option<OracleReader>; READERS_MAX as usize],
+    aborted_total: u64,
+}
+
+impl Oracle {
+    fn claim(&mut self, payload: Vec<u8>) -> Result<usize, WriteError> {
+        let capacity = u64::from(CAPACITY_BYTES);
+        let payload_bytes = payload.len() as u64;
+        if payload_bytes > capacity / 8 {
+            return Err(WriteError::TooLarge);
+        }
+        let span = 16 + payload_bytes.div_ceil(16) * 16;
+        let mut position = self.tail;
+        if position % capacity + span > capacity {
+            position = (position / capacity + 1) * capacity;
+        }
+        let end = position + span;
+        if end > self.slowest().unwrap_or(self.first_open()) + capacity {
+            return Err(WriteError::Full);
+        }
+        self.tail = end;
+        self.records.push(OracleRecord {
+            position,
+            end,
+            state: State::Open,
+            payload,
+        });
+        Ok(self.records.len() - 1)
+    }
+
+    fn first_open(&self) -> u64 {
+        let open = self
+            .records
+            .iter()
+            .find(|record| record.state == State::Open);
+        open.map_or(self.tail, |record| record.position)
+    }
+
+    fn slowest(&self) -> Option<u64> {
+        self.readers
+            .iter()
+            .flatten()
+            .map(|reader| reader.position)
+            .min()
+    }
+
+    fn depth_bytes(&self) -> u64 {
+        self.slowest().map_or(0, |slowest| self.tail - slowest)
+    }
+
+    fn join(&mut self) -> Option<usize> {
+        let index = self.readers.iter().position(Option::is_none)?;
+        let (start, position) = (self.tail, self.first_open());
+        self.readers[index] = Some(OracleReader {
+            start,
+            position,
+            parked: false,
+        });
+        Some(index)
+    }
+
+    /// Moves the reader to its next record to be visited, and returns that record's payload.
+    fn peek(&mut self, index: usize) -> Option<(Vec<u8>, u64)> {
+        let reader = self.readers[index].as_mut().expect("the reader has joined");
+        for record in &self.records {
+            if record.position < reader.position {
+                continue;
+            }
+            // Padding is committed with the claim, so it is walked over even if the record is not.
+            reader.position = record.position;
+            match record.state {
+                State::Open => return None,
+                State::Committed if record.position >= reader.start => {
+                    return Some((record.payload.clone(), record.end));
+                }
+                _ => reader.position = record.end,
+            }
+        }
+        None
+    }
+
+    fn drain(&mut self, index: usize, records_max: usize) -> Vec<Vec<u8>> {
+        let mut payloads = Vec::new();
+        while payloads.len() < records_max {
+            let Some((payload, end)) = self.peek(index) else {
+                break;
+            };
+            payloads.push(payload);
+            self.readers[index].as_mut().expect("just peeked").position = end;
+        }
+        payloads
+    }
+}
+
+/// The ring and the oracle side by side.
+struct Pair<'a> {
+    ring: &'a Ring,
+    writers: &'a [Writer; 2],
+    grants: Vec<(Grant<'a>, usize)>,
+    readers: [Option<Reader>; READERS_MAX as usize],
+    oracle: Oracle,
+    written: u64,
+}
+
+impl<'a> Pair<'a> {
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Write { parts } => self.write(parts),
+            Step::Reserve { payload_bytes } => self.reserve(*payload_bytes),
+            Step::Commit(index) => self.end_grant(*index, State::Committed),
+            Step::Abort(index) => self.end_grant(*index, State::Aborted),
+            Step::Join => self.join(),
+            Step::Leave(index) => {
+                if let Some(index) = self.joined(*index) {
+                    self.readers[index] = None;
+                    self.oracle.readers[index] = None;
+                }
+            }
+            Step::Drain {
+                reader,
+                records_max,
+            } => self.drain(*reader, *records_max),
+            Step::DrainUntilPanic { reader, records } => self.drain_until_panic(*reader, *records),
+            Step::IsEmpty(index) => {
+                if let Some(index) = self.joined(*index) {
+                    assert_eq!(
+                        self.reader(index).is_empty(),
+                        self.oracle.peek(index).is_none()
+                    );
+                }
+            }
+            Step::Park(index) => self.park(*index),
+            Step::Unpark(index) => {
+                if let Some(index) = self.joined(*index) {
+                    self.reader(index).unpark();
+                    self.oracle.readers[index].as_mut().unwrap().parked = false;
+                }
+            }
+            Step::Wake => self.wake(),
+        }
+        self.compare_gauges();
+    }
+
+    /// Payloads are all different, so a record of an earlier lap is recognised.
+    fn payload(&mut self, payload_bytes: u32) -> Vec<u8> {
+        self.written += 1;
+        let number = self
+            .written
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .to_le_bytes();
+        number
+            .into_iter()
+            .cycle()
+            .take(payload_bytes as usize)
+            .collect()
+    }
+
+    fn writer(&self) -> &'a Writer {
+        &self.writers[usize::from(self.written.is_multiple_of(2))]
+    }
+
+    fn write(&mut self, parts: &[u32]) {
+        let payload = self.payload(parts.iter().sum());
+        let mut rest = payload.as_slice();
+        let mut slices = Vec::new();
+        for bytes in parts {
+            let (part, behind) = rest.split_at(*bytes as usize);
+            slices.push(part);
+            rest = behind;
+        }
+        let written = self.writer().try_write(&slices);
+        let expected = self.oracle.claim(payload);
+        assert_eq!(written, expected.map(drop));
+        if let Ok(record) = expected {
+            self.oracle.records[record].state = State::Committed;
+        }
+    }
+
+    fn reserve(&mut self, payload_bytes: u32) {
+        let payload = self.payload(payload_bytes);
+        let reserved = self.writer().try_reserve(payload_bytes);
+        match (reserved, self.oracle.claim(payload)) {
+            (Ok(mut grant), Ok(record)) => {
+                grant.copy_from_slice(&self.oracle.records[record].payload);
+                self.grants.push((grant, record));
+            }
+            (reserved, expected) => assert_eq!(reserved.err(), expected.err()),
+        }
+    }
+
+    fn end_grant(&mut self, index: usize, state: State) {
+        if self.grants.is_empty() {
+            return;
+        }
+        let (grant, record) = self.grants.swap_remove(index % self.grants.len());
+        assert_eq!(
+            *grant, *self.oracle.records[record].payload,
+            "a grant is its owner's alone"
+        );
+        self.oracle.records[record].state = state;
+        if state == State::Committed {
+            grant.commit();
+        } else {
+            self.oracle.aborted_total += 1;
+        }
+    }
+
+    fn join(&mut self) {
+        match (self.ring.reader(), self.oracle.join()) {
+            (Ok(reader), Some(index)) => {
+                assert_eq!(reader.index() as usize, index);
+                self.readers[index] = Some(reader);
+            }
+            (joined, expected) => {
+                assert_eq!(expected, None);
+                assert_eq!(
+                    joined.err(),
+                    Some(RingError::ReadersFull {
+                        readers_max: READERS_MAX
+                    })
+                );
+            }
+        }
+    }
+
+    fn drain(&mut self, index: usize, records_max: usize) {
+        let Some(index) = self.joined(index) else {
+            return;
+        };
+        let expected = self.oracle.drain(index, records_max);
+        let mut payloads = Vec::new();
+        let reader = self.readers[index].as_mut().unwrap();
+        let records = reader.drain(records_max, |payload| payloads.push(payload.to_vec()));
+        assert_eq!(payloads, expected);
+        assert_eq!(records, expected.len());
+    }
+
+    /// The panic comes from within the visit after `records` whole ones.
+    fn drain_until_panic(&mut self, index: usize, records: usize) {
+        let Some(index) = self.joined(index) else {
+            return;
+        };
+        let expected = self.oracle.drain(index, records + 1);
+        let mut payloads = Vec::new();
+        let reader = self.readers[index].as_mut().unwrap();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            reader.drain(usize::MAX, |payload| {
+                payloads.push(payload.to_vec());
+                if payloads.len() > records {
+                    resume_unwind(Box::new("visit"));
+                }
+            })
+        }));
+        assert_eq!(payloads, expected);
+        assert_eq!(outcome.is_err(), expected.len() > records);
+    }
+
+    fn park(&mut self, index: usize) {
+        let Some(index) = self.joined(index) else {
+            return;
+        };
+        let parked = self.reader(index).park();
+        assert_eq!(parked, self.oracle.peek(index).is_none());
+        self.oracle.readers[index].as_mut().unwrap().parked = parked;
+    }
+
+    fn wake(&mut self) {
+        let mut woken = Vec::new();
+        self.writer()
+            .wake_parked(|index| woken.push(index as usize));
+        let mut expected = Vec::new();
+        for (index, reader) in self.oracle.readers.iter_mut().enumerate() {
+            if let Some(reader) = reader
+                && std::mem::take(&mut reader.parked)
+            {
+                expected.push(index);
+            }
+        }
+        assert_eq!(woken, expected);
+    }
+
+    fn compare_gauges(&self) {
+        assert_eq!(self.ring.depth_bytes(), self.oracle.depth_bytes());
+        assert_eq!(self.ring.aborted_total(), self.oracle.aborted_total);
+        for (reader, expected) in self.readers.iter().zip(&self.oracle.readers) {
+            let lag_bytes = reader.as_ref().map(Reader::lag_bytes);
+            let expected = expected
+                .as_ref()
+                .map(|reader| self.oracle.tail - reader.position);
+            assert_eq!(lag_bytes, expected);
+        }
+    }
+
+    /// A joined reader's index, chosen by a number of any size.
+    fn joined(&self, number: usize) -> Option<usize> {
+        let index = number % self.readers.len();
+        self.readers[index].as_ref().map(|_| index)
+    }
+
+    fn reader(&self, index: usize) -> &Reader {
+        self.readers[index].as_ref().unwrap()
+    }
+}
+
+#[test]
+fn ring_does_what_a_list_of_records_would_do() {
+    let seed = getrandom::u64().unwrap();
+    // PROPTEST_RNG_SEED, if set, is already in the default.
+    let config = ProptestConfig {
+        cases: CASES,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let config = match config.rng_seed {
+        RngSeed::Random => ProptestConfig {
+            rng_seed: RngSeed::Fixed(seed),
+            ..config
+        },
+        RngSeed::Fixed(_) => config,
+    };
+    let seed = config.rng_seed;
+    let outcome = TestRunner::new(config).run(&steps(), |steps| {
+        let config = RingConfig {
+            capacity_bytes: CAPACITY_BYTES,
+            readers_max: READERS_MAX,
+        };
+        let ring = Ring::with_salt(config, 7).unwrap();
+        let writers = [ring.writer(), ring.writer()];
+        let mut pair = Pair {
+            ring: &ring,
+            writers: &writers,
+            grants: Vec::new(),
+            readers: [const { None }; READERS_MAX as usize],
+            oracle: Oracle::default(),
+            written: 0,
+        };
+        for step in &steps {
+            pair.step(step);
+        }
+        while !pair.grants.is_empty() {
+            pair.step(&Step::Commit(0));
+        }
+        for reader in 0..READERS_MAX as usize {
+            pair.step(&Step::Drain {
+                reader,
+                records_max: usize::MAX,
+            });
+        }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!(
+            "{failure}\nseed {seed}; replay: PROPTEST_RNG_SEED={seed} \
+             cargo test -p fanwire-ring --test model"
+        );
+    }
+}

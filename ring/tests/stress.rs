@@ -1,0 +1,211 @@
+//! Do real threads on real processors see every record once, whole, and in one order?
+#![cfg(not(loom))]
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use fanwire_ring::{Reader, Ring, RingConfig, WriteError, Writer};
+
+const WRITERS: u32 = 2;
+const READERS: usize = 2;
+/// Enough for about two seconds on two processors.
+const RECORDS_PER_WRITER: u32 = 4_000_000;
+
+/// xorshift64*, good enough to vary lengths and contents.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
+
+/// Writer, number, then bytes that follow from both: the receiver knows what they must be.
+fn fill(payload: &mut [u8], writer: u32, number: u32) {
+    let mut state = u64::from(writer) << 32 | u64::from(number) | 1 << 63;
+    let (head, body) = payload.split_at_mut(8);
+    head[..4].copy_from_slice(&writer.to_le_bytes());
+    head[4..].copy_from_slice(&number.to_le_bytes());
+    for chunk in body.chunks_mut(8) {
+        let word = random(&mut state).to_le_bytes();
+        chunk.copy_from_slice(&word[..chunk.len()]);
+    }
+}
+
+fn payload_bytes(writer: u32, number: u32) -> u32 {
+    let mut state = u64::from(number) << 32 | u64::from(writer) | 1 << 63;
+    let bits = random(&mut state) >> 40;
+    let bytes = if bits.is_multiple_of(50) {
+        bits % 4000
+    } else {
+        bits % 120
+    };
+    8 + u32::try_from(bytes).unwrap()
+}
+
+fn write_all(writer: &Writer, name: u32, threads: &[thread::Thread]) -> u64 {
+    let mut full_total = 0;
+    for number in 0..RECORDS_PER_WRITER {
+        let mut grant = loop {
+            match writer.try_reserve(payload_bytes(name, number)) {
+                Ok(grant) => break grant,
+                Err(WriteError::Full) => {
+                    full_total += 1;
+                    thread::yield_now();
+                }
+                Err(WriteError::TooLarge) => panic!("4008 bytes fit"),
+            }
+        };
+        fill(&mut grant, name, number);
+        // Some are dropped: readers must not see them.
+        if number % 1000 == 999 {
+            drop(grant);
+        } else {
+            grant.commit();
+        }
+        writer.wake_parked(|index| threads[index as usize].unpark());
+    }
+    full_total
+}
+
+/// Checks each record and returns the order in which the writers' records came.
+fn read_all(reader: &mut Reader) -> Vec<u8> {
+    let mut next = [0_u32; WRITERS as usize];
+    let mut order = Vec::new();
+    let mut expected = Vec::new();
+    while next.iter().any(|number| *number < RECORDS_PER_WRITER) {
+        let records = reader.drain(64, |payload| {
+            let writer = u32::from_le_bytes(payload[..4].try_into().unwrap());
+            let number = &mut next[writer as usize];
+            expected.resize(payload_bytes(writer, *number) as usize, 0);
+            fill(&mut expected, writer, *number);
+            assert_eq!(payload, expected, "record {number} of writer {writer}");
+            *number += 1;
+            if *number % 1000 == 999 {
+                *number += 1;
+            }
+            order.push(u8::try_from(writer).unwrap());
+        });
+        if records == 0 && reader.park() {
+            thread::park();
+            reader.unpark();
+        }
+    }
+    order
+}
+
+#[test]
+fn all_readers_see_every_record_once_and_in_the_same_order() {
+    let ring = Ring::new(RingConfig {
+        capacity_bytes: 1 << 21,
+        readers_max: 4,
+    })
+    .unwrap();
+    let (threads_source, threads_target) = mpsc::channel();
+    let orders = thread::scope(|scope| {
+        let mut readers = Vec::new();
+        let mut threads = Vec::new();
+        for _ in 0..READERS {
+            let mut reader = ring.reader().unwrap();
+            let threads_source = threads_source.clone();
+            readers.push(scope.spawn(move || {
+                threads_source
+                    .send((reader.index(), thread::current()))
+                    .unwrap();
+                read_all(&mut reader)
+            }));
+            threads.push(threads_target.recv().unwrap().1);
+        }
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|name| {
+                let (writer, threads) = (ring.writer(), threads.clone());
+                scope.spawn(move || write_all(&writer, name, &threads))
+            })
+            .collect();
+        for writer in writers {
+            println!("full_total {}", writer.join().unwrap());
+        }
+        readers
+            .into_iter()
+            .map(|reader| reader.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    let aborted = u64::from(WRITERS * (RECORDS_PER_WRITER / 1000));
+    assert_eq!(ring.aborted_total(), aborted);
+    assert_eq!(
+        orders[0].len() as u64,
+        u64::from(WRITERS * RECORDS_PER_WRITER) - aborted
+    );
+    assert!(
+        orders.iter().all(|order| *order == orders[0]),
+        "one total order"
+    );
+}
+
+#[test]
+fn readers_that_come_and_go_see_a_gapless_stretch_of_a_small_ring() {
+    const JOINS: u32 = 3000;
+    let ring = Ring::new(RingConfig {
+        capacity_bytes: 4096,
+        readers_max: 2,
+    })
+    .unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for name in 0..WRITERS {
+            let (writer, stop) = (ring.writer(), &stop);
+            scope.spawn(move || {
+                let mut number = 0_u64;
+                // Relaxed: only a wish to end.
+                while !stop.load(Ordering::Relaxed) {
+                    let parts: [&[u8]; 3] = [
+                        &name.to_le_bytes(),
+                        &number.to_le_bytes(),
+                        &[0xa5; 64][..usize::try_from(number % 64).unwrap()],
+                    ];
+                    match writer.try_write(&parts) {
+                        Ok(()) => number += 1,
+                        Err(_) => thread::yield_now(),
+                    }
+                }
+            });
+        }
+        let readers: Vec<_> = (0..READERS)
+            .map(|_| {
+                let ring = ring.clone();
+                scope.spawn(move || (0..JOINS).for_each(|_| read_a_stretch(&ring)))
+            })
+            .collect();
+        let outcomes: Vec<_> = readers
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(outcomes.iter().all(Result::is_ok));
+    });
+}
+
+fn read_a_stretch(ring: &Ring) {
+    let mut reader = ring.reader().unwrap();
+    let mut next = [None; WRITERS as usize];
+    let mut records = 0;
+    while records < 100 {
+        let drained = reader.drain(16, |payload| {
+            let writer = u32::from_le_bytes(payload[..4].try_into().unwrap());
+            let number = u64::from_le_bytes(payload[4..12].try_into().unwrap());
+            assert_eq!(payload.len() as u64, 12 + number % 64);
+            assert!(payload[12..].iter().all(|byte| *byte == 0xa5));
+            let next = &mut next[writer as usize];
+            assert!(
+                next.is_none_or(|expected| expected == number),
+                "a gap before {number}"
+            );
+            *next = Some(number + 1);
+        });
+        if drained == 0 {
+            thread::yield_now();
+        }
+        records += drained;
+    }
+}
