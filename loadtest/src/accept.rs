@@ -67,15 +67,6 @@ pub(crate) fn run(server: &ServerArgs, arguments: &ConnectArgs) -> Result<Report
     report.row("seconds", "time", approximate(usage.wall_ns) / 1e9, "s");
     let rate = approximate(count) * 1e9 / approximate((usage.wall_ns - keeping_ns).max(1));
     report.row("connections_per_s", "connections per second", rate, "/s");
-    if let Some(server_cpu_ns) = usage.server_cpu_ns {
-        let cost_us = approximate(server_cpu_ns) / 1000.0 / approximate(count.max(1));
-        report.row(
-            "server_cpu_us_per_connection",
-            "server CPU per connection",
-            cost_us,
-            "µs",
-        );
-    }
     usage.report(&mut report, "connection", count);
     report.latencies("connect", "set-up", &latency_ns);
     report_memory(&mut report, server.pid)?;

@@ -109,12 +109,15 @@ pub(crate) struct FanoutArgs {
     /// Publish so many times instead, then wait for the rest
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u64).range(1..))]
     pub(crate) publications: Option<u64>,
-    /// Bytes of payload of the delivered message, at least 24 (verbatim) or 63 (gateway)
+    /// Bytes of payload of the delivered message, at least 24 (verbatim) or 64 (gateway)
     #[arg(long, value_name = "BYTES", default_value = "128")]
     pub(crate) size: usize,
     /// How many of the subscribers are async-tungstenite clients that check every message as JSON
     #[arg(long, value_name = "COUNT", default_value = "8")]
     pub(crate) samples: u32,
+    /// Send each publication in a write of its own; otherwise all that are due leave in one write
+    #[arg(long)]
+    pub(crate) separate_writes: bool,
     /// Seconds without any progress after which what is missing counts as lost
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = positive)]
     pub(crate) patience: f64,

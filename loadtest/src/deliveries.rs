@@ -119,6 +119,11 @@ impl Deliveries {
         self.publications.completed()
     }
 
+    /// How many deliveries are under way, at most.
+    pub(crate) fn due(&self) -> u64 {
+        self.publications.due()
+    }
+
     /// Changes whenever something arrives or ends.
     pub(crate) fn progress(&self) -> u64 {
         self.figures.delivered + self.faults.disconnected + self.faults.duplicated

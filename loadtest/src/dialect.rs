@@ -215,8 +215,8 @@ mod tests {
     #[test]
     fn gateway_messages_are_the_documented_json() {
         let (mut delivery, mut publication) = (Vec::new(), Vec::new());
-        Dialect::Gateway.delivery(1, 2, 70, &mut delivery);
-        Dialect::Gateway.publication(1, 2, 70, &mut publication);
+        Dialect::Gateway.delivery(1, 2, 71, &mut delivery);
+        Dialect::Gateway.publication(1, 2, 71, &mut publication);
         let (delivery, publication): (Value, Value) = (
             serde_json::from_slice(&delivery).unwrap(),
             serde_json::from_slice(&publication).unwrap(),

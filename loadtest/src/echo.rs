@@ -9,7 +9,7 @@ use crate::{
     frames::{self, Reader},
     measure::{Meter, report_memory},
     report::{Report, approximate, latency_histogram},
-    wire::{Event, Outbox, Wire},
+    wire::{Event, Outbox, Rest, Wire},
 };
 use hdrhistogram::Histogram;
 use std::time::Duration;
@@ -161,13 +161,16 @@ impl Echo {
     }
 
     fn turn(&mut self, wire: &mut Wire) -> Result<(), RunError> {
-        wire.turn(TURN_PATIENCE, |slot, event, outbox| match event {
-            Event::Received(bytes) => self.received(slot, bytes, outbox),
-            Event::Closed(_) => {
-                self.callers[slot as usize].closed = true;
-                self.closed += 1;
-            }
-        })?;
+        wire.turn(
+            Rest::until_event(TURN_PATIENCE),
+            |slot, event, outbox| match event {
+                Event::Received(bytes) => self.received(slot, bytes, outbox),
+                Event::Closed(_) => {
+                    self.callers[slot as usize].closed = true;
+                    self.closed += 1;
+                }
+            },
+        )?;
         if self.callers.iter().all(|caller| caller.closed) {
             return Err(RunError::Failed("all connections are gone".to_owned()));
         }

@@ -147,10 +147,7 @@ impl Reader {
             return self.next_in_place(bytes);
         }
         // Only what the cut frame lacks is copied; the rest of the read is parsed where it lies.
-        loop {
-            let Front::Missing(missing) = front(&self.partial)? else {
-                break;
-            };
+        while let Front::Missing(missing) = front(&self.partial)? {
             if bytes.is_empty() {
                 return Ok(None);
             }

@@ -9,7 +9,7 @@ use crate::{
     measure::Meter,
     process::Memory,
     report::{Report, approximate},
-    wire::{Event, Outbox, Wire},
+    wire::{Event, Outbox, Rest, Wire},
 };
 use std::{io, time::Duration};
 
@@ -166,12 +166,15 @@ impl Care {
     /// Looks once at every ring, waiting up to `patience` at each.
     fn round(&mut self, wards: &mut [Ward], patience: Duration) -> io::Result<()> {
         for Ward { wire, readers } in wards {
-            wire.turn(patience, |slot, event, outbox| match event {
-                Event::Received(bytes) => {
-                    self.received(&mut readers[slot as usize], slot, bytes, outbox)
-                }
-                Event::Closed(_) => self.disconnects += 1,
-            })?;
+            wire.turn(
+                Rest::until_event(patience),
+                |slot, event, outbox| match event {
+                    Event::Received(bytes) => {
+                        self.received(&mut readers[slot as usize], slot, bytes, outbox)
+                    }
+                    Event::Closed(_) => self.disconnects += 1,
+                },
+            )?;
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ pub(crate) struct Publications {
     outstanding: Vec<u32>,
     published: u64,
     completed: u64,
+    due: u64,
     text: Vec<u8>,
 }
 
@@ -44,6 +45,7 @@ impl Publications {
             outstanding: vec![0; window],
             published: 0,
             completed: 0,
+            due: 0,
             text,
         }
     }
@@ -56,6 +58,11 @@ impl Publications {
     /// Publications that nobody lacks any more.
     pub(crate) fn completed(&self) -> u64 {
         self.completed
+    }
+
+    /// Deliveries of these publications that have neither come nor been given up.
+    pub(crate) fn due(&self) -> u64 {
+        self.due
     }
 
     /// How many more may be sent before the oldest incomplete one leaves the window.
@@ -80,6 +87,7 @@ impl Publications {
         self.frames[place * self.frame_bytes..][..self.frame_bytes].copy_from_slice(&frame);
         self.sent_ns[place] = sent_ns;
         self.outstanding[place] = subscriber_count;
+        self.due += u64::from(subscriber_count);
         self.published += 1;
     }
 
@@ -107,6 +115,7 @@ impl Publications {
             return false;
         };
         self.outstanding[place] = left;
+        self.due -= 1;
         self.completed += u64::from(left == 0);
         left == 0
     }

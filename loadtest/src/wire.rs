@@ -46,6 +46,26 @@ pub(crate) enum Event<'a> {
     Closed(Option<io::Error>),
 }
 
+/// How long [`Wire::turn`] sleeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rest {
+    /// Until so many completions are there, 1 or more. Being woken for each single one costs both
+    /// the server and us more than the receive itself.
+    pub(crate) events: u32,
+    /// But no longer than this.
+    pub(crate) patience: Duration,
+}
+
+impl Rest {
+    /// Until anything happens.
+    pub(crate) fn until_event(patience: Duration) -> Self {
+        Self {
+            events: 1,
+            patience,
+        }
+    }
+}
+
 /// One ring with its own table of sockets: they take no descriptors of the process.
 pub(crate) struct Wire {
     ring: IoUring,
@@ -100,19 +120,23 @@ impl Wire {
         &mut self.outbox
     }
 
-    /// Submits what is queued, waits up to `patience` for something to happen, hands out all that happened.
+    /// Submits what is queued, rests, hands out all that happened meanwhile.
     ///
     /// # Errors
     /// The ring itself failed; connections' errors are events.
     pub(crate) fn turn(
         &mut self,
-        patience: Duration,
+        rest: Rest,
         mut handler: impl FnMut(u32, Event<'_>, &mut Outbox),
     ) -> io::Result<()> {
         self.fill()?;
-        let timeout = types::Timespec::from(patience);
+        let timeout = types::Timespec::from(rest.patience);
         let arguments = types::SubmitArgs::new().timespec(&timeout);
-        match self.ring.submitter().submit_with_args(1, &arguments) {
+        match self
+            .ring
+            .submitter()
+            .submit_with_args(rest.events as usize, &arguments)
+        {
             Ok(_) => {}
             Err(error)
                 if matches!(
@@ -246,10 +270,13 @@ mod tests {
         far_ends[1].write_all(b"hello").unwrap();
         let (mut heard, mut closed) = (vec![Vec::new(); 3], Vec::new());
         while closed.is_empty() {
-            wire.turn(Duration::from_millis(50), |slot, event, _| match event {
-                Event::Received(bytes) => heard[slot as usize].extend_from_slice(bytes),
-                Event::Closed(error) => closed.push((slot, error.is_none())),
-            })
+            wire.turn(
+                Rest::until_event(Duration::from_millis(50)),
+                |slot, event, _| match event {
+                    Event::Received(bytes) => heard[slot as usize].extend_from_slice(bytes),
+                    Event::Closed(error) => closed.push((slot, error.is_none())),
+                },
+            )
             .unwrap();
         }
         assert_eq!(reader.join().unwrap(), pieces.concat());

@@ -8,20 +8,42 @@ use std::{io, net::TcpStream, os::fd::AsRawFd};
 const BATCH: u32 = 256;
 
 /// What one round sends to every socket.
-pub(crate) enum Shape {
-    /// One contiguous buffer.
+pub(crate) struct Shape {
+    byte_count: usize,
+    message: Message,
+}
+
+enum Message {
     Contiguous(&'static [u8]),
-    /// One vector of buffers.
-    Vectored(&'static [io::IoSlice<'static>]),
+    Vectored(&'static libc::msghdr),
 }
 
 impl Shape {
+    /// One SEND of one buffer.
+    pub(crate) fn contiguous(bytes: &'static [u8]) -> Self {
+        Self {
+            byte_count: bytes.len(),
+            message: Message::Contiguous(bytes),
+        }
+    }
+
+    /// One SENDMSG of many buffers. The message header is leaked: it must outlive the operations on
+    /// every path, and there are few shapes.
+    pub(crate) fn vectored(parts: &'static [io::IoSlice<'static>]) -> Self {
+        // SAFETY: msghdr is a C structure for which all zeroes mean "nothing".
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        // std promises that IoSlice has the layout of iovec; the kernel does not write through it.
+        header.msg_iov = parts.as_ptr().cast::<libc::iovec>().cast_mut();
+        header.msg_iovlen = parts.len();
+        Self {
+            byte_count: parts.iter().map(|part| part.len()).sum(),
+            message: Message::Vectored(Box::leak(Box::new(header))),
+        }
+    }
+
     /// Bytes to one socket.
     pub(crate) fn byte_count(&self) -> usize {
-        match self {
-            Self::Contiguous(bytes) => bytes.len(),
-            Self::Vectored(parts) => parts.iter().map(|part| part.len()).sum(),
-        }
+        self.byte_count
     }
 }
 
@@ -51,18 +73,16 @@ impl BareSender {
     /// The ring failed.
     pub(crate) fn round(&mut self, shape: &Shape) -> io::Result<u32> {
         let wanted = i32::try_from(shape.byte_count()).map_err(io::Error::other)?;
-        // Leaked once per round: it must outlive the operations on every path, and rounds are few.
-        let header: &'static libc::msghdr = Box::leak(Box::new(header_of(shape)));
         let (mut completed, mut refused) = (0, 0);
         for slot in 0..self.socket_count {
-            let entry = match shape {
-                Shape::Contiguous(bytes) => {
+            let entry = match shape.message {
+                Message::Contiguous(bytes) => {
                     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
                     opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), length)
                         .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
                         .build()
                 }
-                Shape::Vectored(_) => opcode::SendMsg::new(types::Fixed(slot), header)
+                Message::Vectored(header) => opcode::SendMsg::new(types::Fixed(slot), header)
                     .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).cast_unsigned())
                     .build(),
             };
@@ -88,17 +108,4 @@ impl BareSender {
         }
         refused
     }
-}
-
-fn header_of(shape: &Shape) -> libc::msghdr {
-    let (parts, count) = match shape {
-        Shape::Vectored(parts) => (parts.as_ptr(), parts.len()),
-        Shape::Contiguous(_) => (std::ptr::null(), 0),
-    };
-    // SAFETY: msghdr is a C structure for which all zeroes mean "nothing".
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    // std promises that IoSlice has the layout of iovec; the kernel does not write through it on a send.
-    header.msg_iov = parts.cast::<libc::iovec>().cast_mut();
-    header.msg_iovlen = count;
-    header
 }

@@ -7,6 +7,12 @@ use std::{
     time::Duration,
 };
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the constant is 2; libc gives it as a C int"
+)]
+const FAMILY: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
+
 /// Connects to `target` from `source`, giving up after `patience`.
 ///
 /// # Errors
@@ -49,7 +55,7 @@ pub(crate) fn connect_from(
 
 fn address_of(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_family: FAMILY,
         sin_port: address.port().to_be(),
         sin_addr: libc::in_addr {
             s_addr: u32::from_ne_bytes(address.ip().octets()),

@@ -1,0 +1,227 @@
+//! Does the generator see what is there? All commands against a small server of another make, honest
+//! and dishonest.
+
+mod server;
+
+use serde_json::Value;
+use server::{Character, Manner};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process::{Command, Output},
+    thread,
+};
+
+const HONEST: Character = Character {
+    is_gateway: false,
+    manner: Manner::Honest,
+    victim: 0,
+};
+const GATEWAY: Character = Character {
+    is_gateway: true,
+    ..HONEST
+};
+
+fn loadtest(arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fanwire-loadtest"))
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap()
+}
+
+/// Runs a command against a server; returns the exit code and the JSON result.
+fn measure(character: Character, command: &str, options: &str) -> (i32, Value) {
+    let address = server::start(character);
+    let dialect = if character.is_gateway {
+        "gateway"
+    } else {
+        "verbatim"
+    };
+    let pid = std::process::id();
+    let line = format!(
+        "{command} --json --url ws://{address}/ws --dialect {dialect} --pid {pid} {options}"
+    );
+    let output = loadtest(&line);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let json = serde_json::from_str(&text).unwrap_or_else(|_| {
+        panic!(
+            "`{line}` printed {text} {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    });
+    (output.status.code().unwrap(), json)
+}
+
+fn figure(json: &Value, key: &str) -> f64 {
+    json[key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no {key} in {json}"))
+}
+
+#[test]
+fn an_honest_fanout_is_clean_and_counted_to_the_last_delivery() {
+    for (character, pace) in [
+        (HONEST, "--in-flight 1"),
+        (HONEST, "--in-flight 16"),
+        (GATEWAY, "--in-flight 4"),
+        (GATEWAY, "--rate 500"),
+    ] {
+        let options = format!("--subscribers 20 --samples 3 --publications 100 --size 200 {pace}");
+        let (code, json) = measure(character, "fanout", &options);
+        assert_eq!(code, 0, "{json}");
+        assert_eq!(figure(&json, "publications"), 100.0);
+        assert_eq!(figure(&json, "deliveries"), 2000.0);
+        assert_eq!(
+            figure(&json, "samples_received"),
+            3.0 * 120.0,
+            "warm-up included"
+        );
+        assert!(figure(&json, "delivery_p50_us") > 0.0);
+        assert!(figure(&json, "fanout_max_us") >= figure(&json, "delivery_p50_us"));
+        assert!(figure(&json, "server_cpu_ns_per_delivery") > 0.0);
+    }
+}
+
+#[test]
+fn a_timed_fanout_ends_by_itself() {
+    let (code, json) = measure(
+        HONEST,
+        "fanout",
+        "--subscribers 5 --samples 1 --seconds 0.3 --size 64",
+    );
+    assert_eq!(code, 0, "{json}");
+    assert!(figure(&json, "publications") > 10.0);
+    assert_eq!(
+        figure(&json, "deliveries"),
+        5.0 * figure(&json, "publications")
+    );
+}
+
+#[test]
+fn large_messages_over_many_reads_arrive_whole() {
+    let options = "--subscribers 4 --samples 1 --publications 20 --size 100000 --in-flight 4";
+    let (code, json) = measure(HONEST, "fanout", options);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!(figure(&json, "deliveries"), 80.0);
+}
+
+#[test]
+fn every_misdeed_is_reported_as_what_it_is() {
+    // Samples subscribe first: 0 and 1 are samples, the others are counted.
+    for (manner, key) in [
+        (Manner::Loses, "lost_total"),
+        (Manner::Swaps, "out_of_order_total"),
+        (Manner::Repeats, "duplicates_total"),
+        (Manner::Alters, "altered_total"),
+        (Manner::Closes, "disconnects_total"),
+    ] {
+        for (victim, prefix) in [(5, ""), (0, "samples_")] {
+            let character = Character {
+                is_gateway: false,
+                manner,
+                victim,
+            };
+            let options = "--subscribers 10 --samples 2 --publications 60 --in-flight 4 --size 128 --patience 1";
+            let (code, json) = measure(character, "fanout", options);
+            assert_eq!(code, 1, "{manner:?} of {victim}: {json}");
+            assert!(!json["failures"].as_array().unwrap().is_empty());
+            if manner != Manner::Closes || victim == 5 {
+                assert_eq!(
+                    figure(&json, &format!("{prefix}{key}")),
+                    1.0,
+                    "{manner:?} of {victim}: {json}"
+                );
+            } else {
+                assert!(figure(&json, "samples_lost_total") > 0.0, "{json}");
+            }
+            let untouched = if victim == 5 { "samples_" } else { "" };
+            for clean in [
+                "lost_total",
+                "out_of_order_total",
+                "duplicates_total",
+                "altered_total",
+            ] {
+                assert_eq!(
+                    figure(&json, &format!("{untouched}{clean}")),
+                    0.0,
+                    "{manner:?} of {victim}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn echo_measures_round_trips() {
+    for (character, connections) in [(HONEST, 1), (HONEST, 20), (GATEWAY, 20)] {
+        let options = format!("--connections {connections} --seconds 1");
+        let (code, json) = measure(character, "echo", &options);
+        assert_eq!(code, 0, "{json}");
+        assert!(figure(&json, "requests") > 100.0);
+        assert!(figure(&json, "round_trip_p50_us") > 0.0);
+        assert_eq!(figure(&json, "unanswered_total"), 0.0);
+    }
+}
+
+#[test]
+fn connect_counts_every_connection_kept_or_closed() {
+    for (character, options) in [
+        (HONEST, "--subscribe"),
+        (HONEST, "--close"),
+        (GATEWAY, "--token good --subscribe"),
+    ] {
+        let (code, json) = measure(character, "connect", &format!("--connections 50 {options}"));
+        assert_eq!(code, 0, "{json}");
+        assert_eq!(figure(&json, "connections"), 50.0);
+        assert!(figure(&json, "server_cpu_ns_per_connection") > 0.0);
+    }
+}
+
+#[test]
+fn idle_holds_connections_and_reports_memory() {
+    let (code, json) = measure(
+        GATEWAY,
+        "idle",
+        "--connections 50 --token good --subscribe --hold 1",
+    );
+    assert_eq!(code, 0, "{json}");
+    assert_eq!(figure(&json, "connections"), 50.0);
+    assert!(json["server_bytes_per_connection"].is_number());
+}
+
+#[test]
+fn failures_are_told_in_the_servers_words() {
+    let gateway = server::start(GATEWAY);
+    let output = loadtest(&format!("connect --url ws://{gateway}/ --token bad"));
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("bad token"), "{words}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        stream
+            .write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+    });
+    let output = loadtest(&format!("echo --url ws://{address}/"));
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("server said 503"), "{words}");
+}
+
+#[test]
+fn wrong_usage_has_its_own_exit_code() {
+    for line in [
+        "fanout --url http://x --subscribers 10",
+        "fanout --url ws://127.0.0.1:1/ --subscribers 10 --size 10",
+        "fanout --url ws://127.0.0.1:1/ --subscribers 10 --rate 1 --in-flight 2",
+        "fanout --url ws://127.0.0.1:1/ --subscribers 4 --samples 4",
+        "idle",
+        "nonsense",
+    ] {
+        assert_eq!(loadtest(line).status.code(), Some(2), "{line}");
+    }
+}

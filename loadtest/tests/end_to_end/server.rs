@@ -1,0 +1,193 @@
+//! A tiny server on a thread of its own, made with async-tungstenite. It speaks both dialects and can
+//! misbehave in one chosen way, once, towards one chosen subscriber.
+
+use async_channel::{Receiver, Sender, unbounded};
+use async_executor::LocalExecutor;
+use async_io::Async;
+use async_tungstenite::{WebSocketStream, accept_async, tungstenite::Message};
+use futures_lite::{StreamExt, future};
+use serde_json::{Value, json};
+use std::{
+    cell::RefCell,
+    net::{SocketAddr, TcpListener, TcpStream},
+    rc::Rc,
+    thread,
+};
+
+/// The publication at which a server misbehaves: after the generator's warm-up of 20.
+const FATEFUL: usize = 30;
+
+/// How the server treats its victim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Honest,
+    Loses,
+    Swaps,
+    Repeats,
+    Alters,
+    Closes,
+}
+
+/// What the server is like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Character {
+    pub(crate) is_gateway: bool,
+    pub(crate) manner: Manner,
+    /// Which subscriber suffers, in order of subscription.
+    pub(crate) victim: usize,
+}
+
+enum Order {
+    Say(String),
+    Close,
+}
+
+/// All subscribers, and what happened so far.
+#[derive(Default)]
+struct Channel {
+    subscribers: Vec<Sender<Order>>,
+    published: usize,
+    held_back: Option<String>,
+}
+
+enum Next {
+    Heard(Option<Message>),
+    Told(Order),
+}
+
+/// Starts a server that lives as long as the test process.
+pub(crate) fn start(character: Character) -> SocketAddr {
+    let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+    let address = listener.get_ref().local_addr().unwrap();
+    thread::spawn(move || {
+        let executor = Rc::new(LocalExecutor::new());
+        let channel = Rc::new(RefCell::new(Channel::default()));
+        let accepting = async {
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.get_ref().set_nodelay(true).unwrap();
+                let channel = Rc::clone(&channel);
+                executor.spawn(serve(stream, channel, character)).detach();
+            }
+        };
+        async_io::block_on(executor.run(accepting));
+    });
+    address
+}
+
+async fn serve(stream: Async<TcpStream>, channel: Rc<RefCell<Channel>>, character: Character) {
+    let Ok(mut socket) = accept_async(stream).await else {
+        return;
+    };
+    if character.is_gateway {
+        // What any server may do before it is asked anything.
+        let _ = socket
+            .send(Message::text(r#"{"type":"welcome","data":{}}"#))
+            .await;
+        let _ = socket.send(Message::Ping("are you there".into())).await;
+    }
+    let (teller, told) = unbounded();
+    loop {
+        let next = future::or(async { Next::Told(order(&told).await) }, async {
+            Next::Heard(socket.next().await.and_then(Result::ok))
+        });
+        let done = match next.await {
+            Next::Told(Order::Say(text)) => socket.send(Message::text(text)).await,
+            Next::Told(Order::Close) | Next::Heard(None) => return leave(socket).await,
+            Next::Heard(Some(Message::Text(text))) => {
+                match react(&text, &teller, &mut channel.borrow_mut(), character) {
+                    Some(reply) => socket.send(Message::text(reply)).await,
+                    None => Ok(()),
+                }
+            }
+            Next::Heard(Some(_)) => Ok(()),
+        };
+        if done.is_err() {
+            return;
+        }
+    }
+}
+
+async fn order(told: &Receiver<Order>) -> Order {
+    told.recv().await.unwrap_or(Order::Close)
+}
+
+async fn leave(mut socket: WebSocketStream<Async<TcpStream>>) {
+    let _ = socket.close(None).await;
+}
+
+/// What one text brings about; the returned text goes back on the same connection.
+fn react(
+    text: &str,
+    teller: &Sender<Order>,
+    channel: &mut Channel,
+    character: Character,
+) -> Option<String> {
+    if !character.is_gateway {
+        return match text {
+            "SUB" => {
+                channel.subscribers.push(teller.clone());
+                Some("OK".to_owned())
+            }
+            _ if text.starts_with("ECHO") => Some(text.to_owned()),
+            _ => {
+                publish(channel, text.to_owned(), character);
+                None
+            }
+        };
+    }
+    let message: Value = serde_json::from_str(text).ok()?;
+    match message["type"].as_str()? {
+        "auth" if message["data"]["token"] == "good" => {
+            Some(json!({"type": "auth_success"}).to_string())
+        }
+        "auth" => Some(json!({"type": "auth_error", "data": {"message": "bad token"}}).to_string()),
+        "subscribe" => {
+            channel.subscribers.push(teller.clone());
+            Some(json!({"type": "subscribed", "data": {"channel": "bench"}}).to_string())
+        }
+        "publish" => {
+            let data = message["data"]["data"].as_str()?;
+            publish(
+                channel,
+                format!(r#"{{"type":"m","channel":"bench","data":"{data}"}}"#),
+                character,
+            );
+            None
+        }
+        "ping" => Some(json!({"type": "pong"}).to_string()),
+        _ => None,
+    }
+}
+
+fn publish(channel: &mut Channel, text: String, character: Character) {
+    let is_fateful = channel.published == FATEFUL;
+    for (index, subscriber) in channel.subscribers.iter().enumerate() {
+        let say = |text: &str| {
+            // A subscriber that is gone hears nothing.
+            let _ = subscriber.try_send(Order::Say(text.to_owned()));
+        };
+        if index != character.victim {
+            say(&text);
+            continue;
+        }
+        match character.manner {
+            Manner::Loses if is_fateful => {}
+            Manner::Swaps if is_fateful => channel.held_back = Some(text.clone()),
+            Manner::Repeats if is_fateful => {
+                say(&text);
+                say(&text);
+            }
+            Manner::Alters if is_fateful => say(&text.replace('z', "Z")),
+            Manner::Closes if is_fateful => {
+                let _ = subscriber.try_send(Order::Close);
+            }
+            _ => {
+                say(&text);
+                if let Some(late) = channel.held_back.take() {
+                    say(&late);
+                }
+            }
+        }
+    }
+    channel.published += 1;
+}
