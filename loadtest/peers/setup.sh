@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the peers that compare.sh measures against into a folder (default: target/peers) and builds uws there.
-# Needs: a C compiler, pip, and the right to install Debian's libuv1 (or libuv1 already there). Running it again is cheap.
+# Installs the peers that compare.sh measures against into a folder (default: target/peers), builds
+# uws there and prints its path. Needs a C compiler, pip, and libuv1 or the right to install it.
+# Running it again is cheap.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,8 +10,8 @@ mkdir -p "$target"
 target=$(cd "$target" && pwd)
 
 if ! ldconfig -p | grep -q 'libuv\.so\.1'; then
-    apt-get update -qq
-    apt-get install -y -qq libuv1
+    apt-get update -qq >&2
+    apt-get install -y -qq libuv1 >&2
 fi
 
 library=$target/libsocketify_linux_amd64.so

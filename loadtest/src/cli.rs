@@ -3,10 +3,11 @@
 use crate::dialect::Dialect;
 use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 
-/// Measures WebSocket servers: fan-out, request/response, accept, idle memory, and the kernel's own floor.
+/// Measures WebSocket servers: fan-out, request/response, accept, idle memory, and the kernel's own
+/// floor.
 ///
-/// Every frame on every connection is checked. Exit code: 0 all arrived, 1 something was lost, reordered, repeated,
-/// altered or could not be done, 2 wrong usage.
+/// Every frame on every connection is checked. Exit code: 0 all arrived, 1 something was lost,
+/// reordered, repeated, altered or could not be done, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "fanwire-loadtest", version)]
 pub(crate) struct Cli {
@@ -67,7 +68,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         load: EchoArgs,
     },
-    /// Connections one after the other: accept, upgrade, token and subscription if asked for; CPU per connection
+    /// Connections one after the other: accept, upgrade, token and subscription if asked for; CPU
+    /// per connection
     Connect {
         /// The server.
         #[command(flatten)]
@@ -85,7 +87,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         load: IdleArgs,
     },
-    /// No server: what a bare loop of sends costs on this machine now, which is what a server is measured against
+    /// No server: what a bare loop of sends costs on this machine now, which is what a server is
+    /// measured against
     Floor(FloorArgs),
 }
 
@@ -97,10 +100,12 @@ pub(crate) struct FanoutArgs {
     /// Subscribers, samples included; below the limit of open files (ulimit -Hn)
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
     pub(crate) subscribers: u32,
-    /// Publications per second, whatever the server does; latency then counts from when each was due
+    /// Publications per second, whatever the server does; latency then counts from when each was
+    /// due
     #[arg(long, value_name = "PER_SECOND")]
     pub(crate) rate: Option<f64>,
-    /// Publications under way at any time: the next is sent when all subscribers have one [default: 1]
+    /// Publications under way at any time: the next is sent when all subscribers have one [default:
+    /// 1]
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u64).range(1..=2048))]
     pub(crate) in_flight: Option<u64>,
     /// Publish for so many seconds, then wait for the rest [default: 5]

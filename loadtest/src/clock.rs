@@ -14,7 +14,8 @@ pub(crate) fn now_ns() -> u64 {
     elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
 }
 
-/// CPU time of the calling thread in nanoseconds, exact also while it runs (schedstat lags by a tick).
+/// CPU time of the calling thread in nanoseconds, exact also while it runs (schedstat lags by a
+/// tick).
 pub(crate) fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000

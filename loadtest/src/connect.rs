@@ -1,7 +1,7 @@
 //! Setting a connection up: TCP, upgrade, token, subscription, one blocking step after the other.
 //!
-//! One after the other is what the `connect` command measures, and it is fast enough for the rest: some 10,000
-//! connections per second and core on loopback.
+//! One after the other is what the `connect` command measures, and it is fast enough for the rest:
+//! some 10,000 connections per second and core on loopback.
 
 use crate::{
     dialect::{Awaited, Dialect, Reply, shorten},
@@ -18,11 +18,13 @@ use std::{
 
 /// How long any single step of the set-up may take.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
-/// Connections from one source address: below the 28,232 ports of Linux's default range, with room for others.
+/// Connections from one source address: below the 28,232 ports of Linux's default range, with room
+/// for others.
 const CONNECTIONS_PER_SOURCE: u32 = 20_000;
 /// Longest response head taken, in bytes.
 const RESPONSE_BYTES_MAX: usize = 16 * 1024;
-/// RFC 6455 4.1 wants 16 random bytes; a fixed value lets the answer be compared instead of computed each time.
+/// RFC 6455 4.1 wants 16 random bytes; a fixed value lets the answer be compared instead of
+/// computed each time.
 const KEY: &str = "ZmFud2lyZS1sb2FkdGVzdA==";
 
 /// Why a connection could not be set up.
@@ -285,8 +287,8 @@ impl Dialed {
         }
     }
 
-    /// Looks through the whole frames in `leftover` up to the awaited answer. Returns whether it was there and how
-    /// many bytes are done with.
+    /// Looks through the whole frames in `leftover` up to the awaited answer. Returns whether it
+    /// was there and how many bytes are done with.
     fn scan(
         &self,
         step: &'static str,

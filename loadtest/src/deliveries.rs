@@ -159,7 +159,8 @@ impl Deliveries {
             return;
         }
         loop {
-            // Nearly always the next frame is exactly the expected one: one comparison checks all of it.
+            // Nearly always the next frame is exactly the expected one: one comparison checks all
+            // of it.
             while subscriber.reader.between_frames()
                 && let Some((expected, sent_ns)) = publications.expected(subscriber.ledger.next())
                 && let Some(rest) = bytes.strip_prefix(expected)
@@ -207,7 +208,8 @@ impl Deliveries {
         }
     }
 
-    /// Bytes arrived at the publisher: pings are answered, refusals noted, the rest is none of our business.
+    /// Bytes arrived at the publisher: pings are answered, refusals noted, the rest is none of our
+    /// business.
     pub(crate) fn overheard(&mut self, mut bytes: &[u8], mut reply: impl FnMut(&[u8])) {
         while let Ok(Some(frame)) = self.publisher.next(&mut bytes) {
             match frame.opcode {
@@ -354,7 +356,8 @@ mod tests {
 
     const BYTES: usize = 130;
 
-    /// Publishes `published` times to two subscribers and feeds subscriber 0 the deliveries in the given order.
+    /// Publishes `published` times to two subscribers and feeds subscriber 0 the deliveries in the
+    /// given order.
     fn run(published: u64, order: &[u64], piece_bytes: usize) -> Deliveries {
         let mut deliveries = Deliveries::new(Dialect::Gateway, BYTES);
         deliveries.add_subscriber();

@@ -8,7 +8,8 @@ use serde_json::Value;
 pub(crate) enum Dialect {
     /// fanwire's gateway dialect: JSON messages with a type and data
     Gateway,
-    /// for peers: SUB is answered by OK, ECHO… is sent back, any other text goes to all subscribers as it is
+    /// for peers: SUB is answered by OK, ECHO… is sent back, any other text goes to all subscribers
+    /// as it is
     Verbatim,
 }
 
@@ -103,7 +104,8 @@ impl Dialect {
             + self.wrapping(GATEWAY_DELIVERY).1.len()
     }
 
-    /// What the publisher sends so that subscribers get [`Dialect::delivery`] with the same arguments.
+    /// What the publisher sends so that subscribers get [`Dialect::delivery`] with the same
+    /// arguments.
     pub(crate) fn publication(
         self,
         sequence: u64,
@@ -114,7 +116,8 @@ impl Dialect {
         self.write(GATEWAY_PUBLISH, sequence, sent_ns, delivery_bytes, out);
     }
 
-    /// Exactly what each subscriber must get: `delivery_bytes` bytes with sequence number and time of sending.
+    /// Exactly what each subscriber must get: `delivery_bytes` bytes with sequence number and time
+    /// of sending.
     pub(crate) fn delivery(
         self,
         sequence: u64,

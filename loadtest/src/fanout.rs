@@ -204,7 +204,8 @@ impl Fanout {
                 }
             };
             for index in 0..due.min(left).min(self.sample_room()) {
-                // At a fixed rate the clock runs from when a publication was due, not from when we came to send it.
+                // At a fixed rate the clock runs from when a publication was due, not from when we
+                // came to send it.
                 let sent_ns = match pace {
                     Pace::InFlight(_) => now_ns(),
                     Pace::Interval(ns) => start_ns + (published - start_published + index) * ns,

@@ -13,13 +13,15 @@ use crate::{
 };
 use std::{io, time::Duration};
 
-/// Connections per ring: the kernel's limit for a ring's table is RLIMIT_NOFILE, commonly 20,000 or more.
+/// Connections per ring: the kernel's limit for a ring's table is RLIMIT_NOFILE, commonly 20,000 or
+/// more.
 const RING_CONNECTIONS: u32 = 16_000;
 /// Time for the server to finish what the last connection started.
 const SETTLE_NS: u64 = 1_000_000_000;
 /// Sleep per ring; all rings are looked at in turn.
 const TURN_PATIENCE: Duration = Duration::from_millis(10);
-/// After so many connections the open ones are looked after: a server pings those it has had for long.
+/// After so many connections the open ones are looked after: a server pings those it has had for
+/// long.
 const CARE_INTERVAL: u32 = 500;
 
 /// The connections of one ring.

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-/// How far back a missing sequence number is remembered: one that arrives within it is late, not twice there.
+/// How far back a missing sequence number is remembered: one that arrives within it is late, not
+/// twice there.
 const MEMORY: u64 = 64;
 
 /// What an arrived sequence number means.

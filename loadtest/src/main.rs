@@ -1,4 +1,5 @@
-//! Load generator and checker for WebSocket fan-out servers: one thread, io_uring, every frame checked.
+//! Load generator and checker for WebSocket fan-out servers: one thread, io_uring, every frame
+//! checked.
 //!
 //! ```text
 //!  cli ─▶ connect (TCP, upgrade, token, subscription) ─▶ wire (all sockets in one io_uring)
@@ -63,7 +64,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<report::Report, RunError> {
     raise_descriptor_limit();
-    // Without this the kernel may add 50 µs to every sleep of a fixed rate. A refusal costs only precision.
+    // Without this the kernel may add 50 µs to every sleep of a fixed rate. A refusal costs only
+    // precision.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     if let Some(core) = cli.run.core {
         pin(core)?;

@@ -59,7 +59,8 @@ impl Meter {
 }
 
 impl Usage {
-    /// Adds CPU per operation of both sides, their load, and a warning if this program was the slower one.
+    /// Adds CPU per operation of both sides, their load, and a warning if this program was the
+    /// slower one.
     pub(crate) fn report(&self, report: &mut Report, operation: &str, operation_count: u64) {
         let own_busy = 100.0 * ratio(self.own_cpu_ns, self.wall_ns);
         if let Some(server_cpu_ns) = self.server_cpu_ns {
@@ -78,13 +79,15 @@ impl Usage {
             );
             if own_busy >= BUSY_PERCENT && server_busy < BUSY_PERCENT {
                 report.note(format!(
-                    "THE GENERATOR IS THE BOTTLENECK (busy {own_busy:.0} %, the server {server_busy:.0} %): rates and \
-                     latencies are its own, only CPU per {operation} speaks of the server"
+                    "THE GENERATOR IS THE BOTTLENECK (busy {own_busy:.0} %, the server \
+                     {server_busy:.0} %): rates and latencies are its own, only CPU per {operation} \
+                     speaks of the server"
                 ));
             }
         } else if own_busy >= BUSY_PERCENT {
             report.note(format!(
-                "the generator is busy {own_busy:.0} % and may be the bottleneck; give --pid to see the server's side"
+                "the generator is busy {own_busy:.0} % and may be the bottleneck; give --pid to see \
+                 the server's side"
             ));
         }
         report.row(

@@ -55,14 +55,16 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Reads /proc/PID/status and, for the exact anonymous part, smaps_rollup where that is allowed.
+    /// Reads /proc/PID/status and, for the exact anonymous part, smaps_rollup where that is
+    /// allowed.
     ///
     /// # Errors
     /// There is no such process.
     pub(crate) fn take(pid: u32) -> io::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
             .map_err(|error| of_process(pid, &error))?;
-        // The counters behind status are kept per CPU and may be behind by some pages; smaps_rollup counts pages.
+        // The counters behind status are kept per CPU and may be behind by some pages; smaps_rollup
+        // counts pages.
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         Ok(Self {
             resident_bytes: kibibytes(&rollup, "Rss:")

@@ -7,7 +7,8 @@ use crate::{
 
 /// Memory for expected frames, in bytes: bounds the window for large publications.
 const WINDOW_BYTES_MAX: usize = 64 << 20;
-/// Publications in the window, at most: what a subscriber may be behind and still be checked byte by byte.
+/// Publications in the window, at most: what a subscriber may be behind and still be checked byte
+/// by byte.
 const WINDOW_MAX: usize = 8192;
 
 /// A window of the newest publications.
@@ -70,7 +71,8 @@ impl Publications {
         self.window as u64 - (self.published - self.completed)
     }
 
-    /// Makes the next publication for `subscriber_count` (1 or more) subscribers, appends the publisher's frame to `out`.
+    /// Makes the next publication for `subscriber_count` (1 or more) subscribers, appends the
+    /// publisher's frame to `out`.
     pub(crate) fn publish(&mut self, sent_ns: u64, subscriber_count: u32, out: &mut Vec<u8>) {
         assert!(self.room() > 0 && subscriber_count > 0);
         let sequence = self.published;

@@ -33,7 +33,8 @@ impl Report {
         }
     }
 
-    /// Adds a figure. `key` names it in JSON and ends with its unit; `label` and `unit` name it in the table.
+    /// Adds a figure. `key` names it in JSON and ends with its unit; `label` and `unit` name it in
+    /// the table.
     pub(crate) fn row(
         &mut self,
         key: impl Into<String>,
@@ -54,7 +55,8 @@ impl Report {
         self.row(key, label, approximate(value), "");
     }
 
-    /// Adds p50, p90, p99, p99.9 and the maximum of a histogram of nanoseconds, shown in microseconds.
+    /// Adds p50, p90, p99, p99.9 and the maximum of a histogram of nanoseconds, shown in
+    /// microseconds.
     pub(crate) fn latencies(&mut self, key: &str, label: &str, histogram: &Histogram<u64>) {
         if histogram.is_empty() {
             return;

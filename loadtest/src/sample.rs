@@ -1,5 +1,6 @@
-//! A few subscribers of another make: async-tungstenite clients on a thread of their own, which check the protocol
-//! and every byte of every message. The many others are checked by our own parser; these keep that honest.
+//! A few subscribers of another make: async-tungstenite clients on a thread of their own, which
+//! check the protocol and every byte of every message. The many others are checked by our own
+//! parser; these keep that honest.
 
 use crate::{
     connect::Target,

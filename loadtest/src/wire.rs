@@ -1,7 +1,9 @@
-//! All sockets of the generator in one io_uring: multishot receive into provided buffers, batched sends.
+//! All sockets of the generator in one io_uring: multishot receive into provided buffers, batched
+//! sends.
 //!
-//! A load generator must cost much less than the server it measures, so an event costs no system call of its own:
-//! [`Wire::turn`] submits what is waiting, sleeps until something arrived and hands out all of it.
+//! A load generator must cost much less than the server it measures, so an event costs no system
+//! call of its own: [`Wire::turn`] submits what is waiting, sleeps until something arrived and
+//! hands out all of it.
 //!
 //! Slots are never used twice, so a late completion cannot reach another connection.
 
@@ -97,7 +99,8 @@ impl Wire {
         })
     }
 
-    /// Takes a connected socket over and gives it the next slot, counted from 0. Its descriptor is closed.
+    /// Takes a connected socket over and gives it the next slot, counted from 0. Its descriptor is
+    /// closed.
     ///
     /// # Errors
     /// The table is full.
@@ -166,8 +169,8 @@ impl Wire {
             }
             match (usize::try_from(result), cqueue::buffer_select(flags)) {
                 (Ok(length @ 1..), Some(buffer)) => {
-                    // SAFETY: this completion lent us `buffer` with `length` bytes written, and it is given back
-                    // only below, after the handler is done with the slice.
+                    // SAFETY: this completion lent us `buffer` with `length` bytes written, and it
+                    // is given back only below, after the handler is done with the slice.
                     let bytes = unsafe { self.buffers.bytes(buffer, length) };
                     handler(slot, Event::Received(bytes), &mut self.outbox);
                     self.buffers.give_back(buffer);
@@ -190,7 +193,8 @@ impl Wire {
             let entry = opcode::RecvMulti::new(types::Fixed(slot), buffers::GROUP)
                 .build()
                 .user_data(RECEIVE | u64::from(slot));
-            // SAFETY: a receive into provided buffers names no memory of ours; the buffers are never freed.
+            // SAFETY: a receive into provided buffers names no memory of ours; the buffers are
+            // never freed.
             unsafe { push(&mut self.ring, &entry) }?;
         }
         while let Some((slot, bytes)) = self.outbox.take_off() {
@@ -200,8 +204,9 @@ impl Wire {
                 .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
                 .build()
                 .user_data(SEND | u64::from(slot));
-            // SAFETY: `take_off` promises that the lane keeps these bytes unmoved and unchanged until `sent` is
-            // called for the slot, which happens on this operation's completion; a dropped outbox leaks them.
+            // SAFETY: `take_off` promises that the lane keeps these bytes unmoved and unchanged
+            // until `sent` is called for the slot, which happens on this operation's completion; a
+            // dropped outbox leaks them.
             unsafe { push(&mut self.ring, &entry) }?;
         }
         Ok(())

@@ -67,7 +67,8 @@ impl BareSender {
         Ok(Self { ring, socket_count })
     }
 
-    /// Sends `shape` once to every socket. Returns how many sends were short or refused (a full socket).
+    /// Sends `shape` once to every socket. Returns how many sends were short or refused (a full
+    /// socket).
     ///
     /// # Errors
     /// The ring failed.

@@ -1,4 +1,5 @@
-//! Bytes on their way out: per connection one send at a time, so that bytes never overtake each other.
+//! Bytes on their way out: per connection one send at a time, so that bytes never overtake each
+//! other.
 
 /// What is to be sent, per slot.
 #[derive(Debug, Default)]
@@ -20,7 +21,8 @@ struct Lane {
 }
 
 impl Outbox {
-    /// Queues bytes for a connection. Bytes for a connection that has ended are dropped: its end is reported anyway.
+    /// Queues bytes for a connection. Bytes for a connection that has ended are dropped: its end is
+    /// reported anyway.
     pub(crate) fn send(&mut self, slot: u32, bytes: &[u8]) {
         self.send_with(slot, |waiting| waiting.extend_from_slice(bytes));
     }
@@ -45,8 +47,8 @@ impl Outbox {
         self.lanes.push(Lane::default());
     }
 
-    /// The next connection to send on and what to send: all that waits for it, in one piece. These bytes neither move
-    /// nor change before [`Outbox::sent`] is called for the slot.
+    /// The next connection to send on and what to send: all that waits for it, in one piece. These
+    /// bytes neither move nor change before [`Outbox::sent`] is called for the slot.
     pub(super) fn take_off(&mut self) -> Option<(u32, &[u8])> {
         let slot = self.ready.pop()?;
         let lane = &mut self.lanes[slot as usize];
@@ -84,7 +86,8 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         for lane in &mut self.lanes {
             if lane.in_flight {
-                // The kernel may still read these bytes while the ring is torn down in the background.
+                // The kernel may still read these bytes while the ring is torn down in the
+                // background.
                 std::mem::forget(std::mem::take(&mut lane.flying));
             }
         }

@@ -29,9 +29,11 @@ pub(crate) fn connect_from(
     }
     // SAFETY: the descriptor was just made and nobody else has it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
-    // The port is chosen at connect, when the target is known: else a port is taken for all targets at once.
+    // The port is chosen at connect, when the target is known: else a port is taken for all targets
+    // at once.
     let yes: libc::c_int = 1;
-    // SAFETY: the option's value is a c_int, and its address and size are those of `yes`, alive over the call.
+    // SAFETY: the option's value is a c_int, and its address and size are those of `yes`, alive
+    // over the call.
     check(unsafe {
         libc::setsockopt(
             raw,

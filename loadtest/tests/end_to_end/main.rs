@@ -1,5 +1,5 @@
-//! Does the generator see what is there? All commands against a small server of another make, honest
-//! and dishonest.
+//! Does the generator see what is there? All commands against a small server of another make,
+//! honest and dishonest.
 
 mod server;
 
@@ -26,7 +26,7 @@ fn loadtest(arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fanwire-loadtest"))
         .args(arguments.split_whitespace())
         .output()
-        .unwrap()
+        .expect("the program was built for this test")
 }
 
 /// Runs a command against a server; returns the exit code and the JSON result.
@@ -42,14 +42,14 @@ fn measure(character: Character, command: &str, options: &str) -> (i32, Value) {
         "{command} --json --url ws://{address}/ws --dialect {dialect} --pid {pid} {options}"
     );
     let output = loadtest(&line);
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
     let json = serde_json::from_str(&text).unwrap_or_else(|_| {
         panic!(
             "`{line}` printed {text} {}",
             String::from_utf8_lossy(&output.stderr)
         )
     });
-    (output.status.code().unwrap(), json)
+    (output.status.code().expect("it ended by itself"), json)
 }
 
 fn figure(json: &Value, key: &str) -> f64 {
@@ -121,7 +121,8 @@ fn every_misdeed_is_reported_as_what_it_is() {
                 manner,
                 victim,
             };
-            let options = "--subscribers 10 --samples 2 --publications 60 --in-flight 4 --size 128 --patience 1";
+            let options =
+                "--subscribers 10 --samples 2 --publications 60 --in-flight 4 --patience 1";
             let (code, json) = measure(character, "fanout", options);
             assert_eq!(code, 1, "{manner:?} of {victim}: {json}");
             assert!(!json["failures"].as_array().unwrap().is_empty());

@@ -1,5 +1,5 @@
-//! A tiny server on a thread of its own, made with async-tungstenite. It speaks both dialects and can
-//! misbehave in one chosen way, once, towards one chosen subscriber.
+//! A tiny server on a thread of its own, made with async-tungstenite. It speaks both dialects and
+//! can misbehave in one chosen way, once, towards one chosen subscriber.
 
 use async_channel::{Receiver, Sender, unbounded};
 use async_executor::LocalExecutor;
@@ -57,14 +57,21 @@ enum Next {
 
 /// Starts a server that lives as long as the test process.
 pub(crate) fn start(character: Character) -> SocketAddr {
-    let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
-    let address = listener.get_ref().local_addr().unwrap();
+    let listener =
+        Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).expect("loopback has a free port");
+    let address = listener
+        .get_ref()
+        .local_addr()
+        .expect("a bound socket has an address");
     thread::spawn(move || {
         let executor = Rc::new(LocalExecutor::new());
         let channel = Rc::new(RefCell::new(Channel::default()));
         let accepting = async {
             while let Ok((stream, _)) = listener.accept().await {
-                stream.get_ref().set_nodelay(true).unwrap();
+                stream
+                    .get_ref()
+                    .set_nodelay(true)
+                    .expect("TCP has this option");
                 let channel = Rc::clone(&channel);
                 executor.spawn(serve(stream, channel, character)).detach();
             }
@@ -94,7 +101,8 @@ async fn serve(stream: Async<TcpStream>, channel: Rc<RefCell<Channel>>, characte
             Next::Told(Order::Say(text)) => socket.send(Message::text(text)).await,
             Next::Told(Order::Close) | Next::Heard(None) => return leave(socket).await,
             Next::Heard(Some(Message::Text(text))) => {
-                match react(&text, &teller, &mut channel.borrow_mut(), character) {
+                let reply = react(&text, &teller, &mut channel.borrow_mut(), character);
+                match reply {
                     Some(reply) => socket.send(Message::text(reply)).await,
                     None => Ok(()),
                 }
