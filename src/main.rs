@@ -1,2 +1,213 @@
-//! fanwire
-fn main() {}
+//! The command line of fanwire.
+
+use clap::{Args, Parser, Subcommand};
+use fanwire::auth::{Grant, issue};
+use fanwire::base::now::Clock;
+use fanwire::config::{Flags, Settings, ShardCount};
+use fanwire::observe::log;
+use fanwire::server::run::Ended;
+use fanwire::server::{BootError, Running, run_until_signal, start};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Bad arguments or configuration.
+const EXIT_USAGE: u8 = 2;
+/// The kernel refuses io_uring.
+const EXIT_KERNEL: u8 = 3;
+/// The address is in use.
+const EXIT_ADDRESS: u8 = 4;
+/// A second signal forced the exit (128 + SIGTERM, as a shell would report it).
+const EXIT_FORCED: u8 = 143;
+
+/// A WebSocket fan-out server for Linux.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 clean, 1 failure while running, 2 bad arguments or \
+    configuration, 3 the kernel refuses io_uring, 4 address in use, 143 forced by a second signal."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(Serve),
+    /// Print a token that the server accepts (HS256, signed with the same secret).
+    Token(Token),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// For development: loopback, random secret, anonymous clients may subscribe and publish, no
+    /// message rate limit.
+    #[arg(long)]
+    dev: bool,
+    /// Configuration file (TOML); flags and FANWIRE_* variables go over it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on [default: 0.0.0.0:8765, with --dev 127.0.0.1:8765].
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Shards, each on its own core: a number, or `auto` for one per allowed core [default: auto].
+    #[arg(long, value_name = "N|auto")]
+    shards: Option<ShardCount>,
+    /// Secret of HS256 tokens, 32 bytes or more. Other users of the host can see arguments: prefer
+    /// FANWIRE_JWT_SECRET.
+    #[arg(long, value_name = "SECRET")]
+    jwt_secret: Option<String>,
+    /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables
+    /// hold [default: 0].
+    #[arg(long, value_name = "N")]
+    connections_max: Option<u64>,
+    /// Bytes that may wait for one connection before it is closed as a slow consumer
+    /// [default: 1048576].
+    #[arg(long, value_name = "BYTES")]
+    outbox_bytes_max: Option<u32>,
+    /// Time for sessions to end after SIGTERM or SIGINT, milliseconds [default: 10000].
+    #[arg(long, value_name = "MS")]
+    drain_timeout_ms: Option<u64>,
+}
+
+#[derive(Args)]
+struct Token {
+    /// The user (claims sub and user_id).
+    #[arg(long)]
+    user: String,
+    /// A role; may be given again.
+    #[arg(long = "role", value_name = "ROLE")]
+    roles: Vec<String>,
+    /// A permission, such as `publish`; may be given again.
+    #[arg(long = "permission", value_name = "PERMISSION")]
+    permissions: Vec<String>,
+    /// The tenant.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// How long the token is valid: 90s, 15m, 1h, 7d.
+    #[arg(long, default_value = "1h")]
+    ttl: humantime::Duration,
+    /// The server's secret.
+    #[arg(
+        long,
+        env = "FANWIRE_JWT_SECRET",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    jwt_secret: String,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(arguments) => serve(arguments),
+        Command::Token(arguments) => token(arguments),
+    }
+}
+
+fn serve(arguments: Serve) -> ExitCode {
+    log::start();
+    let flags = Flags {
+        dev: arguments.dev,
+        listen: arguments.listen,
+        shards: arguments.shards,
+        jwt_secret: arguments.jwt_secret,
+        connections_max: arguments.connections_max,
+        outbox_bytes_max: arguments.outbox_bytes_max,
+        drain_timeout_ms: arguments.drain_timeout_ms,
+    };
+    let settings = match Settings::load(&flags, arguments.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
+    let secret = match settings.jwt_secret.clone() {
+        Some(secret) => secret,
+        None => match random_secret() {
+            Ok(secret) => secret,
+            Err(error) => return fail(1, &error),
+        },
+    };
+    if secret.len() < 32 {
+        tracing::warn!("the secret has under 32 bytes and can be guessed");
+    }
+    let running = match start(&settings, Some(secret.as_bytes())) {
+        Ok(running) => running,
+        Err(error @ BootError::Kernel(_)) => return fail(EXIT_KERNEL, &error),
+        Err(BootError::Bind(error @ fanwire::net::BindError::InUse(_))) => {
+            return fail(EXIT_ADDRESS, &error);
+        }
+        Err(error) => return fail(1, &error),
+    };
+    print_banner(&settings, &running, &secret);
+    let drain_timeout = Duration::from_millis(settings.drain_timeout_ms);
+    match run_until_signal(&running, drain_timeout) {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::TimedOut) => {
+            tracing::warn!("the time for draining is over; some sessions were cut");
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::Forced) => ExitCode::from(EXIT_FORCED),
+        Ok(Ended::Failed(report)) => fail(1, &report),
+        Err(error) => fail(1, &error),
+    }
+}
+
+fn print_banner(settings: &Settings, running: &Running, secret: &str) {
+    let address = running.address;
+    println!("fanwire {} listens on {address}", env!("CARGO_PKG_VERSION"));
+    println!("  WebSocket  ws://{address}/ws (gateway)  ws://{address}/monitoring");
+    println!("  HTTP       http://{address}/health  http://{address}/metrics/prometheus");
+    for (shard, core) in running.cores.iter().enumerate() {
+        let connections = running.connections_per_shard;
+        println!("  shard {shard}    core {core}, up to {connections} connections");
+    }
+    if settings.dev {
+        let grant = Grant {
+            user: "dev".into(),
+            permissions: vec!["publish".into()],
+            ..Grant::default()
+        };
+        println!("  --dev      anonymous clients may subscribe and publish");
+        if let Ok(token) = issue(&grant, secret.as_bytes(), 86_400, Clock::start().now()) {
+            println!("  token      {token}");
+        }
+    }
+}
+
+fn token(arguments: Token) -> ExitCode {
+    let grant = Grant {
+        user: arguments.user,
+        tenant: arguments.tenant,
+        roles: arguments.roles,
+        permissions: arguments.permissions,
+    };
+    let secret = arguments.jwt_secret.as_bytes();
+    if secret.is_empty() {
+        return fail(EXIT_USAGE, &"the secret is empty");
+    }
+    let now = Clock::start().now();
+    match issue(&grant, secret, arguments.ttl.as_secs(), now) {
+        Ok(token) => {
+            println!("{token}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(1, &error),
+    }
+}
+
+/// A secret for one run.
+fn random_secret() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("fanwire: {error}");
+    ExitCode::from(code)
+}

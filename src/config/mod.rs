@@ -1,5 +1,7 @@
 //! Settings: what an operator may say, where, and what is in force when nothing is said.
 
 pub mod policy;
+pub mod settings;
 
 pub use policy::{DialectPolicy, Policy, RateLimit};
+pub use settings::{Flags, Settings, SettingsError, ShardCount};

@@ -195,9 +195,13 @@ impl Shard {
 
     /// The bytes to send to `id`, at most `slices_max` slices. They stay where they are until `sent`
     /// or `send_failed` is called for the connection.
-    pub fn begin_send(&mut self, id: ConnectionId, slices_max: usize, slices: impl FnMut(&[u8])) {
-        let slice_iterator = self.machine.begin_send(id, slices_max);
-        slice_iterator.into_iter().flatten().for_each(slices);
+    pub fn begin_send(
+        &mut self,
+        id: ConnectionId,
+        slices_max: usize,
+    ) -> impl Iterator<Item = &[u8]> {
+        let slices = self.machine.begin_send(id, slices_max);
+        slices.into_iter().flatten()
     }
 
     /// The socket of `id` took `bytes`.

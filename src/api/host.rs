@@ -1,0 +1,123 @@
+//! The HTTP connections of one shard.
+
+use super::pipe::{Output, Pipe};
+use super::routes::{self, ApiContext};
+use crate::base::{ConnectionId, SlotMap};
+use crate::net::wire::{HttpHost, HttpOutput};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Turns that tasks get in a row before sockets are looked after again.
+const TURNS_MAX: usize = 8;
+
+/// hyper on the shard's executor.
+#[derive(Debug)]
+pub struct Api {
+    context: Arc<ApiContext>,
+    pipes: SlotMap<Pipe>,
+    /// Connections that were given input since tasks ran last.
+    fed: Vec<ConnectionId>,
+    output: Output,
+    finished: Rc<RefCell<VecDeque<ConnectionId>>>,
+}
+
+impl Api {
+    /// An API without connections.
+    #[must_use]
+    pub fn new(context: Arc<ApiContext>) -> Self {
+        Self {
+            context,
+            pipes: SlotMap::default(),
+            fed: Vec::new(),
+            output: Output::default(),
+            finished: Rc::default(),
+        }
+    }
+
+    fn open(&mut self, id: ConnectionId) -> Pipe {
+        let pipe = Pipe::new(id, Rc::clone(&self.output));
+        self.pipes.insert(id, pipe.clone());
+        let context = Arc::clone(&self.context);
+        let finished = Rc::clone(&self.finished);
+        let connection = http1::Builder::new()
+            // A peer that shuts its sending side after the request still wants the answer.
+            .half_close(true)
+            // The shard's wheel ends idle connections; hyper needs no timer.
+            .header_read_timeout(None)
+            .serve_connection(
+                pipe.clone(),
+                service_fn(move |request| {
+                    let answer = routes::answer(&context, &request);
+                    async move { Ok::<_, Infallible>(answer) }
+                }),
+            );
+        glommio::spawn_local(async move {
+            // What a peer can do wrong here, hyper has answered with a status already.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "http connection");
+            }
+            finished.borrow_mut().push_back(id);
+        })
+        .detach();
+        pipe
+    }
+}
+
+impl HttpHost for Api {
+    fn receive(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let pipe = match self.pipes.get(id) {
+            Some(pipe) => pipe.clone(),
+            None => self.open(id),
+        };
+        if !pipe.push(bytes) {
+            pipe.end();
+        }
+        self.fed.push(id);
+    }
+
+    fn end(&mut self, id: ConnectionId) {
+        if let Some(pipe) = self.pipes.get(id) {
+            pipe.end();
+            self.fed.push(id);
+        }
+    }
+
+    fn forget(&mut self, id: ConnectionId) {
+        if let Some(pipe) = self.pipes.remove(id) {
+            // Its task ends at the end of its input.
+            pipe.end();
+            self.fed.push(id);
+        }
+    }
+
+    fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)> {
+        if let Some((id, bytes)) = self.output.borrow_mut().pop_front() {
+            return Some((id, HttpOutput::Bytes(bytes)));
+        }
+        let id = self.finished.borrow_mut().pop_front()?;
+        self.pipes.remove(id);
+        Some((id, HttpOutput::End))
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.fed.is_empty()
+            || !self.output.borrow().is_empty()
+            || !self.finished.borrow().is_empty()
+    }
+
+    async fn run_tasks(&mut self) {
+        for _ in 0..TURNS_MAX {
+            glommio::executor().yield_task_queue_now().await;
+            let waiting = |id: &ConnectionId| self.pipes.get(*id).is_some_and(Pipe::has_input);
+            if !self.fed.iter().any(waiting) {
+                break;
+            }
+        }
+        self.fed.clear();
+    }
+}

@@ -1,0 +1,10 @@
+//! The HTTP API: hyper over the wire's connections, one task of the executor per connection.
+//!
+//! hyper sees a [`pipe`](pipe::Pipe) that the wire fills and empties; it knows no socket.
+
+mod host;
+mod pipe;
+mod routes;
+
+pub use host::Api;
+pub use routes::ApiContext;

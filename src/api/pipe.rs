@@ -1,0 +1,107 @@
+//! A connection as hyper sees it: bytes that came, bytes to send.
+
+use crate::base::ConnectionId;
+use crate::base::limits::HTTP_INPUT_BYTES_MAX;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// What the tasks of all HTTP connections of a shard have written, in order.
+pub(super) type Output = Rc<RefCell<VecDeque<(ConnectionId, Vec<u8>)>>>;
+
+/// The bytes of one connection on their way to its task.
+#[derive(Debug, Default)]
+struct Input {
+    bytes: Vec<u8>,
+    is_ended: bool,
+    reader: Option<Waker>,
+}
+
+/// One end is hyper's, the other the wire's.
+#[derive(Clone, Debug)]
+pub(super) struct Pipe {
+    id: ConnectionId,
+    input: Rc<RefCell<Input>>,
+    output: Output,
+}
+
+impl Pipe {
+    pub(super) fn new(id: ConnectionId, output: Output) -> Self {
+        Self {
+            id,
+            input: Rc::default(),
+            output,
+        }
+    }
+
+    /// Gives hyper more to read; false when it has not read what waits already.
+    pub(super) fn push(&self, bytes: &[u8]) -> bool {
+        let mut input = self.input.borrow_mut();
+        if input.bytes.len() + bytes.len() > HTTP_INPUT_BYTES_MAX {
+            return false;
+        }
+        input.bytes.extend_from_slice(bytes);
+        wake(&mut input);
+        true
+    }
+
+    /// Tells hyper that nothing more comes.
+    pub(super) fn end(&self) {
+        let mut input = self.input.borrow_mut();
+        input.is_ended = true;
+        wake(&mut input);
+    }
+
+    /// Whether bytes wait for hyper.
+    pub(super) fn has_input(&self) -> bool {
+        !self.input.borrow().bytes.is_empty()
+    }
+}
+
+fn wake(input: &mut Input) {
+    if let Some(reader) = input.reader.take() {
+        reader.wake();
+    }
+}
+
+impl Read for Pipe {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut target: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut input = self.input.borrow_mut();
+        if input.bytes.is_empty() && !input.is_ended {
+            input.reader = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let count = input.bytes.len().min(target.remaining());
+        target.put_slice(&input.bytes[..count]);
+        input.bytes.drain(..count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Pipe {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut output = self.output.borrow_mut();
+        output.push_back((self.id, bytes.to_vec()));
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,89 @@
+//! What the HTTP API answers.
+
+use crate::base::{Census, Now};
+use crate::observe::{Metrics, metrics};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::{Method, Request, Response, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What the API shows.
+#[derive(Debug)]
+pub struct ApiContext {
+    /// All counters.
+    pub metrics: Metrics,
+    /// Counts shared by all shards.
+    pub census: Arc<Census>,
+    /// How many shards run.
+    pub shard_count: usize,
+    /// Whether the server is going away.
+    pub is_draining: AtomicBool,
+    /// When the server began.
+    pub began: Now,
+    /// Reads the time.
+    pub clock: crate::base::now::Clock,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// The answer to a request.
+pub(super) fn answer<B>(context: &ApiContext, request: &Request<B>) -> Answer {
+    let is_known = matches!(request.uri().path(), "/health" | "/metrics/prometheus");
+    if is_known && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refusal = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "Only GET and HEAD.\n".into(),
+        );
+        let allowed = hyper::header::HeaderValue::from_static("GET, HEAD");
+        refusal.headers_mut().insert(ALLOW, allowed);
+        return refusal;
+    }
+    match request.uri().path() {
+        "/health" => health(context),
+        "/metrics/prometheus" => prometheus(context),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "Not here. HTTP: /health, /metrics/prometheus. WebSocket: /ws (gateway), /monitoring.\n"
+                .into(),
+        ),
+    }
+}
+
+fn health(context: &ApiContext) -> Answer {
+    let (status, word) = if context.is_draining.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        (StatusCode::OK, "healthy")
+    };
+    let uptime_ms = context.clock.now().monotonic_ms - context.began.monotonic_ms;
+    let body = serde_json::json!({
+        "status": word,
+        "shards": context.shard_count,
+        "sessions": context.census.sessions_total(),
+        "uptime_seconds": uptime_ms / 1_000,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    respond(status, "application/json", body.to_string() + "\n")
+}
+
+fn prometheus(context: &ApiContext) -> Answer {
+    match context.metrics.text() {
+        Ok(body) => respond(StatusCode::OK, metrics::CONTENT_TYPE, body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    respond(status, "text/plain; charset=utf-8", body)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, content_type)
+        .header(CACHE_CONTROL, "no-store")
+        .body(Full::new(Bytes::from(body)))
+        .expect("fixed header values are valid")
+}

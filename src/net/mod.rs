@@ -1,0 +1,8 @@
+//! The shard's contact with the kernel: sockets through a raw `io_uring`, listeners, wake-ups.
+
+pub mod listener;
+pub mod waker;
+pub mod wire;
+
+pub use listener::{BindError, bind_shards};
+pub use waker::Waker;

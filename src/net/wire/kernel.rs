@@ -1,0 +1,92 @@
+//! What the pump needs of a kernel, and what the kernel answers.
+
+use crate::base::ConnectionId;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// What a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// The multishot accept of the listener.
+    Accept,
+    /// The read of the waker.
+    Wake,
+    /// The multishot receive of a connection.
+    Receive(ConnectionId),
+    /// A send.
+    Send(ConnectionId),
+    /// The wait for a socket to become writable.
+    Writable(ConnectionId),
+    /// A shutdown of a socket.
+    Shutdown(ConnectionId),
+    /// The end of a socket's place in the file table.
+    Close(ConnectionId),
+    /// The cancellation of an operation.
+    Cancel,
+}
+
+/// What became of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// Which one.
+    pub operation: Operation,
+    /// A count or descriptor, or a negative errno.
+    pub result: i32,
+    /// Whether more completions of the same operation come.
+    pub has_more: bool,
+    /// The provided buffer that was used.
+    pub buffer: Option<u16>,
+}
+
+/// The kernel's side of the wire. Operations are queued and begin with [`Kernel::enter`] at the
+/// latest.
+pub trait Kernel {
+    /// Begins to accept connections.
+    fn accept(&mut self);
+    /// Stops accepting.
+    fn stop_accepting(&mut self);
+    /// Begins to wait for a wake-up.
+    fn await_wake(&mut self);
+    /// Puts an accepted socket in the file table at the slot of `id` and closes its descriptor.
+    ///
+    /// # Errors
+    /// What the kernel says; the socket is closed then.
+    fn adopt(&mut self, socket: OwnedFd, id: ConnectionId) -> io::Result<()>;
+    /// The descriptor that an accept completion names, and the address of its peer.
+    ///
+    /// # Errors
+    /// What the kernel says, when the peer is gone already.
+    fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)>;
+    /// Begins to receive from `id`.
+    fn receive(&mut self, id: ConnectionId);
+    /// Sends the slices in order, as much as the socket takes without waiting; returns how many
+    /// bytes they have.
+    ///
+    /// # Safety
+    /// The slices' memory stays valid and unchanged until the completion of this send.
+    #[expect(
+        unsafe_code,
+        reason = "the kernel reads the slices after this call returned"
+    )]
+    unsafe fn send<'a>(&mut self, id: ConnectionId, slices: impl Iterator<Item = &'a [u8]>) -> u32;
+    /// Begins to wait until `id` is writable.
+    fn await_writable(&mut self, id: ConnectionId);
+    /// Shuts down the sending side of `id`, or both sides.
+    fn shutdown(&mut self, id: ConnectionId, both: bool);
+    /// Ends the socket of `id`.
+    fn close(&mut self, id: ConnectionId);
+    /// Hands queued operations over and collects completions; waits for one at most `wait`, not at
+    /// all if that is `None`.
+    ///
+    /// # Errors
+    /// What the kernel says of the ring itself; operations' errors are in their completions.
+    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()>;
+    /// The next collected completion.
+    fn next_completion(&mut self) -> Option<Completion>;
+    /// The first `length` bytes of a provided buffer that a completion named.
+    fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8];
+    /// Gives a provided buffer back.
+    fn recycle(&mut self, buffer: u16);
+}

@@ -1,0 +1,19 @@
+//! Sockets of a shard, all in one raw `io_uring`.
+//!
+//! ```text
+//!   accept ─▶ file table ─▶ receive into provided buffers ─▶ Shard ─▶ send, one submission for many
+//! ```
+//!
+//! [`pump`] is the loop that drives a shard; it is safe code over the trait [`Kernel`](kernel::Kernel).
+//! [`uring`] is the kernel behind it and holds all unsafe code of this crate; the tests put one there
+//! whose completions fail and come in another order.
+
+mod buffers;
+mod kernel;
+mod pump;
+mod sockets;
+mod uring;
+
+pub use kernel::{Completion, Kernel, Operation};
+pub use pump::{HttpHost, HttpOutput, Pump, ShardCommand};
+pub use uring::{SetupError, Uring, UringConfig};

@@ -1,0 +1,424 @@
+//! The loop of a shard: completions in, one submission for everything that became ready out.
+
+use super::kernel::{Completion, Kernel, Operation};
+use super::sockets::Socket;
+use crate::base::counters::RefusalReason;
+use crate::base::now::Clock;
+use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
+use crate::net::Waker;
+use crate::shard::{Request, Shard};
+use crossbeam_channel::Receiver;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Connections whose sends go into one submission. Large enough that entering the kernel costs
+/// nothing per send, small enough that input which arrives meanwhile is looked at between two.
+const SENDS_PER_SUBMISSION: usize = 256;
+/// Slices of one send. Rarely more than a few: publications in a row share a buffer.
+const SLICES_PER_SEND: usize = 64;
+/// How soon to look again when accepting failed or the ring is full, milliseconds.
+const RETRY_MS: u64 = 1;
+const ACCEPT_RETRY_MS: u64 = 100;
+/// Longest sleep, milliseconds.
+const SLEEP_MAX_MS: u64 = 60_000;
+
+/// What the server tells a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardCommand {
+    /// Stop accepting, say goodbye to all sessions (1001), return when the last is gone.
+    Drain,
+}
+
+/// What the HTTP side says of a connection.
+#[derive(Debug)]
+pub enum HttpOutput {
+    /// Bytes of an answer.
+    Bytes(Vec<u8>),
+    /// All answers are given.
+    End,
+}
+
+/// The HTTP side of a shard: it gets bytes of connections that are no WebSockets, and answers.
+pub trait HttpHost {
+    /// Bytes came from `id`.
+    fn receive(&mut self, id: ConnectionId, bytes: &[u8]);
+    /// The peer of `id` sends no more.
+    fn end(&mut self, id: ConnectionId);
+    /// The connection is gone.
+    fn forget(&mut self, id: ConnectionId);
+    /// Takes what there is to say.
+    fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)>;
+    /// Whether tasks of the executor may have something to do for it.
+    fn is_busy(&self) -> bool;
+    /// Lets the executor's tasks run.
+    fn run_tasks(&mut self) -> impl Future<Output = ()>;
+}
+
+/// Drives one shard.
+pub struct Pump<K, H> {
+    kernel: K,
+    shard: Shard,
+    http: H,
+    sockets: SlotMap<Socket>,
+    /// Receive completions that wait until publications before them have found room in the ring.
+    held: VecDeque<(ConnectionId, Completion)>,
+    /// Connections whose receive has to be armed again.
+    unarmed: Vec<ConnectionId>,
+    commands: Receiver<ShardCommand>,
+    peers: Vec<Waker>,
+    counters: Arc<ShardCounters>,
+    clock: Clock,
+    accept_again_ms: Option<u64>,
+    is_draining: bool,
+}
+
+impl<K: Kernel, H: HttpHost> Pump<K, H> {
+    /// A pump that has not begun. `peers` are the wakers of all shards, by index.
+    pub fn new(
+        kernel: K,
+        shard: Shard,
+        http: H,
+        commands: Receiver<ShardCommand>,
+        peers: Vec<Waker>,
+        counters: Arc<ShardCounters>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            kernel,
+            shard,
+            http,
+            sockets: SlotMap::default(),
+            held: VecDeque::new(),
+            unarmed: Vec::new(),
+            commands,
+            peers,
+            counters,
+            clock,
+            accept_again_ms: None,
+            is_draining: false,
+        }
+    }
+
+    /// Runs until a drain is finished.
+    ///
+    /// # Errors
+    /// What the kernel says when the ring itself fails.
+    pub async fn run(mut self) -> io::Result<()> {
+        self.kernel.accept();
+        self.kernel.await_wake();
+        while !(self.is_draining && self.shard.connection_count() == 0) {
+            let is_idle = self.turn();
+            if self.http.is_busy() {
+                self.http.run_tasks().await;
+                self.kernel.enter(None)?;
+            } else if is_idle && self.shard.park() {
+                let wait = self.sleep_time();
+                self.kernel.enter(Some(wait))?;
+                self.shard.unpark();
+            } else {
+                self.kernel.enter(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles everything at hand; true when there is nothing left to do but wait.
+    fn turn(&mut self) -> bool {
+        let now = self.clock.now();
+        while let Some(completion) = self.kernel.next_completion() {
+            self.complete(completion, now);
+        }
+        self.relieve(now);
+        let record_count = self.shard.drain_ring(now);
+        if self
+            .shard
+            .next_wake_ms()
+            .is_some_and(|at_ms| at_ms <= now.monotonic_ms)
+        {
+            self.shard.wake(now);
+        }
+        while let Ok(ShardCommand::Drain) = self.commands.try_recv() {
+            self.begin_drain(now);
+        }
+        self.carry_out_requests(now);
+        while let Some((id, output)) = self.http.take_output() {
+            match output {
+                HttpOutput::Bytes(bytes) => self.shard.send_http(id, &bytes, now),
+                HttpOutput::End => self.shard.end_http(id, now),
+            }
+        }
+        self.carry_out_requests(now);
+        let Self { shard, peers, .. } = self;
+        shard.wake_peers(|index| peers[index as usize].wake());
+        self.arm_receives(now);
+        self.flush();
+        record_count == 0 && !self.shard.has_dirty()
+    }
+
+    fn sleep_time(&self) -> Duration {
+        let now_ms = self.clock.now().monotonic_ms;
+        let alarm_ms = self.shard.next_wake_ms();
+        let mut wake_ms = alarm_ms.unwrap_or(u64::MAX).min(now_ms + SLEEP_MAX_MS);
+        if let Some(accept_ms) = self.accept_again_ms {
+            wake_ms = wake_ms.min(accept_ms);
+        }
+        if self.shard.is_congested() {
+            // No reader of the ring tells its writers that it has moved on.
+            wake_ms = wake_ms.min(now_ms + RETRY_MS);
+        }
+        Duration::from_millis(wake_ms.saturating_sub(now_ms))
+    }
+
+    /// Writes publications that found the ring full, then takes up the input held for them.
+    fn relieve(&mut self, now: Now) {
+        if self.shard.is_congested() {
+            self.shard.retry_unsent();
+        }
+        while !self.shard.is_congested()
+            && let Some((id, completion)) = self.held.pop_front()
+        {
+            self.received(id, completion, now);
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, now: Now) {
+        let Completion {
+            operation,
+            result,
+            has_more,
+            ..
+        } = completion;
+        match operation {
+            Operation::Accept => self.accepted(result, has_more, now),
+            Operation::Wake => self.kernel.await_wake(),
+            // Everything a connection sends stays in order, its end included.
+            Operation::Receive(id) if self.shard.is_congested() || !self.held.is_empty() => {
+                self.held.push_back((id, completion));
+            }
+            Operation::Receive(id) => self.received(id, completion, now),
+            Operation::Send(id) => self.sent(id, result, now),
+            Operation::Writable(id) => {
+                self.finish_operation(id);
+                self.shard.writable(id);
+            }
+            Operation::Shutdown(id) => self.finish_operation(id),
+            Operation::Close(id) => {
+                self.sockets.remove(id);
+                self.http.forget(id);
+                self.shard.release(id);
+            }
+            Operation::Cancel => {}
+        }
+    }
+
+    fn accepted(&mut self, result: i32, has_more: bool, now: Now) {
+        if result >= 0 {
+            self.take_connection(result, now);
+        } else if !self.is_draining {
+            self.counters.refused.of(RefusalReason::Accept).add(1);
+        }
+        if !has_more && !self.is_draining {
+            // At once after a success; after a failure (no descriptors, no memory) a little later.
+            let delay_ms = if result >= 0 { 0 } else { ACCEPT_RETRY_MS };
+            self.accept_again_ms = Some(now.monotonic_ms + delay_ms);
+        }
+    }
+
+    fn take_connection(&mut self, result: i32, now: Now) {
+        let Ok((socket, peer)) = self.kernel.accepted(result) else {
+            return self.counters.refused.of(RefusalReason::Abandoned).add(1);
+        };
+        if self.is_draining {
+            return;
+        }
+        let Ok(id) = self.shard.accept(peer, now) else {
+            return;
+        };
+        self.sockets.insert(id, Socket::default());
+        if self.kernel.adopt(socket, id).is_ok() {
+            self.arm_receive(id);
+        } else {
+            self.counters.refused.of(RefusalReason::Accept).add(1);
+            self.shard.fail(id, now);
+        }
+    }
+
+    fn received(&mut self, id: ConnectionId, completion: Completion, now: Now) {
+        if let (Some(buffer), Ok(length)) = (completion.buffer, usize::try_from(completion.result))
+        {
+            let bytes = self.kernel.buffer(buffer, length);
+            self.shard.receive(id, bytes, now);
+        }
+        if let Some(buffer) = completion.buffer {
+            self.kernel.recycle(buffer);
+        }
+        if completion.has_more {
+            return;
+        }
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.is_receiving = false;
+        }
+        match completion.result {
+            0 => self.shard.hang_up(id, now),
+            1.. => self.unarmed.push(id),
+            error if error == -libc::ENOBUFS => {
+                self.counters.buffers_exhausted.add(1);
+                self.unarmed.push(id);
+            }
+            _ => self.shard.fail(id, now),
+        }
+        self.finish_operation(id);
+    }
+
+    fn sent(&mut self, id: ConnectionId, result: i32, now: Now) {
+        let wanted = self.sockets.get(id).map_or(0, |socket| socket.send_bytes);
+        self.finish_operation(id);
+        let written = u32::try_from(result).unwrap_or(0);
+        self.shard.sent(id, written);
+        let is_full = result == -libc::EAGAIN || (result >= 0 && written < wanted);
+        if is_full {
+            self.counters.short_sends.add(1);
+            self.shard.would_block(id);
+            if self.begin_operation(id) {
+                self.kernel.await_writable(id);
+            }
+        } else if result < 0 && result != -libc::EINTR {
+            self.shard.fail(id, now);
+        }
+    }
+
+    /// Notes one more operation of `id`; false when its socket is being closed.
+    fn begin_operation(&mut self, id: ConnectionId) -> bool {
+        match self.sockets.get_mut(id) {
+            Some(socket) if !socket.is_closing => {
+                socket.operations += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn finish_operation(&mut self, id: ConnectionId) {
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.operations -= 1;
+            self.close_when_quiet(id);
+        }
+    }
+
+    fn arm_receive(&mut self, id: ConnectionId) {
+        if self.begin_operation(id) {
+            if let Some(socket) = self.sockets.get_mut(id) {
+                socket.is_receiving = true;
+            }
+            self.kernel.receive(id);
+        }
+    }
+
+    /// Arms what ran out of buffers, now that they are given back, and accepts again after a pause.
+    fn arm_receives(&mut self, now: Now) {
+        if self.held.is_empty() {
+            for id in std::mem::take(&mut self.unarmed) {
+                self.arm_receive(id);
+            }
+        }
+        if self
+            .accept_again_ms
+            .is_some_and(|at_ms| at_ms <= now.monotonic_ms)
+        {
+            self.accept_again_ms = None;
+            if !self.is_draining {
+                self.kernel.accept();
+            }
+        }
+    }
+
+    fn carry_out_requests(&mut self, now: Now) {
+        for request in self.shard.take_requests() {
+            match request {
+                Request::ShutdownWrite(id) => {
+                    if self.begin_operation(id) {
+                        self.kernel.shutdown(id, false);
+                    }
+                    // The peer may have ended before us: then no end is to come.
+                    if self
+                        .sockets
+                        .get(id)
+                        .is_some_and(|socket| !socket.is_receiving)
+                        && !self.unarmed.contains(&id)
+                    {
+                        self.shard.fail(id, now);
+                    }
+                }
+                Request::Close(id) => self.begin_close(id),
+                Request::Http(id, bytes) => self.http.receive(id, &bytes),
+                Request::HttpEnd(id) => self.http.end(id),
+            }
+        }
+    }
+
+    /// Ends what the kernel still does for `id`, then its socket.
+    fn begin_close(&mut self, id: ConnectionId) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        if socket.is_closing {
+            return;
+        }
+        socket.is_closing = true;
+        if socket.operations > 0 {
+            // A shutdown completes a waiting receive and a wait for writability.
+            socket.operations += 1;
+            self.kernel.shutdown(id, true);
+        }
+        self.close_when_quiet(id);
+    }
+
+    fn close_when_quiet(&mut self, id: ConnectionId) {
+        if let Some(socket) = self.sockets.get_mut(id)
+            && socket.is_closing
+            && socket.operations == 0
+            && !socket.close_sent
+        {
+            socket.close_sent = true;
+            self.kernel.close(id);
+        }
+    }
+
+    fn begin_drain(&mut self, now: Now) {
+        if !self.is_draining {
+            self.is_draining = true;
+            self.kernel.stop_accepting();
+            self.shard.drain_sessions(now);
+        }
+    }
+
+    /// Queues sends for connections that have bytes waiting.
+    fn flush(&mut self) {
+        for _ in 0..SENDS_PER_SUBMISSION {
+            let Some(id) = self.shard.next_dirty() else {
+                return;
+            };
+            if self.begin_operation(id) {
+                self.send(id);
+            }
+        }
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "the kernel reads the outbox's frames after this call"
+    )]
+    fn send(&mut self, id: ConnectionId) {
+        let slices = self.shard.begin_send(id, SLICES_PER_SEND);
+        // SAFETY: the slices lie in runs that the connection's outbox holds. An outbox lets go of a
+        // run that is in flight only in `Shard::sent`, which is called for this send's completion,
+        // or with the whole connection in `Shard::release`, which is called after the completion of
+        // the close, which is queued only when no operation of the connection is left.
+        let bytes = unsafe { self.kernel.send(id, slices) };
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.send_bytes = bytes;
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The kernel behind the pump: one `io_uring` with a file table and provided buffers.
+
+#![expect(
+    unsafe_code,
+    reason = "submissions name memory that the kernel uses later; each use says why it is sound"
+)]
+
+use super::buffers::{Buffers, GROUP};
+use super::kernel::{Completion, Kernel, Operation};
+use crate::base::id::GENERATION_BITS;
+use crate::base::{ConnectionId, SlotMap};
+use crate::net::Waker;
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// How large a wire ring is.
+#[derive(Clone, Copy, Debug)]
+pub struct UringConfig {
+    /// Operations that one submission carries.
+    pub submission_entries: u32,
+    /// Completions that may wait; more than the sends of one submission and the receives that
+    /// arrive meanwhile.
+    pub completion_entries: u32,
+    /// Sockets in the file table; at most `RLIMIT_NOFILE`.
+    pub files_max: u32,
+    /// Provided buffers, a power of two.
+    pub buffer_count: u16,
+    /// Size of each, bytes.
+    pub buffer_bytes: u32,
+}
+
+impl Default for UringConfig {
+    fn default() -> Self {
+        Self {
+            submission_entries: 1_024,
+            completion_entries: 16_384,
+            files_max: 1_024,
+            buffer_count: 1_024,
+            buffer_bytes: 4_096,
+        }
+    }
+}
+
+/// Which step of the set-up the kernel refused.
+#[derive(Debug)]
+pub enum SetupError {
+    /// `io_uring_setup` itself.
+    Ring(io::Error),
+    /// The table of sockets.
+    FileTable(io::Error),
+    /// The ring of provided buffers.
+    Buffers(io::Error),
+}
+
+/// The wire ring of a shard. It must be made and used on the shard's own thread.
+pub struct Uring {
+    // Declared, and so dropped, before the memory that its operations name.
+    ring: IoUring,
+    buffers: Buffers,
+    vectors: SlotMap<Box<Vector>>,
+    spare_vectors: Vec<Box<Vector>>,
+    wake_count: Box<u64>,
+    listener: TcpListener,
+    waker: Waker,
+    completions: VecDeque<Completion>,
+}
+
+/// The header and the slices of a send of several buffers.
+struct Vector {
+    header: libc::msghdr,
+    slices: Vec<libc::iovec>,
+}
+
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+impl Uring {
+    /// A wire ring for the sockets that `listener` accepts.
+    ///
+    /// # Errors
+    /// [`SetupError`] names the step that the kernel refused.
+    pub fn new(
+        config: &UringConfig,
+        listener: TcpListener,
+        waker: Waker,
+    ) -> Result<Self, SetupError> {
+        let ring = IoUring::builder()
+            .setup_cqsize(config.completion_entries)
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(config.submission_entries)
+            .map_err(SetupError::Ring)?;
+        ring.submitter()
+            .register_files_sparse(config.files_max)
+            .map_err(SetupError::FileTable)?;
+        let buffers =
+            Buffers::register(&ring.submitter(), config.buffer_count, config.buffer_bytes)
+                .map_err(SetupError::Buffers)?;
+        Ok(Self {
+            ring,
+            buffers,
+            vectors: SlotMap::default(),
+            spare_vectors: Vec::new(),
+            wake_count: Box::new(0),
+            listener,
+            waker,
+            completions: VecDeque::new(),
+        })
+    }
+
+    /// Queues an operation; hands the queue over first when it is full.
+    ///
+    /// # Safety
+    /// The memory that the entry names stays valid until the operation's completion.
+    unsafe fn push(&mut self, entry: squeue::Entry, operation: Operation) {
+        let entry = entry.user_data(pack(operation));
+        loop {
+            // SAFETY: the caller promises that the entry's memory outlives the operation.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            self.enter_kernel(0, None)
+                .expect("a full submission queue can be handed over");
+        }
+    }
+
+    fn enter_kernel(&mut self, want: u32, wait: Option<Duration>) -> io::Result<()> {
+        let submitted = self.submit(want, wait);
+        self.collect();
+        match submitted.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(_) => Ok(()),
+            // Time is over, a signal came, or completions had to be collected first.
+            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    fn submit(&self, want: u32, wait: Option<Duration>) -> io::Result<usize> {
+        const GETEVENTS: u32 = 1;
+        if let Some(wait) = wait {
+            let timespec = Timespec::from(wait);
+            let args = SubmitArgs::new().timespec(&timespec);
+            return self.ring.submitter().submit_with_args(want as usize, &args);
+        }
+        let queued = {
+            // SAFETY: `self` is not shared between threads, and no other view of the submission
+            // queue exists during this call.
+            let mut queue = unsafe { self.ring.submission_shared() };
+            queue.sync();
+            u32::try_from(queue.len()).expect("the queue's length is a u32")
+        };
+        // With DEFER_TASKRUN completions appear only on entering with GETEVENTS.
+        // SAFETY: no argument is passed.
+        unsafe {
+            self.ring
+                .submitter()
+                .enter::<libc::sigset_t>(queued, want, GETEVENTS, None)
+        }
+    }
+
+    fn collect(&mut self) {
+        for entry in self.ring.completion() {
+            let Some(operation) = unpack(entry.user_data()) else {
+                continue;
+            };
+            if let Operation::Send(id) = operation
+                && let Some(vector) = self.vectors.remove(id)
+            {
+                self.spare_vectors.push(vector);
+            }
+            self.completions.push_back(Completion {
+                operation,
+                result: entry.result(),
+                has_more: cqueue::more(entry.flags()),
+                buffer: cqueue::buffer_select(entry.flags()),
+            });
+        }
+    }
+}
+
+impl Kernel for Uring {
+    fn accept(&mut self) {
+        let entry = opcode::AcceptMulti::new(Fd(self.listener.as_raw_fd()))
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        // SAFETY: a multishot accept names no memory.
+        unsafe { self.push(entry, Operation::Accept) };
+    }
+
+    fn stop_accepting(&mut self) {
+        let entry = opcode::AsyncCancel::new(pack(Operation::Accept)).build();
+        // SAFETY: a cancellation names no memory.
+        unsafe { self.push(entry, Operation::Cancel) };
+    }
+
+    fn await_wake(&mut self) {
+        let target = std::ptr::from_mut(&mut *self.wake_count).cast();
+        let entry = opcode::Read::new(Fd(self.waker.as_raw_fd()), target, 8).build();
+        // SAFETY: the eight bytes are boxed, dropped after the ring, and the pump waits for one wake
+        // at a time.
+        unsafe { self.push(entry, Operation::Wake) };
+    }
+
+    fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)> {
+        // SAFETY: a successful accept gives a new descriptor, and its completion is used once.
+        let socket = unsafe { OwnedFd::from_raw_fd(result) };
+        let peer = rustix::net::getpeername(&socket)?.ok_or(io::ErrorKind::NotConnected)?;
+        Ok((socket, SocketAddr::try_from(peer)?))
+    }
+
+    fn adopt(&mut self, socket: OwnedFd, id: ConnectionId) -> io::Result<()> {
+        let descriptors = [socket.as_raw_fd()];
+        let submitter = self.ring.submitter();
+        submitter.register_files_update(id.slot(), &descriptors)?;
+        // The table holds the file now; the descriptor goes when `socket` is dropped.
+        Ok(())
+    }
+
+    fn receive(&mut self, id: ConnectionId) {
+        let entry = opcode::RecvMulti::new(Fixed(id.slot()), GROUP).build();
+        // SAFETY: the bytes go to provided buffers, which live as long as the ring.
+        unsafe { self.push(entry, Operation::Receive(id)) };
+    }
+
+    unsafe fn send<'a>(
+        &mut self,
+        id: ConnectionId,
+        mut slices: impl Iterator<Item = &'a [u8]>,
+    ) -> u32 {
+        let length = |slice: &[u8]| u32::try_from(slice.len()).expect("runs are under 4 GiB");
+        let target = Fixed(id.slot());
+        let first = slices.next().unwrap_or_default();
+        let mut bytes = length(first);
+        let entry = if let Some(second) = slices.next() {
+            let mut vector = self.spare_vectors.pop().unwrap_or_default();
+            vector.slices.clear();
+            vector.slices.push(io_slice(first));
+            for slice in std::iter::once(second).chain(slices) {
+                vector.slices.push(io_slice(slice));
+                bytes += length(slice);
+            }
+            vector.header.msg_iov = vector.slices.as_mut_ptr();
+            vector.header.msg_iovlen = vector.slices.len();
+            let header = std::ptr::from_ref(&vector.header);
+            let earlier = self.vectors.insert(id, vector);
+            assert!(earlier.is_none(), "one send per connection at a time");
+            opcode::SendMsg::new(target, header)
+                .flags(SEND_FLAGS.cast_unsigned())
+                .build()
+        } else {
+            opcode::Send::new(target, first.as_ptr(), bytes)
+                .flags(SEND_FLAGS)
+                .build()
+        };
+        // SAFETY: the caller keeps the slices; the vector is boxed and kept until the completion.
+        unsafe { self.push(entry, Operation::Send(id)) };
+        bytes
+    }
+
+    fn await_writable(&mut self, id: ConnectionId) {
+        let events = libc::POLLOUT as u32;
+        let entry = opcode::PollAdd::new(Fixed(id.slot()), events).build();
+        // SAFETY: a poll names no memory.
+        unsafe { self.push(entry, Operation::Writable(id)) };
+    }
+
+    fn shutdown(&mut self, id: ConnectionId, both: bool) {
+        let how = if both { libc::SHUT_RDWR } else { libc::SHUT_WR };
+        let entry = opcode::Shutdown::new(Fixed(id.slot()), how).build();
+        // SAFETY: a shutdown names no memory.
+        unsafe { self.push(entry, Operation::Shutdown(id)) };
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        let entry = opcode::Close::new(Fixed(id.slot())).build();
+        // SAFETY: a close names no memory.
+        unsafe { self.push(entry, Operation::Close(id)) };
+    }
+
+    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        // Completions may have been collected while operations were queued.
+        let wait = wait.filter(|_| self.completions.is_empty());
+        self.enter_kernel(u32::from(wait.is_some()), wait)
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        self.completions.pop_front()
+    }
+
+    fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8] {
+        self.buffers.bytes(buffer, length)
+    }
+
+    fn recycle(&mut self, buffer: u16) {
+        self.buffers.recycle(buffer);
+    }
+}
+
+impl Default for Vector {
+    fn default() -> Self {
+        Self {
+            // SAFETY: a msghdr of zeroes is a message without name, slices and control data.
+            header: unsafe { std::mem::zeroed() },
+            slices: Vec::new(),
+        }
+    }
+}
+
+fn io_slice(slice: &[u8]) -> libc::iovec {
+    libc::iovec {
+        iov_base: slice.as_ptr().cast_mut().cast(),
+        iov_len: slice.len(),
+    }
+}
+
+const SLOT_BITS: u32 = 32;
+const KIND_SHIFT: u32 = SLOT_BITS + GENERATION_BITS;
+const _: () = assert!(KIND_SHIFT + 8 <= 64, "operation, generation and slot fit");
+
+/// The user data of an operation: kind (8 bits), generation (24), slot (32).
+fn pack(operation: Operation) -> u64 {
+    let (kind, id) = match operation {
+        Operation::Accept => (1, None),
+        Operation::Wake => (2, None),
+        Operation::Receive(id) => (3, Some(id)),
+        Operation::Send(id) => (4, Some(id)),
+        Operation::Writable(id) => (5, Some(id)),
+        Operation::Shutdown(id) => (6, Some(id)),
+        Operation::Close(id) => (7, Some(id)),
+        Operation::Cancel => (8, None),
+    };
+    let id = id.map_or(0, |id| {
+        u64::from(id.generation()) << SLOT_BITS | u64::from(id.slot())
+    });
+    kind << KIND_SHIFT | id
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each field is cut out of the word by its width"
+)]
+fn unpack(user_data: u64) -> Option<Operation> {
+    let id = ConnectionId::new(user_data as u32, (user_data >> SLOT_BITS) as u32);
+    Some(match user_data >> KIND_SHIFT {
+        1 => Operation::Accept,
+        2 => Operation::Wake,
+        3 => Operation::Receive(id),
+        4 => Operation::Send(id),
+        5 => Operation::Writable(id),
+        6 => Operation::Shutdown(id),
+        7 => Operation::Close(id),
+        8 => Operation::Cancel,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_data_carries_operation_slot_and_generation() {
+        let id = ConnectionId::new(u32::MAX, 0x00ff_eedd);
+        for operation in [
+            Operation::Accept,
+            Operation::Wake,
+            Operation::Receive(id),
+            Operation::Send(id),
+            Operation::Writable(id),
+            Operation::Shutdown(id),
+            Operation::Close(id),
+            Operation::Cancel,
+        ] {
+            assert_eq!(unpack(pack(operation)), Some(operation));
+        }
+        assert_eq!(unpack(0), None);
+    }
+}

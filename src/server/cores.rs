@@ -1,0 +1,33 @@
+//! Which cores the shards run on.
+
+use crate::config::ShardCount;
+
+/// The core of each shard, among those that this process may use.
+///
+/// More shards than cores share them in turn; that is for tests, not for speed.
+#[must_use]
+pub fn assign(shards: ShardCount) -> Vec<usize> {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    let mut cores: Vec<_> = allowed.iter().map(|core| core.id).collect();
+    if cores.is_empty() {
+        cores.push(0);
+    }
+    let count = match shards {
+        ShardCount::Auto => cores.len(),
+        ShardCount::Fixed(count) => usize::from(count),
+    };
+    cores.into_iter().cycle().take(count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shard_gets_an_allowed_core() {
+        let auto = assign(ShardCount::Auto);
+        let many = assign(ShardCount::Fixed(17));
+        assert_eq!(many.len(), 17);
+        assert!(many.iter().all(|core| auto.contains(core)));
+    }
+}

@@ -1,0 +1,91 @@
+//! One shard on its thread: the executor, the wire ring and the pump.
+
+use crate::api::{Api, ApiContext};
+use crate::base::now::Clock;
+use crate::net::Waker;
+use crate::net::wire::{Pump, SetupError, ShardCommand, Uring, UringConfig};
+use crate::shard::{Shard, ShardParts};
+use crossbeam_channel::{Receiver, Sender};
+use glommio::{GlommioError, LocalExecutorBuilder, Placement};
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+/// Memory that the executor registers for file I/O; the shards do none.
+const EXECUTOR_IO_BYTES: usize = 64 * 1024;
+/// Entries of the executor's own rings.
+const EXECUTOR_RING_DEPTH: usize = 64;
+
+/// Everything a shard's thread needs.
+pub(super) struct ShardThread {
+    pub(super) core: usize,
+    pub(super) parts: ShardParts,
+    pub(super) listener: TcpListener,
+    pub(super) waker: Waker,
+    pub(super) peers: Vec<Waker>,
+    pub(super) commands: Receiver<ShardCommand>,
+    pub(super) api: Arc<ApiContext>,
+    pub(super) clock: Clock,
+    pub(super) reports: Sender<Report>,
+}
+
+/// What a shard's thread tells the main thread.
+#[derive(Debug)]
+pub enum Report {
+    /// It accepts connections.
+    Ready,
+    /// The kernel refused its wire ring.
+    Refused(SetupError),
+    /// It has drained and stopped.
+    Stopped,
+    /// Its ring failed.
+    Failed(io::Error),
+}
+
+/// Starts the thread; it reports on its own.
+///
+/// # Errors
+/// What glommio says when it cannot make an executor on the core.
+pub(super) fn spawn(thread: ShardThread) -> Result<(), GlommioError<()>> {
+    let name = format!("shard-{}", thread.parts.index);
+    LocalExecutorBuilder::new(Placement::Fixed(thread.core))
+        .name(&name)
+        .io_memory(EXECUTOR_IO_BYTES)
+        .ring_depth(EXECUTOR_RING_DEPTH)
+        .spawn(move || run(thread))
+        .map(drop)
+}
+
+async fn run(thread: ShardThread) {
+    let config = UringConfig {
+        files_max: thread.parts.connections_max,
+        ..UringConfig::default()
+    };
+    let reports = thread.reports;
+    let kernel = match Uring::new(&config, thread.listener, thread.waker) {
+        Ok(kernel) => kernel,
+        Err(error) => return report(&reports, Report::Refused(error)),
+    };
+    report(&reports, Report::Ready);
+    let counters = Arc::clone(&thread.parts.counters);
+    let shard = Shard::new(thread.parts, thread.clock.now());
+    let pump = Pump::new(
+        kernel,
+        shard,
+        Api::new(thread.api),
+        thread.commands,
+        thread.peers,
+        counters,
+        thread.clock,
+    );
+    let ended = Box::pin(pump.run()).await;
+    report(
+        &reports,
+        ended.map_or_else(Report::Failed, |()| Report::Stopped),
+    );
+}
+
+fn report(reports: &Sender<Report>, report: Report) {
+    // The main thread may have left already, on a second signal.
+    let _ = reports.send(report);
+}
