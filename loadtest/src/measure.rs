@@ -133,3 +133,39 @@ pub(crate) fn report_memory(report: &mut Report, pid: Option<u32>) -> io::Result
 fn mebibytes(bytes: u64) -> f64 {
     approximate(bytes) / f64::from(1 << 20)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a run with these loads (in percent of a core) is called the generator's own.
+    fn check(server_percent: Option<u64>, own_percent: u64, is_named: bool) {
+        let usage = Usage {
+            server_cpu_ns: server_percent.map(|percent| percent * 1_000_000),
+            own_cpu_ns: own_percent * 1_000_000,
+            wall_ns: 100_000_000,
+        };
+        let mut report = Report::new("t");
+        usage.report(&mut report, "delivery", 1000);
+        let table = report.to_table();
+        assert_eq!(
+            table.to_lowercase().contains("bottleneck"),
+            is_named,
+            "{table}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let expected = server_percent.map_or(serde_json::Value::Null, |percent| {
+            (approximate(percent) * 1000.0).into()
+        });
+        assert_eq!(json["server_cpu_ns_per_delivery"], expected);
+    }
+
+    #[test]
+    fn a_busy_generator_before_an_idle_server_is_named() {
+        check(Some(60), 99, true);
+        check(Some(99), 99, false);
+        check(Some(99), 60, false);
+        check(None, 99, true);
+        check(None, 50, false);
+    }
+}

@@ -1,23 +1,42 @@
 //! Bytes on their way out: per connection one send at a time, so that bytes never overtake each
 //! other.
+//!
+//! ```text
+//!            send            take_off           sent, all gone
+//!  Resting ───────▶ Ready ───────────▶ Flying ─────────────────▶ Resting
+//!                     ▲                   │ sent, more to go
+//!                     └───────────────────┘
+//! ```
 
 /// What is to be sent, per slot.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     lanes: Vec<Lane>,
-    /// Slots with waiting bytes and no send in flight.
+    /// The slots whose lane is `Ready`, each once.
     ready: Vec<u32>,
 }
 
 #[derive(Debug, Default)]
 struct Lane {
-    /// Bytes the kernel reads now; not touched while `in_flight`.
+    /// Bytes of the current send; neither moved nor changed while `Flying`.
+    /// 0 <= flown <= flying.len(), and flown < flying.len() only from take_off to the last sent.
     flying: Vec<u8>,
     /// How many of them have left already.
     flown: usize,
     waiting: Vec<u8>,
-    in_flight: bool,
-    shut: bool,
+    state: State,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Resting,
+    Ready,
+    Flying,
+    /// The connection has ended; no send is in flight.
+    Shut,
+    /// The connection has ended; the last send has not completed.
+    ShutFlying,
 }
 
 impl Outbox {
@@ -30,11 +49,13 @@ impl Outbox {
     /// Queues bytes for a connection, written by `write` straight into its buffer.
     pub(crate) fn send_with(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let lane = &mut self.lanes[slot as usize];
-        if lane.shut {
-            return;
-        }
-        if lane.waiting.is_empty() && !lane.in_flight {
-            self.ready.push(slot);
+        match lane.state {
+            State::Shut | State::ShutFlying => return,
+            State::Resting => {
+                lane.state = State::Ready;
+                self.ready.push(slot);
+            }
+            State::Ready | State::Flying => {}
         }
         write(&mut lane.waiting);
     }
@@ -52,32 +73,48 @@ impl Outbox {
     pub(super) fn take_off(&mut self) -> Option<(u32, &[u8])> {
         let slot = self.ready.pop()?;
         let lane = &mut self.lanes[slot as usize];
+        assert_eq!(lane.state, State::Ready);
         if lane.flown == lane.flying.len() {
             lane.flying.clear();
             lane.flown = 0;
             std::mem::swap(&mut lane.flying, &mut lane.waiting);
         }
-        lane.in_flight = true;
+        lane.state = State::Flying;
         Some((slot, &lane.flying[lane.flown..]))
     }
 
     /// A send has completed with this result.
     pub(super) fn sent(&mut self, slot: u32, result: i32) {
         let lane = &mut self.lanes[slot as usize];
-        lane.in_flight = false;
-        match usize::try_from(result) {
-            Ok(count) => lane.flown += count,
+        assert!(
+            matches!(lane.state, State::Flying | State::ShutFlying),
+            "no send was in flight"
+        );
+        lane.state = match (lane.state, usize::try_from(result)) {
+            (State::Flying, Ok(count)) => {
+                lane.flown += count;
+                let is_done = lane.flown == lane.flying.len() && lane.waiting.is_empty();
+                if is_done {
+                    State::Resting
+                } else {
+                    State::Ready
+                }
+            }
             // The receive reports the connection's end; this side only stops.
-            Err(_) => lane.shut = true,
-        }
-        if !lane.shut && (lane.flown < lane.flying.len() || !lane.waiting.is_empty()) {
+            _ => State::Shut,
+        };
+        if lane.state == State::Ready {
             self.ready.push(slot);
         }
     }
 
     /// The connection has ended.
     pub(super) fn shut(&mut self, slot: u32) {
-        self.lanes[slot as usize].shut = true;
+        let lane = &mut self.lanes[slot as usize];
+        lane.state = match lane.state {
+            State::Flying | State::ShutFlying => State::ShutFlying,
+            State::Resting | State::Ready | State::Shut => State::Shut,
+        };
         self.ready.retain(|&ready| ready != slot);
     }
 }
@@ -85,11 +122,64 @@ impl Outbox {
 impl Drop for Outbox {
     fn drop(&mut self) {
         for lane in &mut self.lanes {
-            if lane.in_flight {
+            if matches!(lane.state, State::Flying | State::ShutFlying) {
                 // The kernel may still read these bytes while the ring is torn down in the
                 // background.
                 std::mem::forget(std::mem::take(&mut lane.flying));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_lanes() -> Outbox {
+        let mut outbox = Outbox::default();
+        outbox.add_lane();
+        outbox.add_lane();
+        outbox
+    }
+
+    #[test]
+    fn what_waits_leaves_in_one_piece_and_only_one_at_a_time() {
+        let mut outbox = two_lanes();
+        outbox.send(1, b"ab");
+        outbox.send(1, b"cd");
+        assert_eq!(outbox.take_off(), Some((1, &b"abcd"[..])));
+        outbox.send(1, b"ef");
+        assert_eq!(outbox.take_off(), None);
+        outbox.sent(1, 4);
+        assert_eq!(outbox.take_off(), Some((1, &b"ef"[..])));
+        outbox.sent(1, 2);
+        assert_eq!(outbox.take_off(), None);
+    }
+
+    #[test]
+    fn a_short_send_goes_on_where_it_stopped_whatever_is_added_meanwhile() {
+        let mut outbox = two_lanes();
+        outbox.send(0, b"abcdef");
+        assert!(outbox.take_off().is_some());
+        outbox.sent(0, 2);
+        outbox.send(0, b"gh");
+        assert_eq!(outbox.take_off(), Some((0, &b"cdef"[..])));
+        assert_eq!(outbox.take_off(), None, "the lane is in flight");
+        outbox.sent(0, 4);
+        assert_eq!(outbox.take_off(), Some((0, &b"gh"[..])));
+    }
+
+    #[test]
+    fn an_ended_connection_takes_nothing_more() {
+        let mut outbox = two_lanes();
+        outbox.send(0, b"a");
+        outbox.shut(0);
+        outbox.send(0, b"b");
+        outbox.send(1, b"c");
+        assert_eq!(outbox.take_off(), Some((1, &b"c"[..])));
+        outbox.shut(1);
+        outbox.sent(1, 1);
+        outbox.send(1, b"d");
+        assert_eq!(outbox.take_off(), None);
     }
 }
