@@ -70,13 +70,9 @@ impl Ending {
         }
     }
 
-    /// The peer broke the protocol; nothing more is owed to it.
+    /// The peer broke the protocol. What came before was right and is still answered.
     pub(super) fn protocol_fault(fault: ProtocolFault) -> Self {
-        Self {
-            code: Some(close::code_for(fault)),
-            reason: CloseReason::Protocol,
-            flush: false,
-        }
+        Self::flushing(close::code_for(fault), CloseReason::Protocol)
     }
 
     /// The peer said goodbye; RFC 6455 5.5.1 lets us answer with its own code.
@@ -84,7 +80,7 @@ impl Ending {
         Self {
             code: close.code,
             reason: CloseReason::Peer,
-            flush: false,
+            flush: true,
         }
     }
 

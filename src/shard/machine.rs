@@ -161,11 +161,8 @@ impl Machine {
         self.counters.closes.of(ending.reason).add(1);
         if !ending.flush {
             let given_up = connection.outbox.give_up();
-            let reason = match ending.reason {
-                CloseReason::SlowConsumer => DropReason::SlowConsumer,
-                _ => DropReason::Closed,
-            };
-            self.counters.dropped.of(reason).add(given_up.0);
+            let dropped = self.counters.dropped.of(DropReason::SlowConsumer);
+            dropped.add(given_up.0);
         }
         let close_frame = FrameRun::reply(&ending.frame());
         let pushed = connection.outbox.push(close_frame, u32::MAX);

@@ -1,0 +1,345 @@
+//! A server of this process, and clients by two hands: a raw one that may break every rule, and
+//! async-tungstenite, which keeps them.
+
+use async_io::Async;
+use async_tungstenite::WebSocketStream;
+use async_tungstenite::tungstenite::Message;
+use fanwire::auth::{Grant, issue};
+use fanwire::base::now::Clock;
+use fanwire::config::{Flags, Settings, ShardCount};
+use fanwire::server::{Running, start};
+use futures_lite::{StreamExt, future};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+pub(crate) const SECRET: &str = "a secret of the tests, of more than thirty-two bytes";
+/// Longest wait for anything; a machine under load gets its time.
+const PATIENCE: Duration = Duration::from_secs(20);
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// A server that drains when dropped.
+pub(crate) struct Server {
+    running: Running,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// A server of two shards with open doors.
+    pub(crate) fn dev() -> Self {
+        Self::with(|flags| flags.dev = true)
+    }
+
+    /// A server of two shards that wants tokens.
+    pub(crate) fn secured() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Flags)) -> Self {
+        let mut flags = Flags {
+            listen: Some(([127, 0, 0, 1], 0).into()),
+            shards: Some(ShardCount::Fixed(2)),
+            jwt_secret: Some(SECRET.into()),
+            ..Flags::default()
+        };
+        change(&mut flags);
+        let settings = Settings::load(&flags, None).unwrap();
+        let running = start(&settings, Some(SECRET.as_bytes())).unwrap();
+        let address = running.address;
+        Self { running, address }
+    }
+
+    /// The sum of a metric's series over shards; `series` is its name with labels up to the shard's.
+    pub(crate) fn metric(&self, series: &str) -> u64 {
+        let text = http_get(self.address, "/metrics/prometheus").1;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let values = lines.filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            name.starts_with(series)
+                .then(|| value.parse::<u64>().unwrap())
+        });
+        let values: Vec<_> = values.collect();
+        assert!(!values.is_empty(), "no series {series} in\n{text}");
+        values.iter().sum()
+    }
+
+    /// Waits until a metric has a value.
+    pub(crate) fn await_metric(&self, series: &str, expected: u64) {
+        let mut value = 0;
+        for _ in 0..2_000 {
+            value = self.metric(series);
+            if value == expected {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("{series} is {value}, not {expected}");
+    }
+
+    pub(crate) fn drain(&self) {
+        self.running.drain();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.running.drain();
+    }
+}
+
+pub(crate) fn token(user: &str, permissions: &[&str]) -> String {
+    let grant = Grant {
+        user: user.into(),
+        permissions: permissions.iter().map(|name| (*name).into()).collect(),
+        ..Grant::default()
+    };
+    issue(&grant, SECRET.as_bytes(), 3_600, Clock::start().now()).unwrap()
+}
+
+/// Status and body of an answer.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    http(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"),
+    )
+}
+
+pub(crate) fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let status = answer.get(9..12).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status.unwrap_or_default(), body.to_owned())
+}
+
+/// A client that writes bytes as it is told.
+pub(crate) struct Raw {
+    socket: TcpStream,
+    received: Vec<u8>,
+}
+
+/// A frame from the server.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Text(String),
+    Ping,
+    Pong(Vec<u8>),
+    Close(u16, String),
+    /// The server has ended the connection.
+    End,
+}
+
+impl Raw {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self {
+            socket,
+            received: Vec::new(),
+        }
+    }
+
+    /// A client that has been upgraded at `target`, with further header lines.
+    pub(crate) fn open(address: SocketAddr, target: &str, headers: &str) -> Self {
+        let mut raw = Self::connect(address);
+        raw.write(upgrade_request(target, headers).as_bytes());
+        let head = raw.read_head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        raw
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn send(&mut self, text: &str) {
+        self.write(&frame(0x81, text.as_bytes()));
+    }
+
+    pub(crate) fn shut_down_write(&self) {
+        self.socket.shutdown(Shutdown::Write).unwrap();
+    }
+
+    fn fill(&mut self) -> bool {
+        let mut bytes = [0; 16_384];
+        match self.socket.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.received.extend_from_slice(&bytes[..count]);
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            // The server's threads live in this process and their rings interrupt system calls.
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(error) => panic!("waiting for the server: {error}"),
+        }
+    }
+
+    pub(crate) fn read_json(&mut self) {
+        while !self.received.contains(&b'}') {
+            assert!(self.fill(), "the server ended before the body did");
+        }
+        let end = self.received.iter().position(|byte| *byte == b'}').unwrap();
+        self.received.drain(..end + 2);
+    }
+
+    pub(crate) fn read_head(&mut self) -> String {
+        loop {
+            let end = self
+                .received
+                .windows(4)
+                .position(|bytes| bytes == b"\r\n\r\n");
+            if let Some(end) = end {
+                let head = self.received.drain(..end + 4).collect();
+                return String::from_utf8(head).unwrap();
+            }
+            assert!(self.fill(), "the server ended before the head did");
+        }
+    }
+
+    pub(crate) fn read(&mut self) -> Frame {
+        loop {
+            if let Some(frame) = self.parse() {
+                return frame;
+            }
+            if !self.fill() {
+                return Frame::End;
+            }
+        }
+    }
+
+    pub(crate) fn read_text(&mut self) -> String {
+        match self.read() {
+            Frame::Text(text) => text,
+            other => panic!("a text was expected, not {other:?}"),
+        }
+    }
+
+    fn parse(&mut self) -> Option<Frame> {
+        let bytes = &self.received;
+        let (start, length) = match *bytes.get(1)? {
+            126 => (
+                4,
+                u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()).into(),
+            ),
+            127 => (
+                10,
+                u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()),
+            ),
+            length => (2, length.into()),
+        };
+        let end = start + usize::try_from(length).unwrap();
+        let payload = bytes.get(start..end)?.to_vec();
+        let first = bytes[0];
+        self.received.drain(..end);
+        Some(match first {
+            0x81 => Frame::Text(String::from_utf8(payload).unwrap()),
+            0x88 if payload.is_empty() => Frame::Close(1005, String::new()),
+            0x88 => {
+                let code = u16::from_be_bytes([payload[0], payload[1]]);
+                Frame::Close(code, String::from_utf8(payload[2..].to_vec()).unwrap())
+            }
+            0x89 => Frame::Ping,
+            0x8a => Frame::Pong(payload),
+            first => panic!("a frame that begins with {first:#x}"),
+        })
+    }
+}
+
+pub(crate) fn upgrade_request(target: &str, headers: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
+    )
+}
+
+/// A masked frame that begins with `first`.
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    let mut bytes = vec![first];
+    match payload.len() {
+        length @ 0..126 => bytes.push(0x80 | u8::try_from(length).unwrap()),
+        length @ 126..65_536 => {
+            bytes.push(0xfe);
+            bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
+        }
+        length => {
+            bytes.push(0xff);
+            bytes.extend((length as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(mask);
+    bytes.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    bytes
+}
+
+/// A client by another hand.
+pub(crate) struct Client {
+    stream: WebSocketStream<Async<TcpStream>>,
+}
+
+impl Client {
+    pub(crate) fn open(address: SocketAddr, path: &str) -> Self {
+        let url = format!("ws://{address}{path}");
+        future::block_on(async {
+            let socket = Async::<TcpStream>::connect(address).await.unwrap();
+            let (stream, _) = async_tungstenite::client_async(url, socket).await.unwrap();
+            Self { stream }
+        })
+    }
+
+    /// A client of the gateway dialect that has subscribed.
+    pub(crate) fn subscribed(address: SocketAddr, channel: &str) -> Self {
+        let mut client = Self::open(address, "/ws");
+        client.send(&format!(
+            r#"{{"type":"subscribe","data":{{"channel":"{channel}"}}}}"#
+        ));
+        let answer = client.receive();
+        assert_eq!(
+            answer,
+            format!(r#"{{"type":"subscribed","data":{{"channel":"{channel}"}}}}"#)
+        );
+        client
+    }
+
+    pub(crate) fn send(&mut self, text: &str) {
+        future::block_on(self.stream.send(Message::text(text))).unwrap();
+    }
+
+    pub(crate) fn publish(&mut self, channel: &str, data: &str) {
+        self.send(&format!(
+            r#"{{"type":"publish","data":{{"channel":"{channel}","type":"m","data":{data}}}}}"#
+        ));
+    }
+
+    /// The next text.
+    pub(crate) fn receive(&mut self) -> String {
+        loop {
+            match self.next() {
+                Some(Message::Text(text)) => return text.to_string(),
+                Some(Message::Ping(_) | Message::Pong(_)) => {}
+                other => panic!("a text was expected, not {other:?}"),
+            }
+        }
+    }
+
+    /// The next message of any kind; `None` at the end of the connection.
+    pub(crate) fn next(&mut self) -> Option<Message> {
+        let message = future::or(async { Some(self.stream.next().await) }, async {
+            async_io::Timer::after(PATIENCE).await;
+            None
+        });
+        let message = future::block_on(message).expect("the server keeps us waiting");
+        message.transpose().ok().flatten()
+    }
+}

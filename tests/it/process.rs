@@ -1,0 +1,244 @@
+//! The program: arguments, exit codes, signals.
+
+use crate::harness::{Client, token};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+
+fn fanwire() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanwire"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    fanwire().args(arguments).output().unwrap()
+}
+
+/// A server of its own process and the lines it said until it was ready.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+    said: Vec<String>,
+}
+
+impl Process {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = fanwire()
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = Vec::new();
+        for line in lines {
+            said.push(line.unwrap());
+            if said.last().unwrap().contains("token ") {
+                break;
+            }
+        }
+        let address = said[0].rsplit(' ').next().unwrap().parse().unwrap();
+        Self {
+            child,
+            address,
+            said,
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill")
+            .args(["-s", name, &id])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Ends only what this test started, and what ended already is no error.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn without_a_secret_it_refuses_to_start_and_says_what_to_set() {
+    let output = output(&["serve"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("--jwt-secret") && said.contains("FANWIRE_JWT_SECRET"),
+        "{said}"
+    );
+}
+
+#[test]
+fn bad_arguments_and_files_exit_with_2() {
+    for arguments in [
+        &["serve", "--shards", "0", "--dev"][..],
+        &["serve", "--listen", "nowhere", "--dev"],
+        &["serve", "--config", "/nonexistent.toml", "--dev"],
+        &["dance"],
+        &["token"],
+    ] {
+        assert_eq!(output(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_address_in_use_exits_with_4() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = output(&["serve", "--dev", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(4));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&address), "{said}");
+}
+
+#[test]
+fn a_development_server_prints_address_shards_and_a_token_that_works() {
+    let process = Process::start(&["--dev", "--shards", "2"]);
+    let shards = process.said.iter().filter(|line| line.contains("shard "));
+    assert_eq!(shards.count(), 2);
+    let token = process.said.last().unwrap().rsplit(' ').next().unwrap();
+    let mut client = Client::open(process.address, &format!("/ws?token={token}"));
+    assert_eq!(
+        client.receive(),
+        r#"{"type":"auth_success","data":{"user_id":"dev"}}"#
+    );
+}
+
+#[test]
+fn the_token_command_makes_tokens_for_its_server() {
+    let secret = "another secret of more than thirty-two bytes";
+    let made = output(&[
+        "token",
+        "--user",
+        "ann",
+        "--role",
+        "admin",
+        "--jwt-secret",
+        secret,
+    ]);
+    assert!(made.status.success());
+    let token = String::from_utf8(made.stdout).unwrap();
+    let verifier = fanwire::auth::Verifier::hs256(secret.as_bytes());
+    let now = fanwire::base::now::Clock::start().now();
+    let identity = verifier.verify(token.trim(), fanwire::auth::UserClaim::Sub, now);
+    let identity = identity.unwrap();
+    assert_eq!(
+        (&*identity.user, &*identity.roles),
+        ("ann", &["admin".into()][..])
+    );
+    assert_eq!(identity.expires_unix_s, now.unix_s() + 3_600);
+}
+
+#[test]
+fn sigterm_and_sigint_close_sessions_and_exit_cleanly() {
+    for signal in ["TERM", "INT"] {
+        let mut process = Process::start(&["--dev", "--shards", "2"]);
+        let mut client = Client::subscribed(process.address, "news");
+        process.signal(signal);
+        let goodbye = client.next().unwrap();
+        assert!(goodbye.is_close(), "{goodbye:?}");
+        assert!(client.next().is_none());
+        assert_eq!(process.child.wait().unwrap().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn a_second_signal_exits_at_once() {
+    let mut process = Process::start(&["--dev", "--drain-timeout-ms", "600000"]);
+    // A client that does not answer the close keeps the drain waiting.
+    let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
+    process.signal("TERM");
+    assert_eq!(
+        stuck.read(),
+        crate::harness::Frame::Close(1001, "shutdown".into())
+    );
+    process.signal("TERM");
+    assert_eq!(process.child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn a_drain_ends_at_its_timeout() {
+    let mut process = Process::start(&["--dev", "--drain-timeout-ms", "300"]);
+    let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
+    process.signal("TERM");
+    assert_eq!(
+        stuck.read(),
+        crate::harness::Frame::Close(1001, "shutdown".into())
+    );
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
+
+/// Makes `command` run under a seccomp filter that refuses `io_uring_setup`, as containers do.
+#[expect(unsafe_code, reason = "a filter is installed between fork and exec")]
+fn forbid_io_uring(command: &mut Command) {
+    const EPERM_RESULT: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD_WORD, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(RETURN, 0, 0, EPERM_RESULT),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog {
+            len: 4,
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: this call takes numbers only.
+        let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: the program and its four steps live through the call, which copies them.
+        let filter = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+        match (privileges, filter) {
+            (0, 0) => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure only makes two system calls, which is allowed between fork and exec.
+    unsafe { command.pre_exec(install) };
+}
+
+#[test]
+fn the_kernel_refusing_io_uring_exits_with_3_and_a_remedy() {
+    let mut command = fanwire();
+    command.args(["serve", "--dev", "--listen", "127.0.0.1:0"]);
+    forbid_io_uring(&mut command);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("seccomp") && said.contains("io_uring_setup"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_secured_server_takes_its_secret_from_the_environment() {
+    let secret = crate::harness::SECRET;
+    let mut child = fanwire()
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("FANWIRE_JWT_SECRET", secret)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    lines.read_line(&mut line).unwrap();
+    let address: SocketAddr = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    let mut client = Client::open(address, &format!("/ws?token={}", token("ann", &[])));
+    assert!(client.receive().contains("auth_success"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
