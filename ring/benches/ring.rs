@@ -113,7 +113,7 @@ fn two_threads(criterion: &mut Criterion) {
 }
 
 fn fetch_add(tail: &AtomicU64, _limit: &AtomicU64) -> u64 {
-    // AcqRel, as the swap below, which the ring has in this place.
+    // AcqRel: it would have to acquire as the loads below do.
     tail.fetch_add(SPAN, Ordering::AcqRel)
 }
 
@@ -125,7 +125,7 @@ fn compare_and_swap(tail: &AtomicU64, limit: &AtomicU64) -> u64 {
         match tail.compare_exchange_weak(
             position,
             position + SPAN,
-            Ordering::AcqRel,
+            Ordering::Release,
             Ordering::Acquire,
         ) {
             Ok(claimed) => return claimed,

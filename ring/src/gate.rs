@@ -48,9 +48,10 @@ impl Region {
             let tail = self.tail().load(Ordering::Acquire);
             // Acquire: pairs with the release swaps of `raise` and `join`.
             let gate = Gate(self.gate().load(Ordering::Acquire));
-            // Acquire as above. The gate's limit is at most a capacity above this tail: the reader
-            // whose position it came from had passed only what was claimed.
-            let tail_after = self.tail().load(Ordering::Acquire);
+            // Relaxed: the acquire of the gate orders it. The gate's limit is at most a capacity
+            // above this tail: the reader whose position it came from had passed only what was
+            // claimed.
+            let tail_after = self.tail().load(Ordering::Relaxed);
             // So tail <= limit <= tail_after + capacity, and the cut limit can be restored, unless
             // this thread slept for 32 GiB between the loads.
             if tail_after - tail <= Gate::WINDOW_BYTES / 2 {
@@ -81,13 +82,13 @@ impl Region {
         debug_assert!(snapshot.limit < limit, "a limit never falls");
         let raised = snapshot.gate.raised(limit);
         // Release: pairs with the acquire loads of the gate in claims and snapshots, and hands on
-        // what the scan acquired. Acquire: keeps the chain of earlier raises. Relaxed on failure:
-        // the caller takes a new snapshot.
+        // what the scan acquired. No acquire: a gate's value never comes back, so what is read here
+        // is the store that the snapshot acquired. On failure the caller takes a new snapshot.
         self.gate()
             .compare_exchange(
                 snapshot.gate.0,
                 raised.0,
-                Ordering::AcqRel,
+                Ordering::Release,
                 Ordering::Relaxed,
             )
             .is_ok()
@@ -97,8 +98,9 @@ impl Region {
     pub(crate) fn join(&self, index: u32) -> Option<u64> {
         let capacity = self.geometry().capacity();
         let mut snapshot = self.snapshot();
-        // Acquire: pairs with the release store by which the slot's last reader left. Release: a
-        // scan that sees this position is ordered after that reader too.
+        // Acquire: pairs with the release store by which the slot's last reader left, so that a
+        // scan which sees what this reader publishes is ordered after that reader too. Release: the
+        // same for a scan that sees this position.
         self.slot(index)
             .compare_exchange(
                 SLOT_FREE,
@@ -110,12 +112,11 @@ impl Region {
         loop {
             let joined = snapshot.gate.joined();
             // Release: pairs with the acquire load of the gate before every later scan, which
-            // therefore sees the slot. Acquire: with the raises before; this reader may look at
-            // everything from `limit - capacity` on. Relaxed on failure: a new snapshot follows.
+            // therefore sees the slot. No acquire, as in `raise`: the snapshot had it.
             let swapped = self.gate().compare_exchange(
                 snapshot.gate.0,
                 joined.0,
-                Ordering::AcqRel,
+                Ordering::Release,
                 Ordering::Relaxed,
             );
             if swapped.is_ok() {

@@ -70,6 +70,10 @@
 //! A reader that does not drain, and a grant that is neither committed nor dropped
 //! (`mem::forget`), hold the ring: after at most `capacity` bytes every write answers `Full`.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod error;
 mod gate;
 mod layout;

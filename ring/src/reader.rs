@@ -32,9 +32,9 @@ impl Reader {
     /// Joins in slot `index`; nothing if it is taken.
     pub(crate) fn attach(region: &Arc<Region>, index: u32) -> Option<Self> {
         let position = region.join(index)?;
-        // Acquire: pairs with the release of the claim that made this tail. What was written
-        // before this call, in the caller's view, is before `start`.
-        let start = region.tail().load(Ordering::Acquire);
+        // Relaxed: coherence is enough for every claim that happens before this call to be before
+        // `start`, and `start` only says which records are shown.
+        let start = region.tail().load(Ordering::Relaxed);
         let reader = Self {
             region: Arc::clone(region),
             index,

@@ -114,11 +114,12 @@ impl Writer {
                 tail = self.make_room(span)?;
                 continue;
             }
-            // Release: pairs with the acquire loads of the tail, see there.
+            // Release: pairs with the acquire loads of the tail, see there. No acquire: a tail's
+            // value never comes back, so this reads the store that was acquired above.
             match region.tail().compare_exchange_weak(
                 tail,
                 claim.end,
-                Ordering::AcqRel,
+                Ordering::Release,
                 Ordering::Acquire,
             ) {
                 Ok(_) => {
