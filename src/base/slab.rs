@@ -2,12 +2,51 @@
 
 use super::id::ConnectionId;
 
+/// Entries that are allocated together.
+const PAGE_ENTRIES: usize = 256;
+
+/// A table that grows by pages. A vector that doubles would move every connection at each growth and
+/// keep up to half of its memory unused.
+#[derive(Debug)]
+struct Pages<T> {
+    pages: Vec<Box<[Option<T>]>>,
+}
+
+impl<T> Pages<T> {
+    fn get(&self, slot: u32) -> Option<&T> {
+        let index = slot as usize;
+        let page = self.pages.get(index / PAGE_ENTRIES)?;
+        page[index % PAGE_ENTRIES].as_ref()
+    }
+
+    fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        let index = slot as usize;
+        let page = self.pages.get_mut(index / PAGE_ENTRIES)?;
+        page[index % PAGE_ENTRIES].as_mut()
+    }
+
+    /// The place of `slot`, made if there is none.
+    fn place(&mut self, slot: u32) -> &mut Option<T> {
+        let index = slot as usize;
+        while self.pages.len() <= index / PAGE_ENTRIES {
+            self.pages.push((0..PAGE_ENTRIES).map(|_| None).collect());
+        }
+        &mut self.pages[index / PAGE_ENTRIES][index % PAGE_ENTRIES]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.pages.iter().flatten().flatten()
+    }
+}
+
 /// A table that hands out ids and refuses stale ones.
 ///
 /// Slots are reused last-in first-out, so a busy server keeps touching the same warm entries.
 #[derive(Debug)]
 pub struct Slab<T> {
-    entries: Vec<Entry<T>>,
+    entries: Pages<Entry<T>>,
+    /// Slots that were ever used.
+    used: u32,
     free: Vec<u32>,
     slots_max: u32,
 }
@@ -27,7 +66,8 @@ impl<T> Slab<T> {
     #[must_use]
     pub fn new(slots_max: u32) -> Self {
         Self {
-            entries: Vec::new(),
+            entries: Pages { pages: Vec::new() },
+            used: 0,
             free: Vec::new(),
             slots_max,
         }
@@ -41,18 +81,20 @@ impl<T> Slab<T> {
         &mut self,
         make: impl FnOnce(ConnectionId) -> T,
     ) -> Result<ConnectionId, SlabFull> {
-        if let Some(slot) = self.free.pop() {
-            let entry = &mut self.entries[slot as usize];
-            entry.id = entry.id.next_generation();
-            entry.value = Some(make(entry.id));
-            return Ok(entry.id);
-        }
-        let slot = u32::try_from(self.entries.len()).map_err(|_| SlabFull)?;
-        if slot >= self.slots_max {
-            return Err(SlabFull);
-        }
-        let id = ConnectionId::new(slot, 0);
-        self.entries.push(Entry {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.used < self.slots_max => {
+                self.used += 1;
+                self.used - 1
+            }
+            None => return Err(SlabFull),
+        };
+        let place = self.entries.place(slot);
+        let id = match place {
+            Some(earlier) => earlier.id.next_generation(),
+            None => ConnectionId::new(slot, 0),
+        };
+        *place = Some(Entry {
             id,
             value: Some(make(id)),
         });
@@ -62,36 +104,28 @@ impl<T> Slab<T> {
     /// The entry of `id`, unless it has been removed.
     #[must_use]
     pub fn get(&self, id: ConnectionId) -> Option<&T> {
-        let entry = self.entries.get(id.slot() as usize)?;
-        if entry.id == id {
-            entry.value.as_ref()
-        } else {
-            None
-        }
+        let entry = self.entries.get(id.slot())?;
+        entry.value.as_ref().filter(|_| entry.id == id)
     }
 
     /// The entry of `id` for change, unless it has been removed.
     #[must_use]
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
-        let entry = self.entries.get_mut(id.slot() as usize)?;
-        if entry.id == id {
-            entry.value.as_mut()
-        } else {
-            None
-        }
+        let (found, value) = self.at_slot_mut(id.slot())?;
+        (found == id).then_some(value)
     }
 
     /// The entry now living in `slot` and its id.
     #[must_use]
     pub fn at_slot_mut(&mut self, slot: u32) -> Option<(ConnectionId, &mut T)> {
-        let entry = self.entries.get_mut(slot as usize)?;
+        let entry = self.entries.get_mut(slot)?;
         let id = entry.id;
         entry.value.as_mut().map(|value| (id, value))
     }
 
     /// Takes the entry of `id` out and frees its slot.
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
-        let entry = self.entries.get_mut(id.slot() as usize)?;
+        let entry = self.entries.get_mut(id.slot())?;
         if entry.id != id {
             return None;
         }
@@ -103,13 +137,13 @@ impl<T> Slab<T> {
     /// Entries in the table.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.used as usize - self.free.len()
     }
 
     /// All ids in the table, in slot order.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
-        self.entries
-            .iter()
+        let entries = self.entries.iter();
+        entries
             .filter(|entry| entry.value.is_some())
             .map(|entry| entry.id)
     }
@@ -118,14 +152,14 @@ impl<T> Slab<T> {
 /// A table that follows the ids of a [`Slab`]: what another layer keeps for the same connection.
 #[derive(Debug)]
 pub struct SlotMap<T> {
-    entries: Vec<Option<(u32, T)>>,
+    entries: Pages<(u32, T)>,
     count: usize,
 }
 
 impl<T> Default for SlotMap<T> {
     fn default() -> Self {
         Self {
-            entries: Vec::new(),
+            entries: Pages { pages: Vec::new() },
             count: 0,
         }
     }
@@ -134,11 +168,8 @@ impl<T> Default for SlotMap<T> {
 impl<T> SlotMap<T> {
     /// Stores `value` for `id` and returns what an earlier use of the slot had left.
     pub fn insert(&mut self, id: ConnectionId, value: T) -> Option<T> {
-        let index = id.slot() as usize;
-        if self.entries.len() <= index {
-            self.entries.resize_with(index + 1, || None);
-        }
-        let earlier = self.entries[index].replace((id.generation(), value));
+        let place = self.entries.place(id.slot());
+        let earlier = place.replace((id.generation(), value));
         self.count += usize::from(earlier.is_none());
         earlier.map(|(_, value)| value)
     }
@@ -146,37 +177,29 @@ impl<T> SlotMap<T> {
     /// The entry of `id`.
     #[must_use]
     pub fn get(&self, id: ConnectionId) -> Option<&T> {
-        match self.entries.get(id.slot() as usize)? {
-            Some((generation, value)) if *generation == id.generation() => Some(value),
-            _ => None,
-        }
+        let (generation, value) = self.entries.get(id.slot())?;
+        (*generation == id.generation()).then_some(value)
     }
 
     /// The entry of `id` for change.
     #[must_use]
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
-        match self.entries.get_mut(id.slot() as usize)? {
-            Some((generation, value)) if *generation == id.generation() => Some(value),
-            _ => None,
-        }
+        let (generation, value) = self.entries.get_mut(id.slot())?;
+        (*generation == id.generation()).then_some(value)
     }
 
     /// The entry of whatever lives in `slot`.
     #[must_use]
     pub fn at_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
-        self.entries
-            .get_mut(slot as usize)?
-            .as_mut()
-            .map(|(_, value)| value)
+        self.entries.get_mut(slot).map(|(_, value)| value)
     }
 
     /// Takes the entry of `id` out.
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
         self.get(id)?;
         self.count -= 1;
-        self.entries[id.slot() as usize]
-            .take()
-            .map(|(_, value)| value)
+        let place = self.entries.place(id.slot());
+        place.take().map(|(_, value)| value)
     }
 
     /// Entries in the table.

@@ -33,6 +33,10 @@ impl Broker {
             let channel = self.channels.open(name);
             let variant = session.variant();
             let position = self.channels.join(channel, variant, id.slot());
+            // Most sessions have one; the first growth of a vector would make room for four.
+            if session.memberships.is_empty() {
+                session.memberships.reserve_exact(1);
+            }
             session.memberships.push(Membership { channel, position });
             self.census.subscribe(variant);
             self.subscription_count += 1;

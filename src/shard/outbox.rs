@@ -1,19 +1,7 @@
 //! What waits to be written to one connection.
 
+use super::chunks::{Chunk, Chunks};
 use crate::base::FrameRun;
-use std::collections::VecDeque;
-
-/// A part of a run: all of it, or what is left after a short write.
-///
-/// A chunk may start inside a frame, when the bytes before are already written, but always ends
-/// where a frame ends: so a control frame may stand behind any chunk.
-#[derive(Clone, Debug)]
-struct Chunk {
-    run: FrameRun,
-    start: u32,
-    end: u32,
-    is_control: bool,
-}
 
 /// The bounded list of shared frames of one connection.
 ///
@@ -23,7 +11,7 @@ struct Chunk {
 /// ```
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    chunks: VecDeque<Chunk>,
+    chunks: Chunks,
     bytes: u32,
     /// Chunks at the front that an unfinished send reads from.
     in_flight: u32,
@@ -48,12 +36,7 @@ impl Outbox {
             return Err(OutboxFull);
         }
         self.bytes = bytes;
-        self.chunks.push_back(Chunk {
-            end: run.len(),
-            run,
-            start: 0,
-            is_control: false,
-        });
+        self.chunks.push_back(Chunk::whole(run, false));
         Ok(())
     }
 
@@ -75,20 +58,14 @@ impl Outbox {
         while let Some(chunk) = self.chunks.get(at)
             && chunk.is_control
         {
-            control_bytes += chunk.end - chunk.start;
+            control_bytes += chunk.length();
             at += 1;
         }
         if control_bytes > control_bytes_max {
             return Err(OutboxFull);
         }
         self.bytes = self.bytes.saturating_add(run.len());
-        let chunk = Chunk {
-            end: run.len(),
-            run,
-            start: 0,
-            is_control: true,
-        };
-        self.chunks.insert(at, chunk);
+        self.chunks.insert(at, Chunk::whole(run, true));
         Ok(())
     }
 
@@ -118,10 +95,10 @@ impl Outbox {
         if keep == 0 {
             keep = self.split_front();
         }
-        let given_up = self.chunks.drain(keep..);
+        let given_up = self.chunks.split_off(keep);
         let (mut bytes, mut frames) = (0, 0);
         for chunk in given_up {
-            bytes += chunk.end - chunk.start;
+            bytes += chunk.length();
             frames += chunk.publications();
         }
         self.bytes -= bytes;
@@ -138,7 +115,7 @@ impl Outbox {
         let count = self.chunks.len().min(slices_max);
         self.in_flight = u32::try_from(count).expect("slices_max is small");
         let chunks = self.chunks.iter().take(count);
-        chunks.map(|chunk| &chunk.run.bytes()[chunk.start as usize..chunk.end as usize])
+        chunks.map(Chunk::bytes)
     }
 
     /// The send that `begin_send` began has written `bytes`.
@@ -154,11 +131,11 @@ impl Outbox {
                 .chunks
                 .front_mut()
                 .expect("only waiting bytes are written");
-            let taken = left.min(chunk.end - chunk.start);
+            let taken = left.min(chunk.length());
             frames += chunk.publications_to(chunk.start + taken);
             chunk.start += taken;
             left -= taken;
-            if chunk.start == chunk.end {
+            if chunk.length() == 0 {
                 self.chunks.pop_front();
             }
         }
@@ -173,22 +150,6 @@ impl Outbox {
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
-    }
-}
-
-impl Chunk {
-    /// Publications in the chunk, a partly written one included.
-    fn publications(&self) -> u64 {
-        self.publications_to(self.end)
-    }
-
-    /// Publications that end in `start..=offset` of the run.
-    fn publications_to(&self, offset: u32) -> u64 {
-        if self.run.is_publications() {
-            self.run.frames_before(offset) - self.run.frames_before(self.start)
-        } else {
-            0
-        }
     }
 }
 
