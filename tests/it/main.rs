@@ -1,5 +1,10 @@
 //! Does a running server keep its promises to real sockets?
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may panic like the test itself"
+)]
+
 mod bad_input;
 mod bad_tokens;
 mod conversation;

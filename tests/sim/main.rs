@@ -3,6 +3,11 @@
 //!
 //! A failure prints the seed; `FANWIRE_SIM_SEED=… cargo test --test sim` replays it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may panic like the test itself"
+)]
+
 mod client;
 mod oracle;
 mod random;

@@ -228,7 +228,7 @@ impl World {
                 !self.shards[shard].is_congested(),
                 "the ring was to be large enough"
             );
-            if self.published % 16 == 0 {
+            if self.published.is_multiple_of(16) {
                 (0..self.plan.shards).for_each(|shard| self.drain(shard));
             }
         }

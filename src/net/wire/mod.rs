@@ -9,6 +9,8 @@
 //! whose completions fail and come in another order.
 
 mod buffers;
+#[cfg(test)]
+mod fake;
 mod kernel;
 mod pump;
 mod sockets;

@@ -106,8 +106,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     /// # Errors
     /// What the kernel says when the ring itself fails.
     pub async fn run(mut self) -> io::Result<()> {
-        self.kernel.accept();
-        self.kernel.await_wake();
+        self.begin();
         while !(self.is_draining && self.shard.connection_count() == 0) {
             let is_idle = self.turn();
             if self.http.is_busy() {
@@ -124,8 +123,18 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         Ok(())
     }
 
+    pub(super) fn begin(&mut self) {
+        self.kernel.accept();
+        self.kernel.await_wake();
+    }
+
+    #[cfg(test)]
+    pub(super) fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
     /// Handles everything at hand; true when there is nothing left to do but wait.
-    fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         let now = self.clock.now();
         while let Some(completion) = self.kernel.next_completion() {
             self.complete(completion, now);

@@ -63,6 +63,10 @@ pub struct Uring {
     ring: IoUring,
     buffers: Buffers,
     vectors: SlotMap<Box<Vector>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel holds the address while a vector is in use"
+    )]
     spare_vectors: Vec<Box<Vector>>,
     wake_count: Box<u64>,
     listener: TcpListener,
