@@ -52,12 +52,17 @@ def test_pings_of_both_kinds_are_answered(server):
     asyncio.run(conversation())
 
 
-@pytest.mark.parametrize("issue", [program_token, lambda user: library_token({"user_id": user})])
-def test_tokens_of_the_program_and_of_pyjwt_are_accepted(server, issue):
+def test_tokens_of_the_program_and_of_pyjwt_are_accepted(server):
     async def conversation():
-        async with connected(server.url()) as session:
-            answer = await session.authenticate(issue("ann"))
-            assert answer == {"type": "AUTHENTICATED", "user_id": "ann"}
+        # `user_id` is the document's claim; `sub` alone is what other issuers write.
+        for token in [
+            program_token("ann"),
+            library_token({"user_id": "ann"}),
+            library_token({"user_id": None, "sub": "ann"}),
+        ]:
+            async with connected(server.url()) as session:
+                answer = await session.authenticate(token)
+                assert answer == {"type": "AUTHENTICATED", "user_id": "ann"}
 
     asyncio.run(conversation())
 
