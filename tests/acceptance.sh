@@ -67,8 +67,7 @@ start_server() { # sets server_pid and address
     (ulimit -n "$DESCRIPTORS_MAX" && exec "$fanwire" serve --dev --listen 127.0.0.1:0 --shards 2) \
         >"$scratch/server.log" 2>&1 </dev/null &
     server_pid=$!
-    local tries
-    for tries in $(seq $((PATIENCE_S * 20))); do
+    for _ in $(seq $((PATIENCE_S * 20))); do
         address=$(sed -n 's/^fanwire .* listens on //p' "$scratch/server.log")
         if [ -n "$address" ]; then return; fi
         kill -0 "$server_pid" 2>/dev/null || break
