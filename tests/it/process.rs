@@ -178,18 +178,22 @@ fn a_drain_ends_at_its_timeout() {
 }
 
 /// Makes `command` run under a seccomp filter that refuses `io_uring_setup`, as containers do.
-#[expect(unsafe_code, reason = "a filter is installed between fork and exec")]
+#[expect(
+    unsafe_code,
+    clippy::cast_possible_truncation,
+    reason = "a filter of small constants is installed between fork and exec"
+)]
 fn forbid_io_uring(command: &mut Command) {
     const EPERM_RESULT: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let load_word = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    let jump_if_equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let give_back = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = [
-        step(LOAD_WORD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, 1, libc::SYS_io_uring_setup as u32),
-        step(RETURN, 0, 0, EPERM_RESULT),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+        step(load_word, 0, 0, 0),
+        step(jump_if_equal, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(give_back, 0, 0, EPERM_RESULT),
+        step(give_back, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let install = move || {
         let program = libc::sock_fprog {

@@ -1,0 +1,71 @@
+//! A shard with subscribers and no kernel below it.
+
+use fanwire::auth::Verifier;
+use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::config::{DialectPolicy, Policy};
+use fanwire::shard::{Shard, ShardParts};
+use fanwire::ws::Opcode;
+use fanwire::ws::frame::{server_header, unmask};
+use fanwire_ring::{Ring, RingConfig};
+use std::sync::Arc;
+
+pub(crate) const NOW: Now = Now::at(1_000, 1_700_000_000_000);
+
+pub(crate) fn shard() -> Shard {
+    let config = RingConfig {
+        capacity_bytes: 8 << 20,
+        readers_max: 1,
+    };
+    let ring = Ring::new(config).expect("the configuration is valid");
+    let policy = Policy {
+        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
+        ..Policy::default()
+    };
+    let parts = ShardParts {
+        index: 0,
+        connections_max: 20_000,
+        policy: Arc::new(policy),
+        verifier: Verifier::default(),
+        census: Arc::default(),
+        counters: Arc::<ShardCounters>::default(),
+        reader: ring.reader().expect("the ring has a reader's place"),
+        ring,
+    };
+    Shard::new(parts, NOW)
+}
+
+/// A session of the gateway dialect.
+pub(crate) fn connect(shard: &mut Shard) -> ConnectionId {
+    let peer = ([127, 0, 0, 1], 9).into();
+    let id = shard.accept(peer, NOW).expect("the shard has room");
+    let mut request =
+        b"GET /ws HTTP/1.1\r\nHost: b\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            .to_vec();
+    shard.receive(id, &mut request, NOW);
+    id
+}
+
+/// A text frame as a client sends it.
+pub(crate) fn masked(text: &str) -> Vec<u8> {
+    let mask = [7, 8, 9, 10];
+    let (header, header_bytes) = server_header(Opcode::Text, text.len());
+    let mut frame = header[..header_bytes].to_vec();
+    frame[1] |= 0x80;
+    frame.extend(mask);
+    let mut payload = text.as_bytes().to_vec();
+    unmask(&mut payload, mask, 0);
+    frame.extend(payload);
+    frame
+}
+
+/// "Sends" all that waits to sockets that take everything; returns the bytes.
+pub(crate) fn flush(shard: &mut Shard) -> usize {
+    let mut total = 0;
+    while let Some(id) = shard.next_dirty() {
+        let bytes: usize = shard.begin_send(id, 64).map(<[u8]>::len).sum();
+        shard.sent(id, u32::try_from(bytes).expect("outboxes are small"));
+        total += bytes;
+    }
+    total
+}
