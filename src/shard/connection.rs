@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 ///
 /// ```text
 ///   Head ──upgrade──▶ Open ──close frame queued──▶ Closing ──written──▶ Lingering ──▶ Gone
-///     │ └─refused────────────────────────────────▶ Closing     peer's end, timeout ──▶ │
-///     └──other request──▶ Http ──answered──────────▶ Closing               (slot freed) ▼
+///     │ └─refused────────────────────────────────▶ Closing    peer's close frame,      │
+///     └──other request──▶ Http ──answered────────▶ Closing    its end, or a timeout    ▼ slot free
 /// ```
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -22,15 +22,25 @@ pub(super) enum Phase {
     Open,
     /// Bytes go to the HTTP API.
     Http,
-    /// Something last waits in the outbox; input is ignored.
-    Closing {
-        /// Close the socket at once when all is written, because the peer has said goodbye.
-        peer_is_done: bool,
-    },
-    /// All is written and the sending side is shut down; waiting for the peer's end.
-    Lingering,
+    /// Something last waits in the outbox.
+    Closing(Farewell),
+    /// All is written; waiting for the peer's end.
+    Lingering(Farewell),
     /// The wire was asked to close the socket.
     Gone,
+}
+
+/// How a connection that is being closed waits for its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// The peer has said goodbye: nothing to wait for.
+    Said,
+    /// The peer owes a close frame (RFC 6455 7.1.1); until then its frames are read and ignored.
+    CloseFrame,
+    /// The peer speaks no WebSocket, or broke its rules: our sending side is shut down, so that it
+    /// sees the end, and what it still sends is discarded. Closing at once would reset the
+    /// connection and could destroy our last words on their way (RFC 9112 9.6).
+    EndOfStream,
 }
 
 /// A connection; its size counts ten thousand times.
@@ -90,6 +100,15 @@ impl Ending {
             code: Some(CloseCode::POLICY_VIOLATION),
             reason: CloseReason::SlowConsumer,
             flush: false,
+        }
+    }
+
+    /// What is expected of the peer after our close frame.
+    pub(super) fn farewell(self) -> Farewell {
+        match self.reason {
+            CloseReason::Peer => Farewell::Said,
+            CloseReason::Protocol => Farewell::EndOfStream,
+            _ => Farewell::CloseFrame,
         }
     }
 

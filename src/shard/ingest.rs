@@ -1,9 +1,9 @@
 //! From the bytes of a session to commands for the broker.
 
-use super::connection::{Ending, Phase};
+use super::connection::{Ending, Farewell, Phase};
 use super::{Request, Shard};
 use crate::base::counters::ProtocolFault;
-use crate::base::{ConnectionId, FrameRun, Now};
+use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::Command;
 use crate::dialect;
 use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
@@ -23,8 +23,10 @@ impl Shard {
                 let request = Request::Http(id, bytes.to_vec());
                 self.machine.requests.push(request);
             }
-            // RFC 6455 1.4: what comes after our close frame is discarded.
-            Phase::Closing { .. } | Phase::Lingering | Phase::Gone => {}
+            Phase::Closing(Farewell::CloseFrame) | Phase::Lingering(Farewell::CloseFrame) => {
+                self.await_close_frame(id, bytes);
+            }
+            Phase::Closing(_) | Phase::Lingering(_) | Phase::Gone => {}
         }
         self.settle(now);
     }
@@ -35,10 +37,7 @@ impl Shard {
             return;
         };
         let mut decoder = std::mem::take(&mut connection.decoder);
-        let policy = self.broker.policy().dialect(connection.dialect);
-        let limits = MessageLimits {
-            message_bytes_max: policy.message_bytes_max,
-        };
+        let limits = self.message_limits(id);
         let mut consumed = 0;
         while self.machine.is_open(id) {
             match decoder.step(bytes, &mut consumed, limits) {
@@ -46,6 +45,33 @@ impl Shard {
                 Ok(None) => return self.keep_decoder(id, decoder),
                 Err(fault) => return self.end_for(id, fault, now),
             }
+        }
+        // We are closing, but the answer to our close frame may be among these bytes already.
+        self.keep_decoder(id, decoder);
+        self.await_close_frame(id, &mut bytes[consumed..]);
+    }
+
+    /// Reads frames of a session that we are closing, for the peer's close frame alone.
+    fn await_close_frame(&mut self, id: ConnectionId, bytes: &mut [u8]) {
+        let limits = self.message_limits(id);
+        let Some(connection) = self.machine.connections.get_mut(id) else {
+            return;
+        };
+        let mut consumed = 0;
+        loop {
+            match connection.decoder.step(bytes, &mut consumed, limits) {
+                Ok(Some(Incoming::Close(_))) | Err(_) => return self.machine.say_farewell(id),
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+            }
+        }
+    }
+
+    fn message_limits(&self, id: ConnectionId) -> MessageLimits {
+        let connection = self.machine.connections.get(id);
+        let dialect = connection.map_or(DialectId::Gateway, |connection| connection.dialect);
+        MessageLimits {
+            message_bytes_max: self.broker.policy().dialect(dialect).message_bytes_max,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The connections of a shard and what happens to them; the rules are the broker's.
 
 use super::Request;
-use super::connection::{Connection, Ending, Phase};
+use super::connection::{Connection, Ending, Farewell, Phase};
 use super::fanout::Fanout;
 use super::wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
@@ -12,7 +12,7 @@ use crate::base::{ConnectionId, FrameRun, Now, ShardCounters, Slab, SlabFull};
 use crate::broker::{Effect, Event};
 use crate::dialect;
 use crate::http::refusal;
-use crate::ws::{CloseCode, Decoder, Opcode, frame};
+use crate::ws::{CloseCode, Opcode, frame};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -167,10 +167,7 @@ impl Machine {
         let close_frame = FrameRun::reply(&ending.frame());
         let pushed = connection.outbox.push(close_frame, u32::MAX);
         assert!(pushed.is_ok(), "no outbox reaches 4 GiB");
-        connection.decoder = Decoder::default();
-        connection.phase = Phase::Closing {
-            peer_is_done: ending.reason == CloseReason::Peer,
-        };
+        connection.phase = Phase::Closing(ending.farewell());
         mark_dirty(&mut self.dirty, connection);
         self.ended.push(id);
         self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
@@ -188,9 +185,7 @@ impl Machine {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        connection.phase = Phase::Closing {
-            peer_is_done: false,
-        };
+        connection.phase = Phase::Closing(Farewell::EndOfStream);
         let is_written = connection.outbox.is_empty();
         self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
         if is_written {
@@ -203,13 +198,26 @@ impl Machine {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        if let Phase::Closing { peer_is_done } = connection.phase {
-            if peer_is_done {
-                self.fail(id);
-            } else {
-                connection.phase = Phase::Lingering;
-                self.requests.push(Request::ShutdownWrite(id));
-            }
+        let Phase::Closing(farewell) = connection.phase else {
+            return;
+        };
+        connection.phase = Phase::Lingering(farewell);
+        match farewell {
+            Farewell::Said => self.fail(id),
+            Farewell::CloseFrame => {}
+            Farewell::EndOfStream => self.requests.push(Request::ShutdownWrite(id)),
+        }
+    }
+
+    /// The peer of a connection that is being closed has said goodbye too.
+    pub(super) fn say_farewell(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        match &mut connection.phase {
+            Phase::Closing(farewell) => *farewell = Farewell::Said,
+            Phase::Lingering(_) => self.fail(id),
+            _ => {}
         }
     }
 
@@ -217,7 +225,7 @@ impl Machine {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        match &mut connection.phase {
+        match connection.phase {
             Phase::Head(_) => {
                 self.counters.refused.of(RefusalReason::Abandoned).add(1);
                 self.fail(id);
@@ -229,8 +237,7 @@ impl Machine {
             }
             // A peer that has only shut its sending side down still reads our answer.
             Phase::Http => self.requests.push(Request::HttpEnd(id)),
-            Phase::Closing { peer_is_done } => *peer_is_done = true,
-            Phase::Lingering => self.fail(id),
+            Phase::Closing(_) | Phase::Lingering(_) => self.say_farewell(id),
             Phase::Gone => {}
         }
     }
@@ -318,7 +325,7 @@ impl Machine {
     pub(super) fn time_out(&mut self, id: ConnectionId, now: Now) {
         match self.connections.get(id).map(|connection| &connection.phase) {
             Some(Phase::Head(_)) => self.refuse(id, RefusalReason::HeadTimeout, now),
-            Some(Phase::Http | Phase::Closing { .. } | Phase::Lingering) => self.fail(id),
+            Some(Phase::Http | Phase::Closing(_) | Phase::Lingering(_)) => self.fail(id),
             _ => {}
         }
     }
@@ -341,7 +348,7 @@ impl Machine {
                 continue;
             };
             connection.is_dirty = false;
-            let is_writable = !matches!(connection.phase, Phase::Lingering | Phase::Gone);
+            let is_writable = !matches!(connection.phase, Phase::Lingering(_) | Phase::Gone);
             if is_writable && !connection.is_blocked && !connection.outbox.is_empty() {
                 return Some(id);
             }
@@ -371,7 +378,7 @@ impl Machine {
         self.counters.deliveries.add(delivered.0);
         if !connection.outbox.is_empty() {
             mark_dirty(&mut self.dirty, connection);
-        } else if matches!(connection.phase, Phase::Closing { .. }) {
+        } else if matches!(connection.phase, Phase::Closing(_)) {
             self.finish_closing(id);
         }
     }

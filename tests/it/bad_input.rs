@@ -1,6 +1,6 @@
 //! Everything a stranger can send: the right answer, a counter, and nobody else disturbed.
 
-use crate::harness::{Client, Frame, Raw, Server, frame};
+use crate::harness::{Client, Frame, Raw, Server, frame_bytes};
 
 /// A server, and a bystander who must go on receiving.
 struct Scene {
@@ -72,24 +72,24 @@ impl Scene {
 #[test]
 fn frames_against_the_rfc_close_the_session_with_their_code() {
     let mut scene = Scene::new();
-    let text = |first| frame(first, b"hello");
+    let text = |first| frame_bytes(first, b"hello");
     for (name, bytes, code, fault) in [
         ("unmasked", vec![0x81, 2, b'h', b'i'], 1002, "unmasked"),
         ("reserved bit", text(0xc1), 1002, "reserved_bits"),
         ("unknown opcode", text(0x83), 1002, "opcode"),
         ("fragmented ping", text(0x09), 1002, "control"),
         ("stray continuation", text(0x80), 1002, "fragmentation"),
-        ("not UTF-8", frame(0x81, b"ok\xff"), 1007, "utf8"),
+        ("not UTF-8", frame_bytes(0x81, b"ok\xff"), 1007, "utf8"),
         (
             "close code 1005",
-            frame(0x88, &[3, 237]),
+            frame_bytes(0x88, &[3, 237]),
             1002,
             "close_payload",
         ),
         ("binary", text(0x82), 1003, "binary"),
         (
             "oversized",
-            frame(0x81, &[b'x'; 1_048_577])[..20].to_vec(),
+            frame_bytes(0x81, &[b'x'; 1_048_577])[..20].to_vec(),
             1009,
             "too_large",
         ),
@@ -160,7 +160,7 @@ fn requests_that_are_none_are_refused() {
 fn a_truncated_frame_and_a_sudden_end_disturb_nobody() {
     let mut scene = Scene::new();
     let mut raw = Raw::open(scene.server.address, "/ws", "");
-    raw.write(&frame(0x81, br#"{"type":"ping"}"#)[..9]);
+    raw.write(&frame_bytes(0x81, br#"{"type":"ping"}"#)[..9]);
     drop(raw);
     let abrupt = "fanwire_protocol_faults_total{fault=\"abrupt_end\"";
     scene.server.await_metric(abrupt, 1);

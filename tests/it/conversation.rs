@@ -1,6 +1,6 @@
 //! The dialects, word for word.
 
-use crate::harness::{Client, Frame, Raw, Server, frame, token};
+use crate::harness::{Client, Frame, Raw, Server, frame_bytes, token};
 
 /// Sends each line that begins with `>` and expects each that begins with `<`.
 fn check(client: &mut Client, transcript: &str) {
@@ -174,9 +174,9 @@ fn one_message_too_many_is_refused_and_the_session_lives_on() {
 fn pings_are_answered_and_closes_echoed() {
     let server = Server::dev();
     let mut raw = Raw::open(server.address, "/ws", "");
-    raw.write(&frame(0x89, b"are you there"));
+    raw.write(&frame_bytes(0x89, b"are you there"));
     assert_eq!(raw.read(), Frame::Pong(b"are you there".to_vec()));
-    raw.write(&frame(0x88, &[0x0f, 0xa0, b'x']));
+    raw.write(&frame_bytes(0x88, &[0x0f, 0xa0, b'x']));
     assert_eq!(raw.read(), Frame::Close(4000, String::new()));
     assert_eq!(raw.read(), Frame::End);
     server.await_metric("fanwire_closes_total{reason=\"peer\"", 1);

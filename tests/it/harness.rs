@@ -158,7 +158,7 @@ impl Raw {
     }
 
     pub(crate) fn send(&mut self, text: &str) {
-        self.write(&frame(0x81, text.as_bytes()));
+        self.write(&frame_bytes(0x81, text.as_bytes()));
     }
 
     pub(crate) fn shut_down_write(&self) {
@@ -202,7 +202,18 @@ impl Raw {
         }
     }
 
+    /// The next frame; a close frame is answered, as RFC 6455 5.5.1 asks, if the socket still is
+    /// there.
     pub(crate) fn read(&mut self) -> Frame {
+        let frame = self.read_silently();
+        if matches!(frame, Frame::Close(..)) {
+            let _ = self.socket.write_all(&frame_bytes(0x88, &[3, 232]));
+        }
+        frame
+    }
+
+    /// The next frame; nothing is answered.
+    pub(crate) fn read_silently(&mut self) -> Frame {
         loop {
             if let Some(frame) = self.parse() {
                 return frame;
@@ -259,7 +270,7 @@ pub(crate) fn upgrade_request(target: &str, headers: &str) -> String {
 }
 
 /// A masked frame that begins with `first`.
-pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame_bytes(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
     match payload.len() {

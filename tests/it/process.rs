@@ -158,7 +158,7 @@ fn a_second_signal_exits_at_once() {
     let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
     process.signal("TERM");
     assert_eq!(
-        stuck.read(),
+        stuck.read_silently(),
         crate::harness::Frame::Close(1001, "shutdown".into())
     );
     process.signal("TERM");
@@ -171,7 +171,7 @@ fn a_drain_ends_at_its_timeout() {
     let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
     process.signal("TERM");
     assert_eq!(
-        stuck.read(),
+        stuck.read_silently(),
         crate::harness::Frame::Close(1001, "shutdown".into())
     );
     assert_eq!(process.child.wait().unwrap().code(), Some(0));

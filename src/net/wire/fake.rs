@@ -40,13 +40,13 @@ struct Peer {
     to_server: VecDeque<u8>,
     from_server: Vec<u8>,
     has_ended: bool,
-    is_shut: bool,
 }
 
 #[derive(Default)]
 struct FakeKernel {
     random: u64,
     pending: Vec<Operation>,
+    cancelled: Vec<Operation>,
     sends: HashMap<ConnectionId, Sending>,
     peers: HashMap<ConnectionId, Peer>,
     knocking: usize,
@@ -80,6 +80,7 @@ impl FakeKernel {
     fn complete(&mut self, operation: Operation, result: i32, has_more: bool, buffer: Option<u16>) {
         if !has_more {
             self.pending.retain(|pending| *pending != operation);
+            self.cancelled.retain(|cancelled| *cancelled != operation);
         }
         self.completions.push_back(Completion {
             operation,
@@ -95,8 +96,8 @@ impl FakeKernel {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.to_server.is_empty() || peer.is_shut {
-            if peer.has_ended || peer.is_shut {
+        if peer.to_server.is_empty() {
+            if peer.has_ended {
                 self.complete(operation, 0, false, None);
             }
             return;
@@ -132,7 +133,7 @@ impl FakeKernel {
         let (luck, part) = (self.below(8), self.below(whole + 1));
         let peer = self.peers.get_mut(&id).unwrap();
         let result = match luck {
-            _ if peer.has_ended || peer.is_shut => -libc::EPIPE,
+            _ if peer.has_ended => -libc::EPIPE,
             0 => -libc::EAGAIN,
             1 => -libc::EINTR,
             2 | 3 => i32::try_from(part).unwrap(),
@@ -150,6 +151,10 @@ impl FakeKernel {
         }
         let at = self.below(self.pending.len() as u64);
         let operation = self.pending[usize::try_from(at).unwrap()];
+        if self.cancelled.contains(&operation) {
+            self.cancelled.retain(|cancelled| *cancelled != operation);
+            return self.complete(operation, -libc::ECANCELED, false, None);
+        }
         match operation {
             Operation::Accept if self.knocking > 0 => {
                 self.knocking -= 1;
@@ -193,8 +198,19 @@ impl Kernel for FakeKernel {
         assert!(!self.pending.contains(&Operation::Accept));
         self.pending.push(Operation::Accept);
     }
-    fn stop_accepting(&mut self) {
-        self.complete(Operation::Accept, -libc::ECANCELED, false, None);
+    fn cancel(&mut self, operation: Operation) {
+        // Now, or too late: then the operation ends by itself.
+        let is_pending = self.pending.contains(&operation);
+        assert!(
+            is_pending
+                || self
+                    .completions
+                    .iter()
+                    .any(|known| known.operation == operation)
+        );
+        if is_pending {
+            self.cancelled.push(operation);
+        }
     }
     fn await_wake(&mut self) {
         self.pending.push(Operation::Wake);
@@ -240,11 +256,10 @@ impl Kernel for FakeKernel {
     fn await_writable(&mut self, id: ConnectionId) {
         self.pending.push(Operation::Writable(id));
     }
-    fn shutdown(&mut self, id: ConnectionId, both: bool) {
+    fn shutdown_write(&mut self, id: ConnectionId) {
         if let Some(peer) = self.peers.get_mut(&id) {
             // The peer answers the end of the stream with its own.
             peer.has_ended = true;
-            peer.is_shut |= both;
         }
         self.pending.push(Operation::Shutdown(id));
     }

@@ -19,7 +19,7 @@ pub enum Operation {
     Send(ConnectionId),
     /// The wait for a socket to become writable.
     Writable(ConnectionId),
-    /// A shutdown of a socket.
+    /// The shutdown of a socket's sending side.
     Shutdown(ConnectionId),
     /// The end of a socket's place in the file table.
     Close(ConnectionId),
@@ -45,8 +45,8 @@ pub struct Completion {
 pub trait Kernel {
     /// Begins to accept connections.
     fn accept(&mut self);
-    /// Stops accepting.
-    fn stop_accepting(&mut self);
+    /// Ends an operation early; its completion comes as always.
+    fn cancel(&mut self, operation: Operation);
     /// Begins to wait for a wake-up.
     fn await_wake(&mut self);
     /// Puts an accepted socket in the file table at the slot of `id` and closes its descriptor.
@@ -73,8 +73,8 @@ pub trait Kernel {
     unsafe fn send<'a>(&mut self, id: ConnectionId, slices: impl Iterator<Item = &'a [u8]>) -> u32;
     /// Begins to wait until `id` is writable.
     fn await_writable(&mut self, id: ConnectionId);
-    /// Shuts down the sending side of `id`, or both sides.
-    fn shutdown(&mut self, id: ConnectionId, both: bool);
+    /// Shuts down the sending side of `id`.
+    fn shutdown_write(&mut self, id: ConnectionId);
     /// Ends the socket of `id`.
     fn close(&mut self, id: ConnectionId);
     /// Hands queued operations over and collects completions; waits for one at most `wait`, not at

@@ -107,8 +107,11 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     /// What the kernel says when the ring itself fails.
     pub async fn run(mut self) -> io::Result<()> {
         self.begin();
-        while !(self.is_draining && self.shard.connection_count() == 0) {
+        loop {
             let is_idle = self.turn();
+            if self.is_draining && self.shard.connection_count() == 0 {
+                return Ok(());
+            }
             if self.http.is_busy() {
                 self.http.run_tasks().await;
                 self.kernel.enter(None)?;
@@ -120,7 +123,6 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
                 self.kernel.enter(None)?;
             }
         }
-        Ok(())
     }
 
     pub(super) fn begin(&mut self) {
@@ -209,6 +211,9 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             Operation::Receive(id) => self.received(id, completion, now),
             Operation::Send(id) => self.sent(id, result, now),
             Operation::Writable(id) => {
+                if let Some(socket) = self.sockets.get_mut(id) {
+                    socket.is_polling = false;
+                }
                 self.finish_operation(id);
                 self.shard.writable(id);
             }
@@ -290,9 +295,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         if is_full {
             self.counters.short_sends.add(1);
             self.shard.would_block(id);
-            if self.begin_operation(id) {
-                self.kernel.await_writable(id);
-            }
+            self.arm_poll(id);
         } else if result < 0 && result != -libc::EINTR {
             self.shard.fail(id, now);
         }
@@ -325,6 +328,15 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         }
     }
 
+    fn arm_poll(&mut self, id: ConnectionId) {
+        if self.begin_operation(id) {
+            if let Some(socket) = self.sockets.get_mut(id) {
+                socket.is_polling = true;
+            }
+            self.kernel.await_writable(id);
+        }
+    }
+
     /// Arms what ran out of buffers, now that they are given back, and accepts again after a pause.
     fn arm_receives(&mut self, now: Now) {
         if self.held.is_empty() {
@@ -348,7 +360,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             match request {
                 Request::ShutdownWrite(id) => {
                     if self.begin_operation(id) {
-                        self.kernel.shutdown(id, false);
+                        self.kernel.shutdown_write(id);
                     }
                     // The peer may have ended before us: then no end is to come.
                     if self
@@ -376,10 +388,11 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             return;
         }
         socket.is_closing = true;
-        if socket.operations > 0 {
-            // A shutdown completes a waiting receive and a wait for writability.
-            socket.operations += 1;
-            self.kernel.shutdown(id, true);
+        if socket.is_receiving {
+            self.kernel.cancel(Operation::Receive(id));
+        }
+        if socket.is_polling {
+            self.kernel.cancel(Operation::Writable(id));
         }
         self.close_when_quiet(id);
     }
@@ -398,7 +411,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     fn begin_drain(&mut self, now: Now) {
         if !self.is_draining {
             self.is_draining = true;
-            self.kernel.stop_accepting();
+            self.kernel.cancel(Operation::Accept);
             self.shard.drain_sessions(now);
         }
     }

@@ -8,6 +8,8 @@ pub(super) struct Socket {
     pub(super) operations: u8,
     /// A multishot receive is armed.
     pub(super) is_receiving: bool,
+    /// A wait for writability is armed.
+    pub(super) is_polling: bool,
     /// The shard has given the connection up.
     pub(super) is_closing: bool,
     /// The close is on its way.

@@ -195,8 +195,8 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::Accept) };
     }
 
-    fn stop_accepting(&mut self) {
-        let entry = opcode::AsyncCancel::new(pack(Operation::Accept)).build();
+    fn cancel(&mut self, operation: Operation) {
+        let entry = opcode::AsyncCancel::new(pack(operation)).build();
         // SAFETY: a cancellation names no memory.
         unsafe { self.push(entry, Operation::Cancel) };
     }
@@ -272,9 +272,8 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::Writable(id)) };
     }
 
-    fn shutdown(&mut self, id: ConnectionId, both: bool) {
-        let how = if both { libc::SHUT_RDWR } else { libc::SHUT_WR };
-        let entry = opcode::Shutdown::new(Fixed(id.slot()), how).build();
+    fn shutdown_write(&mut self, id: ConnectionId) {
+        let entry = opcode::Shutdown::new(Fixed(id.slot()), libc::SHUT_WR).build();
         // SAFETY: a shutdown names no memory.
         unsafe { self.push(entry, Operation::Shutdown(id)) };
     }
