@@ -56,8 +56,10 @@ pub(super) struct Connection {
     pub(super) decoder: Decoder,
     pub(super) outbox: Outbox,
     pub(super) peer: SocketAddr,
-    /// The alarm that counts; others in the wheel are stale.
+    /// When to look at the connection.
     pub(super) alarm_ms: u64,
+    /// The earliest of its alarms in the wheel; others are stale.
+    pub(super) wheel_ms: u64,
 }
 
 /// How a session is ended.
@@ -138,6 +140,7 @@ impl Connection {
             outbox: Outbox::default(),
             peer,
             alarm_ms: 0,
+            wheel_ms: u64::MAX,
         }
     }
 

@@ -302,23 +302,38 @@ impl Machine {
     }
 
     pub(super) fn set_alarm(&mut self, id: ConnectionId, due_ms: u64) {
-        if let Some(connection) = self.connections.get_mut(id)
-            && connection.alarm_ms != due_ms
-        {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.alarm_ms = due_ms;
-            self.wheel.set(id, due_ms);
+            // An earlier one will ring first and find that it is too early: so a deadline that is
+            // put off again and again costs one entry in the wheel, not one each time.
+            if due_ms < connection.wheel_ms {
+                connection.wheel_ms = due_ms;
+                self.wheel.set(id, due_ms);
+            }
         }
     }
 
-    /// The alarms that are due and still wanted.
-    pub(super) fn ring_alarms(&mut self, now: Now) -> Vec<Alarm> {
+    /// The connections whose time has come.
+    pub(super) fn ring_alarms(&mut self, now: Now) -> Vec<ConnectionId> {
         let mut alarms = Vec::new();
         self.wheel.ring(now.monotonic_ms, &mut alarms);
-        alarms.retain(|alarm| {
-            let connection = self.connections.get(alarm.id);
-            connection.is_some_and(|connection| connection.alarm_ms == alarm.due_ms)
-        });
-        alarms
+        let mut due = Vec::new();
+        for Alarm { id, due_ms } in alarms {
+            let Some(connection) = self.connections.get_mut(id) else {
+                continue;
+            };
+            if connection.wheel_ms != due_ms {
+                continue;
+            }
+            connection.wheel_ms = u64::MAX;
+            let alarm_ms = connection.alarm_ms;
+            if alarm_ms <= now.monotonic_ms {
+                due.push(id);
+            } else {
+                self.set_alarm(id, alarm_ms);
+            }
+        }
+        due
     }
 
     /// The alarm of a connection that is no session has rung.

@@ -120,16 +120,16 @@ impl Shard {
 
     /// Does what is due at `now`: heartbeats and timeouts.
     pub fn wake(&mut self, now: Now) {
-        for alarm in self.machine.ring_alarms(now) {
-            if self.machine.is_open(alarm.id) {
+        for id in self.machine.ring_alarms(now) {
+            if self.machine.is_open(id) {
                 let Self {
                     broker, machine, ..
                 } = self;
-                broker.step(alarm.id, Command::Wake, now, &mut |effect| {
-                    machine.apply(alarm.id, effect, now);
+                broker.step(id, Command::Wake, now, &mut |effect| {
+                    machine.apply(id, effect, now);
                 });
             } else {
-                self.machine.time_out(alarm.id, now);
+                self.machine.time_out(id, now);
             }
         }
         self.settle(now);

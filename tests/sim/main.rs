@@ -11,6 +11,7 @@
 mod client;
 mod oracle;
 mod random;
+mod timeouts;
 mod world;
 
 use world::{Plan, World};

@@ -1,0 +1,221 @@
+//! Every timeout of a connection, on simulated time.
+
+use crate::client::{frame, request};
+use fanwire::auth::{Grant, Verifier, issue};
+use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::config::Policy;
+use fanwire::shard::{Request, Shard, ShardParts};
+use fanwire_ring::{Ring, RingConfig};
+use std::sync::Arc;
+
+const SECRET: &[u8] = b"a secret of the simulation, long enough";
+
+/// One shard that wants tokens, and its time.
+struct Stage {
+    shard: Shard,
+    counters: Arc<ShardCounters>,
+    now: Now,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let now = Now::at(5_000, 1_700_000_000_000);
+        let config = RingConfig {
+            capacity_bytes: 1 << 16,
+            readers_max: 1,
+        };
+        let ring = Ring::new(config).unwrap();
+        let counters = Arc::<ShardCounters>::default();
+        let parts = ShardParts {
+            index: 0,
+            connections_max: 10,
+            policy: Arc::new(Policy {
+                allowed_origins: vec!["https://good.example".into()],
+                ..Policy::default()
+            }),
+            verifier: Verifier::hs256(SECRET),
+            census: Arc::default(),
+            counters: Arc::clone(&counters),
+            reader: ring.reader().unwrap(),
+            ring,
+        };
+        Self {
+            shard: Shard::new(parts, now),
+            counters,
+            now,
+        }
+    }
+
+    fn accept(&mut self, bytes: &[u8]) -> ConnectionId {
+        let id = self
+            .shard
+            .accept(([127, 0, 0, 1], 9).into(), self.now)
+            .unwrap();
+        self.shard.receive(id, &mut bytes.to_vec(), self.now);
+        id
+    }
+
+    /// A session that has said who it is, with a token that is valid for `ttl_s`.
+    fn authenticated(&mut self, ttl_s: u64) -> ConnectionId {
+        let grant = Grant {
+            user: "ann".into(),
+            ..Grant::default()
+        };
+        let token = issue(&grant, SECRET, ttl_s, self.now).unwrap();
+        let upgrade = String::from_utf8(request(DialectId::Gateway)).unwrap();
+        let id = self.accept(
+            upgrade
+                .replace("/ws", &format!("/ws?token={token}"))
+                .as_bytes(),
+        );
+        let said = self.sent();
+        assert!(said.contains("auth_success"), "{said}");
+        id
+    }
+
+    /// Lets time pass in steps, as the wire would: never past the time the shard asked for.
+    fn pass(&mut self, milliseconds: u64) {
+        let end_ms = self.now.monotonic_ms + milliseconds;
+        while self.now.monotonic_ms < end_ms {
+            let next_ms = self.shard.next_wake_ms().unwrap_or(end_ms).min(end_ms);
+            let step_ms = next_ms.max(self.now.monotonic_ms + 1) - self.now.monotonic_ms;
+            self.now.monotonic_ms += step_ms;
+            self.now.unix_ms += step_ms;
+            self.shard.wake(self.now);
+        }
+    }
+
+    /// What the shard sent since the last call, as far as it is text.
+    fn sent(&mut self) -> String {
+        let mut bytes = Vec::new();
+        while let Some(id) = self.shard.next_dirty() {
+            let slices = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
+            self.shard.sent(id, u32::try_from(slices.len()).unwrap());
+            bytes.extend(slices);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn closes(&self, reason: &str) -> u64 {
+        let mut values = self.counters.closes.values();
+        values.find(|(name, _)| *name == reason).unwrap().1
+    }
+}
+
+#[test]
+fn a_head_that_does_not_come_in_time_is_answered_with_408() {
+    let mut stage = Stage::new();
+    let id = stage.accept(b"GET /ws HTTP/1.1\r\nHost: slow");
+    // Bytes that trickle in buy no time.
+    for _ in 0..9 {
+        stage.pass(1_000);
+        stage.shard.receive(id, &mut b"x".to_vec(), stage.now);
+        assert_eq!(stage.sent(), "");
+    }
+    stage.pass(1_100);
+    assert!(stage.sent().starts_with("HTTP/1.1 408 "));
+    assert_eq!(stage.shard.take_requests(), [Request::ShutdownWrite(id)]);
+    // A peer that does not end its side loses the connection all the same.
+    stage.pass(5_200);
+    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+    stage.shard.release(id);
+    assert_eq!(stage.shard.connection_count(), 0);
+}
+
+#[test]
+fn a_session_that_does_not_authenticate_is_closed_after_thirty_seconds() {
+    let mut stage = Stage::new();
+    let id = stage.accept(&request(DialectId::Gateway));
+    stage.sent();
+    stage.pass(29_000);
+    let ping = frame(1, br#"{"type":"ping"}"#);
+    stage.shard.receive(id, &mut ping.clone(), stage.now);
+    assert!(stage.sent().contains("pong"));
+    stage.pass(1_200);
+    assert!(stage.sent().contains("auth_timeout"));
+    assert_eq!(stage.closes("auth_timeout"), 1);
+    // It answers the close frame, and only then the socket is closed.
+    assert_eq!(stage.shard.take_requests(), []);
+    stage.shard.receive(id, &mut frame(8, &[3, 240]), stage.now);
+    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+}
+
+#[test]
+fn silence_is_asked_after_thirty_seconds_and_ended_ten_later() {
+    let mut stage = Stage::new();
+    let id = stage.authenticated(3_600);
+    stage.pass(29_800);
+    assert_eq!(stage.sent(), "");
+    stage.pass(400);
+    assert_eq!(stage.sent(), String::from_utf8_lossy(&[0x89, 0]));
+    // A pong is a sign of life.
+    stage.pass(9_000);
+    stage.shard.receive(id, &mut frame(10, b""), stage.now);
+    stage.pass(29_000);
+    assert_eq!(stage.sent(), "");
+    stage.pass(1_200);
+    assert_eq!(stage.sent(), String::from_utf8_lossy(&[0x89, 0]));
+    stage.pass(10_200);
+    assert!(stage.sent().contains("pong_timeout"));
+    assert_eq!(stage.closes("pong_timeout"), 1);
+}
+
+#[test]
+fn a_session_that_talks_is_never_pinged() {
+    let mut stage = Stage::new();
+    let id = stage.authenticated(3_600);
+    for _ in 0..20 {
+        stage.pass(20_000);
+        stage.shard.receive(id, &mut frame(10, b""), stage.now);
+        assert_eq!(stage.sent(), "");
+    }
+}
+
+#[test]
+fn a_token_ends_its_session_at_its_time() {
+    let mut stage = Stage::new();
+    let id = stage.authenticated(20);
+    stage.pass(19_500);
+    assert_eq!(stage.sent(), "");
+    stage.pass(1_000);
+    let said = stage.sent();
+    assert!(
+        said.contains("Token expired") && said.contains("token_expired"),
+        "{said}"
+    );
+    assert_eq!(stage.closes("token_expired"), 1);
+    // A peer that does not answer the close frame is cut off.
+    stage.pass(5_200);
+    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+}
+
+#[test]
+fn an_idle_http_connection_is_closed_after_thirty_seconds() {
+    let mut stage = Stage::new();
+    let id = stage.accept(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(matches!(
+        &stage.shard.take_requests()[..],
+        [Request::Http(..)]
+    ));
+    stage
+        .shard
+        .send_http(id, b"HTTP/1.1 200 OK\r\n\r\n", stage.now);
+    stage.sent();
+    stage.pass(29_900);
+    assert_eq!(stage.shard.take_requests(), []);
+    stage.pass(300);
+    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+}
+
+#[test]
+fn a_page_of_another_origin_is_closed_with_its_reason() {
+    let mut stage = Stage::new();
+    let upgrade = String::from_utf8(request(DialectId::Gateway)).unwrap();
+    let from = |origin: &str| upgrade.replace("Host:", &format!("Origin: {origin}\r\nHost:"));
+    stage.accept(from("https://evil.example").as_bytes());
+    assert!(stage.sent().contains("origin"));
+    assert_eq!(stage.closes("origin"), 1);
+    stage.accept(from("https://good.example").as_bytes());
+    stage.accept(upgrade.as_bytes());
+    assert!(!stage.sent().contains("origin"));
+}
