@@ -3,6 +3,7 @@
 use super::connection::{Ending, Phase};
 use super::{Request, Shard};
 use crate::base::counters::{CloseReason, RefusalReason};
+use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::Command;
 use crate::dialect;
@@ -40,10 +41,12 @@ impl Shard {
             return;
         };
         if waiting.is_empty() {
-            self.judge_head(id, bytes, now);
-        } else {
+            return self.judge_head(id, bytes, now);
+        }
+        waiting.extend_from_slice(bytes);
+        // A head ends with a line: bytes without one change nothing, however slowly they trickle in.
+        if bytes.contains(&b'\n') || waiting.len() >= HEAD_BYTES_MAX {
             let mut all = std::mem::take(waiting);
-            all.extend_from_slice(bytes);
             self.judge_head(id, &mut all, now);
         }
     }

@@ -10,7 +10,7 @@ use super::kernel::{Completion, Kernel, Operation};
 use crate::base::id::GENERATION_BITS;
 use crate::base::{ConnectionId, SlotMap};
 use crate::net::Waker;
-use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::io;
@@ -300,6 +300,16 @@ impl Kernel for Uring {
 
     fn recycle(&mut self, buffer: u16) {
         self.buffers.recycle(buffer);
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // Closing a ring cancels its operations some time later; the memory that they name goes now.
+        // Only when all are cancelled may the fields be dropped. Nothing left is an error too.
+        let everything = CancelBuilder::any();
+        let submitter = self.ring.submitter();
+        let _ = submitter.register_sync_cancel(None, everything);
     }
 }
 
