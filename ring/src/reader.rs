@@ -62,6 +62,18 @@ impl Reader {
     /// and bound `records_max`. If `visit` panics, its record counts as read and the position is
     /// published, so the next call goes on behind it.
     pub fn drain(&mut self, records_max: usize, mut visit: impl FnMut(&[u8])) -> usize {
+        self.drain_while(records_max, |payload| {
+            visit(payload);
+            true
+        })
+    }
+
+    /// The same, ending early behind the first record for which `visit` returns false.
+    pub fn drain_while(
+        &mut self,
+        records_max: usize,
+        mut visit: impl FnMut(&[u8]) -> bool,
+    ) -> usize {
         // Publishes when `visit` panics too. Not before: the slices are in use until then.
         struct PublishOnDrop<'a>(&'a Reader);
         impl Drop for PublishOnDrop<'_> {
@@ -83,7 +95,9 @@ impl Reader {
             // SAFETY: `peek` saw the record committed, so its bytes are initialised and were
             // written before; nobody writes them before this reader publishes a position behind
             // the record (rules 4 and 5 of `record.rs`), which the guard does after `visit`.
-            visit(unsafe { payload.as_ref() });
+            if !visit(unsafe { payload.as_ref() }) {
+                break;
+            }
         }
         drop(guard);
         records

@@ -47,6 +47,10 @@ impl Api {
         let connection = http1::Builder::new()
             // A peer that shuts its sending side after the request still wants the answer.
             .half_close(true)
+            // One request per connection: the next one may be an upgrade, as proxies reuse
+            // connections for both, and only the shard can judge that. It also bounds how many
+            // answers wait for a peer that does not read.
+            .keep_alive(false)
             // The shard's wheel ends idle connections; hyper needs no timer.
             .header_read_timeout(None)
             .serve_connection(
@@ -74,9 +78,7 @@ impl HttpHost for Api {
             Some(pipe) => pipe.clone(),
             None => self.open(id),
         };
-        if !pipe.push(bytes) {
-            pipe.end();
-        }
+        pipe.push(bytes);
         self.fed.push(id);
     }
 
@@ -113,11 +115,16 @@ impl HttpHost for Api {
     async fn run_tasks(&mut self) {
         for _ in 0..TURNS_MAX {
             glommio::executor().yield_task_queue_now().await;
-            let waiting = |id: &ConnectionId| self.pipes.get(*id).is_some_and(Pipe::has_input);
-            if !self.fed.iter().any(waiting) {
-                break;
+            // A task that does not wait for input has more to do, whatever its pipe holds: hyper
+            // gives way to others now and then. (Answers are at hand at once, so none waits for
+            // anything else.)
+            let pipes = &self.pipes;
+            let is_runnable = |pipe: &Pipe| !pipe.awaits_input();
+            self.fed
+                .retain(|id| pipes.get(*id).is_some_and(is_runnable));
+            if self.fed.is_empty() {
+                return;
             }
         }
-        self.fed.clear();
     }
 }

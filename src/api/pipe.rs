@@ -38,15 +38,16 @@ impl Pipe {
         }
     }
 
-    /// Gives hyper more to read; false when it has not read what waits already.
-    pub(super) fn push(&self, bytes: &[u8]) -> bool {
+    /// Gives hyper more to read. What it cannot take ends its input, and after the end it gets
+    /// nothing more: bytes behind a gap would be another request than the peer's.
+    pub(super) fn push(&self, bytes: &[u8]) {
         let mut input = self.input.borrow_mut();
-        if input.bytes.len() + bytes.len() > HTTP_INPUT_BYTES_MAX {
-            return false;
+        if input.is_ended || input.bytes.len() + bytes.len() > HTTP_INPUT_BYTES_MAX {
+            input.is_ended = true;
+        } else {
+            input.bytes.extend_from_slice(bytes);
         }
-        input.bytes.extend_from_slice(bytes);
         wake(&mut input);
-        true
     }
 
     /// Tells hyper that nothing more comes.
@@ -56,9 +57,9 @@ impl Pipe {
         wake(&mut input);
     }
 
-    /// Whether bytes wait for hyper.
-    pub(super) fn has_input(&self) -> bool {
-        !self.input.borrow().bytes.is_empty()
+    /// Whether hyper has read all there is and waits for more.
+    pub(super) fn awaits_input(&self) -> bool {
+        self.input.borrow().reader.is_some()
     }
 }
 

@@ -9,8 +9,8 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HEAD_HEADERS_MAX: usize = 100;
 /// Time for a complete request head after the connection was accepted, milliseconds.
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
-/// Time between two requests of a kept-alive HTTP connection, milliseconds.
-pub const HTTP_IDLE_TIMEOUT_MS: u64 = 30_000;
+/// Time for an HTTP request's body and its answer, milliseconds.
+pub const HTTP_TIMEOUT_MS: u64 = 30_000;
 /// Bytes that wait for the HTTP side of one connection before it is cut.
 pub const HTTP_INPUT_BYTES_MAX: usize = 256 * 1024;
 /// Longest request target, bytes: it may hold a token of several KiB.
@@ -31,13 +31,21 @@ pub const AUTH_ATTEMPTS_MAX: u8 = 3;
 
 /// Time a peer has to answer our close frame before the socket is closed, milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
-/// Ping, pong and close frames waiting for one connection, bytes: about thirty of the largest.
-pub const CONTROL_BYTES_MAX: u32 = 4 * 1024;
+/// Ping and pong frames waiting for one connection; at most 127 bytes each.
+pub const CONTROL_FRAMES_MAX: usize = 32;
+/// Longest message of a session that has yet to authenticate, bytes: a token and its envelope, with
+/// room for escapes.
+pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
+/// Memory that a shard's JSON parser keeps between messages, bytes of text.
+pub const JSON_BYTES_KEPT: usize = 256 * 1024;
 /// Frames that one run may join, bytes: large enough that one send carries sixty-four small
 /// publications, small enough that a run held by one slow connection is cheap.
 pub const RUN_BYTES_MAX: usize = 64 * 1024;
 /// Records read from the ring in one turn, so that input and timers get theirs.
 pub const RING_RECORDS_PER_TURN: usize = 1_024;
+/// Bytes of records read in one turn. What is read reaches outboxes at once, and a subscriber that
+/// keeps up must never find its outbox full because we read too far ahead of its socket.
+pub const RING_BYTES_PER_TURN: usize = 256 * 1024;
 
 /// Resolution of timeouts and heartbeats, milliseconds.
 pub const WHEEL_TICK_MS: u64 = 100;

@@ -84,8 +84,7 @@ impl Chunks {
     }
 
     pub(super) fn pop_front(&mut self) {
-        self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
-        self.drop_empty_rest();
+        self.remove(0);
     }
 
     pub(super) fn get(&self, at: usize) -> Option<&Chunk> {
@@ -103,6 +102,20 @@ impl Chunks {
         } else if let Some(second) = self.first.replace(chunk) {
             self.rest.get_or_insert_default().push_front(second);
         }
+    }
+
+    /// Takes the chunk at `at` out.
+    pub(super) fn remove(&mut self, at: usize) -> Option<Chunk> {
+        let removed = match at {
+            0 => {
+                let first = self.first.take();
+                self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
+                first
+            }
+            at => self.rest.as_mut()?.remove(at - 1),
+        };
+        self.drop_empty_rest();
+        removed
     }
 
     /// Takes out everything from `at` on.

@@ -1,7 +1,7 @@
 //! From the first bytes of a connection to a WebSocket session, the HTTP API, or a refusal.
 
+use super::Shard;
 use super::connection::{Ending, Phase};
-use super::{Request, Shard};
 use crate::base::counters::{CloseReason, RefusalReason};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
@@ -61,13 +61,7 @@ impl Shard {
             }
             Verdict::Refuse(reason) => return self.machine.refuse(id, reason, now),
             Verdict::Http => {
-                if let Some(connection) = self.machine.connections.get_mut(id) {
-                    connection.phase = Phase::Http;
-                    self.machine
-                        .requests
-                        .push(Request::Http(id, bytes.to_vec()));
-                }
-                return;
+                return self.machine.begin_http(id, bytes, now);
             }
             Verdict::Upgrade(upgrade) => {
                 self.upgrade(id, &upgrade, now);
@@ -89,7 +83,8 @@ impl Shard {
         connection.phase = Phase::Open;
         connection.dialect = upgrade.dialect;
         let peer = connection.peer;
-        machine.queue(id, FrameRun::reply(upgrade.answer.as_bytes()), now);
+        // Ahead of pongs for pings in the same packet.
+        machine.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A browser's script learns the reason of a refusal only from a close code.
         if !broker.policy().allows_origin(upgrade.origin) {
             machine.counters.refused.of(RefusalReason::Origin).add(1);

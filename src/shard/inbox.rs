@@ -1,7 +1,7 @@
 //! Publications arrive here: each record is read once, and its frames join a run for each audience.
 
 use super::record::{self, Form, Record};
-use crate::base::limits::RUN_BYTES_MAX;
+use crate::base::limits::{RING_BYTES_PER_TURN, RING_RECORDS_PER_TURN, RUN_BYTES_MAX};
 use crate::base::{FrameRun, ShardCounters, Variant};
 use crate::broker::Broker;
 use crate::dialect;
@@ -52,10 +52,10 @@ impl Inbox {
         self.reader.unpark();
     }
 
-    /// Reads up to `records_max` records and hands a run to `deliver` for each subscriber.
+    /// Reads records, at most as many as are good for one turn, and hands a run to `deliver` for
+    /// each subscriber.
     pub(super) fn drain(
         &mut self,
-        records_max: usize,
         broker: &Broker,
         mut deliver: impl FnMut(u32, &FrameRun),
     ) -> usize {
@@ -65,13 +65,15 @@ impl Inbox {
             gathering,
             counters,
         } = self;
-        let count = reader.drain(records_max, |bytes| {
+        let mut bytes_left = RING_BYTES_PER_TURN;
+        let count = reader.drain_while(RING_RECORDS_PER_TURN, |bytes| {
+            bytes_left = bytes_left.saturating_sub(bytes.len());
             let Some((form, writer)) = record::form(bytes) else {
-                return;
+                return bytes_left > 0;
             };
             if form == Form::Whole {
                 gathering.take(bytes, broker, counters, &mut deliver);
-                return;
+                return bytes_left > 0;
             }
             let whole = fragments.entry(writer).or_default();
             if form == Form::First {
@@ -82,6 +84,7 @@ impl Inbox {
                 let whole = fragments.remove(&writer).unwrap_or_default();
                 gathering.take(&whole, broker, counters, &mut deliver);
             }
+            bytes_left > 0
         });
         if count > 0 {
             gathering.finish(broker, &mut deliver);

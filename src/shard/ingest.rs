@@ -93,7 +93,7 @@ impl Shard {
             }
             Incoming::Ping(payload) => {
                 let pong = FrameRun::reply(&frame::control(Opcode::Pong, payload));
-                self.machine.send_control(id, pong, now);
+                self.machine.send_control(id, pong);
             }
             Incoming::Pong => {}
             Incoming::Close(close) => self.machine.end(id, Ending::echo(close), now),

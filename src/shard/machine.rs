@@ -5,9 +5,7 @@ use super::connection::{Connection, Ending, Farewell, Phase};
 use super::fanout::Fanout;
 use super::wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
-use crate::base::limits::{
-    CLOSE_TIMEOUT_MS, CONTROL_BYTES_MAX, HEAD_TIMEOUT_MS, HTTP_IDLE_TIMEOUT_MS,
-};
+use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
 use crate::base::{ConnectionId, FrameRun, Now, ShardCounters, Slab, SlabFull};
 use crate::broker::{Effect, Event};
 use crate::dialect;
@@ -74,7 +72,7 @@ impl Machine {
             Effect::Publish(publication) => self.fanout.publish(&publication),
             Effect::Ping => {
                 let ping = self.ping.clone();
-                self.send_control(id, ping, now);
+                self.send_control(id, ping);
             }
             Effect::Close { code, reason } => {
                 let ending = Ending::flushing(code, reason);
@@ -135,18 +133,10 @@ impl Machine {
     }
 
     /// Queues a control frame ahead of data.
-    pub(super) fn send_control(&mut self, id: ConnectionId, run: FrameRun, now: Now) {
-        let Some(connection) = self.connections.get_mut(id) else {
-            return;
-        };
-        if connection
-            .outbox
-            .push_control(run, CONTROL_BYTES_MAX)
-            .is_ok()
-        {
+    pub(super) fn send_control(&mut self, id: ConnectionId, run: FrameRun) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.outbox.push_control(run, CONTROL_FRAMES_MAX);
             mark_dirty(&mut self.dirty, connection);
-        } else {
-            self.end(id, Ending::slow_consumer(), now);
         }
     }
 
@@ -255,28 +245,45 @@ impl Machine {
             }
             _ => {}
         }
-        let abandoned = connection.outbox.abandoned();
-        self.counters
-            .dropped
-            .of(DropReason::Closed)
-            .add(abandoned.0);
         connection.phase = Phase::Gone;
         self.requests.push(Request::Close(id));
     }
 
     pub(super) fn release(&mut self, id: ConnectionId) {
-        let released = self.connections.remove(id);
-        debug_assert!(
-            released.is_none_or(|connection| matches!(connection.phase, Phase::Gone)),
+        let Some(released) = self.connections.remove(id) else {
+            return;
+        };
+        assert!(
+            matches!(released.phase, Phase::Gone),
             "only closed sockets are released"
         );
+        // Not before: a send that was under way may still have written some of it.
+        let abandoned = released.outbox.abandoned();
+        self.counters
+            .dropped
+            .of(DropReason::Closed)
+            .add(abandoned.0);
         self.count_connections();
     }
 
-    pub(super) fn send_http(&mut self, id: ConnectionId, bytes: &[u8], now: Now) {
-        if !bytes.is_empty() {
-            self.queue(id, FrameRun::reply(bytes), now);
-            self.set_alarm(id, now.monotonic_ms + HTTP_IDLE_TIMEOUT_MS);
+    /// Hands the connection over to the HTTP API, with the bytes of its request.
+    pub(super) fn begin_http(&mut self, id: ConnectionId, bytes: &[u8], now: Now) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.phase = Phase::Http;
+            self.requests.push(Request::Http(id, bytes.to_vec()));
+            self.set_alarm(id, now.monotonic_ms + HTTP_TIMEOUT_MS);
+        }
+    }
+
+    /// Queues bytes of an answer. They are one answer, made by us: no limit but its own length.
+    pub(super) fn send_http(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if matches!(connection.phase, Phase::Http) {
+            let pushed = connection.outbox.push(FrameRun::reply(bytes), u32::MAX);
+            assert!(pushed.is_ok(), "no answer reaches 4 GiB");
+            mark_dirty(&mut self.dirty, connection);
         }
     }
 
@@ -294,7 +301,8 @@ impl Machine {
             let ending = Ending::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
             match self.connections.get(id).map(|connection| &connection.phase) {
                 Some(Phase::Open) => self.end(id, ending, now),
-                Some(Phase::Http) => self.end_http(id, now),
+                // The answer is on its way; it gets as long as a session gets to say goodbye.
+                Some(Phase::Http) => self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
                 Some(Phase::Head(_)) => self.fail(id),
                 _ => {}
             }

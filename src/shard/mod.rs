@@ -21,7 +21,6 @@ mod record;
 mod wheel;
 
 use crate::auth::Verifier;
-use crate::base::limits::RING_RECORDS_PER_TURN;
 use crate::base::{Census, ConnectionId, Now, ShardCounters, SlabFull};
 use crate::broker::{Broker, Command};
 use crate::config::Policy;
@@ -149,7 +148,7 @@ impl Shard {
             machine,
             ..
         } = self;
-        let count = inbox.drain(RING_RECORDS_PER_TURN, broker, |slot, run| {
+        let count = inbox.drain(broker, |slot, run| {
             machine.deliver(slot, run, now);
         });
         self.settle(now);
@@ -195,7 +194,7 @@ impl Shard {
     }
 
     /// The bytes to send to `id`, at most `slices_max` slices. They stay where they are until `sent`
-    /// or `send_failed` is called for the connection.
+    /// is called for the connection.
     pub fn begin_send(
         &mut self,
         id: ConnectionId,
@@ -218,6 +217,12 @@ impl Shard {
     /// The socket of `id` takes bytes again.
     pub fn writable(&mut self, id: ConnectionId) {
         self.machine.writable(id);
+    }
+
+    /// Whether `take_requests` has something to tell.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        !self.machine.requests.is_empty()
     }
 
     /// What was asked for since the last call.
@@ -243,8 +248,8 @@ impl Shard {
     }
 
     /// Writes bytes of the HTTP API to `id`.
-    pub fn send_http(&mut self, id: ConnectionId, bytes: &[u8], now: Now) {
-        self.machine.send_http(id, bytes, now);
+    pub fn send_http(&mut self, id: ConnectionId, bytes: &[u8]) {
+        self.machine.send_http(id, bytes);
     }
 
     /// The HTTP API is done with `id`: close when all is written.

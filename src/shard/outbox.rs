@@ -43,30 +43,23 @@ impl Outbox {
     /// Puts a control frame ahead of all data, behind control frames before it and behind the frame
     /// that is partly written.
     ///
-    /// # Errors
-    /// [`OutboxFull`] when control frames alone pass `control_bytes_max`.
-    pub(super) fn push_control(
-        &mut self,
-        run: FrameRun,
-        control_bytes_max: u32,
-    ) -> Result<(), OutboxFull> {
+    /// Of more than `frames_max` the newest takes the place of the one before: RFC 6455 5.5.3 lets
+    /// an endpoint answer only the latest of several pings.
+    pub(super) fn push_control(&mut self, run: FrameRun, frames_max: usize) {
         let mut at = self.in_flight as usize;
         if at == 0 {
             at = self.split_front();
         }
-        let mut control_bytes = run.len();
-        while let Some(chunk) = self.chunks.get(at)
-            && chunk.is_control
-        {
-            control_bytes += chunk.length();
+        let first = at;
+        while self.chunks.get(at).is_some_and(|chunk| chunk.is_control) {
             at += 1;
         }
-        if control_bytes > control_bytes_max {
-            return Err(OutboxFull);
+        if at - first >= frames_max {
+            at -= 1;
+            self.bytes -= self.chunks.remove(at).map_or(0, |chunk| chunk.length());
         }
         self.bytes = self.bytes.saturating_add(run.len());
         self.chunks.insert(at, Chunk::whole(run, true));
-        Ok(())
     }
 
     /// Cuts the front chunk where its partly written frame ends; returns the index behind that frame.
@@ -198,8 +191,8 @@ mod tests {
             outbox.push(data(b"aabbb", &[2, 5]), 100).unwrap();
             outbox.begin_send(64).for_each(drop);
             outbox.sent(written);
-            outbox.push_control(control(b"X"), 10).unwrap();
-            outbox.push_control(control(b"Y"), 10).unwrap();
+            outbox.push_control(control(b"X"), 10);
+            outbox.push_control(control(b"Y"), 10);
             assert_eq!(waiting(&mut outbox), expected, "{written} bytes written");
         }
     }
@@ -210,7 +203,7 @@ mod tests {
         outbox.push(data(b"aabb", &[2, 4]), 100).unwrap();
         outbox.push(data(b"cc", &[2]), 100).unwrap();
         outbox.begin_send(1).for_each(drop);
-        outbox.push_control(FrameRun::reply(b"X"), 10).unwrap();
+        outbox.push_control(FrameRun::reply(b"X"), 10);
         assert_eq!(outbox.sent(3), FrameCount(1));
         assert_eq!(waiting(&mut outbox), b"bXcc");
     }
@@ -220,9 +213,17 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.push(data(b"0123456789", &[10]), 4).unwrap();
         assert_eq!(outbox.push(data(b"x", &[1]), 4), Err(OutboxFull));
-        let ping = FrameRun::reply(b"12345");
-        outbox.push_control(ping.clone(), 9).unwrap();
-        assert_eq!(outbox.push_control(ping, 9), Err(OutboxFull));
+    }
+
+    #[test]
+    fn of_too_many_control_frames_the_newest_replaces_the_one_before() {
+        let mut outbox = Outbox::default();
+        outbox.push(data(b"aa", &[2]), 100).unwrap();
+        for letter in *b"UVWXYZ" {
+            outbox.push_control(FrameRun::reply(&[letter]), 3);
+        }
+        assert_eq!(outbox.bytes, 5);
+        assert_eq!(waiting(&mut outbox), b"UVZaa");
     }
 
     #[test]

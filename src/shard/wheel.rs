@@ -61,11 +61,22 @@ impl Wheel {
 
     /// When to look again, monotonic milliseconds; `None` while no alarm is set.
     pub(super) fn next_ms(&self) -> Option<u64> {
-        let ahead = (1..=BUCKETS as u64).find(|ahead| {
-            let bucket = Self::bucket(self.tick + ahead);
-            self.occupied[bucket / 64] & (1 << (bucket % 64)) != 0
+        let first = Self::bucket(self.tick + 1);
+        // The rest of the first word, the other words, and the beginning of the first word again.
+        let words = self.occupied.len();
+        let found = (0..=words).find_map(|turn| {
+            let index = (first / 64 + turn) % words;
+            let behind = u64::MAX << (first % 64);
+            let mask = match turn {
+                0 => behind,
+                turn if turn == words => !behind,
+                _ => u64::MAX,
+            };
+            let word = self.occupied[index] & mask;
+            (word != 0).then(|| index * 64 + word.trailing_zeros() as usize)
         })?;
-        Some((self.tick + ahead) * WHEEL_TICK_MS)
+        let ahead = (found + BUCKETS - first) % BUCKETS;
+        Some((self.tick + 1 + ahead as u64) * WHEEL_TICK_MS)
     }
 
     #[expect(

@@ -30,7 +30,9 @@ pub(super) const GROUP: u16 = 0;
 pub(super) struct Buffers {
     entries: NonNull<BufRingEntry>,
     entries_layout: Layout,
-    memory: Box<[u8]>,
+    /// Not a boxed slice: a reference to all of it would claim buffers that the kernel writes to.
+    memory: NonNull<u8>,
+    memory_layout: Layout,
     count: u16,
     buffer_bytes: u32,
     tail: u16,
@@ -44,19 +46,17 @@ impl Buffers {
         buffer_bytes: u32,
     ) -> io::Result<Self> {
         assert!(count.is_power_of_two(), "the kernel masks the index");
-        let entries_bytes = usize::from(count) * size_of::<BufRingEntry>();
-        let entries_layout = Layout::from_size_align(entries_bytes, PAGE_BYTES)
-            .expect("a page's alignment and a small size make a layout");
-        // SAFETY: the layout has a size above zero, as count is a power of two.
-        let memory = unsafe { alloc_zeroed(entries_layout) };
-        let Some(entries) = NonNull::new(memory.cast::<BufRingEntry>()) else {
-            handle_alloc_error(entries_layout);
-        };
+        let (entries, entries_layout) = pages(usize::from(count) * size_of::<BufRingEntry>());
+        let (memory, memory_layout) = pages(usize::from(count) * buffer_bytes as usize);
+        // Written, not just reserved: a page fault belongs to the start, not to a receive.
+        // SAFETY: the allocation has this size, and nobody refers to it yet.
+        unsafe { memory.write_bytes(0xa5, memory_layout.size()) };
+        let entries = entries.cast::<BufRingEntry>();
         let mut buffers = Self {
             entries,
             entries_layout,
-            // Written, not just reserved: a page fault belongs to the start, not to a receive.
-            memory: vec![0xa5; usize::from(count) * buffer_bytes as usize].into_boxed_slice(),
+            memory,
+            memory_layout,
             count,
             buffer_bytes,
             tail: 0,
@@ -67,28 +67,46 @@ impl Buffers {
         buffers.publish();
         let address = entries.as_ptr() as u64;
         // SAFETY: the entries are page-aligned, hold `count` entries and live as long as `Self`,
-        // which `Uring` drops after its ring, so after the kernel's last use of them.
+        // which `Uring` drops after it has cancelled all operations and closed its ring.
         unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0) }?;
         Ok(buffers)
     }
 
     /// The first `length` bytes of a taken buffer.
-    pub(super) fn bytes(&mut self, buffer: u16, length: usize) -> &mut [u8] {
+    ///
+    /// # Safety
+    /// The buffer is taken.
+    pub(super) unsafe fn bytes(&mut self, buffer: u16, length: usize) -> &mut [u8] {
+        assert!(
+            length <= self.buffer_bytes as usize,
+            "the kernel fills one buffer"
+        );
+        let start = self.start(buffer);
+        // SAFETY: the bytes lie in one buffer, which is initialised and, being taken, ours; `self` is
+        // borrowed as long as they are, so the buffer is not offered meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), length) }
+    }
+
+    fn start(&self, buffer: u16) -> NonNull<u8> {
         assert!(buffer < self.count, "the kernel names buffers it was given");
-        let start = usize::from(buffer) * self.buffer_bytes as usize;
-        &mut self.memory[start..start + length]
+        // SAFETY: buffer < count, so the offset lies in the allocation.
+        unsafe {
+            self.memory
+                .add(usize::from(buffer) * self.buffer_bytes as usize)
+        }
     }
 
     /// Offers a taken buffer again.
-    pub(super) fn recycle(&mut self, buffer: u16) {
+    ///
+    /// # Safety
+    /// The buffer is taken.
+    pub(super) unsafe fn recycle(&mut self, buffer: u16) {
         self.offer(buffer);
         self.publish();
     }
 
     fn offer(&mut self, buffer: u16) {
-        assert!(buffer < self.count, "the kernel names buffers it was given");
-        let start = usize::from(buffer) * self.buffer_bytes as usize;
-        let address = self.memory[start..].as_mut_ptr() as u64;
+        let address = self.start(buffer).as_ptr() as u64;
         let index = usize::from(self.tail & (self.count - 1));
         // SAFETY: index < count, so the entry lies in the allocation.
         let entry = unsafe { self.entries.add(index) };
@@ -113,9 +131,24 @@ impl Buffers {
     }
 }
 
+/// Zeroed memory that begins at a page.
+fn pages(bytes: usize) -> (NonNull<u8>, Layout) {
+    let layout = Layout::from_size_align(bytes, PAGE_BYTES)
+        .expect("a page's alignment and a small size make a layout");
+    assert!(bytes > 0, "there is at least one buffer");
+    // SAFETY: the layout's size was just seen to be above zero.
+    let memory = unsafe { alloc_zeroed(layout) };
+    match NonNull::new(memory) {
+        Some(memory) => (memory, layout),
+        None => handle_alloc_error(layout),
+    }
+}
+
 impl Drop for Buffers {
     fn drop(&mut self) {
         // SAFETY: allocated in `register` with this layout, and the ring that used it is gone.
         unsafe { dealloc(self.entries.as_ptr().cast(), self.entries_layout) };
+        // SAFETY: the same holds for the buffers.
+        unsafe { dealloc(self.memory.as_ptr(), self.memory_layout) };
     }
 }

@@ -198,6 +198,9 @@ impl Kernel for FakeKernel {
         assert!(!self.pending.contains(&Operation::Accept));
         self.pending.push(Operation::Accept);
     }
+    fn stop_accepting(&mut self) {
+        self.cancel(Operation::Accept);
+    }
     fn cancel(&mut self, operation: Operation) {
         // Now, or too late: then the operation ends by itself.
         let is_pending = self.pending.contains(&operation);
@@ -215,7 +218,7 @@ impl Kernel for FakeKernel {
     fn await_wake(&mut self) {
         self.pending.push(Operation::Wake);
     }
-    fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)> {
+    unsafe fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)> {
         let socket = OwnedFd::from(std::fs::File::open("/dev/null")?);
         let port = u16::try_from(result).unwrap();
         Ok((socket, ([127, 0, 0, 1], port).into()))
@@ -278,10 +281,10 @@ impl Kernel for FakeKernel {
     fn next_completion(&mut self) -> Option<Completion> {
         self.completions.pop_front()
     }
-    fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8] {
+    unsafe fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8] {
         &mut self.buffers[usize::from(buffer)][..length]
     }
-    fn recycle(&mut self, buffer: u16) {
+    unsafe fn recycle(&mut self, buffer: u16) {
         assert!(!self.free_buffers.contains(&buffer), "given back twice");
         self.buffers[usize::from(buffer)].fill(0xee);
         self.free_buffers.push(buffer);

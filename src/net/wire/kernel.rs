@@ -1,5 +1,10 @@
 //! What the pump needs of a kernel, and what the kernel answers.
 
+#![expect(
+    unsafe_code,
+    reason = "descriptors, buffers and sends are shared with the kernel: whoever calls has duties"
+)]
+
 use crate::base::ConnectionId;
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +13,7 @@ use std::time::Duration;
 
 /// What a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// The multishot accept of the listener.
     Accept,
     /// The read of the waker.
@@ -29,22 +34,24 @@ pub enum Operation {
 
 /// What became of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Completion {
+pub(crate) struct Completion {
     /// Which one.
-    pub operation: Operation,
+    pub(crate) operation: Operation,
     /// A count or descriptor, or a negative errno.
-    pub result: i32,
+    pub(crate) result: i32,
     /// Whether more completions of the same operation come.
-    pub has_more: bool,
+    pub(crate) has_more: bool,
     /// The provided buffer that was used.
-    pub buffer: Option<u16>,
+    pub(crate) buffer: Option<u16>,
 }
 
 /// The kernel's side of the wire. Operations are queued and begin with [`Kernel::enter`] at the
 /// latest.
-pub trait Kernel {
+pub(crate) trait Kernel {
     /// Begins to accept connections.
     fn accept(&mut self);
+    /// Stops accepting: the listener refuses new connections from now on.
+    fn stop_accepting(&mut self);
     /// Ends an operation early; its completion comes as always.
     fn cancel(&mut self, operation: Operation);
     /// Begins to wait for a wake-up.
@@ -58,7 +65,10 @@ pub trait Kernel {
     ///
     /// # Errors
     /// What the kernel says, when the peer is gone already.
-    fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)>;
+    ///
+    /// # Safety
+    /// `result` is the result of a successful accept, and it is used once.
+    unsafe fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)>;
     /// Begins to receive from `id`.
     fn receive(&mut self, id: ConnectionId);
     /// Sends the slices in order, as much as the socket takes without waiting; returns how many
@@ -66,10 +76,6 @@ pub trait Kernel {
     ///
     /// # Safety
     /// The slices' memory stays valid and unchanged until the completion of this send.
-    #[expect(
-        unsafe_code,
-        reason = "the kernel reads the slices after this call returned"
-    )]
     unsafe fn send<'a>(&mut self, id: ConnectionId, slices: impl Iterator<Item = &'a [u8]>) -> u32;
     /// Begins to wait until `id` is writable.
     fn await_writable(&mut self, id: ConnectionId);
@@ -86,7 +92,13 @@ pub trait Kernel {
     /// The next collected completion.
     fn next_completion(&mut self) -> Option<Completion>;
     /// The first `length` bytes of a provided buffer that a completion named.
-    fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8];
+    ///
+    /// # Safety
+    /// The buffer was named in a completion and has not been given back since.
+    unsafe fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8];
     /// Gives a provided buffer back.
-    fn recycle(&mut self, buffer: u16);
+    ///
+    /// # Safety
+    /// The buffer was named in a completion and has not been given back since.
+    unsafe fn recycle(&mut self, buffer: u16);
 }

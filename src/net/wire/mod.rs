@@ -4,9 +4,9 @@
 //!   accept ─▶ file table ─▶ receive into provided buffers ─▶ Shard ─▶ send, one submission for many
 //! ```
 //!
-//! [`pump`] is the loop that drives a shard; it is safe code over the trait [`Kernel`](kernel::Kernel).
-//! [`uring`] is the kernel behind it and holds all unsafe code of this crate; the tests put one there
-//! whose completions fail and come in another order.
+//! `pump` is the loop that drives a shard, over the trait `Kernel`. `uring` is the kernel behind it and
+//! holds nearly all unsafe code of this crate; the tests put one there whose completions fail and come
+//! in another order.
 
 mod buffers;
 #[cfg(test)]
@@ -16,6 +16,7 @@ mod pump;
 mod sockets;
 mod uring;
 
-pub use kernel::{Completion, Kernel, Operation};
-pub use pump::{HttpHost, HttpOutput, Pump, ShardCommand};
-pub use uring::{SetupError, Uring, UringConfig};
+pub(crate) use pump::Pump;
+pub use pump::{HttpHost, HttpOutput, ShardCommand};
+pub use uring::SetupError;
+pub(crate) use uring::{Uring, UringConfig};

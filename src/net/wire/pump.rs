@@ -1,5 +1,10 @@
 //! The loop of a shard: completions in, one submission for everything that became ready out.
 
+#![expect(
+    unsafe_code,
+    reason = "the duties towards the kernel are fulfilled here: each call says how"
+)]
+
 use super::kernel::{Completion, Kernel, Operation};
 use super::sockets::Socket;
 use crate::base::counters::RefusalReason;
@@ -57,7 +62,7 @@ pub trait HttpHost {
 }
 
 /// Drives one shard.
-pub struct Pump<K, H> {
+pub(crate) struct Pump<K, H> {
     kernel: K,
     shard: Shard,
     http: H,
@@ -76,7 +81,7 @@ pub struct Pump<K, H> {
 
 impl<K: Kernel, H: HttpHost> Pump<K, H> {
     /// A pump that has not begun. `peers` are the wakers of all shards, by index.
-    pub fn new(
+    pub(crate) fn new(
         kernel: K,
         shard: Shard,
         http: H,
@@ -105,11 +110,12 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     ///
     /// # Errors
     /// What the kernel says when the ring itself fails.
-    pub async fn run(mut self) -> io::Result<()> {
+    pub(crate) async fn run(mut self) -> io::Result<()> {
         self.begin();
         loop {
             let is_idle = self.turn();
-            if self.is_draining && self.shard.connection_count() == 0 {
+            let is_empty = self.shard.connection_count() == 0 && !self.shard.is_congested();
+            if self.is_draining && is_empty {
                 return Ok(());
             }
             if self.http.is_busy() {
@@ -142,7 +148,12 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             self.complete(completion, now);
         }
         self.relieve(now);
-        let record_count = self.shard.drain_ring(now);
+        // First what was read before leaves: reading on would fill the outboxes of subscribers that
+        // take all they are sent. What waits in the ring meanwhile leaves together.
+        let record_count = match self.shard.has_dirty() {
+            true => 0,
+            false => self.shard.drain_ring(now),
+        };
         if self
             .shard
             .next_wake_ms()
@@ -156,7 +167,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         self.carry_out_requests(now);
         while let Some((id, output)) = self.http.take_output() {
             match output {
-                HttpOutput::Bytes(bytes) => self.shard.send_http(id, &bytes, now),
+                HttpOutput::Bytes(bytes) => self.shard.send_http(id, &bytes),
                 HttpOutput::End => self.shard.end_http(id, now),
             }
         }
@@ -165,7 +176,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         shard.wake_peers(|index| peers[index as usize].wake());
         self.arm_receives(now);
         self.flush();
-        record_count == 0 && !self.shard.has_dirty()
+        record_count == 0 && !self.shard.has_dirty() && !self.shard.has_requests()
     }
 
     fn sleep_time(&self) -> Duration {
@@ -241,7 +252,8 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     }
 
     fn take_connection(&mut self, result: i32, now: Now) {
-        let Ok((socket, peer)) = self.kernel.accepted(result) else {
+        // SAFETY: `accepted` calls this once for each successful completion.
+        let Ok((socket, peer)) = (unsafe { self.kernel.accepted(result) }) else {
             return self.counters.refused.of(RefusalReason::Abandoned).add(1);
         };
         if self.is_draining {
@@ -262,11 +274,13 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     fn received(&mut self, id: ConnectionId, completion: Completion, now: Now) {
         if let (Some(buffer), Ok(length)) = (completion.buffer, usize::try_from(completion.result))
         {
-            let bytes = self.kernel.buffer(buffer, length);
+            // SAFETY: this completion named the buffer, and it is given back below.
+            let bytes = unsafe { self.kernel.buffer(buffer, length) };
             self.shard.receive(id, bytes, now);
         }
         if let Some(buffer) = completion.buffer {
-            self.kernel.recycle(buffer);
+            // SAFETY: this completion named the buffer, and each completion is handled once.
+            unsafe { self.kernel.recycle(buffer) };
         }
         if completion.has_more {
             return;
@@ -411,7 +425,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     fn begin_drain(&mut self, now: Now) {
         if !self.is_draining {
             self.is_draining = true;
-            self.kernel.cancel(Operation::Accept);
+            self.kernel.stop_accepting();
             self.shard.drain_sessions(now);
         }
     }
@@ -428,10 +442,6 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         }
     }
 
-    #[expect(
-        unsafe_code,
-        reason = "the kernel reads the outbox's frames after this call"
-    )]
     fn send(&mut self, id: ConnectionId) {
         let slices = self.shard.begin_send(id, SLICES_PER_SEND);
         // SAFETY: the slices lie in runs that the connection's outbox holds. An outbox lets go of a

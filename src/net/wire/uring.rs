@@ -12,6 +12,7 @@ use crate::base::{ConnectionId, SlotMap};
 use crate::net::Waker;
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::net::Shutdown;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -20,18 +21,18 @@ use std::time::Duration;
 
 /// How large a wire ring is.
 #[derive(Clone, Copy, Debug)]
-pub struct UringConfig {
+pub(crate) struct UringConfig {
     /// Operations that one submission carries.
-    pub submission_entries: u32,
+    pub(crate) submission_entries: u32,
     /// Completions that may wait; more than the sends of one submission and the receives that
     /// arrive meanwhile.
-    pub completion_entries: u32,
+    pub(crate) completion_entries: u32,
     /// Sockets in the file table; at most `RLIMIT_NOFILE`.
-    pub files_max: u32,
+    pub(crate) files_max: u32,
     /// Provided buffers, a power of two.
-    pub buffer_count: u16,
+    pub(crate) buffer_count: u16,
     /// Size of each, bytes.
-    pub buffer_bytes: u32,
+    pub(crate) buffer_bytes: u32,
 }
 
 impl Default for UringConfig {
@@ -58,7 +59,7 @@ pub enum SetupError {
 }
 
 /// The wire ring of a shard. It must be made and used on the shard's own thread.
-pub struct Uring {
+pub(crate) struct Uring {
     // Declared, and so dropped, before the memory that its operations name.
     ring: IoUring,
     buffers: Buffers,
@@ -87,7 +88,7 @@ impl Uring {
     ///
     /// # Errors
     /// [`SetupError`] names the step that the kernel refused.
-    pub fn new(
+    pub(crate) fn new(
         config: &UringConfig,
         listener: TcpListener,
         waker: Waker,
@@ -195,6 +196,15 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::Accept) };
     }
 
+    fn stop_accepting(&mut self) {
+        // Ends the listening at once: who comes now is refused and tries another server, instead of
+        // waiting in a queue that nobody reads. The accept is cancelled in case it does not notice.
+        if let Err(error) = rustix::net::shutdown(&self.listener, Shutdown::Both) {
+            tracing::warn!(%error, "cannot shut the listener down");
+        }
+        self.cancel(Operation::Accept);
+    }
+
     fn cancel(&mut self, operation: Operation) {
         let entry = opcode::AsyncCancel::new(pack(operation)).build();
         // SAFETY: a cancellation names no memory.
@@ -209,8 +219,8 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::Wake) };
     }
 
-    fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)> {
-        // SAFETY: a successful accept gives a new descriptor, and its completion is used once.
+    unsafe fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)> {
+        // SAFETY: the caller promises a new descriptor that nobody else owns.
         let socket = unsafe { OwnedFd::from_raw_fd(result) };
         let peer = rustix::net::getpeername(&socket)?.ok_or(io::ErrorKind::NotConnected)?;
         Ok((socket, SocketAddr::try_from(peer)?))
@@ -294,12 +304,14 @@ impl Kernel for Uring {
         self.completions.pop_front()
     }
 
-    fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8] {
-        self.buffers.bytes(buffer, length)
+    unsafe fn buffer(&mut self, buffer: u16, length: usize) -> &mut [u8] {
+        // SAFETY: the caller promises that the buffer is taken.
+        unsafe { self.buffers.bytes(buffer, length) }
     }
 
-    fn recycle(&mut self, buffer: u16) {
-        self.buffers.recycle(buffer);
+    unsafe fn recycle(&mut self, buffer: u16) {
+        // SAFETY: the caller promises that the buffer is taken.
+        unsafe { self.buffers.recycle(buffer) }
     }
 }
 
@@ -310,6 +322,14 @@ impl Drop for Uring {
         let everything = CancelBuilder::any();
         let submitter = self.ring.submitter();
         let _ = submitter.register_sync_cancel(None, everything);
+        self.collect();
+        let accepted = self.completions.iter();
+        for completion in accepted.filter(|done| done.operation == Operation::Accept) {
+            if completion.result >= 0 {
+                // SAFETY: nobody has taken this descriptor, and nobody will.
+                drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+            }
+        }
     }
 }
 
