@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
-use fanwire::config::{Flags, Settings, ShardCount};
+use fanwire::config::{Flags, Secret, Settings, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
 use fanwire::server::{BootError, Running, run_until_signal, start};
@@ -116,7 +116,7 @@ fn serve(arguments: Serve) -> ExitCode {
         dev: arguments.dev,
         listen: arguments.listen,
         shards: arguments.shards,
-        jwt_secret: arguments.jwt_secret,
+        jwt_secret: arguments.jwt_secret.map(Secret),
         connections_max: arguments.connections_max,
         outbox_bytes_max: arguments.outbox_bytes_max,
         drain_timeout_ms: arguments.drain_timeout_ms,
@@ -126,7 +126,7 @@ fn serve(arguments: Serve) -> ExitCode {
         Err(error) => return fail(EXIT_USAGE, &error),
     };
     let secret = match settings.jwt_secret.clone() {
-        Some(secret) => secret,
+        Some(Secret(secret)) => secret,
         None => match random_secret() {
             Ok(secret) => secret,
             Err(error) => return fail(1, &error),

@@ -4,7 +4,7 @@ use crate::base::{Census, Now};
 use crate::observe::{Metrics, metrics};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{Method, Request, Response, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +42,7 @@ pub(super) fn answer<B>(context: &ApiContext, request: &Request<B>) -> Answer {
     }
     match request.uri().path() {
         "/health" => health(context),
-        "/metrics/prometheus" => prometheus(context),
+        "/metrics/prometheus" => prometheus(context, request),
         _ => text(
             StatusCode::NOT_FOUND,
             "Not here. HTTP: /health, /metrics/prometheus. WebSocket: /ws (gateway), /monitoring.\n"
@@ -68,9 +68,17 @@ fn health(context: &ApiContext) -> Answer {
     respond(status, "application/json", body.to_string() + "\n")
 }
 
-fn prometheus(context: &ApiContext) -> Answer {
-    match context.metrics.text() {
-        Ok(body) => respond(StatusCode::OK, metrics::CONTENT_TYPE, body),
+fn prometheus<B>(context: &ApiContext, request: &Request<B>) -> Answer {
+    let accept = request.headers().get(ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    let wants_openmetrics = accept.is_some_and(|accept| accept.contains("openmetrics-text"));
+    let (content_type, text_of_all) = if wants_openmetrics {
+        (metrics::OPENMETRICS, context.metrics.openmetrics())
+    } else {
+        (metrics::TEXT, context.metrics.text())
+    };
+    match text_of_all {
+        Ok(body) => respond(StatusCode::OK, content_type, body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }

@@ -110,8 +110,6 @@ label! {
 label! {
     /// Why a connection did not become a session.
     RefusalReason {
-        /// The connection limit, answered with close code 1013.
-        Capacity = "capacity",
         /// The shard's table of sockets is full; the socket is closed at once.
         TableFull = "table_full",
         /// The request head was malformed, answered with 400.
@@ -124,8 +122,6 @@ label! {
         UnknownPath = "unknown_path",
         /// An upgrade with an unsupported version, answered with 426.
         Version = "version",
-        /// The origin is not allowed, closed with 1008.
-        Origin = "origin",
         /// The kernel could not accept: out of descriptors or memory.
         Accept = "accept",
         /// The peer left before its request head was complete.
@@ -204,7 +200,7 @@ label! {
 }
 
 label! {
-    /// Why we closed a connection.
+    /// Who or what ended a connection that was upgraded.
     CloseReason {
         /// The peer closed first.
         Peer = "peer",
@@ -226,8 +222,6 @@ label! {
         Capacity = "capacity",
         /// The origin is not allowed (1008).
         Origin = "origin",
-        /// Something only we can cause (1011).
-        Internal = "internal",
     }
 }
 

@@ -100,12 +100,6 @@ impl Variant {
         Self(dialect as u8)
     }
 
-    /// The variant with this index, if there is one.
-    #[must_use]
-    pub fn from_index(index: u8) -> Option<Self> {
-        (usize::from(index) < Self::COUNT).then_some(Self(index))
-    }
-
     /// All variants, in the order of their indices.
     pub fn all() -> impl Iterator<Item = Self> + Clone {
         DialectId::ALL.into_iter().map(Self::plain)

@@ -59,12 +59,9 @@ pub enum Command<'a> {
 }
 
 impl Command<'_> {
-    /// Whether the command is a message of the client, which the rate limit counts.
+    /// Whether the command comes from the server itself and is no sign of life.
     #[must_use]
-    pub const fn is_message(&self) -> bool {
-        !matches!(
-            self,
-            Self::Connect { .. } | Self::Heard | Self::Wake | Self::Disconnect
-        )
+    pub const fn is_internal(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Wake | Self::Disconnect)
     }
 }

@@ -4,7 +4,7 @@ use crate::config::RateLimit;
 
 /// How much of its limit a session has used.
 ///
-/// For a window: a sliding window counter, which weighs the count of the window before by the share
+/// For a window: a sliding window counter, exact to the share of messages that were sent unevenly, which weighs the count of the window before by the share
 /// of it that still lies inside. For a bucket: the fill level as the time at which it was empty
 /// (generic cell rate algorithm, ITU-T I.371).
 #[derive(Clone, Copy, Debug, Default)]

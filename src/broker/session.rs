@@ -50,6 +50,12 @@ pub(super) enum Due {
 const LOOK_INTERVAL_MS: u64 = 3_600_000;
 
 impl Session {
+    /// Whether its token's time is over.
+    pub(super) fn is_expired(&self, now: Now) -> bool {
+        let identity = self.identity.as_ref();
+        identity.is_some_and(|identity| identity.expires_unix_s <= now.unix_s())
+    }
+
     pub(super) fn variant(&self) -> Variant {
         Variant::plain(self.dialect)
     }

@@ -7,7 +7,7 @@ use super::event::{Event, Refusal, SessionView};
 use super::session::{Due, Session};
 use crate::auth::Verifier;
 use crate::base::counters::{CloseReason, TokenFault};
-use crate::base::limits::AUTH_ATTEMPTS_MAX;
+use crate::base::limits::{AUTH_ATTEMPTS_MAX, UNAUTHENTICATED_MESSAGE_BYTES_MAX};
 use crate::base::{Census, ConnectionId, DialectId, Now, ShardCounters, SlotMap};
 use crate::config::{DialectPolicy, Policy};
 use crate::ws::CloseCode;
@@ -61,10 +61,33 @@ impl Broker {
         self.channels.find(name).map(|(_, channel)| channel)
     }
 
-    /// Sessions on this shard.
+    /// Counts a message of session `id` against its rate limit, before anything is spent on reading
+    /// it; false, and the refusal among the effects, when it is one too many.
+    pub fn admits_message(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) -> bool {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return false;
+        };
+        let limit = self.policy.dialects[session.dialect.index()].rate_limit;
+        let admits = session.rate.allows(limit, now.monotonic_ms);
+        if !admits {
+            self.refuse(Refusal::RateLimited, emit);
+        }
+        admits
+    }
+
+    /// Longest message that session `id` may send now, bytes: little until we know whom we serve.
     #[must_use]
-    pub fn session_count(&self) -> usize {
-        self.sessions.count()
+    pub fn message_bytes_max(&self, id: ConnectionId) -> usize {
+        let Some(session) = self.sessions.get(id) else {
+            return UNAUTHENTICATED_MESSAGE_BYTES_MAX;
+        };
+        let policy = &self.policy.dialects[session.dialect.index()];
+        if policy.auth_required && session.identity.is_none() {
+            return policy
+                .message_bytes_max
+                .min(UNAUTHENTICATED_MESSAGE_BYTES_MAX);
+        }
+        policy.message_bytes_max
     }
 
     /// Carries out one command of session `id`. A session that is being closed, or that this broker
@@ -85,17 +108,15 @@ impl Broker {
         if matches!(command, Command::Disconnect) {
             return self.disconnect(id);
         }
-        session.heard_ms = match command {
-            Command::Wake => session.heard_ms,
-            _ => now.monotonic_ms,
-        };
         if session.closing {
             return;
         }
-        if command.is_message() {
+        if !command.is_internal() {
+            session.heard_ms = now.monotonic_ms;
             session.pinged_ms = None;
-            if !session.rate.allows(policy.rate_limit, now.monotonic_ms) {
-                return self.refuse(Refusal::RateLimited, emit);
+            // The alarm for a token's end follows the monotonic clock; the calendar may have jumped.
+            if session.is_expired(now) {
+                return self.wake(id, &policy, now, emit);
             }
         }
         let is_authenticated = session.identity.is_some() || !policy.auth_required;
@@ -114,7 +135,7 @@ impl Broker {
             Command::Ping => emit(Effect::Reply(Event::Pong { now })),
             Command::Status => self.status(id, now, emit),
             Command::Malformed(refusal) => self.refuse(refusal, emit),
-            Command::Heard => session.pinged_ms = None,
+            Command::Heard => {}
             Command::Wake => self.wake(id, &policy, now, emit),
             Command::Connect { .. } | Command::Disconnect => {}
         }
@@ -184,6 +205,7 @@ impl Broker {
         match self.verifier.verify(token, policy.user_claim, now) {
             Ok(identity) => {
                 session.identity = Some(Box::new(identity));
+                session.auth_failures = 0;
                 if let Some(identity) = &session.identity {
                     emit(Effect::Reply(Event::Authenticated { identity }));
                 }
@@ -247,7 +269,6 @@ impl Broker {
         }
         let code = match reason {
             CloseReason::Capacity => CloseCode::TRY_AGAIN_LATER,
-            CloseReason::Internal => CloseCode::INTERNAL_ERROR,
             _ => CloseCode::POLICY_VIOLATION,
         };
         emit(Effect::Close { code, reason });

@@ -4,4 +4,4 @@ pub mod policy;
 pub mod settings;
 
 pub use policy::{DialectPolicy, Policy, RateLimit};
-pub use settings::{Flags, Settings, SettingsError, ShardCount};
+pub use settings::{Flags, Secret, Settings, SettingsError, ShardCount};

@@ -8,7 +8,7 @@ use crate::base::DialectId;
 pub enum RateLimit {
     /// Any number.
     Off,
-    /// At most `messages` in any `window_ms`.
+    /// About `messages` in any `window_ms`, exactly so many in the first.
     Window {
         /// Messages per window.
         messages: u32,

@@ -20,7 +20,7 @@ pub struct Settings {
     /// Shards, or one per allowed core.
     pub shards: ShardCount,
     /// Secret of HS256 tokens.
-    pub jwt_secret: Option<String>,
+    pub jwt_secret: Option<Secret>,
     /// Sessions in the process; 0 = as many as the socket tables hold.
     pub connections_max: u64,
     /// Bytes that may wait for one connection before it is closed as a slow consumer.
@@ -100,7 +100,7 @@ pub struct Flags {
     pub shards: Option<ShardCount>,
     /// See [`Settings::jwt_secret`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt_secret: Option<String>,
+    pub jwt_secret: Option<Secret>,
     /// See [`Settings::connections_max`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_max: Option<u64>,
@@ -110,6 +110,40 @@ pub struct Flags {
     /// See [`Settings::drain_timeout_ms`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout_ms: Option<u64>,
+}
+
+/// Variables, without their prefix, that are settings.
+const VARIABLES: [&str; 8] = [
+    "dev",
+    "listen",
+    "shards",
+    "connections_max",
+    "outbox_bytes_max",
+    "drain_timeout_ms",
+    "ring_bytes",
+    "allowed_origins",
+];
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the environment"
+)]
+fn secret_from_environment() -> Flags {
+    Flags {
+        jwt_secret: std::env::var("FANWIRE_JWT_SECRET").ok().map(Secret),
+        ..Flags::default()
+    }
+}
+
+/// A text that never shows in logs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("(secret)")
+    }
 }
 
 /// Why there are no settings.
@@ -166,7 +200,10 @@ impl Settings {
             figment = figment.merge(Toml::file_exact(path));
         }
         figment = figment
-            .merge(Env::prefixed("FANWIRE_"))
+            // Only ours: Kubernetes sets FANWIRE_PORT and more beside a service of this name. And
+            // the secret as it is: figment would read 1111 as a number and take quotes off.
+            .merge(Env::prefixed("FANWIRE_").only(&VARIABLES))
+            .merge(Serialized::globals(secret_from_environment()))
             .merge(Serialized::globals(flags));
         // Development listens where only this host can reach it, unless told otherwise.
         let said = figment.find_metadata("listen");
@@ -181,7 +218,7 @@ impl Settings {
 
     fn check(&self) -> Result<(), SettingsError> {
         let rule = |text: &str| Err(SettingsError::Rule(text.into()));
-        match self.jwt_secret.as_deref() {
+        match self.jwt_secret.as_ref().map(|secret| &*secret.0) {
             None if !self.dev => {
                 return rule(
                     "no secret to check tokens with: set --jwt-secret, FANWIRE_JWT_SECRET or \
@@ -239,12 +276,14 @@ mod tests {
             )?;
             jail.set_env("FANWIRE_SHARDS", "auto");
             jail.set_env("FANWIRE_CONNECTIONS_MAX", "8");
+            // As Kubernetes sets it.
+            jail.set_env("FANWIRE_PORT", "tcp://10.0.0.1:8765");
             let settings = load(Flags {
                 connections_max: Some(9),
                 ..Flags::default()
             });
             let settings = settings.expect("all values are valid");
-            assert_eq!(settings.jwt_secret.as_deref(), Some("file"));
+            assert_eq!(settings.jwt_secret, Some(Secret("file".into())));
             assert_eq!(settings.shards, ShardCount::Auto);
             assert_eq!(settings.connections_max, 9);
             Ok(())
@@ -272,6 +311,23 @@ mod tests {
                 jail.create_file("f.toml", text)?;
                 let error = load(Flags::default()).expect_err(text).to_string();
                 assert!(error.contains(expected), "{text}: {error}");
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the jail's closure has figment's own error type"
+    )]
+    fn a_secret_is_taken_as_it_is_and_not_shown() {
+        Jail::expect_with(|jail| {
+            for secret in ["11111111111111111111", "\"quoted\"", "[x"] {
+                jail.set_env("FANWIRE_JWT_SECRET", secret);
+                let settings = Settings::load(&Flags::default(), None).expect(secret);
+                assert_eq!(settings.jwt_secret, Some(Secret(secret.into())));
+                assert!(!format!("{settings:?}").contains(secret));
             }
             Ok(())
         });

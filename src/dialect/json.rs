@@ -293,6 +293,11 @@ mod tests {
         check_raw(r#"{"a":1,"a":{"c":true}}"#, &["a"], Some(r#"{"c":true}"#));
         check_raw(r#"{"b":false}"#, &["a"], None);
         check_raw("{}", &["a"], None);
+        check_raw(
+            r#"{"a":123456789012345678901234}"#,
+            &["a"],
+            Some("123456789012345678901234"),
+        );
     }
 
     #[test]

@@ -21,7 +21,9 @@ pub struct Head<'a> {
     key: Option<&'a str>,
     version: Option<&'a str>,
     is_http_1_1: bool,
-    has_host: bool,
+    hosts: u8,
+    keys: u8,
+    has_body: bool,
     connection_upgrade: bool,
     upgrade_websocket: bool,
 }
@@ -79,23 +81,24 @@ impl<'a> Head<'a> {
     }
 
     fn note(&mut self, name: &str, value: &'a [u8]) {
-        let Ok(value) = str::from_utf8(value) else {
-            return;
-        };
-        let value = value.trim();
+        // What is not text is empty: an unreadable origin is no allowed one.
+        let value = str::from_utf8(value).unwrap_or_default().trim();
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("host") {
-            self.has_host = true;
+            self.hosts = self.hosts.saturating_add(1);
         } else if is("connection") {
             self.connection_upgrade |= has_token(value, "upgrade");
         } else if is("upgrade") {
             self.upgrade_websocket |= has_token(value, "websocket");
         } else if is("sec-websocket-key") {
+            self.keys = self.keys.saturating_add(1);
             self.key = Some(value);
         } else if is("sec-websocket-version") {
             self.version = Some(value);
         } else if is("sec-websocket-protocol") {
             self.subprotocols.push(value);
+        } else if is("transfer-encoding") || (is("content-length") && value != "0") {
+            self.has_body = true;
         } else if is("origin") {
             self.origin = Some(value);
         } else if is("authorization") {
@@ -119,7 +122,10 @@ impl<'a> Head<'a> {
     pub fn upgrade_key(&self) -> Result<&'a str, UpgradeFault> {
         let is_upgrade = self.method == "GET"
             && self.is_http_1_1
-            && self.has_host
+            // RFC 9112 3.2: a request with more than one Host is bad. A body would be read as frames.
+            && self.hosts == 1
+            && self.keys == 1
+            && !self.has_body
             && self.connection_upgrade
             && self.upgrade_websocket;
         if !is_upgrade {
@@ -173,6 +179,16 @@ mod tests {
         }
         check(&UPGRADE.replace("GET", "POST"), malformed);
         check(&UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), malformed);
+        for line in [
+            "Host: i\r\n",
+            "Content-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\n",
+        ] {
+            check(
+                &UPGRADE.replace("Host: h\r\n", &format!("Host: h\r\n{line}")),
+                malformed,
+            );
+        }
         check(&UPGRADE.replace("ZQ==", "ZQ=!"), malformed);
         check(&UPGRADE.replace("13", "8"), Err(UpgradeFault::Version));
     }

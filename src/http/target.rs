@@ -11,9 +11,16 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Splits an origin-form target (RFC 9112 3.2.1).
+    /// Splits an origin-form or absolute-form target (RFC 9112 3.2.1, 3.2.2).
     #[must_use]
     pub fn parse(target: &'a str) -> Self {
+        let target = match target.split_once("://") {
+            Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
+                let authority_bytes = rest.find('/').unwrap_or(rest.len());
+                &rest[authority_bytes..]
+            }
+            _ => target,
+        };
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Self { path, query }
     }
@@ -69,5 +76,7 @@ mod tests {
         check("/ws?token=%zz", "/ws", None);
         check("/ws?token=%ff", "/ws", None);
         check("/ws?token=%4", "/ws", None);
+        check("http://h:80/ws?token=a", "/ws", Some("a"));
+        check("/ws?token=http://x/y", "/ws", Some("http://x/y"));
     }
 }

@@ -13,8 +13,10 @@ use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::Arc;
 
+/// The `Content-Type` of what [`Metrics::openmetrics`] returns.
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The `Content-Type` of what [`Metrics::text`] returns.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Everything that is counted in the process.
 #[derive(Debug)]
@@ -42,13 +44,49 @@ impl Metrics {
         Self { registry }
     }
 
-    /// All metrics now.
+    /// All metrics now, in OpenMetrics 1.0.
+    ///
+    /// # Errors
+    /// What the formatter says; writing to memory has no reason to fail.
+    pub fn openmetrics(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// All metrics now, in the Prometheus text format 0.0.4. It names a counter's family like its
+    /// samples, with `_total`, and has no end mark; else the two are the same here.
     ///
     /// # Errors
     /// What the formatter says; writing to memory has no reason to fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        let openmetrics = self.openmetrics()?;
+        let mut text = String::with_capacity(openmetrics.len());
+        let mut help = None;
+        for line in openmetrics.lines().filter(|line| *line != "# EOF") {
+            if line.starts_with("# HELP ") {
+                help = Some(line);
+                continue;
+            }
+            let counter = line
+                .strip_prefix("# TYPE ")
+                .and_then(|line| line.strip_suffix(" counter"));
+            let suffix = if counter.is_some() { "_total" } else { "" };
+            for comment in help
+                .take()
+                .into_iter()
+                .chain(line.starts_with('#').then_some(line))
+            {
+                let mut words = comment.splitn(4, ' ');
+                let mut word = || words.next().unwrap_or_default();
+                let (mark, kind, name, rest) = (word(), word(), word(), word());
+                text.push_str(&format!("{mark} {kind} {name}{suffix} {rest}\n"));
+            }
+            if !line.starts_with('#') {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
         Ok(text)
     }
 }
@@ -90,7 +128,7 @@ impl ProcessCollector {
         }
         let help = "Connections that did not become sessions";
         self.counters(encoder, "refused", help, "reason", |shard| &shard.refused)?;
-        let help = "Sessions closed, by who or what ended them";
+        let help = "Upgraded connections closed, by who or what ended them";
         self.counters(encoder, "closes", help, "reason", |shard| &shard.closes)
     }
 
@@ -249,6 +287,9 @@ mod tests {
             .text()
             .unwrap();
         for line in [
+            "# HELP fanwire_deliveries_total Publications",
+            "# TYPE fanwire_deliveries_total counter",
+            "# TYPE fanwire_connections gauge",
             "fanwire_deliveries_total{shard=\"0\"} 7",
             "fanwire_encodes_total{variant=\"gateway\",shard=\"0\"} 2",
             "fanwire_dropped_total{reason=\"slow_consumer\",shard=\"0\"} 0",

@@ -56,17 +56,42 @@ pub(super) fn spawn(thread: ShardThread) -> Result<(), GlommioError<()>> {
         .map(drop)
 }
 
+/// Reports a shard that ends without a word, as a panic does.
+struct Watch {
+    reports: Sender<Report>,
+    has_reported: bool,
+}
+
+impl Watch {
+    fn report(&mut self, report: Report) {
+        self.has_reported = true;
+        // The main thread may have left already, on a second signal.
+        let _ = self.reports.send(report);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() || !self.has_reported {
+            self.report(Report::Failed(io::Error::other("the shard panicked")));
+        }
+    }
+}
+
 async fn run(thread: ShardThread) {
     let config = UringConfig {
         files_max: thread.parts.connections_max,
         ..UringConfig::default()
     };
-    let reports = thread.reports;
+    let mut watch = Watch {
+        reports: thread.reports,
+        has_reported: false,
+    };
     let kernel = match Uring::new(&config, thread.listener, thread.waker) {
         Ok(kernel) => kernel,
-        Err(error) => return report(&reports, Report::Refused(error)),
+        Err(error) => return watch.report(Report::Refused(error)),
     };
-    report(&reports, Report::Ready);
+    watch.report(Report::Ready);
     let counters = Arc::clone(&thread.parts.counters);
     let shard = Shard::new(thread.parts, thread.clock.now());
     let pump = Pump::new(
@@ -79,13 +104,5 @@ async fn run(thread: ShardThread) {
         thread.clock,
     );
     let ended = Box::pin(pump.run()).await;
-    report(
-        &reports,
-        ended.map_or_else(Report::Failed, |()| Report::Stopped),
-    );
-}
-
-fn report(reports: &Sender<Report>, report: Report) {
-    // The main thread may have left already, on a second signal.
-    let _ = reports.send(report);
+    watch.report(ended.map_or_else(Report::Failed, |()| Report::Stopped));
 }

@@ -87,7 +87,6 @@ impl Shard {
         machine.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A browser's script learns the reason of a refusal only from a close code.
         if !broker.policy().allows_origin(upgrade.origin) {
-            machine.counters.refused.of(RefusalReason::Origin).add(1);
             let ending = Ending::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
             return machine.end(id, ending, now);
         }

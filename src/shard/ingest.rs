@@ -3,9 +3,11 @@
 use super::connection::{Ending, Farewell, Phase};
 use super::{Request, Shard};
 use crate::base::counters::ProtocolFault;
-use crate::base::{ConnectionId, DialectId, FrameRun, Now};
-use crate::broker::Command;
+use crate::base::limits::JSON_BYTES_KEPT;
+use crate::base::{ConnectionId, FrameRun, Now};
+use crate::broker::{Command, Effect};
 use crate::dialect;
+use crate::dialect::json::JsonReader;
 use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
 
 impl Shard {
@@ -37,9 +39,9 @@ impl Shard {
             return;
         };
         let mut decoder = std::mem::take(&mut connection.decoder);
-        let limits = self.message_limits(id);
         let mut consumed = 0;
         while self.machine.is_open(id) {
+            let limits = self.message_limits(id);
             match decoder.step(bytes, &mut consumed, limits) {
                 Ok(Some(incoming)) => self.take(id, incoming, now),
                 Ok(None) => return self.keep_decoder(id, decoder),
@@ -68,10 +70,8 @@ impl Shard {
     }
 
     fn message_limits(&self, id: ConnectionId) -> MessageLimits {
-        let connection = self.machine.connections.get(id);
-        let dialect = connection.map_or(DialectId::Gateway, |connection| connection.dialect);
         MessageLimits {
-            message_bytes_max: self.broker.policy().dialect(dialect).message_bytes_max,
+            message_bytes_max: self.broker.message_bytes_max(id),
         }
     }
 
@@ -112,15 +112,21 @@ impl Shard {
             return;
         };
         let dialect = dialect::of(connection.dialect);
+        let mut apply = |effect: Effect<'_>| machine.apply(id, effect, now);
+        if !broker.admits_message(id, now, &mut apply) {
+            return;
+        }
         let document = json.parse(text);
         let command = document
             .as_ref()
             .map_err(|refusal| *refusal)
             .and_then(|document| dialect.decode(&document.object()?, scratch))
             .unwrap_or_else(Command::Malformed);
-        broker.step(id, command, now, &mut |effect| {
-            machine.apply(id, effect, now)
-        });
+        broker.step(id, command, now, &mut apply);
+        if text.len() > JSON_BYTES_KEPT {
+            // One large message should not make the shard large for good.
+            *json = JsonReader::default();
+        }
     }
 
     fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {

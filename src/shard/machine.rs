@@ -2,6 +2,7 @@
 
 use super::Request;
 use super::connection::{Connection, Ending, Farewell, Phase};
+use super::dirty::DirtyLine;
 use super::fanout::Fanout;
 use super::wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
@@ -11,7 +12,6 @@ use crate::broker::{Effect, Event};
 use crate::dialect;
 use crate::http::refusal;
 use crate::ws::{CloseCode, Opcode, frame};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct Machine {
     pub(super) requests: Vec<Request>,
     outbox_bytes_max: u32,
     wheel: Wheel,
-    dirty: VecDeque<ConnectionId>,
+    pub(super) dirty: DirtyLine,
     /// Sessions that the broker has not yet been told have ended.
     ended: Vec<ConnectionId>,
     text: Vec<u8>,
@@ -45,7 +45,7 @@ impl Machine {
             requests: Vec::new(),
             outbox_bytes_max,
             wheel: Wheel::new(now.monotonic_ms),
-            dirty: VecDeque::new(),
+            dirty: DirtyLine::default(),
             ended: Vec::new(),
             text: Vec::new(),
             ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
@@ -106,7 +106,7 @@ impl Machine {
             return;
         };
         if connection.outbox.push(run, self.outbox_bytes_max).is_ok() {
-            mark_dirty(&mut self.dirty, connection);
+            self.dirty.join(connection);
         } else {
             self.end(id, Ending::slow_consumer(), now);
         }
@@ -124,7 +124,7 @@ impl Machine {
             .push(run.clone(), self.outbox_bytes_max)
             .is_ok()
         {
-            return mark_dirty(&mut self.dirty, connection);
+            return self.dirty.join(connection);
         } else {
             self.end(id, Ending::slow_consumer(), now);
             DropReason::SlowConsumer
@@ -136,7 +136,7 @@ impl Machine {
     pub(super) fn send_control(&mut self, id: ConnectionId, run: FrameRun) {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.outbox.push_control(run, CONTROL_FRAMES_MAX);
-            mark_dirty(&mut self.dirty, connection);
+            self.dirty.join(connection);
         }
     }
 
@@ -158,7 +158,7 @@ impl Machine {
         let pushed = connection.outbox.push(close_frame, u32::MAX);
         assert!(pushed.is_ok(), "no outbox reaches 4 GiB");
         connection.phase = Phase::Closing(ending.farewell());
-        mark_dirty(&mut self.dirty, connection);
+        self.dirty.join(connection);
         self.ended.push(id);
         self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
     }
@@ -283,7 +283,7 @@ impl Machine {
         if matches!(connection.phase, Phase::Http) {
             let pushed = connection.outbox.push(FrameRun::reply(bytes), u32::MAX);
             assert!(pushed.is_ok(), "no answer reaches 4 GiB");
-            mark_dirty(&mut self.dirty, connection);
+            self.dirty.join(connection);
         }
     }
 
@@ -366,7 +366,7 @@ impl Machine {
     }
 
     pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
-        while let Some(id) = self.dirty.pop_front() {
+        while let Some(id) = self.dirty.pop() {
             let Some(connection) = self.connections.get_mut(id) else {
                 continue;
             };
@@ -377,10 +377,6 @@ impl Machine {
             }
         }
         None
-    }
-
-    pub(super) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
     }
 
     pub(super) fn begin_send(
@@ -400,7 +396,7 @@ impl Machine {
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
         if !connection.outbox.is_empty() {
-            mark_dirty(&mut self.dirty, connection);
+            self.dirty.join(connection);
         } else if matches!(connection.phase, Phase::Closing(_)) {
             self.finish_closing(id);
         }
@@ -415,7 +411,7 @@ impl Machine {
     pub(super) fn writable(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.is_blocked = false;
-            mark_dirty(&mut self.dirty, connection);
+            self.dirty.join(connection);
         }
     }
 
@@ -426,13 +422,5 @@ impl Machine {
     fn count_connections(&self) {
         let count = self.connections.count() as u64;
         self.counters.connections.set(count);
-    }
-}
-
-/// Puts the connection in line for sending, unless it stands there or a completion will put it there.
-fn mark_dirty(dirty: &mut VecDeque<ConnectionId>, connection: &mut Connection) {
-    if !connection.is_dirty && !connection.is_blocked && !connection.outbox.is_sending() {
-        connection.is_dirty = true;
-        dirty.push_back(connection.id);
     }
 }

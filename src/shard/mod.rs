@@ -11,6 +11,7 @@
 
 mod chunks;
 mod connection;
+mod dirty;
 mod fanout;
 mod handshake;
 mod inbox;
@@ -151,8 +152,19 @@ impl Shard {
         let count = inbox.drain(broker, |slot, run| {
             machine.deliver(slot, run, now);
         });
+        if count > 0 {
+            machine.dirty.end_fanout();
+        }
         self.settle(now);
         count
+    }
+
+    /// Whether the publications that `drain_ring` read last have had their turn to be sent. Reading
+    /// on before would fill the outboxes of subscribers that take all they are sent; what waits in
+    /// the ring meanwhile leaves together.
+    #[must_use]
+    pub fn is_fanout_sent(&self) -> bool {
+        self.machine.dirty.is_fanout_sent()
     }
 
     /// Publications wait here for room in the ring: give no more input until there is some.
@@ -190,7 +202,7 @@ impl Shard {
     /// Whether a connection waits for `next_dirty`.
     #[must_use]
     pub fn has_dirty(&self) -> bool {
-        self.machine.has_dirty()
+        !self.machine.dirty.is_empty()
     }
 
     /// The bytes to send to `id`, at most `slices_max` slices. They stay where they are until `sent`

@@ -6,7 +6,7 @@ use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::Message;
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
-use fanwire::config::{Flags, Settings, ShardCount};
+use fanwire::config::{Flags, Secret, Settings, ShardCount};
 use fanwire::server::{Running, start};
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
@@ -39,7 +39,7 @@ impl Server {
         let mut flags = Flags {
             listen: Some(([127, 0, 0, 1], 0).into()),
             shards: Some(ShardCount::Fixed(2)),
-            jwt_secret: Some(SECRET.into()),
+            jwt_secret: Some(Secret(SECRET.into())),
             ..Flags::default()
         };
         change(&mut flags);
@@ -178,14 +178,6 @@ impl Raw {
             Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(error) => panic!("waiting for the server: {error}"),
         }
-    }
-
-    pub(crate) fn read_json(&mut self) {
-        while !self.received.contains(&b'}') {
-            assert!(self.fill(), "the server ended before the body did");
-        }
-        let end = self.received.iter().position(|byte| *byte == b'}').unwrap();
-        self.received.drain(..end + 2);
     }
 
     pub(crate) fn read_head(&mut self) -> String {

@@ -1,6 +1,6 @@
 //! Faults that were found once, one test each.
 
-use crate::harness::{Frame, Raw, Server, frame_bytes, upgrade_request};
+use crate::harness::{Frame, Raw, Server, frame_bytes, token, upgrade_request};
 
 #[test]
 fn frames_in_the_same_packet_as_the_request_are_read() {
@@ -14,4 +14,62 @@ fn frames_in_the_same_packet_as_the_request_are_read() {
     assert_eq!(raw.read_text(), r#"{"type":"pong"}"#);
     assert_eq!(raw.read(), Frame::Close(1000, String::new()));
     assert_eq!(raw.read(), Frame::End);
+}
+
+#[test]
+fn many_pings_in_one_packet_do_not_end_a_session() {
+    let server = Server::dev();
+    let mut raw = Raw::open(server.address, "/ws", "");
+    raw.write(&frame_bytes(0x89, &[b'p'; 125]).repeat(60));
+    raw.write(&frame_bytes(0x89, b"last"));
+    let mut pongs = 0;
+    while raw.read() != Frame::Pong(b"last".to_vec()) {
+        pongs += 1;
+    }
+    assert!(pongs < 60, "only the latest need an answer");
+    raw.send(r#"{"type":"ping"}"#);
+    assert_eq!(raw.read_text(), r#"{"type":"pong"}"#);
+}
+
+#[test]
+fn the_answer_to_the_upgrade_comes_before_a_pong() {
+    let server = Server::dev();
+    let mut raw = Raw::connect(server.address);
+    let mut bytes = upgrade_request("/ws", "").into_bytes();
+    bytes.extend(frame_bytes(0x89, b"hi"));
+    raw.write(&bytes);
+    assert!(raw.read_head().starts_with("HTTP/1.1 101 "));
+    assert_eq!(raw.read(), Frame::Pong(b"hi".to_vec()));
+}
+
+#[test]
+fn a_large_message_before_authentication_is_refused_by_its_header() {
+    let server = Server::secured();
+    let mut raw = Raw::open(server.address, "/monitoring", "");
+    raw.read_text();
+    raw.write(&frame_bytes(0x81, &[b'x'; 20_000])[..12]);
+    assert_eq!(raw.read(), Frame::Close(1009, "protocol".into()));
+    let mut raw = Raw::open(server.address, "/monitoring", "");
+    raw.read_text();
+    let token = token("ann", &[]);
+    raw.send(&format!(r#"{{"type":"AUTHENTICATE","token":"{token}"}}"#));
+    raw.read_text();
+    raw.send(&format!(r#"{{"type":"{}"}}"#, "x".repeat(2_000_000)));
+    assert!(raw.read_text().contains("Unknown message type"));
+}
+
+#[test]
+fn a_draining_server_refuses_new_connections() {
+    let server = Server::dev();
+    let mut session = Raw::open(server.address, "/ws", "");
+    server.drain();
+    // The close frame is unanswered, so the shard of this session is still there.
+    assert_eq!(
+        session.read_silently(),
+        Frame::Close(1001, "shutdown".into())
+    );
+    // Each shard stops listening for itself.
+    let mut attempts = (0..10_000).map(|_| std::net::TcpStream::connect(server.address));
+    assert!(attempts.any(|attempt| attempt.is_err()));
+    assert!(std::net::TcpStream::connect(server.address).is_err());
 }

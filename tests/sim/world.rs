@@ -326,6 +326,9 @@ impl World {
         };
         let Client { shard, id, .. } = self.clients[client];
         self.clients[client].is_gone = true;
+        for channel in 0..self.plan.channels {
+            self.oracle.unsubscribe(shard, client, channel);
+        }
         self.shards[shard].hang_up(id, self.now);
         self.carry_out(shard);
     }
@@ -372,6 +375,19 @@ impl World {
         let oracle = std::mem::take(&mut self.oracle);
         let expected = oracle.finish();
         let fits = self.plan.ring_bytes >= RING_FITS;
+        if self.plan.outbox_bytes_max >= RING_FITS {
+            let queued: usize = expected.values().map(Vec::len).sum();
+            let counters = self.counters.iter();
+            let left = counters.map(|counters| {
+                let dropped = counters.dropped.values().map(|(_, count)| count);
+                counters.deliveries.value() + dropped.sum::<u64>()
+            });
+            let left: u64 = left.sum();
+            assert_eq!(
+                left, queued as u64,
+                "all that was queued was delivered or dropped"
+            );
+        }
         let mut complete = 0;
         for (index, client) in self.clients.iter().enumerate() {
             let mut expected = expected.get(&index).cloned().unwrap_or_default();

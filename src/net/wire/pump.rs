@@ -148,11 +148,10 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             self.complete(completion, now);
         }
         self.relieve(now);
-        // First what was read before leaves: reading on would fill the outboxes of subscribers that
-        // take all they are sent. What waits in the ring meanwhile leaves together.
-        let record_count = match self.shard.has_dirty() {
-            true => 0,
-            false => self.shard.drain_ring(now),
+        let record_count = if self.shard.is_fanout_sent() {
+            self.shard.drain_ring(now)
+        } else {
+            0
         };
         if self
             .shard
