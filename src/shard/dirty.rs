@@ -33,12 +33,12 @@ impl DirtyLine {
         self.line.is_empty()
     }
 
-    /// Notes that publications were just queued.
-    pub(super) fn end_fanout(&mut self) {
+    /// Notes that a fan-out was just queued.
+    pub(super) fn note_fanout(&mut self) {
         self.fanout_end = self.left + self.line.len() as u64;
     }
 
-    /// Whether publications queued before the last `end_fanout` have all had their turn.
+    /// Whether everyone who stood in line at the last fan-out has had a turn.
     pub(super) fn is_fanout_sent(&self) -> bool {
         self.left >= self.fanout_end
     }

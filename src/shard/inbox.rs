@@ -1,7 +1,7 @@
 //! Publications arrive here: each record is read once, and its frames join a run for each audience.
 
 use super::record::{self, Form, Record};
-use crate::base::limits::{RING_BYTES_PER_TURN, RING_RECORDS_PER_TURN, RUN_BYTES_MAX};
+use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN, RUN_BYTES_MAX};
 use crate::base::{FrameRun, ShardCounters, Variant};
 use crate::broker::Broker;
 use crate::dialect;
@@ -18,6 +18,9 @@ pub(super) struct Inbox {
     fragments: HashMap<u16, Vec<u8>>,
     gathering: Gathering,
     counters: Arc<ShardCounters>,
+    /// Bytes that may be read until `renew_budget`, and how many it gives.
+    bytes_left: usize,
+    budget_bytes: usize,
 }
 
 /// Frames of one channel, gathered as long as the records that follow are for the same channel: so
@@ -35,8 +38,13 @@ struct Frames {
 }
 
 impl Inbox {
-    pub(super) fn new(reader: Reader, counters: Arc<ShardCounters>) -> Self {
+    pub(super) fn new(reader: Reader, outbox_bytes_max: u32, counters: Arc<ShardCounters>) -> Self {
+        // Twice the budget can wait for a connection that was first in one fan-out and last in the
+        // next; half of the outbox stays free.
+        let budget_bytes = RING_BYTES_PER_FANOUT.min(outbox_bytes_max as usize / 4);
         Self {
+            bytes_left: budget_bytes,
+            budget_bytes,
             reader,
             fragments: HashMap::new(),
             gathering: Gathering::default(),
@@ -52,8 +60,17 @@ impl Inbox {
         self.reader.unpark();
     }
 
-    /// Reads records, at most as many as are good for one turn, and hands a run to `deliver` for
-    /// each subscriber.
+    /// Allows as many bytes again as are good for one fan-out.
+    pub(super) fn renew_budget(&mut self) {
+        self.bytes_left = self.budget_bytes;
+    }
+
+    /// Whether records wait.
+    pub(super) fn has_unread(&self) -> bool {
+        !self.reader.is_empty()
+    }
+
+    /// Reads records as long as the budget lasts, and hands a run to `deliver` for each subscriber.
     pub(super) fn drain(
         &mut self,
         broker: &Broker,
@@ -64,16 +81,20 @@ impl Inbox {
             fragments,
             gathering,
             counters,
+            bytes_left,
+            ..
         } = self;
-        let mut bytes_left = RING_BYTES_PER_TURN;
+        if *bytes_left == 0 {
+            return 0;
+        }
         let count = reader.drain_while(RING_RECORDS_PER_TURN, |bytes| {
-            bytes_left = bytes_left.saturating_sub(bytes.len());
+            *bytes_left = bytes_left.saturating_sub(bytes.len());
             let Some((form, writer)) = record::form(bytes) else {
-                return bytes_left > 0;
+                return *bytes_left > 0;
             };
             if form == Form::Whole {
                 gathering.take(bytes, broker, counters, &mut deliver);
-                return bytes_left > 0;
+                return *bytes_left > 0;
             }
             let whole = fragments.entry(writer).or_default();
             if form == Form::First {
@@ -84,7 +105,7 @@ impl Inbox {
                 let whole = fragments.remove(&writer).unwrap_or_default();
                 gathering.take(&whole, broker, counters, &mut deliver);
             }
-            bytes_left > 0
+            *bytes_left > 0
         });
         if count > 0 {
             gathering.finish(broker, &mut deliver);

@@ -93,7 +93,11 @@ impl Shard {
             parts.census,
             Arc::clone(&parts.counters),
         );
-        let inbox = Inbox::new(parts.reader, Arc::clone(&parts.counters));
+        let inbox = Inbox::new(
+            parts.reader,
+            parts.policy.outbox_bytes_max,
+            Arc::clone(&parts.counters),
+        );
         let machine = Machine::new(
             parts.connections_max,
             parts.policy.outbox_bytes_max,
@@ -142,6 +146,10 @@ impl Shard {
     }
 
     /// Delivers what other shards and this one have published; returns the count of records read.
+    ///
+    /// While connections still wait for their part of a fan-out it reads on only within a budget:
+    /// publications that come meanwhile leave in the same sends, but no outbox fills because we read
+    /// faster than we send.
     pub fn drain_ring(&mut self, now: Now) -> usize {
         let Self {
             broker,
@@ -149,22 +157,25 @@ impl Shard {
             machine,
             ..
         } = self;
+        let begins_fanout = machine.dirty.is_fanout_sent();
+        if begins_fanout {
+            inbox.renew_budget();
+        }
         let count = inbox.drain(broker, |slot, run| {
             machine.deliver(slot, run, now);
         });
-        if count > 0 {
-            machine.dirty.end_fanout();
+        if begins_fanout && count > 0 {
+            machine.dirty.note_fanout();
         }
         self.settle(now);
         count
     }
 
-    /// Whether the publications that `drain_ring` read last have had their turn to be sent. Reading
-    /// on before would fill the outboxes of subscribers that take all they are sent; what waits in
-    /// the ring meanwhile leaves together.
+    /// Whether records wait in the ring that `drain_ring` has not read: because they are new, or
+    /// because a fan-out has to be sent first.
     #[must_use]
-    pub fn is_fanout_sent(&self) -> bool {
-        self.machine.dirty.is_fanout_sent()
+    pub fn has_unread(&self) -> bool {
+        self.inbox.has_unread()
     }
 
     /// Publications wait here for room in the ring: give no more input until there is some.

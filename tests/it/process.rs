@@ -17,14 +17,14 @@ fn output(arguments: &[&str]) -> Output {
 }
 
 /// A server of its own process and the lines it said until it was ready.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     said: Vec<String>,
 }
 
 impl Process {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut child = fanwire()
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -48,7 +48,7 @@ impl Process {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let status = Command::new("kill")
             .args(["-s", name, &id])

@@ -235,7 +235,11 @@ impl World {
     }
 
     fn drain(&mut self, shard: usize) {
-        while self.shards[shard].drain_ring(self.now) > 0 {}
+        while self.shards[shard].has_unread() {
+            if self.shards[shard].drain_ring(self.now) == 0 {
+                self.flush(shard);
+            }
+        }
         self.oracle.shard_read_all(shard);
         self.carry_out(shard);
     }

@@ -148,11 +148,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             self.complete(completion, now);
         }
         self.relieve(now);
-        let record_count = if self.shard.is_fanout_sent() {
-            self.shard.drain_ring(now)
-        } else {
-            0
-        };
+        let record_count = self.shard.drain_ring(now);
         if self
             .shard
             .next_wake_ms()
