@@ -278,6 +278,7 @@ impl World {
 
     /// Sends until only clients that do not read have something waiting.
     fn flush_wholly(&mut self, shard: usize) {
+        self.unblock_all();
         while self.shards[shard].has_dirty() {
             self.flush(shard);
             self.unblock_all();
