@@ -17,14 +17,14 @@ fn output(arguments: &[&str]) -> Output {
 }
 
 /// A server of its own process and the lines it said until it was ready.
-pub(crate) struct Process {
+struct Process {
     child: Child,
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
     said: Vec<String>,
 }
 
 impl Process {
-    pub(crate) fn start(arguments: &[&str]) -> Self {
+    fn start(arguments: &[&str]) -> Self {
         let mut child = fanwire()
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -48,7 +48,7 @@ impl Process {
         }
     }
 
-    pub(crate) fn signal(&self, name: &str) {
+    fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let status = Command::new("kill")
             .args(["-s", name, &id])

@@ -1,7 +1,6 @@
 //! Faults that were found once, one test each.
 
-use crate::harness::{Client, Frame, Raw, Server, frame_bytes, token, upgrade_request};
-use crate::process::Process;
+use crate::harness::{Frame, Raw, Server, frame_bytes, token, upgrade_request};
 
 #[test]
 fn frames_in_the_same_packet_as_the_request_are_read() {
@@ -73,32 +72,4 @@ fn a_draining_server_refuses_new_connections() {
     let mut attempts = (0..10_000).map(|_| std::net::TcpStream::connect(server.address));
     assert!(attempts.any(|attempt| attempt.is_err()));
     assert!(std::net::TcpStream::connect(server.address).is_err());
-}
-
-#[test]
-fn a_server_that_was_stopped_for_a_while_catches_up_without_closing_its_readers() {
-    let server = Process::start(&["--dev", "--shards", "2"]);
-    let mut subscriber = Client::subscribed(server.address, "news");
-    let publishers: Vec<_> = (0..8)
-        .map(|_| Client::open(server.address, "/ws"))
-        .collect();
-    server.signal("STOP");
-    let data = format!("\"{}\"", "x".repeat(3_000));
-    let threads = publishers.into_iter().map(|mut publisher| {
-        let data = data.clone();
-        std::thread::spawn(move || {
-            for _ in 0..300 {
-                publisher.publish("news", &data);
-            }
-            publisher
-        })
-    });
-    let threads: Vec<_> = threads.collect();
-    server.signal("CONT");
-    for _ in 0..2_400 {
-        assert_eq!(subscriber.receive().len(), data.len() + 37);
-    }
-    threads
-        .into_iter()
-        .for_each(|thread| drop(thread.join().unwrap()));
 }

@@ -10,6 +10,7 @@
 
 mod client;
 mod oracle;
+mod pace;
 mod random;
 mod timeouts;
 mod world;
