@@ -237,6 +237,8 @@ def test_a_message_of_ten_mebibytes_is_read_and_a_longer_one_ends_the_session(se
         # Python 3.11's asyncio answers with an AttributeError.
         session = Session(await websockets.connect(server.url(), proxy=None, compression=None))
         assert (await session.receive())["type"] == "WELCOME"
+        # Before it has authenticated a session may send only little.
+        assert (await session.authenticate(library_token()))["type"] == "AUTHENTICATED"
         await session.socket.send(padded(MESSAGE_BYTES_MAX))
         assert await session.receive() == {"type": "PONG"}
         await session.socket.send(padded(MESSAGE_BYTES_MAX + 1))
