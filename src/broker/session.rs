@@ -1,6 +1,6 @@
 //! What the broker knows of one connection.
 
-use super::channels::ChannelIndex;
+use super::channels::{Channel, ChannelIndex};
 use super::rate::RateState;
 use crate::auth::Identity;
 use crate::base::{DialectId, Now, Variant};
@@ -50,6 +50,13 @@ pub(super) enum Due {
 const LOOK_INTERVAL_MS: u64 = 3_600_000;
 
 impl Session {
+    /// Where in its list a channel stands that it subscribed to.
+    pub(super) fn membership(&self, channel: Option<(ChannelIndex, &Channel)>) -> Option<usize> {
+        let (index, _) = channel?;
+        let mut memberships = self.memberships.iter();
+        memberships.position(|membership| membership.channel == index)
+    }
+
     /// Whether its token's time is over.
     pub(super) fn is_expired(&self, now: Now) -> bool {
         let identity = self.identity.as_ref();

@@ -23,10 +23,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let channel = self.channels.find(name).map(|(index, _)| index);
-        let mut memberships = session.memberships.iter();
-        let is_member = memberships.any(|membership| Some(membership.channel) == channel);
-        if !is_member {
+        if session.membership(self.channels.find(name)).is_none() {
             if session.memberships.len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
                 return self.refuse(Refusal::TooManySubscriptions, emit);
             }
@@ -52,10 +49,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let channel = self.channels.find(name).map(|(index, _)| index);
-        let mut memberships = session.memberships.iter();
-        let found = memberships.position(|membership| Some(membership.channel) == channel);
-        if let Some(at) = found {
+        if let Some(at) = session.membership(self.channels.find(name)) {
             let membership = session.memberships.remove(at);
             let variant = session.variant();
             self.leave(variant, membership);

@@ -208,12 +208,8 @@ impl ProcessCollector {
         help: &str,
         pick: PickCounter,
     ) -> fmt::Result {
-        let name = format!("fanwire_{name}");
-        let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
-        self.each_shard(|index, shard| {
-            let labels = [("shard", index)];
-            let metric = metric.encode_family(&labels)?;
-            ConstCounter::new(pick(shard).value()).encode(metric)
+        self.each_value(encoder, (name, help, MetricType::Counter), pick, |value| {
+            ConstCounter::new(value)
         })
     }
 
@@ -224,12 +220,24 @@ impl ProcessCollector {
         help: &str,
         pick: PickCounter,
     ) -> fmt::Result {
+        self.each_value(encoder, (name, help, MetricType::Gauge), pick, |value| {
+            ConstGauge::new(gauge_value(value))
+        })
+    }
+
+    fn each_value<M: EncodeMetric>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help, kind): (&str, &str, MetricType),
+        pick: PickCounter,
+        metric_of: fn(u64) -> M,
+    ) -> fmt::Result {
         let name = format!("fanwire_{name}");
-        let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
         self.each_shard(|index, shard| {
             let labels = [("shard", index)];
             let metric = metric.encode_family(&labels)?;
-            ConstGauge::new(gauge_value(pick(shard).value())).encode(metric)
+            metric_of(pick(shard).value()).encode(metric)
         })
     }
 

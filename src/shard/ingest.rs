@@ -25,10 +25,8 @@ impl Shard {
                 let request = Request::Http(id, bytes.to_vec());
                 self.machine.requests.push(request);
             }
-            Phase::Closing(Farewell::CloseFrame) | Phase::Lingering(Farewell::CloseFrame) => {
-                self.await_close_frame(id, bytes);
-            }
-            Phase::Closing(_) | Phase::Lingering(_) | Phase::Gone => {}
+            Phase::Closing(_) | Phase::Lingering(_) => self.await_close_frame(id, bytes),
+            Phase::Gone => {}
         }
         self.settle(now);
     }
@@ -53,12 +51,19 @@ impl Shard {
         self.await_close_frame(id, &mut bytes[consumed..]);
     }
 
-    /// Reads frames of a session that we are closing, for the peer's close frame alone.
+    /// Reads what comes after we have begun to close a connection, for the peer's close frame alone;
+    /// whoever owes none is not read at all.
     fn await_close_frame(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let limits = self.message_limits(id);
         let Some(connection) = self.machine.connections.get_mut(id) else {
             return;
         };
+        let (Phase::Closing(farewell) | Phase::Lingering(farewell)) = connection.phase else {
+            return;
+        };
+        if farewell != Farewell::CloseFrame {
+            return;
+        }
         let mut consumed = 0;
         loop {
             match connection.decoder.step(bytes, &mut consumed, limits) {

@@ -217,3 +217,18 @@ fn a_page_of_another_origin_is_closed_with_its_reason() {
     stage.accept(upgrade.as_bytes());
     assert!(!stage.sent().contains("origin"));
 }
+
+#[test]
+fn what_follows_a_fault_does_not_cut_our_last_words_short() {
+    let mut stage = Stage::new();
+    let id = stage.authenticated(3_600);
+    let mut bytes = frame(2, b"binary");
+    bytes.extend([0xff; 50]);
+    stage.shard.receive(id, &mut bytes, stage.now);
+    stage.shard.receive(id, &mut frame(8, &[3, 232]), stage.now);
+    assert!(stage.sent().contains("protocol"));
+    // Not closed at once: unread input would reset the connection under the close frame.
+    assert_eq!(stage.shard.take_requests(), [Request::ShutdownWrite(id)]);
+    stage.shard.hang_up(id, stage.now);
+    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+}
