@@ -13,6 +13,7 @@ pub mod base;
 pub mod auth;
 pub mod config;
 pub mod http;
+pub mod json;
 pub mod ws;
 
 pub mod broker;

@@ -3,6 +3,7 @@
 use crate::auth::Identity;
 use crate::base::Now;
 use crate::base::counters::MessageFault;
+use crate::json::JsonFault;
 use std::net::SocketAddr;
 
 /// What a session may know of itself.
@@ -99,6 +100,17 @@ pub enum Refusal {
     ReservedChannel,
     /// The session has as many subscriptions as it may.
     TooManySubscriptions,
+}
+
+impl From<JsonFault> for Refusal {
+    fn from(fault: JsonFault) -> Self {
+        match fault {
+            JsonFault::Invalid => Self::InvalidJson,
+            JsonFault::TooDeep => Self::TooDeep,
+            JsonFault::MissingField(name) => Self::MissingField(name),
+            JsonFault::InvalidField(name) => Self::InvalidField(name),
+        }
+    }
 }
 
 impl Refusal {

@@ -4,12 +4,11 @@
 //! no socket. [`of`] finds a dialect by its id.
 
 mod gateway;
-pub mod json;
 mod monitoring;
 
 use crate::base::DialectId;
 use crate::broker::{Command, Event, Publication, Refusal};
-use json::Object;
+use crate::json::Object;
 
 /// One protocol.
 pub trait Dialect: Sync {

@@ -5,9 +5,9 @@ use super::{Request, Shard};
 use crate::base::counters::ProtocolFault;
 use crate::base::limits::JSON_BYTES_KEPT;
 use crate::base::{ConnectionId, FrameRun, Now};
-use crate::broker::{Command, Effect};
+use crate::broker::{Command, Effect, Refusal};
 use crate::dialect;
-use crate::dialect::json::JsonReader;
+use crate::json::JsonReader;
 use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
 
 impl Shard {
@@ -124,7 +124,7 @@ impl Shard {
         let document = json.parse(text);
         let command = document
             .as_ref()
-            .map_err(|refusal| *refusal)
+            .map_err(|fault| Refusal::from(*fault))
             .and_then(|document| dialect.decode(&document.object()?, scratch))
             .unwrap_or_else(Command::Malformed);
         broker.step(id, command, now, &mut apply);

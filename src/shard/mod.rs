@@ -25,7 +25,7 @@ use crate::auth::Verifier;
 use crate::base::{Census, ConnectionId, Now, ShardCounters, SlabFull};
 use crate::broker::{Broker, Command};
 use crate::config::Policy;
-use crate::dialect::json::JsonReader;
+use crate::json::JsonReader;
 use fanout::Fanout;
 use fanwire_ring::{Reader, Ring};
 use inbox::Inbox;

@@ -1,7 +1,7 @@
 //! Messages of gateway clients.
 
 use crate::broker::{Command, Publication, Refusal};
-use crate::dialect::json::Object;
+use crate::json::Object;
 
 /// The type of a publication that names none.
 const DEFAULT_KIND: &str = "message";
@@ -40,7 +40,7 @@ fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::json::JsonReader;
+    use crate::json::JsonReader;
 
     fn check(text: &str, expected: &str) {
         let mut reader = JsonReader::default();

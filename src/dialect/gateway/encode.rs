@@ -1,7 +1,7 @@
 //! Messages to gateway clients.
 
 use crate::broker::{Event, Publication, SessionView};
-use crate::dialect::json::{write_seconds, write_text};
+use crate::json::{write_seconds, write_text};
 
 pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"{\"type\":");

@@ -8,8 +8,8 @@ mod decode;
 mod encode;
 
 use super::Dialect;
-use super::json::Object;
 use crate::broker::{Command, Event, Publication, Refusal};
+use crate::json::Object;
 
 /// The dialect of the multi-tenant gateway's clients.
 pub(super) struct Gateway;

@@ -2,7 +2,7 @@
 
 use super::CHANNEL_PREFIX;
 use crate::broker::{Command, Publication, Refusal};
-use crate::dialect::json::Object;
+use crate::json::Object;
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
@@ -50,7 +50,7 @@ fn property_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::json::JsonReader;
+    use crate::json::JsonReader;
 
     fn check(text: &str, expected: &str) {
         let mut reader = JsonReader::default();

@@ -2,7 +2,7 @@
 
 use super::CHANNEL_PREFIX;
 use crate::broker::{Event, Publication, Refusal, SessionView};
-use crate::dialect::json::{write_seconds, write_text};
+use crate::json::{write_seconds, write_text};
 
 /// A message that has its own `type` passes unchanged. Data from other dialects gets one: in front
 /// of an object's fields, or beside data that is no object.

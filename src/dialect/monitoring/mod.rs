@@ -9,8 +9,8 @@ mod decode;
 mod encode;
 
 use super::Dialect;
-use super::json::Object;
 use crate::broker::{Command, Event, Publication, Refusal};
+use crate::json::Object;
 
 /// Channels of properties in the namespace of all dialects.
 const CHANNEL_PREFIX: &str = "prop:";

@@ -4,8 +4,20 @@
 //! stays as the client wrote it, and a publication's data is cut out of it unchanged.
 
 use crate::base::limits::JSON_DEPTH_MAX;
-use crate::broker::Refusal;
 use simd_json::{Buffers, ErrorType, Node, Tape};
+
+/// Why a text, or a part of it, is not what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonFault {
+    /// Not JSON, or not an object.
+    Invalid,
+    /// Nested deeper than the limit.
+    TooDeep,
+    /// A field that is not there, by its name.
+    MissingField(&'static str),
+    /// A field of another kind, by its name.
+    InvalidField(&'static str),
+}
 
 /// How deep a path into a message may go.
 const PATH_MAX: usize = 4;
@@ -65,14 +77,14 @@ impl JsonReader {
     /// Parses `text`.
     ///
     /// # Errors
-    /// [`Refusal::InvalidJson`] or [`Refusal::TooDeep`].
-    pub fn parse<'a>(&'a mut self, text: &'a str) -> Result<Document<'a>, Refusal> {
+    /// [`JsonFault::Invalid`] or [`JsonFault::TooDeep`].
+    pub fn parse<'a>(&'a mut self, text: &'a str) -> Result<Document<'a>, JsonFault> {
         self.copy.clear();
         self.copy.extend_from_slice(text.as_bytes());
         let tape = simd_json::to_tape_with_buffers(&mut self.copy, &mut self.buffers);
         let tape = tape.map_err(|error| match error.error() {
-            ErrorType::DepthLimitExceeded => Refusal::TooDeep,
-            _ => Refusal::InvalidJson,
+            ErrorType::DepthLimitExceeded => JsonFault::TooDeep,
+            _ => JsonFault::Invalid,
         })?;
         Ok(Document { text, tape })
     }
@@ -82,14 +94,14 @@ impl<'a> Document<'a> {
     /// The document as an object.
     ///
     /// # Errors
-    /// [`Refusal::InvalidJson`] when it is an array or a plain value.
-    pub fn object(&'a self) -> Result<Object<'a>, Refusal> {
+    /// [`JsonFault::Invalid`] when it is an array or a plain value.
+    pub fn object(&'a self) -> Result<Object<'a>, JsonFault> {
         let value = Value {
             text: self.text,
             nodes: &self.tape.0,
             path: Path::default(),
         };
-        value.object().ok_or(Refusal::InvalidJson)
+        value.object().ok_or(JsonFault::Invalid)
     }
 }
 
@@ -119,19 +131,19 @@ impl<'a> Object<'a> {
     /// The text of the field of that name.
     ///
     /// # Errors
-    /// [`Refusal::MissingField`] or, when it is no text, [`Refusal::InvalidField`].
-    pub fn text(&self, name: &'static str) -> Result<&'a str, Refusal> {
-        let value = self.field(name).ok_or(Refusal::MissingField(name))?;
-        value.text().ok_or(Refusal::InvalidField(name))
+    /// [`JsonFault::MissingField`] or, when it is no text, [`JsonFault::InvalidField`].
+    pub fn text(&self, name: &'static str) -> Result<&'a str, JsonFault> {
+        let value = self.field(name).ok_or(JsonFault::MissingField(name))?;
+        value.text().ok_or(JsonFault::InvalidField(name))
     }
 
     /// The object in the field of that name.
     ///
     /// # Errors
-    /// [`Refusal::MissingField`] or, when it is no object, [`Refusal::InvalidField`].
-    pub fn object(&self, name: &'static str) -> Result<Object<'a>, Refusal> {
-        let value = self.field(name).ok_or(Refusal::MissingField(name))?;
-        value.object().ok_or(Refusal::InvalidField(name))
+    /// [`JsonFault::MissingField`] or, when it is no object, [`JsonFault::InvalidField`].
+    pub fn object(&self, name: &'static str) -> Result<Object<'a>, JsonFault> {
+        let value = self.field(name).ok_or(JsonFault::MissingField(name))?;
+        value.object().ok_or(JsonFault::InvalidField(name))
     }
 }
 
@@ -306,11 +318,11 @@ mod tests {
         for text in [
             "", " ", "[]", "1", "\"x\"", "null", "{", "{\"a\":}", "{} x", "{'a':1}",
         ] {
-            let refusal = match reader.parse(text) {
+            let fault = match reader.parse(text) {
                 Ok(document) => document.object().map(|_| ()).unwrap_err(),
-                Err(refusal) => refusal,
+                Err(fault) => fault,
             };
-            assert_eq!(refusal, Refusal::InvalidJson, "{text}");
+            assert_eq!(fault, JsonFault::Invalid, "{text}");
         }
     }
 
@@ -319,9 +331,9 @@ mod tests {
         let mut reader = JsonReader::default();
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
         assert!(reader.parse(&nested(JSON_DEPTH_MAX as usize - 2)).is_ok());
-        let refusal =
+        let fault =
             |text: &str, reader: &mut JsonReader| reader.parse(text).map(|_| ()).unwrap_err();
-        assert_eq!(refusal(&nested(1_000_000), &mut reader), Refusal::TooDeep);
+        assert_eq!(fault(&nested(1_000_000), &mut reader), JsonFault::TooDeep);
         assert!(
             reader.parse("{}").is_ok(),
             "the reader works on after an error"
