@@ -71,6 +71,9 @@ impl Label for Variant {
     const ALL: &'static [Self] = &[
         Self::plain(DialectId::Gateway),
         Self::plain(DialectId::Monitoring),
+        Self::plain(DialectId::Analytics),
+        Self::plain(DialectId::Assist),
+        Self::plain(DialectId::Notifications),
     ];
     fn index(self) -> usize {
         usize::from(Self::index(self))

@@ -60,18 +60,36 @@ pub enum DialectId {
     Gateway = 0,
     /// Upper-case, flat messages on properties.
     Monitoring = 1,
+    /// Streams of analytics, filtered, told apart by subscription ids.
+    Analytics = 2,
+    /// Rooms, jobs, documents and the host's metrics.
+    Assist = 3,
+    /// Notifications to everyone.
+    Notifications = 4,
 }
 
 impl DialectId {
     /// How many dialects there are.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 5;
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; Self::COUNT] = [Self::Gateway, Self::Monitoring];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Gateway,
+        Self::Monitoring,
+        Self::Analytics,
+        Self::Assist,
+        Self::Notifications,
+    ];
 
     /// Position in tables that hold one entry per dialect.
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
+    }
+
+    /// The dialect of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
     }
 
     /// The name in paths, labels, subprotocols and configuration.
@@ -80,6 +98,9 @@ impl DialectId {
         match self {
             Self::Gateway => "gateway",
             Self::Monitoring => "monitoring",
+            Self::Analytics => "analytics",
+            Self::Assist => "assist",
+            Self::Notifications => "notifications",
         }
     }
 }

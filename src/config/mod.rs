@@ -3,5 +3,5 @@
 pub mod policy;
 pub mod settings;
 
-pub use policy::{DialectPolicy, Policy, RateLimit};
+pub use policy::{DialectPolicy, OnExpiry, Policy, RateLimit, RateScope, RefusalForm};
 pub use settings::{Flags, Secret, Settings, SettingsError, ShardCount};

@@ -24,6 +24,34 @@ pub enum RateLimit {
     },
 }
 
+/// What a rate limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateScope {
+    /// The messages of one connection.
+    Connection,
+    /// The messages of all connections of one user in the process; until it is known, of one
+    /// connection.
+    User,
+}
+
+/// What happens when a token's time is over while its session lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExpiry {
+    /// The client is told, and the session closed with 1008.
+    Close,
+    /// Nothing.
+    Ignore,
+}
+
+/// How a connection that may not become a session is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalForm {
+    /// The upgrade is accepted and the session closed with a code, which scripts of browsers see.
+    Close,
+    /// The upgrade is answered with a status of HTTP.
+    Http,
+}
+
 /// The rules for sessions of one dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DialectPolicy {
@@ -39,10 +67,24 @@ pub struct DialectPolicy {
     pub pong_timeout_ms: u64,
     /// Messages a session may send.
     pub rate_limit: RateLimit,
+    /// What the limit counts.
+    pub rate_scope: RateScope,
+    /// Messages over the limit after which a session is closed; 0 = never.
+    pub rate_violations_max: u32,
     /// Longest message, bytes.
     pub message_bytes_max: usize,
     /// Sessions of this dialect in the process; 0 = no limit of its own.
     pub sessions_max: u64,
+    /// Sessions of this dialect from one address; 0 = no limit.
+    pub sessions_per_ip_max: u32,
+    /// Sessions of this dialect of one user; 0 = no limit.
+    pub sessions_per_user_max: u32,
+    /// Sessions of this dialect of one tenant; 0 = no limit.
+    pub sessions_per_tenant_max: u32,
+    /// Time a client has to answer our close frame, milliseconds.
+    pub close_timeout_ms: u64,
+    /// What the end of a token means for its session.
+    pub on_expiry: OnExpiry,
     /// Which claim names the user.
     pub user_claim: UserClaim,
 }
@@ -51,27 +93,19 @@ impl DialectPolicy {
     /// The defaults of the dialect's own document.
     #[must_use]
     pub const fn of(dialect: DialectId) -> Self {
+        let common = Self::COMMON;
         match dialect {
             DialectId::Gateway => Self {
-                auth_required: true,
-                anonymous_publish: false,
-                auth_timeout_ms: 30_000,
-                ping_interval_ms: 30_000,
-                pong_timeout_ms: 10_000,
                 rate_limit: RateLimit::Bucket {
                     per_minute: 120,
                     burst: 20,
                 },
-                message_bytes_max: 1024 * 1024,
-                sessions_max: 0,
-                user_claim: UserClaim::Sub,
+                sessions_per_ip_max: 50,
+                sessions_per_user_max: 10,
+                sessions_per_tenant_max: 500,
+                ..common
             },
             DialectId::Monitoring => Self {
-                auth_required: true,
-                anonymous_publish: false,
-                auth_timeout_ms: 30_000,
-                ping_interval_ms: 30_000,
-                pong_timeout_ms: 10_000,
                 rate_limit: RateLimit::Window {
                     messages: 100,
                     window_ms: 60_000,
@@ -79,11 +113,56 @@ impl DialectPolicy {
                 message_bytes_max: 10 * 1024 * 1024,
                 sessions_max: 10_000,
                 user_claim: UserClaim::UserId,
+                ..common
+            },
+            DialectId::Analytics => Self {
+                rate_limit: RateLimit::Window {
+                    messages: 60,
+                    window_ms: 60_000,
+                },
+                ping_interval_ms: 20_000,
+                sessions_max: 1_000,
+                close_timeout_ms: 10_000,
+                ..common
+            },
+            DialectId::Assist => Self {
+                rate_limit: RateLimit::Window {
+                    messages: 100,
+                    window_ms: 60_000,
+                },
+                rate_scope: RateScope::User,
+                ..common
+            },
+            DialectId::Notifications => Self {
+                auth_required: false,
+                sessions_max: 1_000,
+                ..common
             },
         }
     }
 
-    /// The same with the doors open, for `--dev`: no authentication, no rate or session limit.
+    /// What the documents leave open.
+    const COMMON: Self = Self {
+        auth_required: true,
+        anonymous_publish: false,
+        auth_timeout_ms: 30_000,
+        ping_interval_ms: 30_000,
+        pong_timeout_ms: 10_000,
+        rate_limit: RateLimit::Off,
+        rate_scope: RateScope::Connection,
+        rate_violations_max: 0,
+        message_bytes_max: 1024 * 1024,
+        sessions_max: 0,
+        sessions_per_ip_max: 0,
+        sessions_per_user_max: 0,
+        sessions_per_tenant_max: 0,
+        close_timeout_ms: 5_000,
+        on_expiry: OnExpiry::Close,
+        user_claim: UserClaim::Sub,
+    };
+
+    /// The same with the doors open, for `--dev`: no authentication, no limit of messages
+    /// or sessions.
     #[must_use]
     pub const fn opened(self) -> Self {
         Self {
@@ -92,6 +171,9 @@ impl DialectPolicy {
             auth_timeout_ms: 0,
             rate_limit: RateLimit::Off,
             sessions_max: 0,
+            sessions_per_ip_max: 0,
+            sessions_per_user_max: 0,
+            sessions_per_tenant_max: 0,
             ..self
         }
     }
@@ -108,6 +190,10 @@ pub struct Policy {
     pub outbox_bytes_max: u32,
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
+    /// How a page of another origin is refused.
+    pub origin_refusal: RefusalForm,
+    /// How a session too many is refused.
+    pub capacity_refusal: RefusalForm,
 }
 
 impl Policy {
@@ -133,6 +219,8 @@ impl Default for Policy {
             sessions_max: 0,
             outbox_bytes_max: 1024 * 1024,
             allowed_origins: vec!["*".into()],
+            origin_refusal: RefusalForm::Close,
+            capacity_refusal: RefusalForm::Close,
         }
     }
 }

@@ -250,6 +250,7 @@ impl Settings {
             sessions_max: self.connections_max,
             outbox_bytes_max: self.outbox_bytes_max,
             allowed_origins: self.allowed_origins.clone(),
+            ..Policy::default()
         }
     }
 }

@@ -35,6 +35,7 @@ pub fn of(id: DialectId) -> &'static dyn Dialect {
     match id {
         DialectId::Gateway => &gateway::Gateway,
         DialectId::Monitoring => &monitoring::Monitoring,
+        _ => &gateway::Gateway,
     }
 }
 
@@ -47,8 +48,7 @@ pub fn route<'a>(
     let mut subprotocols = subprotocols;
     let named = subprotocols.find_map(|subprotocol| {
         let name = subprotocol.strip_prefix("fanwire.")?.strip_suffix(".v1")?;
-        let mut dialects = DialectId::ALL.into_iter();
-        let dialect = dialects.find(|dialect| dialect.name() == name)?;
+        let dialect = DialectId::named(name)?;
         Some((dialect, Some(subprotocol)))
     });
     named.or_else(|| {

@@ -20,10 +20,13 @@ pub(crate) struct Client {
     pub(crate) pings: usize,
 }
 
+/// The dialects whose clients subscribe to a channel by its name.
+pub(crate) const DIALECTS: [DialectId; 2] = [DialectId::Gateway, DialectId::Monitoring];
+
 pub(crate) fn request(dialect: DialectId) -> Vec<u8> {
     let path = match dialect {
         DialectId::Gateway => "/ws",
-        DialectId::Monitoring => "/monitoring",
+        _ => "/monitoring",
     };
     format!(
         "GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -85,7 +88,7 @@ impl Client {
             DialectId::Gateway => {
                 format!(r#"{{"type":"{kind}","data":{{"channel":"prop:{channel}"}}}}"#)
             }
-            DialectId::Monitoring => {
+            _ => {
                 let kind = kind.to_uppercase();
                 format!(r#"{{"type":"{kind}","property_id":"{channel}"}}"#)
             }
@@ -99,7 +102,7 @@ impl Client {
             DialectId::Gateway => format!(
                 r#"{{"type":"publish","data":{{"channel":"prop:{channel}","type":"m","data":{{"number":{number},"p":"{padding}"}}}}}}"#
             ),
-            DialectId::Monitoring => format!(
+            _ => format!(
                 r#"{{"type":"PUBLISH","property_id":"{channel}","message":{{"type":"m","number":{number},"p":"{padding}"}}}}"#
             ),
         };

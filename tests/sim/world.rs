@@ -120,7 +120,7 @@ impl World {
 
     fn connect(&mut self) {
         let shard = self.random.below(self.plan.shards);
-        let dialect = DialectId::ALL[self.random.below(DialectId::COUNT)];
+        let dialect = client::DIALECTS[self.random.below(client::DIALECTS.len())];
         let peer = ([127, 0, 0, 1], 9).into();
         let id = self.shards[shard].accept(peer, self.now).unwrap();
         self.by_id.insert((shard, id), self.clients.len());
