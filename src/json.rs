@@ -4,7 +4,7 @@
 //! stays as the client wrote it, and a publication's data is cut out of it unchanged.
 
 use crate::base::limits::JSON_DEPTH_MAX;
-use simd_json::{Buffers, ErrorType, Node, Tape};
+use simd_json::{Buffers, ErrorType, Node, StaticNode, Tape};
 
 /// Why a text, or a part of it, is not what was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +128,12 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// The JSON of the object, as the client wrote it.
+    #[must_use]
+    pub fn raw(&self) -> &'a str {
+        self.path.raw(self.text)
+    }
+
     /// The text of the field of that name.
     ///
     /// # Errors
@@ -157,6 +163,12 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Whether the value is `null`.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self.nodes.first(), Some(Node::Static(StaticNode::Null)))
+    }
+
     /// The members, if the value is an object.
     #[must_use]
     pub fn object(&self) -> Option<Object<'a>> {
@@ -173,14 +185,20 @@ impl<'a> Value<'a> {
     /// The JSON of the value, as the client wrote it.
     #[must_use]
     pub fn raw(&self) -> &'a str {
-        let span = self.path.members[..self.path.depth]
-            .iter()
-            .try_fold(self.text, |outer, member| member_value(outer, *member));
-        span.unwrap_or("null")
+        self.path.raw(self.text)
     }
 }
 
 impl Path {
+    /// The JSON at this path of `text`.
+    fn raw(self, text: &str) -> &str {
+        let text = text.trim_matches([' ', '\t', '\r', '\n']);
+        let span = self.members[..self.depth]
+            .iter()
+            .try_fold(text, |outer, member| member_value(outer, *member));
+        span.unwrap_or("null")
+    }
+
     fn with(mut self, member: u32) -> Option<Self> {
         *self.members.get_mut(self.depth)? = member;
         self.depth += 1;
@@ -265,6 +283,13 @@ pub fn write_text(output: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(output, text).expect("writing to memory does not fail");
 }
 
+/// Appends a time as ISO 8601 writes it, with milliseconds and `Z`, in quotes.
+pub fn write_iso_time(output: &mut Vec<u8>, unix_ms: u64) {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
+    let text = humantime::format_rfc3339_millis(time);
+    output.extend_from_slice(format!("\"{text}\"").as_bytes());
+}
+
 /// Appends a time in seconds with three decimals, as Python's clients expect it.
 pub fn write_seconds(output: &mut Vec<u8>, milliseconds: u64) {
     let (seconds, rest) = (milliseconds / 1_000, milliseconds % 1_000);
@@ -274,6 +299,13 @@ pub fn write_seconds(output: &mut Vec<u8>, milliseconds: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_in_utc_with_milliseconds() {
+        let mut output = Vec::new();
+        write_iso_time(&mut output, 1_704_067_200_007);
+        assert_eq!(output, b"\"2024-01-01T00:00:00.007Z\"");
+    }
 
     fn check_raw(text: &str, path: &[&'static str], expected: Option<&str>) {
         let mut reader = JsonReader::default();

@@ -179,6 +179,10 @@ label! {
         Forbidden = "forbidden",
         /// Too many subscriptions.
         Subscriptions = "subscriptions",
+        /// A subscription's id that the session uses already.
+        Duplicate = "duplicate",
+        /// A handler of the program that embeds the server refused, or panicked.
+        Handler = "handler",
     }
 }
 
@@ -225,6 +229,14 @@ label! {
         Capacity = "capacity",
         /// The origin is not allowed (1008).
         Origin = "origin",
+        /// Too many sessions of the address, the user or the tenant (1008).
+        Quota = "quota",
+        /// The tenant of the request is not the token's (1008).
+        Tenant = "tenant",
+        /// Too many messages over the rate limit (1008).
+        RateLimited = "rate_limited",
+        /// The program that embeds the server, or an operator, ended it.
+        Operator = "operator",
     }
 }
 
@@ -265,6 +277,10 @@ pub struct ShardCounters {
     pub token_faults: CounterSet<TokenFault>,
     /// Connections closed.
     pub closes: CounterSet<CloseReason>,
+    /// Filters evaluated: candidates that the index named.
+    pub filter_evaluations: Counter,
+    /// Values to keep that found their channel's table full.
+    pub kept_refused: Counter,
     /// Records read from the ring.
     pub ring_records: Counter,
     /// Writes that found the ring full and waited: back-pressure.

@@ -24,10 +24,15 @@ pub const CHANNEL_BYTES_MAX: usize = 256;
 pub const KIND_BYTES_MAX: usize = 128;
 /// Longest token, bytes. A token with forty permissions has about 1.5 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Longest subscription id that a client chooses, bytes; a UUID has 36.
+pub const TAG_BYTES_MAX: usize = 128;
+/// Channels that a session hears without asking: everyone, its dialect, its user, tenant, roles and
+/// permissions. Tokens that grant more are heard in part.
+pub const DIRECT_CHANNELS_MAX: usize = 128;
+/// Values kept for one channel, such as running jobs.
+pub const KEPT_PER_CHANNEL_MAX: usize = 10_000;
 /// Channels of one session.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
-/// Failed attempts to authenticate before a connection is closed.
-pub const AUTH_ATTEMPTS_MAX: u8 = 3;
 
 /// Time a peer has to answer our close frame before the socket is closed, milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;

@@ -147,6 +147,12 @@ impl ProcessCollector {
         self.counter(encoder, "publications", help, |shard| &shard.publications)?;
         let help = "Frames encoded, once per publication and variant in use";
         self.counters(encoder, "encodes", help, "variant", |shard| &shard.encodes)?;
+        let help = "Filters evaluated, of those that the index named";
+        self.counter(encoder, "filter_evaluations", help, |shard| {
+            &shard.filter_evaluations
+        })?;
+        let help = "Values to keep that found their channel's table full";
+        self.counter(encoder, "kept_refused", help, |shard| &shard.kept_refused)?;
         let help = "Publications written whole to a subscriber's socket";
         self.counter(encoder, "deliveries", help, |shard| &shard.deliveries)?;
         let help = "Publications queued for a subscriber that never left";

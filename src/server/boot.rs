@@ -7,7 +7,9 @@ use crate::api::ApiContext;
 use crate::auth::Verifier;
 use crate::base::now::Clock;
 use crate::base::{Census, ShardCounters};
-use crate::config::Settings;
+use crate::broker::Quotas;
+use crate::config::{Policy, Settings};
+use crate::dialect;
 use crate::net::wire::ShardCommand;
 use crate::net::{BindError, Waker, bind_shards};
 use crate::observe::Metrics;
@@ -86,7 +88,11 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
         began: clock.now(),
         clock,
     });
-    let policy = Arc::new(settings.policy());
+    let quotas = Arc::new(Quotas::default());
+    let policy = Arc::new(Policy {
+        access: dialect::access(),
+        ..settings.policy()
+    });
     let verifier = secret.map(Verifier::hs256).unwrap_or_default();
     let (reports_sender, reports) = unbounded();
     let mut commands = Vec::new();
@@ -107,6 +113,7 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
                 policy: Arc::clone(&policy),
                 verifier: verifier.clone(),
                 census: Arc::clone(&census),
+                quotas: Arc::clone(&quotas),
                 counters: Arc::clone(&counters[index]),
                 ring: ring.clone(),
                 reader,

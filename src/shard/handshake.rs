@@ -5,7 +5,7 @@ use super::connection::{Ending, Phase};
 use crate::base::counters::{CloseReason, RefusalReason};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
-use crate::broker::Command;
+use crate::broker::{Command, Connect};
 use crate::dialect;
 use crate::http::{Head, HeadError, Target, UpgradeFault};
 use crate::ws::CloseCode;
@@ -90,11 +90,12 @@ impl Shard {
             let ending = Ending::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
             return machine.end(id, ending, now);
         }
-        let connect = Command::Connect {
+        let connect = Command::Connect(Connect {
             dialect: upgrade.dialect,
             peer,
             token: upgrade.token.as_deref(),
-        };
+            tenant: None,
+        });
         broker.step(id, connect, now, &mut |effect| {
             machine.apply(id, effect, now)
         });

@@ -7,7 +7,7 @@ use super::fanout::Fanout;
 use super::wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
 use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
-use crate::base::{ConnectionId, FrameRun, Now, ShardCounters, Slab, SlabFull};
+use crate::base::{ConnectionId, FrameRun, Now, ShardCounters, Slab, SlabFull, Tag};
 use crate::broker::{Effect, Event};
 use crate::dialect;
 use crate::http::refusal;
@@ -69,7 +69,14 @@ impl Machine {
     pub(super) fn apply(&mut self, id: ConnectionId, effect: Effect<'_>, now: Now) {
         match effect {
             Effect::Reply(event) => self.reply(id, &event, now),
-            Effect::Publish(publication) => self.fanout.publish(&publication),
+            Effect::Publish(publication) => self.fanout.publish(&publication, now.unix_ms),
+            Effect::Announce(dialect, presence) => {
+                let mut scratch = String::new();
+                let dialect = dialect::of(dialect);
+                if let Some(publication) = dialect.presence(&presence, &mut scratch) {
+                    self.fanout.publish(&publication, now.unix_ms);
+                }
+            }
             Effect::Ping => {
                 let ping = self.ping.clone();
                 self.send_control(id, ping);
@@ -113,7 +120,7 @@ impl Machine {
     }
 
     /// Queues a publications' run for the session in `slot`, which is the hot path of the server.
-    pub(super) fn deliver(&mut self, slot: u32, run: &FrameRun, now: Now) {
+    pub(super) fn deliver(&mut self, slot: u32, run: &FrameRun, tag: Option<&Tag>, now: Now) {
         let Some((id, connection)) = self.connections.at_slot_mut(slot) else {
             return;
         };
@@ -121,7 +128,7 @@ impl Machine {
             DropReason::Closed
         } else if connection
             .outbox
-            .push(run.clone(), self.outbox_bytes_max)
+            .push_tagged(run.clone(), tag.cloned(), self.outbox_bytes_max)
             .is_ok()
         {
             return self.dirty.join(connection);

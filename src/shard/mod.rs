@@ -23,7 +23,7 @@ mod wheel;
 
 use crate::auth::Verifier;
 use crate::base::{Census, ConnectionId, Now, ShardCounters, SlabFull};
-use crate::broker::{Broker, Command};
+use crate::broker::{Broker, BrokerParts, Command, Quotas};
 use crate::config::Policy;
 use crate::json::JsonReader;
 use fanout::Fanout;
@@ -59,6 +59,8 @@ pub struct ShardParts {
     pub verifier: Verifier,
     /// Counts shared by all shards.
     pub census: Arc<Census>,
+    /// What users, tenants and addresses use, on all shards.
+    pub quotas: Arc<Quotas>,
     /// This shard's counters.
     pub counters: Arc<ShardCounters>,
     /// The ring that joins the shards.
@@ -81,12 +83,14 @@ impl Shard {
     /// A shard without connections.
     #[must_use]
     pub fn new(parts: ShardParts, now: Now) -> Self {
-        let broker = Broker::new(
-            Arc::clone(&parts.policy),
-            parts.verifier.clone(),
-            Arc::clone(&parts.census),
-            Arc::clone(&parts.counters),
-        );
+        let broker = Broker::new(BrokerParts {
+            shard: parts.index,
+            policy: Arc::clone(&parts.policy),
+            verifier: parts.verifier,
+            census: Arc::clone(&parts.census),
+            quotas: parts.quotas,
+            counters: Arc::clone(&parts.counters),
+        });
         let fanout = Fanout::new(
             parts.index,
             &parts.ring,
@@ -161,8 +165,8 @@ impl Shard {
         if begins_fanout {
             inbox.renew_budget();
         }
-        let count = inbox.drain(broker, |slot, run| {
-            machine.deliver(slot, run, now);
+        let count = inbox.drain(broker, |slot, run, tag| {
+            machine.deliver(slot, run, tag, now);
         });
         if begins_fanout && count > 0 {
             machine.dirty.note_fanout();
@@ -294,9 +298,13 @@ impl Shard {
 
     /// Lets the broker forget the sessions that the machine began to close.
     fn settle(&mut self, now: Now) {
-        while let Some(id) = self.machine.next_ended() {
-            self.broker
-                .step(id, Command::Disconnect, now, &mut |_effect| {});
+        let Self {
+            broker, machine, ..
+        } = self;
+        while let Some(id) = machine.next_ended() {
+            broker.step(id, Command::Disconnect, now, &mut |effect| {
+                machine.apply(id, effect, now);
+            });
         }
     }
 }

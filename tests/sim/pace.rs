@@ -33,6 +33,7 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
         policy: Arc::new(policy),
         verifier: Verifier::default(),
         census: Arc::default(),
+        quotas: Arc::default(),
         counters: Arc::clone(&counters),
         reader: ring.reader().unwrap(),
         ring,

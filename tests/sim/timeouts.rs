@@ -35,6 +35,7 @@ impl Stage {
             }),
             verifier: Verifier::hs256(SECRET),
             census: Arc::default(),
+            quotas: Arc::default(),
             counters: Arc::clone(&counters),
             reader: ring.reader().unwrap(),
             ring,

@@ -355,6 +355,7 @@ fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, N
         policy: Arc::new(policy),
         verifier: Verifier::default(),
         census: Arc::<Census>::default(),
+        quotas: Arc::default(),
         counters: Arc::clone(counters),
         reader: ring.reader().unwrap(),
         ring,
