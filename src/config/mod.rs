@@ -1,7 +1,9 @@
 //! Settings: what an operator may say, where, and what is in force when nothing is said.
 
+pub mod listener;
 pub mod policy;
 pub mod settings;
 
+pub use listener::{Listener, Route, Routes};
 pub use policy::{DialectPolicy, OnExpiry, Policy, RateLimit, RateScope, RefusalForm};
 pub use settings::{Flags, Secret, Settings, SettingsError, ShardCount};

@@ -1,5 +1,6 @@
 //! What an operator decides about sessions, as the broker and the shard read it.
 
+use super::listener::Routes;
 use crate::auth::UserClaim;
 use crate::base::DialectId;
 
@@ -194,6 +195,8 @@ pub struct Policy {
     pub origin_refusal: RefusalForm,
     /// How a session too many is refused.
     pub capacity_refusal: RefusalForm,
+    /// What each listener speaks, by its index.
+    pub routes: Vec<Routes>,
 }
 
 impl Policy {
@@ -221,6 +224,7 @@ impl Default for Policy {
             allowed_origins: vec!["*".into()],
             origin_refusal: RefusalForm::Close,
             capacity_refusal: RefusalForm::Close,
+            routes: vec![Routes::ByPath],
         }
     }
 }
