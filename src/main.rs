@@ -158,10 +158,15 @@ fn serve(arguments: Serve) -> ExitCode {
 }
 
 fn print_banner(settings: &Settings, running: &Running, secret: &str) {
-    let address = running.address;
-    println!("fanwire {} listens on {address}", env!("CARGO_PKG_VERSION"));
-    println!("  WebSocket  ws://{address}/ws (gateway)  ws://{address}/monitoring");
-    println!("  HTTP       http://{address}/health  http://{address}/metrics/prometheus");
+    let addresses: Vec<_> = running.addresses.iter().map(ToString::to_string).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    println!("fanwire {version} listens on {}", addresses.join(", "));
+    for (listener, address) in settings.listeners.iter().zip(&addresses) {
+        for (path, dialect) in listener.routes.places() {
+            println!("  WebSocket  ws://{address}{path} ({})", dialect.name());
+        }
+        println!("  HTTP       http://{address}/health  http://{address}/metrics/prometheus");
+    }
     for (shard, core) in running.cores.iter().enumerate() {
         let connections = running.connections_per_shard;
         println!("  shard {shard}    core {core}, up to {connections} connections");

@@ -38,7 +38,7 @@ pub(crate) fn shard() -> Shard {
 /// A session of the gateway dialect.
 pub(crate) fn connect(shard: &mut Shard) -> ConnectionId {
     let peer = ([127, 0, 0, 1], 9).into();
-    let id = shard.accept(peer, NOW).expect("the shard has room");
+    let id = shard.accept(peer, 0, NOW).expect("the shard has room");
     let mut request =
         b"GET /ws HTTP/1.1\r\nHost: b\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -45,7 +45,7 @@ pub(super) fn answer<B>(context: &ApiContext, request: &Request<B>) -> Answer {
         "/metrics/prometheus" => prometheus(context, request),
         _ => text(
             StatusCode::NOT_FOUND,
-            "Not here. HTTP: /health, /metrics/prometheus. WebSocket: /ws (gateway), /monitoring.\n"
+            "Not here. HTTP: /health, /metrics/prometheus. WebSocket: see docs/PROTOCOLS.md.\n"
                 .into(),
         ),
     }

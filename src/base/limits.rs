@@ -56,5 +56,8 @@ pub const RING_BYTES_PER_FANOUT: usize = 256 * 1024;
 /// Resolution of timeouts and heartbeats, milliseconds.
 pub const WHEEL_TICK_MS: u64 = 100;
 
+/// Listeners in one process; the five dialects, each on addresses of two families, are ten. An index
+/// of a listener is a `u8`.
+pub const LISTENERS_MAX: usize = 16;
 /// Shards in one process; the largest hosts have fewer cores.
 pub const SHARDS_MAX: usize = 512;

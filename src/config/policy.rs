@@ -1,6 +1,7 @@
 //! What an operator decides about sessions, as the broker and the shard read it.
 
 use super::access::AccessRule;
+use super::listener::Routes;
 use crate::auth::UserClaim;
 use crate::base::DialectId;
 
@@ -208,6 +209,8 @@ pub struct Policy {
     pub origin_refusal: RefusalForm,
     /// How a session too many is refused.
     pub capacity_refusal: RefusalForm,
+    /// What each listener speaks, by its index.
+    pub routes: Vec<Routes>,
 }
 
 impl Policy {
@@ -237,6 +240,7 @@ impl Default for Policy {
             tenant_domain: None,
             origin_refusal: RefusalForm::Close,
             capacity_refusal: RefusalForm::Close,
+            routes: vec![Routes::ByPath],
         }
     }
 }

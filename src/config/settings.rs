@@ -1,5 +1,6 @@
 //! Where settings come from: flags over `FANWIRE_*` variables over the file over defaults.
 
+use super::listener::{Listener, Routes, first_overlap};
 use super::policy::{DialectPolicy, Policy};
 use crate::base::DialectId;
 use crate::base::limits::SHARDS_MAX;
@@ -31,6 +32,9 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Origins whose pages may connect; `*` = all.
     pub allowed_origins: Vec<String>,
+    /// Where to listen and what is spoken there; one at `listen` if nothing else is said.
+    #[serde(skip)]
+    pub listeners: Vec<Listener>,
 }
 
 /// A number of shards.
@@ -180,6 +184,7 @@ impl Default for Settings {
             drain_timeout_ms: 10_000,
             ring_bytes: 8 * 1024 * 1024,
             allowed_origins: vec!["*".into()],
+            listeners: Vec::new(),
         }
     }
 }
@@ -212,6 +217,10 @@ impl Settings {
         if settings.dev && listen_is_default {
             settings.listen.set_ip([127, 0, 0, 1].into());
         }
+        settings.listeners = vec![Listener {
+            address: settings.listen,
+            routes: Routes::ByPath,
+        }];
         settings.check()?;
         Ok(settings)
     }
@@ -236,6 +245,11 @@ impl Settings {
         if self.outbox_bytes_max < 4_096 {
             return rule("outbox_bytes_max must be 4096 or more");
         }
+        if let Some((one, two)) = first_overlap(&self.listeners) {
+            return Err(SettingsError::Rule(format!(
+                "two listeners want the same address: {one} and {two}"
+            )));
+        }
         Ok(())
     }
 
@@ -250,6 +264,11 @@ impl Settings {
             sessions_max: self.connections_max,
             outbox_bytes_max: self.outbox_bytes_max,
             allowed_origins: self.allowed_origins.clone(),
+            routes: self
+                .listeners
+                .iter()
+                .map(|listener| listener.routes.clone())
+                .collect(),
             ..Policy::default()
         }
     }

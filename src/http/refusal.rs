@@ -19,7 +19,7 @@ pub fn answer(reason: RefusalReason) -> String {
         RefusalReason::UnknownPath => (
             "404 Not Found",
             "",
-            "No dialect speaks here. Paths: /ws (gateway), /monitoring.",
+            "No dialect speaks here. docs/PROTOCOLS.md has the paths of each.",
         ),
         RefusalReason::Version => (
             "426 Upgrade Required",

@@ -8,7 +8,7 @@ use crate::auth::Verifier;
 use crate::base::now::Clock;
 use crate::base::{Census, ShardCounters};
 use crate::broker::Quotas;
-use crate::config::{Policy, Settings};
+use crate::config::{Listener, Policy, Settings};
 use crate::dialect;
 use crate::net::wire::ShardCommand;
 use crate::net::{BindError, Waker, bind_shards};
@@ -16,7 +16,7 @@ use crate::observe::Metrics;
 use crate::shard::ShardParts;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fanwire_ring::{Ring, RingConfig};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,8 +46,8 @@ impl std::error::Error for BootError {}
 /// A server whose shards accept connections.
 #[derive(Debug)]
 pub struct Running {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens, in the order of the settings' listeners.
+    pub addresses: Vec<SocketAddr>,
     /// The core of each shard.
     pub cores: Vec<usize>,
     /// Connections that each shard may hold.
@@ -65,8 +65,7 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
     kernel::probe().map_err(BootError::Kernel)?;
     let connections_per_shard = kernel::raise_files_limit();
     let cores = cores::assign(settings.shards);
-    let listeners = bind_shards(settings.listen, cores.len()).map_err(BootError::Bind)?;
-    let address = listeners[0].local_addr().map_err(other)?;
+    let (addresses, listeners) = bind(&settings.listeners, cores.len())?;
     let ring = Ring::new(RingConfig {
         capacity_bytes: settings.ring_bytes,
         readers_max: u32::try_from(cores.len()).map_err(other)?,
@@ -96,7 +95,7 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
     let verifier = secret.map(Verifier::hs256).unwrap_or_default();
     let (reports_sender, reports) = unbounded();
     let mut commands = Vec::new();
-    for (index, listener) in listeners.into_iter().enumerate() {
+    for (index, listeners) in listeners.into_iter().enumerate() {
         let (sender, receiver) = unbounded();
         commands.push((sender, wakers[index].clone()));
         let reader = ring.reader().map_err(other)?;
@@ -118,7 +117,7 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
                 ring: ring.clone(),
                 reader,
             },
-            listener,
+            listeners,
             waker: wakers[index].clone(),
             peers: wakers.clone(),
             commands: receiver,
@@ -130,13 +129,30 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
     }
     await_ready(&reports, cores.len())?;
     Ok(Running {
-        address,
+        addresses,
         cores,
         connections_per_shard,
         commands,
         reports,
         api,
     })
+}
+
+/// The bound addresses, and for each shard its sockets on all of them.
+fn bind(
+    listeners: &[Listener],
+    shard_count: usize,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), BootError> {
+    let mut addresses = Vec::new();
+    let mut of_shards: Vec<Vec<_>> = (0..shard_count).map(|_| Vec::new()).collect();
+    for listener in listeners {
+        let sockets = bind_shards(listener.address, shard_count).map_err(BootError::Bind)?;
+        addresses.push(sockets[0].local_addr().map_err(other)?);
+        for (of_shard, socket) in of_shards.iter_mut().zip(sockets) {
+            of_shard.push(socket);
+        }
+    }
+    Ok((addresses, of_shards))
 }
 
 fn await_ready(reports: &Receiver<Report>, count: usize) -> Result<(), BootError> {

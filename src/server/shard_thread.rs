@@ -20,7 +20,7 @@ const EXECUTOR_RING_DEPTH: usize = 64;
 pub(super) struct ShardThread {
     pub(super) core: usize,
     pub(super) parts: ShardParts,
-    pub(super) listener: TcpListener,
+    pub(super) listeners: Vec<TcpListener>,
     pub(super) waker: Waker,
     pub(super) peers: Vec<Waker>,
     pub(super) commands: Receiver<ShardCommand>,
@@ -87,7 +87,7 @@ async fn run(thread: ShardThread) {
         reports: thread.reports,
         has_reported: false,
     };
-    let kernel = match Uring::new(&config, thread.listener, thread.waker) {
+    let kernel = match Uring::new(&config, thread.listeners, thread.waker) {
         Ok(kernel) => kernel,
         Err(error) => return watch.report(Report::Refused(error)),
     };

@@ -56,6 +56,8 @@ pub(super) struct Connection {
     pub(super) decoder: Decoder,
     pub(super) outbox: Outbox,
     pub(super) peer: SocketAddr,
+    /// Which listener it came by.
+    pub(super) listener: u8,
     /// When to look at the connection.
     pub(super) alarm_ms: u64,
     /// The earliest of its alarms in the wheel; others are stale.
@@ -129,7 +131,7 @@ impl Ending {
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnectionId, peer: SocketAddr) -> Self {
+    pub(super) fn new(id: ConnectionId, peer: SocketAddr, listener: u8) -> Self {
         Self {
             id,
             phase: Phase::Head(Vec::new()),
@@ -139,6 +141,7 @@ impl Connection {
             decoder: Decoder::default(),
             outbox: Outbox::default(),
             peer,
+            listener,
             alarm_ms: 0,
             wheel_ms: u64::MAX,
         }

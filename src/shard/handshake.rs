@@ -6,7 +6,7 @@ use crate::base::counters::{CloseReason, RefusalReason};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::{Command, Connect};
-use crate::dialect;
+use crate::config::Routes;
 use crate::http::{Head, HeadError, Target, UpgradeFault};
 use crate::ws::CloseCode;
 use crate::ws::handshake::switching_protocols;
@@ -52,7 +52,11 @@ impl Shard {
     }
 
     fn judge_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
-        let head_bytes = match judge(bytes) {
+        let Some(connection) = self.machine.connections.get(id) else {
+            return;
+        };
+        let routes = &self.broker.policy().routes[usize::from(connection.listener)];
+        let head_bytes = match judge(bytes, routes) {
             Verdict::NeedMore => {
                 if let Some(connection) = self.machine.connections.get_mut(id) {
                     connection.phase = Phase::Head(bytes.to_vec());
@@ -102,7 +106,7 @@ impl Shard {
     }
 }
 
-fn judge(bytes: &[u8]) -> Verdict<'_> {
+fn judge<'a>(bytes: &'a [u8], routes: &Routes) -> Verdict<'a> {
     let head = match Head::parse(bytes) {
         Ok(Some(head)) => head,
         Ok(None) => return Verdict::NeedMore,
@@ -118,7 +122,7 @@ fn judge(bytes: &[u8]) -> Verdict<'_> {
         Err(UpgradeFault::Malformed) => return Verdict::Refuse(RefusalReason::BadRequest),
     };
     let target = Target::parse(head.target);
-    let Some((dialect, named)) = dialect::route(target.path, head.subprotocols()) else {
+    let Some(route) = routes.route(target.path, head.subprotocols()) else {
         return Verdict::Refuse(RefusalReason::UnknownPath);
     };
     let mut subprotocols = head.subprotocols();
@@ -127,8 +131,8 @@ fn judge(bytes: &[u8]) -> Verdict<'_> {
     let header_token = head.bearer.or(subprotocol_token).map(Cow::Borrowed);
     Verdict::Upgrade(Upgrade {
         head_bytes: head.head_bytes,
-        dialect,
-        answer: switching_protocols(key, named.or(bearer)),
+        dialect: route.dialect,
+        answer: switching_protocols(key, route.subprotocol.or(bearer)),
         origin: head.origin,
         token: header_token.or_else(|| target.parameter("token")),
     })

@@ -52,8 +52,14 @@ impl Machine {
         }
     }
 
-    pub(super) fn accept(&mut self, peer: SocketAddr, now: Now) -> Result<ConnectionId, SlabFull> {
-        let accepted = self.connections.insert_with(|id| Connection::new(id, peer));
+    pub(super) fn accept(
+        &mut self,
+        peer: SocketAddr,
+        listener: u8,
+        now: Now,
+    ) -> Result<ConnectionId, SlabFull> {
+        let new = |id| Connection::new(id, peer, listener);
+        let accepted = self.connections.insert_with(new);
         match accepted {
             Ok(id) => {
                 self.counters.accepted.add(1);

@@ -118,12 +118,17 @@ impl Shard {
         }
     }
 
-    /// Takes a new connection.
+    /// Takes a new connection, which came by the listener of that index in [`Policy::routes`].
     ///
     /// # Errors
     /// [`SlabFull`] when the shard holds as many as it may; the socket is then to be closed.
-    pub fn accept(&mut self, peer: SocketAddr, now: Now) -> Result<ConnectionId, SlabFull> {
-        self.machine.accept(peer, now)
+    pub fn accept(
+        &mut self,
+        peer: SocketAddr,
+        listener: u8,
+        now: Now,
+    ) -> Result<ConnectionId, SlabFull> {
+        self.machine.accept(peer, listener, now)
     }
 
     /// Does what is due at `now`: heartbeats and timeouts.

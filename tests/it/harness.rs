@@ -6,7 +6,7 @@ use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::Message;
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
-use fanwire::config::{Flags, Secret, Settings, ShardCount};
+use fanwire::config::{Flags, Listener, Routes, Secret, Settings, ShardCount};
 use fanwire::server::{Running, start};
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
@@ -44,9 +44,35 @@ impl Server {
         };
         change(&mut flags);
         let settings = Settings::load(&flags, None).unwrap();
-        let running = start(&settings, Some(SECRET.as_bytes())).unwrap();
-        let address = running.address;
+        Self::of(&settings)
+    }
+
+    /// A server with a development server's settings, on these listeners.
+    pub(crate) fn listening(routes: impl IntoIterator<Item = Routes>) -> Self {
+        let flags = Flags {
+            dev: true,
+            shards: Some(ShardCount::Fixed(2)),
+            ..Flags::default()
+        };
+        let mut settings = Settings::load(&flags, None).unwrap();
+        let routes = routes.into_iter();
+        let listeners = routes.map(|routes| Listener {
+            address: ([127, 0, 0, 1], 0).into(),
+            routes,
+        });
+        settings.listeners = listeners.collect();
+        Self::of(&settings)
+    }
+
+    fn of(settings: &Settings) -> Self {
+        let running = start(settings, Some(SECRET.as_bytes())).unwrap();
+        let address = running.addresses[0];
         Self { running, address }
+    }
+
+    /// The address of the listener of that index.
+    pub(crate) fn address_of(&self, listener: usize) -> SocketAddr {
+        self.running.addresses[listener]
     }
 
     /// The sum of a metric's series over shards; `series` is its name with labels up to the shard's.

@@ -11,5 +11,6 @@ mod conversation;
 mod fanout;
 mod harness;
 mod http;
+mod listeners;
 mod process;
 mod regression;

@@ -41,7 +41,7 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
     let mut shard = Shard::new(parts, NOW);
     let mut clients = Vec::new();
     for _ in 0..SUBSCRIBERS {
-        let id = shard.accept(([127, 0, 0, 1], 9).into(), NOW).unwrap();
+        let id = shard.accept(([127, 0, 0, 1], 9).into(), 0, NOW).unwrap();
         let client = Client::new(0, id, DialectId::Gateway);
         shard.receive(id, &mut request(DialectId::Gateway), NOW);
         shard.receive(id, &mut client.subscribe(1), NOW);

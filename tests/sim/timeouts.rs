@@ -50,7 +50,7 @@ impl Stage {
     fn accept(&mut self, bytes: &[u8]) -> ConnectionId {
         let id = self
             .shard
-            .accept(([127, 0, 0, 1], 9).into(), self.now)
+            .accept(([127, 0, 0, 1], 9).into(), 0, self.now)
             .unwrap();
         self.shard.receive(id, &mut bytes.to_vec(), self.now);
         id

@@ -123,7 +123,7 @@ impl World {
         let shard = self.random.below(self.plan.shards);
         let dialect = client::DIALECTS[self.random.below(client::DIALECTS.len())];
         let peer = ([127, 0, 0, 1], 9).into();
-        let id = self.shards[shard].accept(peer, self.now).unwrap();
+        let id = self.shards[shard].accept(peer, 0, self.now).unwrap();
         self.by_id.insert((shard, id), self.clients.len());
         self.clients.push(Client::new(shard, id, dialect));
         self.send_in_pieces(self.clients.len() - 1, client::request(dialect));

@@ -14,7 +14,7 @@ use super::pump::{HttpHost, HttpOutput, Pump};
 use crate::auth::Verifier;
 use crate::base::now::Clock;
 use crate::base::{Census, ConnectionId, DialectId, ShardCounters};
-use crate::config::{DialectPolicy, Policy};
+use crate::config::{DialectPolicy, Policy, Routes};
 use crate::shard::{Shard, ShardParts};
 use crate::ws::Opcode;
 use crate::ws::frame::{server_header, unmask};
@@ -28,6 +28,7 @@ use std::time::Duration;
 
 const BUFFERS: usize = 8;
 const BUFFER_BYTES: usize = 64;
+const LISTENERS: usize = 2;
 
 /// A send that has not completed: where its bytes lie and what they were.
 struct Sending {
@@ -49,7 +50,8 @@ struct FakeKernel {
     cancelled: Vec<Operation>,
     sends: HashMap<ConnectionId, Sending>,
     peers: HashMap<ConnectionId, Peer>,
-    knocking: usize,
+    /// Connections to come, by listener.
+    knocking: [usize; LISTENERS],
     buffers: Vec<Vec<u8>>,
     free_buffers: Vec<u16>,
     completions: VecDeque<Completion>,
@@ -62,7 +64,7 @@ impl FakeKernel {
     fn new(seed: u64, connections: usize) -> Self {
         Self {
             random: seed,
-            knocking: connections,
+            knocking: [connections / LISTENERS; LISTENERS],
             buffers: vec![vec![0; BUFFER_BYTES]; BUFFERS],
             free_buffers: (0..8).collect(),
             ..Self::default()
@@ -156,8 +158,8 @@ impl FakeKernel {
             return self.complete(operation, -libc::ECANCELED, false, None);
         }
         match operation {
-            Operation::Accept if self.knocking > 0 => {
-                self.knocking -= 1;
+            Operation::Accept(listener) if self.knocking[usize::from(listener)] > 0 => {
+                self.knocking[usize::from(listener)] -= 1;
                 let has_more = self.below(4) > 0;
                 self.complete(operation, i32::from(self.next_socket), has_more, None);
                 self.next_socket += 1;
@@ -172,7 +174,7 @@ impl FakeKernel {
                 self.received.insert(id, peer.from_server);
                 self.complete(operation, 0, false, None);
             }
-            Operation::Accept | Operation::Wake | Operation::Cancel => {}
+            Operation::Accept(_) | Operation::Wake | Operation::Cancel => {}
         }
     }
 
@@ -183,7 +185,7 @@ impl FakeKernel {
             | Operation::Writable(other)
             | Operation::Shutdown(other)
             | Operation::Close(other) => *other == id,
-            Operation::Accept | Operation::Wake | Operation::Cancel => false,
+            Operation::Accept(_) | Operation::Wake | Operation::Cancel => false,
         };
         let mut completed = self
             .completions
@@ -194,12 +196,17 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn accept(&mut self) {
-        assert!(!self.pending.contains(&Operation::Accept));
-        self.pending.push(Operation::Accept);
+    fn listener_count(&self) -> u8 {
+        u8::try_from(LISTENERS).unwrap()
+    }
+    fn accept(&mut self, listener: u8) {
+        assert!(!self.pending.contains(&Operation::Accept(listener)));
+        self.pending.push(Operation::Accept(listener));
     }
     fn stop_accepting(&mut self) {
-        self.cancel(Operation::Accept);
+        for listener in 0..self.listener_count() {
+            self.cancel(Operation::Accept(listener));
+        }
     }
     fn cancel(&mut self, operation: Operation) {
         // Now, or too late: then the operation ends by itself.
@@ -347,6 +354,7 @@ fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, N
     let clock = Clock::start();
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
+        routes: vec![Routes::ByPath, Routes::of(DialectId::Gateway)],
         ..Policy::default()
     };
     let parts = ShardParts {
@@ -405,7 +413,7 @@ fn late_reordered_partial_and_failing_completions_lose_nothing_and_free_every_sl
             pump.kernel().enter(None).unwrap();
         }
         let kernel = pump.kernel();
-        assert_eq!(kernel.knocking, 0, "everybody was accepted");
+        assert_eq!(kernel.knocking, [0; LISTENERS], "everybody was accepted");
         let mut received = 0;
         for peer in kernel.peers.values() {
             assert!(peer.to_server.is_empty(), "everything was read");

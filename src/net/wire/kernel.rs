@@ -14,8 +14,8 @@ use std::time::Duration;
 /// What a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// The multishot accept of the listener.
-    Accept,
+    /// The multishot accept of a listener, by its index.
+    Accept(u8),
     /// The read of the waker.
     Wake,
     /// The multishot receive of a connection.
@@ -48,9 +48,11 @@ pub(crate) struct Completion {
 /// The kernel's side of the wire. Operations are queued and begin with [`Kernel::enter`] at the
 /// latest.
 pub(crate) trait Kernel {
-    /// Begins to accept connections.
-    fn accept(&mut self);
-    /// Stops accepting: the listener refuses new connections from now on.
+    /// How many listeners there are; their indices count from 0.
+    fn listener_count(&self) -> u8;
+    /// Begins to accept connections by a listener.
+    fn accept(&mut self, listener: u8);
+    /// Stops accepting: all listeners refuse new connections from now on.
     fn stop_accepting(&mut self);
     /// Ends an operation early; its completion comes as always.
     fn cancel(&mut self, operation: Operation);

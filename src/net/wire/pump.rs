@@ -75,7 +75,8 @@ pub(crate) struct Pump<K, H> {
     peers: Vec<Waker>,
     counters: Arc<ShardCounters>,
     clock: Clock,
-    accept_again_ms: Option<u64>,
+    /// Listeners that stopped accepting, and when each is to begin again.
+    accept_again: Vec<(u8, u64)>,
     is_draining: bool,
 }
 
@@ -101,7 +102,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             peers,
             counters,
             clock,
-            accept_again_ms: None,
+            accept_again: Vec::new(),
             is_draining: false,
         }
     }
@@ -132,7 +133,9 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     }
 
     pub(super) fn begin(&mut self) {
-        self.kernel.accept();
+        for listener in 0..self.kernel.listener_count() {
+            self.kernel.accept(listener);
+        }
         self.kernel.await_wake();
     }
 
@@ -178,8 +181,8 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         let now_ms = self.clock.now().monotonic_ms;
         let alarm_ms = self.shard.next_wake_ms();
         let mut wake_ms = alarm_ms.unwrap_or(u64::MAX).min(now_ms + SLEEP_MAX_MS);
-        if let Some(accept_ms) = self.accept_again_ms {
-            wake_ms = wake_ms.min(accept_ms);
+        for (_, accept_ms) in &self.accept_again {
+            wake_ms = wake_ms.min(*accept_ms);
         }
         if self.shard.is_congested() {
             // No reader of the ring tells its writers that it has moved on.
@@ -208,7 +211,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             ..
         } = completion;
         match operation {
-            Operation::Accept => self.accepted(result, has_more, now),
+            Operation::Accept(listener) => self.accepted(listener, result, has_more, now),
             Operation::Wake => self.kernel.await_wake(),
             // Everything a connection sends stays in order, its end included.
             Operation::Receive(id) if self.shard.is_congested() || !self.held.is_empty() => {
@@ -233,20 +236,21 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         }
     }
 
-    fn accepted(&mut self, result: i32, has_more: bool, now: Now) {
+    fn accepted(&mut self, listener: u8, result: i32, has_more: bool, now: Now) {
         if result >= 0 {
-            self.take_connection(result, now);
+            self.take_connection(listener, result, now);
         } else if !self.is_draining {
             self.counters.refused.of(RefusalReason::Accept).add(1);
         }
         if !has_more && !self.is_draining {
             // At once after a success; after a failure (no descriptors, no memory) a little later.
             let delay_ms = if result >= 0 { 0 } else { ACCEPT_RETRY_MS };
-            self.accept_again_ms = Some(now.monotonic_ms + delay_ms);
+            self.accept_again
+                .push((listener, now.monotonic_ms + delay_ms));
         }
     }
 
-    fn take_connection(&mut self, result: i32, now: Now) {
+    fn take_connection(&mut self, listener: u8, result: i32, now: Now) {
         // SAFETY: `accepted` calls this once for each successful completion.
         let Ok((socket, peer)) = (unsafe { self.kernel.accepted(result) }) else {
             return self.counters.refused.of(RefusalReason::Abandoned).add(1);
@@ -254,7 +258,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         if self.is_draining {
             return;
         }
-        let Ok(id) = self.shard.accept(peer, now) else {
+        let Ok(id) = self.shard.accept(peer, listener, now) else {
             return;
         };
         self.sockets.insert(id, Socket::default());
@@ -353,13 +357,13 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
                 self.arm_receive(id);
             }
         }
-        if self
-            .accept_again_ms
-            .is_some_and(|at_ms| at_ms <= now.monotonic_ms)
+        let is_draining = self.is_draining;
+        for (listener, _) in self
+            .accept_again
+            .extract_if(.., |(_, at_ms)| is_draining || *at_ms <= now.monotonic_ms)
         {
-            self.accept_again_ms = None;
-            if !self.is_draining {
-                self.kernel.accept();
+            if !is_draining {
+                self.kernel.accept(listener);
             }
         }
     }

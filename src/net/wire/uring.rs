@@ -70,7 +70,7 @@ pub(crate) struct Uring {
     )]
     spare_vectors: Vec<Box<Vector>>,
     wake_count: Box<u64>,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     waker: Waker,
     completions: VecDeque<Completion>,
 }
@@ -84,13 +84,13 @@ struct Vector {
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 impl Uring {
-    /// A wire ring for the sockets that `listener` accepts.
+    /// A wire ring for the sockets that `listeners` accept.
     ///
     /// # Errors
     /// [`SetupError`] names the step that the kernel refused.
     pub(crate) fn new(
         config: &UringConfig,
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         waker: Waker,
     ) -> Result<Self, SetupError> {
         let ring = IoUring::builder()
@@ -111,7 +111,7 @@ impl Uring {
             vectors: SlotMap::default(),
             spare_vectors: Vec::new(),
             wake_count: Box::new(0),
-            listener,
+            listeners,
             waker,
             completions: VecDeque::new(),
         })
@@ -188,21 +188,30 @@ impl Uring {
 }
 
 impl Kernel for Uring {
-    fn accept(&mut self) {
-        let entry = opcode::AcceptMulti::new(Fd(self.listener.as_raw_fd()))
+    fn listener_count(&self) -> u8 {
+        u8::try_from(self.listeners.len()).expect("at most LISTENERS_MAX")
+    }
+
+    fn accept(&mut self, listener: u8) {
+        let descriptor = self.listeners[usize::from(listener)].as_raw_fd();
+        let entry = opcode::AcceptMulti::new(Fd(descriptor))
             .flags(libc::SOCK_CLOEXEC)
             .build();
         // SAFETY: a multishot accept names no memory.
-        unsafe { self.push(entry, Operation::Accept) };
+        unsafe { self.push(entry, Operation::Accept(listener)) };
     }
 
     fn stop_accepting(&mut self) {
         // Ends the listening at once: who comes now is refused and tries another server, instead of
         // waiting in a queue that nobody reads. The accept is cancelled in case it does not notice.
-        if let Err(error) = rustix::net::shutdown(&self.listener, Shutdown::Both) {
-            tracing::warn!(%error, "cannot shut the listener down");
+        for listener in &self.listeners {
+            if let Err(error) = rustix::net::shutdown(listener, Shutdown::Both) {
+                tracing::warn!(%error, "cannot shut a listener down");
+            }
         }
-        self.cancel(Operation::Accept);
+        for listener in 0..self.listener_count() {
+            self.cancel(Operation::Accept(listener));
+        }
     }
 
     fn cancel(&mut self, operation: Operation) {
@@ -324,7 +333,7 @@ impl Drop for Uring {
         let _ = submitter.register_sync_cancel(None, everything);
         self.collect();
         let accepted = self.completions.iter();
-        for completion in accepted.filter(|done| done.operation == Operation::Accept) {
+        for completion in accepted.filter(|done| matches!(done.operation, Operation::Accept(_))) {
             if completion.result >= 0 {
                 // SAFETY: nobody has taken this descriptor, and nobody will.
                 drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
@@ -354,22 +363,21 @@ const SLOT_BITS: u32 = 32;
 const KIND_SHIFT: u32 = SLOT_BITS + GENERATION_BITS;
 const _: () = assert!(KIND_SHIFT + 8 <= 64, "operation, generation and slot fit");
 
-/// The user data of an operation: kind (8 bits), generation (24), slot (32).
+/// The user data of an operation: kind (8 bits), generation (24), slot (32); for an accept the
+/// listener's index stands in the place of the slot.
 fn pack(operation: Operation) -> u64 {
-    let (kind, id) = match operation {
-        Operation::Accept => (1, None),
-        Operation::Wake => (2, None),
-        Operation::Receive(id) => (3, Some(id)),
-        Operation::Send(id) => (4, Some(id)),
-        Operation::Writable(id) => (5, Some(id)),
-        Operation::Shutdown(id) => (6, Some(id)),
-        Operation::Close(id) => (7, Some(id)),
-        Operation::Cancel => (8, None),
+    let of = |id: ConnectionId| u64::from(id.generation()) << SLOT_BITS | u64::from(id.slot());
+    let (kind, low) = match operation {
+        Operation::Accept(listener) => (1, u64::from(listener)),
+        Operation::Wake => (2, 0),
+        Operation::Receive(id) => (3, of(id)),
+        Operation::Send(id) => (4, of(id)),
+        Operation::Writable(id) => (5, of(id)),
+        Operation::Shutdown(id) => (6, of(id)),
+        Operation::Close(id) => (7, of(id)),
+        Operation::Cancel => (8, 0),
     };
-    let id = id.map_or(0, |id| {
-        u64::from(id.generation()) << SLOT_BITS | u64::from(id.slot())
-    });
-    kind << KIND_SHIFT | id
+    kind << KIND_SHIFT | low
 }
 
 #[expect(
@@ -379,7 +387,7 @@ fn pack(operation: Operation) -> u64 {
 fn unpack(user_data: u64) -> Option<Operation> {
     let id = ConnectionId::new(user_data as u32, (user_data >> SLOT_BITS) as u32);
     Some(match user_data >> KIND_SHIFT {
-        1 => Operation::Accept,
+        1 => Operation::Accept(user_data as u8),
         2 => Operation::Wake,
         3 => Operation::Receive(id),
         4 => Operation::Send(id),
@@ -399,7 +407,8 @@ mod tests {
     fn user_data_carries_operation_slot_and_generation() {
         let id = ConnectionId::new(u32::MAX, 0x00ff_eedd);
         for operation in [
-            Operation::Accept,
+            Operation::Accept(0),
+            Operation::Accept(u8::MAX),
             Operation::Wake,
             Operation::Receive(id),
             Operation::Send(id),

@@ -1,0 +1,265 @@
+//! An address and what is spoken there: which dialect a request's path and subprotocol lead to.
+
+use crate::base::DialectId;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// The dialects of a listener without a profile, by path. The gateway also speaks below its own.
+const PATHS: [(&str, DialectId); DialectId::COUNT] = [
+    ("/ws", DialectId::Gateway),
+    ("/ws/connect", DialectId::Assist),
+    ("/monitoring", DialectId::Monitoring),
+    ("/analytics", DialectId::Analytics),
+    ("/notifications", DialectId::Notifications),
+];
+/// Where a listener with a profile speaks besides the profile's own path.
+const PROFILE_PATHS: [&str; 2] = ["/", "/ws"];
+/// What stands between the gateway's path and the name of a tenant.
+const TENANT: &str = "/tenant/";
+
+/// An address to listen on, and what is spoken there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port; port 0 lets the kernel choose one.
+    pub address: SocketAddr,
+    /// Which dialect a request leads to.
+    pub routes: Routes,
+}
+
+/// Which dialect a request leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// Every dialect at a path of its own.
+    ByPath,
+    /// One dialect, as its document has it.
+    Profile {
+        /// The only one.
+        dialect: DialectId,
+        /// The document's path, or the operator's.
+        path: String,
+    },
+}
+
+/// Where a request leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route<'a> {
+    /// The dialect of the session.
+    pub dialect: DialectId,
+    /// The subprotocol that named it, for the answer.
+    pub subprotocol: Option<&'a str>,
+    /// The tenant that the path names, as it stands there.
+    pub tenant: Option<&'a str>,
+}
+
+impl Listener {
+    /// Whether the two cannot be bound in one process.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (one, two) = (self.address, other.address);
+        let is_any_v6 = |address: SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
+        let meets = |any: IpAddr, ip: IpAddr| any.is_unspecified() && any.is_ipv4() == ip.is_ipv4();
+        // `[::]` takes IPv4 too (ipv6(7), IPV6_V6ONLY).
+        one.port() == two.port()
+            && one.port() != 0
+            && (one.ip() == two.ip()
+                || is_any_v6(one)
+                || is_any_v6(two)
+                || meets(one.ip(), two.ip())
+                || meets(two.ip(), one.ip()))
+    }
+}
+
+impl Routes {
+    /// The routes of a profile at its document's path.
+    #[must_use]
+    pub fn of(dialect: DialectId) -> Self {
+        Self::Profile {
+            dialect,
+            path: document_path(dialect).into(),
+        }
+    }
+
+    /// Where a request for `path` leads: by subprotocol `fanwire.<dialect>.v1`, else by path;
+    /// `None` if no dialect of this listener is there.
+    #[must_use]
+    pub fn route<'a>(
+        &self,
+        path: &'a str,
+        subprotocols: impl Iterator<Item = &'a str>,
+    ) -> Option<Route<'a>> {
+        let mut named = subprotocols.filter_map(named_dialect);
+        match self {
+            Self::ByPath => {
+                let tenant = tenant_below("/ws", path);
+                let by_path = || {
+                    let mut paths = PATHS.iter();
+                    let found = paths.find(|(known, _)| *known == path);
+                    let dialect = found.map(|(_, dialect)| *dialect);
+                    dialect.or(tenant.map(|_| DialectId::Gateway))
+                };
+                let (dialect, subprotocol) = match named.next() {
+                    Some((dialect, subprotocol)) => (dialect, Some(subprotocol)),
+                    None => (by_path()?, None),
+                };
+                Some(Route {
+                    dialect,
+                    subprotocol,
+                    tenant: tenant.filter(|_| dialect == DialectId::Gateway),
+                })
+            }
+            Self::Profile { dialect, path: own } => {
+                let named: Vec<_> = named.collect();
+                let ours = named.iter().find(|(named, _)| named == dialect);
+                let has_tenants = *dialect == DialectId::Gateway;
+                let tenant = has_tenants
+                    .then(|| tenant_below(own, path).or_else(|| tenant_below("/ws", path)));
+                let tenant = tenant.flatten();
+                let is_ours = path == own || PROFILE_PATHS.contains(&path) || tenant.is_some();
+                let speaks = is_ours && (named.is_empty() || ours.is_some());
+                speaks.then_some(Route {
+                    dialect: *dialect,
+                    subprotocol: ours.map(|(_, subprotocol)| *subprotocol),
+                    tenant,
+                })
+            }
+        }
+    }
+
+    /// Where dialects are found, for people: a path and the dialect's name.
+    #[must_use]
+    pub fn places(&self) -> Vec<(&str, DialectId)> {
+        match self {
+            Self::ByPath => PATHS.to_vec(),
+            Self::Profile { dialect, path } => vec![(path, *dialect)],
+        }
+    }
+}
+
+/// The first two listeners that cannot be bound in one process.
+#[must_use]
+pub fn first_overlap(listeners: &[Listener]) -> Option<(&Listener, &Listener)> {
+    let mut pairs = listeners.iter().enumerate().flat_map(|(index, two)| {
+        let earlier = listeners[..index].iter();
+        earlier.map(move |one| (one, two))
+    });
+    pairs.find(|(one, two)| one.overlaps(two))
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.routes {
+            Routes::ByPath => write!(formatter, "{} (dialects by path)", self.address),
+            Routes::Profile { dialect, path } => {
+                let name = dialect.name();
+                write!(formatter, "{} ({name} at {path})", self.address)
+            }
+        }
+    }
+}
+
+/// The path of the dialect's own document.
+#[must_use]
+pub const fn document_path(dialect: DialectId) -> &'static str {
+    match dialect {
+        DialectId::Monitoring | DialectId::Analytics => "/",
+        DialectId::Assist => "/ws/connect",
+        DialectId::Gateway | DialectId::Notifications => "/ws",
+    }
+}
+
+/// The port of the dialect's own document.
+#[must_use]
+pub const fn document_port(dialect: DialectId) -> u16 {
+    match dialect {
+        DialectId::Assist | DialectId::Notifications => 8000,
+        DialectId::Gateway | DialectId::Monitoring | DialectId::Analytics => 8765,
+    }
+}
+
+fn named_dialect(subprotocol: &str) -> Option<(DialectId, &str)> {
+    let name = subprotocol.strip_prefix("fanwire.")?.strip_suffix(".v1")?;
+    Some((DialectId::named(name)?, subprotocol))
+}
+
+/// The tenant of `{base}/tenant/{tenant}`.
+fn tenant_below<'a>(base: &str, path: &'a str) -> Option<&'a str> {
+    let below = path.strip_prefix(base.trim_end_matches('/'))?;
+    let tenant = below.strip_prefix(TENANT)?;
+    (!tenant.is_empty() && !tenant.contains('/')).then_some(tenant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use DialectId::{Analytics, Assist, Gateway, Monitoring, Notifications};
+
+    const ANALYTICS: &str = "fanwire.analytics.v1";
+    const MONITORING: &str = "fanwire.monitoring.v1";
+
+    fn check(routes: &Routes, path: &str, subprotocols: &[&str], expected: Option<DialectId>) {
+        let route = routes.route(path, subprotocols.iter().copied());
+        let dialect = route.map(|route| route.dialect);
+        assert_eq!(dialect, expected, "{routes:?} {path} {subprotocols:?}");
+        let named = route.and_then(|route| route.subprotocol);
+        assert!(named.is_none_or(|named| subprotocols.contains(&named)));
+    }
+
+    #[test]
+    fn without_a_profile_the_path_chooses_and_a_subprotocol_overrides_it() {
+        let routes = Routes::ByPath;
+        check(&routes, "/ws", &[], Some(Gateway));
+        check(&routes, "/ws/tenant/t1", &[], Some(Gateway));
+        check(&routes, "/ws/connect", &[], Some(Assist));
+        check(&routes, "/monitoring", &["x"], Some(Monitoring));
+        check(&routes, "/analytics", &[], Some(Analytics));
+        check(&routes, "/notifications", &[], Some(Notifications));
+        check(&routes, "/ws", &["x", MONITORING], Some(Monitoring));
+        check(&routes, "/", &[MONITORING, ANALYTICS], Some(Monitoring));
+        for path in ["/", "/wss", "/ws/", "/ws/tenant/", "/ws/tenant/a/b", ""] {
+            check(&routes, path, &["fanwire.unknown.v1"], None);
+        }
+    }
+
+    #[test]
+    fn a_profile_speaks_one_dialect_at_its_paths() {
+        for dialect in DialectId::ALL {
+            let routes = Routes::of(dialect);
+            check(&routes, document_path(dialect), &[], Some(dialect));
+            check(&routes, "/", &[], Some(dialect));
+            check(&routes, "/ws", &[], Some(dialect));
+            check(&routes, "/elsewhere", &[], None);
+            let tenants = (dialect == Gateway).then_some(Gateway);
+            check(&routes, "/ws/tenant/t1", &[], tenants);
+        }
+        let analytics = Routes::of(Analytics);
+        check(&analytics, "/", &[MONITORING, ANALYTICS], Some(Analytics));
+        check(&analytics, "/", &[MONITORING], None);
+        check(&analytics, "/monitoring", &[ANALYTICS], None);
+        let gateway = Routes::Profile {
+            dialect: Gateway,
+            path: "/live".into(),
+        };
+        check(&gateway, "/live", &[], Some(Gateway));
+        let route = gateway.route("/live/tenant/t1", std::iter::empty());
+        assert_eq!(route.and_then(|route| route.tenant), Some("t1"));
+    }
+
+    #[test]
+    fn listeners_overlap_when_one_takes_the_other_ones_connections() {
+        let overlap = |one: &str, two: &str| {
+            let [one, two] = [one, two].map(|address| Listener {
+                address: address.parse().unwrap(),
+                routes: Routes::ByPath,
+            });
+            assert_eq!(one.overlaps(&two), two.overlaps(&one));
+            one.overlaps(&two)
+        };
+        assert!(overlap("127.0.0.1:80", "127.0.0.1:80"));
+        assert!(overlap("127.0.0.1:80", "0.0.0.0:80"));
+        assert!(overlap("[::]:80", "10.0.0.1:80"));
+        assert!(!overlap("127.0.0.1:80", "127.0.0.1:81"));
+        assert!(!overlap("127.0.0.1:80", "127.0.0.2:80"));
+        assert!(!overlap("127.0.0.1:0", "127.0.0.1:0"));
+        assert!(!overlap("0.0.0.0:80", "[::1]:80"));
+    }
+}
