@@ -7,6 +7,7 @@ mod channels;
 mod command;
 mod effect;
 mod event;
+pub mod filters;
 mod rate;
 mod session;
 mod step;
