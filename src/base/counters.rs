@@ -123,6 +123,12 @@ label! {
         HeadTimeout = "head_timeout",
         /// An upgrade to a path that speaks no dialect, answered with 404.
         UnknownPath = "unknown_path",
+        /// A page of another origin, answered with 403.
+        Origin = "origin",
+        /// A session too many, answered with 503.
+        Capacity = "capacity",
+        /// An upgrade while the server goes away, answered with 503.
+        Draining = "draining",
         /// An upgrade with an unsupported version, answered with 426.
         Version = "version",
         /// The kernel could not accept: out of descriptors or memory.

@@ -33,6 +33,16 @@ pub const DIRECT_CHANNELS_MAX: usize = 128;
 pub const KEPT_PER_CHANNEL_MAX: usize = 10_000;
 /// Channels of one session.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
+/// Keys of one filter. The documents show two; each costs a look at every candidate.
+pub const FILTER_KEYS_MAX: usize = 32;
+/// Alternatives of one key of a filter: a list of users or devices on one screen. Each costs an entry
+/// in the table of values.
+pub const FILTER_ALTERNATIVES_MAX: usize = 256;
+/// Longest dotted path of a filter, bytes; far longer than the names in any event.
+pub const FILTER_PATH_BYTES_MAX: usize = 256;
+/// Parts of a dotted path. Each costs two entries in the table of names, one of which holds the
+/// whole rest of the path. Events of the documents are three levels deep.
+pub const FILTER_PATH_PARTS_MAX: usize = 16;
 
 /// Time a peer has to answer our close frame before the socket is closed, milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
