@@ -7,6 +7,7 @@ use fanwire::config::{Flags, Secret, Settings, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
 use fanwire::server::{BootError, Running, run_until_signal, start};
+use fanwire::shard::Hooks;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -135,7 +136,7 @@ fn serve(arguments: Serve) -> ExitCode {
     if secret.len() < 32 {
         tracing::warn!("the secret has under 32 bytes and can be guessed");
     }
-    let running = match start(&settings, Some(secret.as_bytes())) {
+    let running = match start(&settings, Some(secret.as_bytes()), Hooks::default()) {
         Ok(running) => running,
         Err(error @ BootError::Kernel(_)) => return fail(EXIT_KERNEL, &error),
         Err(BootError::Bind(error @ fanwire::net::BindError::InUse(_))) => {
@@ -145,7 +146,7 @@ fn serve(arguments: Serve) -> ExitCode {
     };
     print_banner(&settings, &running, &secret);
     let drain_timeout = Duration::from_millis(settings.drain_timeout_ms);
-    match run_until_signal(&running, drain_timeout) {
+    match run_until_signal(&running, Duration::ZERO, drain_timeout) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::TimedOut) => {
             tracing::warn!("the time for draining is over; some sessions were cut");

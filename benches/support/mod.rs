@@ -28,6 +28,7 @@ pub(crate) fn shard() -> Shard {
         verifier: Verifier::default(),
         census: Arc::default(),
         quotas: Arc::default(),
+        hooks: Arc::default(),
         counters: Arc::<ShardCounters>::default(),
         reader: ring.reader().expect("the ring has a reader's place"),
         ring,

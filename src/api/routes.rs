@@ -1,7 +1,9 @@
 //! What the HTTP API answers.
 
-use crate::base::{Census, Now};
+use crate::base::{Census, Now, ShardCounters};
+use crate::config::Secret;
 use crate::observe::{Metrics, metrics};
+use crate::shard::Publisher;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -14,6 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct ApiContext {
     /// All counters.
     pub metrics: Metrics,
+    /// The counters of all shards, and of what is published from outside of them.
+    pub counters: Vec<Arc<ShardCounters>>,
+    /// Publishes from outside of the shards.
+    pub publisher: Arc<Publisher>,
+    /// What a request to publish must show; `None` = nothing.
+    pub notify_key: Option<Secret>,
     /// Counts shared by all shards.
     pub census: Arc<Census>,
     /// How many shards run.

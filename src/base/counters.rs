@@ -255,6 +255,8 @@ pub struct ShardCounters {
     pub connections: Counter,
     /// WebSocket sessions open now (gauge).
     pub sessions: Counter,
+    /// Sessions that have shown who they are (gauge).
+    pub authenticated: Counter,
     /// Channels that exist now (gauge).
     pub channels: Counter,
     /// Subscriptions that exist now (gauge).

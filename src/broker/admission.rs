@@ -89,11 +89,10 @@ impl Broker {
         match connect.token {
             // A token in the handshake has no second chance: the client cannot send another that
             // way.
-            Some(token) => {
-                if !self.authenticate(id, &policy, token, now, emit) {
-                    self.close_once(id, CloseReason::Unauthorized, now, emit);
-                }
+            Some(token) if !self.authenticate(id, &policy, token, now, emit) => {
+                self.close_once(id, CloseReason::Unauthorized, now, emit);
             }
+            Some(_) => {}
             None if !policy.auth_required => self.join_direct(id),
             None => {}
         }
@@ -160,7 +159,8 @@ impl Broker {
         {
             return Admission::Refused(CloseReason::Tenant);
         }
-        let is_same_user = session.user() == Some(&*identity.user);
+        let is_same_user = session.user() == Some(&*identity.user)
+            && session.tenant() == identity.tenant.as_deref().or(session.tenant.as_deref());
         if !is_same_user {
             self.release_user(id, now, emit);
         }
@@ -169,6 +169,7 @@ impl Broker {
         };
         let dialect = session.dialect;
         let mut is_first = false;
+        self.authenticated_count += u64::from(session.identity.is_none());
         if !is_same_user {
             session.identity = Some(Box::new(identity));
             let counts_users = policy.sessions_per_user_max > 0
@@ -180,6 +181,7 @@ impl Broker {
                     Ok(count) => is_first = count == 1,
                     Err(_) => {
                         session.identity = None;
+                        self.authenticated_count -= 1;
                         return Admission::Refused(CloseReason::Quota);
                     }
                 }
@@ -202,6 +204,7 @@ impl Broker {
             session.counted.tenant = true;
         }
         session.auth_failures = 0;
+        self.counters.authenticated.set(self.authenticated_count);
         self.join_direct(id);
         self.drop_forbidden(id, now, emit);
         if let Some(session) = self.sessions.get(id)
@@ -263,6 +266,8 @@ impl Broker {
                 self.quotas.leave((session.dialect, Scope::Ip), &ip, now);
             }
             self.census.leave(session.dialect);
+            self.authenticated_count -= u64::from(session.identity.is_some());
+            self.counters.authenticated.set(self.authenticated_count);
             self.counters.sessions.set(self.sessions.count() as u64);
         }
     }

@@ -222,6 +222,14 @@ impl Channels {
         self.at(membership.channel).place
     }
 
+    /// The names of the channels that sessions asked for.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let asked = self.by_name.iter();
+        asked
+            .filter(|(_, index)| !self.at(**index).is_direct)
+            .map(|(name, _)| &**name)
+    }
+
     /// How many channels have subscribers that asked for them.
     pub(super) fn count(&self) -> usize {
         self.by_name.len() - self.direct_count

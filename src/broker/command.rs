@@ -1,7 +1,9 @@
 //! What a session asks for, in the broker's words.
 
 use super::event::Refusal;
+use super::names::is_name;
 use crate::base::DialectId;
+use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
 use crate::json::Object;
 use std::net::SocketAddr;
 
@@ -59,6 +61,25 @@ impl<'a> Publication<'a> {
             keep: Keep::Nothing,
             only: Only::All,
         }
+    }
+
+    /// Whether the names are ones that a record can carry.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let key = match self.keep {
+            Keep::Nothing => "",
+            Keep::Value(key) | Keep::Gone(key) => key,
+        };
+        let whom = match self.only {
+            Only::All => "",
+            Only::User(name) | Only::Role(name) | Only::Permission(name) | Only::Tenant(name) => {
+                name
+            }
+        };
+        is_name(self.channel, CHANNEL_BYTES_MAX)
+            && is_name(self.kind, KIND_BYTES_MAX)
+            && key.len() <= CHANNEL_BYTES_MAX
+            && whom.len() <= CHANNEL_BYTES_MAX
     }
 }
 

@@ -12,7 +12,7 @@ use super::subscriptions::channel_names;
 use crate::auth::{Identity, Verifier};
 use crate::base::counters::{CloseReason, TokenFault};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
-use crate::base::{Census, ConnectionId, Now, ShardCounters, SlotMap, Tag};
+use crate::base::{Census, ConnectionId, DialectId, Now, ShardCounters, SlotMap, Tag};
 use crate::config::{DialectPolicy, Policy, RateScope};
 use crate::ws::CloseCode;
 use std::cell::Cell;
@@ -31,6 +31,7 @@ pub struct Broker {
     pub(super) channels: Channels,
     pub(super) kept: KeptValues,
     pub(super) subscription_count: u64,
+    pub(super) authenticated_count: u64,
     tags_given: Cell<u64>,
 }
 
@@ -69,6 +70,7 @@ impl Broker {
             channels: Channels::default(),
             kept: KeptValues::default(),
             subscription_count: 0,
+            authenticated_count: 0,
             tags_given: Cell::new(0),
         }
     }
@@ -85,6 +87,13 @@ impl Broker {
         self.channels.find(name)
     }
 
+    /// The channels that sessions of this shard asked for and whose names begin so.
+    pub fn channel_names(&self, prefix: &str) -> impl Iterator<Item = &str> {
+        self.channels
+            .names()
+            .filter(move |name| name.starts_with(prefix))
+    }
+
     /// The subscribers of a channel on this shard.
     #[must_use]
     pub fn channel(&self, index: ChannelIndex) -> &Channel {
@@ -95,6 +104,24 @@ impl Broker {
     #[must_use]
     pub fn channel_mut(&mut self, index: ChannelIndex) -> &mut Channel {
         self.channels.at_mut(index)
+    }
+
+    /// Whether a session of `dialect` would be within the limits now.
+    #[must_use]
+    pub fn has_room(&self, dialect: DialectId) -> bool {
+        let dialect_max = self.policy.dialects[dialect.index()].sessions_max;
+        let total_max = self.policy.sessions_max;
+        (dialect_max == 0 || self.census.sessions(dialect) < dialect_max)
+            && (total_max == 0 || self.census.sessions_total() < total_max)
+    }
+
+    /// Whether the session may do more than show who it is.
+    #[must_use]
+    pub fn is_admitted(&self, id: ConnectionId) -> bool {
+        self.sessions.get(id).is_some_and(|session| {
+            let policy = &self.policy.dialects[session.dialect.index()];
+            session.identity.is_some() || !policy.auth_required
+        })
     }
 
     /// What session `id` may know of itself.
@@ -212,7 +239,8 @@ impl Broker {
         }
     }
 
-    /// Makes the session speak for `identity`, by the word of the program that embeds the server.
+    /// Makes the session speak for `identity`, by the word of the program that embeds the server;
+    /// its client is told nothing.
     pub fn identify(
         &mut self,
         id: ConnectionId,
@@ -224,7 +252,11 @@ impl Broker {
             return;
         };
         let policy = self.policy.dialects[session.dialect.index()];
-        match self.admit_identity(id, &policy, identity, now, emit) {
+        let mut silently = |effect: Effect<'_>| match effect {
+            Effect::Reply(Event::Authenticated { .. }) => {}
+            other => emit(other),
+        };
+        match self.admit_identity(id, &policy, identity, now, &mut silently) {
             Admission::Refused(reason) => self.close(id, reason, now, emit),
             Admission::Admitted => self.wake(id, &policy, now, emit),
         }

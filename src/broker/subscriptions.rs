@@ -129,6 +129,28 @@ impl Broker {
         self.subscription_count += 1;
     }
 
+    /// Makes the session a subscriber by the word of the program that embeds the server.
+    pub fn enrol(&mut self, id: ConnectionId, name: &str) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let is_known = session.membership(self.channels.find(name)).is_some();
+        let has_room = session.asked().len() < SUBSCRIPTIONS_PER_SESSION_MAX;
+        if check_channel(name).is_ok() && !is_known && has_room && !session.closing {
+            self.join(id, name, None, None);
+            self.count_tables();
+        }
+    }
+
+    /// Ends a subscription by the word of the program that embeds the server.
+    pub fn strike(&mut self, id: ConnectionId, name: &str, now: Now, emit: &mut Emit<'_>) {
+        if let Some(session) = self.sessions.get(id)
+            && let Some(at) = session.membership(self.channels.find(name))
+        {
+            self.leave_at(id, at, now, emit);
+        }
+    }
+
     pub(super) fn unsubscribe(
         &mut self,
         id: ConnectionId,

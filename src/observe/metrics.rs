@@ -110,6 +110,10 @@ impl ProcessCollector {
         self.gauge(encoder, "connections", "Sockets open", |shard| {
             &shard.connections
         })?;
+        let help = "Sessions that have shown who they are";
+        self.gauge(encoder, "authenticated_sessions", help, |shard| {
+            &shard.authenticated
+        })?;
         self.gauge(encoder, "channels", "Channels with subscribers", |shard| {
             &shard.channels
         })?;

@@ -2,11 +2,14 @@
 
 use super::boot::Running;
 use super::shard_thread::Report;
-use crossbeam_channel::{after, never, select, unbounded};
+use crossbeam_channel::{Receiver, after, select, tick, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::time::Duration;
+
+/// How often sessions are closed while the server waits for them.
+const PACE: Duration = Duration::from_millis(100);
 
 /// How a run ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,11 +24,15 @@ pub enum Ended {
     Failed(String),
 }
 
-/// Runs until SIGTERM or SIGINT, then drains for at most `drain_timeout`.
+/// Runs until SIGTERM or SIGINT, then drains; a second signal ends it at once.
 ///
 /// # Errors
 /// What the kernel says when signals cannot be watched.
-pub fn run_until_signal(running: &Running, drain_timeout: Duration) -> io::Result<Ended> {
+pub fn run_until_signal(
+    running: &Running,
+    drain_wait: Duration,
+    drain_timeout: Duration,
+) -> io::Result<Ended> {
     let (signal_sender, signals) = unbounded();
     let mut watched = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
@@ -37,31 +44,73 @@ pub fn run_until_signal(running: &Running, drain_timeout: Duration) -> io::Resul
                 }
             }
         })?;
-    let mut deadline = never();
+    select! {
+        recv(signals) -> signal => {
+            let signal = signal.unwrap_or_default();
+            tracing::info!(signal, ?drain_wait, ?drain_timeout, "draining");
+        }
+        recv(running.reports()) -> report => return Ok(Ended::Failed(format!("{report:?}"))),
+    }
+    Ok(drain(running, drain_wait, drain_timeout, &signals))
+}
+
+/// Lets the server go away: no new sessions, a word to those that are there, up to `wait` for them
+/// to end, meanwhile some closed now and then so that they do not all come back elsewhere at once;
+/// then all are closed, and have `timeout` to say goodbye. A message in `force` ends it at once.
+pub(super) fn drain(
+    running: &Running,
+    wait: Duration,
+    timeout: Duration,
+    force: &Receiver<i32>,
+) -> Ended {
+    if let Some(ended) = wait_for_sessions(running, wait, force) {
+        return ended;
+    }
+    running.drain();
+    let deadline = after(timeout);
     let mut left = running.cores.len();
-    let mut is_draining = false;
     loop {
         select! {
-            recv(signals) -> signal => {
-                if is_draining {
-                    return Ok(Ended::Forced);
-                }
-                let signal = signal.unwrap_or_default();
-                tracing::info!(signal, ?drain_timeout, "draining");
-                is_draining = true;
-                deadline = after(drain_timeout);
-                running.drain();
-            }
+            recv(force) -> _ => return Ended::Forced,
             recv(running.reports()) -> report => match report {
                 Ok(Report::Stopped) => {
                     left -= 1;
                     if left == 0 {
-                        return Ok(Ended::Drained);
+                        return Ended::Drained;
                     }
                 }
-                report => return Ok(Ended::Failed(format!("{report:?}"))),
+                report => return Ended::Failed(format!("{report:?}")),
             },
-            recv(deadline) -> _ => return Ok(Ended::TimedOut),
+            recv(deadline) -> _ => return Ended::TimedOut,
+        }
+    }
+}
+
+fn wait_for_sessions(running: &Running, wait: Duration, force: &Receiver<i32>) -> Option<Ended> {
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    running.go_away(wait_ms);
+    let context = running.context();
+    let began_ms = context.clock.now().monotonic_ms;
+    let first = context.census.sessions_total();
+    let ticks = tick(PACE);
+    loop {
+        let sessions = context.census.sessions_total();
+        let elapsed_ms = context.clock.now().monotonic_ms - began_ms;
+        if sessions == 0 || elapsed_ms >= wait_ms {
+            return None;
+        }
+        // The share of the time that is left is the share of the sessions that may be left.
+        let left = u128::from(first) * u128::from(wait_ms - elapsed_ms) / u128::from(wait_ms);
+        let excess = u128::from(sessions).saturating_sub(left);
+        if let Ok(excess @ 1..) = usize::try_from(excess) {
+            running.close_some(excess);
+        }
+        select! {
+            recv(force) -> _ => return Some(Ended::Forced),
+            recv(running.reports()) -> report => {
+                return Some(Ended::Failed(format!("{report:?}")));
+            }
+            recv(ticks) -> _ => {}
         }
     }
 }

@@ -57,8 +57,9 @@ impl Shard {
         let Some(connection) = self.machine.connections.get(id) else {
             return;
         };
-        let routes = &self.broker.policy().routes[usize::from(connection.listener)];
-        let head_bytes = match judge(bytes, routes) {
+        let policy = self.broker.policy();
+        let routes = &policy.routes[usize::from(connection.listener)];
+        let head_bytes = match judge(bytes, routes, policy.tenant_domain.as_deref()) {
             Verdict::NeedMore => {
                 if let Some(connection) = self.machine.connections.get_mut(id) {
                     connection.phase = Phase::Head(bytes.to_vec());
@@ -74,6 +75,7 @@ impl Shard {
                     return self.machine.refuse(id, reason, now);
                 }
                 self.upgrade(id, &upgrade, now);
+                self.call_connect(id, now);
                 upgrade.head_bytes
             }
         };

@@ -311,15 +311,26 @@ impl Machine {
     pub(super) fn go_away(&mut self, now: Now) {
         let ids: Vec<_> = self.connections.ids().collect();
         for id in ids {
-            let ending = Ending::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
             match self.connections.get(id).map(|connection| &connection.phase) {
-                Some(Phase::Open) => self.end(id, ending, now),
+                Some(Phase::Open) => self.dismiss(id, now),
                 // The answer is on its way; it gets as long as a session gets to say goodbye.
                 Some(Phase::Http) => self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
                 Some(Phase::Head(_)) => self.fail(id),
                 _ => {}
             }
         }
+    }
+
+    /// Ends a session because the server goes away.
+    pub(super) fn dismiss(&mut self, id: ConnectionId, now: Now) {
+        let ending = Ending::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
+        self.end(id, ending, now);
+    }
+
+    /// The sessions that are not being closed.
+    pub(super) fn open_sessions(&self) -> Vec<ConnectionId> {
+        let ids = self.connections.ids();
+        ids.filter(|id| self.is_open(*id)).collect()
     }
 
     pub(super) fn set_alarm(&mut self, id: ConnectionId, due_ms: u64) {

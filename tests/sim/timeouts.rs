@@ -36,6 +36,7 @@ impl Stage {
             verifier: Verifier::hs256(SECRET),
             census: Arc::default(),
             quotas: Arc::default(),
+            hooks: Arc::default(),
             counters: Arc::clone(&counters),
             reader: ring.reader().unwrap(),
             ring,

@@ -71,6 +71,7 @@ impl World {
                 verifier: Verifier::default(),
                 census: Arc::clone(&census),
                 quotas: Arc::default(),
+                hooks: Arc::default(),
                 counters: Arc::clone(counters),
                 ring: ring.clone(),
                 reader: ring.reader().unwrap(),

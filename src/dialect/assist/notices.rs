@@ -74,6 +74,6 @@ pub(super) fn room_event(event: &str, room: &str, user: Option<&str>) -> String 
     json!({"event": event, "room": room, "user_id": user}).to_string()
 }
 
-pub(super) fn user_activity(event: &str, user: Option<&str>) -> String {
+pub(crate) fn user_activity(event: &str, user: Option<&str>) -> String {
     json!({"event": event, "user_id": user}).to_string()
 }

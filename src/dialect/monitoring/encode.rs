@@ -37,7 +37,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
         Event::Welcome { session, now, .. } => {
             output.extend_from_slice(b"{\"type\":\"WELCOME\",\"connection_id\":");
-            write_connection_id(session, output);
+            write_text(output, &session.connection_id());
             output.extend_from_slice(b",\"server_time\":");
             write_seconds(output, now.unix_ms);
             output.push(b'}');
@@ -71,18 +71,9 @@ fn property(output: &mut Vec<u8>, kind: &str, channel: &str) {
     message(output, kind, "property_id", property);
 }
 
-/// `"ip:port:unix_ts"`
-fn write_connection_id(session: &SessionView<'_>, output: &mut Vec<u8>) {
-    output.push(b'"');
-    let (ip, port) = (session.peer.ip(), session.peer.port());
-    output.extend_from_slice(format!("{ip}:{port}:").as_bytes());
-    write_seconds(output, session.connected_unix_ms);
-    output.push(b'"');
-}
-
 fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"{\"type\":\"STATUS\",\"connection_id\":");
-    write_connection_id(session, output);
+    write_text(output, &session.connection_id());
     output.extend_from_slice(b",\"authenticated\":");
     let authenticated: &[u8] = if session.identity.is_some() {
         b"true"

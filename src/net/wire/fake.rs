@@ -364,6 +364,7 @@ fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, N
         verifier: Verifier::default(),
         census: Arc::<Census>::default(),
         quotas: Arc::default(),
+        hooks: Arc::default(),
         counters: Arc::clone(counters),
         reader: ring.reader().unwrap(),
         ring,
