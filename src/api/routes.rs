@@ -20,6 +20,10 @@ pub struct ApiContext {
     pub shard_count: usize,
     /// Whether the server is going away.
     pub is_draining: AtomicBool,
+    /// Whether metrics are shown.
+    pub metrics_enabled: bool,
+    /// Whether `/health` answers.
+    pub health_enabled: bool,
     /// When the server began.
     pub began: Now,
     /// Reads the time.
@@ -30,7 +34,11 @@ type Answer = Response<Full<Bytes>>;
 
 /// The answer to a request.
 pub(super) fn answer<B>(context: &ApiContext, request: &Request<B>) -> Answer {
-    let is_known = matches!(request.uri().path(), "/health" | "/metrics/prometheus");
+    let is_known = match request.uri().path() {
+        "/health" => context.health_enabled,
+        "/metrics/prometheus" => context.metrics_enabled,
+        _ => false,
+    };
     if is_known && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = text(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -41,8 +49,8 @@ pub(super) fn answer<B>(context: &ApiContext, request: &Request<B>) -> Answer {
         return refusal;
     }
     match request.uri().path() {
-        "/health" => health(context),
-        "/metrics/prometheus" => prometheus(context, request),
+        "/health" if is_known => health(context),
+        "/metrics/prometheus" if is_known => prometheus(context, request),
         _ => text(
             StatusCode::NOT_FOUND,
             "Not here. HTTP: /health, /metrics/prometheus. WebSocket: see docs/PROTOCOLS.md.\n"

@@ -82,6 +82,8 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
         census: Arc::clone(&census),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
+        metrics_enabled: settings.metrics_enabled,
+        health_enabled: settings.health_enabled,
         began: clock.now(),
         clock,
     });
@@ -166,13 +168,22 @@ fn other(error: impl std::fmt::Display) -> BootError {
 }
 
 impl Running {
+    /// Stops accepting; each shard reports when its last session has ended by itself.
+    pub fn stop_accepting(&self) {
+        self.command(ShardCommand::StopAccepting);
+    }
+
     /// Stops accepting, closes all sessions with 1001; each shard reports when its last is gone.
     pub fn drain(&self) {
+        self.command(ShardCommand::Drain);
+    }
+
+    fn command(&self, command: ShardCommand) {
         // Relaxed: a health check that comes a moment early sees the old answer.
         self.api.is_draining.store(true, Ordering::Relaxed);
         for (commands, waker) in &self.commands {
             // A shard that has ended already needs no command.
-            let _ = commands.send(ShardCommand::Drain);
+            let _ = commands.send(command);
             waker.wake();
         }
     }

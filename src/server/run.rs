@@ -2,11 +2,11 @@
 
 use super::boot::Running;
 use super::shard_thread::Report;
+use crate::config::Settings;
 use crossbeam_channel::{after, never, select, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
-use std::time::Duration;
 
 /// How a run ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,11 +21,22 @@ pub enum Ended {
     Failed(String),
 }
 
-/// Runs until SIGTERM or SIGINT, then drains for at most `drain_timeout`.
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Sessions may end by themselves.
+    Waiting,
+    /// They have been closed.
+    Closing,
+}
+
+/// Runs until SIGTERM or SIGINT. Then no connection is accepted, sessions have the settings'
+/// `drain_wait` to end by themselves, and those left are closed and have `drain_timeout` to answer.
 ///
 /// # Errors
 /// What the kernel says when signals cannot be watched.
-pub fn run_until_signal(running: &Running, drain_timeout: Duration) -> io::Result<Ended> {
+pub fn run_until_signal(running: &Running, settings: &Settings) -> io::Result<Ended> {
     let (signal_sender, signals) = unbounded();
     let mut watched = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
@@ -39,18 +50,19 @@ pub fn run_until_signal(running: &Running, drain_timeout: Duration) -> io::Resul
         })?;
     let mut deadline = never();
     let mut left = running.cores.len();
-    let mut is_draining = false;
+    let mut stage = Stage::Serving;
     loop {
         select! {
             recv(signals) -> signal => {
-                if is_draining {
+                if stage != Stage::Serving {
                     return Ok(Ended::Forced);
                 }
                 let signal = signal.unwrap_or_default();
-                tracing::info!(signal, ?drain_timeout, "draining");
-                is_draining = true;
-                deadline = after(drain_timeout);
-                running.drain();
+                let Settings { drain_wait, drain_timeout, .. } = settings;
+                tracing::info!(signal, ?drain_wait, ?drain_timeout, "draining");
+                stage = Stage::Waiting;
+                deadline = after(*drain_wait);
+                running.stop_accepting();
             }
             recv(running.reports()) -> report => match report {
                 Ok(Report::Stopped) => {
@@ -61,7 +73,14 @@ pub fn run_until_signal(running: &Running, drain_timeout: Duration) -> io::Resul
                 }
                 report => return Ok(Ended::Failed(format!("{report:?}"))),
             },
-            recv(deadline) -> _ => return Ok(Ended::TimedOut),
+            recv(deadline) -> _ => {
+                if stage == Stage::Closing {
+                    return Ok(Ended::TimedOut);
+                }
+                stage = Stage::Closing;
+                deadline = after(settings.drain_timeout);
+                running.drain();
+            }
         }
     }
 }

@@ -32,7 +32,9 @@ const SLEEP_MAX_MS: u64 = 60_000;
 /// What the server tells a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardCommand {
-    /// Stop accepting, say goodbye to all sessions (1001), return when the last is gone.
+    /// Stop accepting, let sessions end by themselves, return when the last is gone.
+    StopAccepting,
+    /// The same, and say goodbye to all sessions (1001).
     Drain,
 }
 
@@ -78,6 +80,7 @@ pub(crate) struct Pump<K, H> {
     /// Listeners that stopped accepting, and when each is to begin again.
     accept_again: Vec<(u8, u64)>,
     is_draining: bool,
+    is_closing: bool,
 }
 
 impl<K: Kernel, H: HttpHost> Pump<K, H> {
@@ -104,6 +107,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             clock,
             accept_again: Vec::new(),
             is_draining: false,
+            is_closing: false,
         }
     }
 
@@ -159,8 +163,11 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         {
             self.shard.wake(now);
         }
-        while let Ok(ShardCommand::Drain) = self.commands.try_recv() {
-            self.begin_drain(now);
+        while let Ok(command) = self.commands.try_recv() {
+            self.stop_accepting();
+            if command == ShardCommand::Drain {
+                self.close_sessions(now);
+            }
         }
         self.carry_out_requests(now);
         while let Some((id, output)) = self.http.take_output() {
@@ -421,10 +428,16 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         }
     }
 
-    fn begin_drain(&mut self, now: Now) {
+    fn stop_accepting(&mut self) {
         if !self.is_draining {
             self.is_draining = true;
             self.kernel.stop_accepting();
+        }
+    }
+
+    fn close_sessions(&mut self, now: Now) {
+        if !self.is_closing {
+            self.is_closing = true;
             self.shard.drain_sessions(now);
         }
     }
