@@ -180,14 +180,7 @@ pub(super) fn entries(
 ) -> Result<Vec<Entry>, SettingsError> {
     let mut entries: Vec<Entry> = Vec::new();
     for dialect in profiles {
-        let variables = match dialect {
-            DialectId::Gateway => GATEWAY,
-            DialectId::Monitoring => MONITORING,
-            DialectId::Analytics => ANALYTICS,
-            DialectId::Assist => ASSIST,
-            DialectId::Notifications => NOTIFICATIONS,
-        };
-        for (name, key, form) in variables {
+        for (name, key, form) in variables(*dialect) {
             let Some(text) = environment.get(*name) else {
                 continue;
             };
@@ -223,6 +216,23 @@ pub(super) fn entries(
         }
     }
     Ok(entries)
+}
+
+fn variables(dialect: DialectId) -> &'static [Variable] {
+    match dialect {
+        DialectId::Gateway => GATEWAY,
+        DialectId::Monitoring => MONITORING,
+        DialectId::Analytics => ANALYTICS,
+        DialectId::Assist => ASSIST,
+        DialectId::Notifications => NOTIFICATIONS,
+    }
+}
+
+/// The names of all variables.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let variables = DialectId::ALL.into_iter().flat_map(variables);
+    variables.map(|(name, ..)| *name)
 }
 
 fn seconds(text: &str) -> Value {

@@ -568,3 +568,72 @@ fn the_environment_file_of_the_notifications_document_is_understood() {
         "{report}"
     );
 }
+
+#[test]
+fn the_examples_of_the_environment_are_understood() {
+    for (name, text) in [
+        (
+            "gateway",
+            include_str!("../../../deploy/env/gateway.env.example"),
+        ),
+        (
+            "monitoring",
+            include_str!("../../../deploy/env/monitoring.env.example"),
+        ),
+        (
+            "analytics",
+            include_str!("../../../deploy/env/analytics.env.example"),
+        ),
+        (
+            "assist",
+            include_str!("../../../deploy/env/assist.env.example"),
+        ),
+        (
+            "notifications",
+            include_str!("../../../deploy/env/notifications.env.example"),
+        ),
+    ] {
+        let pairs = crate::config::dotenv::parse(text).unwrap();
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        let said = Said {
+            flags: profile(name),
+            dotenv: &pairs,
+            ..Said::default()
+        };
+        let report = said.settings().report.to_string();
+        for (variable, _) in pairs {
+            let is_masked = variable.contains("SECRET");
+            let is_silent = [
+                "RATE_LIMIT_ENABLED",
+                "ENABLE_RATE_LIMITING",
+                "DEBUG",
+                "RELOAD",
+            ];
+            let has_effect = !is_silent.iter().any(|silent| variable.ends_with(silent));
+            let is_shown = report.contains(&format!(".env {variable}"));
+            assert_eq!(
+                is_shown,
+                has_effect && !is_masked,
+                "{variable} in\n{report}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_document_names_every_setting_and_variable() {
+    let document = include_str!("../../../docs/CONFIGURATION.md");
+    for key in super::keys::all() {
+        let name = key.rsplit('.').next().unwrap();
+        let is_named = document.contains(&format!("`{name}`"))
+            || document.contains(&format!("__{}`", name.to_ascii_uppercase()));
+        assert!(is_named, "docs/CONFIGURATION.md says nothing of {key}");
+    }
+    for variable in super::documents::names() {
+        let is_named = document.contains(&format!("`{variable}`"));
+        assert!(is_named, "docs/CONFIGURATION.md says nothing of {variable}");
+    }
+}
