@@ -3,15 +3,15 @@
 use clap::{Args, Parser, Subcommand};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
-use fanwire::config::{Flags, Secret, Settings, ShardCount};
+use fanwire::config::flags::{parse_host, parse_listen};
+use fanwire::config::{Flags, Remark, Secret, Settings, SettingsError, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
 use fanwire::server::{BootError, Running, run_until_signal, start};
 use fanwire::shard::Hooks;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,7 +40,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the server.
-    Serve(Serve),
+    Serve(Box<Serve>),
+    /// Print every setting that `serve` would use, and where it was said.
+    Config(Box<Serve>),
     /// Print a token that the server accepts (HS256, signed with the same secret).
     Token(Token),
 }
@@ -48,18 +50,39 @@ enum Command {
 #[derive(Args)]
 struct Serve {
     /// For development: loopback, random secret, anonymous clients may subscribe and publish, no
-    /// message rate limit.
+    /// limits of messages and sessions.
     #[arg(long)]
     dev: bool,
-    /// Configuration file (TOML); flags and FANWIRE_* variables go over it.
+    /// For production: one shard per core, logs in JSON.
+    #[arg(long)]
+    prod: bool,
+    /// Configuration file (TOML). Flags go over FANWIRE_* variables, these over the variables of the
+    /// profile's document, over .env, over the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to listen on [default: 0.0.0.0:8765, with --dev 127.0.0.1:8765].
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Be one document's server: gateway, monitoring, analytics, assist or notifications, with its
+    /// port, path, variables and defaults. Without a profile all dialects are spoken, by path.
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Address and port to listen on [default: 0.0.0.0:8765, with --dev 127.0.0.1:8765; 8000 with the
+    /// profiles assist and notifications].
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
+    /// The address alone.
+    #[arg(long, value_name = "ADDR", value_parser = parse_host)]
+    host: Option<IpAddr>,
+    /// The port alone.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Where the profile's dialect is spoken, besides / and /ws [default: the document's].
+    #[arg(long)]
+    path: Option<String>,
     /// Shards, each on its own core: a number, or `auto` for one per allowed core [default: auto].
     #[arg(long, value_name = "N|auto")]
     shards: Option<ShardCount>,
+    /// The same as --shards.
+    #[arg(long, value_name = "N")]
+    workers: Option<ShardCount>,
     /// Secret of HS256 tokens, 32 bytes or more. Other users of the host can see arguments: prefer
     /// FANWIRE_JWT_SECRET.
     #[arg(long, value_name = "SECRET")]
@@ -72,9 +95,19 @@ struct Serve {
     /// [default: 1048576].
     #[arg(long, value_name = "BYTES")]
     outbox_bytes_max: Option<u32>,
-    /// Time for sessions to end after SIGTERM or SIGINT, milliseconds [default: 10000].
-    #[arg(long, value_name = "MS")]
-    drain_timeout_ms: Option<u64>,
+    /// Time for sessions to end by themselves after SIGTERM or SIGINT [default: 0s; 30m with the
+    /// profile notifications].
+    #[arg(long, value_name = "TIME")]
+    drain_wait: Option<String>,
+    /// Time for sessions to answer our close frame after that, such as 10s [default: 10s].
+    #[arg(long, value_name = "TIME")]
+    drain_timeout: Option<String>,
+    /// trace, debug, info, warn or error [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
 }
 
 #[derive(Args)]
@@ -106,37 +139,69 @@ struct Token {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(arguments) => serve(arguments),
+        Command::Serve(arguments) => serve(*arguments),
+        Command::Config(arguments) => config(*arguments),
         Command::Token(arguments) => token(arguments),
     }
 }
 
-fn serve(arguments: Serve) -> ExitCode {
-    log::start();
+fn load(arguments: Serve) -> Result<Settings, SettingsError> {
     let flags = Flags {
         dev: arguments.dev,
+        prod: arguments.prod,
+        profile: arguments.profile,
         listen: arguments.listen,
+        host: arguments.host,
+        port: arguments.port,
+        path: arguments.path,
         shards: arguments.shards,
+        workers: arguments.workers,
         jwt_secret: arguments.jwt_secret.map(Secret),
         connections_max: arguments.connections_max,
         outbox_bytes_max: arguments.outbox_bytes_max,
-        drain_timeout_ms: arguments.drain_timeout_ms,
+        drain_wait: arguments.drain_wait,
+        drain_timeout: arguments.drain_timeout,
+        log_level: arguments.log_level,
+        log_format: arguments.log_format,
     };
-    let settings = match Settings::load(&flags, arguments.config.as_deref()) {
+    Settings::load(&flags, arguments.config.as_deref())
+}
+
+fn config(arguments: Serve) -> ExitCode {
+    match load(arguments) {
+        Ok(settings) => {
+            print!("{}", settings.report);
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(EXIT_USAGE, &error),
+    }
+}
+
+fn serve(arguments: Serve) -> ExitCode {
+    let settings = match load(arguments) {
         Ok(settings) => settings,
         Err(error) => return fail(EXIT_USAGE, &error),
     };
-    let secret = match settings.jwt_secret.clone() {
-        Some(Secret(secret)) => secret,
-        None => match random_secret() {
-            Ok(secret) => secret,
+    log::start(&settings.log);
+    for remark in &settings.remarks {
+        match remark {
+            Remark::Info(text) => tracing::info!("{text}"),
+            Remark::Warning(text) => tracing::warn!("{text}"),
+        }
+    }
+    let secret = match &settings.jwt_secret {
+        Some(Secret(secret)) => Some(secret.clone()),
+        None if settings.dev => match random_secret() {
+            Ok(secret) => Some(secret),
             Err(error) => return fail(1, &error),
         },
+        None => None,
     };
-    if secret.len() < 32 {
-        tracing::warn!("the secret has under 32 bytes and can be guessed");
-    }
-    let running = match start(&settings, Some(secret.as_bytes()), Hooks::default()) {
+    let running = match start(
+        &settings,
+        secret.as_deref().map(str::as_bytes),
+        Hooks::default(),
+    ) {
         Ok(running) => running,
         Err(error @ BootError::Kernel(_)) => return fail(EXIT_KERNEL, &error),
         Err(BootError::Bind(error @ fanwire::net::BindError::InUse(_))) => {
@@ -144,9 +209,8 @@ fn serve(arguments: Serve) -> ExitCode {
         }
         Err(error) => return fail(1, &error),
     };
-    print_banner(&settings, &running, &secret);
-    let drain_timeout = Duration::from_millis(settings.drain_timeout_ms);
-    match run_until_signal(&running, Duration::ZERO, drain_timeout) {
+    print_banner(&settings, &running, secret.as_deref());
+    match run_until_signal(&running, &settings) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::TimedOut) => {
             tracing::warn!("the time for draining is over; some sessions were cut");
@@ -158,7 +222,7 @@ fn serve(arguments: Serve) -> ExitCode {
     }
 }
 
-fn print_banner(settings: &Settings, running: &Running, secret: &str) {
+fn print_banner(settings: &Settings, running: &Running, secret: Option<&str>) {
     let addresses: Vec<_> = running.addresses.iter().map(ToString::to_string).collect();
     let version = env!("CARGO_PKG_VERSION");
     println!("fanwire {version} listens on {}", addresses.join(", "));
@@ -172,7 +236,7 @@ fn print_banner(settings: &Settings, running: &Running, secret: &str) {
         let connections = running.connections_per_shard;
         println!("  shard {shard}    core {core}, up to {connections} connections");
     }
-    if settings.dev {
+    if let (true, Some(secret)) = (settings.dev, secret) {
         let grant = Grant {
             user: "dev".into(),
             permissions: vec!["publish".into()],

@@ -13,6 +13,8 @@ pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 pub const HTTP_TIMEOUT_MS: u64 = 30_000;
 /// Bytes that wait for the HTTP side of one connection before it is cut.
 pub const HTTP_INPUT_BYTES_MAX: usize = 256 * 1024;
+/// Longest body of `POST /notify`, bytes.
+pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
 /// Longest request target, bytes: it may hold a token of several KiB.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
@@ -44,7 +46,7 @@ pub const FILTER_PATH_BYTES_MAX: usize = 256;
 /// whole rest of the path. Events of the documents are three levels deep.
 pub const FILTER_PATH_PARTS_MAX: usize = 16;
 
-/// Time a peer has to answer our close frame before the socket is closed, milliseconds.
+/// Time a peer that is refused, or answered over HTTP, has to close before we do, milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// Ping and pong frames waiting for one connection; at most 127 bytes each.
 pub const CONTROL_FRAMES_MAX: usize = 32;

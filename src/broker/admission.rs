@@ -127,9 +127,9 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        session.auth_failures += 1;
+        session.auth_failures = session.auth_failures.saturating_add(1);
         let attempts_max = self.policy.dialects[session.dialect.index()].auth_attempts_max;
-        let is_last = session.auth_failures >= attempts_max;
+        let is_last = u32::from(session.auth_failures) >= attempts_max;
         let refusal = match fault {
             TokenFault::Expired => Refusal::TokenExpired,
             _ => Refusal::InvalidToken,

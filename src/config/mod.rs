@@ -1,11 +1,41 @@
 //! Settings: what an operator may say, where, and what is in force when nothing is said.
+//!
+//! ```text
+//!  flags                 ┐
+//!  FANWIRE_ variables    │                                              ┌─▶ Policy
+//!  documents' variables  ├─▶ layers (figment) ─▶ reader ─▶ Settings ────┤
+//!  .env                  │                                              └─▶ report, remarks
+//!  file                  ┘
+//! ```
 
 pub mod access;
+mod dialects;
+mod documents;
+mod dotenv;
+pub mod error;
+pub mod flags;
+mod keys;
+mod layer;
 pub mod listener;
+mod loader;
+pub mod log;
+mod places;
 pub mod policy;
+mod reader;
+mod secret;
+mod setting;
 pub mod settings;
+mod sources;
+#[cfg(test)]
+mod tests;
 
 pub use access::{AccessRule, ChannelPattern, Need};
+pub use error::SettingsError;
+pub use flags::Flags;
 pub use listener::{Listener, Route, Routes};
+pub use log::{LogFormat, LogLevel, LogSettings};
 pub use policy::{DialectPolicy, OnExpiry, Policy, RateLimit, RateScope, RefusalForm};
-pub use settings::{Flags, Secret, Settings, SettingsError, ShardCount};
+pub use reader::Report;
+pub use secret::Secret;
+pub use setting::ShardCount;
+pub use settings::{AssistSettings, GatewaySettings, NotificationsSettings, Remark, Settings};

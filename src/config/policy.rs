@@ -62,7 +62,7 @@ pub struct DialectPolicy {
     /// Whether sessions without an identity may publish (`--dev`).
     pub anonymous_publish: bool,
     /// Tokens that prove nothing before a session is closed.
-    pub auth_attempts_max: u8,
+    pub auth_attempts_max: u32,
     /// Time to authenticate, milliseconds; 0 = any.
     pub auth_timeout_ms: u64,
     /// Silence after which the server pings, milliseconds; 0 = never.

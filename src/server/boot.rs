@@ -4,12 +4,12 @@ use super::cores;
 use super::kernel::{self, KernelError};
 use super::services::{self, Periods, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
-use crate::api::ApiContext;
+use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::Verifier;
 use crate::base::now::Clock;
-use crate::base::{Census, Now, ShardCounters};
+use crate::base::{Census, DialectId, Now, ShardCounters};
 use crate::broker::Quotas;
-use crate::config::{Listener, Policy, Settings};
+use crate::config::{Listener, Policy, Routes, Settings};
 use crate::dialect;
 use crate::net::wire::ShardCommand;
 use crate::net::{BindError, Waker, bind_shards};
@@ -20,6 +20,7 @@ use fanwire_ring::{Ring, RingConfig};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Why the server did not start.
 #[derive(Debug)]
@@ -96,10 +97,12 @@ pub fn start(
         metrics: Metrics::new(all_counters.clone(), Arc::clone(&census), ring.clone()),
         counters: all_counters,
         publisher: Arc::clone(&publisher),
-        notify_key: None,
+        notify: notify_access(settings),
         census: Arc::clone(&census),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
+        metrics_enabled: settings.metrics_enabled,
+        health_enabled: settings.health_enabled,
         began: clock.now(),
         clock,
     });
@@ -151,7 +154,7 @@ pub fn start(
         census,
         quotas,
         clock,
-        periods: Periods::default(),
+        periods: periods(settings),
     })
     .map_err(other)?;
     Ok(Running {
@@ -163,6 +166,35 @@ pub fn start(
         api,
         services,
     })
+}
+
+/// Who may call `POST /notify`: whoever knows the key; without one, everyone on a server that was
+/// started as the notifications document's, as there, and nobody elsewhere.
+fn notify_access(settings: &Settings) -> NotifyAccess {
+    let is_documents = |listener: &Listener| match listener.routes {
+        Routes::ByPath => settings.dev,
+        Routes::Profile { dialect, .. } => dialect == DialectId::Notifications,
+    };
+    match &settings.notify_key {
+        Some(key) => NotifyAccess::Key(key.clone()),
+        None if settings.listeners.iter().any(is_documents) => {
+            let is_open = |listener: &Listener| !listener.address.ip().is_loopback();
+            if settings.listeners.iter().any(is_open) {
+                tracing::warn!("POST /notify is open to everyone who reaches it: set notify_key");
+            }
+            NotifyAccess::Everyone
+        }
+        None => NotifyAccess::Nobody,
+    }
+}
+
+fn periods(settings: &Settings) -> Periods {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Periods {
+        notification_ms: ms(settings.notifications.interval),
+        host_metrics_ms: ms(settings.assist.metrics_interval),
+        cleanup_ms: ms(settings.assist.cleanup_interval),
+    }
 }
 
 /// The bound addresses, and for each shard its sockets on all of them.

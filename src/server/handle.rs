@@ -155,7 +155,7 @@ impl Builder {
         let running = start(&settings, secret, self.hooks).map_err(StartError::Boot)?;
         Ok(Server {
             running: Arc::new(running),
-            drain_timeout: Duration::from_millis(settings.drain_timeout_ms),
+            drain_timeout: settings.drain_timeout,
         })
     }
 }

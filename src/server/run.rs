@@ -2,6 +2,7 @@
 
 use super::boot::Running;
 use super::shard_thread::Report;
+use crate::config::Settings;
 use crossbeam_channel::{Receiver, after, select, tick, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -28,11 +29,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// What the kernel says when signals cannot be watched.
-pub fn run_until_signal(
-    running: &Running,
-    drain_wait: Duration,
-    drain_timeout: Duration,
-) -> io::Result<Ended> {
+pub fn run_until_signal(running: &Running, settings: &Settings) -> io::Result<Ended> {
     let (signal_sender, signals) = unbounded();
     let mut watched = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
@@ -47,11 +44,17 @@ pub fn run_until_signal(
     select! {
         recv(signals) -> signal => {
             let signal = signal.unwrap_or_default();
+            let Settings { drain_wait, drain_timeout, .. } = settings;
             tracing::info!(signal, ?drain_wait, ?drain_timeout, "draining");
         }
         recv(running.reports()) -> report => return Ok(Ended::Failed(format!("{report:?}"))),
     }
-    Ok(drain(running, drain_wait, drain_timeout, &signals))
+    Ok(drain(
+        running,
+        settings.drain_wait,
+        settings.drain_timeout,
+        &signals,
+    ))
 }
 
 /// Lets the server go away: no new sessions, a word to those that are there, up to `wait` for them
@@ -100,7 +103,8 @@ fn wait_for_sessions(running: &Running, wait: Duration, force: &Receiver<i32>) -
             return None;
         }
         // The share of the time that is left is the share of the sessions that may be left.
-        let left = u128::from(first) * u128::from(wait_ms - elapsed_ms) / u128::from(wait_ms);
+        let left = u128::from(first) * u128::from(wait_ms - elapsed_ms);
+        let left = left.div_ceil(u128::from(wait_ms));
         let excess = u128::from(sessions).saturating_sub(left);
         if let Ok(excess @ 1..) = usize::try_from(excess) {
             running.close_some(excess);

@@ -21,23 +21,13 @@ const TICK_MS: u64 = 20;
 
 /// How often each service acts, milliseconds; 0 = never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Periods {
+pub(super) struct Periods {
     /// A test notification to all clients of the notifications dialect.
-    pub notification_ms: u64,
+    pub(super) notification_ms: u64,
     /// The host's metrics to those who subscribed to them.
-    pub host_metrics_ms: u64,
+    pub(super) host_metrics_ms: u64,
     /// Forgetting what users used who left.
-    pub cleanup_ms: u64,
-}
-
-impl Default for Periods {
-    fn default() -> Self {
-        Self {
-            notification_ms: 10_000,
-            host_metrics_ms: 5_000,
-            cleanup_ms: 300_000,
-        }
-    }
+    pub(super) cleanup_ms: u64,
 }
 
 /// What the services need.

@@ -7,8 +7,9 @@ use super::fanout::Fanout;
 use super::wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
 use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
-use crate::base::{ConnectionId, FrameRun, Now, ShardCounters, Slab, SlabFull, Tag};
+use crate::base::{ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, Tag};
 use crate::broker::{Effect, Event};
+use crate::config::Policy;
 use crate::dialect;
 use crate::http::refusal;
 use crate::ws::{CloseCode, Opcode, frame};
@@ -22,6 +23,8 @@ pub(super) struct Machine {
     pub(super) fanout: Fanout,
     pub(super) requests: Vec<Request>,
     outbox_bytes_max: u32,
+    /// Per dialect, how long a peer has to answer our close frame.
+    close_timeouts_ms: [u64; DialectId::COUNT],
     wheel: Wheel,
     pub(super) dirty: DirtyLine,
     /// Sessions that the broker has not yet been told have ended.
@@ -33,7 +36,7 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn new(
         connections_max: u32,
-        outbox_bytes_max: u32,
+        policy: &Policy,
         counters: Arc<ShardCounters>,
         fanout: Fanout,
         now: Now,
@@ -43,7 +46,8 @@ impl Machine {
             counters,
             fanout,
             requests: Vec::new(),
-            outbox_bytes_max,
+            outbox_bytes_max: policy.outbox_bytes_max,
+            close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout_ms),
             wheel: Wheel::new(now.monotonic_ms),
             dirty: DirtyLine::default(),
             ended: Vec::new(),
@@ -172,8 +176,9 @@ impl Machine {
         assert!(pushed.is_ok(), "no outbox reaches 4 GiB");
         connection.phase = Phase::Closing(ending.farewell());
         self.dirty.join(connection);
+        let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
         self.ended.push(id);
-        self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
+        self.set_alarm(id, now.monotonic_ms + timeout_ms);
     }
 
     /// Answers a request that gets no further, and closes.

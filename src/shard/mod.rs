@@ -116,7 +116,7 @@ impl Shard {
         );
         let machine = Machine::new(
             parts.connections_max,
-            parts.policy.outbox_bytes_max,
+            &parts.policy,
             parts.counters,
             fanout,
             now,

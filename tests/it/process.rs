@@ -1,9 +1,10 @@
 //! The program: arguments, exit codes, signals.
 
-use crate::harness::{Client, token};
+use crate::harness::{Client, SECRET, http, http_get, token, upgrade_request};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 fn fanwire() -> Command {
@@ -25,9 +26,16 @@ struct Process {
 
 impl Process {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = fanwire()
+        let mut command = fanwire();
+        command
             .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(arguments)
+            .args(arguments);
+        Self::of(command, "token ")
+    }
+
+    /// A server that is ready when it has said a line with `last`.
+    fn of(mut command: Command, last: &str) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -36,7 +44,7 @@ impl Process {
         let mut said = Vec::new();
         for line in lines {
             said.push(line.unwrap());
-            if said.last().unwrap().contains("token ") {
+            if said.last().unwrap().contains(last) {
                 break;
             }
         }
@@ -46,6 +54,21 @@ impl Process {
             address,
             said,
         }
+    }
+
+    /// Waits until health says that nobody new is taken.
+    fn await_refusal(&self) {
+        for _ in 0..2_000 {
+            let (status, body) = http_get(self.address, "/health");
+            if status == 503 {
+                assert!(body.contains("draining"), "{body}");
+                let upgrade = upgrade_request("/ws", "");
+                assert_eq!(http(self.address, &upgrade).0, 503);
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("the server still takes sessions");
     }
 
     fn signal(&self, name: &str) {
@@ -153,7 +176,7 @@ fn sigterm_and_sigint_close_sessions_and_exit_cleanly() {
 
 #[test]
 fn a_second_signal_exits_at_once() {
-    let mut process = Process::start(&["--dev", "--drain-timeout-ms", "600000"]);
+    let mut process = Process::start(&["--dev", "--drain-timeout", "10m"]);
     // A client that does not answer the close keeps the drain waiting.
     let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
     process.signal("TERM");
@@ -167,7 +190,7 @@ fn a_second_signal_exits_at_once() {
 
 #[test]
 fn a_drain_ends_at_its_timeout() {
-    let mut process = Process::start(&["--dev", "--drain-timeout-ms", "300"]);
+    let mut process = Process::start(&["--dev", "--drain-timeout", "300ms"]);
     let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
     process.signal("TERM");
     assert_eq!(
@@ -175,6 +198,102 @@ fn a_drain_ends_at_its_timeout() {
         crate::harness::Frame::Close(1001, "shutdown".into())
     );
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_drain_waits_for_sessions_to_end_by_themselves() {
+    let mut process = Process::start(&["--dev", "--drain-wait", "10m"]);
+    let mut client = Client::subscribed(process.address, "news");
+    process.signal("TERM");
+    // The session lives on; nobody new comes.
+    process.await_refusal();
+    client.send(r#"{"type":"ping"}"#);
+    assert_eq!(client.receive(), r#"{"type":"pong"}"#);
+    drop(client);
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    let mut process = Process::start(&["--dev", "--drain-wait", "100ms"]);
+    let mut client = Client::subscribed(process.address, "news");
+    process.signal("TERM");
+    assert!(client.next().unwrap().is_close());
+    assert!(client.next().is_none());
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_config_command_prints_what_serve_would_use() {
+    let output = fanwire()
+        .args(["config", "--profile", "analytics", "--jwt-secret", SECRET])
+        .env("FANWIRE_ANALYTICS__PING_INTERVAL", "7s")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "profile = \"analytics\"  # --profile",
+        "ping_interval = \"7s\"  # variable FANWIRE_ANALYTICS__PING_INTERVAL",
+        "close_timeout = \"10s\"  # analytics profile",
+        "jwt_secret = \"(secret)\"  # --jwt-secret",
+    ] {
+        assert!(
+            said.lines().any(|found| found == line),
+            "no {line} in\n{said}"
+        );
+    }
+    assert!(output.status.success() && !said.contains(SECRET) && !said.contains("[gateway]"));
+    let failed = fanwire()
+        .args(["config", "--drain-wait", "5"])
+        .output()
+        .unwrap();
+    assert_eq!(failed.status.code(), Some(2));
+    let said = String::from_utf8(failed.stderr).unwrap();
+    assert!(said.contains("drain_wait = \"5\" (--drain-wait)"), "{said}");
+}
+
+#[test]
+fn a_file_and_a_dotenv_file_make_listeners_of_two_profiles() {
+    let directory = Directory::new("two-profiles");
+    std::fs::write(
+        directory.path.join("fanwire.toml"),
+        "[[listeners]]\nprofile = \"monitoring\"\nlisten = \"127.0.0.1:0\"\n\
+         [[listeners]]\nprofile = \"gateway\"\nlisten = \"127.0.0.1:0\"\n",
+    )
+    .unwrap();
+    let dotenv = format!("JWT_SECRET={SECRET}\nWS_PATH=/live\n");
+    std::fs::write(directory.path.join(".env"), dotenv).unwrap();
+    let mut command = fanwire();
+    command
+        .args(["serve", "--config", "fanwire.toml", "--shards", "1"])
+        .current_dir(&directory.path);
+    let process = Process::of(command, "shard 0");
+    let addresses: Vec<SocketAddr> = process.said[0]
+        .split_once("listens on ")
+        .map(|(_, addresses)| addresses.split(", "))
+        .unwrap()
+        .map(|address| address.parse().unwrap())
+        .collect();
+    let mut monitoring = Client::open(addresses[0], "/");
+    assert!(monitoring.receive().contains("WELCOME"));
+    let mut gateway = Client::open(addresses[1], &format!("/live?token={}", token("ann", &[])));
+    assert!(gateway.receive().contains("auth_success"));
+}
+
+/// A directory that goes when it is dropped.
+struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let name = format!("fanwire-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self { path }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
 }
 
 /// Makes `command` run under a seccomp filter that refuses `io_uring_setup`, as containers do.

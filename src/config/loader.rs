@@ -1,0 +1,344 @@
+//! Puts the settings together: which layers there are, and what holds when none says anything.
+
+use super::dialects::Table;
+use super::documents;
+use super::error::SettingsError;
+use super::keys;
+use super::layer::{Entry, Layers};
+use super::log::{LogFormat, LogLevel, LogSettings};
+use super::places::{Places, Tables};
+use super::policy::{DialectPolicy, RefusalForm};
+use super::reader::{Fallback, Reader, Report};
+use super::setting::{Bytes, ShardCount};
+use super::settings::{AssistSettings, GatewaySettings, NotificationsSettings, Remark, Settings};
+use super::sources::{self, Sources};
+use crate::base::DialectId;
+use std::time::Duration;
+
+/// Smallest limit of an outbox, bytes: a page; less would not hold one message and its frame.
+const OUTBOX_BYTES_MIN: u64 = 4_096;
+/// Smallest size of a log file that is put aside, bytes: less would be a file per line.
+const LOG_ROTATION_MIN: u64 = 1_000;
+/// Sizes of the ring, bytes: a smaller one is full at once, a larger one's offsets are no `u32`.
+const RING_BYTES: std::ops::RangeInclusive<u64> = 65_536..=1 << 30;
+/// The only signature that tokens may have.
+const ALGORITHM: &str = "HS256";
+
+/// Puts the settings together.
+pub(super) struct Loader {
+    reader: Reader,
+    tables: Option<Tables>,
+    profile: Option<DialectId>,
+    /// The profiles of all listeners.
+    profiles: Vec<DialectId>,
+    is_dev: bool,
+    is_prod: bool,
+    remarks: Vec<Remark>,
+}
+
+impl Loader {
+    /// Lays all sources over each other.
+    ///
+    /// # Errors
+    /// When what was said contradicts itself.
+    pub(super) fn new(mut sources: Sources) -> Result<Self, SettingsError> {
+        let mut remarks = Vec::new();
+        for name in sources.environment.keys() {
+            remarks.extend(keys::doubt(name).map(Remark::Warning));
+        }
+        let listeners = sources.file.as_mut().and_then(|file| {
+            let listeners = file.listeners.take()?;
+            Some(Tables::of(listeners, &file.name))
+        });
+        let tables = listeners.transpose()?;
+        // Which documents' variables count depends on the profiles, so these are looked for first.
+        let mut early = Layers::default();
+        let none = Vec::new();
+        let file = sources.file.as_ref().map_or(&none, |file| &file.entries);
+        let dotenv = sources::ours(&sources.dotenv, ".env");
+        let environment = sources::ours(&sources.environment, "variable");
+        for layer in [file, &dotenv, &environment, &sources.flags] {
+            early.lay(layer)?;
+        }
+        let profile = early
+            .get::<DialectId>("profile")?
+            .map(|(profile, _)| profile);
+        let profiles = match &tables {
+            Some(tables) => tables.profiles()?,
+            None => profile.into_iter().collect(),
+        };
+        let mut layers = Layers::default();
+        layers.lay(file)?;
+        for (variables, ours, origin) in [
+            (&sources.dotenv, &dotenv, ".env"),
+            (&sources.environment, &environment, "variable"),
+        ] {
+            let mut accepted = Vec::new();
+            let documents = documents::entries(
+                &profiles,
+                tables.is_some(),
+                variables,
+                origin,
+                &mut accepted,
+            )?;
+            let resolved = documents.iter().map(resolution);
+            remarks.extend(resolved.chain(accepted).map(Remark::Info));
+            layers.lay(&documents)?;
+            // The lines of the file lie below the environment, whoever's name they have.
+            layers.lay(ours)?;
+        }
+        layers.lay(&sources.flags)?;
+        let mut reader = Reader {
+            layers,
+            report: Report::default(),
+        };
+        let is_dev = reader.read("dev", Fallback::common(false))?;
+        let is_prod = reader.read("prod", Fallback::common(false))?;
+        if is_dev && is_prod {
+            let place = |key| {
+                reader
+                    .layers
+                    .find(key)
+                    .map_or_else(String::new, |it| it.place())
+            };
+            return Err(SettingsError::Contradiction {
+                one: place("dev"),
+                two: place("prod"),
+                rule: "a server is for development or for production".into(),
+            });
+        }
+        Ok(Self {
+            reader,
+            tables,
+            profile,
+            profiles,
+            is_dev,
+            is_prod,
+            remarks,
+        })
+    }
+
+    /// Reads every setting.
+    ///
+    /// # Errors
+    /// When a value is none, or breaks a rule.
+    pub(super) fn load(mut self) -> Result<Settings, SettingsError> {
+        let mut places = Places {
+            reader: &mut self.reader,
+            is_dev: self.is_dev,
+        };
+        let listeners = match &self.tables {
+            Some(tables) => places.tables(tables)?,
+            None => places.single(self.profile)?,
+        };
+        let shards = self.shards();
+        let shards = self.reader.read("shards", shards)?;
+        let jwt_secret = self.reader.read("jwt_secret", Fallback::common(None))?;
+        self.no_other_algorithm()?;
+        let connections_max = self.reader.read("connections_max", Fallback::common(0))?;
+        let outbox_bytes_max = self.outbox_bytes_max()?;
+        let ring_bytes = self.ring_bytes()?;
+        let any = Fallback::common(vec!["*".to_owned()]);
+        let allowed_origins = self.reader.read("allowed_origins", any)?;
+        let close = || Fallback::common(RefusalForm::Close);
+        let origin_refusal = self.reader.read("origin_refusal", close())?;
+        let capacity_refusal = self.reader.read("capacity_refusal", close())?;
+        let drain_wait = self.drain_wait();
+        let drain_wait = self.reader.read("drain_wait", drain_wait)?;
+        let drain_timeout = Fallback::common(Duration::from_secs(10));
+        let drain_timeout = self.reader.read("drain_timeout", drain_timeout)?;
+        let log = self.log()?;
+        let notify_key = self.reader.read("notify_key", Fallback::common(None))?;
+        let metrics_enabled = self
+            .reader
+            .read("metrics_enabled", Fallback::common(true))?;
+        let health_enabled = self.reader.read("health_enabled", Fallback::common(true))?;
+        self.no_redis()?;
+        let mut dialects = DialectId::ALL.map(DialectPolicy::of);
+        for (dialect, policy) in DialectId::ALL.into_iter().zip(&mut dialects) {
+            *policy = self.table(dialect).policy()?;
+        }
+        let mut gateway = self.table(DialectId::Gateway);
+        let tenant_domain = gateway.extra("tenant_domain", None)?;
+        let mut assist = self.table(DialectId::Assist);
+        let metrics_interval = assist.extra("metrics_interval", Duration::from_secs(5))?;
+        let cleanup_interval = assist.extra("cleanup_interval", Duration::from_secs(300))?;
+        let mut notifications = self.table(DialectId::Notifications);
+        let interval = notifications.extra("interval", Duration::from_secs(10))?;
+        let settings = Settings {
+            dev: self.is_dev,
+            listeners,
+            shards,
+            jwt_secret,
+            connections_max,
+            outbox_bytes_max,
+            ring_bytes,
+            allowed_origins,
+            origin_refusal,
+            capacity_refusal,
+            drain_wait,
+            drain_timeout,
+            log,
+            notify_key,
+            metrics_enabled,
+            health_enabled,
+            dialects,
+            gateway: GatewaySettings { tenant_domain },
+            assist: AssistSettings {
+                metrics_interval,
+                cleanup_interval,
+            },
+            notifications: NotificationsSettings { interval },
+            report: Report::default(),
+            remarks: Vec::new(),
+        };
+        self.check_secret(&settings)?;
+        let mut report = self.reader.report;
+        report.keep_dialects(&settings.dialects_in_use());
+        Ok(Settings {
+            report,
+            remarks: self.remarks,
+            ..settings
+        })
+    }
+
+    fn is_profile(&self, dialect: DialectId) -> bool {
+        self.profiles.contains(&dialect)
+    }
+
+    fn table(&mut self, dialect: DialectId) -> Table<'_> {
+        Table {
+            is_profile: self.is_profile(dialect),
+            is_dev: self.is_dev,
+            reader: &mut self.reader,
+            dialect,
+        }
+    }
+
+    /// A fallback of the notifications' document, if that profile is in use.
+    fn notifications<T>(&self, value: T, otherwise: T) -> Fallback<T> {
+        if self.is_profile(DialectId::Notifications) {
+            Fallback(value, "notifications profile".into())
+        } else {
+            Fallback::common(otherwise)
+        }
+    }
+
+    /// The document's development mode has one worker.
+    fn shards(&self) -> Fallback<ShardCount> {
+        if self.is_prod {
+            Fallback(ShardCount::Auto, "--prod".into())
+        } else if self.is_dev && self.is_profile(DialectId::Notifications) {
+            Fallback(ShardCount::Fixed(1), "--dev".into())
+        } else {
+            Fallback::common(ShardCount::Auto)
+        }
+    }
+
+    fn drain_wait(&self) -> Fallback<Duration> {
+        self.notifications(Duration::from_secs(1_800), Duration::ZERO)
+    }
+
+    fn log(&mut self) -> Result<LogSettings, SettingsError> {
+        let level = if self.is_dev && self.is_profile(DialectId::Notifications) {
+            Fallback(LogLevel::Debug, "--dev".into())
+        } else {
+            Fallback::common(LogLevel::Info)
+        };
+        let format = if self.is_prod {
+            Fallback(LogFormat::Json, "--prod".into())
+        } else if self.is_dev {
+            Fallback(LogFormat::Text, "--dev".into())
+        } else {
+            self.notifications(LogFormat::Json, LogFormat::Text)
+        };
+        let level = self.reader.read("log_level", level)?;
+        let format = self.reader.read("log_format", format)?;
+        let file = self.reader.read("log_file", Fallback::common(None))?;
+        let error_file = self.reader.read("log_error_file", Fallback::common(None))?;
+        let rotation = Fallback::common(Bytes(100_000_000));
+        let Bytes(rotation_bytes) = self.reader.read("log_rotation", rotation)?;
+        let is_allowed = rotation_bytes >= LOG_ROTATION_MIN;
+        self.reader
+            .demand("log_rotation", is_allowed, "1 kB or more")?;
+        let retention = Fallback::common(Duration::from_hours(24 * 30));
+        Ok(LogSettings {
+            level,
+            format,
+            file,
+            error_file,
+            rotation_bytes,
+            retention: self.reader.read("log_retention", retention)?,
+        })
+    }
+
+    fn outbox_bytes_max(&mut self) -> Result<u32, SettingsError> {
+        let key = "outbox_bytes_max";
+        let fallback = Fallback::common(Bytes(1024 * 1024));
+        let Bytes(bytes) = self.reader.read(key, fallback)?;
+        let is_allowed = (OUTBOX_BYTES_MIN..=1 << 30).contains(&bytes);
+        self.reader.demand(key, is_allowed, "4 KiB to 1 GiB")?;
+        Ok(u32::try_from(bytes).expect("at most 1 GiB"))
+    }
+
+    fn ring_bytes(&mut self) -> Result<u32, SettingsError> {
+        let key = "ring_bytes";
+        let fallback = Fallback::common(Bytes(8 * 1024 * 1024));
+        let Bytes(bytes) = self.reader.read(key, fallback)?;
+        let is_allowed = bytes.is_power_of_two() && RING_BYTES.contains(&bytes);
+        let rule = "a power of two from 64 KiB to 1 GiB";
+        self.reader.demand(key, is_allowed, rule)?;
+        Ok(u32::try_from(bytes).expect("at most 1 GiB"))
+    }
+
+    fn no_other_algorithm(&mut self) -> Result<(), SettingsError> {
+        let fallback = Fallback::common(ALGORITHM.to_owned());
+        let algorithm: String = self.reader.read("jwt_algorithm", fallback)?;
+        let rule = "HS256: this version checks no other signatures";
+        self.reader
+            .demand("jwt_algorithm", algorithm == ALGORITHM, rule)
+    }
+
+    fn no_redis(&mut self) -> Result<(), SettingsError> {
+        let url: Option<String> = self.reader.read("redis_url", Fallback::common(None))?;
+        let rule = "nothing: the redis backend is not in this version";
+        self.reader.demand("redis_url", url.is_none(), rule)
+    }
+
+    /// Fails closed: whoever asks for tokens needs a secret that nobody can guess.
+    fn check_secret(&mut self, settings: &Settings) -> Result<(), SettingsError> {
+        let Some(secret) = &settings.jwt_secret else {
+            let mut dialects = settings.dialects_in_use().into_iter();
+            let needs = dialects.find(|dialect| settings.dialects[dialect.index()].auth_required);
+            return match needs {
+                Some(dialect) if !self.is_dev => Err(SettingsError::Missing(format!(
+                    "no secret to check tokens of {} with: set --jwt-secret, FANWIRE_JWT_SECRET{} or \
+                     jwt_secret in the file (32 bytes or more), or start with --dev",
+                    dialect.name(),
+                    match dialect {
+                        DialectId::Monitoring if self.is_profile(dialect) => ", JWT_SECRET",
+                        DialectId::Gateway if self.is_profile(dialect) => ", JWT_SECRET_KEY",
+                        _ => "",
+                    },
+                ))),
+                _ => Ok(()),
+            };
+        };
+        let is_said = !secret.0.is_empty();
+        let rule = "a secret: with an empty one every token would be valid";
+        self.reader.demand("jwt_secret", is_said, rule)?;
+        let is_guessable = secret.is_placeholder() && !self.is_dev;
+        let rule = "a secret of your own, not that of an example: openssl rand -hex 32";
+        self.reader.demand("jwt_secret", !is_guessable, rule)?;
+        if secret.is_short() {
+            let remark = "the secret has under 32 bytes and can be guessed";
+            self.remarks.push(Remark::Warning(remark.into()));
+        }
+        Ok(())
+    }
+}
+
+/// How a document's variable was understood.
+fn resolution(entry: &Entry) -> String {
+    format!("{} sets {}", entry.source, entry.key)
+}

@@ -1,0 +1,43 @@
+//! Texts that never show, and which of them anybody could guess.
+
+/// Secrets of examples and tutorials, in small letters; `(secret)` is how we print one.
+const PLACEHOLDERS: [&str; 14] = [
+    "your-secret-key",
+    "your-secret-key-change-this",
+    "your-secret-key-here",
+    "your-secret",
+    "your_jwt_secret",
+    "your-jwt-secret",
+    "your-super-secret-key",
+    "change-me",
+    "changeme",
+    "change_me",
+    "change-this-in-production",
+    "secret",
+    "password",
+    "(secret)",
+];
+/// Bytes of a key of HS256 (RFC 7518 3.2).
+const SECRET_BYTES_MIN: usize = 32;
+
+/// A text that never shows in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl Secret {
+    /// Whether it is known from examples.
+    pub(super) fn is_placeholder(&self) -> bool {
+        PLACEHOLDERS.contains(&&*self.0.trim().to_ascii_lowercase())
+    }
+
+    /// Whether it is shorter than its hash.
+    pub(super) fn is_short(&self) -> bool {
+        self.0.len() < SECRET_BYTES_MIN
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("(secret)")
+    }
+}
