@@ -13,6 +13,7 @@ use super::setting::{Bytes, ShardCount};
 use super::settings::{AssistSettings, GatewaySettings, NotificationsSettings, Remark, Settings};
 use super::sources::{self, Sources};
 use crate::base::DialectId;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Smallest limit of an outbox, bytes: a page; less would not hold one message and its frame.
@@ -254,8 +255,12 @@ impl Loader {
         };
         let level = self.reader.read("log_level", level)?;
         let format = self.reader.read("log_format", format)?;
-        let file = self.reader.read("log_file", Fallback::common(None))?;
+        let file: Option<PathBuf> = self.reader.read("log_file", Fallback::common(None))?;
         let error_file = self.reader.read("log_error_file", Fallback::common(None))?;
+        // Two writers of one file would put it aside under each other.
+        let is_another = error_file.is_none() || error_file != file;
+        self.reader
+            .demand("log_error_file", is_another, "another file than log_file")?;
         let rotation = Fallback::common(Bytes(100_000_000));
         let Bytes(rotation_bytes) = self.reader.read("log_rotation", rotation)?;
         let is_allowed = rotation_bytes >= LOG_ROTATION_MIN;

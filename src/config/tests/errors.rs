@@ -44,6 +44,10 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         "log_rotation = \"1 day\"",
         &["log_rotation = \"1 day\"", "bytes"],
     );
+    of_file(
+        "log_file = \"a\"\nlog_error_file = \"a\"",
+        &["log_error_file = \"a\"", "another file"],
+    );
     of_file("path = \"/x\"", &["path", "a profile beside it"]);
     of_file(
         "profile = \"chat\"",
