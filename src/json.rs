@@ -4,7 +4,7 @@
 //! stays as the client wrote it, and a publication's data is cut out of it unchanged.
 
 use crate::base::limits::JSON_DEPTH_MAX;
-use simd_json::{Buffers, ErrorType, Node, Tape};
+use simd_json::{Buffers, ErrorType, Node, StaticNode, Tape};
 
 /// Why a text, or a part of it, is not what was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,34 @@ pub struct Value<'a> {
     path: Path,
 }
 
+/// A value by what it is, for readers that take any. It exists at every depth, but cannot tell the
+/// text that the client wrote.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape<'a> {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number without fraction and exponent that fits into 64 bits, with or without sign.
+    Integer(i128),
+    /// Any other number: the nearest double, which is always finite.
+    Float(f64),
+    /// A text, unescaped.
+    Text(&'a str),
+    /// The elements of an array.
+    Array(Elements<'a>),
+    /// The members of an object.
+    Object(Members<'a>),
+}
+
+/// Iterates over the elements of an array.
+#[derive(Clone, Copy, Debug)]
+pub struct Elements<'a>(&'a [Node<'a>]);
+
+/// Iterates over the members of an object as they were written; a name may come again.
+#[derive(Clone, Copy, Debug)]
+pub struct Members<'a>(&'a [Node<'a>]);
+
 /// Where a value stands: the index of the member at each level.
 #[derive(Clone, Copy, Debug, Default)]
 struct Path {
@@ -106,6 +134,12 @@ impl<'a> Document<'a> {
 }
 
 impl<'a> Object<'a> {
+    /// All members, in the order of the text.
+    #[must_use]
+    pub fn members(&self) -> Members<'a> {
+        Members(self.nodes)
+    }
+
     /// The value of the field of that name; of several, the last, as most parsers take it.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<Value<'a>> {
@@ -126,6 +160,12 @@ impl<'a> Object<'a> {
             nodes: self.nodes.get(at..at + length)?,
             path: self.path.with(member)?,
         })
+    }
+
+    /// The JSON of the object, as the client wrote it.
+    #[must_use]
+    pub fn raw(&self) -> &'a str {
+        self.path.raw(self.text)
     }
 
     /// The text of the field of that name.
@@ -157,6 +197,12 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Whether the value is `null`.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self.nodes.first(), Some(Node::Static(StaticNode::Null)))
+    }
+
     /// The members, if the value is an object.
     #[must_use]
     pub fn object(&self) -> Option<Object<'a>> {
@@ -170,17 +216,70 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// What the value is.
+    #[must_use]
+    pub fn shape(&self) -> Shape<'a> {
+        Shape::of(self.nodes).unwrap_or(Shape::Null)
+    }
+
     /// The JSON of the value, as the client wrote it.
     #[must_use]
     pub fn raw(&self) -> &'a str {
-        let span = self.path.members[..self.path.depth]
-            .iter()
-            .try_fold(self.text, |outer, member| member_value(outer, *member));
-        span.unwrap_or("null")
+        self.path.raw(self.text)
+    }
+}
+
+impl<'a> Shape<'a> {
+    /// The value whose nodes these are; none of an empty slice, which no value has.
+    fn of(nodes: &'a [Node<'a>]) -> Option<Self> {
+        let (first, inner) = nodes.split_first()?;
+        Some(match first {
+            Node::String(text) => Shape::Text(text),
+            Node::Object { .. } => Shape::Object(Members(inner)),
+            Node::Array { .. } => Shape::Array(Elements(inner)),
+            Node::Static(StaticNode::Null) => Shape::Null,
+            Node::Static(StaticNode::Bool(value)) => Shape::Bool(*value),
+            Node::Static(StaticNode::I64(number)) => Shape::Integer(i128::from(*number)),
+            Node::Static(StaticNode::U64(number)) => Shape::Integer(i128::from(*number)),
+            Node::Static(StaticNode::F64(number)) => Shape::Float(*number),
+        })
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Shape<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (value, rest) = self.0.split_at_checked(value_nodes(self.0.first()?))?;
+        self.0 = rest;
+        Shape::of(value)
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (&'a str, Shape<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (Node::String(name), after) = self.0.split_first()? else {
+            return None;
+        };
+        let mut values = Elements(after);
+        let value = values.next()?;
+        self.0 = values.0;
+        Some((name, value))
     }
 }
 
 impl Path {
+    /// The JSON at this path of `text`.
+    fn raw(self, text: &str) -> &str {
+        let text = text.trim_matches([' ', '\t', '\r', '\n']);
+        let span = self.members[..self.depth]
+            .iter()
+            .try_fold(text, |outer, member| member_value(outer, *member));
+        span.unwrap_or("null")
+    }
+
     fn with(mut self, member: u32) -> Option<Self> {
         *self.members.get_mut(self.depth)? = member;
         self.depth += 1;
@@ -265,6 +364,13 @@ pub fn write_text(output: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(output, text).expect("writing to memory does not fail");
 }
 
+/// Appends a time as ISO 8601 writes it, with milliseconds and `Z`, in quotes.
+pub fn write_iso_time(output: &mut Vec<u8>, unix_ms: u64) {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
+    let text = humantime::format_rfc3339_millis(time);
+    output.extend_from_slice(format!("\"{text}\"").as_bytes());
+}
+
 /// Appends a time in seconds with three decimals, as Python's clients expect it.
 pub fn write_seconds(output: &mut Vec<u8>, milliseconds: u64) {
     let (seconds, rest) = (milliseconds / 1_000, milliseconds % 1_000);
@@ -274,6 +380,13 @@ pub fn write_seconds(output: &mut Vec<u8>, milliseconds: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_in_utc_with_milliseconds() {
+        let mut output = Vec::new();
+        write_iso_time(&mut output, 1_704_067_200_007);
+        assert_eq!(output, b"\"2024-01-01T00:00:00.007Z\"");
+    }
 
     fn check_raw(text: &str, path: &[&'static str], expected: Option<&str>) {
         let mut reader = JsonReader::default();
@@ -310,6 +423,64 @@ mod tests {
             &["a"],
             Some("123456789012345678901234"),
         );
+    }
+
+    /// Writes values as `Debug` does, so that integers and floats can be told apart.
+    fn show(shape: Shape<'_>) -> String {
+        match shape {
+            Shape::Null => "null".to_owned(),
+            Shape::Bool(value) => value.to_string(),
+            Shape::Integer(number) => number.to_string(),
+            Shape::Float(number) => format!("{number:?}"),
+            Shape::Text(text) => format!("{text:?}"),
+            Shape::Array(elements) => format!("{:?}", elements.map(show).collect::<Vec<_>>()),
+            Shape::Object(members) => {
+                let members = members.map(|(name, value)| (name, show(value)));
+                format!("{:?}", members.collect::<Vec<_>>())
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_tell_every_kind_of_value() {
+        for (json, expected) in [
+            ("null", "null"),
+            ("true", "true"),
+            ("false", "false"),
+            ("0", "0"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("18446744073709551616", "1.8446744073709552e19"),
+            ("1.0", "1.0"),
+            ("25e-1", "2.5"),
+            (r#""\u0061\n""#, r#""a\n""#),
+            ("[]", "[]"),
+            ("[1,[2,{}],3]", r#"["1", "[\"2\", \"[]\"]", "3"]"#),
+            (
+                r#"{"a":1,"b":[2],"a":true}"#,
+                r#"[("a", "1"), ("b", "[\"2\"]"), ("a", "true")]"#,
+            ),
+        ] {
+            let mut reader = JsonReader::default();
+            let text = format!(r#"{{"before":{{"x":[0]}},"v":{json},"after":1}}"#);
+            let document = reader.parse(&text).unwrap();
+            let object = document.object().unwrap();
+            assert_eq!(show(object.field("v").unwrap().shape()), expected, "{json}");
+            let members = object.members().map(|(name, value)| (name, show(value)));
+            let members: Vec<_> = members.collect();
+            assert_eq!(members[1], ("v", expected.to_owned()), "{json}");
+            assert_eq!(members[2], ("after", "1".to_owned()), "{json}");
+            assert_eq!(members.len(), 3);
+        }
+    }
+
+    #[test]
+    fn numbers_without_end_are_invalid() {
+        let mut reader = JsonReader::default();
+        for number in ["1e999", "-1e999", "NaN", "Infinity"] {
+            let text = format!(r#"{{"a":{number}}}"#);
+            assert!(reader.parse(&text).is_err(), "{number}");
+        }
     }
 
     #[test]

@@ -28,3 +28,6 @@ pub mod observe;
 pub mod api;
 
 pub mod server;
+
+pub use server::Server;
+pub use shard::{Denied, Message, Session};

@@ -7,7 +7,8 @@ use fanwire::config::flags::{parse_host, parse_listen};
 use fanwire::config::{Flags, Remark, Secret, Settings, SettingsError, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
-use fanwire::server::{BootError, Running, run_until_signal, start};
+use fanwire::server::{BootError, Running, run_until_signal, start, watch_signals};
+use fanwire::shard::Hooks;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -200,7 +201,11 @@ fn serve(arguments: Serve) -> ExitCode {
         },
         None => None,
     };
-    let running = match start(&settings, secret.as_deref().map(str::as_bytes)) {
+    let running = match start(
+        &settings,
+        secret.as_deref().map(str::as_bytes),
+        Hooks::default(),
+    ) {
         Ok(running) => running,
         Err(error @ BootError::Kernel(_)) => return fail(EXIT_KERNEL, &error),
         Err(BootError::Bind(error @ fanwire::net::BindError::InUse(_))) => {
@@ -208,16 +213,20 @@ fn serve(arguments: Serve) -> ExitCode {
         }
         Err(error) => return fail(1, &error),
     };
+    // Before anyone is told that it runs, and may want to end it.
+    let signals = match watch_signals() {
+        Ok(signals) => signals,
+        Err(error) => return fail(1, &error),
+    };
     print_banner(&settings, &running, secret.as_deref());
-    match run_until_signal(&running, &settings) {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::TimedOut) => {
+    match run_until_signal(&running, &settings, &signals) {
+        Ended::Drained => ExitCode::SUCCESS,
+        Ended::TimedOut => {
             tracing::warn!("the time for draining is over; some sessions were cut");
             ExitCode::SUCCESS
         }
-        Ok(Ended::Forced) => ExitCode::from(EXIT_FORCED),
-        Ok(Ended::Failed(report)) => fail(1, &report),
-        Err(error) => fail(1, &error),
+        Ended::Forced => ExitCode::from(EXIT_FORCED),
+        Ended::Failed(report) => fail(1, &report),
     }
 }
 

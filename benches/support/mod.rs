@@ -27,6 +27,8 @@ pub(crate) fn shard() -> Shard {
         policy: Arc::new(policy),
         verifier: Verifier::default(),
         census: Arc::default(),
+        quotas: Arc::default(),
+        hooks: Arc::default(),
         counters: Arc::<ShardCounters>::default(),
         reader: ring.reader().expect("the ring has a reader's place"),
         ring,

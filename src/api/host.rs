@@ -56,8 +56,8 @@ impl Api {
             .serve_connection(
                 pipe.clone(),
                 service_fn(move |request| {
-                    let answer = routes::answer(&context, &request);
-                    async move { Ok::<_, Infallible>(answer) }
+                    let context = Arc::clone(&context);
+                    async move { Ok::<_, Infallible>(routes::answer(&context, request).await) }
                 }),
             );
         glommio::spawn_local(async move {
@@ -116,8 +116,8 @@ impl HttpHost for Api {
         for _ in 0..TURNS_MAX {
             glommio::executor().yield_task_queue_now().await;
             // A task that does not wait for input has more to do, whatever its pipe holds: hyper
-            // gives way to others now and then. (Answers are at hand at once, so none waits for
-            // anything else.)
+            // gives way to others now and then. (Answers wait for nothing
+            // but the request's body.)
             let pipes = &self.pipes;
             let is_runnable = |pipe: &Pipe| !pipe.awaits_input();
             self.fed

@@ -1,11 +1,13 @@
 //! What the HTTP API answers.
 
-use crate::base::{Census, Now};
+use super::notify::{self, NotifyAccess};
+use crate::base::{Census, Now, ShardCounters};
 use crate::observe::{Metrics, metrics};
+use crate::shard::Publisher;
 use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct ApiContext {
     /// All counters.
     pub metrics: Metrics,
+    /// The counters of all shards, and of what is published from outside of them.
+    pub counters: Vec<Arc<ShardCounters>>,
+    /// Publishes from outside of the shards.
+    pub publisher: Arc<Publisher>,
+    /// Who may call `POST /notify`.
+    pub notify: NotifyAccess,
     /// Counts shared by all shards.
     pub census: Arc<Census>,
     /// How many shards run.
@@ -30,32 +38,38 @@ pub struct ApiContext {
     pub clock: crate::base::now::Clock,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// The answer to a request.
-pub(super) fn answer<B>(context: &ApiContext, request: &Request<B>) -> Answer {
-    let is_known = match request.uri().path() {
-        "/health" => context.health_enabled,
-        "/metrics/prometheus" => context.metrics_enabled,
-        _ => false,
+pub(super) async fn answer<B>(context: &ApiContext, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let (allowed, is_known) = match request.uri().path() {
+        "/health" => ("GET, HEAD", context.health_enabled),
+        "/metrics/prometheus" => ("GET, HEAD", context.metrics_enabled),
+        "/notify" => ("POST", context.notify != NotifyAccess::Nobody),
+        _ => ("", false),
     };
-    if is_known && !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refusal = text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "Only GET and HEAD.\n".into(),
+    if !is_known {
+        return text(
+            StatusCode::NOT_FOUND,
+            "Not here. HTTP: /health, /metrics/prometheus, /notify. WebSocket: see docs/PROTOCOLS.md.\n"
+                .into(),
         );
-        let allowed = hyper::header::HeaderValue::from_static("GET, HEAD");
+    }
+    if !allowed.split(", ").any(|method| request.method() == method) {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        let mut refusal = text(status, format!("Only {allowed}.\n"));
+        let allowed = hyper::header::HeaderValue::from_static(allowed);
         refusal.headers_mut().insert(ALLOW, allowed);
         return refusal;
     }
     match request.uri().path() {
-        "/health" if is_known => health(context),
-        "/metrics/prometheus" if is_known => prometheus(context, request),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "Not here. HTTP: /health, /metrics/prometheus. WebSocket: see docs/PROTOCOLS.md.\n"
-                .into(),
-        ),
+        "/health" => health(context),
+        "/notify" => notify::answer(context, request).await,
+        _ => prometheus(context, &request),
     }
 }
 
@@ -91,11 +105,11 @@ fn prometheus<B>(context: &ApiContext, request: &Request<B>) -> Answer {
     }
 }
 
-fn text(status: StatusCode, body: String) -> Answer {
+pub(super) fn text(status: StatusCode, body: String) -> Answer {
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
     Response::builder()
         .status(status)
         .header(CONTENT_TYPE, content_type)

@@ -22,4 +22,11 @@ impl Identity {
         let mut permissions = self.permissions.iter();
         permissions.any(|granted| **granted == *permission)
     }
+
+    /// Whether the token names `role`.
+    #[must_use]
+    pub fn has_role(&self, role: &str) -> bool {
+        let mut roles = self.roles.iter();
+        roles.any(|granted| **granted == *role)
+    }
 }

@@ -123,6 +123,12 @@ label! {
         HeadTimeout = "head_timeout",
         /// An upgrade to a path that speaks no dialect, answered with 404.
         UnknownPath = "unknown_path",
+        /// A page of another origin, answered with 403.
+        Origin = "origin",
+        /// A session too many, answered with 503.
+        Capacity = "capacity",
+        /// An upgrade while the server goes away, answered with 503.
+        Draining = "draining",
         /// An upgrade with an unsupported version, answered with 426.
         Version = "version",
         /// The kernel could not accept: out of descriptors or memory.
@@ -179,6 +185,10 @@ label! {
         Forbidden = "forbidden",
         /// Too many subscriptions.
         Subscriptions = "subscriptions",
+        /// A subscription's id that the session uses already.
+        Duplicate = "duplicate",
+        /// A handler of the program that embeds the server refused, or panicked.
+        Handler = "handler",
     }
 }
 
@@ -225,6 +235,14 @@ label! {
         Capacity = "capacity",
         /// The origin is not allowed (1008).
         Origin = "origin",
+        /// Too many sessions of the address, the user or the tenant (1008).
+        Quota = "quota",
+        /// The tenant of the request is not the token's (1008).
+        Tenant = "tenant",
+        /// Too many messages over the rate limit (1008).
+        RateLimited = "rate_limited",
+        /// The program that embeds the server, or an operator, ended it.
+        Operator = "operator",
     }
 }
 
@@ -237,6 +255,8 @@ pub struct ShardCounters {
     pub connections: Counter,
     /// WebSocket sessions open now (gauge).
     pub sessions: Counter,
+    /// Sessions that have shown who they are (gauge).
+    pub authenticated: Counter,
     /// Channels that exist now (gauge).
     pub channels: Counter,
     /// Subscriptions that exist now (gauge).
@@ -265,6 +285,10 @@ pub struct ShardCounters {
     pub token_faults: CounterSet<TokenFault>,
     /// Connections closed.
     pub closes: CounterSet<CloseReason>,
+    /// Filters evaluated: candidates that the index named.
+    pub filter_evaluations: Counter,
+    /// Values to keep that found their channel's table full.
+    pub kept_refused: Counter,
     /// Records read from the ring.
     pub ring_records: Counter,
     /// Writes that found the ring full and waited: back-pressure.

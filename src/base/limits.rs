@@ -13,6 +13,8 @@ pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 pub const HTTP_TIMEOUT_MS: u64 = 30_000;
 /// Bytes that wait for the HTTP side of one connection before it is cut.
 pub const HTTP_INPUT_BYTES_MAX: usize = 256 * 1024;
+/// Longest body of `POST /notify`, bytes.
+pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
 /// Longest request target, bytes: it may hold a token of several KiB.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
@@ -24,12 +26,27 @@ pub const CHANNEL_BYTES_MAX: usize = 256;
 pub const KIND_BYTES_MAX: usize = 128;
 /// Longest token, bytes. A token with forty permissions has about 1.5 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Longest subscription id that a client chooses, bytes; a UUID has 36.
+pub const TAG_BYTES_MAX: usize = 128;
+/// Channels that a session hears without asking: everyone, its dialect, its user, tenant, roles and
+/// permissions. Tokens that grant more are heard in part.
+pub const DIRECT_CHANNELS_MAX: usize = 128;
+/// Values kept for one channel, such as running jobs.
+pub const KEPT_PER_CHANNEL_MAX: usize = 10_000;
 /// Channels of one session.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
-/// Failed attempts to authenticate before a connection is closed.
-pub const AUTH_ATTEMPTS_MAX: u8 = 3;
+/// Keys of one filter. The documents show two; each costs a look at every candidate.
+pub const FILTER_KEYS_MAX: usize = 32;
+/// Alternatives of one key of a filter: a list of users or devices on one screen. Each costs an entry
+/// in the table of values.
+pub const FILTER_ALTERNATIVES_MAX: usize = 256;
+/// Longest dotted path of a filter, bytes; far longer than the names in any event.
+pub const FILTER_PATH_BYTES_MAX: usize = 256;
+/// Parts of a dotted path. Each costs two entries in the table of names, one of which holds the
+/// whole rest of the path. Events of the documents are three levels deep.
+pub const FILTER_PATH_PARTS_MAX: usize = 16;
 
-/// Time a peer has to answer our close frame before the socket is closed, milliseconds.
+/// Time a peer that is refused, or answered over HTTP, has to close before we do, milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// Ping and pong frames waiting for one connection; at most 127 bytes each.
 pub const CONTROL_FRAMES_MAX: usize = 32;

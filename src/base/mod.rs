@@ -14,5 +14,5 @@ pub use census::Census;
 pub use counters::ShardCounters;
 pub use id::{ConnectionId, DialectId, Variant};
 pub use now::Now;
-pub use run::FrameRun;
+pub use run::{FrameRun, TAG_BYTES, Tag};
 pub use slab::{Slab, SlabFull, SlotMap};

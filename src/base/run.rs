@@ -2,6 +2,27 @@
 
 use std::rc::Rc;
 
+/// What stands in a subscriber's frames alone: the id of its subscription.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tag(Rc<str>);
+
+/// Length of the tags that the server gives, bytes: frames are made with a hole of this width.
+pub const TAG_BYTES: usize = 20;
+
+impl Tag {
+    /// A tag of that text, which needs no escapes in JSON.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
 /// One or more finished WebSocket frames, back to back, shared within a shard.
 ///
 /// Publications that follow each other on a channel are joined in one run, so that a connection
@@ -15,6 +36,8 @@ struct Inner {
     bytes: Box<[u8]>,
     /// End of each frame but the last; empty for a single frame.
     ends: Box<[u32]>,
+    /// Where subscribers' tags go: offsets of holes of equal width.
+    holes: Box<[u32]>,
     publications: bool,
 }
 
@@ -25,22 +48,45 @@ impl FrameRun {
         Self(Rc::new(Inner {
             bytes: frame.into(),
             ends: Box::default(),
+            holes: Box::default(),
             publications: false,
         }))
     }
 
-    /// Publications' frames: `bytes` holds them one after the other, `ends` where each one ends.
+    /// Publications' frames: `bytes` holds them one after the other, `ends` where each one ends,
+    /// `holes` where a subscriber's tag goes.
     ///
     /// # Panics
     /// When `ends` is empty or does not finish at the end of `bytes`: only this program makes them.
     #[must_use]
-    pub fn publications(bytes: &[u8], ends: &[u32]) -> Self {
+    pub fn publications(bytes: &[u8], ends: &[u32], holes: &[u32]) -> Self {
         let (last, inner) = ends.split_last().expect("a run has at least one frame");
         assert_eq!(*last as usize, bytes.len(), "the last frame ends the run");
         Self(Rc::new(Inner {
             bytes: bytes.into(),
             ends: inner.into(),
+            holes: holes.into(),
             publications: true,
+        }))
+    }
+
+    /// The same frames with `tag` in each hole: a copy of its own for one subscriber.
+    ///
+    /// # Panics
+    /// When the tag is wider than what is left of the run behind a hole.
+    #[must_use]
+    pub fn filled(&self, tag: &Tag) -> Self {
+        let tag = tag.text().as_bytes();
+        let mut bytes = self.0.bytes.clone();
+        for hole in &self.0.holes {
+            let hole = *hole as usize;
+            bytes[hole..hole + tag.len()].copy_from_slice(tag);
+        }
+        Self(Rc::new(Inner {
+            bytes,
+            ends: self.0.ends.clone(),
+            holes: Box::default(),
+            publications: self.0.publications,
         }))
     }
 
@@ -104,11 +150,19 @@ mod tests {
 
     #[test]
     fn borders_of_a_run_are_found_from_any_offset() {
-        let run = FrameRun::publications(b"aabbbbc", &[2, 6, 7]);
+        let run = FrameRun::publications(b"aabbbbc", &[2, 6, 7], &[]);
         let frames: Vec<_> = (0..=7).map(|offset| run.frames_before(offset)).collect();
         assert_eq!(frames, [0, 0, 1, 1, 1, 1, 2, 3]);
         let ends: Vec<_> = (0..=7).map(|offset| run.frame_end(offset)).collect();
         assert_eq!(ends, [0, 2, 2, 6, 6, 6, 6, 7]);
+    }
+
+    #[test]
+    fn a_tag_goes_into_each_hole_of_a_copy() {
+        let run = FrameRun::publications(b"a__bc__d", &[4, 8], &[1, 5]);
+        assert_eq!(run.filled(&Tag::new("xy")).bytes(), b"axybcxyd");
+        assert_eq!(run.bytes(), b"a__bc__d");
+        assert_eq!(run.filled(&Tag::new("xy")).frame_count(), 2);
     }
 
     #[test]

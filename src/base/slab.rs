@@ -190,6 +190,12 @@ impl<T> SlotMap<T> {
 
     /// The entry of whatever lives in `slot`.
     #[must_use]
+    pub fn at_slot(&self, slot: u32) -> Option<&T> {
+        self.entries.get(slot).map(|(_, value)| value)
+    }
+
+    /// The entry of whatever lives in `slot`, for change.
+    #[must_use]
     pub fn at_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.entries.get_mut(slot).map(|(_, value)| value)
     }

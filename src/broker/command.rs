@@ -1,7 +1,10 @@
 //! What a session asks for, in the broker's words.
 
 use super::event::Refusal;
+use super::names::is_name;
 use crate::base::DialectId;
+use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
+use crate::json::Object;
 use std::net::SocketAddr;
 
 /// A message to all subscribers of a channel.
@@ -13,55 +16,202 @@ pub struct Publication<'a> {
     pub kind: &'a str,
     /// Valid JSON, as the publisher wrote it.
     pub data: &'a str,
+    /// Whether the data is kept for those who ask later.
+    pub keep: Keep<'a>,
+    /// Which of the subscribers are meant.
+    pub only: Only<'a>,
+}
+
+/// What a publication does to the values kept for its channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep<'a> {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Its data is the value of this key from now on.
+    Value(&'a str),
+    /// This key has no value from now on.
+    Gone(&'a str),
+}
+
+/// Which subscribers of the channel a publication is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Only<'a> {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of one user.
+    User(&'a str),
+    /// Those with a role.
+    Role(&'a str),
+    /// Those with a permission.
+    Permission(&'a str),
+    /// Those of a tenant.
+    Tenant(&'a str),
+}
+
+impl<'a> Publication<'a> {
+    /// A message to all subscribers of `channel`, of which nothing is kept.
+    #[must_use]
+    pub const fn new(channel: &'a str, kind: &'a str, data: &'a str) -> Self {
+        Self {
+            channel,
+            kind,
+            data,
+            keep: Keep::Nothing,
+            only: Only::All,
+        }
+    }
+
+    /// Whether the names are ones that a record can carry.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let key = match self.keep {
+            Keep::Nothing => "",
+            Keep::Value(key) | Keep::Gone(key) => key,
+        };
+        let whom = match self.only {
+            Only::All => "",
+            Only::User(name) | Only::Role(name) | Only::Permission(name) | Only::Tenant(name) => {
+                name
+            }
+        };
+        is_name(self.channel, CHANNEL_BYTES_MAX)
+            && is_name(self.kind, KIND_BYTES_MAX)
+            && key.len() <= CHANNEL_BYTES_MAX
+            && whom.len() <= CHANNEL_BYTES_MAX
+    }
+}
+
+/// How a session tells one subscription from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagRequest<'a> {
+    /// By the channel: one subscription for each.
+    None,
+    /// By a tag that the server gives.
+    Given,
+    /// By a tag of the client's own.
+    Own(&'a str),
+}
+
+/// What a client wants to hear.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscription<'a> {
+    /// The channel's name.
+    pub channel: &'a str,
+    /// What stands in each frame to tell it from those of other subscriptions.
+    pub tag: TagRequest<'a>,
+    /// Only publications whose data matches.
+    pub filter: Option<Object<'a>>,
+    /// Whether the other subscribers are told.
+    pub is_announced: bool,
+}
+
+impl<'a> Subscription<'a> {
+    /// All publications of a channel.
+    #[must_use]
+    pub const fn to(channel: &'a str) -> Self {
+        Self {
+            channel,
+            tag: TagRequest::None,
+            filter: None,
+            is_announced: false,
+        }
+    }
 }
 
 /// Something that happened to a session or that its client asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum Command<'a> {
     /// The connection was upgraded.
-    Connect {
-        /// The protocol it speaks.
-        dialect: DialectId,
-        /// The far address.
-        peer: SocketAddr,
-        /// The token that came with the handshake.
-        token: Option<&'a str>,
-    },
+    Connect(Connect<'a>),
     /// The client shows a token.
     Authenticate {
         /// A JSON Web Token.
         token: &'a str,
     },
     /// The client wants what is published on a channel.
-    Subscribe {
-        /// The channel's name.
-        channel: &'a str,
-    },
+    Subscribe(Subscription<'a>),
     /// The client no longer wants it.
     Unsubscribe {
         /// The channel's name.
         channel: &'a str,
     },
+    /// The client ends the subscription with this tag.
+    UnsubscribeTag {
+        /// The tag.
+        tag: &'a str,
+    },
+    /// The client wants what is published on the channel of its user: the prefix, and the user's id.
+    SubscribeOwn {
+        /// What stands before the user's id.
+        prefix: &'static str,
+    },
+    /// The client no longer wants it.
+    UnsubscribeOwn {
+        /// What stands before the user's id.
+        prefix: &'static str,
+    },
     /// The client publishes.
     Publish(Publication<'a>),
+    /// The client publishes by the right of a role.
+    PublishAs {
+        /// The role that it must have.
+        role: &'static str,
+        /// What it publishes.
+        publication: Publication<'a>,
+    },
+    /// The client asks for the values kept for a channel.
+    Recall {
+        /// The channel's name.
+        channel: &'a str,
+    },
     /// The client asks whether we are there.
     Ping,
     /// The client asks what we know of it.
     Status,
+    /// A message of a type that the dialect does not have, for handlers of the embedding program.
+    Custom {
+        /// The type.
+        kind: &'a str,
+        /// The message's data, as JSON.
+        data: &'a str,
+    },
     /// The client sent something that its dialect cannot read.
     Malformed(Refusal),
     /// Bytes came from the client.
     Heard,
     /// The time that an earlier `Effect::WakeAt` named has come.
     Wake,
+    /// The server is going away, in so many milliseconds at most.
+    GoAway {
+        /// Until sessions are closed, milliseconds.
+        wait_ms: u64,
+    },
     /// The connection is gone.
     Disconnect,
+}
+
+/// What is known of a connection when it was upgraded.
+#[derive(Clone, Copy, Debug)]
+pub struct Connect<'a> {
+    /// The protocol it speaks.
+    pub dialect: DialectId,
+    /// The far address.
+    pub peer: SocketAddr,
+    /// The token that came with the handshake.
+    pub token: Option<&'a str>,
+    /// The tenant that the request names.
+    pub tenant: Option<&'a str>,
 }
 
 impl Command<'_> {
     /// Whether the command comes from the server itself and is no sign of life.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Wake | Self::Disconnect)
+        matches!(
+            self,
+            Self::Connect(_) | Self::Wake | Self::GoAway { .. } | Self::Disconnect
+        )
     }
 }

@@ -1,7 +1,8 @@
 //! What the broker wants done.
 
 use super::command::Publication;
-use super::event::Event;
+use super::event::{Event, Presence};
+use crate::base::DialectId;
 use crate::base::counters::CloseReason;
 use crate::ws::CloseCode;
 
@@ -12,6 +13,8 @@ pub enum Effect<'a> {
     Reply(Event<'a>),
     /// Carry the publication to every shard.
     Publish(Publication<'a>),
+    /// Tell others about a user, in the words of the dialect.
+    Announce(DialectId, Presence<'a>),
     /// Send a protocol ping.
     Ping,
     /// Close the connection after what is queued for it.

@@ -1,14 +1,18 @@
 //! What the broker tells a session; each dialect has its own words for it.
 
 use crate::auth::Identity;
-use crate::base::Now;
 use crate::base::counters::MessageFault;
+use crate::base::{ConnectionId, DialectId, Now};
 use crate::json::JsonFault;
 use std::net::SocketAddr;
 
 /// What a session may know of itself.
 #[derive(Debug)]
 pub struct SessionView<'a> {
+    /// Its id, unique in the process.
+    pub id: SessionId,
+    /// The protocol it speaks.
+    pub dialect: DialectId,
     /// The far address.
     pub peer: SocketAddr,
     /// When the session began, milliseconds since 1970-01-01 UTC.
@@ -17,8 +21,96 @@ pub struct SessionView<'a> {
     pub uptime_ms: u64,
     /// Who it speaks for.
     pub identity: Option<&'a Identity>,
+    /// The tenant, by its token or else by its request.
+    pub tenant: Option<&'a str>,
     /// The channels it subscribed to, oldest first.
     pub channels: Vec<&'a str>,
+}
+
+impl SessionView<'_> {
+    /// The id that the monitoring document gives a connection: `ip:port:unix_ts`.
+    #[must_use]
+    pub fn connection_id(&self) -> String {
+        let (ip, port) = (self.peer.ip(), self.peer.port());
+        let (seconds, rest) = (
+            self.connected_unix_ms / 1_000,
+            self.connected_unix_ms % 1_000,
+        );
+        format!("{ip}:{port}:{seconds}.{rest:03}")
+    }
+}
+
+/// A session of the process: its shard and its connection there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId {
+    /// The shard's index.
+    pub shard: u16,
+    /// The connection.
+    pub connection: ConnectionId,
+}
+
+impl std::fmt::Display for SessionId {
+    /// Sixteen hexadecimal digits: shard (4), generation (6), slot (6).
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (generation, slot) = (self.connection.generation(), self.connection.slot());
+        write!(formatter, "{:04x}{generation:06x}{slot:06x}", self.shard)
+    }
+}
+
+impl std::str::FromStr for SessionId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(());
+        }
+        let part = |range| u32::from_str_radix(&text[range], 16).map_err(drop);
+        Ok(Self {
+            shard: u16::from_str_radix(&text[..4], 16).map_err(drop)?,
+            connection: ConnectionId::new(part(10..16)?, part(4..10)?),
+        })
+    }
+}
+
+/// What there is to tell about a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence<'a> {
+    /// The user; `None` without authentication.
+    pub user: Option<&'a str>,
+    /// What happened.
+    pub change: PresenceChange<'a>,
+    /// When, milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+}
+
+/// A change that others may want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresenceChange<'a> {
+    /// The user joined a channel.
+    Joined(&'a str),
+    /// The user left a channel.
+    Left(&'a str),
+    /// The user's first session of this dialect began.
+    Arrived,
+    /// The last one ended.
+    Departed,
+}
+
+/// A subscription as it is acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub struct SubscriptionView<'a> {
+    /// The channel's name.
+    pub channel: &'a str,
+    /// Its tag, if it has one.
+    pub tag: Option<&'a str>,
+    /// Its filter, as the client wrote it.
+    pub filter: Option<&'a str>,
+    /// Whether the subscribers of the channel, this session among them, are told as well.
+    pub is_announced: bool,
+    /// The user, if the session has one.
+    pub user: Option<&'a str>,
+    /// The time.
+    pub now: Now,
 }
 
 /// Something to tell a session.
@@ -28,13 +120,19 @@ pub enum Event<'a> {
     Welcome {
         /// The session.
         session: &'a SessionView<'a>,
+        /// Whether it has yet to show who it is, or is about to be told that it did.
+        awaits_identity: bool,
         /// The time.
         now: Now,
     },
     /// The token was accepted.
     Authenticated {
-        /// Whom the session speaks for now.
+        /// The session.
+        session: &'a SessionView<'a>,
+        /// Whom it speaks for now.
         identity: &'a Identity,
+        /// The time.
+        now: Now,
     },
     /// The token was refused.
     AuthenticationFailed {
@@ -42,19 +140,22 @@ pub enum Event<'a> {
         refusal: Refusal,
     },
     /// Publications of the channel come from now on.
-    Subscribed {
-        /// The channel's name.
-        channel: &'a str,
-    },
+    Subscribed(SubscriptionView<'a>),
     /// No more publications of the channel come.
-    Unsubscribed {
-        /// The channel's name.
-        channel: &'a str,
-    },
+    Unsubscribed(SubscriptionView<'a>),
     /// The publication was accepted.
     Published {
         /// The channel's name.
         channel: &'a str,
+    },
+    /// The values kept for a channel, as JSON, in the order of their keys.
+    Kept {
+        /// The channel's name.
+        channel: &'a str,
+        /// The values.
+        values: Vec<&'a str>,
+        /// The time.
+        now: Now,
     },
     /// Answer to a ping message.
     Pong {
@@ -65,11 +166,36 @@ pub enum Event<'a> {
     Status {
         /// The session.
         session: &'a SessionView<'a>,
+        /// Sessions of the same dialect in the process.
+        sessions: u64,
+        /// The time.
+        now: Now,
+    },
+    /// A message for this session alone.
+    Message {
+        /// What it is.
+        kind: &'a str,
+        /// Valid JSON.
+        data: &'a str,
+        /// The time.
+        now: Now,
+    },
+    /// The server is going away.
+    GoingAway {
+        /// How long it waits for sessions to end by themselves, milliseconds.
+        wait_ms: u64,
+        /// The time.
+        now: Now,
     },
     /// The request was refused.
     Error {
         /// Why.
         refusal: Refusal,
+    },
+    /// The program that embeds the server refused the request.
+    Denied {
+        /// Why, in its words.
+        reason: &'a str,
     },
 }
 
@@ -100,6 +226,12 @@ pub enum Refusal {
     ReservedChannel,
     /// The session has as many subscriptions as it may.
     TooManySubscriptions,
+    /// The session uses this tag already.
+    DuplicateTag,
+    /// The session has no subscription with this tag.
+    UnknownTag,
+    /// A handler of the embedding program failed.
+    HandlerFailed,
 }
 
 impl From<JsonFault> for Refusal {
@@ -138,6 +270,9 @@ impl Refusal {
             Self::PermissionDenied => "Permission denied",
             Self::ReservedChannel => "Channel is reserved",
             Self::TooManySubscriptions => "Too many subscriptions",
+            Self::DuplicateTag => "Duplicate subscription",
+            Self::UnknownTag => "Unknown subscription",
+            Self::HandlerFailed => "Internal error",
         }
     }
 
@@ -148,7 +283,9 @@ impl Refusal {
             Self::InvalidJson => MessageFault::Json,
             Self::TooDeep => MessageFault::Depth,
             Self::UnknownType => MessageFault::UnknownType,
-            Self::MissingField(_) | Self::InvalidField(_) => MessageFault::Field,
+            Self::MissingField(_) | Self::InvalidField(_) | Self::UnknownTag => MessageFault::Field,
+            Self::DuplicateTag => MessageFault::Duplicate,
+            Self::HandlerFailed => MessageFault::Handler,
             Self::RateLimited => MessageFault::RateLimited,
             Self::AuthenticationRequired => MessageFault::Unauthenticated,
             Self::PermissionDenied | Self::ReservedChannel => MessageFault::Forbidden,

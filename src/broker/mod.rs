@@ -3,17 +3,26 @@
 //! [`Broker::step`] takes a command and the time and tells its effects as values; the shard carries
 //! them out. One broker per shard knows the sessions of that shard alone.
 
+mod admission;
 mod channels;
 mod command;
+pub mod direct;
 mod effect;
 mod event;
+pub mod filters;
+mod names;
+mod publishing;
+mod quotas;
 mod rate;
 mod session;
 mod step;
 mod subscriptions;
 
-pub use channels::{Audience, Channel};
-pub use command::{Command, Publication};
+pub use channels::{Audience, Channel, ChannelIndex, Taste};
+pub use command::{Command, Connect, Keep, Only, Publication, Subscription, TagRequest};
 pub use effect::Effect;
-pub use event::{Event, Refusal, SessionView};
-pub use step::Broker;
+pub use event::{
+    Event, Presence, PresenceChange, Refusal, SessionId, SessionView, SubscriptionView,
+};
+pub use quotas::Quotas;
+pub use step::{Broker, BrokerParts};

@@ -16,6 +16,11 @@ pub(super) struct RateState {
 }
 
 impl RateState {
+    /// Whether no message was ever counted.
+    pub(super) fn is_unused(&self) -> bool {
+        self.anchor == 0 && self.current == 0
+    }
+
     /// Counts a message at `now_ms`; false when it is one too many, which is not counted.
     pub(super) fn allows(&mut self, limit: RateLimit, now_ms: u64) -> bool {
         match limit {

@@ -1,18 +1,11 @@
 //! What the broker knows of one connection.
 
-use super::channels::{Channel, ChannelIndex};
+use super::channels::{ChannelIndex, Membership};
 use super::rate::RateState;
 use crate::auth::Identity;
 use crate::base::{DialectId, Now, Variant};
-use crate::config::DialectPolicy;
+use crate::config::{DialectPolicy, OnExpiry};
 use std::net::SocketAddr;
-
-/// One subscription of a session: the channel, and where in its audience the session stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Membership {
-    pub(super) channel: ChannelIndex,
-    pub(super) position: u32,
-}
 
 /// A session; its size counts ten thousand times.
 #[derive(Debug)]
@@ -20,15 +13,33 @@ pub(super) struct Session {
     pub(super) dialect: DialectId,
     pub(super) auth_failures: u8,
     pub(super) closing: bool,
+    /// Whether it counts among the sessions of its address, its user, its tenant.
+    pub(super) counted: Counted,
+    /// How many of `memberships`, from the front, it has without having asked.
+    pub(super) direct_count: u16,
+    /// Messages over its rate limit.
+    pub(super) violations: u32,
     pub(super) peer: SocketAddr,
     pub(super) began: Now,
     pub(super) identity: Option<Box<Identity>>,
+    /// The tenant that its request named; its token's goes over it.
+    pub(super) tenant: Option<Box<str>>,
     pub(super) rate: RateState,
     pub(super) memberships: Vec<Membership>,
+    /// The channels whose subscribers were told that it joined.
+    pub(super) announced: Vec<ChannelIndex>,
     /// When bytes came last, monotonic milliseconds.
     pub(super) heard_ms: u64,
     /// When an unanswered ping was sent, monotonic milliseconds.
     pub(super) pinged_ms: Option<u64>,
+}
+
+/// In which process-wide counts a session has a place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    pub(super) ip: bool,
+    pub(super) user: bool,
+    pub(super) tenant: bool,
 }
 
 /// What is due for a session at some moment.
@@ -50,17 +61,36 @@ pub(super) enum Due {
 const LOOK_INTERVAL_MS: u64 = 3_600_000;
 
 impl Session {
-    /// Where in its list a channel stands that it subscribed to.
-    pub(super) fn membership(&self, channel: Option<(ChannelIndex, &Channel)>) -> Option<usize> {
-        let (index, _) = channel?;
-        let mut memberships = self.memberships.iter();
-        memberships.position(|membership| membership.channel == index)
+    /// What the client asked to hear, oldest first.
+    pub(super) fn asked(&self) -> &[Membership] {
+        &self.memberships[usize::from(self.direct_count)..]
     }
 
-    /// Whether its token's time is over.
-    pub(super) fn is_expired(&self, now: Now) -> bool {
-        let identity = self.identity.as_ref();
-        identity.is_some_and(|identity| identity.expires_unix_s <= now.unix_s())
+    /// Where in its list a channel stands that it subscribed to without a tag.
+    pub(super) fn membership(&self, channel: Option<ChannelIndex>) -> Option<usize> {
+        let channel = channel?;
+        let mut asked = self.asked().iter();
+        let at = asked.position(|membership| membership.channel == channel)?;
+        Some(at + usize::from(self.direct_count))
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.identity.as_ref().map(|identity| &*identity.user)
+    }
+
+    /// Its tenant: the token's, else the one that its request named.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        let proven = self
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.tenant.as_deref());
+        proven.or(self.tenant.as_deref())
+    }
+
+    /// Whether its token's time is over, and that matters.
+    pub(super) fn is_expired(&self, policy: &DialectPolicy, now: Now) -> bool {
+        let is_over = |identity: &Identity| identity.expires_unix_s <= now.unix_s();
+        policy.on_expiry == OnExpiry::Close && self.identity.as_deref().is_some_and(is_over)
     }
 
     pub(super) fn variant(&self) -> Variant {
@@ -72,13 +102,13 @@ impl Session {
         let mut next_ms = now.monotonic_ms + LOOK_INTERVAL_MS;
         if let Some(identity) = &self.identity {
             let left_s = identity.expires_unix_s.saturating_sub(now.unix_s());
-            if left_s == 0 {
-                return Due::TokenExpired;
+            if policy.on_expiry == OnExpiry::Close {
+                if left_s == 0 {
+                    return Due::TokenExpired;
+                }
+                let left_ms = left_s.saturating_mul(1_000);
+                next_ms = next_ms.min(now.monotonic_ms.saturating_add(left_ms));
             }
-            next_ms = next_ms.min(
-                now.monotonic_ms
-                    .saturating_add(left_s.saturating_mul(1_000)),
-            );
         } else if policy.auth_required && policy.auth_timeout_ms > 0 {
             let at_ms = self.began.monotonic_ms + policy.auth_timeout_ms;
             if at_ms <= now.monotonic_ms {

@@ -1,29 +1,55 @@
 //! The step: one command in, its effects out.
 
-use super::channels::{Channel, Channels};
-use super::command::Command;
+use super::admission::Admission;
+use super::channels::{Channel, ChannelIndex, Channels};
+use super::command::{Command, Subscription};
 use super::effect::Effect;
-use super::event::{Event, Refusal, SessionView};
+use super::event::{Event, Refusal, SessionId, SessionView};
+use super::publishing::KeptValues;
+use super::quotas::Quotas;
 use super::session::{Due, Session};
-use crate::auth::Verifier;
+use super::subscriptions::channel_names;
+use crate::auth::{Identity, Verifier};
 use crate::base::counters::{CloseReason, TokenFault};
-use crate::base::limits::{AUTH_ATTEMPTS_MAX, UNAUTHENTICATED_MESSAGE_BYTES_MAX};
-use crate::base::{Census, ConnectionId, DialectId, Now, ShardCounters, SlotMap};
-use crate::config::{DialectPolicy, Policy};
+use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
+use crate::base::{Census, ConnectionId, DialectId, Now, ShardCounters, SlotMap, Tag};
+use crate::config::{DialectPolicy, Policy, RateScope};
 use crate::ws::CloseCode;
-use std::net::SocketAddr;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// The rules and the tables of one shard.
 #[derive(Debug)]
 pub struct Broker {
-    policy: Arc<Policy>,
-    verifier: Verifier,
+    pub(super) shard: u16,
+    pub(super) policy: Arc<Policy>,
+    pub(super) verifier: Verifier,
     pub(super) census: Arc<Census>,
+    pub(super) quotas: Arc<Quotas>,
     pub(super) counters: Arc<ShardCounters>,
     pub(super) sessions: SlotMap<Session>,
     pub(super) channels: Channels,
+    pub(super) kept: KeptValues,
     pub(super) subscription_count: u64,
+    pub(super) authenticated_count: u64,
+    tags_given: Cell<u64>,
+}
+
+/// What the brokers of a process have in common, and what is this one's.
+#[derive(Debug)]
+pub struct BrokerParts {
+    /// Which shard of the process this is.
+    pub shard: u16,
+    /// The rules.
+    pub policy: Arc<Policy>,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Counts shared by all shards.
+    pub census: Arc<Census>,
+    /// What users, tenants and addresses use, on all shards.
+    pub quotas: Arc<Quotas>,
+    /// This shard's counters.
+    pub counters: Arc<ShardCounters>,
 }
 
 /// Where effects go.
@@ -32,20 +58,20 @@ pub(super) type Emit<'e> = dyn FnMut(Effect<'_>) + 'e;
 impl Broker {
     /// A broker without sessions.
     #[must_use]
-    pub fn new(
-        policy: Arc<Policy>,
-        verifier: Verifier,
-        census: Arc<Census>,
-        counters: Arc<ShardCounters>,
-    ) -> Self {
+    pub fn new(parts: BrokerParts) -> Self {
         Self {
-            policy,
-            verifier,
-            census,
-            counters,
+            shard: parts.shard,
+            policy: parts.policy,
+            verifier: parts.verifier,
+            census: parts.census,
+            quotas: parts.quotas,
+            counters: parts.counters,
             sessions: SlotMap::default(),
             channels: Channels::default(),
+            kept: KeptValues::default(),
             subscription_count: 0,
+            authenticated_count: 0,
+            tags_given: Cell::new(0),
         }
     }
 
@@ -55,10 +81,63 @@ impl Broker {
         &self.policy
     }
 
+    /// The channel of that name, if it has subscribers on this shard.
+    #[must_use]
+    pub fn find_channel(&self, name: &str) -> Option<ChannelIndex> {
+        self.channels.find(name)
+    }
+
+    /// The channels that sessions of this shard asked for and whose names begin so.
+    pub fn channel_names(&self, prefix: &str) -> impl Iterator<Item = &str> {
+        self.channels
+            .names()
+            .filter(move |name| name.starts_with(prefix))
+    }
+
     /// The subscribers of a channel on this shard.
     #[must_use]
-    pub fn channel(&self, name: &str) -> Option<&Channel> {
-        self.channels.find(name).map(|(_, channel)| channel)
+    pub fn channel(&self, index: ChannelIndex) -> &Channel {
+        self.channels.at(index)
+    }
+
+    /// The same, to match filters.
+    #[must_use]
+    pub fn channel_mut(&mut self, index: ChannelIndex) -> &mut Channel {
+        self.channels.at_mut(index)
+    }
+
+    /// Whether a session of `dialect` would be within the limits now.
+    #[must_use]
+    pub fn has_room(&self, dialect: DialectId) -> bool {
+        let dialect_max = self.policy.dialects[dialect.index()].sessions_max;
+        let total_max = self.policy.sessions_max;
+        (dialect_max == 0 || self.census.sessions(dialect) < dialect_max)
+            && (total_max == 0 || self.census.sessions_total() < total_max)
+    }
+
+    /// Whether the session may do more than show who it is.
+    #[must_use]
+    pub fn is_admitted(&self, id: ConnectionId) -> bool {
+        self.sessions.get(id).is_some_and(|session| {
+            let policy = &self.policy.dialects[session.dialect.index()];
+            session.identity.is_some() || !policy.auth_required
+        })
+    }
+
+    /// What session `id` may know of itself.
+    #[must_use]
+    pub fn view(&self, id: ConnectionId, now: Now) -> Option<SessionView<'_>> {
+        let session = self.sessions.get(id)?;
+        Some(view(self.session_id(id), session, &self.channels, now))
+    }
+
+    /// The session's id in the process.
+    #[must_use]
+    pub fn session_id(&self, connection: ConnectionId) -> SessionId {
+        SessionId {
+            shard: self.shard,
+            connection,
+        }
     }
 
     /// Counts a message of session `id` against its rate limit, before anything is spent on reading
@@ -67,12 +146,26 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return false;
         };
-        let limit = self.policy.dialects[session.dialect.index()].rate_limit;
-        let admits = session.rate.allows(limit, now.monotonic_ms);
-        if !admits {
-            self.refuse(Refusal::RateLimited, emit);
+        let policy = &self.policy.dialects[session.dialect.index()];
+        let limit = policy.rate_limit;
+        let admits = match (policy.rate_scope, session.user()) {
+            (RateScope::User, Some(user)) => {
+                let quotas = &self.quotas;
+                quotas.allows(session.dialect, user, limit, now)
+            }
+            _ => session.rate.allows(limit, now.monotonic_ms),
+        };
+        if admits {
+            return true;
         }
-        admits
+        session.violations = session.violations.saturating_add(1);
+        let is_too_often =
+            policy.rate_violations_max > 0 && session.violations > policy.rate_violations_max;
+        self.refuse(Refusal::RateLimited, emit);
+        if is_too_often {
+            self.close(id, CloseReason::RateLimited, now, emit);
+        }
+        false
     }
 
     /// Longest message that session `id` may send now, bytes: little until we know whom we serve.
@@ -93,20 +186,15 @@ impl Broker {
     /// Carries out one command of session `id`. A session that is being closed, or that this broker
     /// does not have, is left alone.
     pub fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now, emit: &mut Emit<'_>) {
-        if let Command::Connect {
-            dialect,
-            peer,
-            token,
-        } = command
-        {
-            return self.connect(id, (dialect, peer), token, now, emit);
+        if let Command::Connect(connect) = command {
+            return self.connect(id, connect, now, emit);
         }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
         let policy = self.policy.dialects[session.dialect.index()];
         if matches!(command, Command::Disconnect) {
-            return self.disconnect(id);
+            return self.disconnect(id, now, emit);
         }
         if session.closing {
             return;
@@ -115,129 +203,95 @@ impl Broker {
             session.heard_ms = now.monotonic_ms;
             session.pinged_ms = None;
             // The alarm for a token's end follows the monotonic clock; the calendar may have jumped.
-            if session.is_expired(now) {
+            if session.is_expired(&policy, now) {
                 return self.wake(id, &policy, now, emit);
             }
         }
-        let is_authenticated = session.identity.is_some() || !policy.auth_required;
+        let is_admitted = session.identity.is_some() || !policy.auth_required;
         match command {
             Command::Authenticate { token } => {
                 self.authenticate(id, &policy, token, now, emit);
             }
-            Command::Subscribe { .. } | Command::Unsubscribe { .. } | Command::Publish(_)
-                if !is_authenticated =>
-            {
-                self.refuse(Refusal::AuthenticationRequired, emit);
-            }
-            Command::Subscribe { channel } => self.subscribe(id, channel, emit),
-            Command::Unsubscribe { channel } => self.unsubscribe(id, channel, emit),
-            Command::Publish(publication) => self.publish(id, &policy, publication, emit),
             Command::Ping => emit(Effect::Reply(Event::Pong { now })),
             Command::Status => self.status(id, now, emit),
             Command::Malformed(refusal) => self.refuse(refusal, emit),
-            Command::Heard => {}
             Command::Wake => self.wake(id, &policy, now, emit),
-            Command::Connect { .. } | Command::Disconnect => {}
+            Command::GoAway { wait_ms } => emit(Effect::Reply(Event::GoingAway { wait_ms, now })),
+            Command::Connect(_) | Command::Disconnect | Command::Heard => {}
+            Command::Custom { .. } => self.refuse(Refusal::UnknownType, emit),
+            _ if !is_admitted => self.refuse(Refusal::AuthenticationRequired, emit),
+            Command::Subscribe(subscription) => self.subscribe(id, subscription, now, emit),
+            Command::Unsubscribe { channel } => self.unsubscribe(id, channel, now, emit),
+            Command::UnsubscribeTag { tag } => self.unsubscribe_tag(id, tag, now, emit),
+            Command::SubscribeOwn { prefix } => match self.own_channel(id, prefix) {
+                Ok(channel) => self.subscribe(id, Subscription::to(&channel), now, emit),
+                Err(refusal) => self.refuse(refusal, emit),
+            },
+            Command::UnsubscribeOwn { prefix } => match self.own_channel(id, prefix) {
+                Ok(channel) => self.unsubscribe(id, &channel, now, emit),
+                Err(refusal) => self.refuse(refusal, emit),
+            },
+            Command::Publish(publication) => self.publish(id, &policy, publication, emit),
+            Command::PublishAs { role, publication } => {
+                self.publish_as(id, role, publication, emit);
+            }
+            Command::Recall { channel } => self.recall(id, channel, now, emit),
         }
     }
 
-    fn connect(
+    /// Makes the session speak for `identity`, by the word of the program that embeds the server;
+    /// its client is told nothing.
+    pub fn identify(
         &mut self,
         id: ConnectionId,
-        (dialect, peer): (DialectId, SocketAddr),
-        token: Option<&str>,
+        identity: Identity,
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        let policy = self.policy.dialects[dialect.index()];
-        if !self
-            .census
-            .admit(dialect, policy.sessions_max, self.policy.sessions_max)
-        {
-            return emit(Effect::Close {
-                code: CloseCode::TRY_AGAIN_LATER,
-                reason: CloseReason::Capacity,
-            });
-        }
-        let session = Session {
-            dialect,
-            auth_failures: 0,
-            closing: false,
-            peer,
-            began: now,
-            identity: None,
-            rate: super::rate::RateState::default(),
-            memberships: Vec::new(),
-            heard_ms: now.monotonic_ms,
-            pinged_ms: None,
+        let Some(session) = self.sessions.get(id) else {
+            return;
         };
-        emit(Effect::Reply(Event::Welcome {
-            session: &view(&session, &self.channels, now),
-            now,
-        }));
-        let earlier = self.sessions.insert(id, session);
-        assert!(
-            earlier.is_none(),
-            "a slot's session ends before the next begins"
-        );
-        self.counters.sessions.set(self.sessions.count() as u64);
-        self.wake(id, &policy, now, emit);
-        // A token in the handshake has no second chance: the client cannot send another that way.
-        if let Some(token) = token
-            && !self.authenticate(id, &policy, token, now, emit)
-        {
-            self.close(id, CloseReason::Unauthorized, emit);
+        let policy = self.policy.dialects[session.dialect.index()];
+        let mut silently = |effect: Effect<'_>| match effect {
+            Effect::Reply(Event::Authenticated { .. }) => {}
+            other => emit(other),
+        };
+        match self.admit_identity(id, &policy, identity, now, &mut silently) {
+            Admission::Refused(reason) => self.close(id, reason, now, emit),
+            Admission::Admitted => self.wake(id, &policy, now, emit),
         }
     }
 
-    /// Gives the session the identity that `token` proves; false when it proves none.
-    fn authenticate(
-        &mut self,
-        id: ConnectionId,
-        policy: &DialectPolicy,
-        token: &str,
-        now: Now,
-        emit: &mut Emit<'_>,
-    ) -> bool {
-        let Some(session) = self.sessions.get_mut(id) else {
-            return false;
-        };
-        match self.verifier.verify(token, policy.user_claim, now) {
-            Ok(identity) => {
-                session.identity = Some(Box::new(identity));
-                session.auth_failures = 0;
-                if let Some(identity) = &session.identity {
-                    emit(Effect::Reply(Event::Authenticated { identity }));
-                }
-                self.wake(id, policy, now, emit);
-                true
-            }
-            Err(fault) => {
-                self.counters.token_faults.of(fault).add(1);
-                session.auth_failures += 1;
-                let is_last = session.auth_failures >= AUTH_ATTEMPTS_MAX;
-                let refusal = match fault {
-                    TokenFault::Expired => Refusal::TokenExpired,
-                    _ => Refusal::InvalidToken,
-                };
-                emit(Effect::Reply(Event::AuthenticationFailed { refusal }));
-                if is_last {
-                    self.close(id, CloseReason::Unauthorized, emit);
-                }
-                false
-            }
+    /// Ends a session by the word of the program that embeds the server, or of an operator.
+    pub fn disconnect_session(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+        if self
+            .sessions
+            .get(id)
+            .is_some_and(|session| !session.closing)
+        {
+            self.close(id, CloseReason::Operator, now, emit);
         }
     }
 
     fn status(&self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
-        if let Some(session) = self.sessions.get(id) {
-            let session = &view(session, &self.channels, now);
-            emit(Effect::Reply(Event::Status { session }));
+        if let Some(session) = &self.view(id, now) {
+            let sessions = self.census.sessions(session.dialect);
+            emit(Effect::Reply(Event::Status {
+                session,
+                sessions,
+                now,
+            }));
         }
     }
 
     /// Does what is due and asks to be woken for what is next.
-    fn wake(&mut self, id: ConnectionId, policy: &DialectPolicy, now: Now, emit: &mut Emit<'_>) {
+    pub(super) fn wake(
+        &mut self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -250,36 +304,35 @@ impl Broker {
         match due {
             Due::Later(at_ms) => emit(Effect::WakeAt(at_ms)),
             // Only a pong timeout of zero makes a ping due twice.
-            Due::PongTimeout | Due::Ping => self.close(id, CloseReason::PongTimeout, emit),
-            Due::AuthTimeout => self.close(id, CloseReason::AuthTimeout, emit),
+            Due::PongTimeout | Due::Ping => self.close(id, CloseReason::PongTimeout, now, emit),
+            Due::AuthTimeout => self.close(id, CloseReason::AuthTimeout, now, emit),
             Due::TokenExpired => {
                 self.counters.token_faults.of(TokenFault::Expired).add(1);
                 let refusal = Refusal::TokenExpired;
                 emit(Effect::Reply(Event::Error { refusal }));
-                self.close(id, CloseReason::TokenExpired, emit);
+                self.close(id, CloseReason::TokenExpired, now, emit);
             }
         }
     }
 
     /// Ends a session for a reason of ours; its subscriptions end at once.
-    fn close(&mut self, id: ConnectionId, reason: CloseReason, emit: &mut Emit<'_>) {
-        self.leave_all(id);
+    pub(super) fn close(
+        &mut self,
+        id: ConnectionId,
+        reason: CloseReason,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        self.leave_all(id, now, emit);
         if let Some(session) = self.sessions.get_mut(id) {
             session.closing = true;
         }
         let code = match reason {
             CloseReason::Capacity => CloseCode::TRY_AGAIN_LATER,
+            CloseReason::Operator => CloseCode::NORMAL,
             _ => CloseCode::POLICY_VIOLATION,
         };
         emit(Effect::Close { code, reason });
-    }
-
-    fn disconnect(&mut self, id: ConnectionId) {
-        self.leave_all(id);
-        if let Some(session) = self.sessions.remove(id) {
-            self.census.leave(session.dialect);
-            self.counters.sessions.set(self.sessions.count() as u64);
-        }
     }
 
     pub(super) fn refuse(&self, refusal: Refusal, emit: &mut Emit<'_>) {
@@ -288,17 +341,31 @@ impl Broker {
         }
         emit(Effect::Reply(Event::Error { refusal }));
     }
+
+    /// A tag that no other subscription of the process has: `sub_`, the shard, a number.
+    pub(super) fn give_tag(&self) -> Tag {
+        let number = self.tags_given.get() + 1;
+        self.tags_given.set(number);
+        let tag = Tag::new(&format!("sub_{:04x}{number:012x}", self.shard));
+        debug_assert_eq!(tag.text().len(), crate::base::TAG_BYTES);
+        tag
+    }
 }
 
-fn view<'a>(session: &'a Session, channels: &'a Channels, now: Now) -> SessionView<'a> {
-    let memberships = session.memberships.iter();
+pub(super) fn view<'a>(
+    id: SessionId,
+    session: &'a Session,
+    channels: &'a Channels,
+    now: Now,
+) -> SessionView<'a> {
     SessionView {
+        id,
+        dialect: session.dialect,
         peer: session.peer,
         connected_unix_ms: session.began.unix_ms,
         uptime_ms: now.monotonic_ms.saturating_sub(session.began.monotonic_ms),
         identity: session.identity.as_deref(),
-        channels: memberships
-            .map(|membership| channels.at(membership.channel).name())
-            .collect(),
+        tenant: session.tenant(),
+        channels: channel_names(session, channels),
     }
 }

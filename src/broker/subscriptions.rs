@@ -1,80 +1,262 @@
-//! Subscribing, unsubscribing and publishing.
+//! Subscribing and unsubscribing.
 
-use super::command::Publication;
+use super::channels::{Channels, Joiner, Membership};
+use super::command::{Subscription, TagRequest};
 use super::effect::Effect;
-use super::event::{Event, Refusal};
-use super::session::Membership;
+use super::event::{Event, Presence, PresenceChange, Refusal, SubscriptionView};
+use super::filters::Filter;
+use super::names::{check_channel, is_tag};
+use super::session::Session;
 use super::step::{Broker, Emit};
-use crate::base::ConnectionId;
-use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
-use crate::config::DialectPolicy;
-
-/// The permission that a token must carry to publish.
-const PUBLISH_PERMISSION: &str = "publish";
-/// Names that the server itself gives meaning to: one user, one role, one tenant, everyone.
-const RESERVED_PREFIXES: [&str; 4] = ["user:", "role:", "permission:", "tenant:"];
-const RESERVED_NAME: &str = "all";
+use crate::base::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
+use crate::base::{ConnectionId, Now, Tag};
+use crate::config::Need;
 
 impl Broker {
-    pub(super) fn subscribe(&mut self, id: ConnectionId, name: &str, emit: &mut Emit<'_>) {
-        if let Err(refusal) = check_channel(name) {
+    pub(super) fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        wish: Subscription<'_>,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        let refused = check_channel(wish.channel)
+            .and_then(|()| self.check_access(id, wish.channel))
+            .err();
+        if let Some(refusal) = refused {
             return self.refuse(refusal, emit);
         }
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some(session) = self.sessions.get(id) else {
             return;
         };
-        if session.membership(self.channels.find(name)).is_none() {
-            if session.memberships.len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
+        let is_known = wish.tag == TagRequest::None
+            && session
+                .membership(self.channels.find(wish.channel))
+                .is_some();
+        let tag = match self.choose_tag(session, wish.tag) {
+            Ok(tag) => tag,
+            Err(refusal) => return self.refuse(refusal, emit),
+        };
+        if !is_known {
+            if session.asked().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
                 return self.refuse(Refusal::TooManySubscriptions, emit);
             }
-            let channel = self.channels.open(name);
-            let variant = session.variant();
-            let position = self.channels.join(channel, variant, id.slot());
-            // Most sessions have one; the first growth of a vector would make room for four.
-            if session.memberships.is_empty() {
-                session.memberships.reserve_exact(1);
-            }
-            session.memberships.push(Membership { channel, position });
-            self.census.subscribe(variant);
-            self.subscription_count += 1;
+            let filter = match wish.filter.as_ref().map(Filter::parse).transpose() {
+                Ok(filter) => filter.flatten(),
+                Err(_) => return self.refuse(Refusal::InvalidField("filters"), emit),
+            };
+            self.join(id, wish.channel, tag.clone(), filter);
             self.count_tables();
-        }
-        emit(Effect::Reply(Event::Subscribed { channel: name }));
-    }
-
-    pub(super) fn unsubscribe(&mut self, id: ConnectionId, name: &str, emit: &mut Emit<'_>) {
-        if let Err(refusal) = check_channel(name) {
-            return self.refuse(refusal, emit);
         }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        if let Some(at) = session.membership(self.channels.find(name)) {
-            let membership = session.memberships.remove(at);
-            let variant = session.variant();
-            self.leave(variant, membership);
+        let is_announced = wish.is_announced && !is_known;
+        if is_announced {
+            session.announced.extend(self.channels.find(wish.channel));
+        }
+        emit(Effect::Reply(Event::Subscribed(SubscriptionView {
+            channel: wish.channel,
+            tag: tag.as_ref().map(Tag::text),
+            filter: wish.filter.as_ref().map(|filter| filter.raw()),
+            is_announced,
+            user: session.user(),
+            now,
+        })));
+        if is_announced {
+            announce(session, PresenceChange::Joined(wish.channel), now, emit);
+        }
+    }
+
+    /// The channel of the session's user.
+    pub(super) fn own_channel(&self, id: ConnectionId, prefix: &str) -> Result<String, Refusal> {
+        let session = self.sessions.get(id);
+        let user = session.and_then(Session::user);
+        let user = user.ok_or(Refusal::AuthenticationRequired)?;
+        Ok(format!("{prefix}{user}"))
+    }
+
+    fn choose_tag(
+        &self,
+        session: &Session,
+        request: TagRequest<'_>,
+    ) -> Result<Option<Tag>, Refusal> {
+        match request {
+            TagRequest::None => Ok(None),
+            TagRequest::Given => Ok(Some(self.give_tag())),
+            TagRequest::Own(text) if !is_tag(text) => Err(Refusal::InvalidField("subscription_id")),
+            TagRequest::Own(text) if self.find_tag(session, text).is_some() => {
+                Err(Refusal::DuplicateTag)
+            }
+            TagRequest::Own(text) => Ok(Some(Tag::new(text))),
+        }
+    }
+
+    /// Where in the session's list the subscription with that tag stands.
+    fn find_tag(&self, session: &Session, text: &str) -> Option<usize> {
+        let has_tag = |membership: &Membership| {
+            let tag = self.channels.tag(*membership);
+            tag.is_some_and(|tag| tag.text() == text)
+        };
+        session.memberships.iter().position(has_tag)
+    }
+
+    /// Makes the session a subscriber, without asking whether it may.
+    pub(super) fn join(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        tag: Option<Tag>,
+        filter: Option<Filter>,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let census = &self.census;
+        let channel = self.channels.open(name, false, || census.place(name));
+        let variant = session.variant();
+        let membership = self.channels.join(
+            channel,
+            Joiner {
+                slot: id.slot(),
+                variant,
+                tag,
+                filter,
+            },
+        );
+        session.memberships.push(membership);
+        census.subscribe(self.channels.place(membership), variant);
+        self.subscription_count += 1;
+    }
+
+    /// Makes the session a subscriber by the word of the program that embeds the server.
+    pub fn enrol(&mut self, id: ConnectionId, name: &str) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let is_known = session.membership(self.channels.find(name)).is_some();
+        let has_room = session.asked().len() < SUBSCRIPTIONS_PER_SESSION_MAX;
+        if check_channel(name).is_ok() && !is_known && has_room && !session.closing {
+            self.join(id, name, None, None);
             self.count_tables();
         }
-        emit(Effect::Reply(Event::Unsubscribed { channel: name }));
+    }
+
+    /// Ends a subscription by the word of the program that embeds the server.
+    pub fn strike(&mut self, id: ConnectionId, name: &str, now: Now, emit: &mut Emit<'_>) {
+        if let Some(session) = self.sessions.get(id)
+            && let Some(at) = session.membership(self.channels.find(name))
+        {
+            self.leave_at(id, at, now, emit);
+        }
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        if let Err(refusal) = check_channel(name) {
+            return self.refuse(refusal, emit);
+        }
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let at = session.membership(self.channels.find(name));
+        let view = SubscriptionView {
+            channel: name,
+            tag: None,
+            filter: None,
+            is_announced: false,
+            user: session.user(),
+            now,
+        };
+        emit(Effect::Reply(Event::Unsubscribed(view)));
+        if let Some(at) = at {
+            self.leave_at(id, at, now, emit);
+        }
+    }
+
+    pub(super) fn unsubscribe_tag(
+        &mut self,
+        id: ConnectionId,
+        tag: &str,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let Some(at) = self.find_tag(session, tag) else {
+            return self.refuse(Refusal::UnknownTag, emit);
+        };
+        let view = SubscriptionView {
+            channel: self.channels.name(session.memberships[at]),
+            tag: Some(tag),
+            filter: None,
+            is_announced: false,
+            user: session.user(),
+            now,
+        };
+        emit(Effect::Reply(Event::Unsubscribed(view)));
+        self.leave_at(id, at, now, emit);
+    }
+
+    /// Ends the subscription at that place of the session's list.
+    pub(super) fn leave_at(&mut self, id: ConnectionId, at: usize, now: Now, emit: &mut Emit<'_>) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let membership = session.memberships.remove(at);
+        if at < usize::from(session.direct_count) {
+            session.direct_count -= 1;
+        } else {
+            self.subscription_count -= 1;
+        }
+        let variant = session.variant();
+        let announced = session.announced.iter();
+        let announced = announced
+            .enumerate()
+            .find(|(_, channel)| **channel == membership.channel);
+        if let Some((index, _)) = announced {
+            session.announced.swap_remove(index);
+            let change = PresenceChange::Left(self.channels.name(membership));
+            announce(session, change, now, emit);
+        }
+        self.leave(variant, membership);
+        self.count_tables();
     }
 
     /// Ends all subscriptions of a session.
-    pub(super) fn leave_all(&mut self, id: ConnectionId) {
+    pub(super) fn leave_all(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
         let variant = session.variant();
-        for membership in std::mem::take(&mut session.memberships) {
+        for channel in std::mem::take(&mut session.announced) {
+            let change = PresenceChange::Left(self.channels.at(channel).name());
+            announce(session, change, now, emit);
+        }
+        self.subscription_count -= session.asked().len() as u64;
+        session.direct_count = 0;
+        // One by one: the others must be found in the list, as one may move when another leaves.
+        while let Some(session) = self.sessions.get_mut(id)
+            && let Some(membership) = session.memberships.pop()
+        {
             self.leave(variant, membership);
+        }
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.memberships = Vec::new();
         }
         self.count_tables();
     }
 
-    fn leave(&mut self, variant: crate::base::Variant, membership: Membership) {
-        let Membership { channel, position } = membership;
-        self.census.unsubscribe(variant, 1);
-        self.subscription_count -= 1;
-        let Some(moved) = self.channels.leave(channel, variant, position) else {
+    pub(super) fn leave(&mut self, variant: crate::base::Variant, membership: Membership) {
+        self.census
+            .unsubscribe(self.channels.place(membership), variant);
+        let Some(moved) = self.channels.leave(membership) else {
             return;
         };
         let neighbour = self
@@ -82,57 +264,57 @@ impl Broker {
             .at_slot_mut(moved.slot)
             .expect("an audience holds only slots of sessions");
         let mut memberships = neighbour.memberships.iter_mut();
-        let membership = memberships
-            .find(|membership| membership.channel == channel)
+        let stale = memberships
+            .find(|membership| **membership == moved.from)
             .expect("a session in an audience is a member of its channel");
-        membership.position = moved.position;
+        *stale = moved.to;
     }
 
-    pub(super) fn publish(
-        &mut self,
-        id: ConnectionId,
-        policy: &DialectPolicy,
-        publication: Publication<'_>,
-        emit: &mut Emit<'_>,
-    ) {
+    /// Whether the session may hear a channel.
+    pub(super) fn check_access(&self, id: ConnectionId, channel: &str) -> Result<(), Refusal> {
         let Some(session) = self.sessions.get(id) else {
-            return;
+            return Ok(());
         };
-        let identity = session.identity.as_ref();
-        let may = identity.is_some_and(|identity| identity.may(PUBLISH_PERMISSION));
-        if !may && !policy.anonymous_publish {
-            return self.refuse(Refusal::PermissionDenied, emit);
+        let policy = &self.policy.dialects[session.dialect.index()];
+        let is_open = session.identity.is_none() && policy.anonymous_publish;
+        for rule in &self.policy.access {
+            let Some(rest) = rule.channels.rest(channel) else {
+                continue;
+            };
+            let is_met = match &session.identity {
+                Some(identity) => rule.need.is_met(identity, rest),
+                None => is_open && rule.need != Need::Dialect,
+            };
+            if !is_met {
+                return Err(Refusal::PermissionDenied);
+            }
         }
-        if let Err(refusal) = check_channel(publication.channel) {
-            return self.refuse(refusal, emit);
-        }
-        if !is_name(publication.kind, KIND_BYTES_MAX) {
-            return self.refuse(Refusal::InvalidField("type"), emit);
-        }
-        self.counters.publications.add(1);
-        emit(Effect::Publish(publication));
-        let channel = publication.channel;
-        emit(Effect::Reply(Event::Published { channel }));
+        Ok(())
     }
 
-    fn count_tables(&self) {
+    pub(super) fn count_tables(&self) {
         self.counters.channels.set(self.channels.count() as u64);
         self.counters.subscriptions.set(self.subscription_count);
     }
 }
 
-fn check_channel(name: &str) -> Result<(), Refusal> {
-    if !is_name(name, CHANNEL_BYTES_MAX) {
-        return Err(Refusal::InvalidField("channel"));
-    }
-    let has_prefix = |prefix: &&str| name.starts_with(*prefix);
-    if name == RESERVED_NAME || RESERVED_PREFIXES.iter().any(has_prefix) {
-        return Err(Refusal::ReservedChannel);
-    }
-    Ok(())
+/// Tells others about the user of a session.
+pub(super) fn announce(
+    session: &Session,
+    change: PresenceChange<'_>,
+    now: Now,
+    emit: &mut Emit<'_>,
+) {
+    let presence = Presence {
+        user: session.user(),
+        change,
+        unix_ms: now.unix_ms,
+    };
+    emit(Effect::Announce(session.dialect, presence));
 }
 
-/// Not empty, not too long, and nothing that would break a log line.
-fn is_name(name: &str, bytes_max: usize) -> bool {
-    (1..=bytes_max).contains(&name.len()) && !name.chars().any(char::is_control)
+/// The names of the channels that a session asked for, oldest first.
+pub(super) fn channel_names<'a>(session: &Session, channels: &'a Channels) -> Vec<&'a str> {
+    let asked = session.asked().iter();
+    asked.map(|membership| channels.name(*membership)).collect()
 }

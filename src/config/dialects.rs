@@ -37,6 +37,9 @@ impl Table<'_> {
         let auth_required = self.read("auth_required", |policy| policy.auth_required)?;
         let anonymous_publish =
             self.read("anonymous_publish", |policy| policy.anonymous_publish)?;
+        let auth_attempts_max =
+            self.read("auth_attempts_max", |policy| policy.auth_attempts_max)?;
+        self.demand("auth_attempts_max", auth_attempts_max > 0, "1 or more")?;
         let auth_timeout_ms = self.read_ms("auth_timeout", |policy| policy.auth_timeout_ms)?;
         let ping_interval_ms = self.read_ms("ping_interval", |policy| policy.ping_interval_ms)?;
         let pong_timeout_ms = self.read_ms("pong_timeout", |policy| policy.pong_timeout_ms)?;
@@ -51,6 +54,7 @@ impl Table<'_> {
         Ok(DialectPolicy {
             auth_required,
             anonymous_publish,
+            auth_attempts_max,
             auth_timeout_ms,
             ping_interval_ms,
             pong_timeout_ms,
@@ -69,6 +73,7 @@ impl Table<'_> {
             })?,
             close_timeout_ms,
             on_expiry: self.read("on_expiry", |policy| policy.on_expiry)?,
+            announces_users: DialectPolicy::of(self.dialect).announces_users,
             user_claim: self.read("user_claim", |policy| policy.user_claim)?,
         })
     }

@@ -39,9 +39,10 @@ const GLOBAL: [&str; 29] = [
 ];
 /// Settings of each dialect. A part of the rate limit stands before the whole: "off" then wins over
 /// what it switches off.
-const DIALECT: [&str; 20] = [
+const DIALECT: [&str; 21] = [
     "auth_required",
     "anonymous_publish",
+    "auth_attempts_max",
     "auth_timeout",
     "ping_interval",
     "pong_timeout",

@@ -8,6 +8,7 @@
 //!  file                  ┘
 //! ```
 
+pub mod access;
 mod dialects;
 mod documents;
 mod dotenv;
@@ -28,6 +29,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
+pub use access::{AccessRule, ChannelPattern, Need};
 pub use error::SettingsError;
 pub use flags::Flags;
 pub use listener::{Listener, Route, Routes};

@@ -1,5 +1,6 @@
 //! What an operator decides about sessions, as the broker and the shard read it.
 
+use super::access::AccessRule;
 use super::listener::Routes;
 use crate::auth::UserClaim;
 use crate::base::DialectId;
@@ -60,6 +61,8 @@ pub struct DialectPolicy {
     pub auth_required: bool,
     /// Whether sessions without an identity may publish (`--dev`).
     pub anonymous_publish: bool,
+    /// Tokens that prove nothing before a session is closed.
+    pub auth_attempts_max: u32,
     /// Time to authenticate, milliseconds; 0 = any.
     pub auth_timeout_ms: u64,
     /// Silence after which the server pings, milliseconds; 0 = never.
@@ -86,6 +89,8 @@ pub struct DialectPolicy {
     pub close_timeout_ms: u64,
     /// What the end of a token means for its session.
     pub on_expiry: OnExpiry,
+    /// Whether others are told when a user's first session begins and the last one ends.
+    pub announces_users: bool,
     /// Which claim names the user.
     pub user_claim: UserClaim,
 }
@@ -101,6 +106,7 @@ impl DialectPolicy {
                     per_minute: 120,
                     burst: 20,
                 },
+                rate_scope: RateScope::User,
                 sessions_per_ip_max: 50,
                 sessions_per_user_max: 10,
                 sessions_per_tenant_max: 500,
@@ -132,6 +138,8 @@ impl DialectPolicy {
                     window_ms: 60_000,
                 },
                 rate_scope: RateScope::User,
+                announces_users: true,
+                auth_attempts_max: 1,
                 ..common
             },
             DialectId::Notifications => Self {
@@ -146,6 +154,7 @@ impl DialectPolicy {
     const COMMON: Self = Self {
         auth_required: true,
         anonymous_publish: false,
+        auth_attempts_max: 3,
         auth_timeout_ms: 30_000,
         ping_interval_ms: 30_000,
         pong_timeout_ms: 10_000,
@@ -159,6 +168,7 @@ impl DialectPolicy {
         sessions_per_tenant_max: 0,
         close_timeout_ms: 5_000,
         on_expiry: OnExpiry::Close,
+        announces_users: false,
         user_claim: UserClaim::Sub,
     };
 
@@ -191,6 +201,10 @@ pub struct Policy {
     pub outbox_bytes_max: u32,
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
+    /// Who may hear which channels.
+    pub access: Vec<AccessRule>,
+    /// The domain whose subdomains name tenants; `None` = none does.
+    pub tenant_domain: Option<String>,
     /// How a page of another origin is refused.
     pub origin_refusal: RefusalForm,
     /// How a session too many is refused.
@@ -222,6 +236,8 @@ impl Default for Policy {
             sessions_max: 0,
             outbox_bytes_max: 1024 * 1024,
             allowed_origins: vec!["*".into()],
+            access: Vec::new(),
+            tenant_domain: None,
             origin_refusal: RefusalForm::Close,
             capacity_refusal: RefusalForm::Close,
             routes: vec![Routes::ByPath],

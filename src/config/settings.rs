@@ -78,8 +78,8 @@ pub struct GatewaySettings {
 pub struct AssistSettings {
     /// Time between two measurements of the host.
     pub metrics_interval: Duration,
-    /// The document's time between two cleanups. Nothing waits for it: what has ended is gone at
-    /// once.
+    /// Time between two cleanups of what is remembered of users that left. Sessions and
+    /// subscriptions that have ended are gone at once.
     pub cleanup_interval: Duration,
 }
 
@@ -135,6 +135,8 @@ impl Settings {
             allowed_origins: self.allowed_origins.clone(),
             origin_refusal: self.origin_refusal,
             capacity_refusal: self.capacity_refusal,
+            access: Vec::new(),
+            tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
         }
     }

@@ -3,12 +3,35 @@
 //! A dialect is one folder. It knows the broker's words and its own, no other dialect, no table and
 //! no socket. [`of`] finds a dialect by its id.
 
+mod analytics;
+pub(crate) mod assist;
+mod flat;
 mod gateway;
 mod monitoring;
+mod notifications;
+#[cfg(test)]
+mod stage;
 
 use crate::base::DialectId;
-use crate::broker::{Command, Event, Publication, Refusal};
+use crate::broker::{Command, Event, Presence, Publication, Refusal};
+use crate::config::AccessRule;
 use crate::json::Object;
+
+/// What the server adds to a publication when it is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// When, milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// A number that no other publication of the process has.
+    pub serial: u64,
+}
+
+/// Where subscribers' tags go in a message: so many bytes behind its start begin [`TAG_BYTES`] bytes
+/// that are each subscriber's own.
+///
+/// [`TAG_BYTES`]: crate::base::TAG_BYTES
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole(pub usize);
 
 /// One protocol.
 pub trait Dialect: Sync {
@@ -25,8 +48,36 @@ pub trait Dialect: Sync {
     /// Appends the message that tells `event`; appends nothing if this dialect does not tell it.
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>);
 
-    /// Appends the message that carries `publication`.
-    fn publication(&self, publication: &Publication<'_>, output: &mut Vec<u8>);
+    /// Appends the message that carries `publication`; returns where its subscribers' tags go, if
+    /// they have any.
+    fn publication(
+        &self,
+        publication: &Publication<'_>,
+        stamp: Stamp,
+        output: &mut Vec<u8>,
+    ) -> Option<Hole>;
+
+    /// The publication that tells others about a user; `scratch` holds its text. `None` if this
+    /// dialect tells nobody.
+    fn presence<'a>(
+        &self,
+        _presence: &Presence<'a>,
+        _scratch: &'a mut String,
+    ) -> Option<Publication<'a>> {
+        None
+    }
+
+    /// The rules of its channels.
+    fn access(&self) -> Vec<AccessRule> {
+        Vec::new()
+    }
+}
+
+/// The rules of the channels of all dialects.
+#[must_use]
+pub fn access() -> Vec<AccessRule> {
+    let dialects = DialectId::ALL.into_iter().map(of);
+    dialects.flat_map(Dialect::access).collect()
 }
 
 /// The dialect with that id.
@@ -35,6 +86,8 @@ pub fn of(id: DialectId) -> &'static dyn Dialect {
     match id {
         DialectId::Gateway => &gateway::Gateway,
         DialectId::Monitoring => &monitoring::Monitoring,
-        _ => &gateway::Gateway,
+        DialectId::Analytics => &analytics::Analytics,
+        DialectId::Assist => &assist::Assist,
+        DialectId::Notifications => &notifications::Notifications,
     }
 }

@@ -14,6 +14,10 @@ pub struct Head<'a> {
     pub target: &'a str,
     /// `Origin`.
     pub origin: Option<&'a str>,
+    /// `Host`: name and port.
+    pub host: Option<&'a str>,
+    /// `X-Tenant-ID`.
+    pub tenant: Option<&'a str>,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<&'a str>,
     /// `Sec-WebSocket-Protocol`, all lines of it.
@@ -86,6 +90,7 @@ impl<'a> Head<'a> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("host") {
             self.hosts = self.hosts.saturating_add(1);
+            self.host = Some(value);
         } else if is("connection") {
             self.connection_upgrade |= has_token(value, "upgrade");
         } else if is("upgrade") {
@@ -101,6 +106,8 @@ impl<'a> Head<'a> {
             self.has_body = true;
         } else if is("origin") {
             self.origin = Some(value);
+        } else if is("x-tenant-id") {
+            self.tenant = Some(value).filter(|tenant| !tenant.is_empty());
         } else if is("authorization") {
             self.bearer = value
                 .split_once(' ')

@@ -26,6 +26,17 @@ pub fn answer(reason: RefusalReason) -> String {
             "Sec-WebSocket-Version: 13\r\n",
             "Only version 13 of the WebSocket protocol (RFC 6455) is spoken.",
         ),
+        RefusalReason::Origin => ("403 Forbidden", "", "Pages of this origin may not connect."),
+        RefusalReason::Capacity => (
+            "503 Service Unavailable",
+            "Retry-After: 5\r\n",
+            "The server has as many sessions as it may.",
+        ),
+        RefusalReason::Draining => (
+            "503 Service Unavailable",
+            "Retry-After: 5\r\n",
+            "The server is going away.",
+        ),
         _ => (
             "400 Bad Request",
             "",

@@ -37,7 +37,9 @@ impl<'a> Target<'a> {
     }
 }
 
-fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
+/// `text` with its percent-encoded bytes decoded (RFC 3986 2.1); `None` when it is not valid UTF-8.
+#[must_use]
+pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Some(Cow::Borrowed(text));
     }

@@ -110,6 +110,10 @@ impl ProcessCollector {
         self.gauge(encoder, "connections", "Sockets open", |shard| {
             &shard.connections
         })?;
+        let help = "Sessions that have shown who they are";
+        self.gauge(encoder, "authenticated_sessions", help, |shard| {
+            &shard.authenticated
+        })?;
         self.gauge(encoder, "channels", "Channels with subscribers", |shard| {
             &shard.channels
         })?;
@@ -147,6 +151,12 @@ impl ProcessCollector {
         self.counter(encoder, "publications", help, |shard| &shard.publications)?;
         let help = "Frames encoded, once per publication and variant in use";
         self.counters(encoder, "encodes", help, "variant", |shard| &shard.encodes)?;
+        let help = "Filters evaluated, of those that the index named";
+        self.counter(encoder, "filter_evaluations", help, |shard| {
+            &shard.filter_evaluations
+        })?;
+        let help = "Values to keep that found their channel's table full";
+        self.counter(encoder, "kept_refused", help, |shard| &shard.kept_refused)?;
         let help = "Publications written whole to a subscriber's socket";
         self.counter(encoder, "deliveries", help, |shard| &shard.deliveries)?;
         let help = "Publications queued for a subscriber that never left";

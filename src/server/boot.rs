@@ -2,21 +2,25 @@
 
 use super::cores;
 use super::kernel::{self, KernelError};
+use super::services::{self, Periods, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
-use crate::api::ApiContext;
+use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::Verifier;
 use crate::base::now::Clock;
-use crate::base::{Census, ShardCounters};
-use crate::config::{Listener, Settings};
+use crate::base::{Census, DialectId, Now, ShardCounters};
+use crate::broker::Quotas;
+use crate::config::{Listener, Policy, Routes, Settings};
+use crate::dialect;
 use crate::net::wire::ShardCommand;
 use crate::net::{BindError, Waker, bind_shards};
 use crate::observe::Metrics;
-use crate::shard::ShardParts;
+use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fanwire_ring::{Ring, RingConfig};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Why the server did not start.
 #[derive(Debug)]
@@ -53,13 +57,18 @@ pub struct Running {
     commands: Vec<(Sender<ShardCommand>, Waker)>,
     reports: Receiver<Report>,
     api: Arc<ApiContext>,
+    services: Services,
 }
 
 /// Starts the shards and waits until all accept connections.
 ///
 /// # Errors
 /// [`BootError`]; nothing keeps running then but threads that end with the process.
-pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, BootError> {
+pub fn start(
+    settings: &Settings,
+    secret: Option<&[u8]>,
+    hooks: Hooks,
+) -> Result<Running, BootError> {
     kernel::probe().map_err(BootError::Kernel)?;
     let connections_per_shard = kernel::raise_files_limit();
     let cores = cores::assign(settings.shards);
@@ -70,15 +79,25 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
     })
     .map_err(other)?;
     let clock = Clock::start();
-    let census = Arc::new(Census::default());
+    let census = Arc::new(Census::watching(&services::WATCHED_CHANNELS));
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
         .collect();
+    // One more for what is published from outside of the shards.
+    let outside = Arc::<ShardCounters>::default();
+    let all_counters: Vec<_> = counters.iter().chain([&outside]).cloned().collect();
     let wakers = cores.iter().map(|_| Waker::new());
     let wakers: Vec<_> = wakers.collect::<Result<_, _>>().map_err(other)?;
+    let publisher = Arc::new(Publisher::new(&ring, Arc::clone(&census), outside, {
+        let wakers = wakers.clone();
+        move |index| wakers[index as usize].wake()
+    }));
     let api = Arc::new(ApiContext {
-        metrics: Metrics::new(counters.clone(), Arc::clone(&census), ring.clone()),
+        metrics: Metrics::new(all_counters.clone(), Arc::clone(&census), ring.clone()),
+        counters: all_counters,
+        publisher: Arc::clone(&publisher),
+        notify: notify_access(settings),
         census: Arc::clone(&census),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
@@ -87,7 +106,12 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
         began: clock.now(),
         clock,
     });
-    let policy = Arc::new(settings.policy());
+    let quotas = Arc::new(Quotas::default());
+    let hooks = Arc::new(hooks);
+    let policy = Arc::new(Policy {
+        access: dialect::access(),
+        ..settings.policy()
+    });
     let verifier = secret.map(Verifier::hs256).unwrap_or_default();
     let (reports_sender, reports) = unbounded();
     let mut commands = Vec::new();
@@ -108,6 +132,8 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
                 policy: Arc::clone(&policy),
                 verifier: verifier.clone(),
                 census: Arc::clone(&census),
+                quotas: Arc::clone(&quotas),
+                hooks: Arc::clone(&hooks),
                 counters: Arc::clone(&counters[index]),
                 ring: ring.clone(),
                 reader,
@@ -123,6 +149,14 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
         .map_err(other)?;
     }
     await_ready(&reports, cores.len())?;
+    let services = Services::start(ServiceParts {
+        publisher,
+        census,
+        quotas,
+        clock,
+        periods: periods(settings),
+    })
+    .map_err(other)?;
     Ok(Running {
         addresses,
         cores,
@@ -130,7 +164,37 @@ pub fn start(settings: &Settings, secret: Option<&[u8]>) -> Result<Running, Boot
         commands,
         reports,
         api,
+        services,
     })
+}
+
+/// Who may call `POST /notify`: whoever knows the key; without one, everyone on a server that was
+/// started as the notifications document's, as there, and nobody elsewhere.
+fn notify_access(settings: &Settings) -> NotifyAccess {
+    let is_documents = |listener: &Listener| match listener.routes {
+        Routes::ByPath => settings.dev,
+        Routes::Profile { dialect, .. } => dialect == DialectId::Notifications,
+    };
+    match &settings.notify_key {
+        Some(key) => NotifyAccess::Key(key.clone()),
+        None if settings.listeners.iter().any(is_documents) => {
+            let is_open = |listener: &Listener| !listener.address.ip().is_loopback();
+            if settings.listeners.iter().any(is_open) {
+                tracing::warn!("POST /notify is open to everyone who reaches it: set notify_key");
+            }
+            NotifyAccess::Everyone
+        }
+        None => NotifyAccess::Nobody,
+    }
+}
+
+fn periods(settings: &Settings) -> Periods {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Periods {
+        notification_ms: ms(settings.notifications.interval),
+        host_metrics_ms: ms(settings.assist.metrics_interval),
+        cleanup_ms: ms(settings.assist.cleanup_interval),
+    }
 }
 
 /// The bound addresses, and for each shard its sockets on all of them.
@@ -168,24 +232,72 @@ fn other(error: impl std::fmt::Display) -> BootError {
 }
 
 impl Running {
-    /// Stops accepting; each shard reports when its last session has ended by itself.
-    pub fn stop_accepting(&self) {
-        self.command(ShardCommand::StopAccepting);
+    /// Stops the periodic services, begins no new session, and tells the sessions that they have
+    /// `wait_ms` to end by themselves.
+    pub(super) fn go_away(&self, wait_ms: u64) {
+        // Relaxed: a health check that comes a moment early sees the old answer.
+        self.api.is_draining.store(true, Ordering::Relaxed);
+        self.services.stop();
+        self.tell_shards(|| ShardCommand::GoAway(wait_ms));
+    }
+
+    /// Closes about `count` sessions with 1001.
+    pub(super) fn close_some(&self, count: usize) {
+        let share = count.div_ceil(self.commands.len());
+        self.tell_shards(|| ShardCommand::CloseSome(share));
     }
 
     /// Stops accepting, closes all sessions with 1001; each shard reports when its last is gone.
     pub fn drain(&self) {
-        self.command(ShardCommand::Drain);
+        self.api.is_draining.store(true, Ordering::Relaxed);
+        self.services.stop();
+        self.tell_shards(|| ShardCommand::Drain);
     }
 
-    fn command(&self, command: ShardCommand) {
-        // Relaxed: a health check that comes a moment early sees the old answer.
-        self.api.is_draining.store(true, Ordering::Relaxed);
+    /// Calls `call` on each shard; the answers come in no order, none from a shard that has ended.
+    pub(super) fn ask_shards<T: Send + 'static>(
+        &self,
+        call: impl Fn(&mut Shard, Now) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let (answers_sender, answers) = unbounded();
+        self.tell_shards(|| {
+            let (call, answers_sender) = (call.clone(), answers_sender.clone());
+            ShardCommand::Call(Box::new(move |shard, now| {
+                // Nobody waits any more only when the asking thread is gone.
+                let _ = answers_sender.send(call(shard, now));
+            }))
+        });
+        drop(answers_sender);
+        answers.iter().collect()
+    }
+
+    /// Calls `call` on one shard and returns its answer; `None` if the shard has ended.
+    pub(super) fn ask_shard<T: Send + 'static>(
+        &self,
+        shard: u16,
+        call: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer_sender, answer) = unbounded();
+        let (commands, waker) = self.commands.get(usize::from(shard))?;
+        let command = ShardCommand::Call(Box::new(move |shard, now| {
+            let _ = answer_sender.send(call(shard, now));
+        }));
+        commands.send(command).ok()?;
+        waker.wake();
+        answer.recv().ok()
+    }
+
+    fn tell_shards(&self, command: impl Fn() -> ShardCommand) {
         for (commands, waker) in &self.commands {
             // A shard that has ended already needs no command.
-            let _ = commands.send(command);
+            let _ = commands.send(command());
             waker.wake();
         }
+    }
+
+    /// What the HTTP API shows and uses.
+    pub(super) fn context(&self) -> &ApiContext {
+        &self.api
     }
 
     /// Where shards report that they have stopped or failed.

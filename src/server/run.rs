@@ -3,10 +3,14 @@
 use super::boot::Running;
 use super::shard_thread::Report;
 use crate::config::Settings;
-use crossbeam_channel::{after, never, select, unbounded};
+use crossbeam_channel::{Receiver, after, select, tick, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::time::Duration;
+
+/// How often sessions are closed while the server waits for them.
+const PACE: Duration = Duration::from_millis(100);
 
 /// How a run ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,22 +25,11 @@ pub enum Ended {
     Failed(String),
 }
 
-/// How far the end has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// Sessions may end by themselves.
-    Waiting,
-    /// They have been closed.
-    Closing,
-}
-
-/// Runs until SIGTERM or SIGINT. Then no connection is accepted, sessions have the settings'
-/// `drain_wait` to end by themselves, and those left are closed and have `drain_timeout` to answer.
+/// The signals that end the server, from now on; before this call they would kill it.
 ///
 /// # Errors
 /// What the kernel says when signals cannot be watched.
-pub fn run_until_signal(running: &Running, settings: &Settings) -> io::Result<Ended> {
+pub fn watch_signals() -> io::Result<Receiver<i32>> {
     let (signal_sender, signals) = unbounded();
     let mut watched = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
@@ -48,39 +41,86 @@ pub fn run_until_signal(running: &Running, settings: &Settings) -> io::Result<En
                 }
             }
         })?;
-    let mut deadline = never();
+    Ok(signals)
+}
+
+/// Runs until one of `signals` comes, then drains; a second one ends it at once.
+#[must_use]
+pub fn run_until_signal(running: &Running, settings: &Settings, signals: &Receiver<i32>) -> Ended {
+    select! {
+        recv(signals) -> signal => {
+            let signal = signal.unwrap_or_default();
+            let Settings { drain_wait, drain_timeout, .. } = settings;
+            tracing::info!(signal, ?drain_wait, ?drain_timeout, "draining");
+        }
+        recv(running.reports()) -> report => return Ended::Failed(format!("{report:?}")),
+    }
+    drain(
+        running,
+        settings.drain_wait,
+        settings.drain_timeout,
+        signals,
+    )
+}
+
+/// Lets the server go away: no new sessions, a word to those that are there, up to `wait` for them
+/// to end, meanwhile some closed now and then so that they do not all come back elsewhere at once;
+/// then all are closed, and have `timeout` to say goodbye. A message in `force` ends it at once.
+pub(super) fn drain(
+    running: &Running,
+    wait: Duration,
+    timeout: Duration,
+    force: &Receiver<i32>,
+) -> Ended {
+    if let Some(ended) = wait_for_sessions(running, wait, force) {
+        return ended;
+    }
+    running.drain();
+    let deadline = after(timeout);
     let mut left = running.cores.len();
-    let mut stage = Stage::Serving;
     loop {
         select! {
-            recv(signals) -> signal => {
-                if stage != Stage::Serving {
-                    return Ok(Ended::Forced);
-                }
-                let signal = signal.unwrap_or_default();
-                let Settings { drain_wait, drain_timeout, .. } = settings;
-                tracing::info!(signal, ?drain_wait, ?drain_timeout, "draining");
-                stage = Stage::Waiting;
-                deadline = after(*drain_wait);
-                running.stop_accepting();
-            }
+            recv(force) -> _ => return Ended::Forced,
             recv(running.reports()) -> report => match report {
                 Ok(Report::Stopped) => {
                     left -= 1;
                     if left == 0 {
-                        return Ok(Ended::Drained);
+                        return Ended::Drained;
                     }
                 }
-                report => return Ok(Ended::Failed(format!("{report:?}"))),
+                report => return Ended::Failed(format!("{report:?}")),
             },
-            recv(deadline) -> _ => {
-                if stage == Stage::Closing {
-                    return Ok(Ended::TimedOut);
-                }
-                stage = Stage::Closing;
-                deadline = after(settings.drain_timeout);
-                running.drain();
+            recv(deadline) -> _ => return Ended::TimedOut,
+        }
+    }
+}
+
+fn wait_for_sessions(running: &Running, wait: Duration, force: &Receiver<i32>) -> Option<Ended> {
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    running.go_away(wait_ms);
+    let context = running.context();
+    let began_ms = context.clock.now().monotonic_ms;
+    let first = context.census.sessions_total();
+    let ticks = tick(PACE);
+    loop {
+        let sessions = context.census.sessions_total();
+        let elapsed_ms = context.clock.now().monotonic_ms - began_ms;
+        if sessions == 0 || elapsed_ms >= wait_ms {
+            return None;
+        }
+        // The share of the time that is left is the share of the sessions that may be left.
+        let left = u128::from(first) * u128::from(wait_ms - elapsed_ms);
+        let left = left.div_ceil(u128::from(wait_ms));
+        let excess = u128::from(sessions).saturating_sub(left);
+        if let Ok(excess @ 1..) = usize::try_from(excess) {
+            running.close_some(excess);
+        }
+        select! {
+            recv(force) -> _ => return Some(Ended::Forced),
+            recv(running.reports()) -> report => {
+                return Some(Ended::Failed(format!("{report:?}")));
             }
+            recv(ticks) -> _ => {}
         }
     }
 }

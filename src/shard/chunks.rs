@@ -1,6 +1,6 @@
 //! Parts of runs in a queue that needs no memory of its own as long as there is but one.
 
-use crate::base::FrameRun;
+use crate::base::{FrameRun, Tag};
 use std::collections::VecDeque;
 
 /// A part of a run: all of it, or what is left after a short write.
@@ -13,6 +13,8 @@ pub(super) struct Chunk {
     pub(super) start: u32,
     pub(super) end: u32,
     pub(super) is_control: bool,
+    /// What belongs into the run's holes; `None` when it has none, or when they are filled.
+    pub(super) tag: Option<Tag>,
 }
 
 impl Chunk {
@@ -22,6 +24,23 @@ impl Chunk {
             run,
             start: 0,
             is_control,
+            tag: None,
+        }
+    }
+
+    /// A run with holes, for the subscriber with this tag.
+    pub(super) fn tagged(run: FrameRun, tag: Option<Tag>) -> Self {
+        Self {
+            tag,
+            ..Self::whole(run, false)
+        }
+    }
+
+    /// Puts the tag into the run's holes. Not before it is sent: a copy made now is still in the
+    /// processor's cache when the kernel copies it again, and few exist at a time.
+    pub(super) fn fill(&mut self) {
+        if let Some(tag) = self.tag.take() {
+            self.run = self.run.filled(&tag);
         }
     }
 
@@ -92,6 +111,11 @@ impl Chunks {
             0 => self.first.as_ref(),
             at => self.rest.as_ref()?.get(at - 1),
         }
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Chunk> {
+        let rest = self.rest.iter_mut().flat_map(|rest| rest.iter_mut());
+        self.first.iter_mut().chain(rest)
     }
 
     /// Puts a chunk at `at`, at most `len`.

@@ -3,10 +3,13 @@
 use super::record::{self, Form};
 use crate::base::{Census, ShardCounters, Variant};
 use crate::broker::Publication;
-use crate::dialect;
+use crate::dialect::{self, Stamp};
 use fanwire_ring::{Ring, WriteError, Writer};
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Bits of a publication's serial that count; those above name the shard.
+const SERIAL_BITS: u32 = 48;
 
 /// One shard's way into the ring.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct Fanout {
     /// Records that found the ring full, oldest first.
     unsent: VecDeque<Box<[u8]>>,
     has_written: bool,
+    /// Publications so far.
+    count: u64,
 }
 
 impl Fanout {
@@ -39,22 +44,30 @@ impl Fanout {
             piece_bytes_max: record_bytes_max - record::FRAGMENT_PREFIX_BYTES,
             unsent: VecDeque::new(),
             has_written: false,
+            count: 0,
         }
     }
 
     /// Sends a publication to all shards, this one included.
-    pub(super) fn publish(&mut self, publication: &Publication<'_>) {
-        let in_use = self.census.variants_in_use();
+    pub(super) fn publish(&mut self, publication: &Publication<'_>, unix_ms: u64) {
+        self.count += 1;
+        let stamp = Stamp {
+            unix_ms,
+            serial: u64::from(self.shard) << SERIAL_BITS | self.count,
+        };
+        let place = self.census.place(publication.channel);
+        let in_use = self.census.variants_in_use(place);
         let variants = Variant::all().filter(|variant| in_use & variant.bit() != 0);
         let counters = &self.counters;
         record::write(
             &mut self.record,
             self.shard,
             publication,
+            stamp,
             variants,
             |variant, output| {
-                dialect::of(variant.dialect()).publication(publication, output);
                 counters.encodes.of(variant).add(1);
+                dialect::of(variant.dialect()).publication(publication, stamp, output)
             },
         );
         if self.record.len() > self.piece_bytes_max {

@@ -5,8 +5,9 @@ use super::connection::{Ending, Phase};
 use crate::base::counters::{CloseReason, RefusalReason};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
-use crate::broker::Command;
-use crate::config::Routes;
+use crate::broker::{Command, Connect};
+use crate::config::{RefusalForm, Routes};
+use crate::http::target::percent_decode;
 use crate::http::{Head, HeadError, Target, UpgradeFault};
 use crate::ws::CloseCode;
 use crate::ws::handshake::switching_protocols;
@@ -29,6 +30,7 @@ struct Upgrade<'a> {
     answer: String,
     origin: Option<&'a str>,
     token: Option<Cow<'a, str>>,
+    tenant: Option<Cow<'a, str>>,
 }
 
 impl Shard {
@@ -55,8 +57,9 @@ impl Shard {
         let Some(connection) = self.machine.connections.get(id) else {
             return;
         };
-        let routes = &self.broker.policy().routes[usize::from(connection.listener)];
-        let head_bytes = match judge(bytes, routes) {
+        let policy = self.broker.policy();
+        let routes = &policy.routes[usize::from(connection.listener)];
+        let head_bytes = match judge(bytes, routes, policy.tenant_domain.as_deref()) {
             Verdict::NeedMore => {
                 if let Some(connection) = self.machine.connections.get_mut(id) {
                     connection.phase = Phase::Head(bytes.to_vec());
@@ -68,13 +71,31 @@ impl Shard {
                 return self.machine.begin_http(id, bytes, now);
             }
             Verdict::Upgrade(upgrade) => {
+                if let Some(reason) = self.refused_early(&upgrade) {
+                    return self.machine.refuse(id, reason, now);
+                }
                 self.upgrade(id, &upgrade, now);
+                self.call_connect(id, now);
                 upgrade.head_bytes
             }
         };
         if head_bytes < bytes.len() {
             self.receive_frames(id, &mut bytes[head_bytes..], now);
         }
+    }
+
+    /// Why an upgrade is answered with a status of HTTP instead of a session that is closed.
+    fn refused_early(&self, upgrade: &Upgrade<'_>) -> Option<RefusalReason> {
+        let policy = self.broker.policy();
+        if self.is_going_away {
+            return Some(RefusalReason::Draining);
+        }
+        if policy.origin_refusal == RefusalForm::Http && !policy.allows_origin(upgrade.origin) {
+            return Some(RefusalReason::Origin);
+        }
+        let is_full = || !self.broker.has_room(upgrade.dialect);
+        (policy.capacity_refusal == RefusalForm::Http && is_full())
+            .then_some(RefusalReason::Capacity)
     }
 
     fn upgrade(&mut self, id: ConnectionId, upgrade: &Upgrade<'_>, now: Now) {
@@ -94,18 +115,39 @@ impl Shard {
             let ending = Ending::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
             return machine.end(id, ending, now);
         }
-        let connect = Command::Connect {
+        let connect = Command::Connect(Connect {
             dialect: upgrade.dialect,
             peer,
             token: upgrade.token.as_deref(),
-        };
+            tenant: upgrade.tenant.as_deref(),
+        });
         broker.step(id, connect, now, &mut |effect| {
             machine.apply(id, effect, now)
         });
     }
 }
 
-fn judge<'a>(bytes: &'a [u8], routes: &Routes) -> Verdict<'a> {
+/// The tenant that a request names: in its path, a header, its query, or the name of the host.
+fn tenant<'a>(
+    head: &Head<'a>,
+    target: &Target<'a>,
+    in_path: Option<&'a str>,
+    tenant_domain: Option<&str>,
+) -> Option<Cow<'a, str>> {
+    let subdomain = || {
+        let (name, _) = head.host?.rsplit_once(':').unwrap_or((head.host?, ""));
+        let tenant = name.strip_suffix(tenant_domain?)?.strip_suffix('.')?;
+        Some(tenant).filter(|tenant| !tenant.is_empty() && !tenant.contains('.'))
+    };
+    in_path
+        .and_then(percent_decode)
+        .or_else(|| head.tenant.map(Cow::Borrowed))
+        .or_else(|| target.parameter("tenant"))
+        .or_else(|| subdomain().map(Cow::Borrowed))
+        .filter(|tenant| !tenant.is_empty())
+}
+
+fn judge<'a>(bytes: &'a [u8], routes: &Routes, tenant_domain: Option<&str>) -> Verdict<'a> {
     let head = match Head::parse(bytes) {
         Ok(Some(head)) => head,
         Ok(None) => return Verdict::NeedMore,
@@ -134,5 +176,6 @@ fn judge<'a>(bytes: &'a [u8], routes: &Routes) -> Verdict<'a> {
         answer: switching_protocols(key, route.subprotocol.or(bearer)),
         origin: head.origin,
         token: header_token.or_else(|| target.parameter("token")),
+        tenant: tenant(&head, &target, route.tenant, tenant_domain),
     })
 }

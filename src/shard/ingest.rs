@@ -1,13 +1,14 @@
 //! From the bytes of a session to commands for the broker.
 
 use super::connection::{Ending, Farewell, Phase};
+use super::hooks::Message;
 use super::{Request, Shard};
 use crate::base::counters::ProtocolFault;
 use crate::base::limits::JSON_BYTES_KEPT;
 use crate::base::{ConnectionId, FrameRun, Now};
-use crate::broker::{Command, Effect, Refusal};
-use crate::dialect;
-use crate::json::JsonReader;
+use crate::broker::Command;
+use crate::dialect::{self, Dialect};
+use crate::json::Object;
 use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
 
 impl Shard {
@@ -107,34 +108,61 @@ impl Shard {
 
     fn message(&mut self, id: ConnectionId, text: &str, now: Now) {
         let Self {
-            broker,
-            json,
-            scratch,
-            machine,
-            ..
+            broker, machine, ..
         } = self;
         let Some(connection) = machine.connections.get(id) else {
             return;
         };
         let dialect = dialect::of(connection.dialect);
-        let mut apply = |effect: Effect<'_>| machine.apply(id, effect, now);
-        if !broker.admits_message(id, now, &mut apply) {
+        if !broker.admits_message(id, now, &mut |effect| machine.apply(id, effect, now)) {
             return;
         }
-        let document = json.parse(text);
-        let command = document
-            .as_ref()
-            .map_err(|fault| Refusal::from(*fault))
-            .and_then(|document| dialect.decode(&document.object()?, scratch))
-            .unwrap_or_else(Command::Malformed);
-        broker.step(id, command, now, &mut apply);
-        if text.len() > JSON_BYTES_KEPT {
-            // One large message should not make the shard large for good.
-            *json = JsonReader::default();
+        // Taken out, as what is read borrows them while the shard works.
+        let mut json = self.json.take().unwrap_or_default();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        match json.parse(text) {
+            Ok(document) => match document.object() {
+                Ok(object) => self.obey(id, dialect, &object, &mut scratch, now),
+                Err(fault) => self.step(id, Command::Malformed(fault.into()), now),
+            },
+            Err(fault) => self.step(id, Command::Malformed(fault.into()), now),
+        }
+        // One large message should not make the shard large for good.
+        if text.len() <= JSON_BYTES_KEPT {
+            (self.json, self.scratch) = (Some(json), scratch);
         }
     }
 
-    fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {
+    /// Does what a message says.
+    fn obey(
+        &mut self,
+        id: ConnectionId,
+        dialect: &dyn Dialect,
+        object: &Object<'_>,
+        scratch: &mut String,
+        now: Now,
+    ) {
+        if self.hooks.has_middleware() {
+            let kind = object.field("type").and_then(|kind| kind.text());
+            let message = Message {
+                kind: kind.unwrap_or_default(),
+                data: object.raw(),
+            };
+            if !self.passes_middleware(id, message, now) {
+                return;
+            }
+        }
+        match dialect.decode(object, scratch) {
+            Ok(Command::Custom { kind, data }) => {
+                self.step(id, Command::Heard, now);
+                self.call_handler(id, Message { kind, data }, now);
+            }
+            Ok(command) => self.step(id, command, now),
+            Err(refusal) => self.step(id, Command::Malformed(refusal), now),
+        }
+    }
+
+    pub(super) fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {
         let Self {
             broker, machine, ..
         } = self;

@@ -7,8 +7,9 @@ use super::fanout::Fanout;
 use super::wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
 use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
-use crate::base::{ConnectionId, FrameRun, Now, ShardCounters, Slab, SlabFull};
+use crate::base::{ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, Tag};
 use crate::broker::{Effect, Event};
+use crate::config::Policy;
 use crate::dialect;
 use crate::http::refusal;
 use crate::ws::{CloseCode, Opcode, frame};
@@ -22,6 +23,8 @@ pub(super) struct Machine {
     pub(super) fanout: Fanout,
     pub(super) requests: Vec<Request>,
     outbox_bytes_max: u32,
+    /// Per dialect, how long a peer has to answer our close frame.
+    close_timeouts_ms: [u64; DialectId::COUNT],
     wheel: Wheel,
     pub(super) dirty: DirtyLine,
     /// Sessions that the broker has not yet been told have ended.
@@ -33,7 +36,7 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn new(
         connections_max: u32,
-        outbox_bytes_max: u32,
+        policy: &Policy,
         counters: Arc<ShardCounters>,
         fanout: Fanout,
         now: Now,
@@ -43,7 +46,8 @@ impl Machine {
             counters,
             fanout,
             requests: Vec::new(),
-            outbox_bytes_max,
+            outbox_bytes_max: policy.outbox_bytes_max,
+            close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout_ms),
             wheel: Wheel::new(now.monotonic_ms),
             dirty: DirtyLine::default(),
             ended: Vec::new(),
@@ -75,7 +79,14 @@ impl Machine {
     pub(super) fn apply(&mut self, id: ConnectionId, effect: Effect<'_>, now: Now) {
         match effect {
             Effect::Reply(event) => self.reply(id, &event, now),
-            Effect::Publish(publication) => self.fanout.publish(&publication),
+            Effect::Publish(publication) => self.fanout.publish(&publication, now.unix_ms),
+            Effect::Announce(dialect, presence) => {
+                let mut scratch = String::new();
+                let dialect = dialect::of(dialect);
+                if let Some(publication) = dialect.presence(&presence, &mut scratch) {
+                    self.fanout.publish(&publication, now.unix_ms);
+                }
+            }
             Effect::Ping => {
                 let ping = self.ping.clone();
                 self.send_control(id, ping);
@@ -119,7 +130,7 @@ impl Machine {
     }
 
     /// Queues a publications' run for the session in `slot`, which is the hot path of the server.
-    pub(super) fn deliver(&mut self, slot: u32, run: &FrameRun, now: Now) {
+    pub(super) fn deliver(&mut self, slot: u32, run: &FrameRun, tag: Option<&Tag>, now: Now) {
         let Some((id, connection)) = self.connections.at_slot_mut(slot) else {
             return;
         };
@@ -127,7 +138,7 @@ impl Machine {
             DropReason::Closed
         } else if connection
             .outbox
-            .push(run.clone(), self.outbox_bytes_max)
+            .push_tagged(run.clone(), tag.cloned(), self.outbox_bytes_max)
             .is_ok()
         {
             return self.dirty.join(connection);
@@ -165,8 +176,9 @@ impl Machine {
         assert!(pushed.is_ok(), "no outbox reaches 4 GiB");
         connection.phase = Phase::Closing(ending.farewell());
         self.dirty.join(connection);
+        let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
         self.ended.push(id);
-        self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
+        self.set_alarm(id, now.monotonic_ms + timeout_ms);
     }
 
     /// Answers a request that gets no further, and closes.
@@ -304,15 +316,26 @@ impl Machine {
     pub(super) fn go_away(&mut self, now: Now) {
         let ids: Vec<_> = self.connections.ids().collect();
         for id in ids {
-            let ending = Ending::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
             match self.connections.get(id).map(|connection| &connection.phase) {
-                Some(Phase::Open) => self.end(id, ending, now),
+                Some(Phase::Open) => self.dismiss(id, now),
                 // The answer is on its way; it gets as long as a session gets to say goodbye.
                 Some(Phase::Http) => self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
                 Some(Phase::Head(_)) => self.fail(id),
                 _ => {}
             }
         }
+    }
+
+    /// Ends a session because the server goes away.
+    pub(super) fn dismiss(&mut self, id: ConnectionId, now: Now) {
+        let ending = Ending::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
+        self.end(id, ending, now);
+    }
+
+    /// The sessions that are not being closed.
+    pub(super) fn open_sessions(&self) -> Vec<ConnectionId> {
+        let ids = self.connections.ids();
+        ids.filter(|id| self.is_open(*id)).collect()
     }
 
     pub(super) fn set_alarm(&mut self, id: ConnectionId, due_ms: u64) {

@@ -13,17 +13,20 @@ mod chunks;
 mod connection;
 mod dirty;
 mod fanout;
+mod handlers;
 mod handshake;
+mod hooks;
 mod inbox;
 mod ingest;
 mod machine;
 mod outbox;
+mod publisher;
 mod record;
 mod wheel;
 
 use crate::auth::Verifier;
 use crate::base::{Census, ConnectionId, Now, ShardCounters, SlabFull};
-use crate::broker::{Broker, Command};
+use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use crate::json::JsonReader;
 use fanout::Fanout;
@@ -32,6 +35,9 @@ use inbox::Inbox;
 use machine::Machine;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+pub use hooks::{Denied, Hooks, Message, Session};
+pub use publisher::{PublishError, Publisher};
 
 /// What a shard wants done to a connection beyond sending.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,8 +65,12 @@ pub struct ShardParts {
     pub verifier: Verifier,
     /// Counts shared by all shards.
     pub census: Arc<Census>,
+    /// What users, tenants and addresses use, on all shards.
+    pub quotas: Arc<Quotas>,
     /// This shard's counters.
     pub counters: Arc<ShardCounters>,
+    /// What the embedding program wants done.
+    pub hooks: Arc<Hooks>,
     /// The ring that joins the shards.
     pub ring: Ring,
     /// This shard's reader of it.
@@ -71,22 +81,28 @@ pub struct ShardParts {
 #[derive(Debug)]
 pub struct Shard {
     broker: Broker,
-    json: JsonReader,
+    /// None while a message is read, and after one so large that its reader was not kept.
+    json: Option<JsonReader>,
     scratch: String,
     inbox: Inbox,
     machine: Machine,
+    hooks: Arc<Hooks>,
+    /// No new session begins.
+    is_going_away: bool,
 }
 
 impl Shard {
     /// A shard without connections.
     #[must_use]
     pub fn new(parts: ShardParts, now: Now) -> Self {
-        let broker = Broker::new(
-            Arc::clone(&parts.policy),
-            parts.verifier.clone(),
-            Arc::clone(&parts.census),
-            Arc::clone(&parts.counters),
-        );
+        let broker = Broker::new(BrokerParts {
+            shard: parts.index,
+            policy: Arc::clone(&parts.policy),
+            verifier: parts.verifier,
+            census: Arc::clone(&parts.census),
+            quotas: parts.quotas,
+            counters: Arc::clone(&parts.counters),
+        });
         let fanout = Fanout::new(
             parts.index,
             &parts.ring,
@@ -100,17 +116,19 @@ impl Shard {
         );
         let machine = Machine::new(
             parts.connections_max,
-            parts.policy.outbox_bytes_max,
+            &parts.policy,
             parts.counters,
             fanout,
             now,
         );
         Self {
             broker,
-            json: JsonReader::default(),
+            json: None,
             scratch: String::new(),
             inbox,
             machine,
+            hooks: parts.hooks,
+            is_going_away: false,
         }
     }
 
@@ -166,8 +184,8 @@ impl Shard {
         if begins_fanout {
             inbox.renew_budget();
         }
-        let count = inbox.drain(broker, |slot, run| {
-            machine.deliver(slot, run, now);
+        let count = inbox.drain(broker, |slot, run, tag| {
+            machine.deliver(slot, run, tag, now);
         });
         if begins_fanout && count > 0 {
             machine.dirty.note_fanout();
@@ -285,10 +303,45 @@ impl Shard {
         self.machine.end_http(id, now);
     }
 
-    /// Tells every session that the server goes away and closes it (1001).
+    /// Tells every session that the server will go away in `wait_ms`; no new one begins.
+    pub fn go_away(&mut self, wait_ms: u64, now: Now) {
+        self.is_going_away = true;
+        for id in self.machine.open_sessions() {
+            self.step(id, Command::GoAway { wait_ms }, now);
+        }
+        self.settle(now);
+    }
+
+    /// Closes up to `count` sessions because the server goes away (1001).
+    pub fn close_some(&mut self, count: usize, now: Now) {
+        for id in self.machine.open_sessions().into_iter().take(count) {
+            self.machine.dismiss(id, now);
+        }
+        self.settle(now);
+    }
+
+    /// Closes every session because the server goes away (1001).
     pub fn drain_sessions(&mut self, now: Now) {
+        self.is_going_away = true;
         self.machine.go_away(now);
         self.settle(now);
+    }
+
+    /// What there is to know of the session `id`.
+    #[must_use]
+    pub fn describe(&self, id: ConnectionId, now: Now) -> Option<SessionView<'_>> {
+        self.broker.view(id, now)
+    }
+
+    /// The sessions, in no order.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<ConnectionId> {
+        self.machine.open_sessions()
+    }
+
+    /// The channels that sessions of this shard subscribed to and whose names begin so.
+    pub fn channels(&self, prefix: &str) -> impl Iterator<Item = &str> {
+        self.broker.channel_names(prefix)
     }
 
     /// Connections that are not yet closed.
@@ -300,8 +353,8 @@ impl Shard {
     /// Lets the broker forget the sessions that the machine began to close.
     fn settle(&mut self, now: Now) {
         while let Some(id) = self.machine.next_ended() {
-            self.broker
-                .step(id, Command::Disconnect, now, &mut |_effect| {});
+            self.call_disconnect(id, now);
+            self.step(id, Command::Disconnect, now);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What waits to be written to one connection.
 
 use super::chunks::{Chunk, Chunks};
-use crate::base::FrameRun;
+use crate::base::{FrameRun, Tag};
 
 /// The bounded list of shared frames of one connection.
 ///
@@ -31,12 +31,25 @@ impl Outbox {
     /// # Errors
     /// [`OutboxFull`] when `bytes_max` would be passed. An empty outbox takes a run of any length.
     pub(super) fn push(&mut self, run: FrameRun, bytes_max: u32) -> Result<(), OutboxFull> {
+        self.push_tagged(run, None, bytes_max)
+    }
+
+    /// Puts a run at the end, `tag` in its holes.
+    ///
+    /// # Errors
+    /// As `push`.
+    pub(super) fn push_tagged(
+        &mut self,
+        run: FrameRun,
+        tag: Option<Tag>,
+        bytes_max: u32,
+    ) -> Result<(), OutboxFull> {
         let bytes = self.bytes.saturating_add(run.len());
         if self.bytes > 0 && bytes > bytes_max {
             return Err(OutboxFull);
         }
         self.bytes = bytes;
-        self.chunks.push_back(Chunk::whole(run, false));
+        self.chunks.push_back(Chunk::tagged(run, tag));
         Ok(())
     }
 
@@ -107,6 +120,9 @@ impl Outbox {
     pub(super) fn begin_send(&mut self, slices_max: usize) -> impl Iterator<Item = &[u8]> {
         let count = self.chunks.len().min(slices_max);
         self.in_flight = u32::try_from(count).expect("slices_max is small");
+        for chunk in self.chunks.iter_mut().take(count) {
+            chunk.fill();
+        }
         let chunks = self.chunks.iter().take(count);
         chunks.map(Chunk::bytes)
     }
@@ -157,7 +173,20 @@ mod tests {
     }
 
     fn data(bytes: &[u8], ends: &[u32]) -> FrameRun {
-        FrameRun::publications(bytes, ends)
+        FrameRun::publications(bytes, ends, &[])
+    }
+
+    #[test]
+    fn a_tag_is_filled_in_when_the_run_is_sent() {
+        let mut outbox = Outbox::default();
+        let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3]);
+        let tag = |text| Some(Tag::new(text));
+        outbox.push_tagged(run.clone(), tag("x"), 100).unwrap();
+        outbox.push_tagged(run, tag("y"), 100).unwrap();
+        assert_eq!(waiting(&mut outbox), b"axbxayby");
+        assert_eq!(outbox.begin_send(64).map(<[u8]>::len).sum::<usize>(), 8);
+        assert_eq!(outbox.sent(5), FrameCount(2));
+        assert_eq!(waiting(&mut outbox), b"yby");
     }
 
     #[test]

@@ -1,23 +1,27 @@
 //! A publication as it travels through the ring: its canonical form and its finished frames.
 //!
 //! ```text
-//!   0      1          2        4         6           8          12         16
-//!   ├ form ┼ variants ┼ writer ┼ channel ┼ kind (u16)┼ data (u32)┼ zero (u32)┤   little-endian
-//!   │      │ (count)  │ (u16)  │ (u16)   │ bytes     │ bytes     │           │
-//!   ├──────┴──────────┴────────┴─────────┴───────────┴───────────┴───────────┤
-//!   │ variants × (variant u32, frame bytes u32)                              │
-//!   │ channel │ kind │ data │ frame │ frame …                                │
+//!   0      1          2        4         6            8          12         16
+//!   ├ form ┼ variants ┼ writer ┼ channel ┼ kind (u16) ┼ data (u32)┼ keep (u8) ┼ only (u8), 2 zero ┤
+//!   │      │ (count)  │ (u16)  │ (u16)   │ bytes      │ bytes     │           │                   │
+//!   ├──────┴──────────┴────────┴─────────┼────────────┴───────────┴───────────┴───────────────────┤
+//!   │ time (u64, unix ms)                │ serial (u64)                                           │
+//!   │ variants × (variant u32, frame bytes u32, hole u32 from the frame's start)                   │
+//!   │ channel │ kind │ data │ key (u16 bytes, text) │ whom (u16 bytes, text) │ frame │ frame …     │
 //! ```
 //!
 //! A publication longer than a record travels as fragments: the same bytes in pieces, each behind a
 //! prefix of four bytes (form, zero, writer), put together again by every reader.
 
 use crate::base::Variant;
-use crate::broker::Publication;
+use crate::broker::{Keep, Only, Publication};
+use crate::dialect::{Hole, Stamp};
 use crate::ws::frame;
 
-const HEADER_BYTES: usize = 16;
-const TABLE_ENTRY_BYTES: usize = 8;
+const HEADER_BYTES: usize = 32;
+const TABLE_ENTRY_BYTES: usize = 12;
+/// The offset of a frame without a hole.
+const NO_HOLE: u32 = u32::MAX;
 /// Bytes in front of each piece of a fragmented publication.
 pub(super) const FRAGMENT_PREFIX_BYTES: usize = 4;
 
@@ -39,8 +43,17 @@ pub(super) enum Form {
 #[derive(Debug)]
 pub(super) struct Record<'a> {
     pub(super) publication: Publication<'a>,
+    pub(super) stamp: Stamp,
     table: &'a [u8],
     frames: &'a [u8],
+}
+
+/// A finished frame, and where its subscribers' tags go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Offset from the frame's start.
+    pub(super) hole: Option<usize>,
 }
 
 /// Writes a record into `output`, with a frame for each variant in `variants`.
@@ -48,19 +61,33 @@ pub(super) fn write(
     output: &mut Vec<u8>,
     writer: u16,
     publication: &Publication<'_>,
+    stamp: Stamp,
     variants: impl Iterator<Item = Variant> + Clone,
-    mut render: impl FnMut(Variant, &mut Vec<u8>),
+    mut render: impl FnMut(Variant, &mut Vec<u8>) -> Option<Hole>,
 ) {
-    let length = |text: &str| u16::try_from(text.len()).expect("names are limited to 256 bytes");
     let data_bytes = u32::try_from(publication.data.len()).expect("messages are under 4 GiB");
     let variant_count = u8::try_from(variants.clone().count()).expect("variants fit a u32 mask");
+    let (keep, key) = match publication.keep {
+        Keep::Nothing => (0, ""),
+        Keep::Value(key) => (1, key),
+        Keep::Gone(key) => (2, key),
+    };
+    let (only, whom) = match publication.only {
+        Only::All => (0, ""),
+        Only::User(user) => (1, user),
+        Only::Role(role) => (2, role),
+        Only::Permission(permission) => (3, permission),
+        Only::Tenant(tenant) => (4, tenant),
+    };
     output.clear();
     output.extend_from_slice(&[Form::Whole as u8, variant_count]);
     output.extend_from_slice(&writer.to_le_bytes());
-    output.extend_from_slice(&length(publication.channel).to_le_bytes());
-    output.extend_from_slice(&length(publication.kind).to_le_bytes());
+    output.extend_from_slice(&name_bytes(publication.channel));
+    output.extend_from_slice(&name_bytes(publication.kind));
     output.extend_from_slice(&data_bytes.to_le_bytes());
-    output.extend_from_slice(&[0; 4]);
+    output.extend_from_slice(&[keep, only, 0, 0]);
+    output.extend_from_slice(&stamp.unix_ms.to_le_bytes());
+    output.extend_from_slice(&stamp.serial.to_le_bytes());
     output.resize(
         HEADER_BYTES + usize::from(variant_count) * TABLE_ENTRY_BYTES,
         0,
@@ -68,16 +95,41 @@ pub(super) fn write(
     output.extend_from_slice(publication.channel.as_bytes());
     output.extend_from_slice(publication.kind.as_bytes());
     output.extend_from_slice(publication.data.as_bytes());
+    for text in [key, whom] {
+        output.extend_from_slice(&name_bytes(text));
+        output.extend_from_slice(text.as_bytes());
+    }
     for (index, variant) in variants.enumerate() {
         let base = output.len();
-        let start = frame::build_text(output, |output| render(variant, output));
-        output.copy_within(start.., base);
-        output.truncate(output.len() - (start - base));
+        let hole = append_frame(output, |output| render(variant, output));
         let frame_bytes = u32::try_from(output.len() - base).expect("frames are under 4 GiB");
+        let hole = hole.map_or(NO_HOLE, |hole| {
+            u32::try_from(hole).expect("a hole is inside its frame")
+        });
         let entry = HEADER_BYTES + index * TABLE_ENTRY_BYTES;
         output[entry..entry + 4].copy_from_slice(&u32::from(variant.index()).to_le_bytes());
         output[entry + 4..entry + 8].copy_from_slice(&frame_bytes.to_le_bytes());
+        output[entry + 8..entry + 12].copy_from_slice(&hole.to_le_bytes());
     }
+}
+
+/// Appends a text frame with what `render` writes; returns where its hole is, from its start.
+pub(super) fn append_frame(
+    output: &mut Vec<u8>,
+    render: impl FnOnce(&mut Vec<u8>) -> Option<Hole>,
+) -> Option<usize> {
+    let base = output.len();
+    let mut hole = None;
+    let start = frame::build_text(output, |output| hole = render(output));
+    let header_bytes = frame::SERVER_HEADER_BYTES_MAX - (start - base);
+    output.copy_within(start.., base);
+    output.truncate(output.len() - (start - base));
+    hole.map(|Hole(offset)| header_bytes + offset)
+}
+
+fn name_bytes(text: &str) -> [u8; 2] {
+    let length = u16::try_from(text.len()).expect("names are limited to some hundred bytes");
+    length.to_le_bytes()
 }
 
 /// The form of a record and the shard that wrote it.
@@ -106,35 +158,68 @@ impl<'a> Record<'a> {
         let channel_bytes = usize::from(read_u16(bytes, 4)?);
         let kind_bytes = usize::from(read_u16(bytes, 6)?);
         let data_bytes = read_u32(bytes, 8)? as usize;
+        let (keep, only) = (*bytes.get(12)?, *bytes.get(13)?);
+        let stamp = Stamp {
+            unix_ms: read_u64(bytes, 16)?,
+            serial: read_u64(bytes, 24)?,
+        };
         let (table, rest) = bytes
             .get(HEADER_BYTES..)?
             .split_at_checked(variant_count * TABLE_ENTRY_BYTES)?;
         let (channel, rest) = rest.split_at_checked(channel_bytes)?;
         let (kind, rest) = rest.split_at_checked(kind_bytes)?;
-        let (data, frames) = rest.split_at_checked(data_bytes)?;
+        let (data, rest) = rest.split_at_checked(data_bytes)?;
+        let (key, rest) = read_name(rest)?;
+        let (whom, frames) = read_name(rest)?;
         Some(Self {
             publication: Publication {
                 channel: simdutf8::basic::from_utf8(channel).ok()?,
                 kind: simdutf8::basic::from_utf8(kind).ok()?,
                 data: simdutf8::basic::from_utf8(data).ok()?,
+                keep: match keep {
+                    0 => Keep::Nothing,
+                    1 => Keep::Value(key),
+                    2 => Keep::Gone(key),
+                    _ => return None,
+                },
+                only: match only {
+                    0 => Only::All,
+                    1 => Only::User(whom),
+                    2 => Only::Role(whom),
+                    3 => Only::Permission(whom),
+                    4 => Only::Tenant(whom),
+                    _ => return None,
+                },
             },
+            stamp,
             table,
             frames,
         })
     }
 
     /// The finished frame of `variant`, if the writer made one.
-    pub(super) fn frame(&self, variant: Variant) -> Option<&'a [u8]> {
+    pub(super) fn frame(&self, variant: Variant) -> Option<Frame<'a>> {
         let mut offset = 0;
         for entry in self.table.chunks_exact(TABLE_ENTRY_BYTES) {
             let frame_bytes = read_u32(entry, 4)? as usize;
             if read_u32(entry, 0)? == u32::from(variant.index()) {
-                return self.frames.get(offset..offset + frame_bytes);
+                let hole = read_u32(entry, 8)?;
+                return Some(Frame {
+                    bytes: self.frames.get(offset..offset + frame_bytes)?,
+                    hole: (hole != NO_HOLE).then_some(hole as usize),
+                });
             }
             offset += frame_bytes;
         }
         None
     }
+}
+
+/// A text behind its length, and the bytes behind it.
+fn read_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let length = usize::from(read_u16(bytes, 0)?);
+    let (text, rest) = bytes.get(2..)?.split_at_checked(length)?;
+    Some((simdutf8::basic::from_utf8(text).ok()?, rest))
 }
 
 fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -147,6 +232,11 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes))
 }
 
+fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at + 8)?.try_into().ok()?;
+    Some(u64::from_le_bytes(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,21 +244,27 @@ mod tests {
 
     const GATEWAY: Variant = Variant::plain(DialectId::Gateway);
     const MONITORING: Variant = Variant::plain(DialectId::Monitoring);
+    const STAMP: Stamp = Stamp {
+        unix_ms: 7,
+        serial: 9,
+    };
 
     fn written(variants: &[Variant]) -> Vec<u8> {
         let mut output = Vec::new();
         let publication = Publication {
-            channel: "news",
-            kind: "m",
-            data: "{\"a\":1}",
+            keep: Keep::Value("k"),
+            only: Only::Role("admin"),
+            ..Publication::new("news", "m", "{\"a\":1}")
         };
         write(
             &mut output,
             3,
             &publication,
+            STAMP,
             variants.iter().copied(),
             |variant, output| {
                 output.extend_from_slice(variant.name().as_bytes());
+                (variant == MONITORING).then_some(Hole(4))
             },
         );
         output
@@ -184,8 +280,19 @@ mod tests {
             ("news", "m")
         );
         assert_eq!(record.publication.data, "{\"a\":1}");
-        assert_eq!(record.frame(GATEWAY), Some(&b"\x81\x07gateway"[..]));
-        assert_eq!(record.frame(MONITORING), Some(&b"\x81\x0amonitoring"[..]));
+        assert_eq!(record.publication.keep, Keep::Value("k"));
+        assert_eq!(record.publication.only, Only::Role("admin"));
+        assert_eq!(record.stamp, STAMP);
+        let gateway = Frame {
+            bytes: b"\x81\x07gateway",
+            hole: None,
+        };
+        assert_eq!(record.frame(GATEWAY), Some(gateway));
+        let monitoring = Frame {
+            bytes: b"\x81\x0amonitoring",
+            hole: Some(6),
+        };
+        assert_eq!(record.frame(MONITORING), Some(monitoring));
         let plain = written(&[MONITORING]);
         assert_eq!(Record::read(&plain).unwrap().frame(GATEWAY), None);
     }

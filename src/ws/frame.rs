@@ -193,6 +193,16 @@ pub fn build_text(output: &mut Vec<u8>, render: impl FnOnce(&mut Vec<u8>)) -> us
     start
 }
 
+/// Length of the header of a frame that this server has made, bytes.
+#[must_use]
+pub fn header_bytes(frame: &[u8]) -> usize {
+    match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => SERVER_HEADER_BYTES_MAX,
+        _ => 2,
+    }
+}
+
 /// A whole control frame; the payload is cut at the limit of 125 bytes.
 #[must_use]
 pub fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {

@@ -8,6 +8,7 @@ use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::config::{Flags, Listener, Routes, Secret, Settings, ShardCount};
 use fanwire::server::{Running, start};
+use fanwire::shard::Hooks;
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -65,7 +66,7 @@ impl Server {
     }
 
     fn of(settings: &Settings) -> Self {
-        let running = start(settings, Some(SECRET.as_bytes())).unwrap();
+        let running = start(settings, Some(SECRET.as_bytes()), Hooks::default()).unwrap();
         let address = running.addresses[0];
         Self { running, address }
     }

@@ -1,6 +1,6 @@
 //! The program: arguments, exit codes, signals.
 
-use crate::harness::{Client, SECRET, token};
+use crate::harness::{Client, SECRET, http, http_get, token, upgrade_request};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -56,15 +56,19 @@ impl Process {
         }
     }
 
-    /// Waits until nobody new is accepted.
+    /// Waits until health says that nobody new is taken.
     fn await_refusal(&self) {
         for _ in 0..2_000 {
-            if std::net::TcpStream::connect(self.address).is_err() {
+            let (status, body) = http_get(self.address, "/health");
+            if status == 503 {
+                assert!(body.contains("draining"), "{body}");
+                let upgrade = upgrade_request("/ws", "");
+                assert_eq!(http(self.address, &upgrade).0, 503);
                 return;
             }
             std::thread::yield_now();
         }
-        panic!("the server still accepts");
+        panic!("the server still takes sessions");
     }
 
     fn signal(&self, name: &str) {
@@ -199,10 +203,12 @@ fn a_drain_ends_at_its_timeout() {
 #[test]
 fn a_drain_waits_for_sessions_to_end_by_themselves() {
     let mut process = Process::start(&["--dev", "--drain-wait", "10m"]);
-    let client = Client::subscribed(process.address, "news");
+    let mut client = Client::subscribed(process.address, "news");
     process.signal("TERM");
     // The session lives on; nobody new comes.
     process.await_refusal();
+    client.send(r#"{"type":"ping"}"#);
+    assert_eq!(client.receive(), r#"{"type":"pong"}"#);
     drop(client);
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
     let mut process = Process::start(&["--dev", "--drain-wait", "100ms"]);

@@ -33,6 +33,8 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
         policy: Arc::new(policy),
         verifier: Verifier::default(),
         census: Arc::default(),
+        quotas: Arc::default(),
+        hooks: Arc::default(),
         counters: Arc::clone(&counters),
         reader: ring.reader().unwrap(),
         ring,

@@ -35,6 +35,8 @@ impl Stage {
             }),
             verifier: Verifier::hs256(SECRET),
             census: Arc::default(),
+            quotas: Arc::default(),
+            hooks: Arc::default(),
             counters: Arc::clone(&counters),
             reader: ring.reader().unwrap(),
             ring,

@@ -70,6 +70,8 @@ impl World {
                 policy: Arc::clone(&policy),
                 verifier: Verifier::default(),
                 census: Arc::clone(&census),
+                quotas: Arc::default(),
+                hooks: Arc::default(),
                 counters: Arc::clone(counters),
                 ring: ring.clone(),
                 reader: ring.reader().unwrap(),

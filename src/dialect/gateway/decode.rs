@@ -1,6 +1,6 @@
 //! Messages of gateway clients.
 
-use crate::broker::{Command, Publication, Refusal};
+use crate::broker::{Command, Publication, Refusal, Subscription};
 use crate::json::Object;
 
 /// The type of a publication that names none.
@@ -12,16 +12,20 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Refusal> {
         "auth" => Command::Authenticate {
             token: message.object("data")?.text("token")?,
         },
-        "subscribe" => Command::Subscribe {
-            channel: message.object("data")?.text("channel")?,
-        },
+        "subscribe" => {
+            let channel = message.object("data")?.text("channel")?;
+            Command::Subscribe(Subscription::to(channel))
+        }
         "unsubscribe" => Command::Unsubscribe {
             channel: message.object("data")?.text("channel")?,
         },
         "publish" => publish(&message.object("data")?)?,
         "ping" => Command::Ping,
         "status" => Command::Status,
-        _ => return Err(Refusal::UnknownType),
+        kind => Command::Custom {
+            kind,
+            data: message.field("data").map_or("null", |data| data.raw()),
+        },
     })
 }
 
@@ -30,23 +34,17 @@ fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Refusal> {
         Some(kind) => kind.text().ok_or(Refusal::InvalidField("type"))?,
         None => DEFAULT_KIND,
     };
-    Ok(Command::Publish(Publication {
-        channel: body.text("channel")?,
-        kind,
-        data: body.field("data").map_or("null", |data| data.raw()),
-    }))
+    let data = body.field("data").map_or("null", |data| data.raw());
+    let publication = Publication::new(body.text("channel")?, kind, data);
+    Ok(Command::Publish(publication))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::json::JsonReader;
+    use crate::dialect::stage::decoded;
 
     fn check(text: &str, expected: &str) {
-        let mut reader = JsonReader::default();
-        let document = reader.parse(text).unwrap();
-        let decoded = decode(&document.object().unwrap());
-        assert_eq!(format!("{decoded:?}"), expected, "{text}");
+        assert_eq!(decoded(&super::super::Gateway, text), expected, "{text}");
     }
 
     #[test]
@@ -57,7 +55,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe { channel: "news" })"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", tag: None, filter: None, is_announced: false }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,
@@ -65,21 +63,24 @@ mod tests {
         );
         check(
             r#"{"type":"publish","data":{"channel":"c","type":"m","data":{"a": 1.0}}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}" }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", keep: Nothing, only: All }))"#,
         );
         check(
             r#"{"type":"publish","data":{"channel":"c"}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null" }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", keep: Nothing, only: All }))"#,
         );
         check(r#"{"type":"ping"}"#, "Ok(Ping)");
         check(r#"{"type":"status"}"#, "Ok(Status)");
+        check(
+            r#"{"type":"dance","data":[1]}"#,
+            r#"Ok(Custom { kind: "dance", data: "[1]" })"#,
+        );
     }
 
     #[test]
     fn what_is_missing_is_named() {
         check("{}", "Err(UnknownType)");
         check(r#"{"type":7}"#, "Err(UnknownType)");
-        check(r#"{"type":"dance"}"#, "Err(UnknownType)");
         check(r#"{"type":"subscribe"}"#, r#"Err(MissingField("data"))"#);
         check(
             r#"{"type":"auth","data":[]}"#,

@@ -16,17 +16,28 @@ pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
 pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
         // The gateway's clients expect to speak first, and no answer to a publication.
-        Event::Welcome { .. } | Event::Published { .. } => {}
-        Event::Authenticated { identity } => {
+        Event::Welcome { .. }
+        | Event::Published { .. }
+        | Event::Kept { .. }
+        | Event::GoingAway { .. } => {}
+        Event::Authenticated { identity, .. } => {
             message(output, "auth_success", "user_id", &identity.user);
         }
         Event::AuthenticationFailed { refusal } => {
             message(output, "auth_failed", "error", &refusal.text());
         }
-        Event::Subscribed { channel } => message(output, "subscribed", "channel", channel),
-        Event::Unsubscribed { channel } => message(output, "unsubscribed", "channel", channel),
+        Event::Subscribed(view) => message(output, "subscribed", "channel", view.channel),
+        Event::Unsubscribed(view) => message(output, "unsubscribed", "channel", view.channel),
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
-        Event::Status { session } => status(session, output),
+        Event::Status { session, .. } => status(session, output),
+        Event::Message { kind, data, .. } => {
+            output.extend_from_slice(b"{\"type\":");
+            write_text(output, kind);
+            output.extend_from_slice(b",\"data\":");
+            output.extend_from_slice(data.as_bytes());
+            output.push(b'}');
+        }
+        Event::Denied { reason } => message(output, "error", "error", reason),
         Event::Error { refusal } => message(output, "error", "error", &refusal.text()),
     }
 }
@@ -54,10 +65,7 @@ fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b",\"user_id\":");
     write_optional(output, identity.map(|identity| &*identity.user));
     output.extend_from_slice(b",\"tenant_id\":");
-    write_optional(
-        output,
-        identity.and_then(|identity| identity.tenant.as_deref()),
-    );
+    write_optional(output, session.tenant);
     output.extend_from_slice(b",\"channels\":[");
     for (index, channel) in session.channels.iter().enumerate() {
         if index > 0 {
@@ -82,8 +90,8 @@ fn write_optional(output: &mut Vec<u8>, text: Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Identity;
     use crate::broker::Refusal;
+    use crate::dialect::stage;
 
     fn check(event: &Event<'_>, expected: &str) {
         let mut output = Vec::new();
@@ -96,23 +104,15 @@ mod tests {
         let mut output = Vec::new();
         let data = r#"{"a": 1.0}"#;
         let (channel, kind) = ("a\"b", "m");
-        publication(
-            &Publication {
-                channel,
-                kind,
-                data,
-            },
-            &mut output,
-        );
+        publication(&Publication::new(channel, kind, data), &mut output);
         let expected = r#"{"type":"m","channel":"a\"b","data":{"a": 1.0}}"#;
         assert_eq!(String::from_utf8(output).unwrap(), expected);
     }
 
     #[test]
     fn each_event_has_its_message() {
-        let channel = "c";
         check(
-            &Event::Subscribed { channel },
+            &Event::Subscribed(stage::subscription("c")),
             r#"{"type":"subscribed","data":{"channel":"c"}}"#,
         );
         let refusal = Refusal::MissingField("channel");
@@ -120,27 +120,36 @@ mod tests {
             &Event::Error { refusal },
             r#"{"type":"error","data":{"error":"Missing channel"}}"#,
         );
-        let identity = &Identity {
-            user: "ann".into(),
-            ..Identity::default()
-        };
-        check(
-            &Event::Authenticated { identity },
-            r#"{"type":"auth_success","data":{"user_id":"ann"}}"#,
-        );
         let session = &SessionView {
-            peer: ([127, 0, 0, 1], 1).into(),
+            channels: vec!["c", "d"],
             connected_unix_ms: 1_500,
             uptime_ms: 20,
-            identity: None,
-            channels: vec!["c", "d"],
+            ..stage::session()
         };
+        let (identity, now) = (&stage::identity("ann"), stage::NOW);
         check(
-            &Event::Status { session },
+            &Event::Authenticated {
+                session,
+                identity,
+                now,
+            },
+            r#"{"type":"auth_success","data":{"user_id":"ann"}}"#,
+        );
+        check(
+            &Event::Status {
+                session,
+                sessions: 1,
+                now,
+            },
             concat!(
                 r#"{"type":"status","data":{"authenticated":false,"user_id":null,"tenant_id":null,"#,
                 r#""channels":["c","d"],"connected_at":1.500,"uptime":0.020}}"#
             ),
+        );
+        let (kind, data) = ("echo_response", "[1]");
+        check(
+            &Event::Message { kind, data, now },
+            r#"{"type":"echo_response","data":[1]}"#,
         );
     }
 }

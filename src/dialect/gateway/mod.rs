@@ -7,7 +7,7 @@
 mod decode;
 mod encode;
 
-use super::Dialect;
+use super::{Dialect, Hole, Stamp};
 use crate::broker::{Command, Event, Publication, Refusal};
 use crate::json::Object;
 
@@ -27,7 +27,13 @@ impl Dialect for Gateway {
         encode::event(event, output);
     }
 
-    fn publication(&self, publication: &Publication<'_>, output: &mut Vec<u8>) {
+    fn publication(
+        &self,
+        publication: &Publication<'_>,
+        _stamp: Stamp,
+        output: &mut Vec<u8>,
+    ) -> Option<Hole> {
         encode::publication(publication, output);
+        None
     }
 }

@@ -1,7 +1,7 @@
 //! Messages of monitoring clients.
 
 use super::CHANNEL_PREFIX;
-use crate::broker::{Command, Publication, Refusal};
+use crate::broker::{Command, Publication, Refusal, Subscription};
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
@@ -13,9 +13,10 @@ pub(super) fn decode<'a>(
         "AUTHENTICATE" => Command::Authenticate {
             token: message.text("token")?,
         },
-        "SUBSCRIBE" => Command::Subscribe {
-            channel: property_channel(message, scratch)?,
-        },
+        "SUBSCRIBE" => {
+            let channel = property_channel(message, scratch)?;
+            Command::Subscribe(Subscription::to(channel))
+        }
         "UNSUBSCRIBE" => Command::Unsubscribe {
             channel: property_channel(message, scratch)?,
         },
@@ -24,15 +25,18 @@ pub(super) fn decode<'a>(
             let body = body.ok_or(Refusal::MissingField("message"))?;
             let object = body.object().ok_or(Refusal::InvalidField("message"))?;
             let kind = object.field("type").and_then(|value| value.text());
-            Command::Publish(Publication {
-                channel: property_channel(message, scratch)?,
-                kind: kind.ok_or(Refusal::InvalidField("message"))?,
-                data: body.raw(),
-            })
+            Command::Publish(Publication::new(
+                property_channel(message, scratch)?,
+                kind.ok_or(Refusal::InvalidField("message"))?,
+                body.raw(),
+            ))
         }
         "GET_STATUS" => Command::Status,
         "PING" => Command::Ping,
-        _ => return Err(Refusal::UnknownType),
+        kind => Command::Custom {
+            kind,
+            data: message.raw(),
+        },
     })
 }
 
@@ -49,15 +53,10 @@ fn property_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::json::JsonReader;
+    use crate::dialect::stage::decoded;
 
     fn check(text: &str, expected: &str) {
-        let mut reader = JsonReader::default();
-        let mut scratch = String::new();
-        let document = reader.parse(text).unwrap();
-        let decoded = decode(&document.object().unwrap(), &mut scratch);
-        assert_eq!(format!("{decoded:?}"), expected, "{text}");
+        assert_eq!(decoded(&super::super::Monitoring, text), expected, "{text}");
     }
 
     #[test]
@@ -68,7 +67,10 @@ mod tests {
         );
         check(
             r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#,
-            r#"Ok(Subscribe { channel: "prop:1012650001" })"#,
+            concat!(
+                r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", tag: None, "#,
+                "filter: None, is_announced: false }))"
+            ),
         );
         check(
             r#"{"type":"UNSUBSCRIBE","property_id":"1"}"#,
@@ -78,16 +80,20 @@ mod tests {
             r#"{"type":"PUBLISH","property_id":"1","message":{"type":"X","n":1}}"#,
             concat!(
                 r#"Ok(Publish(Publication { channel: "prop:1", kind: "X", "#,
-                r#"data: "{\"type\":\"X\",\"n\":1}" }))"#
+                r#"data: "{\"type\":\"X\",\"n\":1}", keep: Nothing, only: All }))"#
             ),
         );
         check(r#"{"type":"GET_STATUS"}"#, "Ok(Status)");
         check(r#"{"type":"PING"}"#, "Ok(Ping)");
+        check(
+            r#"{"type":"ping"}"#,
+            r#"Ok(Custom { kind: "ping", data: "{\"type\":\"ping\"}" })"#,
+        );
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        check(r#"{"type":"ping"}"#, "Err(UnknownType)");
+        check(r#"{"n":1}"#, "Err(UnknownType)");
         let missing = r#"Err(MissingField("property_id"))"#;
         check(r#"{"type":"SUBSCRIBE"}"#, missing);
         check(r#"{"type":"SUBSCRIBE","property_id":""}"#, missing);

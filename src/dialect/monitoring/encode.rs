@@ -2,19 +2,23 @@
 
 use super::CHANNEL_PREFIX;
 use crate::broker::{Event, Publication, Refusal, SessionView};
+use crate::dialect::flat::{is_message, message};
 use crate::json::{write_seconds, write_text};
 
 /// A message that has its own `type` passes unchanged. Data from other dialects gets one: in front
 /// of an object's fields, or beside data that is no object.
 pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
-    let data = publication.data;
+    typed(publication.kind, publication.data, output);
+}
+
+fn typed(kind: &str, data: &str, output: &mut Vec<u8>) {
     let fields = data.strip_prefix('{').map(str::trim_start);
     match fields {
-        Some(_) if has_type(data) => return output.extend_from_slice(data.as_bytes()),
+        Some(_) if is_message(data) => return output.extend_from_slice(data.as_bytes()),
         _ => {}
     }
     output.extend_from_slice(b"{\"type\":");
-    write_text(output, publication.kind);
+    write_text(output, kind);
     match fields {
         Some("}") => output.push(b'}'),
         Some(fields) => {
@@ -29,37 +33,29 @@ pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
     }
 }
 
-/// Whether the object in `data` has a `type` that is text.
-fn has_type(data: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Typed {
-        #[serde(rename = "type")]
-        _kind: String,
-    }
-    // Once per publication and variant, so a second parser's pass costs little.
-    data.contains("type") && serde_json::from_str::<Typed>(data).is_ok()
-}
-
 pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
-        Event::Welcome { session, now } => {
+        Event::Welcome { session, now, .. } => {
             output.extend_from_slice(b"{\"type\":\"WELCOME\",\"connection_id\":");
-            write_connection_id(session, output);
+            write_text(output, &session.connection_id());
             output.extend_from_slice(b",\"server_time\":");
             write_seconds(output, now.unix_ms);
             output.push(b'}');
         }
-        Event::Authenticated { identity } => {
+        Event::Authenticated { identity, .. } => {
             message(output, "AUTHENTICATED", "user_id", &identity.user);
         }
         Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
             message(output, "ERROR", "message", &text(*refusal));
         }
-        Event::Subscribed { channel } => property(output, "SUBSCRIBED", channel),
-        Event::Unsubscribed { channel } => property(output, "UNSUBSCRIBED", channel),
+        Event::Subscribed(view) => property(output, "SUBSCRIBED", view.channel),
+        Event::Unsubscribed(view) => property(output, "UNSUBSCRIBED", view.channel),
         Event::Published { channel } => property(output, "PUBLISHED", channel),
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"PONG\"}"),
-        Event::Status { session } => status(session, output),
+        Event::Status { session, .. } => status(session, output),
+        Event::Message { kind, data, .. } => typed(kind, data, output),
+        Event::Denied { reason } => message(output, "ERROR", "message", reason),
+        Event::Kept { .. } | Event::GoingAway { .. } => {}
     }
 }
 
@@ -70,34 +66,14 @@ fn text(refusal: Refusal) -> String {
     }
 }
 
-/// `{"type":T,NAME:VALUE}`
-fn message(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
-    output.extend_from_slice(b"{\"type\":\"");
-    output.extend_from_slice(kind.as_bytes());
-    output.extend_from_slice(b"\",\"");
-    output.extend_from_slice(name.as_bytes());
-    output.extend_from_slice(b"\":");
-    write_text(output, value);
-    output.push(b'}');
-}
-
 fn property(output: &mut Vec<u8>, kind: &str, channel: &str) {
     let property = channel.strip_prefix(CHANNEL_PREFIX).unwrap_or(channel);
     message(output, kind, "property_id", property);
 }
 
-/// `"ip:port:unix_ts"`
-fn write_connection_id(session: &SessionView<'_>, output: &mut Vec<u8>) {
-    output.push(b'"');
-    let (ip, port) = (session.peer.ip(), session.peer.port());
-    output.extend_from_slice(format!("{ip}:{port}:").as_bytes());
-    write_seconds(output, session.connected_unix_ms);
-    output.push(b'"');
-}
-
 fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"{\"type\":\"STATUS\",\"connection_id\":");
-    write_connection_id(session, output);
+    write_text(output, &session.connection_id());
     output.extend_from_slice(b",\"authenticated\":");
     let authenticated: &[u8] = if session.identity.is_some() {
         b"true"
@@ -126,18 +102,12 @@ fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::base::Now;
+    use crate::dialect::stage;
 
     fn check_publication(data: &str, expected: &str) {
         let mut output = Vec::new();
         let (channel, kind) = ("prop:1", "M");
-        publication(
-            &Publication {
-                channel,
-                kind,
-                data,
-            },
-            &mut output,
-        );
+        publication(&Publication::new(channel, kind, data), &mut output);
         assert_eq!(String::from_utf8(output).unwrap(), expected);
     }
 
@@ -160,22 +130,27 @@ mod tests {
     #[test]
     fn each_event_has_its_message() {
         let session = &SessionView {
-            peer: ([127, 0, 0, 1], 12_345).into(),
-            connected_unix_ms: 1_234_567_890_123,
-            uptime_ms: 120_500,
-            identity: None,
             channels: vec!["prop:1012650001"],
+            ..stage::session()
         };
         let now = Now::at(0, 1_234_567_890_123);
         check(
-            &Event::Welcome { session, now },
+            &Event::Welcome {
+                session,
+                awaits_identity: true,
+                now,
+            },
             concat!(
                 r#"{"type":"WELCOME","connection_id":"127.0.0.1:12345:1234567890.123","#,
                 r#""server_time":1234567890.123}"#
             ),
         );
         check(
-            &Event::Status { session },
+            &Event::Status {
+                session,
+                sessions: 1,
+                now,
+            },
             concat!(
                 r#"{"type":"STATUS","connection_id":"127.0.0.1:12345:1234567890.123","#,
                 r#""authenticated":false,"subscriptions":["1012650001"],"#,
@@ -187,9 +162,8 @@ mod tests {
             &Event::Error { refusal },
             r#"{"type":"ERROR","message":"Rate limit exceeded"}"#,
         );
-        let channel = "prop:7";
         check(
-            &Event::Subscribed { channel },
+            &Event::Subscribed(stage::subscription("prop:7")),
             r#"{"type":"SUBSCRIBED","property_id":"7"}"#,
         );
     }

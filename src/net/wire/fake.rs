@@ -363,6 +363,8 @@ fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, N
         policy: Arc::new(policy),
         verifier: Verifier::default(),
         census: Arc::<Census>::default(),
+        quotas: Arc::default(),
+        hooks: Arc::default(),
         counters: Arc::clone(counters),
         reader: ring.reader().unwrap(),
         ring,

@@ -21,6 +21,9 @@ use std::time::Duration;
 /// Connections whose sends go into one submission. Large enough that entering the kernel costs
 /// nothing per send, small enough that input which arrives meanwhile is looked at between two.
 const SENDS_PER_SUBMISSION: usize = 256;
+/// Bytes after which a submission takes no further connection: large frames that carry each
+/// subscriber's own tag exist only while they are being sent.
+const BYTES_PER_SUBMISSION: usize = 4 * 1024 * 1024;
 /// Slices of one send. Rarely more than a few: publications in a row share a buffer.
 const SLICES_PER_SEND: usize = 64;
 /// How soon to look again when accepting failed or the ring is full, milliseconds.
@@ -29,13 +32,30 @@ const ACCEPT_RETRY_MS: u64 = 100;
 /// Longest sleep, milliseconds.
 const SLEEP_MAX_MS: u64 = 60_000;
 
+/// Something to be done on a shard's thread.
+type ShardCall = Box<dyn FnOnce(&mut Shard, Now) + Send>;
+
 /// What the server tells a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardCommand {
-    /// Stop accepting, let sessions end by themselves, return when the last is gone.
-    StopAccepting,
-    /// The same, and say goodbye to all sessions (1001).
+    /// Begin no new session, tell the others that they have so many milliseconds.
+    GoAway(u64),
+    /// Say goodbye to so many sessions (1001).
+    CloseSome(usize),
+    /// Stop accepting, say goodbye to all sessions (1001), return when the last is gone.
     Drain,
+    /// Do this to the shard.
+    Call(ShardCall),
+}
+
+impl std::fmt::Debug for ShardCommand {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::GoAway(wait_ms) => write!(formatter, "GoAway({wait_ms})"),
+            Self::CloseSome(count) => write!(formatter, "CloseSome({count})"),
+            Self::Drain => formatter.write_str("Drain"),
+            Self::Call(_) => formatter.write_str("Call"),
+        }
+    }
 }
 
 /// What the HTTP side says of a connection.
@@ -80,7 +100,6 @@ pub(crate) struct Pump<K, H> {
     /// Listeners that stopped accepting, and when each is to begin again.
     accept_again: Vec<(u8, u64)>,
     is_draining: bool,
-    is_closing: bool,
 }
 
 impl<K: Kernel, H: HttpHost> Pump<K, H> {
@@ -107,7 +126,6 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             clock,
             accept_again: Vec::new(),
             is_draining: false,
-            is_closing: false,
         }
     }
 
@@ -164,9 +182,11 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             self.shard.wake(now);
         }
         while let Ok(command) = self.commands.try_recv() {
-            self.stop_accepting();
-            if command == ShardCommand::Drain {
-                self.close_sessions(now);
+            match command {
+                ShardCommand::GoAway(wait_ms) => self.shard.go_away(wait_ms, now),
+                ShardCommand::CloseSome(count) => self.shard.close_some(count, now),
+                ShardCommand::Drain => self.begin_drain(now),
+                ShardCommand::Call(call) => call(&mut self.shard, now),
             }
         }
         self.carry_out_requests(now);
@@ -428,33 +448,31 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         }
     }
 
-    fn stop_accepting(&mut self) {
+    fn begin_drain(&mut self, now: Now) {
         if !self.is_draining {
             self.is_draining = true;
             self.kernel.stop_accepting();
-        }
-    }
-
-    fn close_sessions(&mut self, now: Now) {
-        if !self.is_closing {
-            self.is_closing = true;
             self.shard.drain_sessions(now);
         }
     }
 
     /// Queues sends for connections that have bytes waiting.
     fn flush(&mut self) {
+        let mut bytes = 0;
         for _ in 0..SENDS_PER_SUBMISSION {
+            if bytes > BYTES_PER_SUBMISSION {
+                return;
+            }
             let Some(id) = self.shard.next_dirty() else {
                 return;
             };
             if self.begin_operation(id) {
-                self.send(id);
+                bytes += self.send(id);
             }
         }
     }
 
-    fn send(&mut self, id: ConnectionId) {
+    fn send(&mut self, id: ConnectionId) -> usize {
         let slices = self.shard.begin_send(id, SLICES_PER_SEND);
         // SAFETY: the slices lie in runs that the connection's outbox holds. An outbox lets go of a
         // run that is in flight only in `Shard::sent`, which is called for this send's completion,
@@ -464,5 +482,6 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.send_bytes = bytes;
         }
+        bytes as usize
     }
 }

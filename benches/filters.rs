@@ -1,0 +1,86 @@
+//! What does it cost to find the filters that match a publication, parsed already and not?
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use fanwire::broker::filters::{Filter, FilterIndex, GroupIndex};
+use fanwire::json::{Document, JsonReader};
+use std::hint::black_box;
+
+/// Events in turn, so that caches and branches do not learn one of them.
+const EVENTS: u32 = 1_000;
+
+/// An event of some 300 bytes, as the analytics document shows them.
+fn event(number: u32) -> String {
+    let (id, source) = (number * 10, number % 10);
+    format!(
+        r#"{{"event_id":"6b0f3f0e-6a52-4bd5-9d0e-7d3b1f8f6c11","event_type":"user_action","timestamp":"2024-01-15T10:30:00.000Z","user_id":"user{id}","source":"web{source}","payload":{{"action":"click","element":"checkout-button","page":"/cart","duration":1.25,"user":{{"id":{id},"plan":"pro"}}}},"p{id}":1,"tags":["a","b"]}}"#
+    )
+}
+
+fn index(filters: u32, text: impl Fn(u32) -> String) -> FilterIndex {
+    let mut index = FilterIndex::default();
+    let mut reader = JsonReader::default();
+    for number in 0..filters {
+        let text = text(number);
+        let document = reader.parse(&text).expect("the text is JSON");
+        let object = document.object().expect("the text is an object");
+        let filter = Filter::parse(&object).expect("the filter is small");
+        index.insert(filter.expect("the filter has keys"));
+    }
+    index
+}
+
+fn filters(criterion: &mut Criterion) {
+    type Text = fn(u32) -> String;
+    let cases: [(&str, u32, Text); 4] = [
+        ("10000_values_of_one_path", 10_000, |number| {
+            format!(r#"{{"user_id":"user{number}"}}"#)
+        }),
+        ("10000_of_two_keys_one_shared", 10_000, |number| {
+            format!(r#"{{"event_type":"user_action","payload.user.id":{number}}}"#)
+        }),
+        ("10000_paths", 10_000, |number| {
+            format!(r#"{{"p{number}":1}}"#)
+        }),
+        ("10_filters", 10, |number| {
+            format!(r#"{{"event_type":["user_action","login"],"source":"web{number}"}}"#)
+        }),
+    ];
+    let events: Vec<_> = (0..EVENTS).map(event).collect();
+    let mut readers: Vec<_> = events.iter().map(|_| JsonReader::default()).collect();
+    let documents = readers.iter_mut().zip(&events);
+    let documents: Vec<_> = documents
+        .map(|(reader, event)| reader.parse(event).expect("the event is JSON"))
+        .collect();
+    for (name, count, text) in cases {
+        let mut index = index(count, text);
+        let mut matched = Vec::new();
+        let mut reader = JsonReader::default();
+        let mut group = criterion.benchmark_group(name);
+        group.bench_function("with_parse", |bencher| {
+            let mut turn = events.iter().cycle();
+            bencher.iter(|| {
+                let event = turn.next().expect("a cycle has no end");
+                let document = reader.parse(event).expect("the event is JSON");
+                match_one(&mut index, &document, &mut matched);
+            });
+        });
+        group.bench_function("without_parse", |bencher| {
+            let mut turn = documents.iter().cycle();
+            bencher.iter(|| {
+                let document = turn.next().expect("a cycle has no end");
+                match_one(&mut index, document, &mut matched);
+            });
+        });
+        group.finish();
+    }
+}
+
+fn match_one(index: &mut FilterIndex, document: &Document<'_>, matched: &mut Vec<GroupIndex>) {
+    matched.clear();
+    let object = document.object().expect("the event is an object");
+    black_box(index.matches(&object, matched));
+    assert_eq!(matched.len(), 1, "each case has one match for each event");
+}
+
+criterion_group!(benches, filters);
+criterion_main!(benches);

@@ -1,0 +1,152 @@
+//! `POST /notify`: a notification to everyone.
+
+use super::routes::{Answer, ApiContext, respond};
+use crate::base::limits::NOTIFY_BYTES_MAX;
+use crate::broker::Publication;
+use crate::config::Secret;
+use crate::shard::PublishError;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Request, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::sync::atomic::Ordering;
+
+/// Who may call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotifyAccess {
+    /// It is not there.
+    Nobody,
+    /// Everyone who reaches it, as in the notifications document.
+    Everyone,
+    /// Whoever sends the key, as `X-API-Key` or as `Authorization: Bearer`.
+    Key(Secret),
+}
+
+/// The type of a notification that names none.
+const DEFAULT_KIND: &str = "notification";
+
+#[derive(Deserialize)]
+struct Wish<'a> {
+    message: String,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Notification<'a> {
+    message: &'a str,
+    data: Option<&'a RawValue>,
+}
+
+pub(super) async fn answer<B>(context: &ApiContext, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    if let NotifyAccess::Key(key) = &context.notify
+        && !shows(request.headers(), key)
+    {
+        return refuse(StatusCode::UNAUTHORIZED, "the key is missing or wrong");
+    }
+    if context.is_draining.load(Ordering::Relaxed) {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server is going away");
+    }
+    let body = match Limited::new(request.into_body(), NOTIFY_BYTES_MAX)
+        .collect()
+        .await
+    {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 256 KiB");
+        }
+        Err(_) => return refuse(StatusCode::BAD_REQUEST, "the body ended early"),
+    };
+    let wish: Wish<'_> = match serde_json::from_slice(&body) {
+        Ok(wish) => wish,
+        Err(error) if error.is_data() => {
+            return refuse(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string());
+        }
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    publish(context, &wish)
+}
+
+fn publish(context: &ApiContext, wish: &Wish<'_>) -> Answer {
+    let notification = Notification {
+        message: &wish.message,
+        data: wish.data,
+    };
+    let data = serde_json::to_string(&notification).expect("texts and JSON are JSON");
+    let kind = wish.kind.as_deref().unwrap_or(DEFAULT_KIND);
+    let publication = Publication::new("all", kind, &data);
+    match context.publisher.publish(&publication, context.clock.now()) {
+        Ok(()) => {
+            let body = serde_json::json!({
+                "status": "sent",
+                "type": kind,
+                "clients": context.census.sessions_total(),
+            });
+            respond(StatusCode::OK, "application/json", body.to_string() + "\n")
+        }
+        Err(error @ PublishError::Full) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+        }
+        Err(PublishError::Unsound) => refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "`type` must have 1 to 128 bytes",
+        ),
+    }
+}
+
+fn refuse(status: StatusCode, reason: &str) -> Answer {
+    let body = serde_json::json!({"error": reason});
+    respond(status, "application/json", body.to_string() + "\n")
+}
+
+fn shows(headers: &HeaderMap, key: &Secret) -> bool {
+    let bearer = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let bearer = bearer
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(str::as_bytes);
+    let shown = headers
+        .get("x-api-key")
+        .map(|value| value.as_bytes())
+        .or(bearer);
+    shown.is_some_and(|shown| is_equal(shown, key.0.as_bytes()))
+}
+
+/// Compares without telling by its time how much was right.
+fn is_equal(shown: &[u8], key: &[u8]) -> bool {
+    let pairs = shown.iter().zip(key);
+    let difference = pairs.fold(0, |all, (one, other)| all | (one ^ other));
+    shown.len() == key.len() && difference == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_key_is_the_key() {
+        let mut headers = HeaderMap::new();
+        let key = Secret("k1".into());
+        assert!(!shows(&headers, &key));
+        for (name, value, expected) in [
+            ("x-api-key", "k1", true),
+            ("x-api-key", "k", false),
+            ("x-api-key", "k12", false),
+            ("authorization", "Bearer k1", true),
+            ("authorization", "k1", false),
+        ] {
+            headers.clear();
+            headers.insert(name, value.parse().unwrap());
+            assert_eq!(shows(&headers, &key), expected, "{name}: {value}");
+        }
+    }
+}

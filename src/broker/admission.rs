@@ -1,0 +1,274 @@
+//! Who becomes a session, and whom it speaks for.
+
+use super::command::Connect;
+use super::effect::Effect;
+use super::event::{Event, PresenceChange, Refusal};
+use super::quotas::Scope;
+use super::session::{Counted, Session};
+use super::step::{Broker, Emit, view};
+use super::subscriptions::announce;
+use crate::auth::Identity;
+use crate::base::counters::{CloseReason, TokenFault};
+use crate::base::{ConnectionId, Now};
+use crate::config::{DialectPolicy, RateScope};
+use crate::ws::CloseCode;
+
+/// Whether a session may speak for an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Admitted,
+    Refused(CloseReason),
+}
+
+impl Broker {
+    pub(super) fn connect(
+        &mut self,
+        id: ConnectionId,
+        connect: Connect<'_>,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        let dialect = connect.dialect;
+        let policy = self.policy.dialects[dialect.index()];
+        if !self
+            .census
+            .admit(dialect, policy.sessions_max, self.policy.sessions_max)
+        {
+            return emit(Effect::Close {
+                code: CloseCode::TRY_AGAIN_LATER,
+                reason: CloseReason::Capacity,
+            });
+        }
+        let mut counted = Counted::default();
+        if policy.sessions_per_ip_max > 0 {
+            let ip = connect.peer.ip().to_canonical().to_string();
+            let sessions_max = policy.sessions_per_ip_max;
+            if self
+                .quotas
+                .join((dialect, Scope::Ip), &ip, sessions_max)
+                .is_err()
+            {
+                self.census.leave(dialect);
+                return emit(Effect::Close {
+                    code: CloseCode::POLICY_VIOLATION,
+                    reason: CloseReason::Quota,
+                });
+            }
+            counted.ip = true;
+        }
+        let session = Session {
+            dialect,
+            auth_failures: 0,
+            closing: false,
+            counted,
+            direct_count: 0,
+            violations: 0,
+            peer: connect.peer,
+            began: now,
+            identity: None,
+            tenant: connect.tenant.map(Into::into),
+            rate: super::rate::RateState::default(),
+            memberships: Vec::new(),
+            announced: Vec::new(),
+            heard_ms: now.monotonic_ms,
+            pinged_ms: None,
+        };
+        let awaits_identity = policy.auth_required || connect.token.is_some();
+        emit(Effect::Reply(Event::Welcome {
+            session: &view(self.session_id(id), &session, &self.channels, now),
+            awaits_identity,
+            now,
+        }));
+        let earlier = self.sessions.insert(id, session);
+        assert!(
+            earlier.is_none(),
+            "a slot's session ends before the next begins"
+        );
+        self.counters.sessions.set(self.sessions.count() as u64);
+        self.wake(id, &policy, now, emit);
+        match connect.token {
+            // A token in the handshake has no second chance: the client cannot send another that
+            // way.
+            Some(token) if !self.authenticate(id, &policy, token, now, emit) => {
+                self.close_once(id, CloseReason::Unauthorized, now, emit);
+            }
+            Some(_) => {}
+            None if !policy.auth_required => self.join_direct(id),
+            None => {}
+        }
+    }
+
+    /// Gives the session the identity that `token` proves; false when it proves none.
+    pub(super) fn authenticate(
+        &mut self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        token: &str,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) -> bool {
+        let identity = match self.verifier.verify(token, policy.user_claim, now) {
+            Ok(identity) => identity,
+            Err(fault) => {
+                self.refuse_token(id, fault, now, emit);
+                return false;
+            }
+        };
+        if let Admission::Refused(reason) = self.admit_identity(id, policy, identity, now, emit) {
+            self.close_once(id, reason, now, emit);
+            return false;
+        }
+        self.wake(id, policy, now, emit);
+        true
+    }
+
+    fn refuse_token(&mut self, id: ConnectionId, fault: TokenFault, now: Now, emit: &mut Emit<'_>) {
+        self.counters.token_faults.of(fault).add(1);
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        session.auth_failures = session.auth_failures.saturating_add(1);
+        let attempts_max = self.policy.dialects[session.dialect.index()].auth_attempts_max;
+        let is_last = u32::from(session.auth_failures) >= attempts_max;
+        let refusal = match fault {
+            TokenFault::Expired => Refusal::TokenExpired,
+            _ => Refusal::InvalidToken,
+        };
+        emit(Effect::Reply(Event::AuthenticationFailed { refusal }));
+        if is_last {
+            self.close(id, CloseReason::Unauthorized, now, emit);
+        }
+    }
+
+    /// Lets the session speak for `identity` from now on, if the tenant and the quotas allow it.
+    pub(super) fn admit_identity(
+        &mut self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        identity: Identity,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) -> Admission {
+        let Some(session) = self.sessions.get(id) else {
+            return Admission::Admitted;
+        };
+        // The token's tenant is the one that counts; a request that names another is forged or
+        // mistaken.
+        if let (Some(proven), Some(named)) = (&identity.tenant, &session.tenant)
+            && proven != named
+        {
+            return Admission::Refused(CloseReason::Tenant);
+        }
+        let is_same_user = session.user() == Some(&*identity.user)
+            && session.tenant() == identity.tenant.as_deref().or(session.tenant.as_deref());
+        if !is_same_user {
+            self.release_user(id, now, emit);
+        }
+        let Some(session) = self.sessions.get_mut(id) else {
+            return Admission::Admitted;
+        };
+        let dialect = session.dialect;
+        let mut is_first = false;
+        self.authenticated_count += u64::from(session.identity.is_none());
+        if !is_same_user {
+            session.identity = Some(Box::new(identity));
+            let counts_users = policy.sessions_per_user_max > 0
+                || policy.rate_scope == RateScope::User
+                || policy.announces_users;
+            if counts_users && let Some(user) = session.user() {
+                let sessions_max = policy.sessions_per_user_max;
+                match self.quotas.join((dialect, Scope::User), user, sessions_max) {
+                    Ok(count) => is_first = count == 1,
+                    Err(_) => {
+                        session.identity = None;
+                        self.authenticated_count -= 1;
+                        return Admission::Refused(CloseReason::Quota);
+                    }
+                }
+                session.counted.user = true;
+            }
+        } else {
+            session.identity = Some(Box::new(identity));
+        }
+        if policy.sessions_per_tenant_max > 0
+            && !session.counted.tenant
+            && let Some(tenant) = session.tenant()
+        {
+            let sessions_max = policy.sessions_per_tenant_max;
+            let joined = self
+                .quotas
+                .join((dialect, Scope::Tenant), tenant, sessions_max);
+            if joined.is_err() {
+                return Admission::Refused(CloseReason::Quota);
+            }
+            session.counted.tenant = true;
+        }
+        session.auth_failures = 0;
+        self.counters.authenticated.set(self.authenticated_count);
+        self.join_direct(id);
+        self.drop_forbidden(id, now, emit);
+        if let Some(session) = self.sessions.get(id)
+            && let Some(identity) = session.identity.as_deref()
+        {
+            emit(Effect::Reply(Event::Authenticated {
+                session: &view(self.session_id(id), session, &self.channels, now),
+                identity,
+                now,
+            }));
+            if is_first && policy.announces_users {
+                announce(session, PresenceChange::Arrived, now, emit);
+            }
+        }
+        Admission::Admitted
+    }
+
+    /// Gives back the places that a session has among those of its user and its tenant.
+    fn release_user(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let dialect = session.dialect;
+        let announces = self.policy.dialects[dialect.index()].announces_users;
+        let counted = std::mem::take(&mut session.counted);
+        session.counted.ip = counted.ip;
+        if counted.tenant
+            && let Some(tenant) = session.tenant()
+        {
+            self.quotas.leave((dialect, Scope::Tenant), tenant, now);
+        }
+        if counted.user
+            && let Some(user) = session.user()
+        {
+            let left = self.quotas.leave((dialect, Scope::User), user, now);
+            if left == 0 && announces {
+                announce(session, PresenceChange::Departed, now, emit);
+            }
+        }
+    }
+
+    /// Closes a session that may have been closed a moment ago, for a graver reason.
+    fn close_once(&mut self, id: ConnectionId, reason: CloseReason, now: Now, emit: &mut Emit<'_>) {
+        if self
+            .sessions
+            .get(id)
+            .is_some_and(|session| !session.closing)
+        {
+            self.close(id, reason, now, emit);
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+        self.leave_all(id, now, emit);
+        self.release_user(id, now, emit);
+        if let Some(session) = self.sessions.remove(id) {
+            if session.counted.ip {
+                let ip = session.peer.ip().to_canonical().to_string();
+                self.quotas.leave((session.dialect, Scope::Ip), &ip, now);
+            }
+            self.census.leave(session.dialect);
+            self.authenticated_count -= u64::from(session.identity.is_some());
+            self.counters.authenticated.set(self.authenticated_count);
+            self.counters.sessions.set(self.sessions.count() as u64);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Channels that a session hears without asking: everyone's, its dialect's, its user's and so on.
+
+use super::channels::Joiner;
+use super::names::EVERYONE;
+use super::step::{Broker, Emit};
+use crate::base::limits::DIRECT_CHANNELS_MAX;
+use crate::base::{ConnectionId, Now};
+
+/// The channel that all sessions of a user hear.
+#[must_use]
+pub fn user_channel(user: &str) -> String {
+    format!("user:{user}")
+}
+
+/// The channel that all sessions of a tenant hear.
+#[must_use]
+pub fn tenant_channel(tenant: &str) -> String {
+    format!("tenant:{tenant}")
+}
+
+/// The channel that all sessions with a role hear.
+#[must_use]
+pub fn role_channel(role: &str) -> String {
+    format!("role:{role}")
+}
+
+/// The channel that all sessions with a permission hear.
+#[must_use]
+pub fn permission_channel(permission: &str) -> String {
+    format!("permission:{permission}")
+}
+
+impl Broker {
+    /// Gives a session the channels that it hears by what it is now, in place of those before.
+    pub(super) fn join_direct(&mut self, id: ConnectionId) {
+        let names = self.direct_names(id);
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let variant = session.variant();
+        let earlier: Vec<_> = session
+            .memberships
+            .drain(..usize::from(session.direct_count))
+            .collect();
+        session.direct_count = 0;
+        for membership in earlier {
+            self.leave(variant, membership);
+        }
+        let mut direct = Vec::with_capacity(names.len());
+        for name in names {
+            let census = &self.census;
+            let channel = self.channels.open(&name, true, || census.place(&name));
+            let joiner = Joiner {
+                slot: id.slot(),
+                variant,
+                tag: None,
+                filter: None,
+            };
+            let membership = self.channels.join(channel, joiner);
+            census.subscribe(self.channels.place(membership), variant);
+            direct.push(membership);
+        }
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        session.direct_count = u16::try_from(direct.len()).expect("they are limited");
+        direct.append(&mut session.memberships);
+        session.memberships = direct;
+        self.count_tables();
+    }
+
+    fn direct_names(&self, id: ConnectionId) -> Vec<String> {
+        let Some(session) = self.sessions.get(id) else {
+            return Vec::new();
+        };
+        let mut names = vec![
+            EVERYONE.to_owned(),
+            format!("dialect:{}", session.dialect.name()),
+        ];
+        names.extend(session.tenant().map(tenant_channel));
+        for rule in &self.policy.access {
+            let Some(name) = rule.channels.exact() else {
+                continue;
+            };
+            let identity = session.identity.as_deref();
+            let is_met = identity.is_some_and(|identity| rule.need.is_met(identity, ""));
+            if rule.joins == Some(session.dialect) && is_met {
+                names.push(name.to_owned());
+            }
+        }
+        if let Some(identity) = &session.identity {
+            names.push(user_channel(&identity.user));
+            names.extend(identity.roles.iter().map(|role| role_channel(role)));
+            let permissions = identity.permissions.iter();
+            names.extend(permissions.map(|permission| permission_channel(permission)));
+        }
+        // A token may name a role twice.
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names.truncate(DIRECT_CHANNELS_MAX);
+        names
+    }
+
+    /// Ends the subscriptions that a new identity may not have.
+    pub(super) fn drop_forbidden(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+        let mut at = 0;
+        while let Some(session) = self.sessions.get(id)
+            && let Some(membership) = session.asked().get(at)
+        {
+            let channel = self.channels.name(*membership).to_owned();
+            if self.check_access(id, &channel).is_ok() {
+                at += 1;
+            } else {
+                let index = usize::from(session.direct_count) + at;
+                self.leave_at(id, index, now, emit);
+            }
+        }
+    }
+}

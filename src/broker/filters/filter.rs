@@ -1,0 +1,208 @@
+//! A filter as a client gave it, brought into canonical form.
+
+use super::value::{FilterValue, canonical, write_comma};
+use crate::base::limits::{
+    FILTER_ALTERNATIVES_MAX, FILTER_KEYS_MAX, FILTER_PATH_BYTES_MAX, FILTER_PATH_PARTS_MAX,
+};
+use crate::json::{Object, Shape, write_text};
+use std::collections::BTreeMap;
+
+/// The canonical text of every filter that no publication can match.
+const NOTHING: &str = r#"{"":[]}"#;
+
+/// A filter in canonical form: filters of the same meaning have the same canonical text.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    canonical: Box<str>,
+    /// In order of their paths, each once. Empty if the filter matches nothing.
+    conditions: Vec<Condition>,
+}
+
+/// What one key of a filter asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Condition {
+    pub(super) path: Box<str>,
+    /// At least one, all different.
+    pub(super) alternatives: Vec<FilterValue>,
+}
+
+/// Why a filter is refused; the client's fault. The limits are in `base::limits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterFault {
+    /// More keys than a filter may have, repeated ones counted.
+    TooManyKeys,
+    /// More alternatives than a key may have, repeated ones counted.
+    TooManyAlternatives,
+    /// A path of too many bytes.
+    PathTooLong,
+    /// A path of too many parts.
+    PathTooDeep,
+}
+
+impl Filter {
+    /// Reads the filter that `filters` describes; none if it has no keys and so matches everything.
+    ///
+    /// # Errors
+    /// A [`FilterFault`] when it is larger than a filter may be.
+    pub fn parse(filters: &Object<'_>) -> Result<Option<Self>, FilterFault> {
+        let mut keys = BTreeMap::new();
+        for (index, (path, value)) in filters.members().enumerate() {
+            if index == FILTER_KEYS_MAX {
+                return Err(FilterFault::TooManyKeys);
+            }
+            check_path(path)?;
+            // Of keys written twice the last counts.
+            keys.insert(path, alternatives(value)?);
+        }
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        if keys.values().any(BTreeMap::is_empty) {
+            return Ok(Some(Self {
+                canonical: NOTHING.into(),
+                conditions: Vec::new(),
+            }));
+        }
+        Ok(Some(Self {
+            canonical: write_canonical(&keys).into(),
+            conditions: keys.into_iter().map(Condition::new).collect(),
+        }))
+    }
+
+    /// A JSON text that filters of the same meaning share and others do not. Read as a filter it
+    /// gives the same filter again.
+    #[must_use]
+    pub fn canonical(&self) -> &str {
+        &self.canonical
+    }
+
+    /// The canonical text and the conditions.
+    pub(super) fn into_parts(self) -> (Box<str>, Vec<Condition>) {
+        (self.canonical, self.conditions)
+    }
+}
+
+impl Condition {
+    fn new((path, alternatives): (&str, BTreeMap<String, FilterValue>)) -> Self {
+        Self {
+            path: path.into(),
+            alternatives: alternatives.into_values().collect(),
+        }
+    }
+}
+
+fn check_path(path: &str) -> Result<(), FilterFault> {
+    if path.len() > FILTER_PATH_BYTES_MAX {
+        return Err(FilterFault::PathTooLong);
+    }
+    if path.split('.').count() > FILTER_PATH_PARTS_MAX {
+        return Err(FilterFault::PathTooDeep);
+    }
+    Ok(())
+}
+
+/// What may stand at a path, by canonical text: sorted and each once.
+fn alternatives(value: Shape<'_>) -> Result<BTreeMap<String, FilterValue>, FilterFault> {
+    let keyed = |value| (canonical(value), FilterValue::of(value));
+    let Shape::Array(elements) = value else {
+        return Ok(BTreeMap::from([keyed(value)]));
+    };
+    // Counted before they are converted, so that a refusal costs little.
+    if elements.count() > FILTER_ALTERNATIVES_MAX {
+        return Err(FilterFault::TooManyAlternatives);
+    }
+    Ok(elements.map(keyed).collect())
+}
+
+fn write_canonical(keys: &BTreeMap<&str, BTreeMap<String, FilterValue>>) -> String {
+    let mut output = vec![b'{'];
+    for (index, (path, alternatives)) in keys.iter().enumerate() {
+        write_comma(&mut output, index);
+        write_text(&mut output, path);
+        output.extend_from_slice(b":[");
+        for (index, text) in alternatives.keys().enumerate() {
+            write_comma(&mut output, index);
+            output.extend_from_slice(text.as_bytes());
+        }
+        output.push(b']');
+    }
+    output.push(b'}');
+    String::from_utf8(output).expect("JSON of texts is text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::JsonReader;
+
+    fn parse(text: &str) -> Result<Option<Filter>, FilterFault> {
+        let mut reader = JsonReader::default();
+        let document = reader.parse(text).unwrap();
+        Filter::parse(&document.object().unwrap())
+    }
+
+    fn check_canonical(text: &str, expected: &str) {
+        let filter = parse(text).unwrap().unwrap();
+        assert_eq!(filter.canonical(), expected, "{text}");
+        let again = parse(expected).unwrap().unwrap();
+        assert_eq!(again.canonical(), expected, "{text}");
+    }
+
+    #[test]
+    fn filters_of_the_same_meaning_have_one_text() {
+        for (text, expected) in [
+            (r#"{"a":1}"#, r#"{"a":[1]}"#),
+            (r#"{"a":[1.0,1]}"#, r#"{"a":[1]}"#),
+            (r#"{"b":true,"a":"x"}"#, r#"{"a":["x"],"b":[true]}"#),
+            (r#"{"a":["y","x","y"]}"#, r#"{"a":["x","y"]}"#),
+            (r#"{"a":["1",1]}"#, r#"{"a":["1",1]}"#),
+            (r#"{"a":[[2,1],[2,1.0]]}"#, r#"{"a":[[2,1]]}"#),
+            (r#"{"a":{"y":1,"x":2}}"#, r#"{"a":[{"x":2,"y":1}]}"#),
+            (r#"{"a":1,"a":2}"#, r#"{"a":[2]}"#),
+            (r#"{"a":[],"a":2}"#, r#"{"a":[2]}"#),
+            (r#"{"\u0061.b":null}"#, r#"{"a.b":[null]}"#),
+            (r#"{"":0}"#, r#"{"":[0]}"#),
+            (r#"{"a":[]}"#, NOTHING),
+            (r#"{"a":1,"b":[]}"#, NOTHING),
+        ] {
+            check_canonical(text, expected);
+        }
+    }
+
+    #[test]
+    fn no_keys_are_no_filter() {
+        assert!(parse("{}").unwrap().is_none());
+    }
+
+    #[test]
+    fn limits_are_kept() {
+        let object = |count: usize| {
+            let members: Vec<_> = (0..count).map(|index| format!("\"{index}\":1")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let array = |count: usize| format!("{{\"a\":[{}]}}", vec!["1"; count].join(","));
+        let long = |bytes: usize| format!("{{\"{}\":1}}", "a".repeat(bytes));
+        let deep = |parts: usize| format!("{{\"{}\":1}}", vec!["a"; parts].join("."));
+        for (text, expected) in [
+            (object(FILTER_KEYS_MAX), None),
+            (object(FILTER_KEYS_MAX + 1), Some(FilterFault::TooManyKeys)),
+            (array(FILTER_ALTERNATIVES_MAX), None),
+            (
+                array(FILTER_ALTERNATIVES_MAX + 1),
+                Some(FilterFault::TooManyAlternatives),
+            ),
+            (long(FILTER_PATH_BYTES_MAX), None),
+            (
+                long(FILTER_PATH_BYTES_MAX + 1),
+                Some(FilterFault::PathTooLong),
+            ),
+            (deep(FILTER_PATH_PARTS_MAX), None),
+            (
+                deep(FILTER_PATH_PARTS_MAX + 1),
+                Some(FilterFault::PathTooDeep),
+            ),
+        ] {
+            assert_eq!(parse(&text).err(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The filters of one channel, found by what a publication has.
+
+use super::filter::Filter;
+use super::table::Table;
+use super::vocabulary::{KnownCondition, Places, Posting, ValueIndex, Vocabulary};
+use crate::json::Object;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Index of a filter in this table; reused after removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupIndex(u32);
+
+/// The different filters of a channel.
+#[derive(Debug, Default)]
+pub struct FilterIndex {
+    by_text: HashMap<Arc<str>, GroupIndex>,
+    groups: Table<Group>,
+    vocabulary: Vocabulary,
+    /// Known values of the publication at hand; kept for its memory.
+    found: Vec<ValueIndex>,
+}
+
+/// A filter, for all who gave it.
+#[derive(Debug)]
+struct Group {
+    canonical: Arc<str>,
+    /// The group is posted under the first alone. None if the filter matches nothing.
+    conditions: Vec<KnownCondition>,
+    places: Places,
+}
+
+impl GroupIndex {
+    /// The number of the place, for tables that follow this one.
+    #[must_use]
+    pub fn slot(self) -> u32 {
+        self.0
+    }
+}
+
+impl FilterIndex {
+    /// The group of a filter of the same meaning.
+    #[must_use]
+    pub fn find(&self, filter: &Filter) -> Option<GroupIndex> {
+        self.by_text.get(filter.canonical()).copied()
+    }
+
+    /// Adds a filter.
+    ///
+    /// # Panics
+    /// When one of the same meaning is there: ask [`find`](Self::find) first.
+    pub fn insert(&mut self, filter: Filter) -> GroupIndex {
+        assert!(self.find(&filter).is_none(), "a filter is inserted once");
+        let (canonical, conditions) = filter.into_parts();
+        let canonical: Arc<str> = canonical.into();
+        let conditions = conditions.into_iter();
+        let mut conditions: Vec<_> = conditions
+            .map(|condition| self.vocabulary.learn(condition))
+            .collect();
+        let costs = conditions.iter().map(|known| self.vocabulary.cost(known));
+        let cheapest = costs.enumerate().min_by_key(|(_, cost)| *cost);
+        if let Some((cheapest, _)) = cheapest {
+            conditions.swap(0, cheapest);
+        }
+        let group = GroupIndex(self.groups.insert(Group {
+            canonical: canonical.clone(),
+            conditions,
+            places: Places::default(),
+        }));
+        let entry = self.groups.at_mut(group.0);
+        if let Some(posted) = entry.conditions.first() {
+            entry.places = self.vocabulary.post(posted, group);
+        }
+        self.by_text.insert(canonical, group);
+        group
+    }
+
+    /// Removes a group and all that only it needed.
+    ///
+    /// # Panics
+    /// When there is none at the index.
+    pub fn remove(&mut self, group: GroupIndex) {
+        let Group {
+            canonical,
+            conditions,
+            places,
+        } = self.groups.remove(group.0);
+        self.by_text.remove(&canonical);
+        if let Some(posted) = conditions.first() {
+            // A list has each group once, so what moved is never the group that is gone.
+            let groups = &mut self.groups;
+            let moved = |posting: Posting, place| {
+                groups.at_mut(posting.group.0).places.set(posting, place);
+            };
+            self.vocabulary.unpost(posted, group, &places, moved);
+        }
+        for condition in &conditions {
+            self.vocabulary.forget(condition);
+        }
+        if self.is_empty() {
+            // Tables keep the memory of their largest size; an empty index needs none of it.
+            *self = Self::default();
+        }
+    }
+
+    /// Whether there is no filter.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.groups.count() == 0
+    }
+
+    /// Appends each group whose filter matches the publication, in no order; returns how many were
+    /// candidates, for the counter `filter_evaluations`.
+    ///
+    /// No group is a candidate twice: it is posted under different values of one path, and the
+    /// publication has one value there.
+    pub fn matches(&mut self, root: &Object<'_>, matched: &mut Vec<GroupIndex>) -> u64 {
+        self.found.clear();
+        self.vocabulary.read(root.members(), &mut self.found);
+        let mut evaluations = 0;
+        for value in &self.found {
+            let candidates = self.vocabulary.posted(*value);
+            evaluations += candidates.len() as u64;
+            let candidates = candidates.iter().map(|posting| posting.group);
+            matched.extend(candidates.filter(|group| {
+                let mut others = self.groups.at(group.0).conditions.iter().skip(1);
+                others.all(|other| self.vocabulary.holds(other))
+            }));
+        }
+        evaluations
+    }
+
+    /// Filters by text, groups, and what the vocabulary counts.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> ([usize; 2], [usize; 5]) {
+        let own = [self.by_text.len(), self.groups.count()];
+        (own, self.vocabulary.counts())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::JsonReader;
+
+    fn filter(text: &str) -> Filter {
+        let mut reader = JsonReader::default();
+        let document = reader.parse(text).unwrap();
+        let filter = Filter::parse(&document.object().unwrap()).unwrap();
+        filter.unwrap()
+    }
+
+    fn matches(index: &mut FilterIndex, publication: &str) -> (Vec<GroupIndex>, u64) {
+        let mut reader = JsonReader::default();
+        let document = reader.parse(publication).unwrap();
+        let mut matched = Vec::new();
+        let evaluations = index.matches(&document.object().unwrap(), &mut matched);
+        (matched, evaluations)
+    }
+
+    fn check_match(filter_text: &str, publication: &str, expected: bool) {
+        let mut index = FilterIndex::default();
+        let group = index.insert(filter(filter_text));
+        let (matched, _) = matches(&mut index, publication);
+        let expected = Vec::from_iter(expected.then_some(group));
+        assert_eq!(matched, expected, "{filter_text} on {publication}");
+    }
+
+    #[test]
+    fn values_are_compared_as_json() {
+        for (filter, value, expected) in [
+            ("1", "1", true),
+            ("1", "1.0", true),
+            ("1.0", "1", true),
+            ("0", "-0.0", true),
+            ("1", "\"1\"", false),
+            ("\"1\"", "1", false),
+            ("1", "true", false),
+            ("0", "false", false),
+            ("0", "null", false),
+            ("\"\"", "null", false),
+            ("null", "null", true),
+            ("true", "true", true),
+            ("true", "false", false),
+            ("9007199254740993", "9007199254740993", true),
+            ("9007199254740993", "9007199254740992", false),
+            ("9007199254740992", "9007199254740992.0", true),
+            ("18446744073709551615", "18446744073709551615", true),
+            ("18446744073709551615", "1.8446744073709552e19", false),
+            ("0.1", "1e-1", true),
+            ("\"x\"", "\"\\u0078\"", true),
+            ("\"x\"", "\"X\"", false),
+            ("\"x.*\"", "\"xy\"", false),
+            ("\"[]\"", "[]", false),
+            (r#"{"a":1,"b":[2]}"#, r#"{"b":[2.0],"a":1}"#, true),
+            (r#"{"a":1}"#, r#"{"a":1,"b":2}"#, false),
+            (r#"{"a":1}"#, r#"{"a":2,"a":1}"#, true),
+            ("{}", "{}", true),
+            ("{}", "[]", false),
+        ] {
+            let publication = format!(r#"{{"v":{value}}}"#);
+            check_match(&format!(r#"{{"v":{filter}}}"#), &publication, expected);
+            check_match(&format!(r#"{{"v":[{filter}]}}"#), &publication, expected);
+        }
+    }
+
+    #[test]
+    fn arrays_mean_any_of_their_elements() {
+        for (filter, value, expected) in [
+            (r#"["x","y"]"#, r#""x""#, true),
+            (r#"["x","y"]"#, r#""y""#, true),
+            (r#"["x","y"]"#, r#""z""#, false),
+            (r#"["x","y"]"#, r#"["x","y"]"#, false),
+            (r#"[["x","y"]]"#, r#"["x","y"]"#, true),
+            (r#"[["x","y"]]"#, r#"["y","x"]"#, false),
+            (r#"["x",null,{"a":1}]"#, "null", true),
+            (r#"["x",null,{"a":1}]"#, r#"{"a":1}"#, true),
+            ("[[]]", "[]", true),
+            ("[]", "[]", false),
+            ("[]", "null", false),
+            ("1", "[1]", false),
+        ] {
+            let publication = format!(r#"{{"v":{value}}}"#);
+            check_match(&format!(r#"{{"v":{filter}}}"#), &publication, expected);
+        }
+    }
+
+    #[test]
+    fn paths_are_literal_first_and_then_split_at_the_first_dot() {
+        for (filter, publication, expected) in [
+            (r#"{"a.b":1}"#, r#"{"a":{"b":1}}"#, true),
+            (r#"{"a.b":1}"#, r#"{"a.b":1}"#, true),
+            (r#"{"a.b":1}"#, r#"{"a.b":2,"a":{"b":1}}"#, false),
+            (r#"{"a.b":1}"#, r#"{"a":{"b":1},"a.b":2}"#, false),
+            (r#"{"a.b":1}"#, r#"{"a":{"b":2},"a.b":1}"#, true),
+            (r#"{"a.b.c":1}"#, r#"{"a":{"b":{"c":1}}}"#, true),
+            (r#"{"a.b.c":1}"#, r#"{"a":{"b.c":1}}"#, true),
+            (r#"{"a.b.c":1}"#, r#"{"a":{"b.c":2,"b":{"c":1}}}"#, false),
+            (r#"{"a.b.c":1}"#, r#"{"a.b":{"c":1}}"#, false),
+            (r#"{"a.b":1}"#, r#"{"a":1}"#, false),
+            (r#"{"a.b":1}"#, r#"{"a":[{"b":1}]}"#, false),
+            (r#"{"a.0":1}"#, r#"{"a":[1]}"#, false),
+            (r#"{"a.b":null}"#, r#"{"a":{}}"#, false),
+            (r#"{"a":null}"#, "{}", false),
+            (r#"{"a":{"b":1}}"#, r#"{"a":{"b":1}}"#, true),
+            (r#"{"":1}"#, r#"{"":1}"#, true),
+            (r#"{".":1}"#, r#"{"":{"":1}}"#, true),
+            (r#"{"a.":1}"#, r#"{"a":{"":1}}"#, true),
+            (r#"{"a..b":1}"#, r#"{"a":{"":{"b":1}}}"#, true),
+            (r#"{"a..b":1}"#, r#"{"a":{".b":1}}"#, true),
+            (r#"{"a.b":1}"#, r#"{"a":{"b":1},"a":{"c":1}}"#, false),
+            (r#"{"a.b":1}"#, r#"{"a":{"b":2,"b":1}}"#, true),
+            (r#"{"a.b":1}"#, r#"{"a":{"b":1},"a":0}"#, false),
+            (r#"{"a.b":1}"#, r#"{"a":0,"a":{"b":1}}"#, true),
+        ] {
+            check_match(filter, publication, expected);
+        }
+    }
+
+    #[test]
+    fn all_keys_must_match() {
+        for (publication, expected) in [
+            (r#"{"type":"login","user":{"id":"u1","age":3}}"#, true),
+            (r#"{"user":{"id":"u2"},"type":"login"}"#, true),
+            (r#"{"type":"login","user":{"id":"u3"}}"#, false),
+            (r#"{"type":"logout","user":{"id":"u1"}}"#, false),
+            (r#"{"type":"login"}"#, false),
+            ("{}", false),
+        ] {
+            let filter = r#"{"type":"login","user.id":["u1","u2"]}"#;
+            check_match(filter, publication, expected);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_publication_had_is_forgotten() {
+        let mut index = FilterIndex::default();
+        let group = index.insert(filter(r#"{"a":1,"b.c":2}"#));
+        for (publication, expected) in [
+            (r#"{"a":1,"b":{"c":2}}"#, vec![group]),
+            (r#"{"a":1}"#, vec![]),
+            (r#"{"b":{"c":2}}"#, vec![]),
+            (r#"{"b":{"c":2},"a":1}"#, vec![group]),
+        ] {
+            let (matched, _) = matches(&mut index, publication);
+            assert_eq!(matched, expected, "{publication}");
+        }
+    }
+
+    #[test]
+    fn few_candidates_are_looked_at() {
+        type Text = fn(u32) -> String;
+        let filters: [(Text, u64); 4] = [
+            (|index| format!(r#"{{"id":{index}}}"#), 1),
+            // The first group went under the key that all share.
+            (|index| format!(r#"{{"all":0,"id":{index}}}"#), 2),
+            (
+                |index| format!(r#"{{"id":[{index},-{index}],"all":[0,1]}}"#),
+                2,
+            ),
+            (|index| format!(r#"{{"p{index}":0}}"#), 1),
+        ];
+        for (text, evaluations_max) in filters {
+            let mut index = FilterIndex::default();
+            let groups: Vec<_> = (0..1_000)
+                .map(|number| index.insert(filter(&text(number))))
+                .collect();
+            let publication = r#"{"all":0,"id":500,"p500":0,"other":{"id":7}}"#;
+            let (matched, evaluations) = matches(&mut index, publication);
+            assert_eq!(matched, [groups[500]]);
+            assert!(evaluations <= evaluations_max, "{}", text(0));
+        }
+    }
+
+    #[test]
+    fn a_group_is_found_by_meaning_until_it_is_removed() {
+        let mut index = FilterIndex::default();
+        let group = index.insert(filter(r#"{"b":[2,1],"a":"x"}"#));
+        let same = filter(r#"{"a":["x","x"],"b":[1.0,2]}"#);
+        assert_eq!(index.find(&same), Some(group));
+        assert_eq!(index.find(&filter(r#"{"a":"x"}"#)), None);
+        let other = index.insert(filter(r#"{"a":"x"}"#));
+        index.remove(group);
+        assert_eq!(index.find(&same), None);
+        assert!(!index.is_empty());
+        assert_eq!(index.insert(same), group, "places are used again");
+        index.remove(group);
+        index.remove(other);
+        assert!(index.is_empty());
+    }
+
+    #[test]
+    fn filters_that_match_nothing_are_one_group() {
+        let mut index = FilterIndex::default();
+        let group = index.insert(filter(r#"{"a":[]}"#));
+        assert_eq!(index.find(&filter(r#"{"b":[],"a":1}"#)), Some(group));
+        assert_eq!(matches(&mut index, r#"{"":[],"a":1}"#), (vec![], 0));
+        index.remove(group);
+        assert!(index.is_empty());
+    }
+}

@@ -1,0 +1,174 @@
+//! Values as filters compare them: equal values have equal keys and equal canonical texts.
+
+use crate::json::{Members, Shape, write_text};
+use std::io::Write;
+
+/// A value without parts that is no text; two are equal if and only if their JSON values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Plain {
+    Null,
+    Bool(bool),
+    /// A whole number below 2^64 in magnitude, however it was written.
+    Integer(i128),
+    /// The bits of any other number.
+    Float(u64),
+}
+
+/// A value that a filter names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FilterValue {
+    Plain(Plain),
+    Text(Box<str>),
+    /// The canonical text of an object or an array.
+    Compound(Box<str>),
+}
+
+impl FilterValue {
+    pub(super) fn of(shape: Shape<'_>) -> Self {
+        match (shape, Plain::of(shape)) {
+            (_, Some(plain)) => Self::Plain(plain),
+            (Shape::Text(text), _) => Self::Text(text.into()),
+            _ => Self::Compound(canonical(shape).into()),
+        }
+    }
+}
+
+impl Plain {
+    /// None for texts, arrays and objects.
+    pub(super) fn of(shape: Shape<'_>) -> Option<Self> {
+        match shape {
+            Shape::Null => Some(Self::Null),
+            Shape::Bool(value) => Some(Self::Bool(value)),
+            Shape::Integer(number) => Some(Self::Integer(number)),
+            Shape::Float(number) => Some(Self::number(number)),
+            Shape::Text(_) | Shape::Array(_) | Shape::Object(_) => None,
+        }
+    }
+
+    /// 2^64 and more can only be read as a double, so whole numbers need one form below it.
+    fn number(number: f64) -> Self {
+        const WHOLE_END: f64 = 18_446_744_073_709_551_616.0;
+        if number.fract() == 0.0 && number.abs() < WHOLE_END {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the number is whole and within the range of i128"
+            )]
+            return Self::Integer(number as i128);
+        }
+        Self::Float(number.to_bits())
+    }
+}
+
+/// JSON text that is the same for equal values and different for others.
+pub(super) fn canonical(shape: Shape<'_>) -> String {
+    let mut output = Vec::new();
+    write_value(&mut output, shape);
+    String::from_utf8(output).expect("JSON of texts is text")
+}
+
+/// Recursion ends at the depth that the parser accepts, `JSON_DEPTH_MAX`.
+fn write_value(output: &mut Vec<u8>, shape: Shape<'_>) {
+    match shape {
+        Shape::Text(text) => write_text(output, text),
+        Shape::Array(elements) => {
+            output.push(b'[');
+            for (index, element) in elements.enumerate() {
+                write_comma(output, index);
+                write_value(output, element);
+            }
+            output.push(b']');
+        }
+        Shape::Object(members) => {
+            output.push(b'{');
+            for (index, (name, value)) in sorted(members).into_iter().enumerate() {
+                write_comma(output, index);
+                write_text(output, name);
+                output.push(b':');
+                write_value(output, value);
+            }
+            output.push(b'}');
+        }
+        Shape::Null | Shape::Bool(_) | Shape::Integer(_) | Shape::Float(_) => {
+            let written = match Plain::of(shape) {
+                Some(Plain::Bool(value)) => write!(output, "{value}"),
+                Some(Plain::Integer(number)) => write!(output, "{number}"),
+                // The shortest digits that give the same double again.
+                Some(Plain::Float(bits)) => write!(output, "{:e}", f64::from_bits(bits)),
+                Some(Plain::Null) | None => write!(output, "null"),
+            };
+            written.expect("writing to memory does not fail");
+        }
+    }
+}
+
+/// Members by name; of each name the last.
+fn sorted(members: Members<'_>) -> Vec<(&str, Shape<'_>)> {
+    let mut members: Vec<_> = members.collect();
+    // Reversed, then sorted stably: the last of a name becomes its first, which dedup keeps.
+    members.reverse();
+    members.sort_by_key(|(name, _)| *name);
+    members.dedup_by_key(|(name, _)| *name);
+    members
+}
+
+/// A comma before all but the first.
+pub(super) fn write_comma(output: &mut Vec<u8>, index: usize) {
+    if index > 0 {
+        output.push(b',');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::JsonReader;
+
+    fn check_canonical(json: &str, expected: &str) {
+        let mut reader = JsonReader::default();
+        let text = format!(r#"{{"v":{json}}}"#);
+        let document = reader.parse(&text).unwrap();
+        let value = document.object().unwrap().field("v").unwrap();
+        assert_eq!(canonical(value.shape()), expected, "{json}");
+    }
+
+    #[test]
+    fn equal_values_have_one_text() {
+        for (json, expected) in [
+            ("null", "null"),
+            ("true", "true"),
+            ("1", "1"),
+            ("1.0", "1"),
+            ("10e-1", "1"),
+            ("0.1e1", "1"),
+            ("-0", "0"),
+            ("-0.0", "0"),
+            ("0.10", "1e-1"),
+            ("1e-1", "1e-1"),
+            ("9007199254740993", "9007199254740993"),
+            ("9007199254740993.0", "9007199254740992"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("18446744073709551616", "1.8446744073709552e19"),
+            ("1.8446744073709552e19", "1.8446744073709552e19"),
+            ("-9223372036854775808.0", "-9223372036854775808"),
+            ("1e300", "1e300"),
+            (r#""1""#, r#""1""#),
+            (r#""\u0061\/\u0001""#, r#""a/\u0001""#),
+            ("[ ]", "[]"),
+            ("[2,1.0,[\"x\"]]", "[2,1,[\"x\"]]"),
+            (
+                r#"{"b":1,"a":{"d":1,"c":2}}"#,
+                r#"{"a":{"c":2,"d":1},"b":1}"#,
+            ),
+            (r#"{"a":1,"b":2,"a":3}"#, r#"{"a":3,"b":2}"#),
+            ("{}", "{}"),
+        ] {
+            check_canonical(json, expected);
+        }
+    }
+
+    #[test]
+    fn the_deepest_value_is_written() {
+        let deep = format!("{}{}", "[".repeat(62), "]".repeat(62));
+        check_canonical(&deep, &deep);
+    }
+}

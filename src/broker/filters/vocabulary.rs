@@ -1,0 +1,251 @@
+//! The paths and values that the filters of a channel name, and where a publication has them.
+
+use super::filter::Condition;
+use super::index::GroupIndex;
+use super::table::Table;
+use super::trie::Trie;
+use super::value::{FilterValue, Plain, canonical};
+use crate::json::{Members, Shape};
+use std::collections::HashMap;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PathIndex(pub(super) u32);
+
+/// Index of a value at one path; the same value at another path has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ValueIndex(u32);
+
+/// Paths and values in use. Conditions become numbers here, so that a candidate is judged by
+/// comparing numbers.
+#[derive(Debug, Default)]
+pub(super) struct Vocabulary {
+    trie: Trie,
+    paths: Table<Path>,
+    values: Table<Value>,
+    /// Publications read so far: what was read of an earlier one need not be cleared.
+    readings: u64,
+}
+
+/// A path and the values that filters name at it; never without one.
+#[derive(Debug)]
+struct Path {
+    name: Box<str>,
+    plain: HashMap<Plain, ValueIndex>,
+    texts: HashMap<Box<str>, ValueIndex>,
+    compounds: HashMap<Box<str>, ValueIndex>,
+    /// The publication that last had the path, and the known value it had there.
+    reading: u64,
+    read: Option<ValueIndex>,
+}
+
+/// A value at a path; there as long as conditions name it.
+#[derive(Debug)]
+struct Value {
+    path: PathIndex,
+    value: FilterValue,
+    conditions: usize,
+    /// The groups posted under the value, in no order.
+    posted: Vec<Posting>,
+}
+
+/// A group under one of the values that it is posted under.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Posting {
+    pub(super) group: GroupIndex,
+    /// Which alternative of the group's condition the value is.
+    rank: u32,
+}
+
+/// Where a group's postings stand in their lists, by rank. A search for them would let clients with
+/// many alternatives in common make removals slow.
+#[derive(Debug, Default)]
+pub(super) struct Places(Vec<u32>);
+
+/// A condition whose path and values are in the vocabulary.
+#[derive(Debug)]
+pub(super) struct KnownCondition {
+    path: PathIndex,
+    /// In ascending order; at least one.
+    alternatives: Box<[ValueIndex]>,
+}
+
+impl Vocabulary {
+    /// Reads a publication. Appends the known values that it has; at most one for each path.
+    pub(super) fn read(&mut self, publication: Members<'_>, found: &mut Vec<ValueIndex>) {
+        self.readings += 1;
+        let (reading, paths) = (self.readings, &mut self.paths);
+        self.trie.walk(publication, |path, value| {
+            let path = paths.at_mut(path.0);
+            if path.reading == reading {
+                // A shallower way led there already.
+                return;
+            }
+            path.reading = reading;
+            path.read = path.find(value);
+            found.extend(path.read);
+        });
+    }
+
+    /// Whether the publication that was last read fulfils the condition.
+    pub(super) fn holds(&self, condition: &KnownCondition) -> bool {
+        let path = self.paths.at(condition.path.0);
+        let read = path.read.filter(|_| path.reading == self.readings);
+        read.is_some_and(|value| condition.alternatives.binary_search(&value).is_ok())
+    }
+
+    /// The groups posted under a value.
+    pub(super) fn posted(&self, value: ValueIndex) -> &[Posting] {
+        &self.values.at(value.0).posted
+    }
+
+    /// The candidates of the publication that is worst for the condition, and its alternatives.
+    pub(super) fn cost(&self, condition: &KnownCondition) -> (usize, usize) {
+        let lists = condition.alternatives.iter();
+        let longest = lists.map(|value| self.posted(*value).len()).max();
+        (longest.unwrap_or(0), condition.alternatives.len())
+    }
+
+    /// Posts the group under every alternative.
+    pub(super) fn post(&mut self, condition: &KnownCondition, group: GroupIndex) -> Places {
+        let ranked = (0..).zip(&condition.alternatives);
+        let places = ranked.map(|(rank, value)| {
+            let posted = &mut self.values.at_mut(value.0).posted;
+            posted.push(Posting { group, rank });
+            u32::try_from(posted.len() - 1).expect("a list is no longer than the table of groups")
+        });
+        Places(places.collect())
+    }
+
+    /// Takes back what `post` did. Tells `moved` which postings have another place now.
+    pub(super) fn unpost(
+        &mut self,
+        condition: &KnownCondition,
+        group: GroupIndex,
+        places: &Places,
+        mut moved: impl FnMut(Posting, u32),
+    ) {
+        for (value, place) in condition.alternatives.iter().zip(&places.0) {
+            let posted = &mut self.values.at_mut(value.0).posted;
+            let removed = posted.swap_remove(*place as usize);
+            assert_eq!(removed.group, group, "places follow every move");
+            if let Some(posting) = posted.get(*place as usize) {
+                moved(*posting, *place);
+            }
+        }
+    }
+
+    /// Adds what the condition names.
+    pub(super) fn learn(&mut self, condition: Condition) -> KnownCondition {
+        let path = self.trie.find(&condition.path).unwrap_or_else(|| {
+            let path = PathIndex(self.paths.insert(Path::new(condition.path.clone())));
+            self.trie.insert(&condition.path, path);
+            path
+        });
+        let alternatives = condition.alternatives.into_iter();
+        let mut alternatives: Box<[_]> =
+            alternatives.map(|value| self.value(path, value)).collect();
+        alternatives.sort_unstable();
+        KnownCondition { path, alternatives }
+    }
+
+    /// Takes back what `learn` did; the condition is posted no more.
+    pub(super) fn forget(&mut self, condition: &KnownCondition) {
+        for index in &condition.alternatives {
+            let value = self.values.at_mut(index.0);
+            value.conditions -= 1;
+            if value.conditions > 0 {
+                continue;
+            }
+            let value = self.values.remove(index.0);
+            assert!(value.posted.is_empty(), "who is posted names the value");
+            self.paths.at_mut(value.path.0).remove(&value.value);
+        }
+        if self.paths.at(condition.path.0).is_empty() {
+            let path = self.paths.remove(condition.path.0);
+            self.trie.remove(&path.name);
+        }
+    }
+
+    /// The value at the path, with one more condition that names it.
+    fn value(&mut self, path: PathIndex, value: FilterValue) -> ValueIndex {
+        let values = &mut self.values;
+        let index = self.paths.at_mut(path.0).find_or_insert(&value, || {
+            ValueIndex(values.insert(Value {
+                path,
+                value: value.clone(),
+                conditions: 0,
+                posted: Vec::new(),
+            }))
+        });
+        self.values.at_mut(index.0).conditions += 1;
+        index
+    }
+
+    /// Nodes, edges, paths, values and postings.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [usize; 5] {
+        let (nodes, edges) = self.trie.counts();
+        let (paths, values) = (self.paths.count(), self.values.count());
+        let posted = self.values.iter().map(|value| value.posted.len()).sum();
+        [nodes, edges, paths, values, posted]
+    }
+}
+
+impl Places {
+    /// Takes note of what `unpost` told.
+    pub(super) fn set(&mut self, posting: Posting, place: u32) {
+        self.0[posting.rank as usize] = place;
+    }
+}
+
+impl Path {
+    fn new(name: Box<str>) -> Self {
+        Self {
+            name,
+            plain: HashMap::new(),
+            texts: HashMap::new(),
+            compounds: HashMap::new(),
+            reading: 0,
+            read: None,
+        }
+    }
+
+    /// The known value that equals `value`.
+    fn find(&self, value: Shape<'_>) -> Option<ValueIndex> {
+        let found = match value {
+            Shape::Text(text) => self.texts.get(text),
+            // The canonical text is costly, and such filters are rare.
+            Shape::Array(_) | Shape::Object(_) if self.compounds.is_empty() => None,
+            Shape::Array(_) | Shape::Object(_) => self.compounds.get(canonical(value).as_str()),
+            Shape::Null | Shape::Bool(_) | Shape::Integer(_) | Shape::Float(_) => {
+                self.plain.get(&Plain::of(value)?)
+            }
+        };
+        found.copied()
+    }
+
+    fn find_or_insert(
+        &mut self,
+        value: &FilterValue,
+        make: impl FnOnce() -> ValueIndex,
+    ) -> ValueIndex {
+        match value {
+            FilterValue::Plain(plain) => *self.plain.entry(*plain).or_insert_with(make),
+            FilterValue::Text(text) => *self.texts.entry(text.clone()).or_insert_with(make),
+            FilterValue::Compound(text) => *self.compounds.entry(text.clone()).or_insert_with(make),
+        }
+    }
+
+    fn remove(&mut self, value: &FilterValue) {
+        let removed = match value {
+            FilterValue::Plain(plain) => self.plain.remove(plain),
+            FilterValue::Text(text) => self.texts.remove(text),
+            FilterValue::Compound(text) => self.compounds.remove(text),
+        };
+        assert!(removed.is_some(), "a value is known at its path");
+    }
+
+    fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.texts.is_empty() && self.compounds.is_empty()
+    }
+}

@@ -1,0 +1,171 @@
+//! What the sessions of one address, user or tenant may use together, on all shards.
+
+use super::rate::RateState;
+use crate::base::{DialectId, Now};
+use crate::config::RateLimit;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks of the table: a shard holds one for some tens of nanoseconds, and few sessions ask at once.
+const STRIPES: usize = 64;
+/// How long the use of a user without sessions is remembered, milliseconds: else a client would be
+/// given a new allowance with each connection.
+const MEMORY_MS: u64 = 300_000;
+
+/// Whose sessions are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    Ip,
+    User,
+    Tenant,
+}
+
+/// The counts of the process. A session takes part only where its dialect sets a limit, or wants
+/// to know a user's first and last.
+#[derive(Debug)]
+pub struct Quotas {
+    stripes: [Mutex<Stripe>; STRIPES],
+    hasher: RandomState,
+}
+
+type Stripe = HashMap<Box<str>, Usage>;
+
+#[derive(Debug, Default)]
+struct Usage {
+    sessions: u32,
+    rate: RateState,
+    /// When the last session ended, monotonic milliseconds.
+    left_ms: u64,
+}
+
+/// The sessions are as many as they may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QuotaFull;
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            stripes: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Quotas {
+    fn stripe(&self, key: &str) -> MutexGuard<'_, Stripe> {
+        let index = self.hasher.hash_one(key) % STRIPES as u64;
+        #[expect(clippy::cast_possible_truncation, reason = "a remainder of 64")]
+        let stripe = &self.stripes[index as usize];
+        // A shard that panicked ends the process; what it left behind is whole all the same.
+        stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for a session and returns how many there are now; 0 = no limit.
+    pub(super) fn join(
+        &self,
+        (dialect, scope): (DialectId, Scope),
+        name: &str,
+        sessions_max: u32,
+    ) -> Result<u32, QuotaFull> {
+        let key = key(dialect, scope, name);
+        let mut stripe = self.stripe(&key);
+        let usage = stripe.entry(key.into()).or_default();
+        if sessions_max != 0 && usage.sessions >= sessions_max {
+            return Err(QuotaFull);
+        }
+        usage.sessions += 1;
+        Ok(usage.sessions)
+    }
+
+    /// Gives a place back and returns how many sessions are left.
+    pub(super) fn leave(&self, (dialect, scope): (DialectId, Scope), name: &str, now: Now) -> u32 {
+        let key = key(dialect, scope, name);
+        let mut stripe = self.stripe(&key);
+        let Some(usage) = stripe.get_mut(&*key) else {
+            return 0;
+        };
+        usage.sessions = usage.sessions.saturating_sub(1);
+        usage.left_ms = now.monotonic_ms;
+        let left = usage.sessions;
+        if left == 0 && usage.rate.is_unused() {
+            stripe.remove(&*key);
+        }
+        left
+    }
+
+    /// Counts a message of a user; false when it is one too many.
+    pub(super) fn allows(
+        &self,
+        dialect: DialectId,
+        user: &str,
+        limit: RateLimit,
+        now: Now,
+    ) -> bool {
+        let key = key(dialect, Scope::User, user);
+        let mut stripe = self.stripe(&key);
+        // A user without a place, as one whose place was swept, is given one again.
+        let usage = stripe.entry(key.into()).or_default();
+        usage.rate.allows(limit, now.monotonic_ms)
+    }
+
+    /// Forgets users that left long ago; returns how many are remembered.
+    pub fn sweep(&self, now: Now) -> usize {
+        let mut left = 0;
+        for stripe in &self.stripes {
+            let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            stripe.retain(|_, usage| {
+                usage.sessions > 0 || usage.left_ms + MEMORY_MS > now.monotonic_ms
+            });
+            left += stripe.len();
+        }
+        left
+    }
+}
+
+fn key(dialect: DialectId, scope: Scope, name: &str) -> String {
+    let scope = match scope {
+        Scope::Ip => 'i',
+        Scope::User => 'u',
+        Scope::Tenant => 't',
+    };
+    format!("{}{scope}{name}", dialect.index())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: (DialectId, Scope) = (DialectId::Assist, Scope::User);
+
+    #[test]
+    fn places_are_limited_and_come_back() {
+        let quotas = Quotas::default();
+        assert_eq!(quotas.join(USER, "ann", 2), Ok(1));
+        assert_eq!(quotas.join(USER, "ann", 2), Ok(2));
+        assert_eq!(quotas.join(USER, "ann", 2), Err(QuotaFull));
+        assert_eq!(
+            quotas.join((DialectId::Assist, Scope::Tenant), "ann", 2),
+            Ok(1)
+        );
+        assert_eq!(quotas.leave(USER, "ann", Now::at(0, 0)), 1);
+        assert_eq!(quotas.join(USER, "ann", 2), Ok(2));
+    }
+
+    #[test]
+    fn a_new_connection_gives_no_new_allowance_until_the_user_was_away_for_long() {
+        let quotas = Quotas::default();
+        let limit = RateLimit::Window {
+            messages: 1,
+            window_ms: 3_600_000,
+        };
+        let allows = |at_ms| quotas.allows(DialectId::Assist, "ann", limit, Now::at(at_ms, 0));
+        quotas.join(USER, "ann", 0).unwrap();
+        assert!(allows(0) && !allows(1));
+        quotas.leave(USER, "ann", Now::at(2, 0));
+        assert_eq!(quotas.sweep(Now::at(MEMORY_MS, 0)), 1);
+        assert!(!allows(MEMORY_MS));
+        assert_eq!(quotas.sweep(Now::at(MEMORY_MS + 2, 0)), 0);
+        assert!(allows(MEMORY_MS + 3));
+    }
+}

@@ -1,0 +1,130 @@
+//! Messages of analytics clients.
+
+use super::stream;
+use crate::broker::{Command, Refusal, Subscription, TagRequest};
+use crate::json::Object;
+
+pub(super) fn decode<'a>(
+    message: &Object<'a>,
+    scratch: &'a mut String,
+) -> Result<Command<'a>, Refusal> {
+    let kind = message.field("type").and_then(|value| value.text());
+    Ok(match kind.ok_or(Refusal::UnknownType)? {
+        "auth" => Command::Authenticate {
+            token: message.object("data")?.text("token")?,
+        },
+        "subscribe" => subscribe(message, scratch)?,
+        "unsubscribe" => {
+            let tag = subscription_id(message)?;
+            Command::UnsubscribeTag {
+                tag: tag.ok_or(Refusal::MissingField("subscription_id"))?,
+            }
+        }
+        "ping" => Command::Ping,
+        kind => Command::Custom {
+            kind,
+            data: message.field("data").map_or("null", |data| data.raw()),
+        },
+    })
+}
+
+fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Command<'a>, Refusal> {
+    let body = message.object("data")?;
+    let (stream, _) = stream::named(body.text("type")?).ok_or(Refusal::InvalidField("type"))?;
+    scratch.clear();
+    scratch.push_str(stream::CHANNEL_PREFIX);
+    scratch.push_str(stream);
+    let filters = body.field("filters").filter(|filters| !filters.is_null());
+    let filter = match filters {
+        Some(filters) => Some(filters.object().ok_or(Refusal::InvalidField("filters"))?),
+        None => None,
+    };
+    Ok(Command::Subscribe(Subscription {
+        tag: subscription_id(message)?.map_or(TagRequest::Given, TagRequest::Own),
+        filter,
+        ..Subscription::to(scratch)
+    }))
+}
+
+/// The subscription that a message names, beside its data or in it.
+fn subscription_id<'a>(message: &Object<'a>) -> Result<Option<&'a str>, Refusal> {
+    const NAME: &str = "subscription_id";
+    let data = message.field("data").and_then(|data| data.object());
+    let beside = message.field(NAME).filter(|value| !value.is_null());
+    let inside = data
+        .and_then(|data| data.field(NAME))
+        .filter(|value| !value.is_null());
+    match beside.or(inside) {
+        Some(value) => value.text().map(Some).ok_or(Refusal::InvalidField(NAME)),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::dialect::stage::decoded;
+
+    fn check(text: &str, expected: &str) {
+        let decoded = decoded(&super::super::Analytics, text);
+        assert!(decoded.contains(expected), "{text}: {decoded}");
+    }
+
+    #[test]
+    fn each_message_becomes_its_command() {
+        check(
+            r#"{"type":"auth","data":{"token":"t"}}"#,
+            r#"Authenticate { token: "t" }"#,
+        );
+        let plain = r#"{"type":"subscribe","data":{"type":"metrics"}}"#;
+        check(
+            plain,
+            r#"channel: "stream:metrics", tag: Given, filter: None"#,
+        );
+        let null = r#"{"type":"subscribe","data":{"type":"events","filters":null},"subscription_id":null}"#;
+        check(
+            null,
+            r#"channel: "stream:events", tag: Given, filter: None"#,
+        );
+        let filtered = r#"{"type":"subscribe","data":{"type":"events","filters":{"a":1}}}"#;
+        check(filtered, "filter: Some(");
+        let beside = r#"{"type":"subscribe","data":{"type":"alerts"},"subscription_id":"mine"}"#;
+        check(beside, r#"tag: Own("mine")"#);
+        let inside = r#"{"type":"subscribe","data":{"type":"alerts","subscription_id":"mine"}}"#;
+        check(inside, r#"tag: Own("mine")"#);
+        check(
+            r#"{"type":"unsubscribe","data":{"subscription_id":"s"}}"#,
+            r#"UnsubscribeTag { tag: "s" }"#,
+        );
+        check(r#"{"type":"ping"}"#, "Ping");
+        check(
+            r#"{"type":"x","data":[1]}"#,
+            r#"Custom { kind: "x", data: "[1]" }"#,
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        check("{}", "UnknownType");
+        check(r#"{"type":"auth"}"#, r#"MissingField("data")"#);
+        check(
+            r#"{"type":"subscribe","data":{}}"#,
+            r#"MissingField("type")"#,
+        );
+        check(
+            r#"{"type":"subscribe","data":{"type":"news"}}"#,
+            r#"InvalidField("type")"#,
+        );
+        check(
+            r#"{"type":"subscribe","data":{"type":"events","filters":[]}}"#,
+            r#"InvalidField("filters")"#,
+        );
+        check(
+            r#"{"type":"unsubscribe","data":{}}"#,
+            r#"MissingField("subscription_id")"#,
+        );
+        check(
+            r#"{"type":"unsubscribe","data":{"subscription_id":7}}"#,
+            r#"InvalidField("subscription_id")"#,
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! Messages to analytics clients.
+
+use super::stream;
+use crate::base::TAG_BYTES;
+use crate::broker::{Event, Publication, Refusal, SubscriptionView};
+use crate::dialect::{Hole, Stamp};
+use crate::json::{write_iso_time, write_text};
+
+/// `{"type":"data","data":{ITEM:DATA,"subscription_type":S},"subscription_id":ID,"timestamp":T}`
+pub(super) fn publication(
+    publication: &Publication<'_>,
+    stamp: Stamp,
+    output: &mut Vec<u8>,
+) -> Option<Hole> {
+    let base = output.len();
+    let Some((stream, item)) = stream::of_channel(publication.channel) else {
+        typed(publication.kind, publication.data, stamp.unix_ms, output);
+        return None;
+    };
+    output.extend_from_slice(b"{\"type\":\"data\",\"data\":{\"");
+    output.extend_from_slice(item.as_bytes());
+    output.extend_from_slice(b"\":");
+    output.extend_from_slice(publication.data.as_bytes());
+    output.extend_from_slice(b",\"subscription_type\":\"");
+    output.extend_from_slice(stream.as_bytes());
+    output.extend_from_slice(b"\"},\"subscription_id\":\"");
+    let hole = Hole(output.len() - base);
+    output.extend_from_slice(&[b' '; TAG_BYTES]);
+    output.push(b'"');
+    end(stamp.unix_ms, output);
+    Some(hole)
+}
+
+/// `{"type":T,"data":D,"timestamp":T}`
+fn typed(kind: &str, data: &str, unix_ms: u64, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"{\"type\":");
+    write_text(output, kind);
+    output.extend_from_slice(b",\"data\":");
+    output.extend_from_slice(data.as_bytes());
+    end(unix_ms, output);
+}
+
+fn end(unix_ms: u64, output: &mut Vec<u8>) {
+    output.extend_from_slice(b",\"timestamp\":");
+    write_iso_time(output, unix_ms);
+    output.push(b'}');
+}
+
+pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
+    match event {
+        Event::Authenticated { session, .. } => {
+            message(output, "auth_success", "client_id", &session.id.to_string());
+        }
+        // The document has one sentence for all faults.
+        Event::AuthenticationFailed { .. } => {
+            message(output, "auth_failed", "error", "Invalid credentials");
+        }
+        Event::Subscribed(view) => subscribed(view, output),
+        Event::Unsubscribed(view) => {
+            begin_acknowledgement("unsubscribed", view, output);
+            output.push(b'}');
+            end(view.now.unix_ms, output);
+        }
+        Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
+        Event::Message { kind, data, now } => typed(kind, data, now.unix_ms, output),
+        Event::Error { refusal } => message(output, "error", "error", &text(*refusal)),
+        Event::Denied { reason } => message(output, "error", "error", reason),
+        // Clients of analytics speak first, publish nothing and ask for no status.
+        Event::Welcome { .. }
+        | Event::Published { .. }
+        | Event::Kept { .. }
+        | Event::Status { .. }
+        | Event::GoingAway { .. } => {}
+    }
+}
+
+fn text(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::InvalidJson
+        | Refusal::TooDeep
+        | Refusal::MissingField(_)
+        | Refusal::InvalidField(_) => format!("Invalid message format: {}", refusal.text()),
+        Refusal::DuplicateTag => "Duplicate subscription_id".into(),
+        Refusal::UnknownTag => "Unknown subscription_id".into(),
+        other => other.text(),
+    }
+}
+
+/// `{"type":T,"data":{NAME:VALUE}}`
+fn message(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
+    output.extend_from_slice(b"{\"type\":\"");
+    output.extend_from_slice(kind.as_bytes());
+    output.extend_from_slice(b"\",\"data\":{\"");
+    output.extend_from_slice(name.as_bytes());
+    output.extend_from_slice(b"\":");
+    write_text(output, value);
+    output.extend_from_slice(b"}}");
+}
+
+fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
+    begin_acknowledgement("subscribed", view, output);
+    output.extend_from_slice(b",\"type\":");
+    let stream = view.channel.strip_prefix(stream::CHANNEL_PREFIX);
+    write_text(output, stream.unwrap_or(view.channel));
+    output.extend_from_slice(b",\"filters\":");
+    output.extend_from_slice(view.filter.unwrap_or("{}").as_bytes());
+    output.push(b'}');
+    end(view.now.unix_ms, output);
+}
+
+/// `{"type":T,"subscription_id":ID,"data":{"subscription_id":ID`
+fn begin_acknowledgement(kind: &str, view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
+    let id = view.tag.unwrap_or_default();
+    output.extend_from_slice(b"{\"type\":\"");
+    output.extend_from_slice(kind.as_bytes());
+    output.extend_from_slice(b"\",\"subscription_id\":");
+    write_text(output, id);
+    output.extend_from_slice(b",\"data\":{\"subscription_id\":");
+    write_text(output, id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::stage::{self, told};
+
+    const STAMP: Stamp = Stamp {
+        unix_ms: 1_704_067_200_000,
+        serial: 1,
+    };
+
+    fn check_publication(channel: &str, expected: &str, expected_hole: Option<usize>) {
+        let mut output = Vec::new();
+        let publication = Publication::new(channel, "m", r#"{"a":1}"#);
+        let hole = super::publication(&publication, STAMP, &mut output);
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
+        assert_eq!(hole, expected_hole.map(Hole));
+    }
+
+    #[test]
+    fn an_item_stands_in_the_field_of_its_stream_before_a_hole() {
+        let data = |item: &str, stream: &str| {
+            format!(
+                "{{\"type\":\"data\",\"data\":{{\"{item}\":{{\"a\":1}},\"subscription_type\":\"{stream}\"}},\
+                 \"subscription_id\":\"{}\",\"timestamp\":\"2024-01-01T00:00:00.000Z\"}}",
+                " ".repeat(TAG_BYTES)
+            )
+        };
+        for (stream, item) in [
+            ("events", "event"),
+            ("metrics", "metrics"),
+            ("alerts", "alert"),
+            ("predictions", "prediction"),
+            ("aggregations", "aggregation"),
+            ("system_status", "system_status"),
+        ] {
+            let expected = data(item, stream);
+            let hole = expected.find("       ");
+            check_publication(&format!("stream:{stream}"), &expected, hole);
+        }
+        check_publication(
+            "all",
+            r#"{"type":"m","data":{"a":1},"timestamp":"2024-01-01T00:00:00.000Z"}"#,
+            None,
+        );
+    }
+
+    fn check(event: &Event<'_>, expected: &str) {
+        assert_eq!(told(&super::super::Analytics, event), expected);
+    }
+
+    #[test]
+    fn each_event_has_its_message() {
+        let view = SubscriptionView {
+            tag: Some("s1"),
+            filter: Some(r#"{"a": 1}"#),
+            ..stage::subscription("stream:events")
+        };
+        check(
+            &Event::Subscribed(view),
+            concat!(
+                r#"{"type":"subscribed","subscription_id":"s1","data":{"subscription_id":"s1","#,
+                r#""type":"events","filters":{"a": 1}},"timestamp":"2024-01-01T00:00:00.000Z"}"#
+            ),
+        );
+        check(
+            &Event::Unsubscribed(view),
+            concat!(
+                r#"{"type":"unsubscribed","subscription_id":"s1","data":{"subscription_id":"s1"},"#,
+                r#""timestamp":"2024-01-01T00:00:00.000Z"}"#
+            ),
+        );
+        let error = |refusal| Event::Error { refusal };
+        check(
+            &error(Refusal::RateLimited),
+            r#"{"type":"error","data":{"error":"Rate limit exceeded"}}"#,
+        );
+        check(
+            &error(Refusal::MissingField("data")),
+            r#"{"type":"error","data":{"error":"Invalid message format: Missing data"}}"#,
+        );
+        check(
+            &error(Refusal::UnknownType),
+            r#"{"type":"error","data":{"error":"Unknown message type"}}"#,
+        );
+        let refusal = Refusal::TokenExpired;
+        check(
+            &Event::AuthenticationFailed { refusal },
+            r#"{"type":"auth_failed","data":{"error":"Invalid credentials"}}"#,
+        );
+        let session = &stage::session();
+        let (identity, now) = (&stage::identity("ann"), stage::NOW);
+        check(
+            &Event::Authenticated {
+                session,
+                identity,
+                now,
+            },
+            r#"{"type":"auth_success","data":{"client_id":"0001000003000002"}}"#,
+        );
+    }
+}

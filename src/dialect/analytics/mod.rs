@@ -1,0 +1,39 @@
+//! The analytics dialect: six streams `stream:{type}`, filters, subscriptions told apart by their ids.
+//!
+//! Client: `auth{token}`, `subscribe{type,filters,subscription_id?}`, `unsubscribe{subscription_id}`,
+//! `ping`. Server: `auth_success{client_id}`, `auth_failed{error}`, `subscribed`, `unsubscribed`,
+//! `data` with the subscription's id, `pong`, `error{error}`.
+
+mod decode;
+mod encode;
+mod stream;
+
+use super::{Dialect, Hole, Stamp};
+use crate::broker::{Command, Event, Publication, Refusal};
+use crate::json::Object;
+
+/// The dialect of the streaming analytics server's clients.
+pub(super) struct Analytics;
+
+impl Dialect for Analytics {
+    fn decode<'a>(
+        &self,
+        message: &Object<'a>,
+        scratch: &'a mut String,
+    ) -> Result<Command<'a>, Refusal> {
+        decode::decode(message, scratch)
+    }
+
+    fn event(&self, event: &Event<'_>, output: &mut Vec<u8>) {
+        encode::event(event, output);
+    }
+
+    fn publication(
+        &self,
+        publication: &Publication<'_>,
+        stamp: Stamp,
+        output: &mut Vec<u8>,
+    ) -> Option<Hole> {
+        encode::publication(publication, stamp, output)
+    }
+}

@@ -1,0 +1,230 @@
+//! Messages to assist clients.
+
+use super::{notices, rooms};
+use crate::broker::{Event, Presence, PresenceChange, Publication, Refusal, SessionView};
+use crate::dialect::flat::{is_message, message};
+use crate::json::{write_iso_time, write_text};
+
+/// A message that has its own `type` passes unchanged. The server's notices have their fields beside
+/// `type`; other data stands in `data`.
+pub(super) fn publication(kind: &str, data: &str, unix_ms: u64, output: &mut Vec<u8>) {
+    if is_message(data) {
+        return output.extend_from_slice(data.as_bytes());
+    }
+    output.extend_from_slice(b"{\"type\":");
+    write_text(output, kind);
+    let fields = data
+        .strip_prefix('{')
+        .and_then(|data| data.strip_suffix('}'));
+    match fields.filter(|fields| notices::FLAT.contains(&kind) && !fields.trim().is_empty()) {
+        Some(fields) => {
+            output.push(b',');
+            output.extend_from_slice(fields.as_bytes());
+        }
+        None => {
+            output.extend_from_slice(b",\"data\":");
+            output.extend_from_slice(data.as_bytes());
+        }
+    }
+    end(unix_ms, output);
+}
+
+fn end(unix_ms: u64, output: &mut Vec<u8>) {
+    output.extend_from_slice(b",\"timestamp\":");
+    write_iso_time(output, unix_ms);
+    output.push(b'}');
+}
+
+/// Others learn of a user: in the room that it joined or left, or among the admins.
+pub(super) fn presence<'a>(presence: &Presence<'a>, scratch: &'a mut String) -> Publication<'a> {
+    let user = presence.user;
+    let (channel, kind, data) = match presence.change {
+        PresenceChange::Joined(channel) => (channel, notices::ROOM_EVENT, joined(channel, user)),
+        PresenceChange::Left(channel) => (channel, notices::ROOM_EVENT, left(channel, user)),
+        PresenceChange::Arrived => {
+            let data = notices::user_activity("connected", user);
+            (rooms::ADMIN, notices::USER_ACTIVITY, data)
+        }
+        PresenceChange::Departed => {
+            let data = notices::user_activity("disconnected", user);
+            (rooms::ADMIN, notices::USER_ACTIVITY, data)
+        }
+    };
+    *scratch = data;
+    Publication::new(channel, kind, scratch)
+}
+
+fn joined(channel: &str, user: Option<&str>) -> String {
+    notices::room_event("join", room(channel), user)
+}
+
+fn left(channel: &str, user: Option<&str>) -> String {
+    notices::room_event("leave", room(channel), user)
+}
+
+fn room(channel: &str) -> &str {
+    channel
+        .strip_prefix(rooms::CHANNEL_PREFIX)
+        .unwrap_or(channel)
+}
+
+pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
+    match event {
+        // Who has yet to show a token is told when it did.
+        Event::Welcome {
+            awaits_identity: true,
+            ..
+        } => {}
+        Event::Welcome { session, now, .. } | Event::Authenticated { session, now, .. } => {
+            connection(session, now.unix_ms, output);
+        }
+        // Who joins a room hears of it like everyone there; other answers are for one alone.
+        Event::Subscribed(view) if view.is_announced => {}
+        Event::Subscribed(view) => {
+            let data = joined(view.channel, view.user);
+            publication(notices::ROOM_EVENT, &data, view.now.unix_ms, output);
+        }
+        Event::Unsubscribed(view) => {
+            let data = left(view.channel, view.user);
+            publication(notices::ROOM_EVENT, &data, view.now.unix_ms, output);
+        }
+        Event::Kept { values, now, .. } => jobs(values, now.unix_ms, output),
+        Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
+        Event::Message { kind, data, now } => publication(kind, data, now.unix_ms, output),
+        Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
+            message(output, "error", "message", &text(*refusal));
+        }
+        Event::Denied { reason } => message(output, "error", "message", reason),
+        Event::Published { .. } | Event::Status { .. } | Event::GoingAway { .. } => {}
+    }
+}
+
+fn text(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::InvalidField("channel") => Refusal::InvalidField("room").text(),
+        Refusal::ReservedChannel => "Room is reserved".into(),
+        other => other.text(),
+    }
+}
+
+fn connection(session: &SessionView<'_>, unix_ms: u64, output: &mut Vec<u8>) {
+    output
+        .extend_from_slice(b"{\"type\":\"connection\",\"status\":\"connected\",\"connection_id\":");
+    write_text(output, &session.id.to_string());
+    output.extend_from_slice(b",\"user_id\":");
+    match session.identity {
+        Some(identity) => write_text(output, &identity.user),
+        None => output.extend_from_slice(b"null"),
+    }
+    end(unix_ms, output);
+}
+
+fn jobs(values: &[&str], unix_ms: u64, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"{\"type\":\"job_updates\",\"data\":{\"jobs\":[");
+    output.extend_from_slice(values.join(",").as_bytes());
+    output.extend_from_slice(b"],\"snapshot\":true}");
+    end(unix_ms, output);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::SubscriptionView;
+    use crate::dialect::stage::{self, told};
+
+    fn check(event: &Event<'_>, expected: &str) {
+        assert_eq!(told(&super::super::Assist, event), expected);
+    }
+
+    #[test]
+    fn each_event_has_its_message() {
+        let (identity, now) = (&stage::identity("ann"), stage::NOW);
+        let session = &SessionView {
+            identity: Some(identity),
+            ..stage::session()
+        };
+        check(
+            &Event::Authenticated {
+                session,
+                identity,
+                now,
+            },
+            concat!(
+                r#"{"type":"connection","status":"connected","connection_id":"0001000003000002","#,
+                r#""user_id":"ann","timestamp":"2024-01-01T00:00:00.000Z"}"#
+            ),
+        );
+        check(
+            &Event::Subscribed(stage::subscription("room:background_jobs")),
+            concat!(
+                r#"{"type":"room_event","event":"join","room":"background_jobs","user_id":"ann","#,
+                r#""timestamp":"2024-01-01T00:00:00.000Z"}"#
+            ),
+        );
+        check(
+            &Event::Subscribed(SubscriptionView {
+                is_announced: true,
+                ..stage::subscription("room:chat")
+            }),
+            "",
+        );
+        check(
+            &Event::Kept {
+                channel: rooms::BACKGROUND_JOBS,
+                values: vec![r#"{"job_id":"a"}"#, r#"{"job_id":"b"}"#],
+                now,
+            },
+            concat!(
+                r#"{"type":"job_updates","data":{"jobs":[{"job_id":"a"},{"job_id":"b"}],"#,
+                r#""snapshot":true},"timestamp":"2024-01-01T00:00:00.000Z"}"#
+            ),
+        );
+        let refusal = Refusal::InvalidField("channel");
+        check(
+            &Event::Error { refusal },
+            r#"{"type":"error","message":"Invalid room"}"#,
+        );
+        check(&Event::Pong { now }, r#"{"type":"pong"}"#);
+    }
+
+    fn check_publication(data: &str, expected: &str) {
+        let mut output = Vec::new();
+        publication("m", data, 1_704_067_200_000, &mut output);
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
+    }
+
+    #[test]
+    fn messages_pass_unchanged_and_other_data_is_wrapped() {
+        let whole = r#"{"type":"custom_event","data":{"message":"Hello room!"}}"#;
+        check_publication(whole, whole);
+        check_publication(
+            r#"{"cpu":1}"#,
+            r#"{"type":"m","data":{"cpu":1},"timestamp":"2024-01-01T00:00:00.000Z"}"#,
+        );
+    }
+
+    fn check_presence(change: PresenceChange<'_>, channel: &str, expected: &str) {
+        let presence = Presence {
+            user: Some("ann"),
+            change,
+            unix_ms: 1_704_067_200_000,
+        };
+        let mut scratch = String::new();
+        let publication = super::presence(&presence, &mut scratch);
+        assert_eq!((publication.channel, publication.data), (channel, expected));
+    }
+
+    #[test]
+    fn others_are_told_of_a_user_where_it_matters() {
+        check_presence(
+            PresenceChange::Left("room:chat"),
+            "room:chat",
+            r#"{"event":"leave","room":"chat","user_id":"ann"}"#,
+        );
+        check_presence(
+            PresenceChange::Arrived,
+            rooms::ADMIN,
+            r#"{"event":"connected","user_id":"ann"}"#,
+        );
+    }
+}

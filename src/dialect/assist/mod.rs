@@ -1,0 +1,56 @@
+//! The assist dialect: rooms `room:{name}`, some of them reserved, and messages with flat fields.
+//!
+//! Client: `auth{token}`, `ping`, `join_room{room}`, `leave_room{room}`, `subscribe_system_metrics`,
+//! `subscribe_job_updates`, `subscribe_document_updates` and the opposite of each, `get_active_jobs`,
+//! `broadcast_admin{message,severity?,details?}`. Server: `connection`, `room_event`, `system_metrics`,
+//! `job_updates`, `document_processing_start`, `document_processing_complete`, `system_alert`,
+//! `user_activity`, `pong`, `error{message}`, and what is published in a room.
+
+mod decode;
+mod encode;
+pub(crate) mod notices;
+pub(crate) mod rooms;
+
+use super::{Dialect, Hole, Stamp};
+use crate::broker::{Command, Event, Presence, Publication, Refusal};
+use crate::config::AccessRule;
+use crate::json::Object;
+
+/// The dialect of the assistant's live features.
+pub(super) struct Assist;
+
+impl Dialect for Assist {
+    fn decode<'a>(
+        &self,
+        message: &Object<'a>,
+        scratch: &'a mut String,
+    ) -> Result<Command<'a>, Refusal> {
+        decode::decode(message, scratch)
+    }
+
+    fn event(&self, event: &Event<'_>, output: &mut Vec<u8>) {
+        encode::event(event, output);
+    }
+
+    fn publication(
+        &self,
+        publication: &Publication<'_>,
+        stamp: Stamp,
+        output: &mut Vec<u8>,
+    ) -> Option<Hole> {
+        encode::publication(publication.kind, publication.data, stamp.unix_ms, output);
+        None
+    }
+
+    fn presence<'a>(
+        &self,
+        presence: &Presence<'a>,
+        scratch: &'a mut String,
+    ) -> Option<Publication<'a>> {
+        Some(encode::presence(presence, scratch))
+    }
+
+    fn access(&self) -> Vec<AccessRule> {
+        rooms::access()
+    }
+}

@@ -1,0 +1,79 @@
+//! What the server itself publishes in rooms: the data of each kind of notice.
+
+use serde_json::{Value, json};
+
+/// Someone joined or left a room.
+pub(crate) const ROOM_EVENT: &str = "room_event";
+/// A user came or went.
+pub(crate) const USER_ACTIVITY: &str = "user_activity";
+/// Something that people should look at.
+pub(crate) const SYSTEM_ALERT: &str = "system_alert";
+/// A document is being processed.
+pub(crate) const DOCUMENT_START: &str = "document_processing_start";
+/// A document was processed.
+pub(crate) const DOCUMENT_COMPLETE: &str = "document_processing_complete";
+/// A job has a new status.
+pub(crate) const JOB_UPDATES: &str = "job_updates";
+/// Load of the host.
+pub(crate) const SYSTEM_METRICS: &str = "system_metrics";
+
+/// Kinds whose fields stand beside `type`; the others' stand in `data`.
+pub(super) const FLAT: [&str; 5] = [
+    ROOM_EVENT,
+    USER_ACTIVITY,
+    SYSTEM_ALERT,
+    DOCUMENT_START,
+    DOCUMENT_COMPLETE,
+];
+
+/// `details` is JSON, as the client wrote it.
+pub(super) fn alert_json(kind: &str, severity: &str, text: &str, details: &str) -> String {
+    let quoted = |text: &str| Value::from(text).to_string();
+    format!(
+        "{{\"alert_type\":{},\"severity\":{},\"message\":{},\"details\":{details}}}",
+        quoted(kind),
+        quoted(severity),
+        quoted(text)
+    )
+}
+
+/// The data of an alert.
+pub(crate) fn alert(kind: &str, severity: &str, text: &str, details: &Value) -> String {
+    alert_json(kind, severity, text, &details.to_string())
+}
+
+/// The data of a job's update.
+pub(crate) fn job(id: &str, status: &str, progress: f64) -> String {
+    json!({"job_id": id, "status": status, "progress": progress}).to_string()
+}
+
+/// Whether a job with that status will have no other.
+pub(crate) fn is_final(status: &str) -> bool {
+    [
+        "completed",
+        "complete",
+        "done",
+        "failed",
+        "cancelled",
+        "canceled",
+    ]
+    .iter()
+    .any(|last| status.eq_ignore_ascii_case(last))
+}
+
+/// The data of a document's start, or with `success` of its end.
+pub(crate) fn document(user: &str, id: &str, filename: &str, success: Option<bool>) -> String {
+    let mut data = json!({"user_id": user, "document_id": id, "filename": filename});
+    if let Some(success) = success {
+        data["success"] = success.into();
+    }
+    data.to_string()
+}
+
+pub(super) fn room_event(event: &str, room: &str, user: Option<&str>) -> String {
+    json!({"event": event, "room": room, "user_id": user}).to_string()
+}
+
+pub(crate) fn user_activity(event: &str, user: Option<&str>) -> String {
+    json!({"event": event, "user_id": user}).to_string()
+}

@@ -1,0 +1,53 @@
+//! Rooms and their channels; some names are reserved for a meaning.
+
+use crate::base::DialectId;
+use crate::config::{AccessRule, ChannelPattern, Need};
+
+/// What stands before a room's name in its channel.
+pub(crate) const CHANNEL_PREFIX: &str = "room:";
+/// All admins; they are in it without joining.
+pub(crate) const ADMIN: &str = "room:admin";
+/// Who wants the host's metrics.
+pub(crate) const SYSTEM_MONITORING: &str = "room:system_monitoring";
+/// Who wants to know how jobs get on.
+pub(crate) const BACKGROUND_JOBS: &str = "room:background_jobs";
+/// All documents of all users; for admins.
+pub(crate) const ALL_DOCUMENT_UPDATES: &str = "room:all_document_updates";
+/// The documents of one user, whose id follows; for that user.
+pub(crate) const DOCUMENT_UPDATES_PREFIX: &str = "room:document_updates_";
+/// The role that opens what is for admins.
+pub(crate) const ADMIN_ROLE: &str = "admin";
+
+/// Who may hear what.
+pub(super) fn access() -> Vec<AccessRule> {
+    let exact = |name: &'static str| ChannelPattern::Exact(name.into());
+    vec![
+        AccessRule {
+            channels: exact(ADMIN),
+            need: Need::Role(ADMIN_ROLE.into()),
+            joins: Some(DialectId::Assist),
+        },
+        AccessRule {
+            channels: exact(ALL_DOCUMENT_UPDATES),
+            need: Need::Role(ADMIN_ROLE.into()),
+            joins: None,
+        },
+        AccessRule {
+            channels: ChannelPattern::Prefix(DOCUMENT_UPDATES_PREFIX.into()),
+            need: Need::OwnUser,
+            joins: None,
+        },
+    ]
+}
+
+/// Whether the server itself gives a room its meaning: nobody is told who comes and goes there.
+pub(super) fn is_reserved(channel: &str) -> bool {
+    [
+        ADMIN,
+        SYSTEM_MONITORING,
+        BACKGROUND_JOBS,
+        ALL_DOCUMENT_UPDATES,
+    ]
+    .contains(&channel)
+        || channel.starts_with(DOCUMENT_UPDATES_PREFIX)
+}

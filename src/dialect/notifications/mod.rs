@@ -1,0 +1,38 @@
+//! The notifications dialect: nobody subscribes, everyone hears.
+//!
+//! Client: `ping`, `status_request`. Server: `pong`, `status_response{data}`, notifications
+//! `{type,message,data,timestamp,id}`, `shutdown`, `error{message}`.
+
+mod decode;
+mod encode;
+
+use super::{Dialect, Hole, Stamp};
+use crate::broker::{Command, Event, Publication, Refusal};
+use crate::json::Object;
+
+/// The dialect of the notification server's clients.
+pub(super) struct Notifications;
+
+impl Dialect for Notifications {
+    fn decode<'a>(
+        &self,
+        message: &Object<'a>,
+        _scratch: &'a mut String,
+    ) -> Result<Command<'a>, Refusal> {
+        decode::decode(message)
+    }
+
+    fn event(&self, event: &Event<'_>, output: &mut Vec<u8>) {
+        encode::event(event, output);
+    }
+
+    fn publication(
+        &self,
+        publication: &Publication<'_>,
+        stamp: Stamp,
+        output: &mut Vec<u8>,
+    ) -> Option<Hole> {
+        encode::publication(publication, stamp, output);
+        None
+    }
+}

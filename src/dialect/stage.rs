@@ -1,0 +1,60 @@
+//! What the dialects' tests have in common: one session, one moment.
+
+use super::Dialect;
+use crate::auth::Identity;
+use crate::base::{ConnectionId, DialectId, Now};
+use crate::broker::{Event, SessionId, SessionView, SubscriptionView};
+use crate::json::JsonReader;
+
+/// 2024-01-01T00:00:00.000Z.
+pub(super) const NOW: Now = Now::at(120_500, 1_704_067_200_000);
+
+pub(super) fn session() -> SessionView<'static> {
+    SessionView {
+        id: SessionId {
+            shard: 1,
+            connection: ConnectionId::new(2, 3),
+        },
+        dialect: DialectId::Gateway,
+        peer: ([127, 0, 0, 1], 12_345).into(),
+        connected_unix_ms: 1_234_567_890_123,
+        uptime_ms: 120_500,
+        identity: None,
+        tenant: None,
+        channels: Vec::new(),
+    }
+}
+
+pub(super) fn identity(user: &str) -> Identity {
+    Identity {
+        user: user.into(),
+        ..Identity::default()
+    }
+}
+
+pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
+    SubscriptionView {
+        channel,
+        tag: None,
+        filter: None,
+        is_announced: false,
+        user: Some("ann"),
+        now: NOW,
+    }
+}
+
+/// How the dialect reads `text`, as the debugger shows it.
+pub(super) fn decoded(dialect: &dyn Dialect, text: &str) -> String {
+    let mut reader = JsonReader::default();
+    let mut scratch = String::new();
+    let document = reader.parse(text).unwrap();
+    let decoded = dialect.decode(&document.object().unwrap(), &mut scratch);
+    format!("{decoded:?}")
+}
+
+/// What the dialect says of `event`.
+pub(super) fn told(dialect: &dyn Dialect, event: &Event<'_>) -> String {
+    let mut output = Vec::new();
+    dialect.event(event, &mut output);
+    String::from_utf8(output).unwrap()
+}

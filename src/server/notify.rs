@@ -1,0 +1,232 @@
+//! What the documents' programs tell their clients, in a call each.
+
+use super::handle::Server;
+use crate::broker::{Keep, Publication};
+use crate::dialect::assist::{notices, rooms};
+use crate::shard::PublishError;
+use serde::Serialize;
+use serde_json::Value;
+
+/// The streams of the analytics dialect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Raw events.
+    Events,
+    /// System and application metrics.
+    Metrics,
+    /// Alerts.
+    Alerts,
+    /// Results of models.
+    Predictions,
+    /// Aggregations over windows.
+    Aggregations,
+    /// Health of the system.
+    SystemStatus,
+}
+
+impl Stream {
+    const fn channel(self) -> &'static str {
+        match self {
+            Self::Events => "stream:events",
+            Self::Metrics => "stream:metrics",
+            Self::Alerts => "stream:alerts",
+            Self::Predictions => "stream:predictions",
+            Self::Aggregations => "stream:aggregations",
+            Self::SystemStatus => "stream:system_status",
+        }
+    }
+}
+
+impl Server {
+    /// Publishes to the subscribers of a property; `message` passes to clients of the monitoring
+    /// dialect unchanged if it is an object with a `type`.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_property(
+        &self,
+        property_id: &str,
+        message: &impl Serialize,
+    ) -> Result<(), PublishError> {
+        let message = serde_json::to_value(message).map_err(|_| PublishError::Unsound)?;
+        let kind = message.get("type").and_then(Value::as_str);
+        let kind = kind.unwrap_or("UPDATE").to_owned();
+        self.broadcast(&format!("prop:{property_id}"), &kind, &message)
+    }
+
+    /// Publishes an item of a stream to the analytics subscribers whose filters match it.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_stream(
+        &self,
+        stream: Stream,
+        item: &impl Serialize,
+    ) -> Result<(), PublishError> {
+        self.broadcast(stream.channel(), "data", item)
+    }
+
+    /// Publishes an event.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_event(&self, event: &impl Serialize) -> Result<(), PublishError> {
+        self.broadcast_stream(Stream::Events, event)
+    }
+
+    /// Publishes metrics.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_metrics(&self, metrics: &impl Serialize) -> Result<(), PublishError> {
+        self.broadcast_stream(Stream::Metrics, metrics)
+    }
+
+    /// Publishes an alert.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_alert(&self, alert: &impl Serialize) -> Result<(), PublishError> {
+        self.broadcast_stream(Stream::Alerts, alert)
+    }
+
+    /// Publishes a prediction.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_prediction(&self, prediction: &impl Serialize) -> Result<(), PublishError> {
+        self.broadcast_stream(Stream::Predictions, prediction)
+    }
+
+    /// Publishes an aggregation.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_aggregation(&self, aggregation: &impl Serialize) -> Result<(), PublishError> {
+        self.broadcast_stream(Stream::Aggregations, aggregation)
+    }
+
+    /// Publishes the system's status.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn broadcast_system_status(&self, status: &impl Serialize) -> Result<(), PublishError> {
+        self.broadcast_stream(Stream::SystemStatus, status)
+    }
+
+    /// Sends a message to everyone in a room; one with a `type` passes unchanged.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn send_to_room(&self, room: &str, message: &impl Serialize) -> Result<(), PublishError> {
+        let channel = format!("{}{room}", rooms::CHANNEL_PREFIX);
+        self.broadcast(&channel, "message", message)
+    }
+
+    /// Tells a user, and the admins who asked for all documents, that processing began.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn notify_document_processing_start(
+        &self,
+        user_id: &str,
+        document_id: &str,
+        filename: &str,
+    ) -> Result<(), PublishError> {
+        let data = notices::document(user_id, document_id, filename, None);
+        self.notify_of_document(user_id, notices::DOCUMENT_START, &data)
+    }
+
+    /// Tells a user, and the admins who asked for all documents, that processing ended.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn notify_document_processing_complete(
+        &self,
+        user_id: &str,
+        document_id: &str,
+        filename: &str,
+        success: bool,
+    ) -> Result<(), PublishError> {
+        let data = notices::document(user_id, document_id, filename, Some(success));
+        self.notify_of_document(user_id, notices::DOCUMENT_COMPLETE, &data)
+    }
+
+    fn notify_of_document(
+        &self,
+        user_id: &str,
+        kind: &str,
+        data: &str,
+    ) -> Result<(), PublishError> {
+        let own = format!("{}{user_id}", rooms::DOCUMENT_UPDATES_PREFIX);
+        self.publish(&Publication::new(&own, kind, data))?;
+        self.publish(&Publication::new(rooms::ALL_DOCUMENT_UPDATES, kind, data))
+    }
+
+    /// Tells those who asked for job updates, and keeps the job among the active ones until its
+    /// status is `completed`, `failed` or `cancelled`. `progress` is a percentage.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn notify_job_status_change(
+        &self,
+        job_id: &str,
+        status: &str,
+        progress: f64,
+    ) -> Result<(), PublishError> {
+        let keep = if notices::is_final(status) {
+            Keep::Gone(job_id)
+        } else {
+            Keep::Value(job_id)
+        };
+        let data = notices::job(job_id, status, progress);
+        self.publish_kept(rooms::BACKGROUND_JOBS, notices::JOB_UPDATES, &data, keep)
+    }
+
+    /// Alerts all clients of the assist dialect.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn notify_system_alert(
+        &self,
+        alert_type: &str,
+        severity: &str,
+        message: &str,
+        details: &impl Serialize,
+    ) -> Result<(), PublishError> {
+        let details = serde_json::to_value(details).map_err(|_| PublishError::Unsound)?;
+        let data = notices::alert(alert_type, severity, message, &details);
+        self.publish(&Publication::new(
+            "dialect:assist",
+            notices::SYSTEM_ALERT,
+            &data,
+        ))
+    }
+
+    /// Tells the admins of the assist dialect what a user does.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn notify_user_activity(&self, user_id: &str, event: &str) -> Result<(), PublishError> {
+        let data = notices::user_activity(event, Some(user_id));
+        self.publish(&Publication::new(
+            rooms::ADMIN,
+            notices::USER_ACTIVITY,
+            &data,
+        ))
+    }
+
+    /// Notifies everyone, as `POST /notify` does.
+    ///
+    /// # Errors
+    /// As [`Server::broadcast`].
+    pub fn notify(
+        &self,
+        kind: &str,
+        message: &str,
+        data: &impl Serialize,
+    ) -> Result<(), PublishError> {
+        let data = serde_json::json!({"message": message, "data": data});
+        self.broadcast("all", kind, &data)
+    }
+}

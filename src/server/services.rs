@@ -1,0 +1,180 @@
+//! What the server does by itself now and then, on a thread that is no shard.
+
+use crate::base::Census;
+use crate::base::now::Clock;
+use crate::broker::{Publication, Quotas};
+use crate::dialect::assist::{notices, rooms};
+use crate::observe::host::Host;
+use crate::shard::Publisher;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Channels whose subscribers must be counted to the last one: nothing is measured for nobody.
+pub(super) const WATCHED_CHANNELS: [&str; 2] = [rooms::SYSTEM_MONITORING, NOTIFIED_CHANNEL];
+/// Where periodic notifications go: to the sessions of one dialect.
+const NOTIFIED_CHANNEL: &str = "dialect:notifications";
+/// How often the thread looks what is due, milliseconds; also how soon a publication that found
+/// the ring full is tried again.
+const TICK_MS: u64 = 20;
+
+/// How often each service acts, milliseconds; 0 = never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Periods {
+    /// A test notification to all clients of the notifications dialect.
+    pub(super) notification_ms: u64,
+    /// The host's metrics to those who subscribed to them.
+    pub(super) host_metrics_ms: u64,
+    /// Forgetting what users used who left.
+    pub(super) cleanup_ms: u64,
+}
+
+/// What the services need.
+#[derive(Debug)]
+pub(super) struct ServiceParts {
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) census: Arc<Census>,
+    pub(super) quotas: Arc<Quotas>,
+    pub(super) clock: Clock,
+    pub(super) periods: Periods,
+}
+
+/// The running services.
+#[derive(Debug)]
+pub(super) struct Services {
+    stop: Sender<()>,
+}
+
+impl Services {
+    /// Starts the thread.
+    pub(super) fn start(parts: ServiceParts) -> io::Result<Self> {
+        let (stop, stopped) = bounded(1);
+        std::thread::Builder::new()
+            .name("services".into())
+            .spawn(move || Work::new(parts).run(&stopped))?;
+        Ok(Self { stop })
+    }
+
+    /// Ends the services; publications that wait for room are still written.
+    pub(super) fn stop(&self) {
+        // Full when it was said before.
+        let _ = self.stop.try_send(());
+    }
+}
+
+/// When a service acts next.
+#[derive(Clone, Copy, Debug)]
+struct Alarm {
+    period_ms: u64,
+    due_ms: u64,
+}
+
+impl Alarm {
+    fn new(period_ms: u64, now_ms: u64) -> Self {
+        Self {
+            period_ms,
+            due_ms: now_ms + period_ms,
+        }
+    }
+
+    fn rings(&mut self, now_ms: u64) -> bool {
+        if self.period_ms == 0 || now_ms < self.due_ms {
+            return false;
+        }
+        // From now, not from when it was due: after a pause nothing is made up for.
+        self.due_ms = now_ms + self.period_ms;
+        true
+    }
+}
+
+struct Work {
+    parts: ServiceParts,
+    host: Host,
+    notification: Alarm,
+    host_metrics: Alarm,
+    cleanup: Alarm,
+    notification_count: u64,
+}
+
+impl Work {
+    fn new(parts: ServiceParts) -> Self {
+        let now_ms = parts.clock.now().monotonic_ms;
+        let periods = parts.periods;
+        Self {
+            host: Host::default(),
+            notification: Alarm::new(periods.notification_ms, now_ms),
+            host_metrics: Alarm::new(periods.host_metrics_ms, now_ms),
+            cleanup: Alarm::new(periods.cleanup_ms, now_ms),
+            notification_count: 0,
+            parts,
+        }
+    }
+
+    fn run(&mut self, stopped: &Receiver<()>) {
+        let mut is_stopped = false;
+        loop {
+            match stopped.recv_timeout(Duration::from_millis(TICK_MS)) {
+                Ok(()) => is_stopped = true,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.parts.publisher.retry();
+            if !is_stopped {
+                self.act();
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        let now = self.parts.clock.now();
+        let has_listeners = |channel| self.parts.census.subscriptions_of(channel) > 0;
+        if self.notification.rings(now.monotonic_ms) && has_listeners(NOTIFIED_CHANNEL) {
+            self.notification_count += 1;
+            let data = format!(
+                "{{\"message\":\"Periodic notification {0}\",\"data\":{{\"sequence\":{0}}}}}",
+                self.notification_count
+            );
+            self.publish(&Publication::new(NOTIFIED_CHANNEL, "notification", &data));
+        }
+        if self.host_metrics.rings(now.monotonic_ms) {
+            if has_listeners(rooms::SYSTEM_MONITORING) {
+                let channel = rooms::SYSTEM_MONITORING;
+                match self.host.sample() {
+                    Ok(data) => {
+                        self.publish(&Publication::new(channel, notices::SYSTEM_METRICS, &data));
+                    }
+                    Err(error) => tracing::warn!(%error, "the host's load cannot be read"),
+                }
+            } else {
+                self.host.rest();
+            }
+        }
+        if self.cleanup.rings(now.monotonic_ms) {
+            self.parts.quotas.sweep(now);
+        }
+    }
+
+    fn publish(&self, publication: &Publication<'_>) {
+        let now = self.parts.clock.now();
+        if let Err(error) = self.parts.publisher.publish(publication, now) {
+            tracing::warn!(%error, channel = publication.channel, "a periodic message was left out");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_rings_once_a_period_and_never_without_one() {
+        let mut alarm = Alarm::new(10, 5);
+        let rings: Vec<_> = [14, 15, 16, 24, 25, 80, 81]
+            .into_iter()
+            .filter(|now_ms| alarm.rings(*now_ms))
+            .collect();
+        assert_eq!(rings, [15, 25, 80]);
+        assert!(!Alarm::new(0, 0).rings(100));
+    }
+}

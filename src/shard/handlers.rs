@@ -1,0 +1,154 @@
+//! Where the program's handlers are called, and what they asked for is done.
+
+use super::Shard;
+use super::hooks::{Action, Message, Outcome, Session};
+use crate::base::counters::MessageFault;
+use crate::base::{ConnectionId, Now};
+use crate::broker::{Command, Effect, Event, Publication, Refusal};
+
+impl Shard {
+    /// Shows a message to the program's middleware; false when it was refused.
+    pub(super) fn passes_middleware(
+        &mut self,
+        id: ConnectionId,
+        message: Message<'_>,
+        now: Now,
+    ) -> bool {
+        let Some(view) = self.broker.view(id, now) else {
+            return false;
+        };
+        let outcome = self.hooks.check(&Session::new(&view), message);
+        drop(view);
+        let passes = outcome == Outcome::Done;
+        self.tell(id, outcome, now);
+        passes
+    }
+
+    /// Calls the handler of a message that the dialect does not have.
+    pub(super) fn call_handler(&mut self, id: ConnectionId, message: Message<'_>, now: Now) {
+        let refusal = match self.hooks.handler(message.kind) {
+            None => Some(Refusal::UnknownType),
+            Some(before_authentication) => (!before_authentication && !self.broker.is_admitted(id))
+                .then_some(Refusal::AuthenticationRequired),
+        };
+        if let Some(refusal) = refusal {
+            return self.step(id, Command::Malformed(refusal), now);
+        }
+        let Some(view) = self.broker.view(id, now) else {
+            return;
+        };
+        let mut session = Session::new(&view);
+        let outcome = self.hooks.message(&mut session, message);
+        let actions = session.into_actions();
+        drop(view);
+        self.carry_out(id, actions, now);
+        self.tell(id, outcome, now);
+    }
+
+    /// Tells the program that a session has begun.
+    pub(super) fn call_connect(&mut self, id: ConnectionId, now: Now) {
+        if !self.hooks.has_connect() || !self.machine.is_open(id) {
+            return;
+        }
+        let Some(view) = self.broker.view(id, now) else {
+            return;
+        };
+        let mut session = Session::new(&view);
+        let outcome = self.hooks.connect(&mut session);
+        let actions = session.into_actions();
+        drop(view);
+        self.carry_out(id, actions, now);
+        let is_refused = outcome != Outcome::Done;
+        self.tell(id, outcome, now);
+        if is_refused {
+            self.disconnect(id, now);
+        }
+    }
+
+    /// Tells the program that a session has ended.
+    pub(super) fn call_disconnect(&mut self, id: ConnectionId, now: Now) {
+        if self.hooks.has_disconnect()
+            && let Some(view) = self.broker.view(id, now)
+            && self.hooks.disconnect(&Session::new(&view)) == Outcome::Panicked
+        {
+            self.count_handler_fault();
+        }
+    }
+
+    fn tell(&mut self, id: ConnectionId, outcome: Outcome, now: Now) {
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Denied(reason) => {
+                self.count_handler_fault();
+                let event = Event::Denied { reason: &reason };
+                self.machine.apply(id, Effect::Reply(event), now);
+            }
+            Outcome::Panicked => {
+                let refusal = Refusal::HandlerFailed;
+                self.step(id, Command::Malformed(refusal), now);
+            }
+        }
+    }
+
+    fn count_handler_fault(&self) {
+        let faults = &self.machine.counters.message_faults;
+        faults.of(MessageFault::Handler).add(1);
+    }
+
+    fn carry_out(&mut self, id: ConnectionId, actions: Vec<Action>, now: Now) {
+        for action in actions {
+            match action {
+                Action::Send(kind, data) => self.send_message(id, &kind, &data, now),
+                Action::Publish {
+                    channel,
+                    kind,
+                    data,
+                } => {
+                    let publication = Publication::new(&channel, &kind, &data);
+                    if publication.is_sound() {
+                        self.machine.counters.publications.add(1);
+                        self.machine.fanout.publish(&publication, now.unix_ms);
+                    } else {
+                        self.count_handler_fault();
+                    }
+                }
+                Action::Subscribe(channel) => self.broker.enrol(id, &channel),
+                Action::Unsubscribe(channel) => {
+                    let Self {
+                        broker, machine, ..
+                    } = self;
+                    broker.strike(id, &channel, now, &mut |effect| {
+                        machine.apply(id, effect, now);
+                    });
+                }
+                Action::Identify(identity) => {
+                    let Self {
+                        broker, machine, ..
+                    } = self;
+                    broker.identify(id, identity, now, &mut |effect| {
+                        machine.apply(id, effect, now);
+                    });
+                }
+                Action::Close => {
+                    self.disconnect(id, now);
+                }
+            }
+        }
+    }
+
+    /// Sends a message to one session, in its dialect. `data` is JSON.
+    pub fn send_message(&mut self, id: ConnectionId, kind: &str, data: &str, now: Now) {
+        let event = Event::Message { kind, data, now };
+        self.machine.apply(id, Effect::Reply(event), now);
+    }
+
+    /// Ends a session by the word of the program or of an operator; false when there is none.
+    pub fn disconnect(&mut self, id: ConnectionId, now: Now) -> bool {
+        let is_there = self.machine.is_open(id);
+        let Self {
+            broker, machine, ..
+        } = self;
+        broker.disconnect_session(id, now, &mut |effect| machine.apply(id, effect, now));
+        is_there
+    }
+}

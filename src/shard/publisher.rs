@@ -1,0 +1,89 @@
+//! The way into the ring for threads that are no shards.
+
+use super::fanout::Fanout;
+use crate::base::limits::SHARDS_MAX;
+use crate::base::{Census, Now, ShardCounters};
+use crate::broker::Publication;
+use fanwire_ring::Ring;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Publishes from any thread.
+pub struct Publisher {
+    fanout: Mutex<Fanout>,
+    counters: Arc<ShardCounters>,
+    wake: Box<dyn Fn(u32) + Send + Sync>,
+}
+
+/// Why a publication was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    /// The ring has no room: the shards have much to deliver. Try again in a moment.
+    Full,
+    /// The channel's or the type's name is empty or too long, or the data is no JSON.
+    Unsound,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Full => "the ring has no room for the publication now",
+            Self::Unsound => "the names must have 1 to 256 (channel) and 128 (type) bytes",
+        })
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Publisher")
+    }
+}
+
+impl Publisher {
+    /// A publisher for the ring. `wake` is called with the index of each shard that sleeps and has
+    /// something to read.
+    #[must_use]
+    pub fn new(
+        ring: &Ring,
+        census: Arc<Census>,
+        counters: Arc<ShardCounters>,
+        wake: impl Fn(u32) + Send + Sync + 'static,
+    ) -> Self {
+        let writer = u16::try_from(SHARDS_MAX).expect("shards are numbered with sixteen bits");
+        Self {
+            fanout: Mutex::new(Fanout::new(writer, ring, census, Arc::clone(&counters))),
+            counters,
+            wake: Box::new(wake),
+        }
+    }
+
+    /// Publishes, without waiting.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was published then.
+    pub fn publish(&self, publication: &Publication<'_>, now: Now) -> Result<(), PublishError> {
+        if !publication.is_sound() {
+            return Err(PublishError::Unsound);
+        }
+        // A panic while the lock was held would leave a record unwritten, never half of one.
+        let mut fanout = self.fanout.lock().unwrap_or_else(PoisonError::into_inner);
+        fanout.retry();
+        if fanout.is_congested() {
+            fanout.wake_peers(&self.wake);
+            return Err(PublishError::Full);
+        }
+        self.counters.publications.add(1);
+        fanout.publish(publication, now.unix_ms);
+        fanout.wake_peers(&self.wake);
+        Ok(())
+    }
+
+    /// Writes what found the ring full, as far as there is room now.
+    pub fn retry(&self) {
+        let mut fanout = self.fanout.lock().unwrap_or_else(PoisonError::into_inner);
+        fanout.retry();
+        fanout.wake_peers(&self.wake);
+    }
+}
