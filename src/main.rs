@@ -182,7 +182,11 @@ fn serve(arguments: Serve) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(EXIT_USAGE, &error),
     };
-    log::start(&settings.log);
+    // Dropped last, so that what is logged on the way out is written.
+    let _log = match log::start(&settings.log) {
+        Ok(guard) => guard,
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
     for remark in &settings.remarks {
         match remark {
             Remark::Info(text) => tracing::info!("{text}"),
