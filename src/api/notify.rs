@@ -1,6 +1,7 @@
 //! `POST /notify`: a notification to everyone.
 
 use super::routes::{Answer, ApiContext, respond};
+use crate::auth::is_same_secret;
 use crate::base::limits::NOTIFY_BYTES_MAX;
 use crate::broker::Publication;
 use crate::config::Secret;
@@ -118,14 +119,7 @@ fn shows(headers: &HeaderMap, key: &Secret) -> bool {
         .get("x-api-key")
         .map(|value| value.as_bytes())
         .or(bearer);
-    shown.is_some_and(|shown| is_equal(shown, key.0.as_bytes()))
-}
-
-/// Compares without telling by its time how much was right.
-fn is_equal(shown: &[u8], key: &[u8]) -> bool {
-    let pairs = shown.iter().zip(key);
-    let difference = pairs.fold(0, |all, (one, other)| all | (one ^ other));
-    shown.len() == key.len() && difference == 0
+    shown.is_some_and(|shown| is_same_secret(shown, key.0.as_bytes()))
 }
 
 #[cfg(test)]

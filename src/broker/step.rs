@@ -168,6 +168,20 @@ impl Broker {
         false
     }
 
+    /// Messages that session `id` has used of its rate limit now, and how many it allows in its
+    /// window or at once (`None` = any number).
+    #[must_use]
+    pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
+        let session = self.sessions.get(id)?;
+        let policy = &self.policy.dialects[session.dialect.index()];
+        let limit = policy.rate_limit;
+        let used = match (policy.rate_scope, session.user()) {
+            (RateScope::User, Some(user)) => self.quotas.used(session.dialect, user, limit, now),
+            _ => session.rate.used(limit, now.monotonic_ms),
+        };
+        Some((used, limit.messages_max()))
+    }
+
     /// Longest message that session `id` may send now, bytes: little until we know whom we serve.
     #[must_use]
     pub fn message_bytes_max(&self, id: ConnectionId) -> usize {

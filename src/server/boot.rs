@@ -5,7 +5,7 @@ use super::kernel::{self, KernelError};
 use super::services::{self, Periods, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
 use crate::api::{ApiContext, NotifyAccess};
-use crate::auth::Verifier;
+use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
 use crate::base::{Census, DialectId, Now, ShardCounters};
 use crate::broker::Quotas;
@@ -45,6 +45,26 @@ impl std::fmt::Display for BootError {
 
 impl std::error::Error for BootError {}
 
+/// What the program that embeds the server brings along.
+#[derive(Default)]
+pub struct Program {
+    /// Its handlers.
+    pub hooks: Hooks,
+    /// Its own check of tokens.
+    pub token_check: Option<Arc<TokenCheck>>,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let checks = self.token_check.is_some();
+        write!(
+            formatter,
+            "Program {{ {:?}, checks tokens: {checks} }}",
+            self.hooks
+        )
+    }
+}
+
 /// A server whose shards accept connections.
 #[derive(Debug)]
 pub struct Running {
@@ -67,7 +87,7 @@ pub struct Running {
 pub fn start(
     settings: &Settings,
     secret: Option<&[u8]>,
-    hooks: Hooks,
+    program: Program,
 ) -> Result<Running, BootError> {
     kernel::probe().map_err(BootError::Kernel)?;
     let connections_per_shard = kernel::raise_files_limit();
@@ -107,12 +127,16 @@ pub fn start(
         clock,
     });
     let quotas = Arc::new(Quotas::default());
-    let hooks = Arc::new(hooks);
+    let hooks = Arc::new(program.hooks);
     let policy = Arc::new(Policy {
-        access: dialect::access(),
+        access: [dialect::access(), settings.access.clone()].concat(),
         ..settings.policy()
     });
     let verifier = secret.map(Verifier::hs256).unwrap_or_default();
+    let mut verifier = verifier.with_listed(settings.static_tokens.clone());
+    if let Some(check) = program.token_check {
+        verifier = verifier.with_check(check);
+    }
     let (reports_sender, reports) = unbounded();
     let mut commands = Vec::new();
     for (index, listeners) in listeners.into_iter().enumerate() {

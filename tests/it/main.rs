@@ -5,6 +5,7 @@
     reason = "a test's helpers may panic like the test itself"
 )]
 
+mod access;
 mod bad_input;
 mod bad_tokens;
 mod conversation;
