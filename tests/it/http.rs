@@ -9,7 +9,7 @@ fn health_and_metrics_answer_beside_websockets() {
     let (status, body) = http_get(server.address, "/health");
     assert_eq!(status, 200);
     assert!(
-        body.contains(r#""status":"uptime_seconds""#) && body.contains(r#""sessions":1"#),
+        body.contains(r#""status":"healthy""#) && body.contains(r#""sessions":1"#),
         "{body}"
     );
     let (status, body) = http_get(server.address, "/metrics/prometheus");
