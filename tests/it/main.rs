@@ -14,3 +14,4 @@ mod http;
 mod listeners;
 mod process;
 mod regression;
+mod transcripts;
