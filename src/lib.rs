@@ -29,5 +29,6 @@ pub mod api;
 
 pub mod server;
 
+pub use base::DialectId;
 pub use server::Server;
 pub use shard::{Denied, Message, Session};

@@ -7,7 +7,7 @@ use fanwire::config::flags::{parse_host, parse_listen};
 use fanwire::config::{Flags, Remark, Secret, Settings, SettingsError, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
-use fanwire::server::{BootError, Running, run_until_signal, start};
+use fanwire::server::{BootError, Running, run_until_signal, start, watch_signals};
 use fanwire::shard::Hooks;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -182,7 +182,11 @@ fn serve(arguments: Serve) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(EXIT_USAGE, &error),
     };
-    log::start(&settings.log);
+    // Dropped last, so that what is logged on the way out is written.
+    let _log = match log::start(&settings.log) {
+        Ok(guard) => guard,
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
     for remark in &settings.remarks {
         match remark {
             Remark::Info(text) => tracing::info!("{text}"),
@@ -209,16 +213,20 @@ fn serve(arguments: Serve) -> ExitCode {
         }
         Err(error) => return fail(1, &error),
     };
+    // Before anyone is told that it runs, and may want to end it.
+    let signals = match watch_signals() {
+        Ok(signals) => signals,
+        Err(error) => return fail(1, &error),
+    };
     print_banner(&settings, &running, secret.as_deref());
-    match run_until_signal(&running, &settings) {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::TimedOut) => {
+    match run_until_signal(&running, &settings, &signals) {
+        Ended::Drained => ExitCode::SUCCESS,
+        Ended::TimedOut => {
             tracing::warn!("the time for draining is over; some sessions were cut");
             ExitCode::SUCCESS
         }
-        Ok(Ended::Forced) => ExitCode::from(EXIT_FORCED),
-        Ok(Ended::Failed(report)) => fail(1, &report),
-        Err(error) => fail(1, &error),
+        Ended::Forced => ExitCode::from(EXIT_FORCED),
+        Ended::Failed(report) => fail(1, &report),
     }
 }
 

@@ -38,13 +38,18 @@ pub(crate) fn shard() -> Shard {
 
 /// A session of the gateway dialect.
 pub(crate) fn connect(shard: &mut Shard) -> ConnectionId {
+    connect_at(shard, "/ws")
+}
+
+/// A session of the dialect that is spoken at `path`.
+pub(crate) fn connect_at(shard: &mut Shard, path: &str) -> ConnectionId {
     let peer = ([127, 0, 0, 1], 9).into();
     let id = shard.accept(peer, 0, NOW).expect("the shard has room");
-    let mut request =
-        b"GET /ws HTTP/1.1\r\nHost: b\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: b\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-            .to_vec();
-    shard.receive(id, &mut request, NOW);
+    );
+    shard.receive(id, &mut request.into_bytes(), NOW);
     id
 }
 

@@ -245,7 +245,10 @@ impl File {
     /// When it is no TOML, or has settings that do not exist.
     pub(super) fn parse(name: String, text: &str) -> Result<Self, SettingsError> {
         let data = Toml::string(text).data();
-        let mut data = data.map_err(|error| SettingsError::File(format!("{name}: {error}")))?;
+        let mut data = data.map_err(|error| {
+            let reason = without_excerpt(&error.to_string());
+            SettingsError::File(format!("{name}: {reason}"))
+        })?;
         let mut dict = data.remove(&Profile::Default).unwrap_or_default();
         let listeners = dict.remove("listeners");
         let source = format!("file {name}");
@@ -257,6 +260,19 @@ impl File {
             name,
         })
     }
+}
+
+/// The error of the TOML reader without the line that it shows, which may hold a secret whose quotes
+/// were forgotten.
+fn without_excerpt(error: &str) -> String {
+    let is_excerpt = |line: &&str| {
+        let line = line
+            .trim_start()
+            .trim_start_matches(|c: char| c.is_ascii_digit());
+        line.trim_start().starts_with('|')
+    };
+    let lines: Vec<_> = error.lines().filter(|line| !is_excerpt(line)).collect();
+    lines.join("; ")
 }
 
 fn flatten(

@@ -9,10 +9,12 @@ use super::log::{LogFormat, LogLevel, LogSettings};
 use super::places::{Places, Tables};
 use super::policy::{DialectPolicy, RefusalForm};
 use super::reader::{Fallback, Reader, Report};
+use super::secret::Secret;
 use super::setting::{Bytes, ShardCount};
 use super::settings::{AssistSettings, GatewaySettings, NotificationsSettings, Remark, Settings};
 use super::sources::{self, Sources};
 use crate::base::DialectId;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Smallest limit of an outbox, bytes: a page; less would not hold one message and its frame.
@@ -148,7 +150,7 @@ impl Loader {
         let drain_timeout = Fallback::common(Duration::from_secs(10));
         let drain_timeout = self.reader.read("drain_timeout", drain_timeout)?;
         let log = self.log()?;
-        let notify_key = self.reader.read("notify_key", Fallback::common(None))?;
+        let notify_key = self.notify_key()?;
         let metrics_enabled = self
             .reader
             .read("metrics_enabled", Fallback::common(true))?;
@@ -167,6 +169,7 @@ impl Loader {
         let interval = notifications.extra("interval", Duration::from_secs(10))?;
         let settings = Settings {
             dev: self.is_dev,
+            prod: self.is_prod,
             listeners,
             shards,
             jwt_secret,
@@ -254,8 +257,12 @@ impl Loader {
         };
         let level = self.reader.read("log_level", level)?;
         let format = self.reader.read("log_format", format)?;
-        let file = self.reader.read("log_file", Fallback::common(None))?;
+        let file: Option<PathBuf> = self.reader.read("log_file", Fallback::common(None))?;
         let error_file = self.reader.read("log_error_file", Fallback::common(None))?;
+        // Two writers of one file would put it aside under each other.
+        let is_another = error_file.is_none() || error_file != file;
+        self.reader
+            .demand("log_error_file", is_another, "another file than log_file")?;
         let rotation = Fallback::common(Bytes(100_000_000));
         let Bytes(rotation_bytes) = self.reader.read("log_rotation", rotation)?;
         let is_allowed = rotation_bytes >= LOG_ROTATION_MIN;
@@ -289,6 +296,14 @@ impl Loader {
         let rule = "a power of two from 64 KiB to 1 GiB";
         self.reader.demand(key, is_allowed, rule)?;
         Ok(u32::try_from(bytes).expect("at most 1 GiB"))
+    }
+
+    fn notify_key(&mut self) -> Result<Option<Secret>, SettingsError> {
+        let key: Option<Secret> = self.reader.read("notify_key", Fallback::common(None))?;
+        let is_said = key.as_ref().is_none_or(|key| !key.0.is_empty());
+        self.reader
+            .demand("notify_key", is_said, "a secret, or none at all")?;
+        Ok(key)
     }
 
     fn no_other_algorithm(&mut self) -> Result<(), SettingsError> {

@@ -20,6 +20,8 @@ use std::time::Duration;
 pub struct Settings {
     /// The doors are open for development.
     pub dev: bool,
+    /// The server is for production.
+    pub prod: bool,
     /// Where to listen and what is spoken there; at least one.
     pub listeners: Vec<Listener>,
     /// Shards, or one per allowed core.

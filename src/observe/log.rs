@@ -1,12 +1,44 @@
-//! Logs, on standard error.
+//! Logs: on standard error or in files, written by a thread of their own, so that no shard waits for
+//! a disk or a terminal.
 
+use super::log_file::{LogFile, LogFileConfig};
+use crate::base::now::Clock;
 use crate::config::{LogFormat, LogLevel, LogSettings};
-use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use tracing::Subscriber;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+/// Lines that wait for the writing thread; more are dropped, and their count is said at the end.
+const LINES_MAX: usize = 16_384;
+
+/// Writes what is still waiting when it is dropped.
+#[must_use]
+pub struct LogGuard {
+    threads: Vec<WorkerGuard>,
+    dropped: Vec<ErrorCounter>,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.threads.clear();
+        let dropped: usize = self.dropped.iter().map(ErrorCounter::dropped_lines).sum();
+        if dropped > 0 {
+            eprintln!("fanwire: {dropped} lines of the log were dropped: they came too fast");
+        }
+    }
+}
 
 /// Begins to write logs, from the settings' level on; `RUST_LOG` chooses otherwise.
-pub fn start(settings: &LogSettings) {
+///
+/// # Errors
+/// When a file cannot be written; the text names it.
+pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
     let level = match settings.level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -17,14 +49,85 @@ pub fn start(settings: &LogSettings) {
     let filter = EnvFilter::builder()
         .with_default_directive(level.into())
         .from_env_lossy();
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    // A second start in one process, as tests do, keeps the first.
-    let _ = match settings.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().with_ansi(false).try_init(),
+    let mut guard = LogGuard {
+        threads: Vec::new(),
+        dropped: Vec::new(),
     };
+    let lines = match &settings.file {
+        Some(path) => {
+            let file = open(settings, path)?;
+            layer(settings.format, false, guard.thread("log", file))
+        }
+        None => {
+            let is_terminal = io::stderr().is_terminal();
+            layer(
+                settings.format,
+                is_terminal,
+                guard.thread("log", io::stderr()),
+            )
+        }
+    };
+    let errors = match &settings.error_file {
+        Some(path) => {
+            let file = open(settings, path)?;
+            let errors = layer(settings.format, false, guard.thread("log-errors", file));
+            Some(errors.with_filter(LevelFilter::ERROR))
+        }
+        None => None,
+    };
+    let subscriber = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .with(errors);
+    // A second start in one process, as tests do, keeps the first.
+    if subscriber.try_init().is_ok() && settings.file.is_some() {
+        log_panics();
+    }
+    Ok(guard)
+}
+
+impl LogGuard {
+    fn thread(&mut self, name: &str, writer: impl Write + Send + 'static) -> NonBlocking {
+        let (lines, thread) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(LINES_MAX)
+            .thread_name(name)
+            .finish(writer);
+        self.threads.push(thread);
+        self.dropped.push(lines.error_counter());
+        lines
+    }
+}
+
+fn open(settings: &LogSettings, path: &Path) -> Result<LogFile, String> {
+    let config = LogFileConfig {
+        path: path.to_owned(),
+        rotation_bytes: settings.rotation_bytes,
+        retention: settings.retention,
+    };
+    LogFile::open(config, Clock::start())
+        .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))
+}
+
+fn layer<S>(format: LogFormat, ansi: bool, lines: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let layer = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_writer(lines);
+    match format {
+        LogFormat::Text => layer.with_ansi(ansi).boxed(),
+        LogFormat::Json => layer.json().with_ansi(false).boxed(),
+    }
+}
+
+/// Panics go to the log too, with the way that led there; standard error may be read by nobody.
+fn log_panics() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        tracing::error!(%panic, %backtrace, "panicked");
+        earlier(panic);
+    }));
 }

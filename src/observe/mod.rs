@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod log;
+mod log_file;
 pub mod metrics;
 
 pub use metrics::Metrics;

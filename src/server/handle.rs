@@ -1,7 +1,7 @@
 //! The server as a Rust program holds it: built, started, asked, told, stopped.
 
 use super::boot::{BootError, Running, start};
-use super::run::{Ended, drain};
+use super::run::{Ended, drain, run_until_signal, watch_signals};
 use crate::base::{DialectId, Now};
 use crate::broker::direct::{permission_channel, role_channel, tenant_channel, user_channel};
 use crate::broker::{Keep, Only, Publication, SessionId, SessionView};
@@ -9,6 +9,7 @@ use crate::config::{Flags, Secret, Settings, SettingsError, ShardCount};
 use crate::shard::{Denied, Hooks, Message, PublishError, Session, Shard};
 use crossbeam_channel::never;
 use serde::Serialize;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,6 +66,13 @@ impl Builder {
     #[must_use]
     pub fn dev(mut self) -> Self {
         self.flags.dev = true;
+        self
+    }
+
+    /// Speaks one dialect at its document's port and path, with its defaults and limits.
+    #[must_use]
+    pub fn profile(mut self, dialect: DialectId) -> Self {
+        self.flags.profile = Some(dialect.name().into());
         self
     }
 
@@ -155,16 +163,17 @@ impl Builder {
         let running = start(&settings, secret, self.hooks).map_err(StartError::Boot)?;
         Ok(Server {
             running: Arc::new(running),
-            drain_timeout: settings.drain_timeout,
+            settings: Arc::new(settings),
         })
     }
 }
 
-/// A running server. Clones are the same server; it runs until [`Server::stop`].
+/// A running server. Clones are the same server; it runs until [`Server::stop`], even when all
+/// clones are gone.
 #[derive(Clone, Debug)]
 pub struct Server {
     running: Arc<Running>,
-    drain_timeout: Duration,
+    settings: Arc<Settings>,
 }
 
 /// What there is to know of a session.
@@ -443,7 +452,18 @@ impl Server {
     /// Tells all sessions that the server goes away, closes them with 1001, and returns when the
     /// last is gone or the time for draining is over.
     pub fn stop(&self) -> Ended {
-        drain(&self.running, Duration::ZERO, self.drain_timeout, &never())
+        let timeout = self.settings.drain_timeout;
+        drain(&self.running, Duration::ZERO, timeout, &never())
+    }
+
+    /// Runs until SIGTERM or SIGINT, then drains as the settings say; a second signal ends it at
+    /// once.
+    ///
+    /// # Errors
+    /// What the kernel says when signals cannot be watched.
+    pub fn run_until_signal(&self) -> io::Result<Ended> {
+        let signals = watch_signals()?;
+        Ok(run_until_signal(&self.running, &self.settings, &signals))
     }
 }
 

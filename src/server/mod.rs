@@ -11,4 +11,4 @@ pub mod shard_thread;
 
 pub use boot::{BootError, Running, start};
 pub use handle::{Builder, ConnectionInfo, Server, Stats};
-pub use run::run_until_signal;
+pub use run::{run_until_signal, watch_signals};

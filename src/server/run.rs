@@ -25,11 +25,11 @@ pub enum Ended {
     Failed(String),
 }
 
-/// Runs until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+/// The signals that end the server, from now on; before this call they would kill it.
 ///
 /// # Errors
 /// What the kernel says when signals cannot be watched.
-pub fn run_until_signal(running: &Running, settings: &Settings) -> io::Result<Ended> {
+pub fn watch_signals() -> io::Result<Receiver<i32>> {
     let (signal_sender, signals) = unbounded();
     let mut watched = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
@@ -41,20 +41,26 @@ pub fn run_until_signal(running: &Running, settings: &Settings) -> io::Result<En
                 }
             }
         })?;
+    Ok(signals)
+}
+
+/// Runs until one of `signals` comes, then drains; a second one ends it at once.
+#[must_use]
+pub fn run_until_signal(running: &Running, settings: &Settings, signals: &Receiver<i32>) -> Ended {
     select! {
         recv(signals) -> signal => {
             let signal = signal.unwrap_or_default();
             let Settings { drain_wait, drain_timeout, .. } = settings;
             tracing::info!(signal, ?drain_wait, ?drain_timeout, "draining");
         }
-        recv(running.reports()) -> report => return Ok(Ended::Failed(format!("{report:?}"))),
+        recv(running.reports()) -> report => return Ended::Failed(format!("{report:?}")),
     }
-    Ok(drain(
+    drain(
         running,
         settings.drain_wait,
         settings.drain_timeout,
-        &signals,
-    ))
+        signals,
+    )
 }
 
 /// Lets the server go away: no new sessions, a word to those that are there, up to `wait` for them

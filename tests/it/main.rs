@@ -8,6 +8,7 @@
 mod bad_input;
 mod bad_tokens;
 mod conversation;
+mod examples;
 mod fanout;
 mod harness;
 mod http;

@@ -276,6 +276,54 @@ fn a_file_and_a_dotenv_file_make_listeners_of_two_profiles() {
     assert!(gateway.receive().contains("auth_success"));
 }
 
+#[test]
+fn logs_go_to_files_in_the_form_that_is_set() {
+    let directory = Directory::new("logs");
+    let mut command = fanwire();
+    command
+        .args([
+            "serve",
+            "--dev",
+            "--profile",
+            "notifications",
+            "--port",
+            "0",
+        ])
+        .args(["--log-level", "INFO", "--log-format", "json"])
+        .env("FANWIRE_LOG_FILE", "logs/websocket_server.log")
+        .env("FANWIRE_LOG_ERROR_FILE", "logs/errors.log")
+        .env("SHUTDOWN_TIMEOUT", "0")
+        .env("LOG_ROTATION", "1 MB")
+        .current_dir(&directory.path);
+    let mut process = Process::of(command, "token ");
+    process.signal("TERM");
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    let read = |name: &str| std::fs::read_to_string(directory.path.join("logs").join(name));
+    let lines = read("websocket_server.log").unwrap();
+    let resolved = "variable SHUTDOWN_TIMEOUT sets drain_wait";
+    assert!(
+        lines.contains(resolved) && lines.contains("draining"),
+        "{lines}"
+    );
+    for line in lines.lines() {
+        let is_object = line.starts_with(r#"{"timestamp":"#) && line.ends_with('}');
+        assert!(is_object, "{line}");
+    }
+    assert_eq!(read("errors.log").unwrap(), "");
+}
+
+#[test]
+fn a_log_file_that_cannot_be_written_is_named() {
+    let mut command = fanwire();
+    command
+        .args(["serve", "--dev", "--listen", "127.0.0.1:0"])
+        .env("FANWIRE_LOG_FILE", "/proc/nothing/server.log");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("/proc/nothing/server.log"), "{said}");
+}
+
 /// A directory that goes when it is dropped.
 struct Directory {
     path: PathBuf,

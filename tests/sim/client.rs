@@ -26,6 +26,7 @@ pub(crate) const DIALECTS: [DialectId; 2] = [DialectId::Gateway, DialectId::Moni
 pub(crate) fn request(dialect: DialectId) -> Vec<u8> {
     let path = match dialect {
         DialectId::Gateway => "/ws",
+        DialectId::Analytics => "/analytics",
         _ => "/monitoring",
     };
     format!(
@@ -153,7 +154,7 @@ impl Client {
 }
 
 /// Opcode and payload range of the frame at the start of `bytes`, if it is whole.
-fn whole_frame(bytes: &[u8]) -> Option<(u8, std::ops::Range<usize>)> {
+pub(crate) fn whole_frame(bytes: &[u8]) -> Option<(u8, std::ops::Range<usize>)> {
     let [first, second, ..] = *bytes else {
         return None;
     };

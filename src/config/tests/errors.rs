@@ -44,6 +44,10 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         "log_rotation = \"1 day\"",
         &["log_rotation = \"1 day\"", "bytes"],
     );
+    of_file(
+        "log_file = \"a\"\nlog_error_file = \"a\"",
+        &["log_error_file = \"a\"", "another file"],
+    );
     of_file("path = \"/x\"", &["path", "a profile beside it"]);
     of_file(
         "profile = \"chat\"",
@@ -82,6 +86,10 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         &["gateway.rate_limit", "messages"],
     );
     of_file("= 5", &["f.toml"]);
+    of_file(
+        "notify_key = \"\"",
+        &["notify_key = (secret)", "none at all"],
+    );
     of_file("listeners = []", &["listeners", "1 to 16 tables"]);
     of_file(
         "[[listeners]]\nport = 5",
@@ -123,6 +131,20 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         &["port = \"80000\"", "65535"],
     );
     of_variable("gateway", "FANWIRE_DEV", "maybe", &["dev = \"maybe\""]);
+}
+
+#[test]
+fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
+    let said = Said {
+        file: "shards = 2\njwt_secret = hunter2-hunter2",
+        ..Said::default()
+    };
+    let error = said.load().unwrap_err().to_string();
+    assert!(
+        error.contains("f.toml") && error.contains("line 2"),
+        "{error}"
+    );
+    assert!(!error.contains("hunter2"), "{error}");
 }
 
 #[test]

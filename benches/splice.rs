@@ -1,0 +1,75 @@
+//! What does a delivery with the subscriber's own id cost against a plain one, outside the kernel?
+
+mod support;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fanwire::shard::Shard;
+use std::hint::black_box;
+use support::{NOW, connect, connect_at, flush, masked, shard};
+
+const SUBSCRIBERS: u64 = 9_000;
+
+/// A shard whose subscribers all hear `stream:events`, each in its way.
+fn subscribed(path: &str, subscribe: &str) -> Shard {
+    let mut shard = shard();
+    let subscribe = masked(subscribe);
+    for _ in 0..SUBSCRIBERS {
+        let id = connect_at(&mut shard, path);
+        shard.receive(id, &mut subscribe.clone(), NOW);
+    }
+    flush(&mut shard);
+    shard
+}
+
+fn splice(criterion: &mut Criterion) {
+    let data = "x".repeat(80);
+    let publish = masked(&format!(
+        r#"{{"type":"publish","data":{{"channel":"stream:events","type":"m","data":{{"p":"{data}"}}}}}}"#
+    ));
+    for (name, path, subscribe) in [
+        (
+            "plain",
+            "/ws",
+            r#"{"type":"subscribe","data":{"channel":"stream:events"}}"#,
+        ),
+        (
+            "tagged",
+            "/analytics",
+            r#"{"type":"subscribe","data":{"type":"events"}}"#,
+        ),
+        (
+            "tagged_and_filtered",
+            "/analytics",
+            r#"{"type":"subscribe","data":{"type":"events","filters":{"p":["a","PPP"]}}}"#,
+        ),
+    ] {
+        let mut shard = subscribed(path, &subscribe.replace("PPP", &data));
+        let publisher = connect(&mut shard);
+        flush(&mut shard);
+        let mut group = criterion.benchmark_group(format!("splice_9000_{name}"));
+        for count in [1, 64] {
+            group.throughput(Throughput::Elements(SUBSCRIBERS * count));
+            group.bench_function(format!("{count}_publications"), |bencher| {
+                bencher.iter(|| {
+                    for _ in 0..count {
+                        shard.receive(publisher, &mut publish.clone(), NOW);
+                    }
+                    let mut bytes = 0;
+                    while shard.has_unread() {
+                        shard.drain_ring(NOW);
+                        bytes += flush(&mut shard);
+                    }
+                    black_box(bytes)
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = splice
+}
+criterion_main!(benches);

@@ -1,0 +1,44 @@
+//! Streaming analytics: events that subscribers filter, metrics, alerts.
+//!
+//! ```sh
+//! cargo run --example analytics
+//! ```
+
+mod support;
+
+use fanwire::{DialectId, Server};
+use serde_json::json;
+use std::error::Error;
+use std::time::Duration;
+
+/// Of the tokens; yours is yours alone.
+const SECRET: &str = "the secret of the examples, known to everyone";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let server = Server::builder()
+        .profile(DialectId::Analytics)
+        .listen(support::address("127.0.0.1:8765")?)
+        .jwt_secret(SECRET)
+        .start()?;
+    support::announce(&server, "/");
+
+    let source = server.clone();
+    std::thread::spawn(move || -> Result<(), fanwire::shard::PublishError> {
+        for number in 0_u64.. {
+            source.broadcast_event(&json!({
+                "event_id": format!("evt_{number}"),
+                "event_type": if number % 2 == 0 { "user_action" } else { "purchase" },
+                "user_id": format!("user{}", number % 5),
+                "payload": {"user_id": "user123", "amount": number},
+            }))?;
+            source.broadcast_metrics(&json!({"events": number}))?;
+            if number % 10 == 9 {
+                source.broadcast_alert(&json!({"severity": "info", "events": number}))?;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    });
+    server.run_until_signal()?;
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! A gateway with credentials of its own, middleware, hooks, and broadcasts to roles and tenants.
+//!
+//! ```sh
+//! cargo run --example gateway_advanced
+//! npx wscat -c ws://127.0.0.1:8765/ws -x '{"type":"custom_auth","data":{"token":"opensesame"}}' -w 3
+//! ```
+
+mod support;
+
+use fanwire::auth::Identity;
+use fanwire::{Denied, DialectId, Server};
+use serde::Deserialize;
+use serde_json::json;
+use std::error::Error;
+use std::time::Duration;
+
+/// Of the tokens; yours is yours alone.
+const SECRET: &str = "the secret of the examples, known to everyone";
+
+#[derive(Deserialize)]
+struct Credentials {
+    token: String,
+}
+
+/// Longest message that the middleware lets through, bytes.
+const MESSAGE_BYTES_MAX: usize = 4_096;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let server = Server::builder()
+        .profile(DialectId::Gateway)
+        .listen(support::address("127.0.0.1:8765")?)
+        .jwt_secret(SECRET)
+        .on_connect(|session| {
+            println!("{} comes from {}", session.id(), session.peer());
+            Ok(())
+        })
+        .on_disconnect(|session| println!("{} is gone", session.id()))
+        .middleware(|session, message| {
+            println!("{} says {}", session.id(), message.kind);
+            if message.data.len() > MESSAGE_BYTES_MAX {
+                return Err(Denied::because("Message too long"));
+            }
+            Ok(())
+        })
+        .on_message_before_authentication("custom_auth", |session, message| {
+            let credentials: Credentials = message.parse()?;
+            if credentials.token != "opensesame" {
+                return session.send("auth_failed", &json!({"error": "Invalid token"}));
+            }
+            session.identify(Identity {
+                user: "user_123".into(),
+                tenant: Some("tenant_456".into()),
+                roles: vec!["admin".into()],
+                permissions: vec!["read".into()],
+                expires_unix_s: u64::MAX,
+            });
+            session.subscribe("notifications");
+            session.send("auth_success", &json!({"user_id": "user_123"}))
+        })
+        .start()?;
+    support::announce(&server, "/ws");
+
+    let news = server.clone();
+    std::thread::spawn(move || -> Result<(), fanwire::shard::PublishError> {
+        loop {
+            let message = json!({"message": "System maintenance in 5 minutes"});
+            news.broadcast("notifications", "notification", &message)?;
+            news.broadcast_to_role("admin", "admin_alert", &json!({"message": "High priority"}))?;
+            news.broadcast_to_tenant("tenant_456", "tenant_news", &json!({"message": "New"}))?;
+            news.broadcast_to_permission("read", "reading", &json!({"pages": 3}))?;
+            news.broadcast_to_user("user_123", "greeting", &json!({"message": "Hello"}))?;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
+    server.run_until_signal()?;
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! What the examples have in common.
+
+use fanwire::Server;
+use std::error::Error;
+use std::net::SocketAddr;
+
+/// Where to listen: the first argument, or `default`.
+pub(crate) fn address(default: &str) -> Result<SocketAddr, Box<dyn Error>> {
+    let said = std::env::args().nth(1);
+    Ok(said.as_deref().unwrap_or(default).parse()?)
+}
+
+/// Tells where the server listens.
+pub(crate) fn announce(server: &Server, path: &str) {
+    println!("ws://{}{path}", server.addresses()[0]);
+}

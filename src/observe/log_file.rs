@@ -1,0 +1,261 @@
+//! A log file that is put aside when it is large, and deleted some time after.
+//!
+//! ```text
+//!   logs/server.log ──rotation_bytes──▶ logs/server.2026-11-21T13-15-58.123Z.log ──retention──▶ gone
+//! ```
+
+use crate::base::now::Clock;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Which file, and how large and how old it may become.
+#[derive(Clone, Debug)]
+pub(super) struct LogFileConfig {
+    pub(super) path: PathBuf,
+    /// Size that no write goes beyond, unless it is larger alone, bytes.
+    pub(super) rotation_bytes: u64,
+    /// Age at which a file that was put aside is deleted, at the next rotation or start.
+    pub(super) retention: Duration,
+}
+
+/// Writes lines to a file. Each write is whole lines, so that no line is torn by a rotation.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    config: LogFileConfig,
+    clock: Clock,
+    file: File,
+    bytes: u64,
+    has_complained: bool,
+}
+
+impl LogFile {
+    /// Opens the file, and makes its folder; what it holds already stays.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(super) fn open(config: LogFileConfig, clock: Clock) -> io::Result<Self> {
+        if let Some(folder) = config.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = append(&config.path)?;
+        let bytes = file.metadata()?.len();
+        let log = Self {
+            config,
+            clock,
+            file,
+            bytes,
+            has_complained: false,
+        };
+        log.delete_expired();
+        Ok(log)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let mut unix_ms = self.clock.now().unix_ms;
+        let mut aside = aside_path(&self.config.path, unix_ms);
+        // A rename would silently replace a file of the same millisecond.
+        while aside.exists() {
+            unix_ms += 1;
+            aside = aside_path(&self.config.path, unix_ms);
+        }
+        std::fs::rename(&self.config.path, aside)?;
+        self.file = append(&self.config.path)?;
+        self.bytes = 0;
+        self.delete_expired();
+        Ok(())
+    }
+
+    /// Deletes what was put aside too long ago. What cannot be deleted is tried again next time.
+    fn delete_expired(&self) {
+        let now = UNIX_EPOCH + Duration::from_millis(self.clock.now().unix_ms);
+        let folder = match self.config.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let put_aside = put_aside_at(&self.config.path, &entry.path());
+            let age = put_aside.and_then(|then| now.duration_since(then).ok());
+            if age.is_some_and(|age| age > self.config.retention) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// There is nowhere to log that the log fails, but standard error.
+    fn complain(&mut self, what: &str, error: &io::Error) {
+        if !self.has_complained {
+            self.has_complained = true;
+            eprintln!(
+                "fanwire: cannot {what} {}: {error}",
+                self.config.path.display()
+            );
+        }
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let length = lines.len() as u64;
+        if self.bytes > 0
+            && self.bytes + length > self.config.rotation_bytes
+            && let Err(error) = self.rotate()
+        {
+            // Too large is better than lost.
+            self.complain("put aside the log file", &error);
+        }
+        if let Err(error) = self.file.write_all(lines) {
+            self.complain("write the log file", &error);
+            return Err(error);
+        }
+        self.bytes += length;
+        self.has_complained = false;
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// What stands before and after the time in the names of files put aside.
+fn name_parts(path: &Path) -> (String, String) {
+    let text = |part: Option<&std::ffi::OsStr>| {
+        part.map_or_else(String::new, |part| part.to_string_lossy().into_owned())
+    };
+    let extension = match path.extension() {
+        Some(extension) => format!(".{}", text(Some(extension))),
+        None => String::new(),
+    };
+    (format!("{}.", text(path.file_stem())), extension)
+}
+
+fn aside_path(path: &Path, unix_ms: u64) -> PathBuf {
+    let (stem, extension) = name_parts(path);
+    let time = UNIX_EPOCH + Duration::from_millis(unix_ms);
+    // Colons are not allowed in names everywhere that logs are copied to.
+    let time = humantime::format_rfc3339_millis(time)
+        .to_string()
+        .replace(':', "-");
+    path.with_file_name(format!("{stem}{time}{extension}"))
+}
+
+/// When the file at `candidate` was put aside, if it is one that was.
+fn put_aside_at(path: &Path, candidate: &Path) -> Option<SystemTime> {
+    let (stem, extension) = name_parts(path);
+    let name = candidate.file_name()?.to_str()?;
+    let time = name.strip_prefix(&stem)?.strip_suffix(&extension)?;
+    let (date, clock) = time.split_once('T')?;
+    humantime::parse_rfc3339(&format!("{date}T{}", clock.replace('-', ":"))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that goes when it is dropped.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("fanwire-log-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn open(&self, rotation_bytes: u64) -> LogFile {
+            let config = LogFileConfig {
+                path: self.0.join("deep/server.log"),
+                rotation_bytes,
+                retention: Duration::from_hours(24 * 30),
+            };
+            LogFile::open(config, Clock::start()).unwrap()
+        }
+
+        /// Names and texts, the current file last.
+        fn files(&self) -> Vec<(String, String)> {
+            let entries = std::fs::read_dir(self.0.join("deep")).unwrap();
+            let mut files: Vec<_> = entries
+                .map(|entry| {
+                    let path = entry.unwrap().path();
+                    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                    (name, std::fs::read_to_string(path).unwrap())
+                })
+                .collect();
+            files.sort();
+            files
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_and_no_line_is_torn_or_lost() {
+        let folder = Folder::new("rotation");
+        let mut log = folder.open(10);
+        for line in [
+            "first\n",
+            "2nd\n",
+            "third\n",
+            "a line longer than all\n",
+            "5\n",
+        ] {
+            log.write_all(line.as_bytes()).unwrap();
+        }
+        let files = folder.files();
+        let texts: Vec<_> = files.iter().map(|(_, text)| &**text).collect();
+        assert_eq!(
+            texts,
+            ["first\n2nd\n", "third\n", "a line longer than all\n", "5\n"]
+        );
+        assert_eq!(files[3].0, "server.log");
+    }
+
+    #[test]
+    fn a_restart_goes_on_in_the_same_file() {
+        let folder = Folder::new("restart");
+        folder.open(10).write_all(b"1234567\n").unwrap();
+        folder.open(10).write_all(b"9\n").unwrap();
+        assert_eq!(folder.files().len(), 1);
+        folder.open(10).write_all(b"b\n").unwrap();
+        assert_eq!(folder.files().len(), 2);
+    }
+
+    #[test]
+    fn only_our_own_old_files_are_deleted() {
+        let folder = Folder::new("retention");
+        drop(folder.open(10));
+        let yesterday = Clock::start().now().unix_ms - 86_400_000;
+        let recent = aside_path(&folder.0.join("deep/server.log"), yesterday);
+        let recent = recent.file_name().unwrap().to_str().unwrap().to_owned();
+        let kept = [
+            recent.as_str(),
+            "server.2001-02-03T04-05-06.789Z.txt",
+            "server.old.log",
+            "other.2001-02-03T04-05-06.789Z.log",
+            "server.log",
+        ];
+        for name in kept.iter().chain(&["server.2001-02-03T04-05-06.789Z.log"]) {
+            std::fs::write(folder.0.join("deep").join(name), "").unwrap();
+        }
+        drop(folder.open(10));
+        let mut left: Vec<_> = folder.files().into_iter().map(|(name, _)| name).collect();
+        let mut kept = kept.map(str::to_owned);
+        left.sort();
+        kept.sort();
+        assert_eq!(left, kept);
+    }
+}

@@ -1,0 +1,190 @@
+//! Do the programs under `examples/` do what they say?
+
+use crate::harness::{Client, http, http_get};
+use fanwire::auth::{Grant, issue};
+use fanwire::base::now::Clock;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// The secret that the examples share.
+const SECRET: &[u8] = b"the secret of the examples, known to everyone";
+
+struct Example {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Example {
+    /// The program, which `cargo test` has built beside this one.
+    fn start(name: &str) -> Self {
+        let mut path: PathBuf = std::env::current_exe().unwrap();
+        path.pop();
+        path.pop();
+        let mut child = Command::new(path.join("examples").join(name))
+            .arg("127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut line).unwrap();
+        // What it says later is of no interest, but must not fill the pipe.
+        std::thread::spawn(move || said.lines().for_each(drop));
+        let address = line.trim().trim_start_matches("ws://");
+        let address = address.split('/').next().unwrap().parse().unwrap();
+        Self { child, address }
+    }
+
+    fn client(&self, path: &str, grant: Option<Grant>) -> Client {
+        let token = grant.map(|grant| {
+            let token = issue(&grant, SECRET, 3_600, Clock::start().now()).unwrap();
+            format!("?token={token}")
+        });
+        Client::open(
+            self.address,
+            &format!("{path}{}", token.unwrap_or_default()),
+        )
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // Ends only what this test started, and what ended already is no error.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn user(name: &str) -> Option<Grant> {
+    Some(Grant {
+        user: name.into(),
+        ..Grant::default()
+    })
+}
+
+/// The next message with that type.
+fn next(client: &mut Client, kind: &str) -> Value {
+    loop {
+        let message: Value = serde_json::from_str(&client.receive()).unwrap();
+        if message["type"] == kind {
+            return message;
+        }
+    }
+}
+
+#[test]
+fn monitoring_polls_and_publishes() {
+    let example = Example::start("monitoring");
+    let mut client = example.client("/", user("ann"));
+    client.send(r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#);
+    let update = next(&mut client, "VIOLATION_UPDATE");
+    assert!(update["count"].as_u64().unwrap() > 0, "{update}");
+}
+
+#[test]
+fn analytics_streams_what_filters_match() {
+    let example = Example::start("analytics");
+    let mut client = example.client("/", user("ann"));
+    client.send(
+        r#"{"type":"subscribe","data":{"type":"events","filters":{"event_type":"purchase","payload.user_id":"user123"}}}"#,
+    );
+    for _ in 0..3 {
+        let data = next(&mut client, "data");
+        assert_eq!(data["data"]["event"]["event_type"], "purchase", "{data}");
+    }
+}
+
+#[test]
+fn assist_tells_of_documents_jobs_alerts_and_rooms() {
+    let example = Example::start("assist");
+    let mut client = example.client("/ws/connect", user("user123"));
+    for message in [
+        r#"{"type":"subscribe_document_updates"}"#,
+        r#"{"type":"subscribe_job_updates"}"#,
+        r#"{"type":"join_room","room":"chat_room_123"}"#,
+    ] {
+        client.send(message);
+    }
+    assert_eq!(
+        next(&mut client, "document_processing_start")["user_id"],
+        "user123"
+    );
+    assert_eq!(next(&mut client, "job_updates")["data"]["job_id"], "job789");
+    assert_eq!(next(&mut client, "system_alert")["severity"], "critical");
+    assert_eq!(
+        next(&mut client, "custom_event")["data"]["message"],
+        "Hello room!"
+    );
+    client.send(r#"{"type":"get_active_jobs"}"#);
+    loop {
+        let jobs = next(&mut client, "job_updates");
+        if jobs["data"]["snapshot"] == true {
+            assert!(jobs["data"]["jobs"].is_array(), "{jobs}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn notifications_come_from_the_program_and_over_http() {
+    let example = Example::start("notifications");
+    let mut client = example.client("/ws", None);
+    assert!(next(&mut client, "greeting")["data"]["number"].is_u64());
+    let body =
+        r#"{"message":"Hello, WebSocket clients!","type":"alert","data":{"priority":"high"}}"#;
+    let length = body.len();
+    let (status, answer) = http(
+        example.address,
+        &format!(
+            "POST /notify HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        ),
+    );
+    assert_eq!(status, 200, "{answer}");
+    let alert = next(&mut client, "alert");
+    assert_eq!(alert["message"], "Hello, WebSocket clients!");
+    assert_eq!(alert["data"]["priority"], "high");
+    assert_eq!(http_get(example.address, "/health").0, 200);
+}
+
+#[test]
+fn the_basic_gateway_echoes() {
+    let example = Example::start("gateway_basic");
+    let mut client = example.client("/ws", None);
+    client.send(r#"{"type":"echo","data":{"n":1}}"#);
+    let expected = r#"{"type":"echo_response","data":{"n":1}}"#;
+    assert_eq!(client.receive(), expected);
+}
+
+#[test]
+fn the_advanced_gateway_checks_its_own_credentials_and_broadcasts() {
+    let example = Example::start("gateway_advanced");
+    let mut client = example.client("/ws", None);
+    client.send(r#"{"type":"subscribe","data":{"channel":"notifications"}}"#);
+    let required = r#"{"type":"error","data":{"error":"Authentication required"}}"#;
+    assert_eq!(client.receive(), required);
+    client.send(r#"{"type":"custom_auth","data":{"token":"wrong"}}"#);
+    let failed = r#"{"type":"auth_failed","data":{"error":"Invalid token"}}"#;
+    assert_eq!(client.receive(), failed);
+    client.send(&format!(
+        r#"{{"type":"custom_auth","data":{{"token":"{}"}}}}"#,
+        "x".repeat(5_000)
+    ));
+    let long = r#"{"type":"error","data":{"error":"Message too long"}}"#;
+    assert_eq!(client.receive(), long);
+    client.send(r#"{"type":"custom_auth","data":{"token":"opensesame"}}"#);
+    let success = r#"{"type":"auth_success","data":{"user_id":"user_123"}}"#;
+    assert_eq!(client.receive(), success);
+    for kind in [
+        "notification",
+        "admin_alert",
+        "tenant_news",
+        "reading",
+        "greeting",
+    ] {
+        next(&mut client, kind);
+    }
+}
