@@ -12,6 +12,7 @@ mod examples;
 mod fanout;
 mod harness;
 mod http;
+mod library;
 mod listeners;
 mod process;
 mod regression;
