@@ -277,14 +277,14 @@ impl Broker {
     }
 
     /// Ends a session by the word of the program that embeds the server, or of an operator.
-    pub fn disconnect_session(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
-        if self
-            .sessions
-            .get(id)
-            .is_some_and(|session| !session.closing)
-        {
-            self.close(id, CloseReason::Operator, now, emit);
-        }
+    pub fn end_session(
+        &mut self,
+        id: ConnectionId,
+        reason: CloseReason,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        self.close_once(id, reason, now, emit);
     }
 
     fn status(&self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {

@@ -13,6 +13,8 @@ mod examples;
 mod fanout;
 mod harness;
 mod http;
+mod library;
 mod listeners;
 mod process;
 mod regression;
+mod transcripts;
