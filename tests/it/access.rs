@@ -51,6 +51,7 @@ fn listed_tokens_prove_users_and_rules_guard_channels() {
     let failed = r#"{"type":"auth_failed","data":{"error":"Invalid token"}}"#;
     assert_eq!(stranger.receive(), failed);
     assert!(stranger.next().unwrap().is_close());
+    drop((client, stranger));
     server.stop();
 }
 
@@ -93,5 +94,6 @@ fn a_program_may_check_tokens_itself_and_needs_no_secret_then() {
         .unwrap();
     let hello = r#"{"type":"hello","channel":"role:vip","data":1}"#;
     assert_eq!(client.receive(), hello);
+    drop(client);
     server.stop();
 }
