@@ -1,20 +1,9 @@
 //! Does `POST /notify` tell everyone, and whom does it refuse?
 
-use crate::harness::{Client, http, http_get};
+use crate::harness::{Client, configured, http, http_get};
+use fanwire::DialectId;
 use fanwire::server::Builder;
-use fanwire::{DialectId, Server};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-
-fn server(name: &str, settings: &str, change: impl FnOnce(Builder) -> Builder) -> Server {
-    let mut file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    file.push(format!("{name}.toml"));
-    std::fs::write(&file, settings).unwrap();
-    let builder = Server::builder()
-        .config_file(file)
-        .listen(([127, 0, 0, 1], 0).into());
-    change(builder).start().unwrap()
-}
 
 fn notify(address: SocketAddr, headers: &str, body: &str) -> (u16, String) {
     let length = body.len();
@@ -28,7 +17,7 @@ fn notify(address: SocketAddr, headers: &str, body: &str) -> (u16, String) {
 
 #[test]
 fn everyone_hears_in_the_words_of_their_dialect() {
-    let server = server("notify_all", "", Builder::dev);
+    let server = configured("notify_all", "", Builder::dev);
     let address = server.addresses()[0];
     let mut notified = Client::open(address, "/notifications");
     let mut gateway = Client::open(address, "/ws");
@@ -54,7 +43,7 @@ fn everyone_hears_in_the_words_of_their_dialect() {
 
 #[test]
 fn what_is_no_notification_is_refused_with_a_reason() {
-    let server = server("notify_refused", "", |builder| {
+    let server = configured("notify_refused", "", |builder| {
         builder.profile(DialectId::Notifications)
     });
     let address = server.addresses()[0];
@@ -82,7 +71,7 @@ fn what_is_no_notification_is_refused_with_a_reason() {
 #[test]
 fn a_key_shuts_everyone_else_out() {
     let settings = "notify_key = \"a key of this test\"";
-    let server = server("notify_key", settings, |builder| {
+    let server = configured("notify_key", settings, |builder| {
         builder.profile(DialectId::Notifications)
     });
     let address = server.addresses()[0];
@@ -101,7 +90,7 @@ fn a_key_shuts_everyone_else_out() {
 #[test]
 fn a_server_of_another_profile_has_no_open_door() {
     let settings = "jwt_secret = \"a secret of this test, thirty-two bytes\"";
-    let server = server("notify_absent", settings, |builder| {
+    let server = configured("notify_absent", settings, |builder| {
         builder.profile(DialectId::Gateway)
     });
     let answer = notify(server.addresses()[0], "", r#"{"message":"m"}"#);
