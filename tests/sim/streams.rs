@@ -3,7 +3,7 @@
 use crate::client::{frame, request, whole_frame};
 use crate::random::Random;
 use crate::shards::{Shards, shards};
-use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::base::{Census, ConnectionId, DialectId, Now, ShardCounters};
 use fanwire::shard::{Request, Shard};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -43,6 +43,7 @@ struct Streams {
     random: Random,
     shards: Vec<Shard>,
     counters: Vec<Arc<ShardCounters>>,
+    census: Arc<Census>,
     clients: Vec<Client>,
     publisher: ConnectionId,
     tags: usize,
@@ -54,13 +55,14 @@ impl Streams {
         let Shards {
             mut shards,
             counters,
-            ..
+            census,
         } = shards(SHARDS, 1 << 20, 1 << 20, NOW);
         let publisher = open(&mut shards[0], DialectId::Gateway);
         let mut streams = Self {
             random: Random::new(seed),
             shards,
             counters,
+            census,
             clients: Vec::new(),
             publisher,
             tags: 0,
@@ -274,6 +276,10 @@ fn each_subscription_hears_what_its_filter_matches_under_its_own_id() {
         assert_eq!(streams.sum(|counters| counters.subscriptions.value()), 0);
         assert_eq!(streams.sum(|counters| counters.channels.value()), 0);
         assert_eq!(streams.sum(|counters| counters.sessions.value()), 1);
+        for stream in STREAMS {
+            let place = streams.census.place(&format!("stream:{stream}"));
+            assert_eq!(streams.census.variants_in_use(place), 0, "{stream}");
+        }
     }
 }
 
