@@ -56,14 +56,17 @@ where
     if context.is_draining.load(Ordering::Relaxed) {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server is going away");
     }
+    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 128 KiB");
+    // Said in the head: no need to wait for what is not read.
+    if request.body().size_hint().lower() > NOTIFY_BYTES_MAX as u64 {
+        return too_large();
+    }
     let body = match Limited::new(request.into_body(), NOTIFY_BYTES_MAX)
         .collect()
         .await
     {
         Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 256 KiB");
-        }
+        Err(error) if error.is::<LengthLimitError>() => return too_large(),
         Err(_) => return refuse(StatusCode::BAD_REQUEST, "the body ended early"),
     };
     let wish: Wish<'_> = match serde_json::from_slice(&body) {

@@ -45,6 +45,10 @@ impl std::fmt::Display for BootError {
 
 impl std::error::Error for BootError {}
 
+/// Why a handler that asks shards is stopped: it would wait for itself.
+const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: hand the \
+    question to another thread";
+
 /// What the program that embeds the server brings along.
 #[derive(Default)]
 pub struct Program {
@@ -279,10 +283,14 @@ impl Running {
     }
 
     /// Calls `call` on each shard; the answers come in no order, none from a shard that has ended.
+    ///
+    /// # Panics
+    /// On a shard's own thread, which would wait for itself.
     pub(super) fn ask_shards<T: Send + 'static>(
         &self,
         call: impl Fn(&mut Shard, Now) -> T + Clone + Send + 'static,
     ) -> Vec<T> {
+        assert!(!shard_thread::is_shard(), "{NOT_FROM_HANDLERS}");
         let (answers_sender, answers) = unbounded();
         self.tell_shards(|| {
             let (call, answers_sender) = (call.clone(), answers_sender.clone());
@@ -296,11 +304,15 @@ impl Running {
     }
 
     /// Calls `call` on one shard and returns its answer; `None` if the shard has ended.
+    ///
+    /// # Panics
+    /// On a shard's own thread, which would wait for itself.
     pub(super) fn ask_shard<T: Send + 'static>(
         &self,
         shard: u16,
         call: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
     ) -> Option<T> {
+        assert!(!shard_thread::is_shard(), "{NOT_FROM_HANDLERS}");
         let (answer_sender, answer) = unbounded();
         let (commands, waker) = self.commands.get(usize::from(shard))?;
         let command = ShardCommand::Call(Box::new(move |shard, now| {

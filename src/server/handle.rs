@@ -2,6 +2,7 @@
 
 use super::boot::{BootError, Program, Running, start};
 use super::run::{Ended, drain, run_until_signal, watch_signals};
+use super::shard_thread::is_shard;
 use crate::auth::Identity;
 use crate::base::{DialectId, Now};
 use crate::broker::direct::{permission_channel, role_channel, tenant_channel, user_channel};
@@ -183,6 +184,10 @@ impl Builder {
 
 /// A running server. Clones are the same server; it runs until [`Server::stop`], even when all
 /// clones are gone.
+///
+/// Handlers may hold a clone and publish with it. What asks shards (`stats`, `connection_info`,
+/// `disconnect`, `send`, `stop`) belongs on another thread: on a shard it would wait for itself, and
+/// panics, which is an error of that handler's message alone.
 #[derive(Clone, Debug)]
 pub struct Server {
     running: Arc<Running>,
@@ -342,7 +347,10 @@ impl Server {
         loop {
             let now = context.clock.now();
             match context.publisher.publish(publication, now) {
-                Err(PublishError::Full) if now.monotonic_ms < began + ROOM_TIMEOUT_MS => {
+                // A shard that waited would keep the ring full itself.
+                Err(PublishError::Full)
+                    if !is_shard() && now.monotonic_ms < began + ROOM_TIMEOUT_MS =>
+                {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 result => return result,
@@ -479,7 +487,14 @@ impl Server {
 
     /// Tells all sessions that the server goes away, closes them with 1001, and returns when the
     /// last is gone or the time for draining is over.
+    ///
+    /// # Panics
+    /// In a handler.
     pub fn stop(&self) -> Ended {
+        assert!(
+            !is_shard(),
+            "a handler cannot wait for the end of its shard"
+        );
         let timeout = self.settings.drain_timeout;
         drain(&self.running, Duration::ZERO, timeout, &never())
     }

@@ -1,22 +1,8 @@
 //! Who may come, and who may hear what, by the operator's and the program's word.
 
-use crate::harness::Client;
+use crate::harness::{Client, configured};
+use fanwire::DialectId;
 use fanwire::auth::Identity;
-use fanwire::server::Builder;
-use fanwire::{DialectId, Server};
-use std::path::PathBuf;
-
-/// A server with this file of settings; it is written below the tests' own folder.
-fn server(name: &str, settings: &str, change: impl FnOnce(Builder) -> Builder) -> Server {
-    let mut file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    file.push(format!("{name}.toml"));
-    std::fs::write(&file, settings).unwrap();
-    let builder = Server::builder()
-        .config_file(file)
-        .listen(([127, 0, 0, 1], 0).into())
-        .profile(DialectId::Gateway);
-    change(builder).start().unwrap()
-}
 
 fn subscribe(client: &mut Client, channel: &str) -> String {
     client.send(&format!(
@@ -31,7 +17,9 @@ fn listed_tokens_prove_users_and_rules_guard_channels() {
         static_tokens = ["ann=the token of ann", "bob=the token of bob"]
         access = ["vip:* role=vip", "reports permission=read", "mine:* user"]
     "#;
-    let server = server("access", settings, |builder| builder);
+    let server = configured("access", settings, |builder| {
+        builder.profile(DialectId::Gateway)
+    });
     let mut client = Client::open(server.addresses()[0], "/ws?token=the+token+of+ann");
     let welcome = r#"{"type":"auth_success","data":{"user_id":"ann"}}"#;
     assert_eq!(client.receive(), welcome);
@@ -51,13 +39,14 @@ fn listed_tokens_prove_users_and_rules_guard_channels() {
     let failed = r#"{"type":"auth_failed","data":{"error":"Invalid token"}}"#;
     assert_eq!(stranger.receive(), failed);
     assert!(stranger.next().unwrap().is_close());
+    drop((client, stranger));
     server.stop();
 }
 
 #[test]
 fn a_program_may_check_tokens_itself_and_needs_no_secret_then() {
-    let server = server("check", "", |builder| {
-        builder.authenticate(|token| {
+    let server = configured("check", "", |builder| {
+        builder.profile(DialectId::Gateway).authenticate(|token| {
             assert_ne!(token, "panic", "a check that panics");
             let user = token.strip_prefix("key-of-")?;
             Some(Identity {
@@ -93,5 +82,6 @@ fn a_program_may_check_tokens_itself_and_needs_no_secret_then() {
         .unwrap();
     let hello = r#"{"type":"hello","channel":"role:vip","data":1}"#;
     assert_eq!(client.receive(), hello);
+    drop(client);
     server.stop();
 }

@@ -10,7 +10,7 @@ use fanwire::shard::PublishError;
 use fanwire::{Denied, Server};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 
 /// Two shards that want tokens, on a port of their own.
 fn builder() -> Builder {
@@ -251,6 +251,30 @@ fn a_refusal_is_told_and_a_panic_is_not_the_end() {
         r#"{"type":"goodbye","data":1}"#,
     );
     assert!(client.next().unwrap().is_close());
+}
+
+#[test]
+fn a_handler_may_publish_by_a_clone_of_the_server_but_not_wait_for_shards() {
+    let own = Arc::new(OnceLock::<Server>::new());
+    let (publishing, asking) = (Arc::clone(&own), Arc::clone(&own));
+    let program = Program::of(
+        builder()
+            .on_message("tell", move |_, _| {
+                let server = publishing.get().unwrap();
+                let told = server.broadcast_to_user("ann", "told", &1);
+                told.map_err(|error| Denied::because(error.to_string()))
+            })
+            .on_message("ask", move |session, _| {
+                session.send("stats", &asking.get().unwrap().stats())
+            }),
+    );
+    own.set(program.server.clone()).unwrap();
+    let mut client = program.user("ann");
+    let told = r#"{"type":"told","channel":"user:ann","data":1}"#;
+    ask(&mut client, r#"{"type":"tell"}"#, told);
+    let failed = r#"{"type":"error","data":{"error":"Internal error"}}"#;
+    ask(&mut client, r#"{"type":"ask"}"#, failed);
+    ask(&mut client, r#"{"type":"tell"}"#, told);
 }
 
 #[test]
