@@ -282,8 +282,13 @@ impl Raw {
 }
 
 pub(crate) fn upgrade_request(target: &str, headers: &str) -> String {
+    let host = if headers.starts_with("Host:") {
+        ""
+    } else {
+        "Host: t\r\n"
+    };
     format!(
-        "GET {target} HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {target} HTTP/1.1\r\n{host}Upgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
     )
 }
