@@ -18,6 +18,7 @@ install_missing() {
     command -v make >/dev/null || packages+=(make)
     command -v cmake >/dev/null || packages+=(cmake)
     command -v pkg-config >/dev/null || packages+=(pkg-config)
+    command -v curl >/dev/null || packages+=(curl)
     command -v python3 >/dev/null || packages+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
     if [ ${#packages[@]} -gt 0 ]; then

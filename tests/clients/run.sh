@@ -3,8 +3,10 @@
 #
 #   tests/clients/run.sh BINARY
 #
-# Python: the client of the monitoring document and more, by `websockets` and PyJWT under pytest.
-# Node: the gateway dialect by `ws`, by Node's own WebSocket and by wscat under node:test.
+# Python: the clients that the documents print and more, by `websockets` and PyJWT under pytest, and
+# the documents' lines for curl.
+# Node: the clients that the documents print and more, by `ws`, by Node's own WebSocket and by wscat
+# under node:test.
 # All versions are pinned. What is installed lies in target/clients; the first run downloads it.
 set -euo pipefail
 
@@ -58,7 +60,7 @@ if ! is_new_enough node || ! command -v npm >/dev/null; then
     npm() { node "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"; }
 fi
 once_per "$place/node.stamp" "$here/node/package-lock.json" "$(node --version)" install_node_modules
-cp "$here"/node/*.mjs "$place/node/"
+cp -r "$here"/node/*.mjs "$here/node/documents" "$here"/*.toml "$place/node/"
 
 failed=()
 echo "--- Python $("$python" -c 'import platform; print(platform.python_version())'): pytest"

@@ -14,10 +14,17 @@ const ENVIRONMENT = {
 /** Longest wait for anything; a machine under load gets its time. */
 export const PATIENCE_MS = 20_000;
 
-/** Starts a secured server of two shards on a port of its own. */
-export async function startServer() {
-  const child = spawn(BINARY, ["serve", "--listen", "127.0.0.1:0", "--shards", "2"], {
-    env: ENVIRONMENT,
+/**
+ * Starts a secured server of two shards on a port of its own: of no profile, of `profile`, or as the
+ * file of the name `config` in this folder says. `variables` are settings.
+ */
+export async function startServer({ profile, config, variables = {} } = {}) {
+  const options = ["serve", "--shards", "2"];
+  if (config) options.push("--config", config);
+  else options.push("--listen", "127.0.0.1:0");
+  if (profile) options.push("--profile", profile);
+  const child = spawn(BINARY, options, {
+    env: { ...ENVIRONMENT, ...variables },
     stdio: ["ignore", "pipe", "inherit"],
   });
   const lines = createInterface({ input: child.stdout });
@@ -25,7 +32,8 @@ export async function startServer() {
     once(lines, "line"),
     once(child, "exit").then(([code]) => Promise.reject(new Error(`the server ended with ${code}`))),
   ]);
-  const address = /listens on (\S+)/.exec(first)[1];
+  const addresses = /listens on (.+)/.exec(first)[1].split(", ");
+  const [address] = addresses;
   /** The sum over shards of the series that begin with `series`. */
   async function metric(series) {
     const answer = await fetch(`http://${address}/metrics/prometheus`);
@@ -34,7 +42,8 @@ export async function startServer() {
     return found.map((line) => Number(line.split(" ").at(-1))).reduce((sum, value) => sum + value);
   }
   return {
-    url: (path = "/ws") => `ws://${address}${path}`,
+    url: (path = "/ws", listener = 0) => `ws://${addresses[listener]}${path}`,
+    http: (path) => `http://${address}${path}`,
     metric,
     /** Waits for a value: a server counts a delivery after its client may have it. */
     async awaitMetric(series, expected) {

@@ -48,3 +48,25 @@ test("a subscriber hears what it publishes itself", async () => {
     '{"type":"headline","channel":"news","data":"hello"}',
   ]);
 });
+
+test("the notifications document's two messages", async () => {
+  const notifications = await startServer({
+    profile: "notifications",
+    variables: { NOTIFICATION_INTERVAL: "0" },
+  });
+  try {
+    const lines = await wscat(
+      "-c", notifications.url("/ws"),
+      "-w", "1",
+      "-x", '{"type": "ping"}',
+      "-x", '{"type": "status_request"}',
+    );
+    const [pong, status] = lines.map((line) => JSON.parse(line));
+    assert.equal(lines.length, 2);
+    assert.equal(pong.type, "pong");
+    assert.equal(status.type, "status_response");
+    assert.equal(status.data.active_connections, 1);
+  } finally {
+    await notifications.stop();
+  }
+});

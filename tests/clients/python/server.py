@@ -26,24 +26,27 @@ def environment():
 
 
 class Server:
-    """A secured server of two shards on a port of its own."""
+    """A secured server of two shards, on a port of its own unless `options` say where."""
 
-    def __init__(self):
+    def __init__(self, *options, **variables):
         self.log = tempfile.TemporaryFile("w+")
+        if not {"--host", "--config"} & set(options):
+            options = ["--listen", "127.0.0.1:0", *options]
         self.process = subprocess.Popen(
-            [BINARY, "serve", "--listen", "127.0.0.1:0", "--shards", "2"],
-            env=environment(),
+            [BINARY, "serve", "--shards", "2", *options],
+            env={**environment(), **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
         )
         first = self.process.stdout.readline()
-        listening = re.search(r"listens on (\S+)", first)
+        listening = re.search(r"listens on (.+)", first)
         if not listening:
             self.log.seek(0)
             raise RuntimeError(f"the server did not start: {first}{self.log.read()}")
-        self.address = listening[1]
+        self.addresses = listening[1].split(", ")
+        self.address = self.addresses[0]
         # Nobody reads the rest of the banner, and a full pipe would stop the server.
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
 

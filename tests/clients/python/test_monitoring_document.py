@@ -1,61 +1,14 @@
 """The client that the monitoring document prints, changed in nothing but URL and secret."""
 
-import ast
 import asyncio
-import os
-import queue
 import re
-import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 
 import pytest
 
+from program import Program, printed
 from server import PATIENCE_S, SECRET, Server
 from session import publisher
-
-DOCUMENT = Path(__file__).with_name("monitoring_client.py").read_text()
-
-
-class Client:
-    """The document's program as a process, and the lines it prints."""
-
-    def __init__(self, url):
-        program = DOCUMENT
-        for printed, ours in [("'ws://localhost:8765'", url), ("'your-secret-key'", SECRET)]:
-            assert program.count(printed) == 1
-            program = program.replace(printed, repr(ours))
-        environment = {name: os.environ[name] for name in os.environ if "proxy" not in name.lower()}
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", program],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines = queue.Queue()
-        threading.Thread(target=self.read, daemon=True).start()
-
-    def read(self):
-        for line in self.process.stdout:
-            self.lines.put(line)
-
-    def printed(self, label):
-        """The message of the next line, which must begin with `label`."""
-        line = self.lines.get(timeout=PATIENCE_S)
-        assert line.startswith(f"{label}: "), line
-        return ast.literal_eval(line.removeprefix(f"{label}: "))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
-
 
 @pytest.fixture
 def running():
@@ -73,7 +26,11 @@ async def publish(url, messages):
 
 
 def test_the_printed_client_prints_every_answer_and_every_update(running):
-    with Client(running.url()) as client:
+    program = printed(
+        "monitoring_client.py",
+        {"'ws://localhost:8765'": running.url(), "'your-secret-key'": SECRET},
+    )
+    with Program(program) as client:
         welcome = client.printed("Connected")
         assert set(welcome) == {"type", "connection_id", "server_time"}
         assert welcome["type"] == "WELCOME"

@@ -1,0 +1,342 @@
+//! One shard of one dialect, and clients that say anything at all.
+//!
+//! An input is lines. A line that begins with `!` says what happens; one that begins with `+` is a
+//! message of a gateway client that may publish; any other is a message of the client that speaks.
+//!
+//! ```text
+//! !connect N QUERY   client N (0 to 3) connects, and speaks
+//! !as N              client N speaks
+//! !leave N           the socket of client N fails
+//! !end N             client N sends no more
+//! !wait MS           time passes
+//! ```
+//!
+//! A token is `USER/ROLE/PERMISSION/TENANT`. Whatever is said: nothing panics, every frame to a client
+//! is sound and holds a JSON object with a `type`, and when all are gone nothing of them is left.
+
+use fanwire::auth::{Identity, Verifier};
+use fanwire::base::{Census, ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::config::{DialectPolicy, Policy, RateLimit, Routes};
+use fanwire::shard::{Request, Shard, ShardParts};
+use fanwire_ring::{Ring, RingConfig};
+use serde::de::IgnoredAny;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const CLIENTS: usize = 4;
+/// The gateway client that publishes, behind the others.
+const PUBLISHER: usize = CLIENTS;
+const CHECKED: u8 = 0;
+const OPEN: u8 = 1;
+
+/// Plays `input` with sessions of `dialect`.
+pub fn play(dialect: DialectId, input: &[u8]) {
+    let mut stage = Stage::new(dialect);
+    stage.connect(PUBLISHER, OPEN, "");
+    stage.connect(0, CHECKED, "");
+    for line in input.split(|byte| *byte == b'\n') {
+        match line {
+            [b'!', words @ ..] => stage.act(&String::from_utf8_lossy(words)),
+            [b'+', message @ ..] => stage.say(PUBLISHER, message),
+            message => stage.say(stage.speaker, message),
+        }
+    }
+    stage.end();
+}
+
+/// A client without a socket.
+struct Client {
+    id: ConnectionId,
+    received: Vec<u8>,
+    is_upgraded: bool,
+    is_closed: bool,
+}
+
+struct Stage {
+    dialect: DialectId,
+    now: Now,
+    shard: Shard,
+    counters: Arc<ShardCounters>,
+    census: Arc<Census>,
+    clients: [Option<Client>; CLIENTS + 1],
+    speaker: usize,
+}
+
+impl Stage {
+    fn new(dialect: DialectId) -> Self {
+        let now = Now::at(1_000, 1_700_000_000_000);
+        let config = RingConfig {
+            capacity_bytes: 1 << 16,
+            readers_max: 1,
+        };
+        let ring = Ring::new(config).expect("the configuration is valid");
+        let mut policy = Policy {
+            dialects: DialectId::ALL.map(|dialect| DialectPolicy {
+                rate_limit: RateLimit::Off,
+                ..DialectPolicy::of(dialect)
+            }),
+            access: fanwire::dialect::access(),
+            routes: vec![Routes::of(dialect), Routes::of(DialectId::Gateway)],
+            ..Policy::default()
+        };
+        if dialect != DialectId::Gateway {
+            let gateway = DialectId::Gateway.index();
+            policy.dialects[gateway] = policy.dialects[gateway].opened();
+        }
+        let counters = Arc::<ShardCounters>::default();
+        let census = Arc::<Census>::default();
+        let parts = ShardParts {
+            index: 0,
+            connections_max: 16,
+            policy: Arc::new(policy),
+            verifier: Verifier::default().with_check(Arc::new(identity)),
+            census: Arc::clone(&census),
+            quotas: Arc::default(),
+            counters: Arc::clone(&counters),
+            hooks: Arc::default(),
+            reader: ring.reader().expect("the ring has a reader's place"),
+            ring,
+        };
+        Self {
+            dialect,
+            now,
+            shard: Shard::new(parts, now),
+            counters,
+            census,
+            clients: [const { None }; CLIENTS + 1],
+            speaker: 0,
+        }
+    }
+
+    fn act(&mut self, words: &str) {
+        let mut words = words.splitn(3, ' ');
+        let act = words.next().unwrap_or_default();
+        let number = words.next().and_then(|word| word.parse::<usize>().ok());
+        let client = number.unwrap_or(0) % CLIENTS;
+        match act {
+            "connect" => {
+                self.connect(client, CHECKED, words.next().unwrap_or_default());
+                self.speaker = client;
+            }
+            "as" => self.speaker = client,
+            "leave" => {
+                if let Some(Client { id, .. }) = self.clients[client] {
+                    self.shard.fail(id, self.now);
+                }
+            }
+            "end" => {
+                if let Some(Client { id, .. }) = self.clients[client] {
+                    self.shard.hang_up(id, self.now);
+                }
+            }
+            "wait" => {
+                let passed_ms = number.unwrap_or(0) as u64 % 100_000;
+                self.now.monotonic_ms += passed_ms;
+                self.now.unix_ms += passed_ms;
+                self.shard.wake(self.now);
+            }
+            _ => {}
+        }
+        self.settle();
+    }
+
+    fn connect(&mut self, client: usize, listener: u8, query: &str) {
+        if self.clients[client].is_some() {
+            return;
+        }
+        let peer = ([127, 0, 0, 1], 9).into();
+        let accepted = self.shard.accept(peer, listener, self.now);
+        let id = accepted.expect("there are fewer clients than places");
+        self.clients[client] = Some(Client {
+            id,
+            received: Vec::new(),
+            is_upgraded: false,
+            is_closed: false,
+        });
+        let mut request = format!(
+            "GET /ws{query} HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        .into_bytes();
+        self.shard.receive(id, &mut request, self.now);
+        self.settle();
+    }
+
+    /// Sends `message` as a text frame; its mask is zero, so that an input is readable.
+    fn say(&mut self, client: usize, message: &[u8]) {
+        let Some(Client { id, .. }) = self.clients[client] else {
+            return;
+        };
+        let mut frame = vec![0x81];
+        match (u8::try_from(message.len()), u16::try_from(message.len())) {
+            (Ok(length @ 0..126), _) => frame.push(0x80 | length),
+            (_, Ok(length)) => {
+                frame.push(0x80 | 126);
+                frame.extend(length.to_be_bytes());
+            }
+            _ => {
+                frame.push(0x80 | 127);
+                frame.extend((message.len() as u64).to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.extend(message);
+        self.shard.receive(id, &mut frame, self.now);
+        self.settle();
+    }
+
+    /// Lets everything arrive.
+    fn settle(&mut self) {
+        loop {
+            self.shard.retry_unsent();
+            self.shard.drain_ring(self.now);
+            self.flush();
+            for request in self.shard.take_requests() {
+                self.carry_out(request);
+            }
+            let is_busy = self.shard.has_unread()
+                || self.shard.is_congested()
+                || self.shard.has_dirty()
+                || self.shard.has_requests();
+            if !is_busy {
+                return;
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(id) = self.shard.next_dirty() {
+            let bytes = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
+            let length = u32::try_from(bytes.len()).expect("an outbox is smaller");
+            self.shard.sent(id, length);
+            let mut clients = self.clients.iter_mut().flatten();
+            let client = clients.find(|client| client.id == id);
+            client.expect("only clients are sent to").take(&bytes);
+        }
+    }
+
+    fn carry_out(&mut self, request: Request) {
+        match request {
+            Request::ShutdownWrite(id) => self.shard.hang_up(id, self.now),
+            Request::Close(id) => {
+                let mut clients = self.clients.iter_mut();
+                let client = clients.find(|client| client.as_ref().is_some_and(|it| it.id == id));
+                *client.expect("a connection is closed once") = None;
+                self.shard.release(id);
+            }
+            Request::Http(id, _) => self.shard.end_http(id, self.now),
+            Request::HttpEnd(_) => {}
+        }
+    }
+
+    /// All leave; nothing of them may be left.
+    fn end(mut self) {
+        for client in 0..=CLIENTS {
+            if let Some(Client { id, .. }) = self.clients[client] {
+                self.shard.fail(id, self.now);
+                self.settle();
+            }
+        }
+        assert!(self.clients.iter().all(Option::is_none), "a client is left");
+        let counters = &self.counters;
+        let left = [
+            ("sessions", counters.sessions.value()),
+            ("subscriptions", counters.subscriptions.value()),
+            ("channels", counters.channels.value()),
+            ("authenticated", counters.authenticated.value()),
+            (
+                "sessions of the dialect",
+                self.census.sessions(self.dialect),
+            ),
+            ("sessions of the process", self.census.sessions_total()),
+            ("connections", self.shard.connection_count() as u64),
+        ];
+        for (what, count) in left {
+            assert_eq!(count, 0, "{what} are left");
+        }
+    }
+}
+
+/// Whom a token proves.
+fn identity(token: &str) -> Option<Identity> {
+    let mut parts = token.split('/');
+    let user = parts.next().filter(|user| !user.is_empty())?.into();
+    let mut list = || {
+        let part = parts.next().filter(|part| !part.is_empty());
+        part.map(Box::from).into_iter().collect::<Vec<Box<str>>>()
+    };
+    let (roles, permissions) = (list(), list());
+    Some(Identity {
+        user,
+        roles,
+        permissions,
+        tenant: list().pop(),
+        // An hour after the beginning.
+        expires_unix_s: 1_700_003_600,
+    })
+    // What has no slash proves nothing.
+    .filter(|_| token.contains('/'))
+}
+
+impl Client {
+    /// Reads what the shard sent.
+    fn take(&mut self, bytes: &[u8]) {
+        self.received.extend_from_slice(bytes);
+        if !self.is_upgraded {
+            let mut heads = self.received.windows(4);
+            let Some(end) = heads.position(|bytes| bytes == b"\r\n\r\n") else {
+                return;
+            };
+            self.is_upgraded = self.received.starts_with(b"HTTP/1.1 101 ");
+            if !self.is_upgraded {
+                // A refusal; its body is not ours to judge.
+                return;
+            }
+            self.received.drain(..end + 4);
+        }
+        while self.take_frame() {}
+    }
+
+    fn take_frame(&mut self) -> bool {
+        let [first, second, rest @ ..] = &*self.received else {
+            return false;
+        };
+        let (length, start) = match (second, rest) {
+            (0..126, _) => (usize::from(*second), 2),
+            (126, [a, b, ..]) => (usize::from(u16::from_be_bytes([*a, *b])), 4),
+            (127, [length @ .., _]) if length.len() >= 8 => {
+                let length: [u8; 8] = length[..8].try_into().expect("eight bytes");
+                (u64::from_be_bytes(length) as usize, 10)
+            }
+            (126 | 127, _) => return false,
+            _ => panic!("a masked frame"),
+        };
+        assert!(start == 2 || length >= 126, "a length in too many bytes");
+        let Some(payload) = self.received.get(start..start + length) else {
+            return false;
+        };
+        assert!(!self.is_closed, "a frame after the close frame");
+        match *first {
+            0x81 => check_text(payload),
+            0x88 => {
+                self.is_closed = true;
+                assert!(payload.len() != 1, "half a close code");
+                assert!(std::str::from_utf8(payload.get(2..).unwrap_or_default()).is_ok());
+            }
+            0x89 | 0x8a => assert!(length < 126, "a long control frame"),
+            first => panic!("a frame that begins with {first:#x}"),
+        }
+        self.received.drain(..start + length);
+        true
+    }
+}
+
+/// A message: UTF-8, an object, with a type.
+fn check_text(payload: &[u8]) {
+    let text = std::str::from_utf8(payload).expect("text is UTF-8");
+    // Numbers of any size are JSON, and a key may come twice.
+    let fields = serde_json::from_str::<HashMap<Cow<'_, str>, IgnoredAny>>(text);
+    let fields = fields.unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert!(fields.contains_key("type"), "no type: {text}");
+}
