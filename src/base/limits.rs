@@ -35,6 +35,9 @@ pub const DIRECT_CHANNELS_MAX: usize = 128;
 pub const KEPT_PER_CHANNEL_MAX: usize = 10_000;
 /// Channels of one session.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
+/// Longest filter, bytes of JSON: what one client can make us keep and index, as often as it may
+/// subscribe.
+pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Keys of one filter. The documents show two; each costs a look at every candidate.
 pub const FILTER_KEYS_MAX: usize = 32;
 /// Alternatives of one key of a filter: a list of users or devices on one screen. Each costs an entry

@@ -40,10 +40,10 @@ impl Broker {
             if session.asked().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
                 return self.refuse(Refusal::TooManySubscriptions, emit);
             }
-            let filter = match wish.filter.as_ref().map(Filter::parse).transpose() {
-                Ok(filter) => filter.flatten(),
-                Err(_) => return self.refuse(Refusal::InvalidField("filters"), emit),
+            let Ok(filter) = wish.filter.as_ref().map(Filter::parse).transpose() else {
+                return self.refuse(Refusal::InvalidField("filters"), emit);
             };
+            let filter = filter.flatten();
             self.join(id, wish.channel, tag.clone(), filter);
             self.count_tables();
         }

@@ -2,7 +2,8 @@
 
 use super::value::{FilterValue, canonical, write_comma};
 use crate::base::limits::{
-    FILTER_ALTERNATIVES_MAX, FILTER_KEYS_MAX, FILTER_PATH_BYTES_MAX, FILTER_PATH_PARTS_MAX,
+    FILTER_ALTERNATIVES_MAX, FILTER_BYTES_MAX, FILTER_KEYS_MAX, FILTER_PATH_BYTES_MAX,
+    FILTER_PATH_PARTS_MAX,
 };
 use crate::json::{Object, Shape, write_text};
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub(super) struct Condition {
 /// Why a filter is refused; the client's fault. The limits are in `base::limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterFault {
+    /// More bytes of JSON than a filter may have.
+    TooLong,
     /// More keys than a filter may have, repeated ones counted.
     TooManyKeys,
     /// More alternatives than a key may have, repeated ones counted.
@@ -45,6 +48,9 @@ impl Filter {
     /// # Errors
     /// A [`FilterFault`] when it is larger than a filter may be.
     pub fn parse(filters: &Object<'_>) -> Result<Option<Self>, FilterFault> {
+        if filters.raw().len() > FILTER_BYTES_MAX {
+            return Err(FilterFault::TooLong);
+        }
         let mut keys = BTreeMap::new();
         for (index, (path, value)) in filters.members().enumerate() {
             if index == FILTER_KEYS_MAX {
@@ -182,6 +188,7 @@ mod tests {
         };
         let array = |count: usize| format!("{{\"a\":[{}]}}", vec!["1"; count].join(","));
         let long = |bytes: usize| format!("{{\"{}\":1}}", "a".repeat(bytes));
+        let heavy = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
         let deep = |parts: usize| format!("{{\"{}\":1}}", vec!["a"; parts].join("."));
         for (text, expected) in [
             (object(FILTER_KEYS_MAX), None),
@@ -191,6 +198,8 @@ mod tests {
                 array(FILTER_ALTERNATIVES_MAX + 1),
                 Some(FilterFault::TooManyAlternatives),
             ),
+            (heavy(FILTER_BYTES_MAX), None),
+            (heavy(FILTER_BYTES_MAX + 1), Some(FilterFault::TooLong)),
             (long(FILTER_PATH_BYTES_MAX), None),
             (
                 long(FILTER_PATH_BYTES_MAX + 1),
@@ -202,7 +211,7 @@ mod tests {
                 Some(FilterFault::PathTooDeep),
             ),
         ] {
-            assert_eq!(parse(&text).err(), expected, "{text}");
+            assert_eq!(parse(&text).err(), expected, "{} bytes", text.len());
         }
     }
 }
