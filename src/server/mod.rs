@@ -10,5 +10,6 @@ pub mod services;
 pub mod shard_thread;
 
 pub use boot::{BootError, Program, Running, start};
-pub use handle::{Builder, ConnectionInfo, Server, Stats};
-pub use run::{run_until_signal, watch_signals};
+pub use handle::{Builder, ConnectionInfo, Server, StartError, Stats};
+pub use notify::Stream;
+pub use run::{Ended, run_until_signal, watch_signals};

@@ -27,7 +27,7 @@ impl Example {
             .arg("127.0.0.1:0")
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("`cargo build --examples` or a plain `cargo test` builds it");
         let mut line = String::new();
         let mut said = BufReader::new(child.stdout.take().unwrap());
         said.read_line(&mut line).unwrap();
