@@ -2,9 +2,8 @@
 
 mod support;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use std::hint::black_box;
-use support::{NOW, connect, flush, masked, shard};
+use criterion::{Criterion, criterion_group, criterion_main};
+use support::{NOW, connect, masked, measure_deliveries, shard};
 
 const SUBSCRIBERS: u64 = 9_000;
 
@@ -15,30 +14,11 @@ fn fanout(criterion: &mut Criterion) {
         let id = connect(&mut shard);
         shard.receive(id, &mut subscribe.clone(), NOW);
     }
-    let publisher = connect(&mut shard);
-    flush(&mut shard);
     let data = "x".repeat(80);
     let publish = masked(&format!(
         r#"{{"type":"publish","data":{{"channel":"bench","type":"m","data":"{data}"}}}}"#
     ));
-    let mut group = criterion.benchmark_group("fanout_9000");
-    for count in [1, 64] {
-        group.throughput(Throughput::Elements(SUBSCRIBERS * count));
-        group.bench_function(format!("{count}_publications"), |bencher| {
-            bencher.iter(|| {
-                for _ in 0..count {
-                    shard.receive(publisher, &mut publish.clone(), NOW);
-                }
-                let mut bytes = 0;
-                while shard.has_unread() {
-                    shard.drain_ring(NOW);
-                    bytes += flush(&mut shard);
-                }
-                black_box(bytes)
-            });
-        });
-    }
-    group.finish();
+    measure_deliveries(criterion, "fanout_9000", &mut shard, &publish, SUBSCRIBERS);
 }
 
 criterion_group! {

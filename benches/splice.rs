@@ -2,10 +2,9 @@
 
 mod support;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use fanwire::shard::Shard;
-use std::hint::black_box;
-use support::{NOW, connect, connect_at, flush, masked, shard};
+use support::{NOW, connect_at, flush, masked, measure_deliveries, shard};
 
 const SUBSCRIBERS: u64 = 9_000;
 
@@ -44,26 +43,8 @@ fn splice(criterion: &mut Criterion) {
         ),
     ] {
         let mut shard = subscribed(path, &subscribe.replace("PPP", &data));
-        let publisher = connect(&mut shard);
-        flush(&mut shard);
-        let mut group = criterion.benchmark_group(format!("splice_9000_{name}"));
-        for count in [1, 64] {
-            group.throughput(Throughput::Elements(SUBSCRIBERS * count));
-            group.bench_function(format!("{count}_publications"), |bencher| {
-                bencher.iter(|| {
-                    for _ in 0..count {
-                        shard.receive(publisher, &mut publish.clone(), NOW);
-                    }
-                    let mut bytes = 0;
-                    while shard.has_unread() {
-                        shard.drain_ring(NOW);
-                        bytes += flush(&mut shard);
-                    }
-                    black_box(bytes)
-                });
-            });
-        }
-        group.finish();
+        let name = format!("splice_9000_{name}");
+        measure_deliveries(criterion, &name, &mut shard, &publish, SUBSCRIBERS);
     }
 }
 

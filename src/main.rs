@@ -7,8 +7,7 @@ use fanwire::config::flags::{parse_host, parse_listen};
 use fanwire::config::{Flags, Remark, Secret, Settings, SettingsError, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
-use fanwire::server::{BootError, Running, run_until_signal, start, watch_signals};
-use fanwire::shard::Hooks;
+use fanwire::server::{BootError, Program, Running, run_until_signal, start, watch_signals};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -163,6 +162,7 @@ fn load(arguments: Serve) -> Result<Settings, SettingsError> {
         drain_timeout: arguments.drain_timeout,
         log_level: arguments.log_level,
         log_format: arguments.log_format,
+        has_token_check: false,
     };
     Settings::load(&flags, arguments.config.as_deref())
 }
@@ -204,7 +204,7 @@ fn serve(arguments: Serve) -> ExitCode {
     let running = match start(
         &settings,
         secret.as_deref().map(str::as_bytes),
-        Hooks::default(),
+        Program::default(),
     ) {
         Ok(running) => running,
         Err(error @ BootError::Kernel(_)) => return fail(EXIT_KERNEL, &error),

@@ -76,3 +76,34 @@ pub(crate) fn flush(shard: &mut Shard) -> usize {
     }
     total
 }
+
+/// Measures deliveries of `publish` to `subscribers`, one publication at a time and 64 at once.
+#[allow(dead_code, reason = "not every bench delivers")]
+pub(crate) fn measure_deliveries(
+    criterion: &mut criterion::Criterion,
+    name: &str,
+    shard: &mut Shard,
+    publish: &[u8],
+    subscribers: u64,
+) {
+    let publisher = connect(shard);
+    flush(shard);
+    let mut group = criterion.benchmark_group(name);
+    for count in [1, 64] {
+        group.throughput(criterion::Throughput::Elements(subscribers * count));
+        group.bench_function(format!("{count}_publications"), |bencher| {
+            bencher.iter(|| {
+                for _ in 0..count {
+                    shard.receive(publisher, &mut publish.to_vec(), NOW);
+                }
+                let mut bytes = 0;
+                while shard.has_unread() {
+                    shard.drain_ring(NOW);
+                    bytes += flush(shard);
+                }
+                std::hint::black_box(bytes)
+            });
+        });
+    }
+    group.finish();
+}

@@ -1,6 +1,7 @@
 //! `POST /notify`: a notification to everyone.
 
 use super::routes::{Answer, ApiContext, respond};
+use crate::auth::is_same_secret;
 use crate::base::limits::NOTIFY_BYTES_MAX;
 use crate::broker::Publication;
 use crate::config::Secret;
@@ -55,14 +56,17 @@ where
     if context.is_draining.load(Ordering::Relaxed) {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server is going away");
     }
+    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 128 KiB");
+    // Said in the head: no need to wait for what is not read.
+    if request.body().size_hint().lower() > NOTIFY_BYTES_MAX as u64 {
+        return too_large();
+    }
     let body = match Limited::new(request.into_body(), NOTIFY_BYTES_MAX)
         .collect()
         .await
     {
         Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 256 KiB");
-        }
+        Err(error) if error.is::<LengthLimitError>() => return too_large(),
         Err(_) => return refuse(StatusCode::BAD_REQUEST, "the body ended early"),
     };
     let wish: Wish<'_> = match serde_json::from_slice(&body) {
@@ -118,14 +122,7 @@ fn shows(headers: &HeaderMap, key: &Secret) -> bool {
         .get("x-api-key")
         .map(|value| value.as_bytes())
         .or(bearer);
-    shown.is_some_and(|shown| is_equal(shown, key.0.as_bytes()))
-}
-
-/// Compares without telling by its time how much was right.
-fn is_equal(shown: &[u8], key: &[u8]) -> bool {
-    let pairs = shown.iter().zip(key);
-    let difference = pairs.fold(0, |all, (one, other)| all | (one ^ other));
-    shown.len() == key.len() && difference == 0
+    shown.is_some_and(|shown| is_same_secret(shown, key.0.as_bytes()))
 }
 
 #[cfg(test)]

@@ -73,21 +73,40 @@ where
     }
 }
 
+impl ApiContext {
+    /// The health of the server and of its parts: `healthy`, or `draining`.
+    #[must_use]
+    pub fn health(&self) -> serde_json::Value {
+        let word = if self.is_draining.load(Ordering::Relaxed) {
+            "draining"
+        } else {
+            "healthy"
+        };
+        let sessions = self.census.sessions_total();
+        let uptime_ms = self.clock.now().monotonic_ms - self.began.monotonic_ms;
+        serde_json::json!({
+            "status": word,
+            "components": {
+                "server": {"status": word, "shards": self.shard_count},
+                "sessions": {"status": "healthy", "total_sessions": sessions},
+                "scaling_backend": {"status": "healthy", "type": "local"},
+            },
+            "shards": self.shard_count,
+            "sessions": sessions,
+            "uptime_seconds": uptime_ms / 1_000,
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}
+
 fn health(context: &ApiContext) -> Answer {
-    let (status, word) = if context.is_draining.load(Ordering::Relaxed) {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    let status = if context.is_draining.load(Ordering::Relaxed) {
+        StatusCode::SERVICE_UNAVAILABLE
     } else {
-        (StatusCode::OK, "healthy")
+        StatusCode::OK
     };
-    let uptime_ms = context.clock.now().monotonic_ms - context.began.monotonic_ms;
-    let body = serde_json::json!({
-        "status": word,
-        "shards": context.shard_count,
-        "sessions": context.census.sessions_total(),
-        "uptime_seconds": uptime_ms / 1_000,
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    respond(status, "application/json", body.to_string() + "\n")
+    let body = context.health().to_string() + "\n";
+    respond(status, "application/json", body)
 }
 
 fn prometheus<B>(context: &ApiContext, request: &Request<B>) -> Answer {

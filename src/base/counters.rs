@@ -205,6 +205,8 @@ label! {
         Expired = "expired",
         /// `nbf` has not come yet.
         NotYetValid = "not_yet_valid",
+        /// Neither in the list nor known to the program's own check.
+        Unknown = "unknown",
         /// No user claim.
         NoUser = "no_user",
         /// The server has no secret, so no token can be checked.

@@ -13,8 +13,8 @@ pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 pub const HTTP_TIMEOUT_MS: u64 = 30_000;
 /// Bytes that wait for the HTTP side of one connection before it is cut.
 pub const HTTP_INPUT_BYTES_MAX: usize = 256 * 1024;
-/// Longest body of `POST /notify`, bytes.
-pub const NOTIFY_BYTES_MAX: usize = 256 * 1024;
+/// Longest body of `POST /notify`, bytes; with its head it must fit what may wait for HTTP.
+pub const NOTIFY_BYTES_MAX: usize = 128 * 1024;
 /// Longest request target, bytes: it may hold a token of several KiB.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
@@ -71,5 +71,7 @@ pub const WHEEL_TICK_MS: u64 = 100;
 /// Listeners in one process; the five dialects, each on addresses of two families, are ten. An index
 /// of a listener is a `u8`.
 pub const LISTENERS_MAX: usize = 16;
+const _: () = assert!(NOTIFY_BYTES_MAX + HEAD_BYTES_MAX <= HTTP_INPUT_BYTES_MAX);
+
 /// Shards in one process; the largest hosts have fewer cores.
 pub const SHARDS_MAX: usize = 512;

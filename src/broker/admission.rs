@@ -247,7 +247,13 @@ impl Broker {
     }
 
     /// Closes a session that may have been closed a moment ago, for a graver reason.
-    fn close_once(&mut self, id: ConnectionId, reason: CloseReason, now: Now, emit: &mut Emit<'_>) {
+    pub(super) fn close_once(
+        &mut self,
+        id: ConnectionId,
+        reason: CloseReason,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
         if self
             .sessions
             .get(id)

@@ -109,6 +109,14 @@ impl Quotas {
         usage.rate.allows(limit, now.monotonic_ms)
     }
 
+    /// Messages that a user has used of its limit now.
+    pub(super) fn used(&self, dialect: DialectId, user: &str, limit: RateLimit, now: Now) -> u32 {
+        let key = key(dialect, Scope::User, user);
+        let stripe = self.stripe(&key);
+        let usage = stripe.get(&*key);
+        usage.map_or(0, |usage| usage.rate.used(limit, now.monotonic_ms))
+    }
+
     /// Forgets users that left long ago; returns how many are remembered.
     pub fn sweep(&self, now: Now) -> usize {
         let mut left = 0;

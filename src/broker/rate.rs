@@ -35,7 +35,26 @@ impl RateState {
         }
     }
 
-    fn window_allows(&mut self, messages: u32, window_ms: u32, now_ms: u64) -> bool {
+    /// Messages that count against the limit at `now_ms`.
+    pub(super) fn used(mut self, limit: RateLimit, now_ms: u64) -> u32 {
+        let used = match limit {
+            RateLimit::Off => 0,
+            RateLimit::Window { window_ms, .. } => {
+                let weighed = self.weigh_earlier(window_ms, now_ms);
+                weighed + u64::from(self.current)
+            }
+            RateLimit::Bucket { per_minute, .. } => {
+                let interval = 60_000_000 / u64::from(per_minute.max(1));
+                self.anchor
+                    .saturating_sub(now_ms * 1_000)
+                    .div_ceil(interval)
+            }
+        };
+        u32::try_from(used).unwrap_or(u32::MAX)
+    }
+
+    /// Moves on to the window of `now_ms` and returns what the one before still counts.
+    fn weigh_earlier(&mut self, window_ms: u32, now_ms: u64) -> u64 {
         let window = u64::from(window_ms.max(1));
         let windows_passed = now_ms.saturating_sub(self.anchor) / window;
         if windows_passed > 0 {
@@ -44,7 +63,11 @@ impl RateState {
             self.anchor += windows_passed * window;
         }
         let inside = window - now_ms.saturating_sub(self.anchor);
-        let weighed = u64::from(self.previous) * inside / window;
+        u64::from(self.previous) * inside / window
+    }
+
+    fn window_allows(&mut self, messages: u32, window_ms: u32, now_ms: u64) -> bool {
+        let weighed = self.weigh_earlier(window_ms, now_ms);
         if weighed + u64::from(self.current) >= u64::from(messages) {
             return false;
         }
@@ -84,6 +107,10 @@ mod tests {
         let mut state = RateState::default();
         assert_eq!(count_allowed(&mut state, limit, 61_000, 150), 100);
         assert_eq!(count_allowed(&mut state, limit, 119_000, 10), 0);
+        assert_eq!(
+            (state.used(limit, 119_000), state.used(limit, 150_000)),
+            (100, 50)
+        );
         // Half of the window before still counts.
         assert_eq!(count_allowed(&mut state, limit, 150_000, 100), 50);
         assert_eq!(count_allowed(&mut state, limit, 400_000, 150), 100);
@@ -98,6 +125,10 @@ mod tests {
         let mut state = RateState::default();
         assert_eq!(count_allowed(&mut state, limit, 5_000, 50), 20);
         assert_eq!(count_allowed(&mut state, limit, 5_499, 50), 0);
+        assert_eq!(
+            (state.used(limit, 5_000), state.used(limit, 10_000)),
+            (20, 10)
+        );
         assert_eq!(count_allowed(&mut state, limit, 5_500, 50), 1);
         assert_eq!(count_allowed(&mut state, limit, 65_500, 50), 20);
     }

@@ -66,12 +66,11 @@ impl Session {
         &self.memberships[usize::from(self.direct_count)..]
     }
 
-    /// Where in its list a channel stands that it subscribed to without a tag.
+    /// Where in its list a channel stands that it hears, asked or not, without a tag.
     pub(super) fn membership(&self, channel: Option<ChannelIndex>) -> Option<usize> {
         let channel = channel?;
-        let mut asked = self.asked().iter();
-        let at = asked.position(|membership| membership.channel == channel)?;
-        Some(at + usize::from(self.direct_count))
+        let mut memberships = self.memberships.iter();
+        memberships.position(|membership| membership.channel == channel)
     }
 
     pub(super) fn user(&self) -> Option<&str> {

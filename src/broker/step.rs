@@ -168,6 +168,20 @@ impl Broker {
         false
     }
 
+    /// Messages that session `id` has used of its rate limit now, and how many it allows in its
+    /// window or at once (`None` = any number).
+    #[must_use]
+    pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
+        let session = self.sessions.get(id)?;
+        let policy = &self.policy.dialects[session.dialect.index()];
+        let limit = policy.rate_limit;
+        let used = match (policy.rate_scope, session.user()) {
+            (RateScope::User, Some(user)) => self.quotas.used(session.dialect, user, limit, now),
+            _ => session.rate.used(limit, now.monotonic_ms),
+        };
+        Some((used, limit.messages_max()))
+    }
+
     /// Longest message that session `id` may send now, bytes: little until we know whom we serve.
     #[must_use]
     pub fn message_bytes_max(&self, id: ConnectionId) -> usize {
@@ -263,14 +277,14 @@ impl Broker {
     }
 
     /// Ends a session by the word of the program that embeds the server, or of an operator.
-    pub fn disconnect_session(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
-        if self
-            .sessions
-            .get(id)
-            .is_some_and(|session| !session.closing)
-        {
-            self.close(id, CloseReason::Operator, now, emit);
-        }
+    pub fn end_session(
+        &mut self,
+        id: ConnectionId,
+        reason: CloseReason,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        self.close_once(id, reason, now, emit);
     }
 
     fn status(&self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {

@@ -10,7 +10,6 @@ use super::session::Session;
 use super::step::{Broker, Emit};
 use crate::base::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
 use crate::base::{ConnectionId, Now, Tag};
-use crate::config::Need;
 
 impl Broker {
     pub(super) fn subscribe(
@@ -283,7 +282,7 @@ impl Broker {
             };
             let is_met = match &session.identity {
                 Some(identity) => rule.need.is_met(identity, rest),
-                None => is_open && rule.need != Need::Dialect,
+                None => is_open,
             };
             if !is_met {
                 return Err(Refusal::PermissionDenied);

@@ -22,8 +22,6 @@ pub enum Need {
     Permission(Cow<'static, str>),
     /// The user whose id is the rest of the channel's name behind the prefix.
     OwnUser,
-    /// A session of the dialect that owns the channel; no client asks for it.
-    Dialect,
 }
 
 /// A rule; where several speak of a channel, all must be kept.
@@ -35,6 +33,46 @@ pub struct AccessRule {
     pub need: Need,
     /// Sessions of this dialect that fulfil the rule hear the channel without asking.
     pub joins: Option<DialectId>,
+}
+
+impl AccessRule {
+    /// The rule that an operator writes: `CHANNEL role=R`, `CHANNEL permission=P`, `PREFIX* user`;
+    /// `*` at the end of a channel's name stands for any rest.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (channel, need) = text.trim().rsplit_once(' ')?;
+        let channel = channel.trim();
+        let channels = match channel.strip_suffix('*') {
+            Some(prefix) => ChannelPattern::Prefix(prefix.to_owned().into()),
+            None => ChannelPattern::Exact(channel.to_owned().into()),
+        };
+        let named = |name: &str| (!name.is_empty()).then(|| Cow::Owned(name.to_owned()));
+        let need = match (need.split_once('='), need) {
+            (Some(("role", role)), _) => Need::Role(named(role)?),
+            (Some(("permission", permission)), _) => Need::Permission(named(permission)?),
+            (None, "user") if channels.exact().is_none() => Need::OwnUser,
+            _ => return None,
+        };
+        (!channel.is_empty()).then_some(Self {
+            channels,
+            need,
+            joins: None,
+        })
+    }
+}
+
+impl std::fmt::Display for AccessRule {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.channels {
+            ChannelPattern::Exact(name) => write!(formatter, "{name} ")?,
+            ChannelPattern::Prefix(prefix) => write!(formatter, "{prefix}* ")?,
+        }
+        match &self.need {
+            Need::Role(role) => write!(formatter, "role={role}"),
+            Need::Permission(permission) => write!(formatter, "permission={permission}"),
+            Need::OwnUser => formatter.write_str("user"),
+        }
+    }
 }
 
 impl ChannelPattern {
@@ -65,7 +103,6 @@ impl Need {
             Self::Role(role) => identity.has_role(role),
             Self::Permission(permission) => identity.may(permission),
             Self::OwnUser => *identity.user == *rest,
-            Self::Dialect => false,
         }
     }
 }
@@ -73,6 +110,22 @@ impl Need {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_reads_as_it_is_written() {
+        for text in [
+            "room:vip* role=vip",
+            "news permission=read news",
+            "mine:* user",
+        ] {
+            let rule = AccessRule::parse(text).map(|rule| rule.to_string());
+            let expected = (!text.contains("read news")).then(|| text.to_owned());
+            assert_eq!(rule, expected);
+        }
+        for text in ["", "x", "x role=", "x owner=a", "exact user", " role=a"] {
+            assert_eq!(AccessRule::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_rule_is_met_by_what_it_names() {
@@ -91,7 +144,6 @@ mod tests {
             (Need::Role("admin".into()), "", true),
             (Need::Role("read".into()), "", false),
             (Need::Permission("read".into()), "", true),
-            (Need::Dialect, "", false),
         ] {
             assert_eq!(need.is_met(&ann, rest), expected, "{need:?} {rest}");
         }

@@ -41,6 +41,8 @@ pub struct Flags {
     pub log_level: Option<String>,
     /// `--log-format`
     pub log_format: Option<String>,
+    /// No flag: whether the embedding program checks tokens itself, so that no secret is needed.
+    pub has_token_check: bool,
 }
 
 impl Flags {

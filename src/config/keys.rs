@@ -6,7 +6,7 @@ use crate::base::DialectId;
 pub(super) const PREFIX: &str = "FANWIRE_";
 
 /// Settings of the process.
-const GLOBAL: [&str; 29] = [
+const GLOBAL: [&str; 31] = [
     "dev",
     "prod",
     "profile",
@@ -18,6 +18,8 @@ const GLOBAL: [&str; 29] = [
     "workers",
     "jwt_secret",
     "jwt_algorithm",
+    "static_tokens",
+    "access",
     "connections_max",
     "outbox_bytes_max",
     "ring_bytes",
@@ -73,7 +75,7 @@ const EXTRA: [&str; 4] = [
 /// host without a port is seldom said alone.
 const WITHOUT_VARIABLE: [&str; 2] = ["host", "port"];
 /// Values of these are never shown.
-const SECRET: [&str; 3] = ["jwt_secret", "notify_key", "redis_url"];
+const SECRET: [&str; 4] = ["jwt_secret", "static_tokens", "notify_key", "redis_url"];
 
 /// Every setting, a dialect's with the name of its table before it.
 pub(super) fn all() -> impl Iterator<Item = String> {

@@ -35,6 +35,7 @@ pub(super) struct Loader {
     profiles: Vec<DialectId>,
     is_dev: bool,
     is_prod: bool,
+    has_token_check: bool,
     remarks: Vec<Remark>,
 }
 
@@ -116,6 +117,7 @@ impl Loader {
             profiles,
             is_dev,
             is_prod,
+            has_token_check: sources.has_token_check,
             remarks,
         })
     }
@@ -137,6 +139,9 @@ impl Loader {
         let shards = self.reader.read("shards", shards)?;
         let jwt_secret = self.reader.read("jwt_secret", Fallback::common(None))?;
         self.no_other_algorithm()?;
+        let static_tokens = Fallback::common(Vec::new());
+        let static_tokens = self.reader.read("static_tokens", static_tokens)?;
+        let access = self.reader.read("access", Fallback::common(Vec::new()))?;
         let connections_max = self.reader.read("connections_max", Fallback::common(0))?;
         let outbox_bytes_max = self.outbox_bytes_max()?;
         let ring_bytes = self.ring_bytes()?;
@@ -173,6 +178,8 @@ impl Loader {
             listeners,
             shards,
             jwt_secret,
+            static_tokens,
+            access,
             connections_max,
             outbox_bytes_max,
             ring_bytes,
@@ -320,22 +327,29 @@ impl Loader {
         self.reader.demand("redis_url", url.is_none(), rule)
     }
 
+    /// Whether tokens can be checked without a secret.
+    fn has_other_proof(&self, settings: &Settings) -> bool {
+        self.has_token_check || !settings.static_tokens.is_empty()
+    }
+
     /// Fails closed: whoever asks for tokens needs a secret that nobody can guess.
     fn check_secret(&mut self, settings: &Settings) -> Result<(), SettingsError> {
         let Some(secret) = &settings.jwt_secret else {
             let mut dialects = settings.dialects_in_use().into_iter();
             let needs = dialects.find(|dialect| settings.dialects[dialect.index()].auth_required);
             return match needs {
-                Some(dialect) if !self.is_dev => Err(SettingsError::Missing(format!(
-                    "no secret to check tokens of {} with: set --jwt-secret, FANWIRE_JWT_SECRET{} or \
+                Some(dialect) if !self.is_dev && !self.has_other_proof(settings) => {
+                    Err(SettingsError::Missing(format!(
+                        "no secret to check tokens of {} with: set --jwt-secret, FANWIRE_JWT_SECRET{} or \
                      jwt_secret in the file (32 bytes or more), or start with --dev",
-                    dialect.name(),
-                    match dialect {
-                        DialectId::Monitoring if self.is_profile(dialect) => ", JWT_SECRET",
-                        DialectId::Gateway if self.is_profile(dialect) => ", JWT_SECRET_KEY",
-                        _ => "",
-                    },
-                ))),
+                        dialect.name(),
+                        match dialect {
+                            DialectId::Monitoring if self.is_profile(dialect) => ", JWT_SECRET",
+                            DialectId::Gateway if self.is_profile(dialect) => ", JWT_SECRET_KEY",
+                            _ => "",
+                        },
+                    )))
+                }
                 _ => Ok(()),
             };
         };

@@ -26,6 +26,18 @@ pub enum RateLimit {
     },
 }
 
+impl RateLimit {
+    /// Messages in a window, or at once; `None` = any number.
+    #[must_use]
+    pub const fn messages_max(self) -> Option<u32> {
+        match self {
+            Self::Off => None,
+            Self::Window { messages, .. } => Some(messages),
+            Self::Bucket { burst, .. } => Some(burst),
+        }
+    }
+}
+
 /// What a rate limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateScope {

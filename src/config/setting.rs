@@ -1,8 +1,10 @@
 //! The forms of values: what a text or a number of a source means, and how a value is printed.
 
+use super::access::AccessRule;
 use super::log::{LogFormat, LogLevel};
 use super::policy::{OnExpiry, RateScope, RefusalForm};
 use super::secret::Secret;
+use crate::auth::ListedToken;
 use crate::auth::UserClaim;
 use crate::base::DialectId;
 use crate::base::limits::SHARDS_MAX;
@@ -287,6 +289,46 @@ impl Setting for Vec<String> {
     fn show(&self) -> Option<String> {
         let texts: Vec<_> = self.iter().map(|text| quoted(text)).collect();
         Some(format!("[{}]", texts.join(", ")))
+    }
+}
+
+/// Each a user, `=`, a token.
+impl Setting for Vec<ListedToken> {
+    const RULE: &'static str = "a list of texts \"USER=TOKEN\"";
+
+    fn parse(value: &Value) -> Option<Self> {
+        let texts = Vec::<String>::parse(value)?;
+        let tokens = texts.iter().map(|text| {
+            let (user, token) = text.split_once('=')?;
+            let is_whole = !user.is_empty() && !token.is_empty();
+            is_whole.then(|| ListedToken {
+                user: user.into(),
+                token: token.into(),
+            })
+        });
+        tokens.collect()
+    }
+
+    fn show(&self) -> Option<String> {
+        let users = self
+            .iter()
+            .map(|token| quoted(&format!("{}=(secret)", token.user)));
+        Some(format!("[{}]", users.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+/// Each a channel, or the start of its name and `*`, a space, and what it asks for.
+impl Setting for Vec<AccessRule> {
+    const RULE: &'static str = "a list of texts \"CHANNEL role=ROLE\", \"CHANNEL permission=PERMISSION\" or \"PREFIX* user\"";
+
+    fn parse(value: &Value) -> Option<Self> {
+        let texts = Vec::<String>::parse(value)?;
+        texts.iter().map(|text| AccessRule::parse(text)).collect()
+    }
+
+    fn show(&self) -> Option<String> {
+        let rules: Vec<_> = self.iter().map(|rule| quoted(&rule.to_string())).collect();
+        Some(format!("[{}]", rules.join(", ")))
     }
 }
 

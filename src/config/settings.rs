@@ -1,6 +1,7 @@
 //! The settings in force: flags over `FANWIRE_` variables over those of the profiles' documents over
 //! the `.env` file over the configuration file over profiles over defaults.
 
+use super::access::AccessRule;
 use super::error::SettingsError;
 use super::flags::Flags;
 use super::listener::{Listener, Routes};
@@ -11,6 +12,7 @@ use super::reader::Report;
 use super::secret::Secret;
 use super::setting::ShardCount;
 use super::sources::Sources;
+use crate::auth::ListedToken;
 use crate::base::DialectId;
 use std::path::Path;
 use std::time::Duration;
@@ -28,6 +30,10 @@ pub struct Settings {
     pub shards: ShardCount,
     /// Secret of HS256 tokens. `None` when no dialect in use asks for tokens, or in development.
     pub jwt_secret: Option<Secret>,
+    /// Tokens that are valid as they are.
+    pub static_tokens: Vec<ListedToken>,
+    /// Who may hear which channels, beyond the rules of the dialects.
+    pub access: Vec<AccessRule>,
     /// Sessions in the process; 0 = as many as the socket tables hold.
     pub connections_max: u64,
     /// Bytes that may wait for one connection before it is closed as a slow consumer.
@@ -135,7 +141,7 @@ impl Settings {
             allowed_origins: self.allowed_origins.clone(),
             origin_refusal: self.origin_refusal,
             capacity_refusal: self.capacity_refusal,
-            access: Vec::new(),
+            access: self.access.clone(),
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
         }

@@ -15,6 +15,8 @@ pub(super) struct Sources {
     /// Lines of the `.env` file whose names are no variables of the environment.
     pub(super) dotenv: Environment,
     pub(super) file: Option<File>,
+    /// Whether tokens are checked by the embedding program.
+    pub(super) has_token_check: bool,
 }
 
 impl Sources {
@@ -32,6 +34,7 @@ impl Sources {
         let mut dotenv = read_dotenv(Path::new(".env"))?;
         dotenv.retain(|name, _| !environment.contains_key(name));
         Ok(Self {
+            has_token_check: flags.has_token_check,
             flags: flags.entries(),
             environment,
             dotenv,

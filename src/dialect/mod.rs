@@ -5,10 +5,10 @@
 
 mod analytics;
 pub(crate) mod assist;
-mod flat;
 mod gateway;
 mod monitoring;
 mod notifications;
+mod shape;
 #[cfg(test)]
 mod stage;
 

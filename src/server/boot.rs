@@ -5,7 +5,7 @@ use super::kernel::{self, KernelError};
 use super::services::{self, Periods, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
 use crate::api::{ApiContext, NotifyAccess};
-use crate::auth::Verifier;
+use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
 use crate::base::{Census, DialectId, Now, ShardCounters};
 use crate::broker::Quotas;
@@ -45,6 +45,30 @@ impl std::fmt::Display for BootError {
 
 impl std::error::Error for BootError {}
 
+/// Why a handler that asks shards is stopped: it would wait for itself.
+const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: hand the \
+    question to another thread";
+
+/// What the program that embeds the server brings along.
+#[derive(Default)]
+pub struct Program {
+    /// Its handlers.
+    pub hooks: Hooks,
+    /// Its own check of tokens.
+    pub token_check: Option<Arc<TokenCheck>>,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let checks = self.token_check.is_some();
+        write!(
+            formatter,
+            "Program {{ {:?}, checks tokens: {checks} }}",
+            self.hooks
+        )
+    }
+}
+
 /// A server whose shards accept connections.
 #[derive(Debug)]
 pub struct Running {
@@ -67,7 +91,7 @@ pub struct Running {
 pub fn start(
     settings: &Settings,
     secret: Option<&[u8]>,
-    hooks: Hooks,
+    program: Program,
 ) -> Result<Running, BootError> {
     kernel::probe().map_err(BootError::Kernel)?;
     let connections_per_shard = kernel::raise_files_limit();
@@ -107,12 +131,16 @@ pub fn start(
         clock,
     });
     let quotas = Arc::new(Quotas::default());
-    let hooks = Arc::new(hooks);
+    let hooks = Arc::new(program.hooks);
     let policy = Arc::new(Policy {
-        access: dialect::access(),
+        access: [dialect::access(), settings.access.clone()].concat(),
         ..settings.policy()
     });
     let verifier = secret.map(Verifier::hs256).unwrap_or_default();
+    let mut verifier = verifier.with_listed(settings.static_tokens.clone());
+    if let Some(check) = program.token_check {
+        verifier = verifier.with_check(check);
+    }
     let (reports_sender, reports) = unbounded();
     let mut commands = Vec::new();
     for (index, listeners) in listeners.into_iter().enumerate() {
@@ -255,10 +283,14 @@ impl Running {
     }
 
     /// Calls `call` on each shard; the answers come in no order, none from a shard that has ended.
+    ///
+    /// # Panics
+    /// On a shard's own thread, which would wait for itself.
     pub(super) fn ask_shards<T: Send + 'static>(
         &self,
         call: impl Fn(&mut Shard, Now) -> T + Clone + Send + 'static,
     ) -> Vec<T> {
+        assert!(!shard_thread::is_shard(), "{NOT_FROM_HANDLERS}");
         let (answers_sender, answers) = unbounded();
         self.tell_shards(|| {
             let (call, answers_sender) = (call.clone(), answers_sender.clone());
@@ -272,11 +304,15 @@ impl Running {
     }
 
     /// Calls `call` on one shard and returns its answer; `None` if the shard has ended.
+    ///
+    /// # Panics
+    /// On a shard's own thread, which would wait for itself.
     pub(super) fn ask_shard<T: Send + 'static>(
         &self,
         shard: u16,
         call: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
     ) -> Option<T> {
+        assert!(!shard_thread::is_shard(), "{NOT_FROM_HANDLERS}");
         let (answer_sender, answer) = unbounded();
         let (commands, waker) = self.commands.get(usize::from(shard))?;
         let command = ShardCommand::Call(Box::new(move |shard, now| {

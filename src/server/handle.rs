@@ -1,12 +1,14 @@
 //! The server as a Rust program holds it: built, started, asked, told, stopped.
 
-use super::boot::{BootError, Running, start};
+use super::boot::{BootError, Program, Running, start};
 use super::run::{Ended, drain, run_until_signal, watch_signals};
+use super::shard_thread::is_shard;
+use crate::auth::Identity;
 use crate::base::{DialectId, Now};
 use crate::broker::direct::{permission_channel, role_channel, tenant_channel, user_channel};
 use crate::broker::{Keep, Only, Publication, SessionId, SessionView};
 use crate::config::{Flags, Secret, Settings, SettingsError, ShardCount};
-use crate::shard::{Denied, Hooks, Message, PublishError, Session, Shard};
+use crate::shard::{Denied, Message, PublishError, Session, Shard};
 use crossbeam_channel::never;
 use serde::Serialize;
 use std::io;
@@ -23,7 +25,7 @@ const ROOM_TIMEOUT_MS: u64 = 5_000;
 pub struct Builder {
     flags: Flags,
     file: Option<PathBuf>,
-    hooks: Hooks,
+    program: Program,
 }
 
 /// Why a server did not start.
@@ -97,6 +99,18 @@ impl Builder {
         self
     }
 
+    /// Asks `check` whom a token proves, before the secret and the list of the settings; `None`
+    /// leaves it to them. It runs on the session's shard and must answer at once.
+    #[must_use]
+    pub fn authenticate(
+        mut self,
+        check: impl Fn(&str) -> Option<Identity> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.token_check = Some(Arc::new(check));
+        self.flags.has_token_check = true;
+        self
+    }
+
     /// Calls `handler` on the session's shard for messages of type `kind` that its dialect does not
     /// have; sessions that have yet to authenticate are refused.
     #[must_use]
@@ -105,7 +119,7 @@ impl Builder {
         kind: &str,
         handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
     ) -> Self {
-        self.hooks.on_message(kind, false, handler);
+        self.program.hooks.on_message(kind, false, handler);
         self
     }
 
@@ -117,7 +131,7 @@ impl Builder {
         kind: &str,
         handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
     ) -> Self {
-        self.hooks.on_message(kind, true, handler);
+        self.program.hooks.on_message(kind, true, handler);
         self
     }
 
@@ -127,14 +141,14 @@ impl Builder {
         mut self,
         handler: impl Fn(&mut Session<'_>) -> Result<(), Denied> + Send + Sync + 'static,
     ) -> Self {
-        self.hooks.on_connect(handler);
+        self.program.hooks.on_connect(handler);
         self
     }
 
     /// Calls `handler` when a session has ended.
     #[must_use]
     pub fn on_disconnect(mut self, handler: impl Fn(&Session<'_>) + Send + Sync + 'static) -> Self {
-        self.hooks.on_disconnect(handler);
+        self.program.hooks.on_disconnect(handler);
         self
     }
 
@@ -145,7 +159,7 @@ impl Builder {
         mut self,
         middleware: impl Fn(&Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
     ) -> Self {
-        self.hooks.middleware(middleware);
+        self.program.hooks.middleware(middleware);
         self
     }
 
@@ -160,7 +174,7 @@ impl Builder {
             .jwt_secret
             .as_ref()
             .map(|secret| secret.0.as_bytes());
-        let running = start(&settings, secret, self.hooks).map_err(StartError::Boot)?;
+        let running = start(&settings, secret, self.program).map_err(StartError::Boot)?;
         Ok(Server {
             running: Arc::new(running),
             settings: Arc::new(settings),
@@ -170,6 +184,10 @@ impl Builder {
 
 /// A running server. Clones are the same server; it runs until [`Server::stop`], even when all
 /// clones are gone.
+///
+/// Handlers may hold a clone and publish with it. What asks shards (`stats`, `connection_info`,
+/// `disconnect`, `send`, `stop`) belongs on another thread: on a shard it would wait for itself, and
+/// panics, which is an error of that handler's message alone.
 #[derive(Clone, Debug)]
 pub struct Server {
     running: Arc<Running>,
@@ -197,6 +215,10 @@ pub struct ConnectionInfo {
     pub connected_at: f64,
     /// How long it has lasted, seconds.
     pub uptime: f64,
+    /// Messages counted against its rate limit at the moment.
+    pub rate_used: u32,
+    /// Messages that the limit allows in its window, or at once; `None` = any number.
+    pub rate_max: Option<u32>,
 }
 
 /// Numbers of the whole server.
@@ -325,7 +347,10 @@ impl Server {
         loop {
             let now = context.clock.now();
             match context.publisher.publish(publication, now) {
-                Err(PublishError::Full) if now.monotonic_ms < began + ROOM_TIMEOUT_MS => {
+                // A shard that waited would keep the ring full itself.
+                Err(PublishError::Full)
+                    if !is_shard() && now.monotonic_ms < began + ROOM_TIMEOUT_MS =>
+                {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 result => return result,
@@ -408,11 +433,22 @@ impl Server {
         text.unwrap_or_default()
     }
 
+    /// The server's health: of itself, its sessions, and what joins it to other nodes.
+    #[must_use]
+    pub fn health(&self) -> serde_json::Value {
+        self.running.context().health()
+    }
+
     /// What there is to know of a session, by its id or by the one that monitoring clients know.
     #[must_use]
     pub fn connection_info(&self, id: &str) -> Option<ConnectionInfo> {
         self.find(id, |shard, connection, now| {
-            shard.describe(connection, now).map(|view| info(&view))
+            let (rate_used, rate_max) = shard.rate_status(connection, now)?;
+            shard.describe(connection, now).map(|view| ConnectionInfo {
+                rate_used,
+                rate_max,
+                ..info(&view)
+            })
         })
     }
 
@@ -451,7 +487,14 @@ impl Server {
 
     /// Tells all sessions that the server goes away, closes them with 1001, and returns when the
     /// last is gone or the time for draining is over.
+    ///
+    /// # Panics
+    /// In a handler.
     pub fn stop(&self) -> Ended {
+        assert!(
+            !is_shard(),
+            "a handler cannot wait for the end of its shard"
+        );
         let timeout = self.settings.drain_timeout;
         drain(&self.running, Duration::ZERO, timeout, &never())
     }
@@ -480,5 +523,7 @@ fn info(view: &SessionView<'_>) -> ConnectionInfo {
         channels: owned(&view.channels),
         connected_at: Duration::from_millis(view.connected_unix_ms).as_secs_f64(),
         uptime: Duration::from_millis(view.uptime_ms).as_secs_f64(),
+        rate_used: 0,
+        rate_max: None,
     }
 }

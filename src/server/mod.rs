@@ -9,6 +9,6 @@ pub mod run;
 pub mod services;
 pub mod shard_thread;
 
-pub use boot::{BootError, Running, start};
+pub use boot::{BootError, Program, Running, start};
 pub use handle::{Builder, ConnectionInfo, Server, Stats};
 pub use run::{run_until_signal, watch_signals};

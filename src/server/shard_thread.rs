@@ -7,6 +7,7 @@ use crate::net::wire::{Pump, SetupError, ShardCommand, Uring, UringConfig};
 use crate::shard::{Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
+use std::cell::Cell;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -15,6 +16,15 @@ use std::sync::Arc;
 const EXECUTOR_IO_BYTES: usize = 64 * 1024;
 /// Entries of the executor's own rings.
 const EXECUTOR_RING_DEPTH: usize = 64;
+
+thread_local! {
+    static IS_SHARD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the caller is a shard, which must never wait for one.
+pub(super) fn is_shard() -> bool {
+    IS_SHARD.get()
+}
 
 /// Everything a shard's thread needs.
 pub(super) struct ShardThread {
@@ -79,6 +89,7 @@ impl Drop for Watch {
 }
 
 async fn run(thread: ShardThread) {
+    IS_SHARD.set(true);
     let config = UringConfig {
         files_max: thread.parts.connections_max,
         ..UringConfig::default()

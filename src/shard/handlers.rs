@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::hooks::{Action, Message, Outcome, Session};
-use crate::base::counters::MessageFault;
+use crate::base::counters::{CloseReason, MessageFault};
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Effect, Event, Publication, Refusal};
 
@@ -61,7 +61,7 @@ impl Shard {
         let is_refused = outcome != Outcome::Done;
         self.tell(id, outcome, now);
         if is_refused {
-            self.disconnect(id, now);
+            self.end_session(id, CloseReason::Unauthorized, now);
         }
     }
 
@@ -145,10 +145,16 @@ impl Shard {
     /// Ends a session by the word of the program or of an operator; false when there is none.
     pub fn disconnect(&mut self, id: ConnectionId, now: Now) -> bool {
         let is_there = self.machine.is_open(id);
+        self.end_session(id, CloseReason::Operator, now);
+        is_there
+    }
+
+    fn end_session(&mut self, id: ConnectionId, reason: CloseReason, now: Now) {
         let Self {
             broker, machine, ..
         } = self;
-        broker.disconnect_session(id, now, &mut |effect| machine.apply(id, effect, now));
-        is_there
+        broker.end_session(id, reason, now, &mut |effect| {
+            machine.apply(id, effect, now)
+        });
     }
 }

@@ -27,7 +27,8 @@ impl Denied {
 pub struct Message<'a> {
     /// Its type.
     pub kind: &'a str,
-    /// Its data, as JSON: the field `data` in the dialects that have one, else the whole message.
+    /// Its data, as JSON. For handlers the field `data` in the dialects that have one, else the whole
+    /// message; for middleware always the whole message.
     pub data: &'a str,
 }
 

@@ -333,6 +333,13 @@ impl Shard {
         self.broker.view(id, now)
     }
 
+    /// Messages that session `id` has used of its rate limit now, and how many it allows in its
+    /// window or at once (`None` = any number).
+    #[must_use]
+    pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
+        self.broker.rate_status(id, now)
+    }
+
     /// The sessions, in no order.
     #[must_use]
     pub fn sessions(&self) -> Vec<ConnectionId> {

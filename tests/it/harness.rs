@@ -7,11 +7,11 @@ use async_tungstenite::tungstenite::Message;
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::config::{Flags, Listener, Routes, Secret, Settings, ShardCount};
-use fanwire::server::{Running, start};
-use fanwire::shard::Hooks;
+use fanwire::server::{Builder, Program, Running, start};
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) const SECRET: &str = "a secret of the tests, of more than thirty-two bytes";
@@ -66,7 +66,7 @@ impl Server {
     }
 
     fn of(settings: &Settings) -> Self {
-        let running = start(settings, Some(SECRET.as_bytes()), Hooks::default()).unwrap();
+        let running = start(settings, Some(SECRET.as_bytes()), Program::default()).unwrap();
         let address = running.addresses[0];
         Self { running, address }
     }
@@ -372,4 +372,20 @@ impl Client {
         let message = future::block_on(message).expect("the server keeps us waiting");
         message.transpose().ok().flatten()
     }
+}
+
+/// An embedding program's server with this file of settings, which is written below the tests' own
+/// folder.
+pub(crate) fn configured(
+    name: &str,
+    settings: &str,
+    change: impl FnOnce(Builder) -> Builder,
+) -> fanwire::Server {
+    let mut file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    file.push(format!("{name}.toml"));
+    std::fs::write(&file, settings).unwrap();
+    let builder = fanwire::Server::builder()
+        .config_file(file)
+        .listen(([127, 0, 0, 1], 0).into());
+    change(builder).start().unwrap()
 }

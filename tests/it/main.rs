@@ -5,6 +5,7 @@
     reason = "a test's helpers may panic like the test itself"
 )]
 
+mod access;
 mod bad_input;
 mod bad_tokens;
 mod conversation;
@@ -12,6 +13,9 @@ mod examples;
 mod fanout;
 mod harness;
 mod http;
+mod library;
 mod listeners;
+mod notify;
 mod process;
 mod regression;
+mod transcripts;

@@ -12,6 +12,7 @@ mod client;
 mod oracle;
 mod pace;
 mod random;
+mod shards;
 mod streams;
 mod timeouts;
 mod world;

@@ -2,11 +2,9 @@
 
 use crate::client::{frame, request, whole_frame};
 use crate::random::Random;
-use fanwire::auth::Verifier;
+use crate::shards::{Shards, shards};
 use fanwire::base::{Census, ConnectionId, DialectId, Now, ShardCounters};
-use fanwire::config::{DialectPolicy, Policy};
-use fanwire::shard::{Request, Shard, ShardParts};
-use fanwire_ring::{Ring, RingConfig};
+use fanwire::shard::{Request, Shard};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,6 +43,7 @@ struct Streams {
     random: Random,
     shards: Vec<Shard>,
     counters: Vec<Arc<ShardCounters>>,
+    census: Arc<Census>,
     clients: Vec<Client>,
     publisher: ConnectionId,
     tags: usize,
@@ -53,40 +52,17 @@ struct Streams {
 
 impl Streams {
     fn new(seed: u64) -> Self {
-        let ring = Ring::new(RingConfig {
-            capacity_bytes: 1 << 20,
-            readers_max: u32::try_from(SHARDS).unwrap(),
-        })
-        .unwrap();
-        let policy = Arc::new(Policy {
-            dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
-            ..Policy::default()
-        });
-        let census = Arc::new(Census::default());
-        let counters: Vec<_> = (0..SHARDS)
-            .map(|_| Arc::<ShardCounters>::default())
-            .collect();
-        let shards = counters.iter().enumerate().map(|(index, counters)| {
-            let parts = ShardParts {
-                index: u16::try_from(index).unwrap(),
-                connections_max: 20_000,
-                policy: Arc::clone(&policy),
-                verifier: Verifier::default(),
-                census: Arc::clone(&census),
-                quotas: Arc::default(),
-                hooks: Arc::default(),
-                counters: Arc::clone(counters),
-                ring: ring.clone(),
-                reader: ring.reader().unwrap(),
-            };
-            Shard::new(parts, NOW)
-        });
-        let mut shards: Vec<_> = shards.collect();
+        let Shards {
+            mut shards,
+            counters,
+            census,
+        } = shards(SHARDS, 1 << 20, 1 << 20, NOW);
         let publisher = open(&mut shards[0], DialectId::Gateway);
         let mut streams = Self {
             random: Random::new(seed),
             shards,
             counters,
+            census,
             clients: Vec::new(),
             publisher,
             tags: 0,
@@ -300,6 +276,10 @@ fn each_subscription_hears_what_its_filter_matches_under_its_own_id() {
         assert_eq!(streams.sum(|counters| counters.subscriptions.value()), 0);
         assert_eq!(streams.sum(|counters| counters.channels.value()), 0);
         assert_eq!(streams.sum(|counters| counters.sessions.value()), 1);
+        for stream in STREAMS {
+            let place = streams.census.place(&format!("stream:{stream}"));
+            assert_eq!(streams.census.variants_in_use(place), 0, "{stream}");
+        }
     }
 }
 

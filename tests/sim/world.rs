@@ -3,12 +3,10 @@
 use crate::client::{self, Client};
 use crate::oracle::Oracle;
 use crate::random::Random;
-use fanwire::auth::Verifier;
+use crate::shards::{Shards, shards};
 use fanwire::base::counters::DropReason;
-use fanwire::base::{Census, ConnectionId, DialectId, Now, ShardCounters, Variant};
-use fanwire::config::{DialectPolicy, Policy};
-use fanwire::shard::{Request, Shard, ShardParts};
-use fanwire_ring::{Ring, RingConfig};
+use fanwire::base::{Census, ConnectionId, Now, ShardCounters, Variant};
+use fanwire::shard::{Request, Shard};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -49,40 +47,16 @@ const RING_FITS: u32 = 1 << 20;
 impl World {
     pub(crate) fn new(plan: Plan, seed: u64) -> Self {
         let now = Now::at(1_000, 1_700_000_000_000);
-        let ring = Ring::new(RingConfig {
-            capacity_bytes: plan.ring_bytes,
-            readers_max: u32::try_from(plan.shards).unwrap(),
-        })
-        .unwrap();
-        let policy = Arc::new(Policy {
-            dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
-            outbox_bytes_max: plan.outbox_bytes_max,
-            ..Policy::default()
-        });
-        let census = Arc::new(Census::default());
-        let counters: Vec<_> = (0..plan.shards)
-            .map(|_| Arc::<ShardCounters>::default())
-            .collect();
-        let shards = counters.iter().enumerate().map(|(index, counters)| {
-            let parts = ShardParts {
-                index: u16::try_from(index).unwrap(),
-                connections_max: 10_000,
-                policy: Arc::clone(&policy),
-                verifier: Verifier::default(),
-                census: Arc::clone(&census),
-                quotas: Arc::default(),
-                hooks: Arc::default(),
-                counters: Arc::clone(counters),
-                ring: ring.clone(),
-                reader: ring.reader().unwrap(),
-            };
-            Shard::new(parts, now)
-        });
+        let Shards {
+            shards,
+            counters,
+            census,
+        } = shards(plan.shards, plan.ring_bytes, plan.outbox_bytes_max, now);
         Self {
             plan,
             random: Random::new(seed),
             now,
-            shards: shards.collect(),
+            shards,
             counters,
             census,
             clients: Vec::new(),

@@ -30,6 +30,7 @@ impl Said<'_> {
                 .collect()
         };
         let sources = Sources {
+            has_token_check: false,
             flags: self.flags.entries(),
             environment: pairs(self.environment),
             dotenv: pairs(self.dotenv),

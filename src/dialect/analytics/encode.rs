@@ -3,6 +3,7 @@
 use super::stream;
 use crate::base::TAG_BYTES;
 use crate::broker::{Event, Publication, Refusal, SubscriptionView};
+use crate::dialect::shape::{nested, start, start_with_data};
 use crate::dialect::{Hole, Stamp};
 use crate::json::{write_iso_time, write_text};
 
@@ -33,10 +34,7 @@ pub(super) fn publication(
 
 /// `{"type":T,"data":D,"timestamp":T}`
 fn typed(kind: &str, data: &str, unix_ms: u64, output: &mut Vec<u8>) {
-    output.extend_from_slice(b"{\"type\":");
-    write_text(output, kind);
-    output.extend_from_slice(b",\"data\":");
-    output.extend_from_slice(data.as_bytes());
+    start_with_data(output, kind, data);
     end(unix_ms, output);
 }
 
@@ -49,11 +47,11 @@ fn end(unix_ms: u64, output: &mut Vec<u8>) {
 pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
         Event::Authenticated { session, .. } => {
-            message(output, "auth_success", "client_id", &session.id.to_string());
+            nested(output, "auth_success", "client_id", &session.id.to_string());
         }
         // The document has one sentence for all faults.
         Event::AuthenticationFailed { .. } => {
-            message(output, "auth_failed", "error", "Invalid credentials");
+            nested(output, "auth_failed", "error", "Invalid credentials");
         }
         Event::Subscribed(view) => subscribed(view, output),
         Event::Unsubscribed(view) => {
@@ -63,8 +61,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         }
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Message { kind, data, now } => typed(kind, data, now.unix_ms, output),
-        Event::Error { refusal } => message(output, "error", "error", &text(*refusal)),
-        Event::Denied { reason } => message(output, "error", "error", reason),
+        Event::Error { refusal } => nested(output, "error", "error", &text(*refusal)),
+        Event::Denied { reason } => nested(output, "error", "error", reason),
         // Clients of analytics speak first, publish nothing and ask for no status.
         Event::Welcome { .. }
         | Event::Published { .. }
@@ -86,17 +84,6 @@ fn text(refusal: Refusal) -> String {
     }
 }
 
-/// `{"type":T,"data":{NAME:VALUE}}`
-fn message(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
-    output.extend_from_slice(b"{\"type\":\"");
-    output.extend_from_slice(kind.as_bytes());
-    output.extend_from_slice(b"\",\"data\":{\"");
-    output.extend_from_slice(name.as_bytes());
-    output.extend_from_slice(b"\":");
-    write_text(output, value);
-    output.extend_from_slice(b"}}");
-}
-
 fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     begin_acknowledgement("subscribed", view, output);
     output.extend_from_slice(b",\"type\":");
@@ -111,9 +98,8 @@ fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
 /// `{"type":T,"subscription_id":ID,"data":{"subscription_id":ID`
 fn begin_acknowledgement(kind: &str, view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     let id = view.tag.unwrap_or_default();
-    output.extend_from_slice(b"{\"type\":\"");
-    output.extend_from_slice(kind.as_bytes());
-    output.extend_from_slice(b"\",\"subscription_id\":");
+    start(output, kind);
+    output.extend_from_slice(b",\"subscription_id\":");
     write_text(output, id);
     output.extend_from_slice(b",\"data\":{\"subscription_id\":");
     write_text(output, id);

@@ -2,7 +2,7 @@
 
 use super::{notices, rooms};
 use crate::broker::{Event, Presence, PresenceChange, Publication, Refusal, SessionView};
-use crate::dialect::flat::{is_message, message};
+use crate::dialect::shape::{flat, is_message, start, start_with_data};
 use crate::json::{write_iso_time, write_text};
 
 /// A message that has its own `type` passes unchanged. The server's notices have their fields beside
@@ -11,20 +11,16 @@ pub(super) fn publication(kind: &str, data: &str, unix_ms: u64, output: &mut Vec
     if is_message(data) {
         return output.extend_from_slice(data.as_bytes());
     }
-    output.extend_from_slice(b"{\"type\":");
-    write_text(output, kind);
     let fields = data
         .strip_prefix('{')
         .and_then(|data| data.strip_suffix('}'));
     match fields.filter(|fields| notices::FLAT.contains(&kind) && !fields.trim().is_empty()) {
         Some(fields) => {
+            start(output, kind);
             output.push(b',');
             output.extend_from_slice(fields.as_bytes());
         }
-        None => {
-            output.extend_from_slice(b",\"data\":");
-            output.extend_from_slice(data.as_bytes());
-        }
+        None => start_with_data(output, kind, data),
     }
     end(unix_ms, output);
 }
@@ -92,9 +88,9 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Message { kind, data, now } => publication(kind, data, now.unix_ms, output),
         Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
-            message(output, "error", "message", &text(*refusal));
+            flat(output, "error", "message", &text(*refusal));
         }
-        Event::Denied { reason } => message(output, "error", "message", reason),
+        Event::Denied { reason } => flat(output, "error", "message", reason),
         Event::Published { .. } | Event::Status { .. } | Event::GoingAway { .. } => {}
     }
 }

@@ -1,11 +1,11 @@
 //! Messages to gateway clients.
 
 use crate::broker::{Event, Publication, SessionView};
+use crate::dialect::shape::{nested, start, start_with_data};
 use crate::json::{write_seconds, write_text};
 
 pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
-    output.extend_from_slice(b"{\"type\":");
-    write_text(output, publication.kind);
+    start(output, publication.kind);
     output.extend_from_slice(b",\"channel\":");
     write_text(output, publication.channel);
     output.extend_from_slice(b",\"data\":");
@@ -21,36 +21,22 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Kept { .. }
         | Event::GoingAway { .. } => {}
         Event::Authenticated { identity, .. } => {
-            message(output, "auth_success", "user_id", &identity.user);
+            nested(output, "auth_success", "user_id", &identity.user);
         }
         Event::AuthenticationFailed { refusal } => {
-            message(output, "auth_failed", "error", &refusal.text());
+            nested(output, "auth_failed", "error", &refusal.text());
         }
-        Event::Subscribed(view) => message(output, "subscribed", "channel", view.channel),
-        Event::Unsubscribed(view) => message(output, "unsubscribed", "channel", view.channel),
+        Event::Subscribed(view) => nested(output, "subscribed", "channel", view.channel),
+        Event::Unsubscribed(view) => nested(output, "unsubscribed", "channel", view.channel),
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Status { session, .. } => status(session, output),
         Event::Message { kind, data, .. } => {
-            output.extend_from_slice(b"{\"type\":");
-            write_text(output, kind);
-            output.extend_from_slice(b",\"data\":");
-            output.extend_from_slice(data.as_bytes());
+            start_with_data(output, kind, data);
             output.push(b'}');
         }
-        Event::Denied { reason } => message(output, "error", "error", reason),
-        Event::Error { refusal } => message(output, "error", "error", &refusal.text()),
+        Event::Denied { reason } => nested(output, "error", "error", reason),
+        Event::Error { refusal } => nested(output, "error", "error", &refusal.text()),
     }
-}
-
-/// `{"type":T,"data":{NAME:VALUE}}`
-fn message(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
-    output.extend_from_slice(b"{\"type\":\"");
-    output.extend_from_slice(kind.as_bytes());
-    output.extend_from_slice(b"\",\"data\":{\"");
-    output.extend_from_slice(name.as_bytes());
-    output.extend_from_slice(b"\":");
-    write_text(output, value);
-    output.extend_from_slice(b"}}");
 }
 
 fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {

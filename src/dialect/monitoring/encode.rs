@@ -2,7 +2,7 @@
 
 use super::CHANNEL_PREFIX;
 use crate::broker::{Event, Publication, Refusal, SessionView};
-use crate::dialect::flat::{is_message, message};
+use crate::dialect::shape::{flat, is_message, start};
 use crate::json::{write_seconds, write_text};
 
 /// A message that has its own `type` passes unchanged. Data from other dialects gets one: in front
@@ -17,8 +17,7 @@ fn typed(kind: &str, data: &str, output: &mut Vec<u8>) {
         Some(_) if is_message(data) => return output.extend_from_slice(data.as_bytes()),
         _ => {}
     }
-    output.extend_from_slice(b"{\"type\":");
-    write_text(output, kind);
+    start(output, kind);
     match fields {
         Some("}") => output.push(b'}'),
         Some(fields) => {
@@ -43,10 +42,10 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             output.push(b'}');
         }
         Event::Authenticated { identity, .. } => {
-            message(output, "AUTHENTICATED", "user_id", &identity.user);
+            flat(output, "AUTHENTICATED", "user_id", &identity.user);
         }
         Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
-            message(output, "ERROR", "message", &text(*refusal));
+            flat(output, "ERROR", "message", &text(*refusal));
         }
         Event::Subscribed(view) => property(output, "SUBSCRIBED", view.channel),
         Event::Unsubscribed(view) => property(output, "UNSUBSCRIBED", view.channel),
@@ -54,7 +53,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"PONG\"}"),
         Event::Status { session, .. } => status(session, output),
         Event::Message { kind, data, .. } => typed(kind, data, output),
-        Event::Denied { reason } => message(output, "ERROR", "message", reason),
+        Event::Denied { reason } => flat(output, "ERROR", "message", reason),
         Event::Kept { .. } | Event::GoingAway { .. } => {}
     }
 }
@@ -68,7 +67,7 @@ fn text(refusal: Refusal) -> String {
 
 fn property(output: &mut Vec<u8>, kind: &str, channel: &str) {
     let property = channel.strip_prefix(CHANNEL_PREFIX).unwrap_or(channel);
-    message(output, kind, "property_id", property);
+    flat(output, kind, "property_id", property);
 }
 
 fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {

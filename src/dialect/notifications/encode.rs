@@ -3,7 +3,7 @@
 use crate::base::Now;
 use crate::broker::{Event, Publication, SessionView};
 use crate::dialect::Stamp;
-use crate::dialect::flat::message;
+use crate::dialect::shape::{flat, start};
 use crate::json::{write_iso_time, write_seconds, write_text};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -35,8 +35,7 @@ pub(super) fn publication(publication: &Publication<'_>, stamp: Stamp, output: &
 
 /// `{"type":T,"message":M,"data":D`
 fn notification_start(kind: &str, text: &str, data: &str, output: &mut Vec<u8>) {
-    output.extend_from_slice(b"{\"type\":");
-    write_text(output, kind);
+    start(output, kind);
     output.extend_from_slice(b",\"message\":");
     write_text(output, text);
     output.extend_from_slice(b",\"data\":");
@@ -65,9 +64,9 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             end(*now, output);
         }
         Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
-            message(output, "error", "message", &refusal.text());
+            flat(output, "error", "message", &refusal.text());
         }
-        Event::Denied { reason } => message(output, "error", "message", reason),
+        Event::Denied { reason } => flat(output, "error", "message", reason),
         // Notifications come to everyone, so there is nothing to acknowledge.
         Event::Welcome { .. }
         | Event::Authenticated { .. }

@@ -1,0 +1,52 @@
+//! Shards that share a ring, with open doors.
+
+use fanwire::auth::Verifier;
+use fanwire::base::{Census, DialectId, Now, ShardCounters};
+use fanwire::config::{DialectPolicy, Policy};
+use fanwire::shard::{Shard, ShardParts};
+use fanwire_ring::{Ring, RingConfig};
+use std::sync::Arc;
+
+/// Shards, and what they count.
+pub(crate) struct Shards {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) counters: Vec<Arc<ShardCounters>>,
+    pub(crate) census: Arc<Census>,
+}
+
+pub(crate) fn shards(count: usize, ring_bytes: u32, outbox_bytes_max: u32, now: Now) -> Shards {
+    let ring = Ring::new(RingConfig {
+        capacity_bytes: ring_bytes,
+        readers_max: u32::try_from(count).unwrap(),
+    })
+    .unwrap();
+    let policy = Arc::new(Policy {
+        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
+        outbox_bytes_max,
+        ..Policy::default()
+    });
+    let census = Arc::new(Census::default());
+    let counters: Vec<_> = (0..count)
+        .map(|_| Arc::<ShardCounters>::default())
+        .collect();
+    let shards = counters.iter().enumerate().map(|(index, counters)| {
+        let parts = ShardParts {
+            index: u16::try_from(index).unwrap(),
+            connections_max: 20_000,
+            policy: Arc::clone(&policy),
+            verifier: Verifier::default(),
+            census: Arc::clone(&census),
+            quotas: Arc::default(),
+            hooks: Arc::default(),
+            counters: Arc::clone(counters),
+            ring: ring.clone(),
+            reader: ring.reader().unwrap(),
+        };
+        Shard::new(parts, now)
+    });
+    Shards {
+        shards: shards.collect(),
+        counters,
+        census,
+    }
+}
