@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures fanwire against uWebSockets and against the kernel's own floor, interleaved, and prints
-# one markdown table: medians with least and most, and the ratios that the budgets are about.
+# markdown tables: medians with least and most, and the ratios that the budgets are about.
 #
 #   loadtest/compare.sh FANWIRE_BINARY [ROUNDS]
 #
@@ -14,6 +14,7 @@
 #   PEERS        folder of the peers, target/peers unless given
 #   TOKEN        shown to fanwire; none unless given
 #   KEEP         file that gets the raw results, one JSON object per line
+#   BASELINE     another build of fanwire, measured in the same rounds
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -49,20 +50,39 @@ if [ "$fanwire" != - ]; then
     [ -x "$fanwire" ] || { echo "compare: $fanwire is not a program" >&2; exit 2; }
     servers+=(fanwire)
 fi
+baseline=${BASELINE:-}
+if [ -n "$baseline" ]; then
+    [ -x "$baseline" ] || { echo "compare: $baseline is not a program" >&2; exit 2; }
+    servers+=(baseline)
+fi
 
 # A port of its own for each run: connections of the run before are still in TIME_WAIT.
 port=$((20000 + RANDOM % 8000))
+
+# Runs a program on core 0 without transparent huge pages (PR_SET_THP_DISABLE, 41): in steps of 2 MiB
+# nobody can tell what ten thousand connections take.
+serve() { # PROGRAM ARGUMENTS...
+    exec taskset -c 0 python3 -c '
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])' "$@" >/dev/null 2>&1
+}
 
 start_server() { # NAME: sets server_pid and target
     port=$((port + 1))
     case $1 in
         uws)
-            taskset -c 0 "$uws" "$port" >/dev/null 2>&1 &
+            serve "$uws" "$port" &
             target=(--url "ws://127.0.0.1:$port/" --dialect verbatim)
             ;;
-        fanwire)
-            taskset -c 0 "$fanwire" serve --dev --shards 1 --listen "127.0.0.1:$port" >/dev/null 2>&1 &
+        fanwire | analytics | baseline)
+            local program=$fanwire
+            if [ "$1" = baseline ]; then program=$baseline; fi
+            serve "$program" serve --dev --shards 1 --listen "127.0.0.1:$port" &
             target=(--url "ws://127.0.0.1:$port/ws" --dialect gateway)
+            if [ "$1" = analytics ]; then
+                target=(--url "ws://127.0.0.1:$port/analytics" --dialect analytics)
+            fi
             if [ -n "${TOKEN:-}" ]; then target+=(--token "$TOKEN"); fi
             ;;
     esac
@@ -81,15 +101,30 @@ record() { # WHO WHAT JSON
     printf '{"who":"%s","what":"%s","result":%s}\n' "$1" "$2" "$3" >>"$results"
 }
 
-measure() { # WHAT COMMAND OPTIONS...: on every server in turn, each freshly started
-    local what=$1 who json
-    shift
-    for who in "${servers[@]}"; do
-        start_server "$who"
-        # A run with failures still has figures; the table says so.
-        json=$(timeout 120 "$loadtest" "$@" "${target[@]}" --pid "$server_pid" --core 1 --json) || true
-        stop_server
-        record "$who" "$what" "$json"
+measure_one() { # WHO WHAT COMMAND OPTIONS...: on a server freshly started
+    local who=$1 what=$2 json
+    shift 2
+    start_server "$who"
+    # A run with failures still has figures; the table says so.
+    json=$(timeout 120 "$loadtest" "$@" "${target[@]}" --pid "$server_pid" --core 1 --json) || true
+    stop_server
+    record "$who" "$what" "$json"
+}
+
+measure() { # WHAT COMMAND OPTIONS...: on every server in turn
+    local who
+    for who in "${servers[@]}"; do measure_one "$who" "$@"; done
+}
+
+# Deliveries of equal length: plain ones, with the subscriber's own id, and through filters.
+measure_ids() {
+    local frames filters
+    local fanout=(fanout --subscribers "$subscribers" --seconds "$each_s" --size 256)
+    for frames in 1 64; do
+        measure_one fanwire "ids_$frames" "${fanout[@]}" --in-flight "$frames"
+        for filters in 0 100 "$subscribers"; do
+            measure_one analytics "ids_${frames}_$filters" "${fanout[@]}" --in-flight "$frames" --filters "$filters"
+        done
     done
 }
 
@@ -106,6 +141,7 @@ for round in $(seq "$rounds"); do
     measure connect connect --connections 3000
     measure connect_subscribe connect --connections 3000 --subscribe
     measure idle idle --connections "$subscribers" --subscribe --hold 1
+    if [ "$fanwire" != - ]; then measure_ids; fi
 done
 
 python3 - "$results" <<'PYTHON'
@@ -138,14 +174,36 @@ table = [
 rounds = len(values("uws", "fanout_1", DELIVERY))
 print(f"{rounds} interleaved rounds, medians (least–most); {os.cpu_count()} cores, Linux {platform.release()}. "
       "Ratios above 1: fanwire is cheaper.\n")
-print("| what | fanwire | uWebSockets | floor | uWS / fanwire | floor / fanwire | budget |")
-print("| --- | --- | --- | --- | --- | --- | --- |")
+has_baseline = bool(values("baseline", "fanout_1", DELIVERY))
+names = ["what", "fanwire", "uWebSockets", "floor", "uWS / fanwire", "floor / fanwire", "budget"]
+names += ["baseline", "fanwire / baseline"] * has_baseline
+print("| " + " | ".join(names) + " |")
+print("|" + " --- |" * len(names))
 for label, what, key, floor, budget in table:
     ours, our_median = show(values("fanwire", what, key))
     peers, peer_median = show(values("uws", what, key))
     floors, floor_median = show(values("floor", *floor)) if floor else ("", None)
     ratio = lambda median: f"{median / our_median:.2f}" if median and our_median else ""
-    print(f"| {label} | {ours} | {peers} | {floors} | {ratio(peer_median)} | {ratio(floor_median)} | {budget} |")
+    cells = [label, ours, peers, floors, ratio(peer_median), ratio(floor_median), budget]
+    if has_baseline:
+        earlier, earlier_median = show(values("baseline", what, key))
+        cells += [earlier, f"{our_median / earlier_median:.2f}" if our_median and earlier_median else ""]
+    print("| " + " | ".join(cells) + " |")
+print()
+subscribers = int(values("fanwire", "ids_1", "subscribers")[0]) if values("fanwire", "ids_1", "subscribers") else 0
+if subscribers:
+    print("Deliveries of 256 bytes, ns each; in brackets the multiple of a plain one. Budget with own ids: ≤ 1.3.\n")
+    print("| | one publication at a time | 64 in flight in one write |\n| --- | --- | --- |")
+for label, who, filters in (
+    ("plain", "fanwire", ""), ("with own ids", "analytics", "_0"), ("the same, 100 filters", "analytics", "_100"),
+    ("the same, a filter each", "analytics", f"_{subscribers}"),
+) if subscribers else ():
+    cells = [label]
+    for frames in (1, 64):
+        figures, median = show(values(who, f"ids_{frames}{filters}", DELIVERY))
+        _, plain = show(values("fanwire", f"ids_{frames}", DELIVERY))
+        cells.append(f"{figures} [{median / plain:.2f}]" if median and plain else "")
+    print("| " + " | ".join(cells) + " |")
 print()
 for what, name in (("floor_1", "1 frame"), ("floor_64", "64 frames")):
     parts = [f"{label} {show(values('floor', what, key))[0]}" for key, label in (

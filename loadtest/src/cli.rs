@@ -39,7 +39,7 @@ pub(crate) struct ServerArgs {
     /// Language of the server
     #[arg(long, value_enum, default_value = "gateway")]
     pub(crate) dialect: Dialect,
-    /// JSON Web Token sent as the first message of every connection (gateway dialect)
+    /// JSON Web Token sent as the first message of every connection (gateway, analytics)
     #[arg(long, value_name = "JWT")]
     pub(crate) token: Option<String>,
     /// Process id of the server on this machine: its CPU time and memory are reported
@@ -114,12 +114,17 @@ pub(crate) struct FanoutArgs {
     /// Publish so many times instead, then wait for the rest
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u64).range(1..))]
     pub(crate) publications: Option<u64>,
-    /// Bytes of payload of the delivered message, at least 24 (verbatim) or 64 (gateway)
+    /// Bytes of payload of the delivered message, at least 24 (verbatim), 64 (gateway) or 189
+    /// (analytics)
     #[arg(long, value_name = "BYTES", default_value = "128")]
     pub(crate) size: usize,
     /// How many of the subscribers are async-tungstenite clients that check every message as JSON
     #[arg(long, value_name = "COUNT", default_value = "8")]
     pub(crate) samples: u32,
+    /// Give the subscribers so many different filters in turn, all of which match every publication;
+    /// needs the analytics dialect
+    #[arg(long, value_name = "COUNT", default_value = "0")]
+    pub(crate) filters: u32,
     /// Send each publication in a write of its own; otherwise all that are due leave in one write
     #[arg(long)]
     pub(crate) separate_writes: bool,

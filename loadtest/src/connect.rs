@@ -4,6 +4,7 @@
 //! some 10,000 connections per second and core on loopback.
 
 use crate::{
+    blanks::SubscriptionId,
     dialect::{Awaited, Dialect, Reply, shorten},
     frames::{self, Reader},
     wire,
@@ -108,6 +109,14 @@ impl Target {
             path: path.to_owned(),
         })
     }
+
+    /// The same server at another path.
+    pub(crate) fn at_path(&self, path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            ..self.clone()
+        }
+    }
 }
 
 /// A connection that is set up, and bytes that came after the last awaited answer.
@@ -117,6 +126,8 @@ pub(crate) struct Dialed {
     pub(crate) stream: TcpStream,
     /// To be parsed before anything that arrives later.
     pub(crate) leftover: Vec<u8>,
+    /// The id of its subscription, in dialects that have one.
+    pub(crate) id: Option<SubscriptionId>,
 }
 
 /// Sets connections up, all in the same way.
@@ -125,6 +136,7 @@ pub(crate) struct Dialer {
     target: Target,
     dialect: Dialect,
     token: Option<String>,
+    filter_count: u32,
     request: String,
     accept: String,
     opened_count: u32,
@@ -142,9 +154,18 @@ impl Dialer {
             target,
             dialect,
             token,
+            filter_count: 0,
             request,
             accept: derive_accept_key(KEY.as_bytes()),
             opened_count: 0,
+        }
+    }
+
+    /// Subscribes with so many filters in turn.
+    pub(crate) fn with_filters(self, filter_count: u32) -> Self {
+        Self {
+            filter_count,
+            ..self
         }
     }
 
@@ -163,6 +184,7 @@ impl Dialer {
         let mut dialed = Dialed {
             stream,
             leftover: Vec::new(),
+            id: None,
         };
         self.upgrade(&mut dialed)?;
         if let Some(token) = &self.token {
@@ -174,9 +196,10 @@ impl Dialer {
             )?;
         }
         if subscribe {
-            dialed.ask(
+            let filter = self.opened_count.checked_rem(self.filter_count);
+            dialed.id = dialed.ask(
                 "subscription",
-                self.dialect.subscribe(),
+                &self.dialect.subscribe(filter),
                 self.dialect,
                 Awaited::Subscribed,
             )?;
@@ -262,47 +285,48 @@ fn check_response(head: &str, accept: &str) -> Result<(), ConnectError> {
 }
 
 impl Dialed {
-    /// Sends a text and reads until its answer; pings are answered, other messages skipped.
+    /// Sends a text and reads until its answer; pings are answered, other messages skipped. Returns
+    /// the id that the answer gave.
     fn ask(
         &mut self,
         step: &'static str,
         text: &str,
         dialect: Dialect,
         awaited: Awaited,
-    ) -> Result<(), ConnectError> {
+    ) -> Result<Option<SubscriptionId>, ConnectError> {
         let mut request = Vec::with_capacity(text.len() + 14);
         frames::encode_client(frames::TEXT, text.as_bytes(), &mut request);
         self.write(step, &request)?;
         loop {
             let mut pongs = Vec::new();
-            let (answered, used) = self.scan(step, dialect, awaited, &mut pongs)?;
+            let (answer, used) = self.scan(step, dialect, awaited, &mut pongs)?;
             self.leftover.drain(..used);
             if !pongs.is_empty() {
                 self.write(step, &pongs)?;
             }
-            if answered {
-                return Ok(());
+            if let Some(id) = answer {
+                return Ok(id);
             }
             self.read(step)?;
         }
     }
 
-    /// Looks through the whole frames in `leftover` up to the awaited answer. Returns whether it
-    /// was there and how many bytes are done with.
+    /// Looks through the whole frames in `leftover` up to the awaited answer. Returns the id that it
+    /// gave, if it was there, and how many bytes are done with.
     fn scan(
         &self,
         step: &'static str,
         dialect: Dialect,
         awaited: Awaited,
         pongs: &mut Vec<u8>,
-    ) -> Result<(bool, usize), ConnectError> {
+    ) -> Result<(Option<Option<SubscriptionId>>, usize), ConnectError> {
         let (mut reader, mut rest, mut used) = (Reader::default(), self.leftover.as_slice(), 0);
         while let Some(frame) = reader.next(&mut rest).map_err(ConnectError::Fault)? {
             match frame.opcode {
                 frames::PING => frames::encode_client(frames::PONG, frame.payload, pongs),
                 frames::CLOSE => return Err(closing(frame.payload, step)),
                 frames::TEXT => match dialect.judge(awaited, frame.payload) {
-                    Reply::Awaited => return Ok((true, self.leftover.len() - rest.len())),
+                    Reply::Awaited(id) => return Ok((Some(id), self.leftover.len() - rest.len())),
                     Reply::Refused(words) => return Err(ConnectError::Said(words)),
                     Reply::Other => {}
                 },
@@ -310,7 +334,7 @@ impl Dialed {
             }
             used = self.leftover.len() - rest.len();
         }
-        Ok((false, used))
+        Ok((None, used))
     }
 
     fn write(&mut self, step: &'static str, bytes: &[u8]) -> Result<(), ConnectError> {

@@ -1,7 +1,8 @@
 //! What arrives at the subscribers, held against what was published.
 
 use crate::{
-    dialect::{Dialect, find_stamp, shorten},
+    blanks::{BLANK_ID, SubscriptionId},
+    dialect::{Dialect, difference, find_stamp, shorten},
     frames::{self, Frame, Reader},
     ledger::{Ledger, Verdict},
     publications::Publications,
@@ -13,6 +14,8 @@ use hdrhistogram::Histogram;
 pub(crate) struct Deliveries {
     publications: Publications,
     subscribers: Vec<Subscriber>,
+    /// What each subscriber must find in its deliveries, in dialects that have ids.
+    ids: Vec<SubscriptionId>,
     open_count: u32,
     /// Figures of the measured part of the run.
     pub(crate) figures: Figures,
@@ -91,6 +94,7 @@ impl Deliveries {
         Self {
             publications: Publications::new(dialect, delivery_bytes),
             subscribers: Vec::new(),
+            ids: Vec::new(),
             open_count: 0,
             figures: Figures::new(),
             faults: Faults::default(),
@@ -98,9 +102,10 @@ impl Deliveries {
         }
     }
 
-    /// One more subscriber, numbered from 0.
-    pub(crate) fn add_subscriber(&mut self) {
+    /// One more subscriber, numbered from 0, and the id that the server gave it.
+    pub(crate) fn add_subscriber(&mut self, id: Option<SubscriptionId>) {
         self.subscribers.push(Subscriber::default());
+        self.ids.push(id.unwrap_or(BLANK_ID));
         self.open_count += 1;
     }
 
@@ -153,6 +158,7 @@ impl Deliveries {
         mut reply: impl FnMut(&[u8]),
     ) {
         let subscriber = &mut self.subscribers[index as usize];
+        let id = &self.ids[index as usize];
         let (publications, figures, faults) =
             (&mut self.publications, &mut self.figures, &mut self.faults);
         if subscriber.state != State::Open {
@@ -162,8 +168,8 @@ impl Deliveries {
             // Nearly always the next frame is exactly the expected one: one comparison checks all
             // of it.
             while subscriber.reader.between_frames()
-                && let Some((expected, sent_ns)) = publications.expected(subscriber.ledger.next())
-                && let Some(rest) = bytes.strip_prefix(expected)
+                && let Some((rest, sent_ns)) =
+                    publications.strip(subscriber.ledger.next(), bytes, id)
             {
                 bytes = rest;
                 let sequence = subscriber.ledger.next();
@@ -184,7 +190,7 @@ impl Deliveries {
                         publications,
                         figures,
                         faults,
-                        payload,
+                        (payload, id),
                         now_ns,
                     );
                 }
@@ -296,7 +302,7 @@ fn examine(
     publications: &mut Publications,
     figures: &mut Figures,
     faults: &mut Faults,
-    message: &[u8],
+    (message, id): (&[u8], &SubscriptionId),
     now_ns: u64,
 ) {
     let Some((sequence, sent_ns)) =
@@ -305,12 +311,9 @@ fn examine(
         // A greeting, a presence notice: not of this channel's publications.
         return;
     };
-    if let Some((expected, _)) = publications.expected(sequence)
-        && !expected.ends_with(message)
-    {
+    if let Some(wanted) = publications.correction(sequence, message, id) {
         faults.altered += 1;
-        let wanted = expected.to_vec();
-        faults.explain(|| format!("got {} instead of {}", shorten(message), shorten(&wanted)));
+        faults.explain(|| difference(message, &wanted));
     }
     match ledger.take(sequence) {
         Verdict::InOrder => arrived(publications, figures, sequence, sent_ns, now_ns),
@@ -360,8 +363,8 @@ mod tests {
     /// given order.
     fn run(published: u64, order: &[u64], piece_bytes: usize) -> Deliveries {
         let mut deliveries = Deliveries::new(Dialect::Gateway, BYTES);
-        deliveries.add_subscriber();
-        deliveries.add_subscriber();
+        deliveries.add_subscriber(None);
+        deliveries.add_subscriber(None);
         for _ in 0..published {
             deliveries.publish(1000, &mut Vec::new());
         }
@@ -437,6 +440,42 @@ mod tests {
             (deliveries.faults.altered, deliveries.figures.delivered),
             (1, 1)
         );
+    }
+
+    #[test]
+    fn the_id_of_another_subscriber_is_an_alteration() {
+        for (id, altered) in [(*b"sub_0000000000000001", 0), (*b"sub_0000000000000002", 1)] {
+            for piece_bytes in [7, 1000] {
+                let mut deliveries = Deliveries::new(Dialect::Analytics, 256);
+                deliveries.add_subscriber(Some(*b"sub_0000000000000001"));
+                for _ in 0..2 {
+                    deliveries.publish(1000, &mut Vec::new());
+                }
+                let (blanks, mut stream) = (Dialect::Analytics.blanks().unwrap(), Vec::new());
+                for sequence in 0..2 {
+                    let mut frame = deliveries
+                        .publications
+                        .expected(sequence)
+                        .unwrap()
+                        .0
+                        .to_vec();
+                    let at = frame.len() - b"2024-01-01T00:00:00.000Z\"}".len();
+                    frame[at..at + 24].copy_from_slice(b"2024-01-01T00:00:00.000Z");
+                    blanks.fill_id(&mut frame, &id);
+                    stream.extend_from_slice(&frame);
+                }
+                for piece in stream.chunks(piece_bytes) {
+                    deliveries.received(0, piece, 2000, |_| panic!("nothing to answer"));
+                }
+                assert_eq!(deliveries.figures.delivered, 2);
+                assert_eq!(
+                    deliveries.faults.altered,
+                    2 * altered,
+                    "{:?}",
+                    deliveries.faults
+                );
+            }
+        }
     }
 
     #[test]

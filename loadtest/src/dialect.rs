@@ -1,5 +1,6 @@
-//! What is said inside the frames: fanwire's gateway dialect, or the verbatim one that peers speak.
+//! What is said inside the frames: two of fanwire's dialects, and the verbatim one that peers speak.
 
+use crate::blanks::{Blanks, ID_BYTES, SubscriptionId};
 use clap::ValueEnum;
 use serde_json::Value;
 
@@ -8,6 +9,9 @@ use serde_json::Value;
 pub(crate) enum Dialect {
     /// fanwire's gateway dialect: JSON messages with a type and data
     Gateway,
+    /// fanwire's analytics dialect: each subscriber finds the id of its subscription in each message;
+    /// the publisher is a gateway session at /ws
+    Analytics,
     /// for peers: SUB is answered by OK, ECHO… is sent back, any other text goes to all subscribers
     /// as it is
     Verbatim,
@@ -16,8 +20,8 @@ pub(crate) enum Dialect {
 /// What a message of the server means to someone who waits for an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// The awaited one.
-    Awaited,
+    /// The awaited one, and the id that the server gave.
+    Awaited(Option<SubscriptionId>),
     /// Something else, to be skipped: a greeting, a presence notice.
     Other,
     /// The server refuses; its own words.
@@ -33,27 +37,66 @@ pub(crate) enum Awaited {
     Subscribed,
 }
 
-const GATEWAY_DELIVERY: (&str, &str) = (r#"{"type":"m","channel":"bench","data":""#, r#""}"#);
-const GATEWAY_PUBLISH: (&str, &str) = (
+/// What stands before and after the stamp and its padding.
+type Wrapping = (&'static str, &'static str);
+
+const GATEWAY_DELIVERY: Wrapping = (r#"{"type":"m","channel":"bench","data":""#, r#""}"#);
+const GATEWAY_PUBLISH: Wrapping = (
     r#"{"type":"publish","data":{"channel":"bench","type":"m","data":""#,
     r#""}}"#,
 );
+const ANALYTICS_DELIVERY: Wrapping = (
+    r#"{"type":"data","data":{"event":{"for":"all","text":""#,
+    concat!(
+        r#""},"subscription_type":"events"},"subscription_id":"____________________","#,
+        r#""timestamp":"____-__-__T__:__:__.___Z"}"#
+    ),
+);
+const ANALYTICS_PUBLISH: Wrapping = (
+    r#"{"type":"publish","data":{"channel":"stream:events","type":"m","data":{"for":"all","text":""#,
+    r#""}}}"#,
+);
+const VERBATIM: Wrapping = ("", "");
 /// `s`, 8 hexadecimal digits, `t`, 14 hexadecimal digits.
 const STAMP_BYTES: usize = 24;
 
 impl Dialect {
-    /// The subscription request.
-    pub(crate) fn subscribe(self) -> &'static str {
+    /// The name on the command line.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Gateway => r#"{"type":"subscribe","data":{"channel":"bench"}}"#,
-            Self::Verbatim => "SUB",
+            Self::Gateway => "gateway",
+            Self::Analytics => "analytics",
+            Self::Verbatim => "verbatim",
+        }
+    }
+
+    /// What the publisher speaks, and at which path if not at the subscribers'.
+    pub(crate) fn publisher(self) -> (Self, Option<&'static str>) {
+        match self {
+            Self::Analytics => (Self::Gateway, Some("/ws")),
+            other => (other, None),
+        }
+    }
+
+    /// The subscription request; only analytics subscribers have a filter. Every filter matches
+    /// every publication, and each number's is another one.
+    pub(crate) fn subscribe(self, filter: Option<u32>) -> String {
+        match (self, filter) {
+            (Self::Gateway, _) => r#"{"type":"subscribe","data":{"channel":"bench"}}"#.to_owned(),
+            (Self::Analytics, None) => {
+                r#"{"type":"subscribe","data":{"type":"events"}}"#.to_owned()
+            }
+            (Self::Analytics, Some(number)) => format!(
+                r#"{{"type":"subscribe","data":{{"type":"events","filters":{{"for":["all","{number}"]}}}}}}"#
+            ),
+            (Self::Verbatim, _) => "SUB".to_owned(),
         }
     }
 
     /// The request that `echo` repeats.
     pub(crate) fn request(self) -> &'static str {
         match self {
-            Self::Gateway => r#"{"type":"ping"}"#,
+            Self::Gateway | Self::Analytics => r#"{"type":"ping"}"#,
             Self::Verbatim => "ECHO 0123456789abcdef",
         }
     }
@@ -61,7 +104,7 @@ impl Dialect {
     /// Whether a message answers [`Dialect::request`].
     pub(crate) fn answers_request(self, message: &[u8]) -> bool {
         match self {
-            Self::Gateway => {
+            Self::Gateway | Self::Analytics => {
                 const PONG: &[u8] = br#""type":"pong""#;
                 message.windows(PONG.len()).any(|window| window == PONG)
             }
@@ -78,7 +121,7 @@ impl Dialect {
     pub(crate) fn judge(self, awaited: Awaited, message: &[u8]) -> Reply {
         if self == Self::Verbatim {
             return if message == b"OK" {
-                Reply::Awaited
+                Reply::Awaited(None)
             } else {
                 Reply::Other
             };
@@ -88,20 +131,41 @@ impl Dialect {
         };
         let kind = json["type"].as_str().unwrap_or_default();
         match awaited {
-            Awaited::Authenticated if kind == "auth_success" => Reply::Awaited,
+            Awaited::Authenticated if kind == "auth_success" => Reply::Awaited(None),
+            Awaited::Subscribed if kind == "subscribed" && self == Self::Analytics => {
+                let id = json["subscription_id"].as_str().unwrap_or_default();
+                match id.as_bytes().try_into() {
+                    Ok(id) => Reply::Awaited(Some(id)),
+                    Err(_) => Reply::Refused(format!("`{id}` is no id of {ID_BYTES} bytes")),
+                }
+            }
             Awaited::Subscribed if kind == "subscribed" && json["data"]["channel"] == "bench" => {
-                Reply::Awaited
+                Reply::Awaited(None)
             }
             _ if kind.contains("error") => Reply::Refused(shorten(message)),
             _ => Reply::Other,
         }
     }
 
+    /// Whether a message, parsed as JSON, carries a publication.
+    pub(crate) fn is_delivery(self, json: &Value) -> bool {
+        match self {
+            Self::Gateway => json["type"] == "m" && json["channel"] == "bench",
+            Self::Analytics => json["type"] == "data",
+            Self::Verbatim => true,
+        }
+    }
+
+    /// What the server writes into a delivery by itself.
+    pub(crate) fn blanks(self) -> Option<Blanks> {
+        let (_, after) = self.delivery_wrapping();
+        Blanks::of(after)
+    }
+
     /// Least payload bytes of a delivery in this dialect.
     pub(crate) fn delivery_bytes_min(self) -> usize {
-        self.wrapping(GATEWAY_DELIVERY).0.len()
-            + STAMP_BYTES
-            + self.wrapping(GATEWAY_DELIVERY).1.len()
+        let (before, after) = self.delivery_wrapping();
+        before.len() + STAMP_BYTES + after.len()
     }
 
     /// What the publisher sends so that subscribers get [`Dialect::delivery`] with the same
@@ -113,11 +177,16 @@ impl Dialect {
         delivery_bytes: usize,
         out: &mut Vec<u8>,
     ) {
-        self.write(GATEWAY_PUBLISH, sequence, sent_ns, delivery_bytes, out);
+        let wrapping = match self {
+            Self::Gateway => GATEWAY_PUBLISH,
+            Self::Analytics => ANALYTICS_PUBLISH,
+            Self::Verbatim => VERBATIM,
+        };
+        self.write(wrapping, sequence, sent_ns, delivery_bytes, out);
     }
 
-    /// Exactly what each subscriber must get: `delivery_bytes` bytes with sequence number and time
-    /// of sending.
+    /// What each subscriber must get, exactly but for [`Dialect::blanks`]: `delivery_bytes` bytes
+    /// with sequence number and time of sending.
     pub(crate) fn delivery(
         self,
         sequence: u64,
@@ -125,25 +194,31 @@ impl Dialect {
         delivery_bytes: usize,
         out: &mut Vec<u8>,
     ) {
-        self.write(GATEWAY_DELIVERY, sequence, sent_ns, delivery_bytes, out);
+        self.write(
+            self.delivery_wrapping(),
+            sequence,
+            sent_ns,
+            delivery_bytes,
+            out,
+        );
     }
 
-    fn wrapping(self, gateway: (&'static str, &'static str)) -> (&'static str, &'static str) {
+    fn delivery_wrapping(self) -> Wrapping {
         match self {
-            Self::Gateway => gateway,
-            Self::Verbatim => ("", ""),
+            Self::Gateway => GATEWAY_DELIVERY,
+            Self::Analytics => ANALYTICS_DELIVERY,
+            Self::Verbatim => VERBATIM,
         }
     }
 
     fn write(
         self,
-        gateway: (&'static str, &'static str),
+        (before, after): Wrapping,
         sequence: u64,
         sent_ns: u64,
         delivery_bytes: usize,
         out: &mut Vec<u8>,
     ) {
-        let (before, after) = self.wrapping(gateway);
         out.extend_from_slice(before.as_bytes());
         out.push(b's');
         write_hexadecimal(sequence, 8, out);
@@ -178,6 +253,21 @@ pub(crate) fn shorten(message: &[u8]) -> String {
     short
 }
 
+/// Where a message differs from what it should be, for an error text.
+pub(crate) fn difference(message: &[u8], expected: &[u8]) -> String {
+    /// Bytes shown before the first difference.
+    const BEFORE: usize = 40;
+    let mut pairs = message.iter().zip(expected);
+    let at = pairs.position(|(byte, wanted)| byte != wanted);
+    let at = at.unwrap_or(message.len().min(expected.len()));
+    let from = at.saturating_sub(BEFORE);
+    format!(
+        "at byte {at} got {} instead of {}",
+        shorten(&message[from..]),
+        shorten(&expected[from..])
+    )
+}
+
 fn write_hexadecimal(value: u64, digit_count: u32, out: &mut Vec<u8>) {
     out.extend(
         (0..digit_count)
@@ -202,8 +292,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_dialects_deliver_exactly_the_asked_bytes() {
-        for dialect in [Dialect::Gateway, Dialect::Verbatim] {
+    fn all_dialects_deliver_exactly_the_asked_bytes() {
+        for dialect in [Dialect::Gateway, Dialect::Analytics, Dialect::Verbatim] {
             for bytes in [dialect.delivery_bytes_min(), 64, 128, 1000] {
                 let (mut delivery, mut publication) = (Vec::new(), Vec::new());
                 dialect.delivery(7, 1_234_567, bytes, &mut delivery);
@@ -230,10 +320,58 @@ mod tests {
     }
 
     #[test]
+    fn analytics_messages_are_the_documented_json() {
+        let (mut delivery, mut publication) = (Vec::new(), Vec::new());
+        let least = Dialect::Analytics.delivery_bytes_min();
+        Dialect::Analytics.delivery(1, 2, least + 3, &mut delivery);
+        Dialect::Analytics.publication(1, 2, least + 3, &mut publication);
+        let (delivery, publication): (Value, Value) = (
+            serde_json::from_slice(&delivery).unwrap(),
+            serde_json::from_slice(&publication).unwrap(),
+        );
+        let event = &delivery["data"]["event"];
+        assert_eq!(event["text"], "s00000001t00000000000002abc");
+        assert_eq!(&publication["data"]["data"], event);
+        assert_eq!(publication["data"]["channel"], "stream:events");
+        assert_eq!(delivery["data"]["subscription_type"], "events");
+        assert_eq!(delivery["subscription_id"], "_".repeat(ID_BYTES));
+        assert!(Dialect::Analytics.blanks().is_some());
+        assert_eq!(Dialect::Gateway.blanks(), None);
+    }
+
+    #[test]
+    fn filters_differ_and_match_what_is_published() {
+        let filter = |number| {
+            let request = Dialect::Analytics.subscribe(Some(number));
+            let json: Value = serde_json::from_str(&request).unwrap();
+            json["data"]["filters"].clone()
+        };
+        assert_ne!(filter(1), filter(2));
+        assert_eq!(filter(1)["for"][0], "all");
+    }
+
+    #[test]
+    fn an_analytics_subscription_is_confirmed_with_its_id() {
+        let judge = |text: &str| Dialect::Analytics.judge(Awaited::Subscribed, text.as_bytes());
+        let confirmed = r#"{"type":"subscribed","subscription_id":"sub_0000000000000001"}"#;
+        let id = *b"sub_0000000000000001";
+        assert_eq!(judge(confirmed), Reply::Awaited(Some(id)));
+        let odd = r#"{"type":"subscribed","subscription_id":"1"}"#;
+        assert!(matches!(judge(odd), Reply::Refused(_)));
+    }
+
+    #[test]
+    fn a_difference_is_shown_where_it_begins() {
+        let words = difference(b"abcX", b"abcd");
+        assert_eq!(words, "at byte 3 got abcX instead of abcd");
+        assert!(difference(b"ab", b"abc").starts_with("at byte 2 got ab "));
+    }
+
+    #[test]
     fn replies_are_told_apart() {
         let judge = |awaited, text: &str| Dialect::Gateway.judge(awaited, text.as_bytes());
         let subscribed = r#"{"type":"subscribed","data":{"channel":"bench"}}"#;
-        assert_eq!(judge(Awaited::Subscribed, subscribed), Reply::Awaited);
+        assert_eq!(judge(Awaited::Subscribed, subscribed), Reply::Awaited(None));
         assert_eq!(judge(Awaited::Authenticated, subscribed), Reply::Other);
         assert_eq!(
             judge(Awaited::Subscribed, r#"{"type":"welcome"}"#),
@@ -250,7 +388,7 @@ mod tests {
         ));
         assert_eq!(
             Dialect::Verbatim.judge(Awaited::Subscribed, b"OK"),
-            Reply::Awaited
+            Reply::Awaited(None)
         );
     }
 

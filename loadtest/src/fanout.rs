@@ -69,6 +69,11 @@ pub(crate) fn run(server: &ServerArgs, arguments: &FanoutArgs) -> Result<Report,
             "--size must be at least {least} bytes in this dialect"
         )));
     }
+    if arguments.filters > 0 && server.dialect != Dialect::Analytics {
+        return Err(RunError::Usage(
+            "--filters needs --dialect analytics".to_owned(),
+        ));
+    }
     let sample_count = arguments.samples.min(arguments.subscribers);
     let counted = arguments.subscribers - sample_count;
     if counted == 0 {
@@ -132,13 +137,17 @@ fn set_up(
     sample_count: u32,
 ) -> Result<Fanout, RunError> {
     let target = Target::parse(&server.url)?;
-    let mut dialer = Dialer::new(target.clone(), server.dialect, server.token.clone());
+    let mut dialer = Dialer::new(target.clone(), server.dialect, server.token.clone())
+        .with_filters(arguments.filters);
     let mut wire = Wire::new(counted + 1).map_err(|error| {
         RunError::Failed(format!(
             "{counted} subscribers do not fit into one ring: {error}"
         ))
     })?;
-    wire.adopt(dialer.open(false)?.stream)?;
+    let (spoken, path) = server.dialect.publisher();
+    let publishing = path.map_or_else(|| target.clone(), |path| target.at_path(path));
+    let mut publisher = Dialer::new(publishing, spoken, server.token.clone());
+    wire.adopt(publisher.open(false)?.stream)?;
     let samples = Samples::start(
         sample_count as usize,
         &Expectation {
@@ -146,6 +155,7 @@ fn set_up(
             url: server.url.clone(),
             dialect: server.dialect,
             token: server.token.clone(),
+            filter_count: arguments.filters,
             delivery_bytes: arguments.size,
         },
     )
@@ -156,7 +166,7 @@ fn set_up(
             RunError::Failed(format!("{error} (with {opened} subscribers connected)"))
         })?;
         let slot = wire.adopt(dialed.stream)?;
-        deliveries.add_subscriber();
+        deliveries.add_subscriber(dialed.id);
         deliveries.received(slot - 1, &dialed.leftover, now_ns(), |bytes| {
             wire.outbox().send(slot, bytes)
         });
@@ -302,13 +312,15 @@ fn title(arguments: &FanoutArgs, dialect: Dialect) -> String {
         (Some(rate), _) => format!("{rate} publications/s"),
         (None, in_flight) => format!("{} in flight", in_flight.unwrap_or(1)),
     };
-    let name = match dialect {
-        Dialect::Gateway => "gateway",
-        Dialect::Verbatim => "verbatim",
+    let filters = match arguments.filters {
+        0 => String::new(),
+        count => format!(", {count} filters"),
     };
     format!(
-        "fan-out to {} subscribers, {} bytes, {pace}, {name} dialect",
-        arguments.subscribers, arguments.size
+        "fan-out to {} subscribers, {} bytes, {pace}, {} dialect{filters}",
+        arguments.subscribers,
+        arguments.size,
+        dialect.name()
     )
 }
 

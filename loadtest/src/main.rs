@@ -9,6 +9,7 @@
 //! ```
 
 mod accept;
+mod blanks;
 mod cli;
 mod clock;
 mod connect;

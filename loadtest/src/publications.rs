@@ -1,6 +1,8 @@
-//! The publications on their way: the exact frame each subscriber must get, and who still lacks it.
+//! The publications on their way: the frame each subscriber must get, exactly but for its own id, and
+//! who still lacks it.
 
 use crate::{
+    blanks::{Blanks, SubscriptionId},
     dialect::Dialect,
     frames::{TEXT, encode_client, encode_server},
 };
@@ -17,6 +19,9 @@ pub(crate) struct Publications {
     dialect: Dialect,
     delivery_bytes: usize,
     frame_bytes: usize,
+    /// Bytes of a frame before its payload.
+    header_bytes: usize,
+    blanks: Option<Blanks>,
     /// Window size, a power of two.
     window: usize,
     frames: Vec<u8>,
@@ -40,6 +45,8 @@ impl Publications {
             dialect,
             delivery_bytes,
             frame_bytes: frame.len(),
+            header_bytes: frame.len() - text.len(),
+            blanks: dialect.blanks(),
             window,
             frames: vec![0; window * frame.len()],
             sent_ns: vec![0; window],
@@ -93,7 +100,8 @@ impl Publications {
         self.published += 1;
     }
 
-    /// The frame and the time of sending of a publication within the window.
+    /// The frame and the time of sending of a publication within the window; it has blanks if the
+    /// dialect has.
     #[inline]
     pub(crate) fn expected(&self, sequence: u64) -> Option<(&[u8], u64)> {
         if sequence >= self.published || self.published - sequence > self.window as u64 {
@@ -104,6 +112,51 @@ impl Publications {
             &self.frames[place * self.frame_bytes..][..self.frame_bytes],
             self.sent_ns[place],
         ))
+    }
+
+    /// Takes a publication's frame off the front of `bytes`; returns the rest and the time of
+    /// sending. `None` if it is not there as it must be for the subscriber with this id.
+    #[inline]
+    pub(crate) fn strip<'a>(
+        &self,
+        sequence: u64,
+        bytes: &'a [u8],
+        id: &SubscriptionId,
+    ) -> Option<(&'a [u8], u64)> {
+        let (expected, sent_ns) = self.expected(sequence)?;
+        let rest = match self.blanks {
+            None => bytes.strip_prefix(expected)?,
+            Some(blanks) => {
+                let (frame, rest) = bytes.split_at_checked(expected.len())?;
+                blanks.fits(frame, expected, id).then_some(rest)?
+            }
+        };
+        Some((rest, sent_ns))
+    }
+
+    /// What a message with this publication should have been instead; `None` if it is right, or if
+    /// the publication has left the window.
+    ///
+    /// The first message tells the time that the server wrote into this publication.
+    pub(crate) fn correction(
+        &mut self,
+        sequence: u64,
+        message: &[u8],
+        id: &SubscriptionId,
+    ) -> Option<Vec<u8>> {
+        self.expected(sequence)?;
+        let start = self.place(sequence) * self.frame_bytes;
+        let expected = &mut self.frames[start + self.header_bytes..start + self.frame_bytes];
+        let Some(blanks) = self.blanks else {
+            return (message != expected).then(|| expected.to_vec());
+        };
+        blanks.fill_time(expected, message);
+        if blanks.fits(message, expected, id) {
+            return None;
+        }
+        let mut wanted = expected.to_vec();
+        blanks.fill_id(&mut wanted, id);
+        Some(wanted)
     }
 
     /// One subscriber lacks this publication no longer. Returns whether it was the last one.
@@ -164,6 +217,25 @@ mod tests {
             assert_eq!((frame.len(), sent_ns), (bytes + header, 9));
             assert!(publications.expected(1).is_none());
         }
+    }
+
+    #[test]
+    fn a_frame_with_blanks_is_taken_with_the_right_id_once_its_time_is_known() {
+        let mut publications = Publications::new(Dialect::Analytics, 256);
+        publications.publish(9, 2, &mut Vec::new());
+        let (mine, other) = (*b"sub_0000000000000001", *b"sub_0000000000000002");
+        let text = String::from_utf8(publications.expected(0).unwrap().0[4..].to_vec()).unwrap();
+        let text = text
+            .replace("____________________", "sub_0000000000000001")
+            .replace("____-__-__T__:__:__.___Z", "2024-01-01T00:00:00.000Z");
+        let mut frame = Vec::new();
+        encode_server(TEXT, text.as_bytes(), &mut frame);
+        assert!(publications.strip(0, &frame, &mine).is_none());
+        assert_eq!(publications.correction(0, text.as_bytes(), &mine), None);
+        assert!(publications.strip(0, &frame, &mine).is_some());
+        assert!(publications.strip(0, &frame, &other).is_none());
+        let wanted = publications.correction(0, text.as_bytes(), &other);
+        assert_eq!(wanted.unwrap().len(), 256);
     }
 
     #[test]

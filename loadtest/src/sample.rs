@@ -3,8 +3,9 @@
 //! parser; these keep that honest.
 
 use crate::{
+    blanks::SubscriptionId,
     connect::Target,
-    dialect::{Awaited, Dialect, Reply, find_stamp, shorten},
+    dialect::{Awaited, Dialect, Reply, difference, find_stamp, shorten},
     ledger::{Ledger, Verdict},
 };
 use async_executor::LocalExecutor;
@@ -74,6 +75,8 @@ pub(crate) struct Expectation {
     pub(crate) dialect: Dialect,
     /// Shown first, if given.
     pub(crate) token: Option<String>,
+    /// How many filters the samples have in turn; 0 = none has one.
+    pub(crate) filter_count: u32,
     /// Payload bytes of a delivery.
     pub(crate) delivery_bytes: usize,
 }
@@ -151,8 +154,8 @@ fn run(board: &Board, expectation: &Expectation, ready: &Ready) -> Vec<Findings>
 
 async fn follow(board: &Board, expectation: &Expectation, ready: &Ready, index: usize) -> Findings {
     let mut findings = Findings::default();
-    let mut socket = match subscribe(board, expectation).await {
-        Ok(socket) => socket,
+    let (mut socket, id) = match subscribe(board, expectation, index).await {
+        Ok(subscribed) => subscribed,
         Err(words) => {
             // The receiver is gone only when the whole run has failed already.
             let _ = ready.send(Err(words));
@@ -167,6 +170,7 @@ async fn follow(board: &Board, expectation: &Expectation, ready: &Ready, index: 
                 inspect(
                     &message.into_data(),
                     expectation,
+                    id,
                     &mut ledger,
                     &mut findings,
                 );
@@ -191,7 +195,12 @@ async fn follow(board: &Board, expectation: &Expectation, ready: &Ready, index: 
     }
 }
 
-async fn subscribe(board: &Board, expectation: &Expectation) -> Result<Socket, String> {
+/// Returns the id that the server gave too.
+async fn subscribe(
+    board: &Board,
+    expectation: &Expectation,
+    index: usize,
+) -> Result<(Socket, Option<SubscriptionId>), String> {
     let in_words = |error: Error| error.to_string();
     let stream = Async::<TcpStream>::connect(expectation.target.address)
         .await
@@ -219,26 +228,28 @@ async fn subscribe(board: &Board, expectation: &Expectation) -> Result<Socket, S
             .map_err(in_words)?;
         await_reply(&mut socket, expectation.dialect, Awaited::Authenticated).await?;
     }
+    let filter = u32::try_from(index).unwrap_or(0);
+    let filter = filter.checked_rem(expectation.filter_count);
     socket
-        .send(Message::text(expectation.dialect.subscribe()))
+        .send(Message::text(expectation.dialect.subscribe(filter)))
         .await
         .map_err(in_words)?;
-    await_reply(&mut socket, expectation.dialect, Awaited::Subscribed).await?;
-    Ok(socket)
+    let id = await_reply(&mut socket, expectation.dialect, Awaited::Subscribed).await?;
+    Ok((socket, id))
 }
 
 async fn await_reply(
     socket: &mut Socket,
     dialect: Dialect,
     awaited: Awaited,
-) -> Result<(), String> {
+) -> Result<Option<SubscriptionId>, String> {
     while let Some(message) = socket.next().await {
         let message = message.map_err(|error| error.to_string())?;
         if !message.is_text() {
             continue;
         }
         match dialect.judge(awaited, &message.into_data()) {
-            Reply::Awaited => return Ok(()),
+            Reply::Awaited(id) => return Ok(id),
             Reply::Refused(words) => return Err(words),
             Reply::Other => {}
         }
@@ -250,13 +261,14 @@ async fn await_reply(
 fn inspect(
     message: &[u8],
     expectation: &Expectation,
+    id: Option<SubscriptionId>,
     ledger: &mut Ledger,
     findings: &mut Findings,
 ) {
     let dialect = expectation.dialect;
-    if dialect == Dialect::Gateway {
+    if dialect != Dialect::Verbatim {
         match serde_json::from_slice::<serde_json::Value>(message) {
-            Ok(json) if json["type"] == "m" && json["channel"] == "bench" => {}
+            Ok(json) if dialect.is_delivery(&json) => {}
             Ok(_) => return,
             Err(error) => {
                 findings.altered += 1;
@@ -276,11 +288,13 @@ fn inspect(
     };
     let mut expected = Vec::with_capacity(expectation.delivery_bytes);
     dialect.delivery(sequence, sent_ns, expectation.delivery_bytes, &mut expected);
+    if let (Some(blanks), Some(id)) = (dialect.blanks(), &id) {
+        blanks.fill_id(&mut expected, id);
+        blanks.fill_time(&mut expected, message);
+    }
     if message != expected {
         findings.altered += 1;
-        complain(findings, || {
-            format!("got {} instead of {}", shorten(message), shorten(&expected))
-        });
+        complain(findings, || difference(message, &expected));
     }
     findings.received += 1;
     match ledger.take(sequence) {

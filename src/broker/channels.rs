@@ -47,8 +47,20 @@ pub struct Channel {
 #[derive(Debug, Default)]
 struct Filters {
     index: FilterIndex,
-    audiences: HashMap<GroupIndex, Vec<u32>>,
+    /// By the slots of the groups.
+    audiences: Vec<Vec<u32>>,
     matched: Vec<GroupIndex>,
+}
+
+impl Filters {
+    /// The audiences of a group.
+    fn sharing(&mut self, group: GroupIndex) -> &mut Vec<u32> {
+        let slot = group.slot() as usize;
+        if self.audiences.len() <= slot {
+            self.audiences.resize_with(slot + 1, Vec::new);
+        }
+        &mut self.audiences[slot]
+    }
 }
 
 impl Channel {
@@ -88,7 +100,7 @@ impl Channel {
         matched.clear();
         let evaluations = index.matches(data, matched);
         for group in matched {
-            audiences.extend(by_group.get(group).into_iter().flatten());
+            audiences.extend_from_slice(&by_group[group.slot() as usize]);
         }
         evaluations
     }
@@ -96,10 +108,7 @@ impl Channel {
     fn audience_of(&mut self, taste: Taste) -> u32 {
         let same = match taste.filter {
             None => &self.unfiltered,
-            Some(group) => {
-                let filters = self.filters.get_or_insert_default();
-                filters.audiences.entry(group).or_default()
-            }
+            Some(group) => self.filters.get_or_insert_default().sharing(group),
         };
         let mut same = same.iter();
         if let Some(found) = same.find(|index| self.audiences[**index as usize].taste == taste) {
@@ -125,7 +134,7 @@ impl Channel {
             None => self.unfiltered.push(index),
             Some(group) => {
                 let filters = self.filters.get_or_insert_default();
-                filters.audiences.entry(group).or_default().push(index);
+                filters.sharing(group).push(index);
             }
         }
         index
@@ -140,10 +149,9 @@ impl Channel {
         };
         let filters = self.filters.as_mut();
         let filters = filters.expect("an audience's filter is its channel's");
-        let sharing = filters.audiences.entry(group).or_default();
+        let sharing = filters.sharing(group);
         sharing.retain(|other| *other != index);
         if sharing.is_empty() {
-            filters.audiences.remove(&group);
             filters.index.remove(group);
         }
         if filters.index.is_empty() {

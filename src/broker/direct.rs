@@ -1,6 +1,6 @@
 //! Channels that a session hears without asking: everyone's, its dialect's, its user's and so on.
 
-use super::channels::Joiner;
+use super::channels::{Joiner, Membership};
 use super::names::EVERYONE;
 use super::step::{Broker, Emit};
 use crate::base::limits::DIRECT_CHANNELS_MAX;
@@ -50,6 +50,11 @@ impl Broker {
         for name in names {
             let census = &self.census;
             let channel = self.channels.open(&name, true, || census.place(&name));
+            // A token may name a role twice.
+            let mut earlier = direct.iter();
+            if earlier.any(|membership: &Membership| membership.channel == channel) {
+                continue;
+            }
             let joiner = Joiner {
                 slot: id.slot(),
                 variant,
@@ -94,9 +99,6 @@ impl Broker {
             let permissions = identity.permissions.iter();
             names.extend(permissions.map(|permission| permission_channel(permission)));
         }
-        // A token may name a role twice.
-        let mut seen = std::collections::HashSet::new();
-        names.retain(|name| seen.insert(name.clone()));
         names.truncate(DIRECT_CHANNELS_MAX);
         names
     }

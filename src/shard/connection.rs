@@ -16,8 +16,9 @@ use std::net::SocketAddr;
 /// ```
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Waiting for a complete request head.
-    Head(Vec<u8>),
+    /// Waiting for a complete request head. Apart, as what is known until then is of no use to a
+    /// session and would make each connection larger.
+    Head(Box<Arrival>),
     /// A WebSocket session.
     Open,
     /// Bytes go to the HTTP API.
@@ -28,6 +29,16 @@ pub(super) enum Phase {
     Lingering(Farewell),
     /// The wire was asked to close the socket.
     Gone,
+}
+
+/// What is known of a connection before its request.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) peer: SocketAddr,
+    /// Which listener it came by.
+    pub(super) listener: u8,
+    /// The front of its request head.
+    pub(super) head: Vec<u8>,
 }
 
 /// How a connection that is being closed waits for its peer.
@@ -55,9 +66,6 @@ pub(super) struct Connection {
     pub(super) is_blocked: bool,
     pub(super) decoder: Decoder,
     pub(super) outbox: Outbox,
-    pub(super) peer: SocketAddr,
-    /// Which listener it came by.
-    pub(super) listener: u8,
     /// When to look at the connection.
     pub(super) alarm_ms: u64,
     /// The earliest of its alarms in the wheel; others are stale.
@@ -134,14 +142,16 @@ impl Connection {
     pub(super) fn new(id: ConnectionId, peer: SocketAddr, listener: u8) -> Self {
         Self {
             id,
-            phase: Phase::Head(Vec::new()),
+            phase: Phase::Head(Box::new(Arrival {
+                peer,
+                listener,
+                head: Vec::new(),
+            })),
             dialect: DialectId::Gateway,
             is_dirty: false,
             is_blocked: false,
             decoder: Decoder::default(),
             outbox: Outbox::default(),
-            peer,
-            listener,
             alarm_ms: 0,
             wheel_ms: u64::MAX,
         }

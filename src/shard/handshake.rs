@@ -39,9 +39,10 @@ impl Shard {
         let Some(connection) = self.machine.connections.get_mut(id) else {
             return;
         };
-        let Phase::Head(waiting) = &mut connection.phase else {
+        let Phase::Head(arrival) = &mut connection.phase else {
             return;
         };
+        let waiting = &mut arrival.head;
         if waiting.is_empty() {
             return self.judge_head(id, bytes, now);
         }
@@ -54,18 +55,16 @@ impl Shard {
     }
 
     fn judge_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
-        let Some(connection) = self.machine.connections.get(id) else {
+        let Some(connection) = self.machine.connections.get_mut(id) else {
+            return;
+        };
+        let Phase::Head(arrival) = &mut connection.phase else {
             return;
         };
         let policy = self.broker.policy();
-        let routes = &policy.routes[usize::from(connection.listener)];
+        let routes = &policy.routes[usize::from(arrival.listener)];
         let head_bytes = match judge(bytes, routes, policy.tenant_domain.as_deref()) {
-            Verdict::NeedMore => {
-                if let Some(connection) = self.machine.connections.get_mut(id) {
-                    connection.phase = Phase::Head(bytes.to_vec());
-                }
-                return;
-            }
+            Verdict::NeedMore => return arrival.head = bytes.to_vec(),
             Verdict::Refuse(reason) => return self.machine.refuse(id, reason, now),
             Verdict::Http => {
                 return self.machine.begin_http(id, bytes, now);
@@ -105,9 +104,10 @@ impl Shard {
         let Some(connection) = machine.connections.get_mut(id) else {
             return;
         };
-        connection.phase = Phase::Open;
+        let Phase::Head(arrival) = std::mem::replace(&mut connection.phase, Phase::Open) else {
+            unreachable!("only a request head is judged, and it upgrades once");
+        };
         connection.dialect = upgrade.dialect;
-        let peer = connection.peer;
         // Ahead of pongs for pings in the same packet.
         machine.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A browser's script learns the reason of a refusal only from a close code.
@@ -117,7 +117,7 @@ impl Shard {
         }
         let connect = Command::Connect(Connect {
             dialect: upgrade.dialect,
-            peer,
+            peer: arrival.peer,
             token: upgrade.token.as_deref(),
             tenant: upgrade.tenant.as_deref(),
         });

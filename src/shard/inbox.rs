@@ -1,12 +1,12 @@
 //! Publications arrive here: each record is read once, and its frames join a run for each audience.
 
+use super::batch::Batches;
 use super::record::{self, Form, Frame, Record};
-use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN, RUN_BYTES_MAX};
-use crate::base::{FrameRun, ShardCounters, TAG_BYTES, Tag, Variant};
-use crate::broker::{Broker, Channel, Only};
-use crate::dialect::{self, Hole};
+use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
+use crate::base::{FrameRun, ShardCounters, Tag, Variant};
+use crate::broker::{Broker, Channel, ChannelIndex, Only};
+use crate::dialect;
 use crate::json::JsonReader;
-use crate::ws::frame;
 use fanwire_ring::Reader;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,21 +28,22 @@ pub(super) struct Inbox {
 /// the order of all publications is kept, and publications in a row cost each subscriber one buffer.
 #[derive(Debug, Default)]
 struct Gathering {
-    channel: String,
-    /// By the indices of the channel's audiences.
-    frames: Vec<Frames>,
-    /// The audiences that have frames.
+    /// None while nothing is gathered.
+    channel: Option<ChannelIndex>,
+    batches: Batches,
+    /// What each audience gets, by the indices of the channel's audiences.
+    shares: Vec<Share>,
+    /// The audiences that get something.
     touched: Vec<u32>,
     wanted: Vec<u32>,
     json: JsonReader,
 }
 
-/// The frames gathered for one audience.
+/// What an audience gets: of one batch, the frames of the publications that it wants.
 #[derive(Debug, Default)]
-struct Frames {
-    bytes: Vec<u8>,
-    ends: Vec<u32>,
-    holes: Vec<u32>,
+struct Share {
+    batch: usize,
+    frames: Vec<u32>,
 }
 
 /// A frame that the publisher did not make, as the variant came into use after it had looked.
@@ -147,35 +148,37 @@ impl Gathering {
         let publication = &record.publication;
         broker.keep(publication);
         let is_for_all = publication.only == Only::All;
-        if publication.channel != self.channel || !is_for_all {
+        let is_same = |index| broker.channel(index).name() == publication.channel;
+        if !is_for_all || !self.channel.is_some_and(is_same) {
             self.finish(broker, Only::All, deliver);
-            self.channel.push_str(publication.channel);
+            self.channel = broker.find_channel(publication.channel);
         }
-        let Some(index) = broker.find_channel(publication.channel) else {
+        let Some(index) = self.channel else {
             return;
         };
         self.find_audiences(broker.channel_mut(index), publication.data, counters);
         let channel = broker.channel(index);
         let mut late = LateFrame::default();
-        let mut is_long = false;
+        self.batches.begin_publication();
         for audience in &self.wanted {
             let taste = channel.audience(*audience).taste;
+            let batch = self.batches.of(taste.variant, taste.tag_bytes);
+            let frame = self.batches.at(batch).add(|| {
+                let ready = record.frame(taste.variant);
+                ready.unwrap_or_else(|| late.of(taste.variant, &record, counters))
+            });
             let at = *audience as usize;
-            if self.frames.len() <= at {
-                self.frames.resize_with(at + 1, Frames::default);
+            if self.shares.len() <= at {
+                self.shares.resize_with(at + 1, Share::default);
             }
-            let frame = match record.frame(taste.variant) {
-                Some(frame) => frame,
-                None => late.of(taste.variant, &record, counters),
-            };
-            let frames = &mut self.frames[at];
-            if frames.ends.is_empty() {
+            let share = &mut self.shares[at];
+            if share.frames.is_empty() {
                 self.touched.push(*audience);
             }
-            frames.append(frame, usize::from(taste.tag_bytes));
-            is_long |= frames.bytes.len() >= RUN_BYTES_MAX;
+            share.batch = batch;
+            share.frames.push(frame);
         }
-        if is_long || !is_for_all {
+        if self.batches.is_long() || !is_for_all {
             self.finish(broker, publication.only, deliver);
         }
     }
@@ -203,12 +206,12 @@ impl Gathering {
         only: Only<'_>,
         deliver: &mut impl FnMut(u32, &FrameRun, Option<&Tag>),
     ) {
-        if let Some(index) = broker.find_channel(&self.channel) {
+        if let Some(index) = self.channel.take() {
             let channel = broker.channel(index);
             for audience in self.touched.drain(..) {
-                let frames = &mut self.frames[audience as usize];
-                let run = FrameRun::publications(&frames.bytes, &frames.ends, &frames.holes);
-                frames.clear();
+                let share = &mut self.shares[audience as usize];
+                let run = self.batches.at(share.batch).run(&share.frames);
+                share.frames.clear();
                 let audience = channel.audience(audience);
                 if only != Only::All {
                     for (at, slot) in audience.slots.iter().enumerate() {
@@ -227,7 +230,7 @@ impl Gathering {
                 }
             }
         }
-        self.channel.clear();
+        self.batches.clear();
     }
 }
 
@@ -245,74 +248,6 @@ impl LateFrame {
         Frame {
             bytes: &self.bytes,
             hole: self.hole,
-        }
-    }
-}
-
-impl Frames {
-    /// Adds a frame, its hole made as wide as the subscribers' tags.
-    fn append(&mut self, frame: Frame<'_>, tag_bytes: usize) {
-        let base = self.bytes.len();
-        let hole = match frame.hole {
-            None => {
-                self.bytes.extend_from_slice(frame.bytes);
-                None
-            }
-            Some(hole) if tag_bytes == TAG_BYTES => {
-                self.bytes.extend_from_slice(frame.bytes);
-                Some(hole)
-            }
-            Some(hole) => {
-                let header_bytes = frame::header_bytes(frame.bytes);
-                record::append_frame(&mut self.bytes, |output| {
-                    output.extend_from_slice(&frame.bytes[header_bytes..hole]);
-                    output.resize(output.len() + tag_bytes, 0);
-                    output.extend_from_slice(&frame.bytes[hole + TAG_BYTES..]);
-                    Some(Hole(hole - header_bytes))
-                })
-            }
-        };
-        let offset = |at: usize| u32::try_from(at).expect("a run is far shorter than 4 GiB");
-        if tag_bytes > 0 {
-            self.holes.extend(hole.map(|hole| offset(base + hole)));
-        }
-        self.ends.push(offset(self.bytes.len()));
-    }
-
-    fn clear(&mut self) {
-        self.ends.clear();
-        self.holes.clear();
-        self.bytes.clear();
-        self.bytes.shrink_to(2 * RUN_BYTES_MAX);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hole_becomes_as_wide_as_the_tags() {
-        let mut template = Vec::new();
-        let hole = record::append_frame(&mut template, |output| {
-            output.extend_from_slice(b"ab");
-            output.extend_from_slice(&[b'_'; TAG_BYTES]);
-            output.extend_from_slice(b"cd");
-            Some(Hole(2))
-        });
-        let frame = Frame {
-            bytes: &template,
-            hole,
-        };
-        for (width, tag) in [(0, ""), (3, "xyz"), (TAG_BYTES, "01234567890123456789")] {
-            let mut frames = Frames::default();
-            frames.append(frame, width);
-            frames.append(frame, width);
-            let run = FrameRun::publications(&frames.bytes, &frames.ends, &frames.holes);
-            let text = format!("ab{tag}cd");
-            let length = u8::try_from(text.len()).unwrap();
-            let expected = [&[0x81, length], text.as_bytes()].concat().repeat(2);
-            assert_eq!(run.filled(&Tag::new(tag)).bytes(), expected, "{width}");
         }
     }
 }

@@ -9,6 +9,7 @@
 //!   drain_ring               ─▶ └───────┘ ─▶ wake_peers            other shards have records to read
 //! ```
 
+mod batch;
 mod chunks;
 mod connection;
 mod dirty;

@@ -4,7 +4,7 @@
 mod server;
 
 use serde_json::Value;
-use server::{Character, Manner};
+use server::{Character, Language, Manner};
 use std::{
     io::{Read, Write},
     net::TcpListener,
@@ -13,12 +13,16 @@ use std::{
 };
 
 const HONEST: Character = Character {
-    is_gateway: false,
+    language: Language::Verbatim,
     manner: Manner::Honest,
     victim: 0,
 };
 const GATEWAY: Character = Character {
-    is_gateway: true,
+    language: Language::Gateway,
+    ..HONEST
+};
+const ANALYTICS: Character = Character {
+    language: Language::Analytics,
     ..HONEST
 };
 
@@ -32,10 +36,10 @@ fn loadtest(arguments: &str) -> Output {
 /// Runs a command against a server; returns the exit code and the JSON result.
 fn measure(character: Character, command: &str, options: &str) -> (i32, Value) {
     let address = server::start(character);
-    let dialect = if character.is_gateway {
-        "gateway"
-    } else {
-        "verbatim"
+    let dialect = match character.language {
+        Language::Verbatim => "verbatim",
+        Language::Gateway => "gateway",
+        Language::Analytics => "analytics",
     };
     let pid = std::process::id();
     let line = format!(
@@ -65,6 +69,8 @@ fn an_honest_fanout_is_clean_and_counted_to_the_last_delivery() {
         (HONEST, "--in-flight 16"),
         (GATEWAY, "--in-flight 4"),
         (GATEWAY, "--rate 500"),
+        (ANALYTICS, "--in-flight 4"),
+        (ANALYTICS, "--in-flight 16 --filters 7"),
     ] {
         let options = format!("--subscribers 20 --samples 3 --publications 100 --size 200 {pace}");
         let (code, json) = measure(character, "fanout", &options);
@@ -117,7 +123,7 @@ fn every_misdeed_is_reported_as_what_it_is() {
     ] {
         for (victim, prefix) in [(5, ""), (0, "samples_")] {
             let character = Character {
-                is_gateway: false,
+                language: Language::Verbatim,
                 manner,
                 victim,
             };
@@ -153,8 +159,30 @@ fn every_misdeed_is_reported_as_what_it_is() {
 }
 
 #[test]
+fn a_delivery_with_the_id_of_another_subscriber_is_an_alteration() {
+    for (victim, key) in [(5, "altered_total"), (0, "samples_altered_total")] {
+        let character = Character {
+            manner: Manner::Confuses,
+            victim,
+            ..ANALYTICS
+        };
+        let options = "--subscribers 10 --samples 2 --publications 60 --size 200 --in-flight 4";
+        let (code, json) = measure(character, "fanout", options);
+        assert_eq!(code, 1, "{json}");
+        for other in ["altered_total", "samples_altered_total"] {
+            assert_eq!(
+                figure(&json, other),
+                f64::from(u8::from(other == key)),
+                "{json}"
+            );
+        }
+        assert!(json.to_string().contains("sub_000000000000000"), "{json}");
+    }
+}
+
+#[test]
 fn echo_measures_round_trips() {
-    for (character, connections) in [(HONEST, 1), (HONEST, 20), (GATEWAY, 20)] {
+    for (character, connections) in [(HONEST, 1), (HONEST, 20), (GATEWAY, 20), (ANALYTICS, 20)] {
         let options = format!("--connections {connections} --seconds 1");
         let (code, json) = measure(character, "echo", &options);
         assert_eq!(code, 0, "{json}");
@@ -170,6 +198,7 @@ fn connect_counts_every_connection_kept_or_closed() {
         (HONEST, "--subscribe"),
         (HONEST, "--close"),
         (GATEWAY, "--token good --subscribe"),
+        (ANALYTICS, "--token good --subscribe"),
     ] {
         let (code, json) = measure(character, "connect", &format!("--connections 50 {options}"));
         assert_eq!(code, 0, "{json}");
@@ -220,6 +249,8 @@ fn wrong_usage_has_its_own_exit_code() {
         "fanout --url ws://127.0.0.1:1/ --subscribers 10 --size 10",
         "fanout --url ws://127.0.0.1:1/ --subscribers 10 --rate 1 --in-flight 2",
         "fanout --url ws://127.0.0.1:1/ --subscribers 4 --samples 4",
+        "fanout --url ws://127.0.0.1:1/ --subscribers 10 --filters 2",
+        "fanout --url ws://127.0.0.1:1/ --subscribers 10 --dialect analytics --size 128",
         "idle",
         "nonsense",
     ] {

@@ -1,4 +1,4 @@
-//! A tiny server on a thread of its own, made with async-tungstenite. It speaks both dialects and
+//! A tiny server on a thread of its own, made with async-tungstenite. It speaks all dialects and
 //! can misbehave in one chosen way, once, towards one chosen subscriber.
 
 use async_channel::{Receiver, Sender, unbounded};
@@ -25,13 +25,23 @@ pub(crate) enum Manner {
     Swaps,
     Repeats,
     Alters,
+    /// The victim's delivery carries the id of its neighbour.
+    Confuses,
     Closes,
+}
+
+/// What the server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Language {
+    Verbatim,
+    Gateway,
+    Analytics,
 }
 
 /// What the server is like.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Character {
-    pub(crate) is_gateway: bool,
+    pub(crate) language: Language,
     pub(crate) manner: Manner,
     /// Which subscriber suffers, in order of subscription.
     pub(crate) victim: usize,
@@ -85,7 +95,7 @@ async fn serve(stream: Async<TcpStream>, channel: Rc<RefCell<Channel>>, characte
     let Ok(mut socket) = accept_async(stream).await else {
         return;
     };
-    if character.is_gateway {
+    if character.language != Language::Verbatim {
         // What any server may do before it is asked anything.
         let _ = socket
             .send(Message::text(r#"{"type":"welcome","data":{}}"#))
@@ -130,7 +140,7 @@ fn react(
     channel: &mut Channel,
     character: Character,
 ) -> Option<String> {
-    if !character.is_gateway {
+    if character.language == Language::Verbatim {
         return match text {
             "SUB" => {
                 channel.subscribers.push(teller.clone());
@@ -149,9 +159,27 @@ fn react(
             Some(json!({"type": "auth_success"}).to_string())
         }
         "auth" => Some(json!({"type": "auth_error", "data": {"message": "bad token"}}).to_string()),
+        "subscribe" if character.language == Language::Analytics => {
+            let id = subscription_id(channel.subscribers.len());
+            channel.subscribers.push(teller.clone());
+            Some(json!({"type": "subscribed", "subscription_id": id}).to_string())
+        }
         "subscribe" => {
             channel.subscribers.push(teller.clone());
             Some(json!({"type": "subscribed", "data": {"channel": "bench"}}).to_string())
+        }
+        "publish" if character.language == Language::Analytics => {
+            let (data, serial) = (message["data"]["data"]["text"].as_str()?, channel.published);
+            let text = format!(
+                concat!(
+                    r#"{{"type":"data","data":{{"event":{{"for":"all","text":"{}"}},"#,
+                    r#""subscription_type":"events"}},"subscription_id":"{}","#,
+                    r#""timestamp":"2024-01-01T00:00:00.{:03}Z"}}"#
+                ),
+                data, ID_HERE, serial
+            );
+            publish(channel, text, character);
+            None
         }
         "publish" => {
             let data = message["data"]["data"].as_str()?;
@@ -167,12 +195,20 @@ fn react(
     }
 }
 
+/// Stands for the subscriber's id until the message is sent.
+const ID_HERE: &str = "<id>";
+
+fn subscription_id(index: usize) -> String {
+    format!("sub_{index:016}")
+}
+
 fn publish(channel: &mut Channel, text: String, character: Character) {
     let is_fateful = channel.published == FATEFUL;
     for (index, subscriber) in channel.subscribers.iter().enumerate() {
         let say = |text: &str| {
+            let text = text.replace(ID_HERE, &subscription_id(index));
             // A subscriber that is gone hears nothing.
-            let _ = subscriber.try_send(Order::Say(text.to_owned()));
+            let _ = subscriber.try_send(Order::Say(text));
         };
         if index != character.victim {
             say(&text);
@@ -186,6 +222,9 @@ fn publish(channel: &mut Channel, text: String, character: Character) {
                 say(&text);
             }
             Manner::Alters if is_fateful => say(&text.replace('z', "Z")),
+            Manner::Confuses if is_fateful => {
+                say(&text.replace(ID_HERE, &subscription_id(index + 1)));
+            }
             Manner::Closes if is_fateful => {
                 let _ = subscriber.try_send(Order::Close);
             }

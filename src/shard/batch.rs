@@ -1,0 +1,214 @@
+//! The frames of a few publications of one channel, joined to runs that audiences share.
+//!
+//! Audiences with filters want different publications, but most of the frames are the same: so they
+//! are gathered once for all who want the same form, and audiences that want the same publications
+//! get the same run.
+
+use super::record::{self, Frame};
+use crate::base::limits::RUN_BYTES_MAX;
+use crate::base::{FrameRun, TAG_BYTES, Variant};
+use crate::dialect::Hole;
+use crate::ws::frame;
+
+/// Batches whose memory is kept: a client may choose a tag of any width, but few do.
+const BATCHES_KEPT: usize = 8;
+
+/// A batch for each form that some audience wants.
+#[derive(Debug, Default)]
+pub(super) struct Batches {
+    batches: Vec<Batch>,
+    /// Publications gathered since the beginning; tells which frames are of the one at hand.
+    publication: u64,
+}
+
+/// Frames in one form: of one variant, with holes for tags of one width.
+#[derive(Debug)]
+pub(super) struct Batch {
+    variant: Variant,
+    tag_bytes: u16,
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// The publication at hand, and the one of the last frame.
+    publication: u64,
+    newest: u64,
+    /// The run made last, and of which frames.
+    latest: Option<(Vec<u32>, FrameRun)>,
+}
+
+/// One frame of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    start: usize,
+    end: usize,
+    /// Where the tag goes, from the batch's start.
+    hole: Option<usize>,
+}
+
+impl Batches {
+    /// Frames that are added from now on are of another publication.
+    pub(super) fn begin_publication(&mut self) {
+        self.publication += 1;
+    }
+
+    /// The index of the batch for that form.
+    pub(super) fn of(&mut self, variant: Variant, tag_bytes: u16) -> usize {
+        let is_it = |batch: &Batch| batch.variant == variant && batch.tag_bytes == tag_bytes;
+        let found = self.batches.iter().position(is_it);
+        found.unwrap_or_else(|| {
+            self.batches.push(Batch::new(variant, tag_bytes));
+            self.batches.len() - 1
+        })
+    }
+
+    /// The batch with that index, for the publication at hand.
+    pub(super) fn at(&mut self, index: usize) -> &mut Batch {
+        let batch = &mut self.batches[index];
+        batch.publication = self.publication;
+        batch
+    }
+
+    /// Whether some batch is as long as a run should be.
+    pub(super) fn is_long(&self) -> bool {
+        let mut batches = self.batches.iter();
+        batches.any(|batch| batch.bytes.len() >= RUN_BYTES_MAX)
+    }
+
+    /// Forgets all frames.
+    pub(super) fn clear(&mut self) {
+        self.batches.truncate(BATCHES_KEPT);
+        for batch in &mut self.batches {
+            batch.latest = None;
+            batch.pieces.clear();
+            batch.bytes.clear();
+            batch.bytes.shrink_to(2 * RUN_BYTES_MAX);
+        }
+    }
+}
+
+impl Batch {
+    fn new(variant: Variant, tag_bytes: u16) -> Self {
+        Self {
+            variant,
+            tag_bytes,
+            bytes: Vec::new(),
+            pieces: Vec::new(),
+            publication: 0,
+            newest: 0,
+            latest: None,
+        }
+    }
+
+    /// Adds the frame of the publication at hand, unless it is there; returns its index.
+    pub(super) fn add<'a>(&mut self, frame: impl FnOnce() -> Frame<'a>) -> u32 {
+        if self.newest != self.publication {
+            self.newest = self.publication;
+            self.append(frame());
+        }
+        u32::try_from(self.pieces.len() - 1).expect("a run is far shorter than 4 GiB")
+    }
+
+    /// Adds a frame, its hole made as wide as the subscribers' tags.
+    fn append(&mut self, frame: Frame<'_>) {
+        let start = self.bytes.len();
+        let tag_bytes = usize::from(self.tag_bytes);
+        let hole = match frame.hole {
+            Some(hole) if tag_bytes != TAG_BYTES => {
+                let header_bytes = frame::header_bytes(frame.bytes);
+                record::append_frame(&mut self.bytes, |output| {
+                    output.extend_from_slice(&frame.bytes[header_bytes..hole]);
+                    output.resize(output.len() + tag_bytes, 0);
+                    output.extend_from_slice(&frame.bytes[hole + TAG_BYTES..]);
+                    Some(Hole(hole - header_bytes))
+                })
+            }
+            hole => {
+                self.bytes.extend_from_slice(frame.bytes);
+                hole
+            }
+        };
+        self.pieces.push(Piece {
+            start,
+            end: self.bytes.len(),
+            hole: hole.filter(|_| tag_bytes > 0).map(|hole| start + hole),
+        });
+    }
+
+    /// The run of these frames, the same one as last time if they are the same.
+    pub(super) fn run(&mut self, frames: &[u32]) -> FrameRun {
+        if let Some((latest, run)) = &self.latest
+            && latest == frames
+        {
+            return run.clone();
+        }
+        let offset = |at: usize| u32::try_from(at).expect("a run is far shorter than 4 GiB");
+        let (mut bytes, mut ends, mut holes) = (Vec::new(), Vec::new(), Vec::new());
+        for index in frames {
+            let piece = self.pieces[*index as usize];
+            let moved = |at: usize| offset(at - piece.start + bytes.len());
+            holes.extend(piece.hole.map(moved));
+            bytes.extend_from_slice(&self.bytes[piece.start..piece.end]);
+            ends.push(offset(bytes.len()));
+        }
+        let run = FrameRun::publications(&bytes, &ends, &holes);
+        self.latest = Some((frames.to_vec(), run.clone()));
+        run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{DialectId, Tag};
+
+    const VARIANT: Variant = Variant::plain(DialectId::Analytics);
+
+    fn plain(bytes: &[u8]) -> Frame<'_> {
+        Frame { bytes, hole: None }
+    }
+
+    #[test]
+    fn a_hole_becomes_as_wide_as_the_tags() {
+        let mut template = Vec::new();
+        let hole = record::append_frame(&mut template, |output| {
+            output.extend_from_slice(b"ab");
+            output.extend_from_slice(&[b'_'; TAG_BYTES]);
+            output.extend_from_slice(b"cd");
+            Some(Hole(2))
+        });
+        let frame = Frame {
+            bytes: &template,
+            hole,
+        };
+        for (width, tag) in [(0, ""), (3, "xyz"), (20, "01234567890123456789")] {
+            let mut batch = Batch::new(VARIANT, width);
+            batch.append(frame);
+            batch.append(frame);
+            let text = format!("ab{tag}cd");
+            let length = u8::try_from(text.len()).unwrap();
+            let expected = [&[0x81, length], text.as_bytes()].concat();
+            let both = batch.run(&[0, 1]).filled(&Tag::new(tag));
+            assert_eq!(both.bytes(), expected.repeat(2), "{width}");
+            let second = batch.run(&[1]).filled(&Tag::new(tag));
+            assert_eq!(second.bytes(), expected, "{width}");
+        }
+    }
+
+    #[test]
+    fn audiences_that_want_the_same_share_a_run() {
+        let mut batches = Batches::default();
+        let batch = batches.of(VARIANT, 0);
+        for (index, bytes) in [b"aa", b"bb", b"cc"].iter().enumerate() {
+            batches.begin_publication();
+            for _ in 0..2 {
+                assert_eq!(batches.at(batch).add(|| plain(*bytes)) as usize, index);
+            }
+        }
+        let all = batches.at(batch).run(&[0, 1, 2]);
+        assert_eq!(all.bytes(), b"aabbcc");
+        let same = batches.at(batch).run(&[0, 1, 2]);
+        assert_eq!(same.bytes().as_ptr(), all.bytes().as_ptr());
+        assert_eq!(batches.at(batch).run(&[0, 2]).bytes(), b"aacc");
+        assert_eq!(batches.of(VARIANT, 0), batch);
+        assert_ne!(batches.of(VARIANT, 20), batch);
+    }
+}
