@@ -40,7 +40,8 @@ pub fn answer(reason: RefusalReason) -> String {
         _ => (
             "400 Bad Request",
             "",
-            "The request is not HTTP/1.1 or not a WebSocket upgrade as RFC 6455 4.1 asks for it.",
+            "The request is not HTTP/1.1, not a WebSocket upgrade as RFC 6455 4.1 asks for it, or names a \
+             tenant of over 256 bytes.",
         ),
     };
     let length = text.len() + 1;

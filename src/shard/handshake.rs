@@ -3,7 +3,7 @@
 use super::Shard;
 use super::connection::{Ending, Phase};
 use crate::base::counters::{CloseReason, RefusalReason};
-use crate::base::limits::HEAD_BYTES_MAX;
+use crate::base::limits::{CHANNEL_BYTES_MAX, HEAD_BYTES_MAX};
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::{Command, Connect};
 use crate::config::{RefusalForm, Routes};
@@ -166,6 +166,13 @@ fn judge<'a>(bytes: &'a [u8], routes: &Routes, tenant_domain: Option<&str>) -> V
     let Some(route) = routes.route(target.path, head.subprotocols()) else {
         return Verdict::Refuse(RefusalReason::UnknownPath);
     };
+    let tenant = tenant(&head, &target, route.tenant, tenant_domain);
+    if tenant
+        .as_ref()
+        .is_some_and(|tenant| tenant.len() > CHANNEL_BYTES_MAX)
+    {
+        return Verdict::Refuse(RefusalReason::BadRequest);
+    }
     let mut subprotocols = head.subprotocols();
     let bearer = subprotocols.find(|subprotocol| *subprotocol == BEARER_SUBPROTOCOL);
     let subprotocol_token = bearer.and_then(|_| subprotocols.next());
@@ -176,6 +183,6 @@ fn judge<'a>(bytes: &'a [u8], routes: &Routes, tenant_domain: Option<&str>) -> V
         answer: switching_protocols(key, route.subprotocol.or(bearer)),
         origin: head.origin,
         token: header_token.or_else(|| target.parameter("token")),
-        tenant: tenant(&head, &target, route.tenant, tenant_domain),
+        tenant,
     })
 }
