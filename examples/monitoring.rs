@@ -1,4 +1,4 @@
-//! Property monitoring: a poller publishes, an operator looks at connections.
+//! Property monitoring: a poller publishes, an operator looks at connections and ends one.
 //!
 //! ```sh
 //! cargo run --example monitoring
@@ -10,6 +10,7 @@ mod support;
 use fanwire::{DialectId, Server};
 use serde_json::json;
 use std::error::Error;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Of the tokens; yours is yours alone.
@@ -21,10 +22,16 @@ fn fetch_violations(turn: u32) -> Vec<&'static str> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let newest = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&newest);
     let server = Server::builder()
         .profile(DialectId::Monitoring)
         .listen(support::address("127.0.0.1:8765")?)
         .jwt_secret(SECRET)
+        .on_connect(move |session| {
+            *seen.lock().expect("nobody panics with the lock") = Some(session.id());
+            Ok(())
+        })
         .on_disconnect(|session| println!("{} is gone", session.id()))
         .start()?;
     support::announce(&server, "/");
@@ -48,11 +55,33 @@ fn main() -> Result<(), Box<dyn Error>> {
                 "{} connections, {} authenticated, {} properties",
                 stats.active_connections, stats.authenticated_connections, stats.unique_properties
             );
+            let newest = *newest.lock().expect("nobody panics with the lock");
+            if let Some(id) = newest {
+                look_at(&poller, &id.to_string());
+            }
             std::thread::sleep(Duration::from_secs(1));
         }
     });
     server.run_until_signal()?;
     Ok(())
+}
+
+/// What an operator may want to know, and to end: here whoever sent half of what it may.
+fn look_at(server: &Server, id: &str) {
+    let Some(info) = server.connection_info(id) else {
+        return;
+    };
+    let rate_max = info.rate_max.unwrap_or(u32::MAX);
+    println!(
+        "newest: {} of {:?}, {} properties, {}/{rate_max} messages",
+        info.connection_id,
+        info.user_id,
+        info.channels.len(),
+        info.rate_used
+    );
+    if info.rate_used > rate_max / 2 {
+        println!("ended: {}", server.disconnect(id));
+    }
 }
 
 #[expect(

@@ -41,7 +41,7 @@ impl Broker {
                 return self.refuse(Refusal::TooManySubscriptions, emit);
             }
             let Ok(filter) = wish.filter.as_ref().map(Filter::parse).transpose() else {
-                return self.refuse(Refusal::InvalidField("filters"), emit);
+                return self.refuse(Refusal::InvalidField("filter"), emit);
             };
             let filter = filter.flatten();
             self.join(id, wish.channel, tag.clone(), filter);
@@ -83,7 +83,7 @@ impl Broker {
         match request {
             TagRequest::None => Ok(None),
             TagRequest::Given => Ok(Some(self.give_tag())),
-            TagRequest::Own(text) if !is_tag(text) => Err(Refusal::InvalidField("subscription_id")),
+            TagRequest::Own(text) if !is_tag(text) => Err(Refusal::InvalidField("tag")),
             TagRequest::Own(text) if self.find_tag(session, text).is_some() => {
                 Err(Refusal::DuplicateTag)
             }

@@ -82,6 +82,16 @@ fn monitoring_polls_and_publishes() {
     client.send(r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#);
     let update = next(&mut client, "VIOLATION_UPDATE");
     assert!(update["count"].as_u64().unwrap() > 0, "{update}");
+    // Who says too much is ended by the operator.
+    for _ in 0..60 {
+        client.send(r#"{"type":"PING"}"#);
+    }
+    while let Some(message) = client.next() {
+        if message.is_close() {
+            return;
+        }
+    }
+    panic!("the connection ended without a word");
 }
 
 #[test]

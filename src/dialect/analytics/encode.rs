@@ -74,6 +74,9 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
 
 fn text(refusal: Refusal) -> String {
     match refusal {
+        // The broker's names of fields, in the dialect's words.
+        Refusal::InvalidField("tag") => text(Refusal::InvalidField("subscription_id")),
+        Refusal::InvalidField("filter") => text(Refusal::InvalidField("filters")),
         Refusal::InvalidJson
         | Refusal::TooDeep
         | Refusal::MissingField(_)
