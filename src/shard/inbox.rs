@@ -2,7 +2,7 @@
 
 use super::batch::Batches;
 use super::record::{self, Form, Frame, Record};
-use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
+use crate::base::limits::{JSON_BYTES_KEPT, RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
 use crate::base::{FrameRun, ShardCounters, Tag, Variant};
 use crate::broker::{Broker, Channel, ChannelIndex, Only};
 use crate::dialect;
@@ -196,6 +196,10 @@ impl Gathering {
         {
             let evaluations = channel.matching(&object, &mut self.wanted);
             counters.filter_evaluations.add(evaluations);
+        }
+        // One large publication should not make the shard large for good.
+        if data.len() > JSON_BYTES_KEPT {
+            self.json = JsonReader::default();
         }
     }
 
