@@ -13,7 +13,7 @@ use crate::auth::{Identity, Verifier};
 use crate::base::counters::{CloseReason, TokenFault};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{Census, ConnectionId, DialectId, Now, ShardCounters, SlotMap, Tag};
-use crate::config::{DialectPolicy, Policy, RateScope};
+use crate::config::{DialectPolicy, Policy, RateLimit, RateScope};
 use crate::ws::CloseCode;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -148,6 +148,9 @@ impl Broker {
         };
         let policy = &self.policy.dialects[session.dialect.index()];
         let limit = policy.rate_limit;
+        if limit == RateLimit::Off {
+            return true;
+        }
         let admits = match (policy.rate_scope, session.user()) {
             (RateScope::User, Some(user)) => {
                 let quotas = &self.quotas;
@@ -265,6 +268,9 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
+        if session.closing {
+            return;
+        }
         let policy = self.policy.dialects[session.dialect.index()];
         let mut silently = |effect: Effect<'_>| match effect {
             Effect::Reply(Event::Authenticated { .. }) => {}

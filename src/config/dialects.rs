@@ -39,7 +39,8 @@ impl Table<'_> {
             self.read("anonymous_publish", |policy| policy.anonymous_publish)?;
         let auth_attempts_max =
             self.read("auth_attempts_max", |policy| policy.auth_attempts_max)?;
-        self.demand("auth_attempts_max", auth_attempts_max > 0, "1 or more")?;
+        let is_allowed = (1..=u32::from(u8::MAX)).contains(&auth_attempts_max);
+        self.demand("auth_attempts_max", is_allowed, "1 to 255")?;
         let auth_timeout_ms = self.read_ms("auth_timeout", |policy| policy.auth_timeout_ms)?;
         let ping_interval_ms = self.read_ms("ping_interval", |policy| policy.ping_interval_ms)?;
         let pong_timeout_ms = self.read_ms("pong_timeout", |policy| policy.pong_timeout_ms)?;

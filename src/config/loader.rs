@@ -170,6 +170,9 @@ impl Loader {
         let mut assist = self.table(DialectId::Assist);
         let metrics_interval = assist.extra("metrics_interval", Duration::from_secs(5))?;
         let cleanup_interval = assist.extra("cleanup_interval", Duration::from_secs(300))?;
+        let has_time = !cleanup_interval.is_zero();
+        self.reader
+            .demand("assist.cleanup_interval", has_time, "a time over 0")?;
         let mut notifications = self.table(DialectId::Notifications);
         let interval = notifications.extra("interval", Duration::from_secs(10))?;
         let settings = Settings {

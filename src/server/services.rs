@@ -15,9 +15,10 @@ use std::time::Duration;
 pub(super) const WATCHED_CHANNELS: [&str; 2] = [rooms::SYSTEM_MONITORING, NOTIFIED_CHANNEL];
 /// Where periodic notifications go: to the sessions of one dialect.
 const NOTIFIED_CHANNEL: &str = "dialect:notifications";
-/// How often the thread looks what is due, milliseconds; also how soon a publication that found
-/// the ring full is tried again.
-const TICK_MS: u64 = 20;
+/// Longest time between two looks at what is due, milliseconds.
+const TICK_MS: u64 = 200;
+/// How soon a publication that found the ring full is tried again, milliseconds.
+const RETRY_MS: u64 = 20;
 
 /// How often each service acts, milliseconds; 0 = never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,17 +114,31 @@ impl Work {
 
     fn run(&mut self, stopped: &Receiver<()>) {
         let mut is_stopped = false;
+        let mut tick_ms = 0;
         loop {
-            match stopped.recv_timeout(Duration::from_millis(TICK_MS)) {
+            match stopped.recv_timeout(Duration::from_millis(tick_ms)) {
                 Ok(()) => is_stopped = true,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.parts.publisher.retry();
             if !is_stopped {
                 self.act();
             }
+            tick_ms = match (self.parts.publisher.retry(), is_stopped) {
+                (false, _) => RETRY_MS,
+                (true, true) => TICK_MS,
+                (true, false) => self.next_ms(),
+            };
         }
+    }
+
+    /// Until something is due, but no longer than a tick.
+    fn next_ms(&self) -> u64 {
+        let now_ms = self.parts.clock.now().monotonic_ms;
+        let alarms = [self.notification, self.host_metrics, self.cleanup];
+        let alarms = alarms.iter().filter(|alarm| alarm.period_ms > 0);
+        let left = alarms.map(|alarm| alarm.due_ms.saturating_sub(now_ms));
+        left.fold(TICK_MS, u64::min)
     }
 
     fn act(&mut self) {

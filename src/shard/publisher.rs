@@ -80,10 +80,11 @@ impl Publisher {
         Ok(())
     }
 
-    /// Writes what found the ring full, as far as there is room now.
-    pub fn retry(&self) {
+    /// Writes what found the ring full, as far as there is room now; whether all is written.
+    pub fn retry(&self) -> bool {
         let mut fanout = self.fanout.lock().unwrap_or_else(PoisonError::into_inner);
         fanout.retry();
         fanout.wake_peers(&self.wake);
+        !fanout.is_congested()
     }
 }
