@@ -14,11 +14,11 @@
 
 mod bare;
 mod buffers;
-mod outbox;
+mod send_queue;
 mod socket;
 
 pub(crate) use bare::{BareSender, Shape};
-pub(crate) use outbox::Outbox;
+pub(crate) use send_queue::Outbox;
 pub(crate) use socket::connect_from;
 
 use buffers::BufferRing;

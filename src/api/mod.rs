@@ -2,11 +2,11 @@
 //!
 //! hyper sees a pipe that the wire fills and empties; it knows no socket.
 
-mod host;
+mod handler;
 mod notify;
 mod pipe;
 mod routes;
 
-pub use host::Api;
+pub use handler::Api;
 pub use notify::NotifyAccess;
 pub use routes::ApiContext;

@@ -2,17 +2,17 @@
 //!
 //! Nothing here knows a protocol, a socket or a thread.
 
-pub mod census;
 pub mod counters;
 pub mod id;
 pub mod limits;
 pub mod now;
+pub mod process_counts;
 pub mod run;
 pub mod slab;
 
-pub use census::Census;
 pub use counters::ShardCounters;
 pub use id::{ConnectionId, DialectId, Variant};
 pub use now::Now;
+pub use process_counts::Census;
 pub use run::{FrameRun, TAG_BYTES, Tag};
 pub use slab::{Slab, SlabFull, SlotMap};

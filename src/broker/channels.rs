@@ -1,7 +1,7 @@
 //! Who subscribed to what, on one shard.
 
 use super::filters::{Filter, FilterIndex, GroupIndex};
-use crate::base::census::Place;
+use crate::base::process_counts::Place;
 use crate::base::{Tag, Variant};
 use crate::json::Object;
 use std::collections::HashMap;

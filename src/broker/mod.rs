@@ -6,7 +6,6 @@
 mod admission;
 mod channels;
 mod command;
-pub mod direct;
 mod effect;
 mod event;
 pub mod filters;
@@ -14,6 +13,7 @@ mod names;
 mod publishing;
 mod quotas;
 mod rate;
+pub mod server_subscriptions;
 mod session;
 mod step;
 mod subscriptions;

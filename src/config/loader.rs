@@ -1,12 +1,12 @@
 //! Puts the settings together: which layers there are, and what holds when none says anything.
 
+use super::compat_env;
 use super::dialects::Table;
-use super::documents;
 use super::error::SettingsError;
 use super::keys;
 use super::layer::{Entry, Layers};
+use super::listener_loader::{Places, Tables};
 use super::log::{LogFormat, LogLevel, LogSettings};
-use super::places::{Places, Tables};
 use super::policy::{DialectPolicy, RefusalForm};
 use super::reader::{Fallback, Reader, Report};
 use super::secret::Secret;
@@ -77,7 +77,7 @@ impl Loader {
             (&sources.environment, &environment, "variable"),
         ] {
             let mut accepted = Vec::new();
-            let documents = documents::entries(
+            let documents = compat_env::entries(
                 &profiles,
                 tables.is_some(),
                 variables,

@@ -9,17 +9,17 @@
 //! ```
 
 pub mod access;
+mod compat_env;
 mod dialects;
-mod documents;
 mod dotenv;
 pub mod error;
 pub mod flags;
 mod keys;
 mod layer;
 pub mod listener;
+mod listener_loader;
 mod loader;
 pub mod log;
-mod places;
 pub mod policy;
 mod reader;
 mod secret;

@@ -1,6 +1,6 @@
 //! Where settings are said: flags, variables, the `.env` file and the configuration file.
 
-use super::documents::Environment;
+use super::compat_env::Environment;
 use super::dotenv;
 use super::error::SettingsError;
 use super::flags::Flags;

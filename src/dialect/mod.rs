@@ -5,12 +5,12 @@
 
 mod analytics;
 pub(crate) mod assist;
+#[cfg(test)]
+mod fixtures;
 mod gateway;
 mod monitoring;
 mod notifications;
-mod shape;
-#[cfg(test)]
-mod stage;
+mod templates;
 
 use crate::base::DialectId;
 use crate::broker::{Command, Event, Presence, Publication, Refusal};

@@ -1,7 +1,7 @@
 //! The request head: parsed with httparse, judged for an upgrade, answered when it is refused.
 
 pub mod head;
-pub mod refusal;
+pub mod rejection;
 pub mod target;
 
 pub use head::{Head, HeadError, UpgradeFault};

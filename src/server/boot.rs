@@ -1,7 +1,7 @@
 //! From settings to shards that accept connections.
 
 use super::cores;
-use super::kernel::{self, KernelError};
+use super::kernel_probe::{self, KernelError};
 use super::services::{self, Periods, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
 use crate::api::{ApiContext, NotifyAccess};
@@ -93,8 +93,8 @@ pub fn start(
     secret: Option<&[u8]>,
     program: Program,
 ) -> Result<Running, BootError> {
-    kernel::probe().map_err(BootError::Kernel)?;
-    let connections_per_shard = kernel::raise_files_limit();
+    kernel_probe::probe().map_err(BootError::Kernel)?;
+    let connections_per_shard = kernel_probe::raise_files_limit();
     let cores = cores::assign(settings.shards);
     let (addresses, listeners) = bind(&settings.listeners, cores.len())?;
     let ring = Ring::new(RingConfig {
@@ -247,7 +247,7 @@ fn await_ready(reports: &Receiver<Report>, count: usize) -> Result<(), BootError
         match reports.recv() {
             Ok(Report::Ready) => {}
             Ok(Report::Refused(error)) => {
-                return Err(BootError::Kernel(kernel::explain(&error)));
+                return Err(BootError::Kernel(kernel_probe::explain(&error)));
             }
             report => return Err(BootError::Other(format!("a shard ended: {report:?}"))),
         }

@@ -5,7 +5,9 @@ use super::run::{Ended, drain, run_until_signal, watch_signals};
 use super::shard_thread::is_shard;
 use crate::auth::Identity;
 use crate::base::{DialectId, Now};
-use crate::broker::direct::{permission_channel, role_channel, tenant_channel, user_channel};
+use crate::broker::server_subscriptions::{
+    permission_channel, role_channel, tenant_channel, user_channel,
+};
 use crate::broker::{Keep, Only, Publication, SessionId, SessionView};
 use crate::config::{Flags, Secret, Settings, SettingsError, ShardCount};
 use crate::shard::{Denied, Message, PublishError, Session, Shard};

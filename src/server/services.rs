@@ -4,7 +4,7 @@ use crate::base::Census;
 use crate::base::now::Clock;
 use crate::broker::{Publication, Quotas};
 use crate::dialect::assist::{notices, rooms};
-use crate::observe::host::Host;
+use crate::observe::host_sampler::Host;
 use crate::shard::Publisher;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;

@@ -1,6 +1,6 @@
 //! One connection of a shard.
 
-use super::outbox::Outbox;
+use super::send_queue::Outbox;
 use crate::base::counters::{CloseReason, Label, ProtocolFault};
 use crate::base::{ConnectionId, DialectId};
 use crate::ws::close::{self, PeerClose};

@@ -12,28 +12,28 @@
 mod batch;
 mod chunks;
 mod connection;
-mod dirty;
-mod fanout;
+mod connection_table;
 mod handlers;
 mod handshake;
 mod hooks;
-mod inbox;
 mod ingest;
-mod machine;
-mod outbox;
+mod publication_reader;
+mod publication_writer;
 mod publisher;
+mod ready_queue;
 mod record;
-mod wheel;
+mod send_queue;
+mod timer_wheel;
 
 use crate::auth::Verifier;
 use crate::base::{Census, ConnectionId, Now, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use crate::json::JsonReader;
-use fanout::Fanout;
+use connection_table::Machine;
 use fanwire_ring::{Reader, Ring};
-use inbox::Inbox;
-use machine::Machine;
+use publication_reader::Inbox;
+use publication_writer::Fanout;
 use std::net::SocketAddr;
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The way into the ring for threads that are no shards.
 
-use super::fanout::Fanout;
+use super::publication_writer::Fanout;
 use crate::base::limits::SHARDS_MAX;
 use crate::base::{Census, Now, ShardCounters};
 use crate::broker::Publication;

@@ -2,7 +2,7 @@
 
 use super::filter::Filter;
 use super::table::Table;
-use super::vocabulary::{KnownCondition, Places, Posting, ValueIndex, Vocabulary};
+use super::term_index::{KnownCondition, Places, Posting, ValueIndex, Vocabulary};
 use crate::json::Object;
 use std::collections::HashMap;
 use std::sync::Arc;

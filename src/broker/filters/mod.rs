@@ -27,9 +27,9 @@
 mod filter;
 mod index;
 mod table;
+mod term_index;
 mod trie;
 mod value;
-mod vocabulary;
 
 #[cfg(test)]
 mod oracle;

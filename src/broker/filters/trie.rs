@@ -9,7 +9,7 @@
 //! A node's own way and the rest of the path determine the path, so an edge leads to one at most.
 
 use super::table::Table;
-use super::vocabulary::PathIndex;
+use super::term_index::PathIndex;
 use crate::json::{Members, Shape};
 use std::collections::HashMap;
 

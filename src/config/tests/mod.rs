@@ -633,7 +633,7 @@ fn the_document_names_every_setting_and_variable() {
             || document.contains(&format!("__{}`", name.to_ascii_uppercase()));
         assert!(is_named, "docs/CONFIGURATION.md says nothing of {key}");
     }
-    for variable in super::documents::names() {
+    for variable in super::compat_env::names() {
         let is_named = document.contains(&format!("`{variable}`"));
         assert!(is_named, "docs/CONFIGURATION.md says nothing of {variable}");
     }

@@ -62,7 +62,7 @@ fn subscription_id<'a>(message: &Object<'a>) -> Result<Option<&'a str>, Refusal>
 
 #[cfg(test)]
 mod tests {
-    use crate::dialect::stage::decoded;
+    use crate::dialect::fixtures::decoded;
 
     fn check(text: &str, expected: &str) {
         let decoded = decoded(&super::super::Analytics, text);

@@ -3,7 +3,7 @@
 use super::stream;
 use crate::base::TAG_BYTES;
 use crate::broker::{Event, Publication, Refusal, SubscriptionView};
-use crate::dialect::shape::{nested, start, start_with_data};
+use crate::dialect::templates::{nested, start, start_with_data};
 use crate::dialect::{Hole, Stamp};
 use crate::json::{write_iso_time, write_text};
 
@@ -111,7 +111,7 @@ fn begin_acknowledgement(kind: &str, view: &SubscriptionView<'_>, output: &mut V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::stage::{self, told};
+    use crate::dialect::fixtures::{self, told};
 
     const STAMP: Stamp = Stamp {
         unix_ms: 1_704_067_200_000,
@@ -163,7 +163,7 @@ mod tests {
         let view = SubscriptionView {
             tag: Some("s1"),
             filter: Some(r#"{"a": 1}"#),
-            ..stage::subscription("stream:events")
+            ..fixtures::subscription("stream:events")
         };
         check(
             &Event::Subscribed(view),
@@ -197,8 +197,8 @@ mod tests {
             &Event::AuthenticationFailed { refusal },
             r#"{"type":"auth_failed","data":{"error":"Invalid credentials"}}"#,
         );
-        let session = &stage::session();
-        let (identity, now) = (&stage::identity("ann"), stage::NOW);
+        let session = &fixtures::session();
+        let (identity, now) = (&fixtures::identity("ann"), fixtures::NOW);
         check(
             &Event::Authenticated {
                 session,

@@ -90,7 +90,7 @@ fn broadcast_admin<'a>(
 
 #[cfg(test)]
 mod tests {
-    use crate::dialect::stage::decoded;
+    use crate::dialect::fixtures::decoded;
 
     fn check(text: &str, expected: &str) {
         let decoded = decoded(&super::super::Assist, text);

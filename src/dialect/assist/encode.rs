@@ -2,7 +2,7 @@
 
 use super::{notices, rooms};
 use crate::broker::{Event, Presence, PresenceChange, Publication, Refusal, SessionView};
-use crate::dialect::shape::{flat, is_message, start, start_with_data};
+use crate::dialect::templates::{flat, is_message, start, start_with_data};
 use crate::json::{write_iso_time, write_text};
 
 /// A message that has its own `type` passes unchanged. The server's notices have their fields beside
@@ -126,7 +126,7 @@ fn jobs(values: &[&str], unix_ms: u64, output: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::broker::SubscriptionView;
-    use crate::dialect::stage::{self, told};
+    use crate::dialect::fixtures::{self, told};
 
     fn check(event: &Event<'_>, expected: &str) {
         assert_eq!(told(&super::super::Assist, event), expected);
@@ -134,10 +134,10 @@ mod tests {
 
     #[test]
     fn each_event_has_its_message() {
-        let (identity, now) = (&stage::identity("ann"), stage::NOW);
+        let (identity, now) = (&fixtures::identity("ann"), fixtures::NOW);
         let session = &SessionView {
             identity: Some(identity),
-            ..stage::session()
+            ..fixtures::session()
         };
         check(
             &Event::Authenticated {
@@ -151,7 +151,7 @@ mod tests {
             ),
         );
         check(
-            &Event::Subscribed(stage::subscription("room:background_jobs")),
+            &Event::Subscribed(fixtures::subscription("room:background_jobs")),
             concat!(
                 r#"{"type":"room_event","event":"join","room":"background_jobs","user_id":"ann","#,
                 r#""timestamp":"2024-01-01T00:00:00.000Z"}"#
@@ -160,7 +160,7 @@ mod tests {
         check(
             &Event::Subscribed(SubscriptionView {
                 is_announced: true,
-                ..stage::subscription("room:chat")
+                ..fixtures::subscription("room:chat")
             }),
             "",
         );

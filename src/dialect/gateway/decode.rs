@@ -41,7 +41,7 @@ fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use crate::dialect::stage::decoded;
+    use crate::dialect::fixtures::decoded;
 
     fn check(text: &str, expected: &str) {
         assert_eq!(decoded(&super::super::Gateway, text), expected, "{text}");

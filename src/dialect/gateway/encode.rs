@@ -1,7 +1,7 @@
 //! Messages to gateway clients.
 
 use crate::broker::{Event, Publication, SessionView};
-use crate::dialect::shape::{nested, start, start_with_data};
+use crate::dialect::templates::{nested, start, start_with_data};
 use crate::json::{write_seconds, write_text};
 
 pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
@@ -77,7 +77,7 @@ fn write_optional(output: &mut Vec<u8>, text: Option<&str>) {
 mod tests {
     use super::*;
     use crate::broker::Refusal;
-    use crate::dialect::stage;
+    use crate::dialect::fixtures;
 
     fn check(event: &Event<'_>, expected: &str) {
         let mut output = Vec::new();
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn each_event_has_its_message() {
         check(
-            &Event::Subscribed(stage::subscription("c")),
+            &Event::Subscribed(fixtures::subscription("c")),
             r#"{"type":"subscribed","data":{"channel":"c"}}"#,
         );
         let refusal = Refusal::MissingField("channel");
@@ -110,9 +110,9 @@ mod tests {
             channels: vec!["c", "d"],
             connected_unix_ms: 1_500,
             uptime_ms: 20,
-            ..stage::session()
+            ..fixtures::session()
         };
-        let (identity, now) = (&stage::identity("ann"), stage::NOW);
+        let (identity, now) = (&fixtures::identity("ann"), fixtures::NOW);
         check(
             &Event::Authenticated {
                 session,

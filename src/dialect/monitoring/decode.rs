@@ -53,7 +53,7 @@ fn property_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result
 
 #[cfg(test)]
 mod tests {
-    use crate::dialect::stage::decoded;
+    use crate::dialect::fixtures::decoded;
 
     fn check(text: &str, expected: &str) {
         assert_eq!(decoded(&super::super::Monitoring, text), expected, "{text}");

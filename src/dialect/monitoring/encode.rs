@@ -2,7 +2,7 @@
 
 use super::CHANNEL_PREFIX;
 use crate::broker::{Event, Publication, Refusal, SessionView};
-use crate::dialect::shape::{flat, is_message, start};
+use crate::dialect::templates::{flat, is_message, start};
 use crate::json::{write_seconds, write_text};
 
 /// A message that has its own `type` passes unchanged. Data from other dialects gets one: in front
@@ -101,7 +101,7 @@ fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::base::Now;
-    use crate::dialect::stage;
+    use crate::dialect::fixtures;
 
     fn check_publication(data: &str, expected: &str) {
         let mut output = Vec::new();
@@ -130,7 +130,7 @@ mod tests {
     fn each_event_has_its_message() {
         let session = &SessionView {
             channels: vec!["prop:1012650001"],
-            ..stage::session()
+            ..fixtures::session()
         };
         let now = Now::at(0, 1_234_567_890_123);
         check(
@@ -162,7 +162,7 @@ mod tests {
             r#"{"type":"ERROR","message":"Rate limit exceeded"}"#,
         );
         check(
-            &Event::Subscribed(stage::subscription("prop:7")),
+            &Event::Subscribed(fixtures::subscription("prop:7")),
             r#"{"type":"SUBSCRIBED","property_id":"7"}"#,
         );
     }

@@ -17,7 +17,7 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use crate::dialect::stage::decoded;
+    use crate::dialect::fixtures::decoded;
 
     fn check(text: &str, expected: &str) {
         let decoded = decoded(&super::super::Notifications, text);

@@ -3,7 +3,7 @@
 use crate::base::Now;
 use crate::broker::{Event, Publication, SessionView};
 use crate::dialect::Stamp;
-use crate::dialect::shape::{flat, start};
+use crate::dialect::templates::{flat, start};
 use crate::json::{write_iso_time, write_seconds, write_text};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -103,7 +103,7 @@ fn status(session: &SessionView<'_>, sessions: u64, now: Now, output: &mut Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::stage::{self, told};
+    use crate::dialect::fixtures::{self, told};
 
     fn check_publication(data: &str, expected: &str) {
         let stamp = Stamp {
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn each_event_has_its_message() {
-        let now = stage::NOW;
+        let now = fixtures::NOW;
         check(
             &Event::Pong { now },
             r#"{"type":"pong","timestamp":"2024-01-01T00:00:00.000Z"}"#,
@@ -159,7 +159,7 @@ mod tests {
         );
         check(
             &Event::Status {
-                session: &stage::session(),
+                session: &fixtures::session(),
                 sessions: 2,
                 now,
             },

@@ -9,8 +9,8 @@
     reason = "like a kernel it reads a send's memory when the send completes"
 )]
 
+use super::event_loop::{HttpHost, HttpOutput, Pump};
 use super::kernel::{Completion, Kernel, Operation};
-use super::pump::{HttpHost, HttpOutput, Pump};
 use crate::auth::Verifier;
 use crate::base::now::Clock;
 use crate::base::{Census, ConnectionId, DialectId, ShardCounters};

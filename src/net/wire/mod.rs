@@ -9,14 +9,14 @@
 //! in another order.
 
 mod buffers;
+mod event_loop;
 #[cfg(test)]
 mod fake;
 mod kernel;
-mod pump;
 mod sockets;
 mod uring;
 
-pub(crate) use pump::Pump;
-pub use pump::{HttpHost, HttpOutput, ShardCommand};
+pub(crate) use event_loop::Pump;
+pub use event_loop::{HttpHost, HttpOutput, ShardCommand};
 pub use uring::SetupError;
 pub(crate) use uring::{Uring, UringConfig};

@@ -1,6 +1,6 @@
 //! Where to listen: one address said by single settings, or tables of them in the file.
 
-use super::documents::place_key;
+use super::compat_env::place_key;
 use super::error::SettingsError;
 use super::layer::{ADDRESS_RULE, Entry, parse_address};
 use super::listener::{Listener, Routes, document_path, document_port, first_overlap};

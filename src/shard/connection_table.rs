@@ -2,16 +2,16 @@
 
 use super::Request;
 use super::connection::{Connection, Ending, Farewell, Phase};
-use super::dirty::DirtyLine;
-use super::fanout::Fanout;
-use super::wheel::{Alarm, Wheel};
+use super::publication_writer::Fanout;
+use super::ready_queue::DirtyLine;
+use super::timer_wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
 use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
 use crate::base::{ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, Tag};
 use crate::broker::{Effect, Event};
 use crate::config::Policy;
 use crate::dialect;
-use crate::http::refusal;
+use crate::http::rejection;
 use crate::ws::{CloseCode, Opcode, frame};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -184,7 +184,7 @@ impl Machine {
     /// Answers a request that gets no further, and closes.
     pub(super) fn refuse(&mut self, id: ConnectionId, reason: RefusalReason, now: Now) {
         self.counters.refused.of(reason).add(1);
-        let answer = FrameRun::reply(refusal::answer(reason).as_bytes());
+        let answer = FrameRun::reply(rejection::answer(reason).as_bytes());
         self.queue(id, answer, now);
         self.close_when_written(id, now);
     }
