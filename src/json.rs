@@ -8,7 +8,7 @@ use simd_json::{Buffers, ErrorType, Node, StaticNode, Tape};
 
 /// Why a text, or a part of it, is not what was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JsonFault {
+pub enum JsonError {
     /// Not JSON, or not an object.
     Invalid,
     /// Nested deeper than the limit.
@@ -105,14 +105,14 @@ impl JsonReader {
     /// Parses `text`.
     ///
     /// # Errors
-    /// [`JsonFault::Invalid`] or [`JsonFault::TooDeep`].
-    pub fn parse<'a>(&'a mut self, text: &'a str) -> Result<Document<'a>, JsonFault> {
+    /// [`JsonError::Invalid`] or [`JsonError::TooDeep`].
+    pub fn parse<'a>(&'a mut self, text: &'a str) -> Result<Document<'a>, JsonError> {
         self.copy.clear();
         self.copy.extend_from_slice(text.as_bytes());
         let tape = simd_json::to_tape_with_buffers(&mut self.copy, &mut self.buffers);
         let tape = tape.map_err(|error| match error.error() {
-            ErrorType::DepthLimitExceeded => JsonFault::TooDeep,
-            _ => JsonFault::Invalid,
+            ErrorType::DepthLimitExceeded => JsonError::TooDeep,
+            _ => JsonError::Invalid,
         })?;
         Ok(Document { text, tape })
     }
@@ -122,14 +122,14 @@ impl<'a> Document<'a> {
     /// The document as an object.
     ///
     /// # Errors
-    /// [`JsonFault::Invalid`] when it is an array or a plain value.
-    pub fn object(&'a self) -> Result<Object<'a>, JsonFault> {
+    /// [`JsonError::Invalid`] when it is an array or a plain value.
+    pub fn object(&'a self) -> Result<Object<'a>, JsonError> {
         let value = Value {
             text: self.text,
             nodes: &self.tape.0,
             path: Path::default(),
         };
-        value.object().ok_or(JsonFault::Invalid)
+        value.object().ok_or(JsonError::Invalid)
     }
 }
 
@@ -171,19 +171,19 @@ impl<'a> Object<'a> {
     /// The text of the field of that name.
     ///
     /// # Errors
-    /// [`JsonFault::MissingField`] or, when it is no text, [`JsonFault::InvalidField`].
-    pub fn text(&self, name: &'static str) -> Result<&'a str, JsonFault> {
-        let value = self.field(name).ok_or(JsonFault::MissingField(name))?;
-        value.text().ok_or(JsonFault::InvalidField(name))
+    /// [`JsonError::MissingField`] or, when it is no text, [`JsonError::InvalidField`].
+    pub fn text(&self, name: &'static str) -> Result<&'a str, JsonError> {
+        let value = self.field(name).ok_or(JsonError::MissingField(name))?;
+        value.text().ok_or(JsonError::InvalidField(name))
     }
 
     /// The object in the field of that name.
     ///
     /// # Errors
-    /// [`JsonFault::MissingField`] or, when it is no object, [`JsonFault::InvalidField`].
-    pub fn object(&self, name: &'static str) -> Result<Object<'a>, JsonFault> {
-        let value = self.field(name).ok_or(JsonFault::MissingField(name))?;
-        value.object().ok_or(JsonFault::InvalidField(name))
+    /// [`JsonError::MissingField`] or, when it is no object, [`JsonError::InvalidField`].
+    pub fn object(&self, name: &'static str) -> Result<Object<'a>, JsonError> {
+        let value = self.field(name).ok_or(JsonError::MissingField(name))?;
+        value.object().ok_or(JsonError::InvalidField(name))
     }
 }
 
@@ -489,11 +489,11 @@ mod tests {
         for text in [
             "", " ", "[]", "1", "\"x\"", "null", "{", "{\"a\":}", "{} x", "{'a':1}",
         ] {
-            let fault = match reader.parse(text) {
+            let error = match reader.parse(text) {
                 Ok(document) => document.object().map(|_| ()).unwrap_err(),
-                Err(fault) => fault,
+                Err(error) => error,
             };
-            assert_eq!(fault, JsonFault::Invalid, "{text}");
+            assert_eq!(error, JsonError::Invalid, "{text}");
         }
     }
 
@@ -502,9 +502,9 @@ mod tests {
         let mut reader = JsonReader::default();
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
         assert!(reader.parse(&nested(JSON_DEPTH_MAX as usize - 2)).is_ok());
-        let fault =
+        let error =
             |text: &str, reader: &mut JsonReader| reader.parse(text).map(|_| ()).unwrap_err();
-        assert_eq!(fault(&nested(1_000_000), &mut reader), JsonFault::TooDeep);
+        assert_eq!(error(&nested(1_000_000), &mut reader), JsonError::TooDeep);
         assert!(
             reader.parse("{}").is_ok(),
             "the reader works on after an error"

@@ -26,7 +26,7 @@ pub(crate) fn shard() -> Shard {
         connections_max: 20_000,
         policy: Arc::new(policy),
         verifier: Verifier::default(),
-        census: Arc::default(),
+        process_counts: Arc::default(),
         quotas: Arc::default(),
         hooks: Arc::default(),
         counters: Arc::<ShardCounters>::default(),

@@ -15,7 +15,7 @@
 //! is sound and holds a JSON object with a `type`, and when all are gone nothing of them is left.
 
 use fanwire::auth::{Identity, Verifier};
-use fanwire::base::{Census, ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::base::{ProcessCounts, ConnectionId, DialectId, Now, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy, RateLimit, Routes};
 use fanwire::shard::{Request, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
@@ -58,7 +58,7 @@ struct Stage {
     now: Now,
     shard: Shard,
     counters: Arc<ShardCounters>,
-    census: Arc<Census>,
+    process_counts: Arc<ProcessCounts>,
     clients: [Option<Client>; CLIENTS + 1],
     speaker: usize,
 }
@@ -85,13 +85,13 @@ impl Stage {
             policy.dialects[gateway] = policy.dialects[gateway].opened();
         }
         let counters = Arc::<ShardCounters>::default();
-        let census = Arc::<Census>::default();
+        let process_counts = Arc::<ProcessCounts>::default();
         let parts = ShardParts {
             index: 0,
             connections_max: 16,
             policy: Arc::new(policy),
             verifier: Verifier::default().with_check(Arc::new(identity)),
-            census: Arc::clone(&census),
+            process_counts: Arc::clone(&process_counts),
             quotas: Arc::default(),
             counters: Arc::clone(&counters),
             hooks: Arc::default(),
@@ -103,7 +103,7 @@ impl Stage {
             now,
             shard: Shard::new(parts, now),
             counters,
-            census,
+            process_counts,
             clients: [const { None }; CLIENTS + 1],
             speaker: 0,
         }
@@ -247,9 +247,9 @@ impl Stage {
             ("authenticated", counters.authenticated.value()),
             (
                 "sessions of the dialect",
-                self.census.sessions(self.dialect),
+                self.process_counts.sessions(self.dialect),
             ),
-            ("sessions of the process", self.census.sessions_total()),
+            ("sessions of the process", self.process_counts.sessions_total()),
             ("connections", self.shard.connection_count() as u64),
         ];
         for (what, count) in left {

@@ -92,7 +92,7 @@ fn publish(context: &ApiContext, wish: &Wish<'_>) -> Answer {
             let body = serde_json::json!({
                 "status": "sent",
                 "type": kind,
-                "clients": context.census.sessions_total(),
+                "clients": context.process_counts.sessions_total(),
             });
             respond(StatusCode::OK, "application/json", body.to_string() + "\n")
         }

@@ -1,7 +1,7 @@
 //! What the HTTP API answers.
 
 use super::notify::{self, NotifyAccess};
-use crate::base::{Census, Now, ShardCounters};
+use crate::base::{Now, ProcessCounts, ShardCounters};
 use crate::observe::{Metrics, metrics};
 use crate::shard::Publisher;
 use http_body_util::Full;
@@ -23,7 +23,7 @@ pub struct ApiContext {
     /// Who may call `POST /notify`.
     pub notify: NotifyAccess,
     /// Counts shared by all shards.
-    pub census: Arc<Census>,
+    pub process_counts: Arc<ProcessCounts>,
     /// How many shards run.
     pub shard_count: usize,
     /// Whether the server is going away.
@@ -82,7 +82,7 @@ impl ApiContext {
         } else {
             "healthy"
         };
-        let sessions = self.census.sessions_total();
+        let sessions = self.process_counts.sessions_total();
         let uptime_ms = self.clock.now().monotonic_ms - self.began.monotonic_ms;
         serde_json::json!({
             "status": word,

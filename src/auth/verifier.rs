@@ -2,7 +2,7 @@
 
 use super::identity::Identity;
 use crate::base::Now;
-use crate::base::counters::TokenFault;
+use crate::base::counters::TokenError;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -138,10 +138,10 @@ impl Verifier {
     /// The identity that `token` proves at the moment `now`.
     ///
     /// # Errors
-    /// The fault of the token.
-    pub fn verify(&self, token: &str, claim: UserClaim, now: Now) -> Result<Identity, TokenFault> {
+    /// The error of the token.
+    pub fn verify(&self, token: &str, claim: UserClaim, now: Now) -> Result<Identity, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenFault::Malformed);
+            return Err(TokenError::Malformed);
         }
         // A check that panics proves nothing, and must not take the shard with it.
         let own = self.check.as_ref().and_then(|check| {
@@ -154,22 +154,22 @@ impl Verifier {
         let Some((key, validation)) = &self.key else {
             let is_configured = self.is_configured();
             return Err(if is_configured {
-                TokenFault::Unknown
+                TokenError::Unknown
             } else {
-                TokenFault::Unconfigured
+                TokenError::Unconfigured
             });
         };
         let claims = jsonwebtoken::decode::<Claims>(token, key, validation)
             .map_err(|error| match error.kind() {
-                ErrorKind::InvalidSignature => TokenFault::Signature,
+                ErrorKind::InvalidSignature => TokenError::Signature,
                 ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
-                    TokenFault::Algorithm
+                    TokenError::Algorithm
                 }
                 // `alg: none` and unknown names fail while the header is read.
                 ErrorKind::Json(error) if error.to_string().contains("unknown variant") => {
-                    TokenFault::Algorithm
+                    TokenError::Algorithm
                 }
-                _ => TokenFault::Malformed,
+                _ => TokenError::Malformed,
             })?
             .claims;
         claims.into_identity(claim, now)
@@ -185,7 +185,7 @@ pub fn is_same_secret(shown: &[u8], secret: &[u8]) -> bool {
 }
 
 impl Claims {
-    fn into_identity(self, claim: UserClaim, now: Now) -> Result<Identity, TokenFault> {
+    fn into_identity(self, claim: UserClaim, now: Now) -> Result<Identity, TokenError> {
         // RFC 7519 2: a NumericDate counts seconds and may have a fraction. A date beyond f64's
         // whole numbers, or NaN, is no date.
         let seconds = |date: f64| {
@@ -195,16 +195,16 @@ impl Claims {
                 clippy::cast_sign_loss,
                 reason = "the range was just checked, and a fraction of a second is dropped"
             )]
-            is_date.then_some(date as u64).ok_or(TokenFault::Malformed)
+            is_date.then_some(date as u64).ok_or(TokenError::Malformed)
         };
         let expires_unix_s = seconds(self.exp)?;
         if expires_unix_s <= now.unix_s() {
-            return Err(TokenFault::Expired);
+            return Err(TokenError::Expired);
         }
         if let Some(nbf) = self.nbf
             && seconds(nbf)? > now.unix_s()
         {
-            return Err(TokenFault::NotYetValid);
+            return Err(TokenError::NotYetValid);
         }
         let user = match claim {
             UserClaim::Sub => self.sub.or(self.user_id),
@@ -214,7 +214,7 @@ impl Claims {
         let mut roles = self.role.map(Names::into_vec).unwrap_or_default();
         roles.extend(self.roles.map(Names::into_vec).unwrap_or_default());
         Ok(Identity {
-            user: user.ok_or(TokenFault::NoUser)?,
+            user: user.ok_or(TokenError::NoUser)?,
             tenant: self.tenant_id.map(Name::into_text),
             roles,
             permissions: self.permissions.map(Names::into_vec).unwrap_or_default(),
@@ -257,10 +257,10 @@ mod tests {
         jsonwebtoken::encode(&Header::new(algorithm), claims, &key).unwrap()
     }
 
-    fn check(token: &str, expected: Result<&str, TokenFault>) {
+    fn check(token: &str, expected: Result<&str, TokenError>) {
         let verdict = Verifier::hs256(SECRET).verify(token, UserClaim::Sub, NOW);
         let user = verdict.as_ref().map(|identity| &*identity.user);
-        assert_eq!(user.map_err(|fault| *fault), expected, "{token}");
+        assert_eq!(user.map_err(|error| *error), expected, "{token}");
     }
 
     #[test]
@@ -291,42 +291,42 @@ mod tests {
         check(&sign(Algorithm::HS256, &claims(1_001.5)), Ok("ann"));
         check(
             &sign(Algorithm::HS256, &claims(1_000.0)),
-            Err(TokenFault::Expired),
+            Err(TokenError::Expired),
         );
         check(
             &sign(Algorithm::HS256, &claims(-5.0)),
-            Err(TokenFault::Malformed),
+            Err(TokenError::Malformed),
         );
         check(
             &sign(Algorithm::HS256, &claims(1e300)),
-            Err(TokenFault::Malformed),
+            Err(TokenError::Malformed),
         );
         let early = json!({"sub": "ann", "exp": 2_000, "nbf": 1_001});
         check(
             &sign(Algorithm::HS256, &early),
-            Err(TokenFault::NotYetValid),
+            Err(TokenError::NotYetValid),
         );
         let forever = json!({"sub": "ann"});
         check(
             &sign(Algorithm::HS256, &forever),
-            Err(TokenFault::Malformed),
+            Err(TokenError::Malformed),
         );
     }
 
     #[test]
     fn only_the_configured_algorithm_and_secret_count() {
         let claims = json!({"sub": "ann", "exp": 2_000});
-        check(&sign(Algorithm::HS512, &claims), Err(TokenFault::Algorithm));
+        check(&sign(Algorithm::HS512, &claims), Err(TokenError::Algorithm));
         let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         for name in ["none", "None", "RS256x"] {
             let head = part(json!({"alg": name, "typ": "JWT"}));
             let body = part(claims.clone());
-            check(&format!("{head}.{body}."), Err(TokenFault::Algorithm));
+            check(&format!("{head}.{body}."), Err(TokenError::Algorithm));
         }
         let mut forged = sign(Algorithm::HS256, &claims);
         let changed = if forged.ends_with('A') { "E" } else { "A" };
         forged.replace_range(forged.len() - 1.., changed);
-        check(&forged, Err(TokenFault::Signature));
+        check(&forged, Err(TokenError::Signature));
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
             identity.map(|identity| identity.user.to_string())
         };
         assert_eq!(user(&verifier, "t2"), Ok("bob".into()));
-        assert_eq!(user(&verifier, "t"), Err(TokenFault::Unknown));
+        assert_eq!(user(&verifier, "t"), Err(TokenError::Unknown));
         let check = |token: &str| {
             (token == "open").then(|| Identity {
                 user: "eve".into(),
@@ -354,18 +354,18 @@ mod tests {
         assert_eq!(user(&verifier, "t1"), Ok("ann".into()));
         assert_eq!(
             user(&Verifier::default(), "t1"),
-            Err(TokenFault::Unconfigured)
+            Err(TokenError::Unconfigured)
         );
     }
 
     #[test]
     fn garbage_is_malformed_and_users_are_required() {
         for garbage in ["", "a", "a.b.c", "....", "\u{20ac}.x.y"] {
-            check(garbage, Err(TokenFault::Malformed));
+            check(garbage, Err(TokenError::Malformed));
         }
-        check(&"a".repeat(TOKEN_BYTES_MAX + 1), Err(TokenFault::Malformed));
+        check(&"a".repeat(TOKEN_BYTES_MAX + 1), Err(TokenError::Malformed));
         let nobody = sign(Algorithm::HS256, &json!({"exp": 2_000}));
-        check(&nobody, Err(TokenFault::NoUser));
+        check(&nobody, Err(TokenError::NoUser));
         let number = sign(Algorithm::HS256, &json!({"user_id": 7, "exp": 2_000}));
         check(&number, Ok("7"));
     }

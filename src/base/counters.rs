@@ -112,7 +112,7 @@ label! {
 
 label! {
     /// Why a connection did not become a session.
-    RefusalReason {
+    RejectReason {
         /// The shard's table of sockets is full; the socket is closed at once.
         TableFull = "table_full",
         /// The request head was malformed, answered with 400.
@@ -140,7 +140,7 @@ label! {
 
 label! {
     /// What a WebSocket peer did against RFC 6455.
-    ProtocolFault {
+    ProtocolError {
         /// A reserved bit was set without an extension that defines it.
         ReservedBits = "reserved_bits",
         /// An opcode without a meaning.
@@ -168,7 +168,7 @@ label! {
 
 label! {
     /// Why a message was answered with an error.
-    MessageFault {
+    MessageError {
         /// Not JSON, or not an object.
         Json = "json",
         /// JSON nested deeper than the limit.
@@ -194,7 +194,7 @@ label! {
 
 label! {
     /// Why a token was refused.
-    TokenFault {
+    TokenError {
         /// Not three base64url parts of JSON, or claims of the wrong kind.
         Malformed = "malformed",
         /// Signed with another algorithm than configured, `none` included.
@@ -252,7 +252,7 @@ label! {
 #[derive(Debug, Default)]
 pub struct ShardCounters {
     /// Sockets accepted.
-    pub accepted: Counter,
+    pub connections_accepted: Counter,
     /// Sockets open now (gauge).
     pub connections: Counter,
     /// WebSocket sessions open now (gauge).
@@ -264,7 +264,7 @@ pub struct ShardCounters {
     /// Subscriptions that exist now (gauge).
     pub subscriptions: Counter,
     /// Connections that did not become sessions.
-    pub refused: CounterSet<RefusalReason>,
+    pub connections_rejected: CounterSet<RejectReason>,
     /// Complete messages received.
     pub messages_received: Counter,
     /// Bytes received from sockets.
@@ -279,18 +279,18 @@ pub struct ShardCounters {
     pub deliveries: Counter,
     /// Frames that never left.
     pub dropped: CounterSet<DropReason>,
-    /// Protocol faults of peers.
-    pub protocol_faults: CounterSet<ProtocolFault>,
+    /// Protocol errors of peers.
+    pub protocol_errors: CounterSet<ProtocolError>,
     /// Messages answered with an error.
-    pub message_faults: CounterSet<MessageFault>,
+    pub message_errors: CounterSet<MessageError>,
     /// Tokens refused.
-    pub token_faults: CounterSet<TokenFault>,
+    pub token_errors: CounterSet<TokenError>,
     /// Connections closed.
     pub closes: CounterSet<CloseReason>,
     /// Filters evaluated: candidates that the index named.
     pub filter_evaluations: Counter,
     /// Values to keep that found their channel's table full.
-    pub kept_refused: Counter,
+    pub retained_rejected: Counter,
     /// Records read from the ring.
     pub ring_records: Counter,
     /// Writes that found the ring full and waited: back-pressure.

@@ -27,12 +27,12 @@ pub const KIND_BYTES_MAX: usize = 128;
 /// Longest token, bytes. A token with forty permissions has about 1.5 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest subscription id that a client chooses, bytes; a UUID has 36.
-pub const TAG_BYTES_MAX: usize = 128;
+pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
 /// Channels that a session hears without asking: everyone, its dialect, its user, tenant, roles and
 /// permissions. Tokens that grant more are heard in part.
-pub const DIRECT_CHANNELS_MAX: usize = 128;
+pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 /// Values kept for one channel, such as running jobs.
-pub const KEPT_PER_CHANNEL_MAX: usize = 10_000;
+pub const RETAINED_PER_CHANNEL_MAX: usize = 10_000;
 /// Channels of one session.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
 /// Longest filter, bytes of JSON: what one client can make us keep and index, as often as it may

@@ -13,6 +13,6 @@ pub mod slab;
 pub use counters::ShardCounters;
 pub use id::{ConnectionId, DialectId, Variant};
 pub use now::Now;
-pub use process_counts::Census;
-pub use run::{FrameRun, TAG_BYTES, Tag};
+pub use process_counts::ProcessCounts;
+pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, Tag};
 pub use slab::{Slab, SlabFull, SlotMap};

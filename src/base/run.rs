@@ -7,7 +7,7 @@ use std::rc::Rc;
 pub struct Tag(Rc<str>);
 
 /// Length of the tags that the server gives, bytes: frames are made with a hole of this width.
-pub const TAG_BYTES: usize = 20;
+pub const SUBSCRIPTION_ID_BYTES: usize = 20;
 
 impl Tag {
     /// A tag of that text, which needs no escapes in JSON.

@@ -25,8 +25,8 @@ impl<T> Pages<T> {
         page[index % PAGE_ENTRIES].as_mut()
     }
 
-    /// The place of `slot`, made if there is none.
-    fn place(&mut self, slot: u32) -> &mut Option<T> {
+    /// The entry of `slot`, made if there is none.
+    fn entry(&mut self, slot: u32) -> &mut Option<T> {
         let index = slot as usize;
         while self.pages.len() <= index / PAGE_ENTRIES {
             self.pages.push((0..PAGE_ENTRIES).map(|_| None).collect());
@@ -89,12 +89,12 @@ impl<T> Slab<T> {
             }
             None => return Err(SlabFull),
         };
-        let place = self.entries.place(slot);
-        let id = match place {
+        let entry = self.entries.entry(slot);
+        let id = match entry {
             Some(earlier) => earlier.id.next_generation(),
             None => ConnectionId::new(slot, 0),
         };
-        *place = Some(Entry {
+        *entry = Some(Entry {
             id,
             value: Some(make(id)),
         });
@@ -168,8 +168,8 @@ impl<T> Default for SlotMap<T> {
 impl<T> SlotMap<T> {
     /// Stores `value` for `id` and returns what an earlier use of the slot had left.
     pub fn insert(&mut self, id: ConnectionId, value: T) -> Option<T> {
-        let place = self.entries.place(id.slot());
-        let earlier = place.replace((id.generation(), value));
+        let entry = self.entries.entry(id.slot());
+        let earlier = entry.replace((id.generation(), value));
         self.count += usize::from(earlier.is_none());
         earlier.map(|(_, value)| value)
     }
@@ -204,8 +204,8 @@ impl<T> SlotMap<T> {
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
         self.get(id)?;
         self.count -= 1;
-        let place = self.entries.place(id.slot());
-        place.take().map(|(_, value)| value)
+        let entry = self.entries.entry(id.slot());
+        entry.take().map(|(_, value)| value)
     }
 
     /// Entries in the table.

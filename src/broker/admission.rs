@@ -8,7 +8,7 @@ use super::session::{Counted, Session};
 use super::step::{Broker, Emit, view};
 use super::subscriptions::announce;
 use crate::auth::Identity;
-use crate::base::counters::{CloseReason, TokenFault};
+use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, Now};
 use crate::config::{DialectPolicy, RateScope};
 use crate::ws::CloseCode;
@@ -31,8 +31,8 @@ impl Broker {
         let dialect = connect.dialect;
         let policy = self.policy.dialects[dialect.index()];
         if !self
-            .census
-            .admit(dialect, policy.sessions_max, self.policy.sessions_max)
+            .process_counts
+            .add_session(dialect, policy.sessions_max, self.policy.sessions_max)
         {
             return emit(Effect::Close {
                 code: CloseCode::TRY_AGAIN_LATER,
@@ -48,7 +48,7 @@ impl Broker {
                 .join((dialect, Scope::Ip), &ip, sessions_max)
                 .is_err()
             {
-                self.census.leave(dialect);
+                self.process_counts.remove_session(dialect);
                 return emit(Effect::Close {
                     code: CloseCode::POLICY_VIOLATION,
                     reason: CloseReason::Quota,
@@ -109,8 +109,8 @@ impl Broker {
     ) -> bool {
         let identity = match self.verifier.verify(token, policy.user_claim, now) {
             Ok(identity) => identity,
-            Err(fault) => {
-                self.refuse_token(id, fault, now, emit);
+            Err(error) => {
+                self.refuse_token(id, error, now, emit);
                 return false;
             }
         };
@@ -122,16 +122,16 @@ impl Broker {
         true
     }
 
-    fn refuse_token(&mut self, id: ConnectionId, fault: TokenFault, now: Now, emit: &mut Emit<'_>) {
-        self.counters.token_faults.of(fault).add(1);
+    fn refuse_token(&mut self, id: ConnectionId, error: TokenError, now: Now, emit: &mut Emit<'_>) {
+        self.counters.token_errors.of(error).add(1);
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
         session.auth_failures = session.auth_failures.saturating_add(1);
         let attempts_max = self.policy.dialects[session.dialect.index()].auth_attempts_max;
         let is_last = u32::from(session.auth_failures) >= attempts_max;
-        let refusal = match fault {
-            TokenFault::Expired => Refusal::TokenExpired,
+        let refusal = match error {
+            TokenError::Expired => Refusal::TokenExpired,
             _ => Refusal::InvalidToken,
         };
         emit(Effect::Reply(Event::AuthenticationFailed { refusal }));
@@ -271,7 +271,7 @@ impl Broker {
                 let ip = session.peer.ip().to_canonical().to_string();
                 self.quotas.leave((session.dialect, Scope::Ip), &ip, now);
             }
-            self.census.leave(session.dialect);
+            self.process_counts.remove_session(session.dialect);
             self.authenticated_count -= u64::from(session.identity.is_some());
             self.counters.authenticated.set(self.authenticated_count);
             self.counters.sessions.set(self.sessions.count() as u64);

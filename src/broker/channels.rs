@@ -1,7 +1,7 @@
 //! Who subscribed to what, on one shard.
 
 use super::filters::{Filter, FilterIndex, GroupIndex};
-use crate::base::process_counts::Place;
+use crate::base::process_counts::CounterSlot;
 use crate::base::{Tag, Variant};
 use crate::json::Object;
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub struct Audience {
 #[derive(Debug)]
 pub struct Channel {
     name: Box<str>,
-    place: Place,
+    counter_slot: CounterSlot,
     /// Whether sessions hear it without asking.
     is_direct: bool,
     audiences: Vec<Audience>,
@@ -226,8 +226,8 @@ impl Channels {
     }
 
     /// Where the subscriptions of a membership's channel are counted.
-    pub(super) fn place(&self, membership: Membership) -> Place {
-        self.at(membership.channel).place
+    pub(super) fn counter_slot(&self, membership: Membership) -> CounterSlot {
+        self.at(membership.channel).counter_slot
     }
 
     /// The names of the channels that sessions asked for.
@@ -243,19 +243,19 @@ impl Channels {
         self.by_name.len() - self.direct_count
     }
 
-    /// The channel of that name, made if there is none. `place` is asked for a new one.
+    /// The channel of that name, made if there is none. `counter_slot` is asked for a new one.
     pub(super) fn open(
         &mut self,
         name: &str,
         is_direct: bool,
-        place: impl FnOnce() -> Place,
+        counter_slot: impl FnOnce() -> CounterSlot,
     ) -> ChannelIndex {
         if let Some(index) = self.by_name.get(name) {
             return *index;
         }
         let channel = Channel {
             name: name.into(),
-            place: place(),
+            counter_slot: counter_slot(),
             is_direct,
             audiences: Vec::new(),
             vacant: Vec::new(),

@@ -1,9 +1,9 @@
 //! What the broker tells a session; each dialect has its own words for it.
 
 use crate::auth::Identity;
-use crate::base::counters::MessageFault;
+use crate::base::counters::MessageError;
 use crate::base::{ConnectionId, DialectId, Now};
-use crate::json::JsonFault;
+use crate::json::JsonError;
 use std::net::SocketAddr;
 
 /// What a session may know of itself.
@@ -234,13 +234,13 @@ pub enum Refusal {
     HandlerFailed,
 }
 
-impl From<JsonFault> for Refusal {
-    fn from(fault: JsonFault) -> Self {
-        match fault {
-            JsonFault::Invalid => Self::InvalidJson,
-            JsonFault::TooDeep => Self::TooDeep,
-            JsonFault::MissingField(name) => Self::MissingField(name),
-            JsonFault::InvalidField(name) => Self::InvalidField(name),
+impl From<JsonError> for Refusal {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Invalid => Self::InvalidJson,
+            JsonError::TooDeep => Self::TooDeep,
+            JsonError::MissingField(name) => Self::MissingField(name),
+            JsonError::InvalidField(name) => Self::InvalidField(name),
         }
     }
 }
@@ -278,19 +278,19 @@ impl Refusal {
 
     /// The counter of this refusal.
     #[must_use]
-    pub const fn fault(self) -> Option<MessageFault> {
+    pub const fn error(self) -> Option<MessageError> {
         Some(match self {
-            Self::InvalidJson => MessageFault::Json,
-            Self::TooDeep => MessageFault::Depth,
-            Self::UnknownType => MessageFault::UnknownType,
-            Self::MissingField(_) | Self::InvalidField(_) | Self::UnknownTag => MessageFault::Field,
-            Self::DuplicateTag => MessageFault::Duplicate,
-            Self::HandlerFailed => MessageFault::Handler,
-            Self::RateLimited => MessageFault::RateLimited,
-            Self::AuthenticationRequired => MessageFault::Unauthenticated,
-            Self::PermissionDenied | Self::ReservedChannel => MessageFault::Forbidden,
-            Self::TooManySubscriptions => MessageFault::Subscriptions,
-            // Counted by the kind of token fault.
+            Self::InvalidJson => MessageError::Json,
+            Self::TooDeep => MessageError::Depth,
+            Self::UnknownType => MessageError::UnknownType,
+            Self::MissingField(_) | Self::InvalidField(_) | Self::UnknownTag => MessageError::Field,
+            Self::DuplicateTag => MessageError::Duplicate,
+            Self::HandlerFailed => MessageError::Handler,
+            Self::RateLimited => MessageError::RateLimited,
+            Self::AuthenticationRequired => MessageError::Unauthenticated,
+            Self::PermissionDenied | Self::ReservedChannel => MessageError::Forbidden,
+            Self::TooManySubscriptions => MessageError::Subscriptions,
+            // Counted by the kind of token error.
             Self::InvalidToken | Self::TokenExpired => return None,
         })
     }

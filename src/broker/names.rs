@@ -1,7 +1,7 @@
 //! Which names clients may use.
 
 use super::event::Refusal;
-use crate::base::limits::{CHANNEL_BYTES_MAX, TAG_BYTES_MAX};
+use crate::base::limits::{CHANNEL_BYTES_MAX, SUBSCRIPTION_ID_BYTES_MAX};
 
 /// Names that the server itself gives meaning to: one user, one role, one tenant, one dialect,
 /// everyone. Sessions hear them without asking.
@@ -28,5 +28,5 @@ pub(super) fn is_name(name: &str, bytes_max: usize) -> bool {
 
 /// Whether a client may choose this tag: it goes into frames as it is, without escapes.
 pub(super) fn is_tag(text: &str) -> bool {
-    is_name(text, TAG_BYTES_MAX) && !text.contains(['"', '\\'])
+    is_name(text, SUBSCRIPTION_ID_BYTES_MAX) && !text.contains(['"', '\\'])
 }

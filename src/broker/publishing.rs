@@ -6,7 +6,7 @@ use super::event::{Event, Refusal};
 use super::names::{check_channel, is_name};
 use super::step::{Broker, Emit};
 use crate::auth::Identity;
-use crate::base::limits::{KEPT_PER_CHANNEL_MAX, KIND_BYTES_MAX};
+use crate::base::limits::{KIND_BYTES_MAX, RETAINED_PER_CHANNEL_MAX};
 use crate::base::{ConnectionId, Now};
 use crate::config::DialectPolicy;
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +25,7 @@ impl KeptValues {
             Keep::Nothing => {}
             Keep::Value(key) => {
                 let values = self.0.entry(publication.channel.into()).or_default();
-                if values.len() >= KEPT_PER_CHANNEL_MAX && !values.contains_key(key) {
+                if values.len() >= RETAINED_PER_CHANNEL_MAX && !values.contains_key(key) {
                     return false;
                 }
                 values.insert(key.into(), publication.data.into());
@@ -96,7 +96,7 @@ impl Broker {
     /// Keeps what a publication that went through the ring says to keep.
     pub fn keep(&mut self, publication: &Publication<'_>) {
         if !self.kept.apply(publication) {
-            self.counters.kept_refused.add(1);
+            self.counters.retained_rejected.add(1);
         }
     }
 
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_full_table_takes_no_new_key() {
         let mut kept = KeptValues::default();
-        for index in 0..KEPT_PER_CHANNEL_MAX {
+        for index in 0..RETAINED_PER_CHANNEL_MAX {
             let key = index.to_string();
             let publication = Publication {
                 keep: Keep::Value(&key),

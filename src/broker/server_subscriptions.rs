@@ -3,7 +3,7 @@
 use super::channels::{Joiner, Membership};
 use super::names::EVERYONE;
 use super::step::{Broker, Emit};
-use crate::base::limits::DIRECT_CHANNELS_MAX;
+use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::base::{ConnectionId, Now};
 
 /// The channel that all sessions of a user hear.
@@ -48,8 +48,10 @@ impl Broker {
         }
         let mut direct = Vec::with_capacity(names.len());
         for name in names {
-            let census = &self.census;
-            let channel = self.channels.open(&name, true, || census.place(&name));
+            let process_counts = &self.process_counts;
+            let channel = self
+                .channels
+                .open(&name, true, || process_counts.counter_slot(&name));
             // A token may name a role twice.
             let mut earlier = direct.iter();
             if earlier.any(|membership: &Membership| membership.channel == channel) {
@@ -62,7 +64,7 @@ impl Broker {
                 filter: None,
             };
             let membership = self.channels.join(channel, joiner);
-            census.subscribe(self.channels.place(membership), variant);
+            process_counts.subscribe(self.channels.counter_slot(membership), variant);
             direct.push(membership);
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -99,7 +101,7 @@ impl Broker {
             let permissions = identity.permissions.iter();
             names.extend(permissions.map(|permission| permission_channel(permission)));
         }
-        names.truncate(DIRECT_CHANNELS_MAX);
+        names.truncate(SERVER_SUBSCRIPTIONS_MAX);
         names
     }
 

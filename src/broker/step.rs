@@ -10,9 +10,9 @@ use super::quotas::Quotas;
 use super::session::{Due, Session};
 use super::subscriptions::channel_names;
 use crate::auth::{Identity, Verifier};
-use crate::base::counters::{CloseReason, TokenFault};
+use crate::base::counters::{CloseReason, TokenError};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
-use crate::base::{Census, ConnectionId, DialectId, Now, ShardCounters, SlotMap, Tag};
+use crate::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters, SlotMap, Tag};
 use crate::config::{DialectPolicy, Policy, RateLimit, RateScope};
 use crate::ws::CloseCode;
 use std::cell::Cell;
@@ -24,7 +24,7 @@ pub struct Broker {
     pub(super) shard: u16,
     pub(super) policy: Arc<Policy>,
     pub(super) verifier: Verifier,
-    pub(super) census: Arc<Census>,
+    pub(super) process_counts: Arc<ProcessCounts>,
     pub(super) quotas: Arc<Quotas>,
     pub(super) counters: Arc<ShardCounters>,
     pub(super) sessions: SlotMap<Session>,
@@ -45,7 +45,7 @@ pub struct BrokerParts {
     /// Checks tokens.
     pub verifier: Verifier,
     /// Counts shared by all shards.
-    pub census: Arc<Census>,
+    pub process_counts: Arc<ProcessCounts>,
     /// What users, tenants and addresses use, on all shards.
     pub quotas: Arc<Quotas>,
     /// This shard's counters.
@@ -63,7 +63,7 @@ impl Broker {
             shard: parts.shard,
             policy: parts.policy,
             verifier: parts.verifier,
-            census: parts.census,
+            process_counts: parts.process_counts,
             quotas: parts.quotas,
             counters: parts.counters,
             sessions: SlotMap::default(),
@@ -111,8 +111,8 @@ impl Broker {
     pub fn has_room(&self, dialect: DialectId) -> bool {
         let dialect_max = self.policy.dialects[dialect.index()].sessions_max;
         let total_max = self.policy.sessions_max;
-        (dialect_max == 0 || self.census.sessions(dialect) < dialect_max)
-            && (total_max == 0 || self.census.sessions_total() < total_max)
+        (dialect_max == 0 || self.process_counts.sessions(dialect) < dialect_max)
+            && (total_max == 0 || self.process_counts.sessions_total() < total_max)
     }
 
     /// Whether the session may do more than show who it is.
@@ -295,7 +295,7 @@ impl Broker {
 
     fn status(&self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         if let Some(session) = &self.view(id, now) {
-            let sessions = self.census.sessions(session.dialect);
+            let sessions = self.process_counts.sessions(session.dialect);
             emit(Effect::Reply(Event::Status {
                 session,
                 sessions,
@@ -327,7 +327,7 @@ impl Broker {
             Due::PongTimeout | Due::Ping => self.close(id, CloseReason::PongTimeout, now, emit),
             Due::AuthTimeout => self.close(id, CloseReason::AuthTimeout, now, emit),
             Due::TokenExpired => {
-                self.counters.token_faults.of(TokenFault::Expired).add(1);
+                self.counters.token_errors.of(TokenError::Expired).add(1);
                 let refusal = Refusal::TokenExpired;
                 emit(Effect::Reply(Event::Error { refusal }));
                 self.close(id, CloseReason::TokenExpired, now, emit);
@@ -356,8 +356,8 @@ impl Broker {
     }
 
     pub(super) fn refuse(&self, refusal: Refusal, emit: &mut Emit<'_>) {
-        if let Some(fault) = refusal.fault() {
-            self.counters.message_faults.of(fault).add(1);
+        if let Some(error) = refusal.error() {
+            self.counters.message_errors.of(error).add(1);
         }
         emit(Effect::Reply(Event::Error { refusal }));
     }
@@ -367,7 +367,7 @@ impl Broker {
         let number = self.tags_given.get() + 1;
         self.tags_given.set(number);
         let tag = Tag::new(&format!("sub_{:04x}{number:012x}", self.shard));
-        debug_assert_eq!(tag.text().len(), crate::base::TAG_BYTES);
+        debug_assert_eq!(tag.text().len(), crate::base::SUBSCRIPTION_ID_BYTES);
         tag
     }
 }

@@ -111,8 +111,10 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let census = &self.census;
-        let channel = self.channels.open(name, false, || census.place(name));
+        let process_counts = &self.process_counts;
+        let channel = self
+            .channels
+            .open(name, false, || process_counts.counter_slot(name));
         let variant = session.variant();
         let membership = self.channels.join(
             channel,
@@ -124,7 +126,7 @@ impl Broker {
             },
         );
         session.memberships.push(membership);
-        census.subscribe(self.channels.place(membership), variant);
+        process_counts.subscribe(self.channels.counter_slot(membership), variant);
         self.subscription_count += 1;
     }
 
@@ -253,8 +255,8 @@ impl Broker {
     }
 
     pub(super) fn leave(&mut self, variant: crate::base::Variant, membership: Membership) {
-        self.census
-            .unsubscribe(self.channels.place(membership), variant);
+        self.process_counts
+            .unsubscribe(self.channels.counter_slot(membership), variant);
         let Some(moved) = self.channels.leave(membership) else {
             return;
         };

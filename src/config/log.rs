@@ -25,7 +25,7 @@ pub struct LogSettings {
 pub enum LogLevel {
     /// Everything.
     Trace,
-    /// What helps to find a fault.
+    /// What helps to find a error.
     Debug,
     /// What an operator wants to know.
     Info,

@@ -26,10 +26,10 @@ pub struct Stamp {
     pub serial: u64,
 }
 
-/// Where subscribers' tags go in a message: so many bytes behind its start begin [`TAG_BYTES`] bytes
+/// Where subscribers' tags go in a message: so many bytes behind its start begin [`SUBSCRIPTION_ID_BYTES`] bytes
 /// that are each subscriber's own.
 ///
-/// [`TAG_BYTES`]: crate::base::TAG_BYTES
+/// [`SUBSCRIPTION_ID_BYTES`]: crate::base::TAG_BYTES
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hole(pub usize);
 

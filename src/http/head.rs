@@ -43,7 +43,7 @@ pub enum HeadError {
 
 /// Why a request that asks for WebSocket cannot have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpgradeFault {
+pub enum UpgradeError {
     /// RFC 6455 4.2.1 asks for GET, HTTP/1.1, Host, Connection and a key.
     Malformed,
     /// A version other than 13 (RFC 6455 4.2.2).
@@ -125,8 +125,8 @@ impl<'a> Head<'a> {
     /// The key of a request that may be upgraded.
     ///
     /// # Errors
-    /// [`UpgradeFault`] says which answer to give.
-    pub fn upgrade_key(&self) -> Result<&'a str, UpgradeFault> {
+    /// [`UpgradeError`] says which answer to give.
+    pub fn upgrade_key(&self) -> Result<&'a str, UpgradeError> {
         let is_upgrade = self.method == "GET"
             && self.is_http_1_1
             // RFC 9112 3.2: a request with more than one Host is bad. A body would be read as frames.
@@ -136,15 +136,15 @@ impl<'a> Head<'a> {
             && self.connection_upgrade
             && self.upgrade_websocket;
         if !is_upgrade {
-            return Err(UpgradeFault::Malformed);
+            return Err(UpgradeError::Malformed);
         }
         match self.version {
             Some(handshake::VERSION) => {}
-            Some(_) => return Err(UpgradeFault::Version),
-            None => return Err(UpgradeFault::Malformed),
+            Some(_) => return Err(UpgradeError::Version),
+            None => return Err(UpgradeError::Malformed),
         }
         let key = self.key.filter(|key| handshake::is_key(key));
-        key.ok_or(UpgradeFault::Malformed)
+        key.ok_or(UpgradeError::Malformed)
     }
 
     /// The offered subprotocols, in order.
@@ -168,7 +168,7 @@ mod tests {
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: a, b\r\nsec-websocket-protocol: c\r\n\
         Authorization: bearer abc\r\n\r\n";
 
-    fn check(request: &str, expected: Result<&str, UpgradeFault>) {
+    fn check(request: &str, expected: Result<&str, UpgradeError>) {
         let head = Head::parse(request.as_bytes()).unwrap().unwrap();
         assert_eq!(head.upgrade_key(), expected, "{request}");
     }
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn an_upgrade_needs_each_of_its_headers() {
         check(UPGRADE, Ok("dGhlIHNhbXBsZSBub25jZQ=="));
-        let malformed = Err(UpgradeFault::Malformed);
+        let malformed = Err(UpgradeError::Malformed);
         for part in [
             "Host: h\r\n",
             "Upgrade: WebSocket\r\n",
@@ -197,7 +197,7 @@ mod tests {
             );
         }
         check(&UPGRADE.replace("ZQ==", "ZQ=!"), malformed);
-        check(&UPGRADE.replace("13", "8"), Err(UpgradeFault::Version));
+        check(&UPGRADE.replace("13", "8"), Err(UpgradeError::Version));
     }
 
     #[test]

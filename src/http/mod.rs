@@ -4,5 +4,5 @@ pub mod head;
 pub mod rejection;
 pub mod target;
 
-pub use head::{Head, HeadError, UpgradeFault};
+pub use head::{Head, HeadError, UpgradeError};
 pub use target::Target;

@@ -1,38 +1,38 @@
 //! Answers to requests that end before the HTTP API or a dialect sees them.
 
-use crate::base::counters::RefusalReason;
+use crate::base::counters::RejectReason;
 
 /// The whole answer for a refused request; the connection is closed after it.
 #[must_use]
-pub fn answer(reason: RefusalReason) -> String {
+pub fn answer(reason: RejectReason) -> String {
     let (status, extra, text) = match reason {
-        RefusalReason::HeadTooLarge => (
+        RejectReason::HeadTooLarge => (
             "431 Request Header Fields Too Large",
             "",
             "The request head is over 16 KiB, has over 100 headers or a target over 8 KiB.",
         ),
-        RefusalReason::HeadTimeout => (
+        RejectReason::HeadTimeout => (
             "408 Request Timeout",
             "",
             "The request head did not arrive in time.",
         ),
-        RefusalReason::UnknownPath => (
+        RejectReason::UnknownPath => (
             "404 Not Found",
             "",
             "No dialect speaks here. docs/PROTOCOLS.md has the paths of each.",
         ),
-        RefusalReason::Version => (
+        RejectReason::Version => (
             "426 Upgrade Required",
             "Sec-WebSocket-Version: 13\r\n",
             "Only version 13 of the WebSocket protocol (RFC 6455) is spoken.",
         ),
-        RefusalReason::Origin => ("403 Forbidden", "", "Pages of this origin may not connect."),
-        RefusalReason::Capacity => (
+        RejectReason::Origin => ("403 Forbidden", "", "Pages of this origin may not connect."),
+        RejectReason::Capacity => (
             "503 Service Unavailable",
             "Retry-After: 5\r\n",
             "The server has as many sessions as it may.",
         ),
-        RefusalReason::Draining => (
+        RejectReason::Draining => (
             "503 Service Unavailable",
             "Retry-After: 5\r\n",
             "The server is going away.",
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn an_unsupported_version_is_told_the_right_one() {
         // RFC 6455 4.4.
-        let answer = answer(RefusalReason::Version);
+        let answer = answer(RejectReason::Version);
         assert!(answer.starts_with("HTTP/1.1 426 "));
         assert!(answer.contains("\r\nSec-WebSocket-Version: 13\r\n"));
     }

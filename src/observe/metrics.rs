@@ -1,7 +1,7 @@
 //! All counters of all shards in the Prometheus text format.
 
 use crate::base::counters::{Counter, CounterSet, Label};
-use crate::base::{Census, DialectId, ShardCounters};
+use crate::base::{DialectId, ProcessCounts, ShardCounters};
 use fanwire_ring::Ring;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -27,18 +27,22 @@ pub struct Metrics {
 #[derive(Debug)]
 struct ProcessCollector {
     shards: Vec<Arc<ShardCounters>>,
-    census: Arc<Census>,
+    process_counts: Arc<ProcessCounts>,
     ring: Ring,
 }
 
 impl Metrics {
     /// The metrics of a process with these shards.
     #[must_use]
-    pub fn new(shards: Vec<Arc<ShardCounters>>, census: Arc<Census>, ring: Ring) -> Self {
+    pub fn new(
+        shards: Vec<Arc<ShardCounters>>,
+        process_counts: Arc<ProcessCounts>,
+        ring: Ring,
+    ) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector {
             shards,
-            census,
+            process_counts,
             ring,
         }));
         Self { registry }
@@ -95,7 +99,7 @@ impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_connections(&mut encoder)?;
         self.encode_traffic(&mut encoder)?;
-        self.encode_faults(&mut encoder)?;
+        self.encode_errors(&mut encoder)?;
         self.encode_ring(&mut encoder)
     }
 }
@@ -104,9 +108,12 @@ type PickCounter = fn(&ShardCounters) -> &Counter;
 
 impl ProcessCollector {
     fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        self.counter(encoder, "accepted", "Sockets accepted", |shard| {
-            &shard.accepted
-        })?;
+        self.counter(
+            encoder,
+            "connections_accepted",
+            "Sockets accepted",
+            |shard| &shard.connections_accepted,
+        )?;
         self.gauge(encoder, "connections", "Sockets open", |shard| {
             &shard.connections
         })?;
@@ -126,12 +133,14 @@ impl ProcessCollector {
             MetricType::Gauge,
         )?;
         for dialect in DialectId::ALL {
-            let count = self.census.sessions(dialect);
+            let count = self.process_counts.sessions(dialect);
             let labels = [("dialect", dialect.name())];
             ConstGauge::new(gauge_value(count)).encode(metric.encode_family(&labels)?)?;
         }
         let help = "Connections that did not become sessions";
-        self.counters(encoder, "refused", help, "reason", |shard| &shard.refused)?;
+        self.counters(encoder, "connections_rejected", help, "reason", |shard| {
+            &shard.connections_rejected
+        })?;
         let help = "Upgraded connections closed, by who or what ended them";
         self.counters(encoder, "closes", help, "reason", |shard| &shard.closes)
     }
@@ -156,7 +165,9 @@ impl ProcessCollector {
             &shard.filter_evaluations
         })?;
         let help = "Values to keep that found their channel's table full";
-        self.counter(encoder, "kept_refused", help, |shard| &shard.kept_refused)?;
+        self.counter(encoder, "retained_rejected", help, |shard| {
+            &shard.retained_rejected
+        })?;
         let help = "Publications written whole to a subscriber's socket";
         self.counter(encoder, "deliveries", help, |shard| &shard.deliveries)?;
         let help = "Publications queued for a subscriber that never left";
@@ -169,18 +180,18 @@ impl ProcessCollector {
         })
     }
 
-    fn encode_faults(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn encode_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Faults of peers against RFC 6455";
-        self.counters(encoder, "protocol_faults", help, "fault", |shard| {
-            &shard.protocol_faults
+        self.counters(encoder, "protocol_errors", help, "error", |shard| {
+            &shard.protocol_errors
         })?;
         let help = "Messages answered with an error";
-        self.counters(encoder, "message_faults", help, "fault", |shard| {
-            &shard.message_faults
+        self.counters(encoder, "message_errors", help, "error", |shard| {
+            &shard.message_errors
         })?;
         let help = "Tokens refused";
-        self.counters(encoder, "token_faults", help, "fault", |shard| {
-            &shard.token_faults
+        self.counters(encoder, "token_errors", help, "error", |shard| {
+            &shard.token_errors
         })
     }
 

@@ -7,7 +7,7 @@ use super::shard_thread::{self, Report, ShardThread};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
-use crate::base::{Census, DialectId, Now, ShardCounters};
+use crate::base::{DialectId, Now, ProcessCounts, ShardCounters};
 use crate::broker::Quotas;
 use crate::config::{Listener, Policy, Routes, Settings};
 use crate::dialect;
@@ -103,7 +103,7 @@ pub fn start(
     })
     .map_err(other)?;
     let clock = Clock::start();
-    let census = Arc::new(Census::watching(&services::WATCHED_CHANNELS));
+    let process_counts = Arc::new(ProcessCounts::tracking(&services::WATCHED_CHANNELS));
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
@@ -113,16 +113,25 @@ pub fn start(
     let all_counters: Vec<_> = counters.iter().chain([&outside]).cloned().collect();
     let wakers = cores.iter().map(|_| Waker::new());
     let wakers: Vec<_> = wakers.collect::<Result<_, _>>().map_err(other)?;
-    let publisher = Arc::new(Publisher::new(&ring, Arc::clone(&census), outside, {
-        let wakers = wakers.clone();
-        move |index| wakers[index as usize].wake()
-    }));
+    let publisher = Arc::new(Publisher::new(
+        &ring,
+        Arc::clone(&process_counts),
+        outside,
+        {
+            let wakers = wakers.clone();
+            move |index| wakers[index as usize].wake()
+        },
+    ));
     let api = Arc::new(ApiContext {
-        metrics: Metrics::new(all_counters.clone(), Arc::clone(&census), ring.clone()),
+        metrics: Metrics::new(
+            all_counters.clone(),
+            Arc::clone(&process_counts),
+            ring.clone(),
+        ),
         counters: all_counters,
         publisher: Arc::clone(&publisher),
         notify: notify_access(settings),
-        census: Arc::clone(&census),
+        process_counts: Arc::clone(&process_counts),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
         metrics_enabled: settings.metrics_enabled,
@@ -159,7 +168,7 @@ pub fn start(
                 connections_max: connections_per_shard,
                 policy: Arc::clone(&policy),
                 verifier: verifier.clone(),
-                census: Arc::clone(&census),
+                process_counts: Arc::clone(&process_counts),
                 quotas: Arc::clone(&quotas),
                 hooks: Arc::clone(&hooks),
                 counters: Arc::clone(&counters[index]),
@@ -179,7 +188,7 @@ pub fn start(
     await_ready(&reports, cores.len())?;
     let services = Services::start(ServiceParts {
         publisher,
-        census,
+        process_counts,
         quotas,
         clock,
         periods: periods(settings),

@@ -411,9 +411,9 @@ impl Server {
             running: !context
                 .is_draining
                 .load(std::sync::atomic::Ordering::Relaxed),
-            active_connections: context.census.sessions_total(),
+            active_connections: context.process_counts.sessions_total(),
             authenticated_connections: sum(|shard| shard.authenticated.value()),
-            total_connections: context.census.sessions_ever(),
+            total_connections: context.process_counts.sessions_opened(),
             total_subscriptions: sum(|shard| shard.subscriptions.value()),
             unique_channels: names.len() as u64,
             unique_properties: properties.count() as u64,
@@ -425,7 +425,7 @@ impl Server {
     /// Sessions of one dialect.
     #[must_use]
     pub fn session_count(&self, dialect: DialectId) -> u64 {
-        self.running.context().census.sessions(dialect)
+        self.running.context().process_counts.sessions(dialect)
     }
 
     /// All metrics in the Prometheus text format.

@@ -100,10 +100,10 @@ fn wait_for_sessions(running: &Running, wait: Duration, force: &Receiver<i32>) -
     running.go_away(wait_ms);
     let context = running.context();
     let began_ms = context.clock.now().monotonic_ms;
-    let first = context.census.sessions_total();
+    let first = context.process_counts.sessions_total();
     let ticks = tick(PACE);
     loop {
-        let sessions = context.census.sessions_total();
+        let sessions = context.process_counts.sessions_total();
         let elapsed_ms = context.clock.now().monotonic_ms - began_ms;
         if sessions == 0 || elapsed_ms >= wait_ms {
             return None;

@@ -1,6 +1,6 @@
 //! What the server does by itself now and then, on a thread that is no shard.
 
-use crate::base::Census;
+use crate::base::ProcessCounts;
 use crate::base::now::Clock;
 use crate::broker::{Publication, Quotas};
 use crate::dialect::assist::{notices, rooms};
@@ -35,7 +35,7 @@ pub(super) struct Periods {
 #[derive(Debug)]
 pub(super) struct ServiceParts {
     pub(super) publisher: Arc<Publisher>,
-    pub(super) census: Arc<Census>,
+    pub(super) process_counts: Arc<ProcessCounts>,
     pub(super) quotas: Arc<Quotas>,
     pub(super) clock: Clock,
     pub(super) periods: Periods,
@@ -143,7 +143,7 @@ impl Work {
 
     fn act(&mut self) {
         let now = self.parts.clock.now();
-        let has_listeners = |channel| self.parts.census.subscriptions_of(channel) > 0;
+        let has_listeners = |channel| self.parts.process_counts.subscriptions_of(channel) > 0;
         if self.notification.rings(now.monotonic_ms) && has_listeners(NOTIFIED_CHANNEL) {
             self.notification_count += 1;
             let data = format!(

@@ -6,7 +6,7 @@
 
 use super::record::{self, Frame};
 use crate::base::limits::RUN_BYTES_MAX;
-use crate::base::{FrameRun, TAG_BYTES, Variant};
+use crate::base::{FrameRun, SUBSCRIPTION_ID_BYTES, Variant};
 use crate::dialect::Hole;
 use crate::ws::frame;
 
@@ -112,12 +112,12 @@ impl Batch {
         let start = self.bytes.len();
         let tag_bytes = usize::from(self.tag_bytes);
         let hole = match frame.hole {
-            Some(hole) if tag_bytes != TAG_BYTES => {
+            Some(hole) if tag_bytes != SUBSCRIPTION_ID_BYTES => {
                 let header_bytes = frame::header_bytes(frame.bytes);
                 record::append_frame(&mut self.bytes, |output| {
                     output.extend_from_slice(&frame.bytes[header_bytes..hole]);
                     output.resize(output.len() + tag_bytes, 0);
-                    output.extend_from_slice(&frame.bytes[hole + TAG_BYTES..]);
+                    output.extend_from_slice(&frame.bytes[hole + SUBSCRIPTION_ID_BYTES..]);
                     Some(Hole(hole - header_bytes))
                 })
             }
@@ -171,7 +171,7 @@ mod tests {
         let mut template = Vec::new();
         let hole = record::append_frame(&mut template, |output| {
             output.extend_from_slice(b"ab");
-            output.extend_from_slice(&[b'_'; TAG_BYTES]);
+            output.extend_from_slice(&[b'_'; SUBSCRIPTION_ID_BYTES]);
             output.extend_from_slice(b"cd");
             Some(Hole(2))
         });

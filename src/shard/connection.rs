@@ -1,7 +1,7 @@
 //! One connection of a shard.
 
 use super::send_queue::Outbox;
-use crate::base::counters::{CloseReason, Label, ProtocolFault};
+use crate::base::counters::{CloseReason, Label, ProtocolError};
 use crate::base::{ConnectionId, DialectId};
 use crate::ws::close::{self, PeerClose};
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
@@ -93,8 +93,8 @@ impl Ending {
     }
 
     /// The peer broke the protocol. What came before was right and is still answered.
-    pub(super) fn protocol_fault(fault: ProtocolFault) -> Self {
-        Self::flushing(close::code_for(fault), CloseReason::Protocol)
+    pub(super) fn protocol_error(error: ProtocolError) -> Self {
+        Self::flushing(close::code_for(error), CloseReason::Protocol)
     }
 
     /// The peer said goodbye; RFC 6455 5.5.1 lets us answer with its own code.

@@ -5,7 +5,7 @@ use super::connection::{Connection, Ending, Farewell, Phase};
 use super::publication_writer::Fanout;
 use super::ready_queue::DirtyLine;
 use super::timer_wheel::{Alarm, Wheel};
-use crate::base::counters::{CloseReason, DropReason, ProtocolFault, RefusalReason};
+use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
 use crate::base::{ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, Tag};
 use crate::broker::{Effect, Event};
@@ -66,11 +66,15 @@ impl Machine {
         let accepted = self.connections.insert_with(new);
         match accepted {
             Ok(id) => {
-                self.counters.accepted.add(1);
+                self.counters.connections_accepted.add(1);
                 self.count_connections();
                 self.set_alarm(id, now.monotonic_ms + HEAD_TIMEOUT_MS);
             }
-            Err(SlabFull) => self.counters.refused.of(RefusalReason::TableFull).add(1),
+            Err(SlabFull) => self
+                .counters
+                .connections_rejected
+                .of(RejectReason::TableFull)
+                .add(1),
         }
         accepted
     }
@@ -182,8 +186,8 @@ impl Machine {
     }
 
     /// Answers a request that gets no further, and closes.
-    pub(super) fn refuse(&mut self, id: ConnectionId, reason: RefusalReason, now: Now) {
-        self.counters.refused.of(reason).add(1);
+    pub(super) fn refuse(&mut self, id: ConnectionId, reason: RejectReason, now: Now) {
+        self.counters.connections_rejected.of(reason).add(1);
         let answer = FrameRun::reply(rejection::answer(reason).as_bytes());
         self.queue(id, answer, now);
         self.close_when_written(id, now);
@@ -235,12 +239,15 @@ impl Machine {
         };
         match connection.phase {
             Phase::Head(_) => {
-                self.counters.refused.of(RefusalReason::Abandoned).add(1);
+                self.counters
+                    .connections_rejected
+                    .of(RejectReason::Abandoned)
+                    .add(1);
                 self.fail(id);
             }
             Phase::Open => {
-                let fault = ProtocolFault::AbruptEnd;
-                self.counters.protocol_faults.of(fault).add(1);
+                let error = ProtocolError::AbruptEnd;
+                self.counters.protocol_errors.of(error).add(1);
                 self.fail(id);
             }
             // A peer that has only shut its sending side down still reads our answer.
@@ -376,7 +383,7 @@ impl Machine {
     /// The alarm of a connection that is no session has rung.
     pub(super) fn time_out(&mut self, id: ConnectionId, now: Now) {
         match self.connections.get(id).map(|connection| &connection.phase) {
-            Some(Phase::Head(_)) => self.refuse(id, RefusalReason::HeadTimeout, now),
+            Some(Phase::Head(_)) => self.refuse(id, RejectReason::HeadTimeout, now),
             Some(Phase::Http | Phase::Closing(_) | Phase::Lingering(_)) => self.fail(id),
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::hooks::{Action, Message, Outcome, Session};
-use crate::base::counters::{CloseReason, MessageFault};
+use crate::base::counters::{CloseReason, MessageError};
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Effect, Event, Publication, Refusal};
 
@@ -71,7 +71,7 @@ impl Shard {
             && let Some(view) = self.broker.view(id, now)
             && self.hooks.disconnect(&Session::new(&view)) == Outcome::Panicked
         {
-            self.count_handler_fault();
+            self.count_handler_error();
         }
     }
 
@@ -79,7 +79,7 @@ impl Shard {
         match outcome {
             Outcome::Done => {}
             Outcome::Denied(reason) => {
-                self.count_handler_fault();
+                self.count_handler_error();
                 let event = Event::Denied { reason: &reason };
                 self.machine.apply(id, Effect::Reply(event), now);
             }
@@ -90,9 +90,9 @@ impl Shard {
         }
     }
 
-    fn count_handler_fault(&self) {
-        let faults = &self.machine.counters.message_faults;
-        faults.of(MessageFault::Handler).add(1);
+    fn count_handler_error(&self) {
+        let errors = &self.machine.counters.message_errors;
+        errors.of(MessageError::Handler).add(1);
     }
 
     fn carry_out(&mut self, id: ConnectionId, actions: Vec<Action>, now: Now) {
@@ -109,7 +109,7 @@ impl Shard {
                         self.machine.counters.publications.add(1);
                         self.machine.fanout.publish(&publication, now.unix_ms);
                     } else {
-                        self.count_handler_fault();
+                        self.count_handler_error();
                     }
                 }
                 Action::Subscribe(channel) => self.broker.enrol(id, &channel),

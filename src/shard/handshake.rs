@@ -2,13 +2,13 @@
 
 use super::Shard;
 use super::connection::{Ending, Phase};
-use crate::base::counters::{CloseReason, RefusalReason};
+use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::limits::{CHANNEL_BYTES_MAX, HEAD_BYTES_MAX};
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::{Command, Connect};
 use crate::config::{RefusalForm, Routes};
 use crate::http::target::percent_decode;
-use crate::http::{Head, HeadError, Target, UpgradeFault};
+use crate::http::{Head, HeadError, Target, UpgradeError};
 use crate::ws::CloseCode;
 use crate::ws::handshake::switching_protocols;
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ const BEARER_SUBPROTOCOL: &str = "bearer";
 /// What a request head leads to.
 enum Verdict<'a> {
     NeedMore,
-    Refuse(RefusalReason),
+    Refuse(RejectReason),
     Http,
     Upgrade(Upgrade<'a>),
 }
@@ -84,17 +84,17 @@ impl Shard {
     }
 
     /// Why an upgrade is answered with a status of HTTP instead of a session that is closed.
-    fn refused_early(&self, upgrade: &Upgrade<'_>) -> Option<RefusalReason> {
+    fn refused_early(&self, upgrade: &Upgrade<'_>) -> Option<RejectReason> {
         let policy = self.broker.policy();
         if self.is_going_away {
-            return Some(RefusalReason::Draining);
+            return Some(RejectReason::Draining);
         }
         if policy.origin_refusal == RefusalForm::Http && !policy.allows_origin(upgrade.origin) {
-            return Some(RefusalReason::Origin);
+            return Some(RejectReason::Origin);
         }
         let is_full = || !self.broker.has_room(upgrade.dialect);
         (policy.capacity_refusal == RefusalForm::Http && is_full())
-            .then_some(RefusalReason::Capacity)
+            .then_some(RejectReason::Capacity)
     }
 
     fn upgrade(&mut self, id: ConnectionId, upgrade: &Upgrade<'_>, now: Now) {
@@ -151,27 +151,27 @@ fn judge<'a>(bytes: &'a [u8], routes: &Routes, tenant_domain: Option<&str>) -> V
     let head = match Head::parse(bytes) {
         Ok(Some(head)) => head,
         Ok(None) => return Verdict::NeedMore,
-        Err(HeadError::TooLarge) => return Verdict::Refuse(RefusalReason::HeadTooLarge),
-        Err(HeadError::Malformed) => return Verdict::Refuse(RefusalReason::BadRequest),
+        Err(HeadError::TooLarge) => return Verdict::Refuse(RejectReason::HeadTooLarge),
+        Err(HeadError::Malformed) => return Verdict::Refuse(RejectReason::BadRequest),
     };
     if !head.asks_for_websocket() {
         return Verdict::Http;
     }
     let key = match head.upgrade_key() {
         Ok(key) => key,
-        Err(UpgradeFault::Version) => return Verdict::Refuse(RefusalReason::Version),
-        Err(UpgradeFault::Malformed) => return Verdict::Refuse(RefusalReason::BadRequest),
+        Err(UpgradeError::Version) => return Verdict::Refuse(RejectReason::Version),
+        Err(UpgradeError::Malformed) => return Verdict::Refuse(RejectReason::BadRequest),
     };
     let target = Target::parse(head.target);
     let Some(route) = routes.route(target.path, head.subprotocols()) else {
-        return Verdict::Refuse(RefusalReason::UnknownPath);
+        return Verdict::Refuse(RejectReason::UnknownPath);
     };
     let tenant = tenant(&head, &target, route.tenant, tenant_domain);
     if tenant
         .as_ref()
         .is_some_and(|tenant| tenant.len() > CHANNEL_BYTES_MAX)
     {
-        return Verdict::Refuse(RefusalReason::BadRequest);
+        return Verdict::Refuse(RejectReason::BadRequest);
     }
     let mut subprotocols = head.subprotocols();
     let bearer = subprotocols.find(|subprotocol| *subprotocol == BEARER_SUBPROTOCOL);

@@ -3,7 +3,7 @@
 use super::connection::{Ending, Farewell, Phase};
 use super::hooks::Message;
 use super::{Request, Shard};
-use crate::base::counters::ProtocolFault;
+use crate::base::counters::ProtocolError;
 use crate::base::limits::JSON_BYTES_KEPT;
 use crate::base::{ConnectionId, FrameRun, Now};
 use crate::broker::Command;
@@ -44,7 +44,7 @@ impl Shard {
             match decoder.step(bytes, &mut consumed, limits) {
                 Ok(Some(incoming)) => self.take(id, incoming, now),
                 Ok(None) => return self.keep_decoder(id, decoder),
-                Err(fault) => return self.end_for(id, fault, now),
+                Err(error) => return self.end_for(id, error, now),
             }
         }
         // We are closing, but the answer to our close frame may be among these bytes already.
@@ -95,7 +95,7 @@ impl Shard {
             }
             Incoming::Binary(_) => {
                 self.machine.counters.messages_received.add(1);
-                self.end_for(id, ProtocolFault::Binary, now);
+                self.end_for(id, ProtocolError::Binary, now);
             }
             Incoming::Ping(payload) => {
                 let pong = FrameRun::reply(&frame::control(Opcode::Pong, payload));
@@ -123,9 +123,9 @@ impl Shard {
         match json.parse(text) {
             Ok(document) => match document.object() {
                 Ok(object) => self.obey(id, dialect, &object, &mut scratch, now),
-                Err(fault) => self.step(id, Command::Malformed(fault.into()), now),
+                Err(error) => self.step(id, Command::Malformed(error.into()), now),
             },
-            Err(fault) => self.step(id, Command::Malformed(fault.into()), now),
+            Err(error) => self.step(id, Command::Malformed(error.into()), now),
         }
         // One large message should not make the shard large for good.
         if text.len() <= JSON_BYTES_KEPT {
@@ -171,8 +171,8 @@ impl Shard {
         });
     }
 
-    fn end_for(&mut self, id: ConnectionId, fault: ProtocolFault, now: Now) {
-        self.machine.counters.protocol_faults.of(fault).add(1);
-        self.machine.end(id, Ending::protocol_fault(fault), now);
+    fn end_for(&mut self, id: ConnectionId, error: ProtocolError, now: Now) {
+        self.machine.counters.protocol_errors.of(error).add(1);
+        self.machine.end(id, Ending::protocol_error(error), now);
     }
 }

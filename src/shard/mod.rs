@@ -26,7 +26,7 @@ mod send_queue;
 mod timer_wheel;
 
 use crate::auth::Verifier;
-use crate::base::{Census, ConnectionId, Now, ShardCounters, SlabFull};
+use crate::base::{ConnectionId, Now, ProcessCounts, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use crate::json::JsonReader;
@@ -65,7 +65,7 @@ pub struct ShardParts {
     /// Checks tokens.
     pub verifier: Verifier,
     /// Counts shared by all shards.
-    pub census: Arc<Census>,
+    pub process_counts: Arc<ProcessCounts>,
     /// What users, tenants and addresses use, on all shards.
     pub quotas: Arc<Quotas>,
     /// This shard's counters.
@@ -100,14 +100,14 @@ impl Shard {
             shard: parts.index,
             policy: Arc::clone(&parts.policy),
             verifier: parts.verifier,
-            census: Arc::clone(&parts.census),
+            process_counts: Arc::clone(&parts.process_counts),
             quotas: parts.quotas,
             counters: Arc::clone(&parts.counters),
         });
         let fanout = Fanout::new(
             parts.index,
             &parts.ring,
-            parts.census,
+            parts.process_counts,
             Arc::clone(&parts.counters),
         );
         let inbox = Inbox::new(

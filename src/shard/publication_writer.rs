@@ -1,7 +1,7 @@
 //! Publications leave here: encoded once per variant in use, written once to the ring.
 
 use super::record::{self, Form};
-use crate::base::{Census, ShardCounters, Variant};
+use crate::base::{ProcessCounts, ShardCounters, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, Stamp};
 use fanwire_ring::{Ring, WriteError, Writer};
@@ -16,7 +16,7 @@ const SERIAL_BITS: u32 = 48;
 pub(super) struct Fanout {
     shard: u16,
     writer: Writer,
-    census: Arc<Census>,
+    process_counts: Arc<ProcessCounts>,
     counters: Arc<ShardCounters>,
     record: Vec<u8>,
     piece_bytes_max: usize,
@@ -31,14 +31,14 @@ impl Fanout {
     pub(super) fn new(
         shard: u16,
         ring: &Ring,
-        census: Arc<Census>,
+        process_counts: Arc<ProcessCounts>,
         counters: Arc<ShardCounters>,
     ) -> Self {
         let record_bytes_max = ring.record_bytes_max() as usize;
         Self {
             shard,
             writer: ring.writer(),
-            census,
+            process_counts,
             counters,
             record: Vec::new(),
             piece_bytes_max: record_bytes_max - record::FRAGMENT_PREFIX_BYTES,
@@ -55,8 +55,8 @@ impl Fanout {
             unix_ms,
             serial: u64::from(self.shard) << SERIAL_BITS | self.count,
         };
-        let place = self.census.place(publication.channel);
-        let in_use = self.census.variants_in_use(place);
+        let counter_slot = self.process_counts.counter_slot(publication.channel);
+        let in_use = self.process_counts.variants_in_use(counter_slot);
         let variants = Variant::all().filter(|variant| in_use & variant.bit() != 0);
         let counters = &self.counters;
         record::write(

@@ -2,7 +2,7 @@
 
 use super::publication_writer::Fanout;
 use crate::base::limits::SHARDS_MAX;
-use crate::base::{Census, Now, ShardCounters};
+use crate::base::{Now, ProcessCounts, ShardCounters};
 use crate::broker::Publication;
 use fanwire_ring::Ring;
 use std::fmt;
@@ -47,13 +47,18 @@ impl Publisher {
     #[must_use]
     pub fn new(
         ring: &Ring,
-        census: Arc<Census>,
+        process_counts: Arc<ProcessCounts>,
         counters: Arc<ShardCounters>,
         wake: impl Fn(u32) + Send + Sync + 'static,
     ) -> Self {
         let writer = u16::try_from(SHARDS_MAX).expect("shards are numbered with sixteen bits");
         Self {
-            fanout: Mutex::new(Fanout::new(writer, ring, census, Arc::clone(&counters))),
+            fanout: Mutex::new(Fanout::new(
+                writer,
+                ring,
+                process_counts,
+                Arc::clone(&counters),
+            )),
             counters,
             wake: Box::new(wake),
         }

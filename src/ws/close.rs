@@ -1,6 +1,6 @@
 //! Close codes and the payload of close frames.
 
-use crate::base::counters::ProtocolFault;
+use crate::base::counters::ProtocolError;
 
 /// A status code of a close frame (RFC 6455 7.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl CloseCode {
     pub const POLICY_VIOLATION: Self = Self(1008);
     /// A message over the limit.
     pub const TOO_BIG: Self = Self(1009);
-    /// A fault of ours.
+    /// A error of ours.
     pub const INTERNAL_ERROR: Self = Self(1011);
     /// Too many connections; try later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
@@ -52,34 +52,34 @@ pub struct PeerClose {
 /// Reads the payload of a close frame.
 ///
 /// # Errors
-/// The fault, when the payload has one byte, a code that may not travel, or a reason that is not
+/// The error, when the payload has one byte, a code that may not travel, or a reason that is not
 /// UTF-8 (RFC 6455 5.5.1).
-pub fn parse(payload: &[u8]) -> Result<PeerClose, ProtocolFault> {
+pub fn parse(payload: &[u8]) -> Result<PeerClose, ProtocolError> {
     match payload {
         [] => Ok(PeerClose { code: None }),
         [high, low, reason @ ..] => {
             let value = u16::from_be_bytes([*high, *low]);
             if !CloseCode::is_allowed_on_wire(value) {
-                return Err(ProtocolFault::ClosePayload);
+                return Err(ProtocolError::ClosePayload);
             }
             if simdutf8::basic::from_utf8(reason).is_err() {
-                return Err(ProtocolFault::Utf8);
+                return Err(ProtocolError::Utf8);
             }
             Ok(PeerClose {
                 code: Some(CloseCode(value)),
             })
         }
-        [_] => Err(ProtocolFault::ClosePayload),
+        [_] => Err(ProtocolError::ClosePayload),
     }
 }
 
-/// The code with which a peer's fault is answered.
+/// The code with which a peer's error is answered.
 #[must_use]
-pub fn code_for(fault: ProtocolFault) -> CloseCode {
-    match fault {
-        ProtocolFault::Utf8 => CloseCode::INVALID_PAYLOAD,
-        ProtocolFault::TooLarge => CloseCode::TOO_BIG,
-        ProtocolFault::Binary => CloseCode::UNSUPPORTED_DATA,
+pub fn code_for(error: ProtocolError) -> CloseCode {
+    match error {
+        ProtocolError::Utf8 => CloseCode::INVALID_PAYLOAD,
+        ProtocolError::TooLarge => CloseCode::TOO_BIG,
+        ProtocolError::Binary => CloseCode::UNSUPPORTED_DATA,
         _ => CloseCode::PROTOCOL_ERROR,
     }
 }
@@ -94,7 +94,7 @@ mod tests {
             let payload = u16::to_be_bytes(value);
             assert_eq!(
                 parse(&payload),
-                Err(ProtocolFault::ClosePayload),
+                Err(ProtocolError::ClosePayload),
                 "code {value}"
             );
         }
@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn one_byte_and_bad_reasons_are_faults() {
-        assert_eq!(parse(&[3]), Err(ProtocolFault::ClosePayload));
-        assert_eq!(parse(&[3, 232, 0xff]), Err(ProtocolFault::Utf8));
+        assert_eq!(parse(&[3]), Err(ProtocolError::ClosePayload));
+        assert_eq!(parse(&[3, 232, 0xff]), Err(ProtocolError::Utf8));
         assert_eq!(parse(&[]), Ok(PeerClose { code: None }));
     }
 }

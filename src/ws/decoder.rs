@@ -3,7 +3,7 @@
 use super::close::{self, PeerClose};
 use super::frame::{CLIENT_HEADER_BYTES_MAX, Header, Opcode, unmask};
 use super::utf8::Utf8Check;
-use crate::base::counters::ProtocolFault;
+use crate::base::counters::ProtocolError;
 
 /// What bounds a message.
 #[derive(Clone, Copy, Debug)]
@@ -69,13 +69,13 @@ impl Decoder {
     /// are consumed. What it returns is gone with the next call.
     ///
     /// # Errors
-    /// The peer's fault; the connection must then be closed and no more bytes given.
+    /// The peer's error; the connection must then be closed and no more bytes given.
     pub fn step<'a>(
         &'a mut self,
         input: &'a mut [u8],
         consumed: &mut usize,
         limits: MessageLimits,
-    ) -> Result<Option<Incoming<'a>>, ProtocolFault> {
+    ) -> Result<Option<Incoming<'a>>, ProtocolError> {
         if self
             .pending
             .as_ref()
@@ -124,15 +124,15 @@ impl Decoder {
 
 /// The header of the frame at the start of `input`, if the frame is whole, and is a message of its
 /// own or a control frame.
-fn whole_frame(input: &[u8], limits: MessageLimits) -> Result<Option<Header>, ProtocolFault> {
+fn whole_frame(input: &[u8], limits: MessageLimits) -> Result<Option<Header>, ProtocolError> {
     let Some(header) = Header::parse(input)? else {
         return Ok(None);
     };
     if header.opcode == Opcode::Continuation {
-        return Err(ProtocolFault::Fragmentation);
+        return Err(ProtocolError::Fragmentation);
     }
     if header.payload_bytes > limits.message_bytes_max as u64 && !header.opcode.is_control() {
-        return Err(ProtocolFault::TooLarge);
+        return Err(ProtocolError::TooLarge);
     }
     let is_here = (input.len() - header.header_bytes) as u64 >= header.payload_bytes;
     Ok((header.fin && is_here).then_some(header))
@@ -143,11 +143,11 @@ fn frame_payload_bytes(header: &Header) -> usize {
     usize::try_from(header.payload_bytes).expect("bounded by the message limit, a usize")
 }
 
-fn hand_out(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, ProtocolFault> {
+fn hand_out(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, ProtocolError> {
     Ok(match opcode {
         Opcode::Text => {
             let text = simdutf8::basic::from_utf8(payload);
-            Incoming::Text(text.map_err(|_| ProtocolFault::Utf8)?)
+            Incoming::Text(text.map_err(|_| ProtocolError::Utf8)?)
         }
         Opcode::Binary | Opcode::Continuation => Incoming::Binary(payload),
         Opcode::Ping => Incoming::Ping(payload),
@@ -168,7 +168,7 @@ impl Pending {
         input: &mut [u8],
         consumed: &mut usize,
         limits: MessageLimits,
-    ) -> Result<Outcome, ProtocolFault> {
+    ) -> Result<Outcome, ProtocolError> {
         loop {
             let rest = &mut input[*consumed..];
             let header = match self.frame {
@@ -215,7 +215,7 @@ impl Pending {
     }
 
     /// Adds bytes of `rest` to the header; returns it when complete, and how many bytes were used.
-    fn read_head(&mut self, rest: &[u8]) -> Result<(Option<Header>, usize), ProtocolFault> {
+    fn read_head(&mut self, rest: &[u8]) -> Result<(Option<Header>, usize), ProtocolError> {
         let room = &mut self.head[self.head_bytes..];
         let taken = room.len().min(rest.len());
         room[..taken].copy_from_slice(&rest[..taken]);
@@ -232,19 +232,19 @@ impl Pending {
         }
     }
 
-    fn begin_frame(&mut self, header: Header, limits: MessageLimits) -> Result<(), ProtocolFault> {
+    fn begin_frame(&mut self, header: Header, limits: MessageLimits) -> Result<(), ProtocolError> {
         // RFC 6455 5.4: control frames may come between fragments, another message may not.
         match (header.opcode, self.message) {
             (Opcode::Text | Opcode::Binary, None) => self.message = Some(header.opcode),
             (Opcode::Text | Opcode::Binary, Some(_)) | (Opcode::Continuation, None) => {
-                return Err(ProtocolFault::Fragmentation);
+                return Err(ProtocolError::Fragmentation);
             }
             (Opcode::Continuation, Some(_)) => {}
             (Opcode::Ping | Opcode::Pong | Opcode::Close, _) => self.control.clear(),
         }
         let message_bytes = (self.payload.len() as u64).saturating_add(header.payload_bytes);
         if !header.opcode.is_control() && message_bytes > limits.message_bytes_max as u64 {
-            return Err(ProtocolFault::TooLarge);
+            return Err(ProtocolError::TooLarge);
         }
         self.frame = Some(header);
         self.received_bytes = 0;
@@ -287,8 +287,8 @@ mod tests {
                 match decoder.step(piece, &mut consumed, LIMITS) {
                     Ok(Some(incoming)) => said.push(format!("{incoming:?}")),
                     Ok(None) => break,
-                    Err(fault) => {
-                        said.push(format!("{fault:?}"));
+                    Err(error) => {
+                        said.push(format!("{error:?}"));
                         return said;
                     }
                 }
@@ -299,11 +299,11 @@ mod tests {
         said
     }
 
-    fn check(stream: &[Vec<u8>], expected: &[Incoming<'_>], fault: Option<ProtocolFault>) {
+    fn check(stream: &[Vec<u8>], expected: &[Incoming<'_>], error: Option<ProtocolError>) {
         let expected: Vec<_> = expected
             .iter()
             .map(|incoming| format!("{incoming:?}"))
-            .chain(fault.map(|fault| format!("{fault:?}")))
+            .chain(error.map(|error| format!("{error:?}")))
             .collect();
         let stream = stream.concat();
         for piece_bytes in 1..=stream.len() {
@@ -372,31 +372,31 @@ mod tests {
         check(
             &[frame(0x01, b"a"), frame(0x80, &euro[..2])],
             &[],
-            Some(ProtocolFault::Utf8),
+            Some(ProtocolError::Utf8),
         );
-        check(&[frame(0x81, b"\xff")], &[], Some(ProtocolFault::Utf8));
+        check(&[frame(0x81, b"\xff")], &[], Some(ProtocolError::Utf8));
     }
 
     #[test]
     fn sequences_that_the_rfc_forbids_are_faults() {
-        let fault = Some(ProtocolFault::Fragmentation);
-        check(&[frame(0x80, b"x")], &[], fault);
-        check(&[frame(0x00, b"x")], &[], fault);
-        check(&[frame(0x01, b"x"), frame(0x81, b"y")], &[], fault);
-        check(&[frame(0x09, b"x")], &[], Some(ProtocolFault::Control));
-        check(&[frame(0xc1, b"x")], &[], Some(ProtocolFault::ReservedBits));
-        check(&[frame(0x85, b"x")], &[], Some(ProtocolFault::Opcode));
-        check(&[frame(0x88, b"x")], &[], Some(ProtocolFault::ClosePayload));
+        let error = Some(ProtocolError::Fragmentation);
+        check(&[frame(0x80, b"x")], &[], error);
+        check(&[frame(0x00, b"x")], &[], error);
+        check(&[frame(0x01, b"x"), frame(0x81, b"y")], &[], error);
+        check(&[frame(0x09, b"x")], &[], Some(ProtocolError::Control));
+        check(&[frame(0xc1, b"x")], &[], Some(ProtocolError::ReservedBits));
+        check(&[frame(0x85, b"x")], &[], Some(ProtocolError::Opcode));
+        check(&[frame(0x88, b"x")], &[], Some(ProtocolError::ClosePayload));
         check(
             &[vec![0x81, 0x01, b'x']],
             &[],
-            Some(ProtocolFault::Unmasked),
+            Some(ProtocolError::Unmasked),
         );
     }
 
     #[test]
     fn a_message_over_the_limit_is_refused_by_its_headers() {
-        let too_large = Some(ProtocolFault::TooLarge);
+        let too_large = Some(ProtocolError::TooLarge);
         check(&[frame(0x81, &[b'a'; 1_001])[..8].to_vec()], &[], too_large);
         check(
             &[

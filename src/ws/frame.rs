@@ -1,6 +1,6 @@
 //! The frame header (RFC 6455 5.2), read and written, and the mask.
 
-use crate::base::counters::ProtocolFault;
+use crate::base::counters::ProtocolError;
 
 /// Longest header that a server sends: two bytes and a 64-bit length, never a mask.
 pub const SERVER_HEADER_BYTES_MAX: usize = 10;
@@ -77,28 +77,28 @@ impl Header {
     /// Reads the header at the start of `input`; `None` when more bytes are needed.
     ///
     /// # Errors
-    /// The fault, as soon as the bytes at hand show it.
-    pub fn parse(input: &[u8]) -> Result<Option<Self>, ProtocolFault> {
+    /// The error, as soon as the bytes at hand show it.
+    pub fn parse(input: &[u8]) -> Result<Option<Self>, ProtocolError> {
         let Some(&first) = input.first() else {
             return Ok(None);
         };
         // RFC 6455 5.2: reserved bits are zero unless an extension was negotiated.
         if first & 0x70 != 0 {
-            return Err(ProtocolFault::ReservedBits);
+            return Err(ProtocolError::ReservedBits);
         }
         let fin = first & 0x80 != 0;
-        let opcode = Opcode::from_bits(first & 0x0f).ok_or(ProtocolFault::Opcode)?;
+        let opcode = Opcode::from_bits(first & 0x0f).ok_or(ProtocolError::Opcode)?;
         let Some(&second) = input.get(1) else {
             return Ok(None);
         };
         // RFC 6455 5.1: a server closes the connection upon receiving an unmasked frame.
         if second & 0x80 == 0 {
-            return Err(ProtocolFault::Unmasked);
+            return Err(ProtocolError::Unmasked);
         }
         let short_length = second & 0x7f;
         // RFC 6455 5.5: control frames are whole and have at most 125 bytes.
         if opcode.is_control() && (!fin || usize::from(short_length) > CONTROL_PAYLOAD_BYTES_MAX) {
-            return Err(ProtocolFault::Control);
+            return Err(ProtocolError::Control);
         }
         let (payload_bytes, length_bytes) = match short_length {
             126 => {
@@ -122,7 +122,7 @@ impl Header {
             _ => true,
         };
         if !is_minimal {
-            return Err(ProtocolFault::Length);
+            return Err(ProtocolError::Length);
         }
         let mask_at = 2 + length_bytes;
         let Some(mask) = input.get(mask_at..mask_at + 4) else {
@@ -215,7 +215,7 @@ pub fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn check(input: &[u8], expected: Result<Option<(u64, usize)>, ProtocolFault>) {
+    fn check(input: &[u8], expected: Result<Option<(u64, usize)>, ProtocolError>) {
         let parsed = Header::parse(input)
             .map(|header| header.map(|header| (header.payload_bytes, header.header_bytes)));
         assert_eq!(parsed, expected, "input {input:02x?}");
@@ -228,7 +228,7 @@ mod tests {
         check(&[0x81, 0xfe, 0, 126, 1, 2, 3, 4], Ok(Some((126, 8))));
         check(
             &[0x81, 0xfe, 0, 125, 1, 2, 3, 4],
-            Err(ProtocolFault::Length),
+            Err(ProtocolError::Length),
         );
         check(
             &[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4],
@@ -236,22 +236,22 @@ mod tests {
         );
         check(
             &[0x81, 0xff, 0, 0, 0, 0, 0, 0, 255, 255, 1, 2, 3, 4],
-            Err(ProtocolFault::Length),
+            Err(ProtocolError::Length),
         );
         check(
             &[0x81, 0xff, 0x80, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4],
-            Err(ProtocolFault::Length),
+            Err(ProtocolError::Length),
         );
     }
 
     #[test]
     fn faults_show_as_early_as_the_bytes_allow() {
-        check(&[0xc1], Err(ProtocolFault::ReservedBits));
-        check(&[0x83], Err(ProtocolFault::Opcode));
-        check(&[0x8b], Err(ProtocolFault::Opcode));
-        check(&[0x81, 0x05], Err(ProtocolFault::Unmasked));
-        check(&[0x09, 0x80], Err(ProtocolFault::Control));
-        check(&[0x89, 0xfe], Err(ProtocolFault::Control));
+        check(&[0xc1], Err(ProtocolError::ReservedBits));
+        check(&[0x83], Err(ProtocolError::Opcode));
+        check(&[0x8b], Err(ProtocolError::Opcode));
+        check(&[0x81, 0x05], Err(ProtocolError::Unmasked));
+        check(&[0x09, 0x80], Err(ProtocolError::Control));
+        check(&[0x89, 0xfe], Err(ProtocolError::Control));
     }
 
     #[test]

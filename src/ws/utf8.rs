@@ -1,6 +1,6 @@
 //! UTF-8 checked as it arrives, so that bad text is refused before the message is complete.
 
-use crate::base::counters::ProtocolFault;
+use crate::base::counters::ProtocolError;
 
 /// How far a growing text is known to be valid.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,12 +12,12 @@ impl Utf8Check {
     /// Checks what was appended to `text` since the last call; a character may still be incomplete.
     ///
     /// # Errors
-    /// [`ProtocolFault::Utf8`] when no continuation can make the text valid.
-    pub fn extend(&mut self, text: &[u8]) -> Result<(), ProtocolFault> {
+    /// [`ProtocolError::Utf8`] when no continuation can make the text valid.
+    pub fn extend(&mut self, text: &[u8]) -> Result<(), ProtocolError> {
         match simdutf8::compat::from_utf8(&text[self.valid_bytes..]) {
             Ok(_) => self.valid_bytes = text.len(),
             Err(error) if error.error_len().is_none() => self.valid_bytes += error.valid_up_to(),
-            Err(_) => return Err(ProtocolFault::Utf8),
+            Err(_) => return Err(ProtocolError::Utf8),
         }
         Ok(())
     }

@@ -30,8 +30,8 @@ impl Scene {
     }
 
     /// `bytes` of an upgraded client end its session with `code` and add one to `series`.
-    fn check_closed(&mut self, name: &str, bytes: &[u8], code: u16, fault: &str) {
-        let series = format!("fanwire_protocol_faults_total{{fault=\"{fault}\"");
+    fn check_closed(&mut self, name: &str, bytes: &[u8], code: u16, label: &str) {
+        let series = format!("fanwire_protocol_errors_total{{fault=\"{label}\"");
         let before = self.server.metric(&series);
         let mut raw = Raw::open(self.server.address, "/ws", "");
         raw.write(bytes);
@@ -42,8 +42,8 @@ impl Scene {
     }
 
     /// `text` is answered with an error and adds one to `series`; the session lives on.
-    fn check_refused(&mut self, text: &str, error: &str, fault: &str) {
-        let series = format!("fanwire_message_faults_total{{fault=\"{fault}\"");
+    fn check_refused(&mut self, text: &str, error: &str, label: &str) {
+        let series = format!("fanwire_message_errors_total{{fault=\"{label}\"");
         let before = self.server.metric(&series);
         let mut raw = Raw::open(self.server.address, "/ws", "");
         raw.send(text);
@@ -57,7 +57,7 @@ impl Scene {
 
     /// A request is answered with a status before any session, and adds one to `series`.
     fn check_status(&mut self, request: &str, status: u16, reason: &str) {
-        let series = format!("fanwire_refused_total{{reason=\"{reason}\"");
+        let series = format!("fanwire_connections_rejected_total{{reason=\"{reason}\"");
         let before = self.server.metric(&series);
         assert_eq!(
             crate::harness::http(self.server.address, request).0,
@@ -73,7 +73,7 @@ impl Scene {
 fn frames_against_the_rfc_close_the_session_with_their_code() {
     let mut scene = Scene::new();
     let text = |first| frame_bytes(first, b"hello");
-    for (name, bytes, code, fault) in [
+    for (name, bytes, code, label) in [
         ("unmasked", vec![0x81, 2, b'h', b'i'], 1002, "unmasked"),
         ("reserved bit", text(0xc1), 1002, "reserved_bits"),
         ("unknown opcode", text(0x83), 1002, "opcode"),
@@ -100,7 +100,7 @@ fn frames_against_the_rfc_close_the_session_with_their_code() {
             "length",
         ),
     ] {
-        scene.check_closed(name, &bytes, code, fault);
+        scene.check_closed(name, &bytes, code, label);
     }
 }
 
@@ -112,7 +112,7 @@ fn messages_that_mean_nothing_are_answered() {
         "[".repeat(500_000),
         "]".repeat(500_000)
     );
-    for (text, error, fault) in [
+    for (text, error, label) in [
         ("{\"type\":", "Invalid JSON", "json"),
         ("[]", "Invalid JSON", "json"),
         ("", "Invalid JSON", "json"),
@@ -134,7 +134,7 @@ fn messages_that_mean_nothing_are_answered() {
             "field",
         ),
     ] {
-        scene.check_refused(text, error, fault);
+        scene.check_refused(text, error, label);
     }
     let long = format!(
         r#"{{"type":"subscribe","data":{{"channel":"{}"}}}}"#,
@@ -162,13 +162,13 @@ fn a_truncated_frame_and_a_sudden_end_disturb_nobody() {
     let mut raw = Raw::open(scene.server.address, "/ws", "");
     raw.write(&frame_bytes(0x81, br#"{"type":"ping"}"#)[..9]);
     drop(raw);
-    let abrupt = "fanwire_protocol_faults_total{fault=\"abrupt_end\"";
+    let abrupt = "fanwire_protocol_errors_total{error=\"abrupt_end\"";
     scene.server.await_metric(abrupt, 1);
     scene.check_bystander();
     drop(Raw::connect(scene.server.address));
     scene
         .server
-        .await_metric("fanwire_refused_total{reason=\"abandoned\"", 1);
+        .await_metric("fanwire_connections_rejected_total{reason=\"abandoned\"", 1);
     scene.check_bystander();
 }
 

@@ -43,15 +43,15 @@ fn bad_tokens() -> Vec<(String, &'static str, &'static str)> {
 #[test]
 fn a_bad_token_in_the_handshake_closes_with_1008() {
     let server = Server::secured();
-    for (token, error, fault) in bad_tokens() {
-        let series = format!("fanwire_token_faults_total{{fault=\"{fault}\"");
+    for (token, error, label) in bad_tokens() {
+        let series = format!("fanwire_token_errors_total{{fault=\"{label}\"");
         let before = server.metric(&series);
         let mut raw = Raw::open(server.address, &format!("/ws?token={token}"), "");
         let expected = format!(r#"{{"type":"auth_failed","data":{{"error":"{error}"}}}}"#);
         assert_eq!(raw.read_text(), expected);
         assert_eq!(raw.read(), Frame::Close(1008, "unauthorized".into()));
         assert_eq!(raw.read(), Frame::End);
-        assert_eq!(server.metric(&series), before + 1, "{fault}");
+        assert_eq!(server.metric(&series), before + 1, "{label}");
     }
 }
 

@@ -115,7 +115,7 @@ fn publishing_needs_its_permission() {
         < {"type":"error","data":{"error":"Permission denied"}}
         "#,
     );
-    server.await_metric("fanwire_message_faults_total{fault=\"forbidden\"", 1);
+    server.await_metric("fanwire_message_errors_total{error=\"forbidden\"", 1);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn one_message_too_many_is_refused_and_the_session_lives_on() {
     client.send(r#"{"type":"PING"}"#);
     let refusal = r#"{"type":"ERROR","message":"Rate limit exceeded"}"#;
     assert_eq!(client.receive(), refusal);
-    server.await_metric("fanwire_message_faults_total{fault=\"rate_limited\"", 1);
+    server.await_metric("fanwire_message_errors_total{error=\"rate_limited\"", 1);
 }
 
 #[test]

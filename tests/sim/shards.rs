@@ -1,7 +1,7 @@
 //! Shards that share a ring, with open doors.
 
 use fanwire::auth::Verifier;
-use fanwire::base::{Census, DialectId, Now, ShardCounters};
+use fanwire::base::{DialectId, Now, ProcessCounts, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) struct Shards {
     pub(crate) shards: Vec<Shard>,
     pub(crate) counters: Vec<Arc<ShardCounters>>,
-    pub(crate) census: Arc<Census>,
+    pub(crate) process_counts: Arc<ProcessCounts>,
 }
 
 pub(crate) fn shards(count: usize, ring_bytes: u32, outbox_bytes_max: u32, now: Now) -> Shards {
@@ -25,7 +25,7 @@ pub(crate) fn shards(count: usize, ring_bytes: u32, outbox_bytes_max: u32, now: 
         outbox_bytes_max,
         ..Policy::default()
     });
-    let census = Arc::new(Census::default());
+    let process_counts = Arc::new(ProcessCounts::default());
     let counters: Vec<_> = (0..count)
         .map(|_| Arc::<ShardCounters>::default())
         .collect();
@@ -35,7 +35,7 @@ pub(crate) fn shards(count: usize, ring_bytes: u32, outbox_bytes_max: u32, now: 
             connections_max: 20_000,
             policy: Arc::clone(&policy),
             verifier: Verifier::default(),
-            census: Arc::clone(&census),
+            process_counts: Arc::clone(&process_counts),
             quotas: Arc::default(),
             hooks: Arc::default(),
             counters: Arc::clone(counters),
@@ -47,6 +47,6 @@ pub(crate) fn shards(count: usize, ring_bytes: u32, outbox_bytes_max: u32, now: 
     Shards {
         shards: shards.collect(),
         counters,
-        census,
+        process_counts,
     }
 }

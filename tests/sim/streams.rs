@@ -3,7 +3,7 @@
 use crate::client::{frame, request, whole_frame};
 use crate::random::Random;
 use crate::shards::{Shards, shards};
-use fanwire::base::{Census, ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters};
 use fanwire::shard::{Request, Shard};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ struct Streams {
     random: Random,
     shards: Vec<Shard>,
     counters: Vec<Arc<ShardCounters>>,
-    census: Arc<Census>,
+    process_counts: Arc<ProcessCounts>,
     clients: Vec<Client>,
     publisher: ConnectionId,
     tags: usize,
@@ -55,14 +55,14 @@ impl Streams {
         let Shards {
             mut shards,
             counters,
-            census,
+            process_counts,
         } = shards(SHARDS, 1 << 20, 1 << 20, NOW);
         let publisher = open(&mut shards[0], DialectId::Gateway);
         let mut streams = Self {
             random: Random::new(seed),
             shards,
             counters,
-            census,
+            process_counts,
             clients: Vec::new(),
             publisher,
             tags: 0,
@@ -277,8 +277,10 @@ fn each_subscription_hears_what_its_filter_matches_under_its_own_id() {
         assert_eq!(streams.sum(|counters| counters.channels.value()), 0);
         assert_eq!(streams.sum(|counters| counters.sessions.value()), 1);
         for stream in STREAMS {
-            let place = streams.census.place(&format!("stream:{stream}"));
-            assert_eq!(streams.census.variants_in_use(place), 0, "{stream}");
+            let place = streams
+                .process_counts
+                .counter_slot(&format!("stream:{stream}"));
+            assert_eq!(streams.process_counts.variants_in_use(place), 0, "{stream}");
         }
     }
 }

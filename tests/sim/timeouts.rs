@@ -34,7 +34,7 @@ impl Stage {
                 ..Policy::default()
             }),
             verifier: Verifier::hs256(SECRET),
-            census: Arc::default(),
+            process_counts: Arc::default(),
             quotas: Arc::default(),
             hooks: Arc::default(),
             counters: Arc::clone(&counters),

@@ -5,7 +5,7 @@ use crate::oracle::Oracle;
 use crate::random::Random;
 use crate::shards::{Shards, shards};
 use fanwire::base::counters::DropReason;
-use fanwire::base::{Census, ConnectionId, Now, ShardCounters, Variant};
+use fanwire::base::{ConnectionId, Now, ProcessCounts, ShardCounters, Variant};
 use fanwire::shard::{Request, Shard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(crate) struct World {
     now: Now,
     shards: Vec<Shard>,
     counters: Vec<Arc<ShardCounters>>,
-    census: Arc<Census>,
+    process_counts: Arc<ProcessCounts>,
     clients: Vec<Client>,
     by_id: HashMap<(usize, ConnectionId), usize>,
     oracle: Oracle,
@@ -50,7 +50,7 @@ impl World {
         let Shards {
             shards,
             counters,
-            census,
+            process_counts,
         } = shards(plan.shards, plan.ring_bytes, plan.outbox_bytes_max, now);
         Self {
             plan,
@@ -58,7 +58,7 @@ impl World {
             now,
             shards,
             counters,
-            census,
+            process_counts,
             clients: Vec::new(),
             by_id: HashMap::new(),
             oracle: Oracle::new(plan.shards),
@@ -464,6 +464,6 @@ impl World {
         );
         let open = self.clients.iter().filter(|client| !client.is_gone);
         let open = open.filter(|client| client.close_code.is_none()).count() as u64;
-        assert!(self.census.sessions_total() <= open);
+        assert!(self.process_counts.sessions_total() <= open);
     }
 }

@@ -27,9 +27,9 @@ pub(super) struct Condition {
     pub(super) alternatives: Vec<FilterValue>,
 }
 
-/// Why a filter is refused; the client's fault. The limits are in `base::limits`.
+/// Why a filter is refused; the client's error. The limits are in `base::limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FilterFault {
+pub enum FilterError {
     /// More bytes of JSON than a filter may have.
     TooLong,
     /// More keys than a filter may have, repeated ones counted.
@@ -46,15 +46,15 @@ impl Filter {
     /// Reads the filter that `filters` describes; none if it has no keys and so matches everything.
     ///
     /// # Errors
-    /// A [`FilterFault`] when it is larger than a filter may be.
-    pub fn parse(filters: &Object<'_>) -> Result<Option<Self>, FilterFault> {
+    /// A [`FilterError`] when it is larger than a filter may be.
+    pub fn parse(filters: &Object<'_>) -> Result<Option<Self>, FilterError> {
         if filters.raw().len() > FILTER_BYTES_MAX {
-            return Err(FilterFault::TooLong);
+            return Err(FilterError::TooLong);
         }
         let mut keys = BTreeMap::new();
         for (index, (path, value)) in filters.members().enumerate() {
             if index == FILTER_KEYS_MAX {
-                return Err(FilterFault::TooManyKeys);
+                return Err(FilterError::TooManyKeys);
             }
             check_path(path)?;
             // Of keys written twice the last counts.
@@ -97,25 +97,25 @@ impl Condition {
     }
 }
 
-fn check_path(path: &str) -> Result<(), FilterFault> {
+fn check_path(path: &str) -> Result<(), FilterError> {
     if path.len() > FILTER_PATH_BYTES_MAX {
-        return Err(FilterFault::PathTooLong);
+        return Err(FilterError::PathTooLong);
     }
     if path.split('.').count() > FILTER_PATH_PARTS_MAX {
-        return Err(FilterFault::PathTooDeep);
+        return Err(FilterError::PathTooDeep);
     }
     Ok(())
 }
 
 /// What may stand at a path, by canonical text: sorted and each once.
-fn alternatives(value: Shape<'_>) -> Result<BTreeMap<String, FilterValue>, FilterFault> {
+fn alternatives(value: Shape<'_>) -> Result<BTreeMap<String, FilterValue>, FilterError> {
     let keyed = |value| (canonical(value), FilterValue::of(value));
     let Shape::Array(elements) = value else {
         return Ok(BTreeMap::from([keyed(value)]));
     };
     // Counted before they are converted, so that a refusal costs little.
     if elements.count() > FILTER_ALTERNATIVES_MAX {
-        return Err(FilterFault::TooManyAlternatives);
+        return Err(FilterError::TooManyAlternatives);
     }
     Ok(elements.map(keyed).collect())
 }
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::json::JsonReader;
 
-    fn parse(text: &str) -> Result<Option<Filter>, FilterFault> {
+    fn parse(text: &str) -> Result<Option<Filter>, FilterError> {
         let mut reader = JsonReader::default();
         let document = reader.parse(text).unwrap();
         Filter::parse(&document.object().unwrap())
@@ -192,23 +192,23 @@ mod tests {
         let deep = |parts: usize| format!("{{\"{}\":1}}", vec!["a"; parts].join("."));
         for (text, expected) in [
             (object(FILTER_KEYS_MAX), None),
-            (object(FILTER_KEYS_MAX + 1), Some(FilterFault::TooManyKeys)),
+            (object(FILTER_KEYS_MAX + 1), Some(FilterError::TooManyKeys)),
             (array(FILTER_ALTERNATIVES_MAX), None),
             (
                 array(FILTER_ALTERNATIVES_MAX + 1),
-                Some(FilterFault::TooManyAlternatives),
+                Some(FilterError::TooManyAlternatives),
             ),
             (heavy(FILTER_BYTES_MAX), None),
-            (heavy(FILTER_BYTES_MAX + 1), Some(FilterFault::TooLong)),
+            (heavy(FILTER_BYTES_MAX + 1), Some(FilterError::TooLong)),
             (long(FILTER_PATH_BYTES_MAX), None),
             (
                 long(FILTER_PATH_BYTES_MAX + 1),
-                Some(FilterFault::PathTooLong),
+                Some(FilterError::PathTooLong),
             ),
             (deep(FILTER_PATH_PARTS_MAX), None),
             (
                 deep(FILTER_PATH_PARTS_MAX + 1),
-                Some(FilterFault::PathTooDeep),
+                Some(FilterError::PathTooDeep),
             ),
         ] {
             assert_eq!(parse(&text).err(), expected, "{} bytes", text.len());

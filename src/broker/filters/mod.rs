@@ -34,5 +34,5 @@ mod value;
 #[cfg(test)]
 mod oracle;
 
-pub use filter::{Filter, FilterFault};
+pub use filter::{Filter, FilterError};
 pub use index::{FilterIndex, GroupIndex};

@@ -1,7 +1,7 @@
 //! Messages to analytics clients.
 
 use super::stream;
-use crate::base::TAG_BYTES;
+use crate::base::SUBSCRIPTION_ID_BYTES;
 use crate::broker::{Event, Publication, Refusal, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
 use crate::dialect::{Hole, Stamp};
@@ -26,7 +26,7 @@ pub(super) fn publication(
     output.extend_from_slice(stream.as_bytes());
     output.extend_from_slice(b"\"},\"subscription_id\":\"");
     let hole = Hole(output.len() - base);
-    output.extend_from_slice(&[b' '; TAG_BYTES]);
+    output.extend_from_slice(&[b' '; SUBSCRIPTION_ID_BYTES]);
     output.push(b'"');
     end(stamp.unix_ms, output);
     Some(hole)
@@ -49,7 +49,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Authenticated { session, .. } => {
             nested(output, "auth_success", "client_id", &session.id.to_string());
         }
-        // The document has one sentence for all faults.
+        // The document has one sentence for all errors.
         Event::AuthenticationFailed { .. } => {
             nested(output, "auth_failed", "error", "Invalid credentials");
         }
@@ -132,7 +132,7 @@ mod tests {
             format!(
                 "{{\"type\":\"data\",\"data\":{{\"{item}\":{{\"a\":1}},\"subscription_type\":\"{stream}\"}},\
                  \"subscription_id\":\"{}\",\"timestamp\":\"2024-01-01T00:00:00.000Z\"}}",
-                " ".repeat(TAG_BYTES)
+                " ".repeat(SUBSCRIPTION_ID_BYTES)
             )
         };
         for (stream, item) in [

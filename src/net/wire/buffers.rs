@@ -48,7 +48,7 @@ impl Buffers {
         assert!(count.is_power_of_two(), "the kernel masks the index");
         let (entries, entries_layout) = pages(usize::from(count) * size_of::<BufRingEntry>());
         let (memory, memory_layout) = pages(usize::from(count) * buffer_bytes as usize);
-        // Written, not just reserved: a page fault belongs to the start, not to a receive.
+        // Written, not just reserved: a page error belongs to the start, not to a receive.
         // SAFETY: the allocation has this size, and nobody refers to it yet.
         unsafe { memory.write_bytes(0xa5, memory_layout.size()) };
         let entries = entries.cast::<BufRingEntry>();

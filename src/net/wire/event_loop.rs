@@ -7,7 +7,7 @@
 
 use super::kernel::{Completion, Kernel, Operation};
 use super::sockets::Socket;
-use crate::base::counters::RefusalReason;
+use crate::base::counters::RejectReason;
 use crate::base::now::Clock;
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
 use crate::net::Waker;
@@ -267,7 +267,10 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         if result >= 0 {
             self.take_connection(listener, result, now);
         } else if !self.is_draining {
-            self.counters.refused.of(RefusalReason::Accept).add(1);
+            self.counters
+                .connections_rejected
+                .of(RejectReason::Accept)
+                .add(1);
         }
         if !has_more && !self.is_draining {
             // At once after a success; after a failure (no descriptors, no memory) a little later.
@@ -280,7 +283,11 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     fn take_connection(&mut self, listener: u8, result: i32, now: Now) {
         // SAFETY: `accepted` calls this once for each successful completion.
         let Ok((socket, peer)) = (unsafe { self.kernel.accepted(result) }) else {
-            return self.counters.refused.of(RefusalReason::Abandoned).add(1);
+            return self
+                .counters
+                .connections_rejected
+                .of(RejectReason::Abandoned)
+                .add(1);
         };
         if self.is_draining {
             return;
@@ -292,7 +299,10 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         if self.kernel.adopt(socket, id).is_ok() {
             self.arm_receive(id);
         } else {
-            self.counters.refused.of(RefusalReason::Accept).add(1);
+            self.counters
+                .connections_rejected
+                .of(RejectReason::Accept)
+                .add(1);
             self.shard.fail(id, now);
         }
     }

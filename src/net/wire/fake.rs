@@ -13,7 +13,7 @@ use super::event_loop::{HttpHost, HttpOutput, Pump};
 use super::kernel::{Completion, Kernel, Operation};
 use crate::auth::Verifier;
 use crate::base::now::Clock;
-use crate::base::{Census, ConnectionId, DialectId, ShardCounters};
+use crate::base::{ConnectionId, DialectId, ProcessCounts, ShardCounters};
 use crate::config::{DialectPolicy, Policy, Routes};
 use crate::shard::{Shard, ShardParts};
 use crate::ws::Opcode;
@@ -362,7 +362,7 @@ fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, N
         connections_max: 64,
         policy: Arc::new(policy),
         verifier: Verifier::default(),
-        census: Arc::<Census>::default(),
+        process_counts: Arc::<ProcessCounts>::default(),
         quotas: Arc::default(),
         hooks: Arc::default(),
         counters: Arc::clone(counters),
