@@ -14,5 +14,5 @@ pub use counters::ShardCounters;
 pub use id::{ConnectionId, DialectId, Variant};
 pub use now::Now;
 pub use process_counts::ProcessCounts;
-pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, Tag};
+pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, SubscriptionId};
 pub use slab::{Slab, SlabFull, SlotMap};

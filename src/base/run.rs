@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 /// What stands in a subscriber's frames alone: the id of its subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tag(Rc<str>);
+pub struct SubscriptionId(Rc<str>);
 
-/// Length of the tags that the server gives, bytes: frames are made with a hole of this width.
+/// Length of the subscription ids that the server gives, bytes: frames are made with a placeholder of this width.
 pub const SUBSCRIPTION_ID_BYTES: usize = 20;
 
-impl Tag {
-    /// A tag of that text, which needs no escapes in JSON.
+impl SubscriptionId {
+    /// A subscription id of that text, which needs no escapes in JSON.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
@@ -36,8 +36,8 @@ struct Inner {
     bytes: Box<[u8]>,
     /// End of each frame but the last; empty for a single frame.
     ends: Box<[u32]>,
-    /// Where subscribers' tags go: offsets of holes of equal width.
-    holes: Box<[u32]>,
+    /// Where subscribers' subscription ids go: offsets of placeholders of equal width.
+    placeholders: Box<[u32]>,
     publications: bool,
 }
 
@@ -48,44 +48,45 @@ impl FrameRun {
         Self(Rc::new(Inner {
             bytes: frame.into(),
             ends: Box::default(),
-            holes: Box::default(),
+            placeholders: Box::default(),
             publications: false,
         }))
     }
 
     /// Publications' frames: `bytes` holds them one after the other, `ends` where each one ends,
-    /// `holes` where a subscriber's tag goes.
+    /// `placeholders` where a subscriber's subscription id goes.
     ///
     /// # Panics
     /// When `ends` is empty or does not finish at the end of `bytes`: only this program makes them.
     #[must_use]
-    pub fn publications(bytes: &[u8], ends: &[u32], holes: &[u32]) -> Self {
+    pub fn publications(bytes: &[u8], ends: &[u32], placeholders: &[u32]) -> Self {
         let (last, inner) = ends.split_last().expect("a run has at least one frame");
         assert_eq!(*last as usize, bytes.len(), "the last frame ends the run");
         Self(Rc::new(Inner {
             bytes: bytes.into(),
             ends: inner.into(),
-            holes: holes.into(),
+            placeholders: placeholders.into(),
             publications: true,
         }))
     }
 
-    /// The same frames with `tag` in each hole: a copy of its own for one subscriber.
+    /// The same frames with `subscription_id` in each placeholder: a copy of its own for one subscriber.
     ///
     /// # Panics
-    /// When the tag is wider than what is left of the run behind a hole.
+    /// When the subscription id is wider than what is left of the run behind a placeholder.
     #[must_use]
-    pub fn filled(&self, tag: &Tag) -> Self {
-        let tag = tag.text().as_bytes();
+    pub fn with_subscription_id(&self, subscription_id: &SubscriptionId) -> Self {
+        let subscription_id = subscription_id.text().as_bytes();
         let mut bytes = self.0.bytes.clone();
-        for hole in &self.0.holes {
-            let hole = *hole as usize;
-            bytes[hole..hole + tag.len()].copy_from_slice(tag);
+        for placeholder in &self.0.placeholders {
+            let placeholder = *placeholder as usize;
+            bytes[placeholder..placeholder + subscription_id.len()]
+                .copy_from_slice(subscription_id);
         }
         Self(Rc::new(Inner {
             bytes,
             ends: self.0.ends.clone(),
-            holes: Box::default(),
+            placeholders: Box::default(),
             publications: self.0.publications,
         }))
     }
@@ -160,9 +161,16 @@ mod tests {
     #[test]
     fn a_tag_goes_into_each_hole_of_a_copy() {
         let run = FrameRun::publications(b"a__bc__d", &[4, 8], &[1, 5]);
-        assert_eq!(run.filled(&Tag::new("xy")).bytes(), b"axybcxyd");
+        assert_eq!(
+            run.with_subscription_id(&SubscriptionId::new("xy")).bytes(),
+            b"axybcxyd"
+        );
         assert_eq!(run.bytes(), b"a__bc__d");
-        assert_eq!(run.filled(&Tag::new("xy")).frame_count(), 2);
+        assert_eq!(
+            run.with_subscription_id(&SubscriptionId::new("xy"))
+                .frame_count(),
+            2
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::filters::{Filter, FilterIndex, GroupIndex};
 use crate::base::process_counts::CounterSlot;
-use crate::base::{Tag, Variant};
+use crate::base::{SubscriptionId, Variant};
 use crate::json::Object;
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use std::collections::HashMap;
 pub struct Taste {
     /// The form in which they want frames.
     pub variant: Variant,
-    /// Width of their tags, bytes; 0 = they have none.
-    pub tag_bytes: u16,
+    /// Width of their subscription ids, bytes; 0 = they have none.
+    pub subscription_id_bytes: u16,
     /// Their filter among the channel's; `None` = they want everything.
     filter: Option<GroupIndex>,
 }
@@ -24,8 +24,8 @@ pub struct Audience {
     pub taste: Taste,
     /// Their slots, in no order. A slot leaves before its connection does, so none is stale.
     pub slots: Vec<u32>,
-    /// Their tags, in the same order; empty if they have none.
-    pub tags: Vec<Tag>,
+    /// Their subscription ids, in the same order; empty if they have none.
+    pub subscription_ids: Vec<SubscriptionId>,
 }
 
 /// A channel with at least one subscriber on this shard.
@@ -117,7 +117,7 @@ impl Channel {
         let audience = Audience {
             taste,
             slots: Vec::new(),
-            tags: Vec::new(),
+            subscription_ids: Vec::new(),
         };
         let index = match self.vacant.pop() {
             Some(index) => {
@@ -185,7 +185,7 @@ pub(super) struct Moved {
 pub(super) struct Joiner {
     pub(super) slot: u32,
     pub(super) variant: Variant,
-    pub(super) tag: Option<Tag>,
+    pub(super) subscription_id: Option<SubscriptionId>,
     pub(super) filter: Option<Filter>,
 }
 
@@ -219,10 +219,10 @@ impl Channels {
         &self.at(membership.channel).name
     }
 
-    /// The tag of a membership.
-    pub(super) fn tag(&self, membership: Membership) -> Option<&Tag> {
+    /// The subscription id of a membership.
+    pub(super) fn subscription_id(&self, membership: Membership) -> Option<&SubscriptionId> {
         let audience = self.at(membership.channel).audience(membership.audience);
-        audience.tags.get(membership.position as usize)
+        audience.subscription_ids.get(membership.position as usize)
     }
 
     /// Where the subscriptions of a membership's channel are counted.
@@ -286,16 +286,20 @@ impl Channels {
             let found = filters.index.find(&filter);
             found.unwrap_or_else(|| filters.index.insert(filter))
         });
-        let tag_bytes = joiner.tag.as_ref().map_or(0, |tag| tag.text().len());
+        let subscription_id_bytes = joiner
+            .subscription_id
+            .as_ref()
+            .map_or(0, |subscription_id| subscription_id.text().len());
         let taste = Taste {
             variant: joiner.variant,
-            tag_bytes: u16::try_from(tag_bytes).expect("tags are limited to 128 bytes"),
+            subscription_id_bytes: u16::try_from(subscription_id_bytes)
+                .expect("tags are limited to 128 bytes"),
             filter,
         };
         let audience_index = channel.audience_of(taste);
         let audience = &mut channel.audiences[audience_index as usize];
         audience.slots.push(joiner.slot);
-        audience.tags.extend(joiner.tag);
+        audience.subscription_ids.extend(joiner.subscription_id);
         let position = u32::try_from(audience.slots.len() - 1);
         Membership {
             channel: index,
@@ -310,8 +314,8 @@ impl Channels {
         let audience = &mut channel.audiences[membership.audience as usize];
         let position = membership.position as usize;
         audience.slots.swap_remove(position);
-        if !audience.tags.is_empty() {
-            audience.tags.swap_remove(position);
+        if !audience.subscription_ids.is_empty() {
+            audience.subscription_ids.swap_remove(position);
         }
         let last = u32::try_from(audience.slots.len()).expect("it was shorter than u32 before");
         let moved = audience.slots.get(position).map(|slot| Moved {

@@ -85,13 +85,13 @@ impl<'a> Publication<'a> {
 
 /// How a session tells one subscription from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TagRequest<'a> {
+pub enum SubscriptionIdRequest<'a> {
     /// By the channel: one subscription for each.
     None,
-    /// By a tag that the server gives.
-    Given,
-    /// By a tag of the client's own.
-    Own(&'a str),
+    /// By a subscription id that the server gives.
+    ServerAssigned,
+    /// By a subscription id of the client's own.
+    ClientChosen(&'a str),
 }
 
 /// What a client wants to hear.
@@ -100,7 +100,7 @@ pub struct Subscription<'a> {
     /// The channel's name.
     pub channel: &'a str,
     /// What stands in each frame to tell it from those of other subscriptions.
-    pub tag: TagRequest<'a>,
+    pub subscription_id: SubscriptionIdRequest<'a>,
     /// Only publications whose data matches.
     pub filter: Option<Object<'a>>,
     /// Whether the other subscribers are told.
@@ -113,7 +113,7 @@ impl<'a> Subscription<'a> {
     pub const fn to(channel: &'a str) -> Self {
         Self {
             channel,
-            tag: TagRequest::None,
+            subscription_id: SubscriptionIdRequest::None,
             filter: None,
             is_announced: false,
         }
@@ -137,10 +137,10 @@ pub enum Command<'a> {
         /// The channel's name.
         channel: &'a str,
     },
-    /// The client ends the subscription with this tag.
-    UnsubscribeTag {
-        /// The tag.
-        tag: &'a str,
+    /// The client ends the subscription with this subscription id.
+    UnsubscribeById {
+        /// The subscription id.
+        subscription_id: &'a str,
     },
     /// The client wants what is published on the channel of its user: the prefix, and the user's id.
     SubscribeOwn {

@@ -101,8 +101,8 @@ pub enum PresenceChange<'a> {
 pub struct SubscriptionView<'a> {
     /// The channel's name.
     pub channel: &'a str,
-    /// Its tag, if it has one.
-    pub tag: Option<&'a str>,
+    /// Its subscription id, if it has one.
+    pub subscription_id: Option<&'a str>,
     /// Its filter, as the client wrote it.
     pub filter: Option<&'a str>,
     /// Whether the subscribers of the channel, this session among them, are told as well.
@@ -226,10 +226,10 @@ pub enum Refusal {
     ReservedChannel,
     /// The session has as many subscriptions as it may.
     TooManySubscriptions,
-    /// The session uses this tag already.
-    DuplicateTag,
-    /// The session has no subscription with this tag.
-    UnknownTag,
+    /// The session uses this subscription id already.
+    DuplicateSubscriptionId,
+    /// The session has no subscription with this subscription id.
+    UnknownSubscriptionId,
     /// A handler of the embedding program failed.
     HandlerFailed,
 }
@@ -270,8 +270,8 @@ impl Refusal {
             Self::PermissionDenied => "Permission denied",
             Self::ReservedChannel => "Channel is reserved",
             Self::TooManySubscriptions => "Too many subscriptions",
-            Self::DuplicateTag => "Duplicate subscription",
-            Self::UnknownTag => "Unknown subscription",
+            Self::DuplicateSubscriptionId => "Duplicate subscription",
+            Self::UnknownSubscriptionId => "Unknown subscription",
             Self::HandlerFailed => "Internal error",
         }
     }
@@ -283,8 +283,10 @@ impl Refusal {
             Self::InvalidJson => MessageError::Json,
             Self::TooDeep => MessageError::Depth,
             Self::UnknownType => MessageError::UnknownType,
-            Self::MissingField(_) | Self::InvalidField(_) | Self::UnknownTag => MessageError::Field,
-            Self::DuplicateTag => MessageError::Duplicate,
+            Self::MissingField(_) | Self::InvalidField(_) | Self::UnknownSubscriptionId => {
+                MessageError::Field
+            }
+            Self::DuplicateSubscriptionId => MessageError::Duplicate,
             Self::HandlerFailed => MessageError::Handler,
             Self::RateLimited => MessageError::RateLimited,
             Self::AuthenticationRequired => MessageError::Unauthenticated,

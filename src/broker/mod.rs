@@ -19,7 +19,7 @@ mod step;
 mod subscriptions;
 
 pub use channels::{Audience, Channel, ChannelIndex, Taste};
-pub use command::{Command, Connect, Keep, Only, Publication, Subscription, TagRequest};
+pub use command::{Command, Connect, Keep, Only, Publication, Subscription, SubscriptionIdRequest};
 pub use effect::Effect;
 pub use event::{
     Event, Presence, PresenceChange, Refusal, SessionId, SessionView, SubscriptionView,

@@ -26,7 +26,7 @@ pub(super) fn is_name(name: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
-/// Whether a client may choose this tag: it goes into frames as it is, without escapes.
-pub(super) fn is_tag(text: &str) -> bool {
+/// Whether a client may choose this subscription id: it goes into frames as it is, without escapes.
+pub(super) fn is_subscription_id(text: &str) -> bool {
     is_name(text, SUBSCRIPTION_ID_BYTES_MAX) && !text.contains(['"', '\\'])
 }

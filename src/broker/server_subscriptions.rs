@@ -60,7 +60,7 @@ impl Broker {
             let joiner = Joiner {
                 slot: id.slot(),
                 variant,
-                tag: None,
+                subscription_id: None,
                 filter: None,
             };
             let membership = self.channels.join(channel, joiner);

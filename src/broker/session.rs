@@ -66,7 +66,7 @@ impl Session {
         &self.memberships[usize::from(self.direct_count)..]
     }
 
-    /// Where in its list a channel stands that it hears, asked or not, without a tag.
+    /// Where in its list a channel stands that it hears, asked or not, without a subscription id.
     pub(super) fn membership(&self, channel: Option<ChannelIndex>) -> Option<usize> {
         let channel = channel?;
         let mut memberships = self.memberships.iter();

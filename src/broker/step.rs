@@ -12,7 +12,9 @@ use super::subscriptions::channel_names;
 use crate::auth::{Identity, Verifier};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
-use crate::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters, SlotMap, Tag};
+use crate::base::{
+    ConnectionId, DialectId, Now, ProcessCounts, ShardCounters, SlotMap, SubscriptionId,
+};
 use crate::config::{DialectPolicy, Policy, RateLimit, RateScope};
 use crate::ws::CloseCode;
 use std::cell::Cell;
@@ -32,7 +34,7 @@ pub struct Broker {
     pub(super) kept: KeptValues,
     pub(super) subscription_count: u64,
     pub(super) authenticated_count: u64,
-    tags_given: Cell<u64>,
+    subscription_ids_assigned: Cell<u64>,
 }
 
 /// What the brokers of a process have in common, and what is this one's.
@@ -71,7 +73,7 @@ impl Broker {
             kept: KeptValues::default(),
             subscription_count: 0,
             authenticated_count: 0,
-            tags_given: Cell::new(0),
+            subscription_ids_assigned: Cell::new(0),
         }
     }
 
@@ -239,7 +241,9 @@ impl Broker {
             _ if !is_admitted => self.refuse(Refusal::AuthenticationRequired, emit),
             Command::Subscribe(subscription) => self.subscribe(id, subscription, now, emit),
             Command::Unsubscribe { channel } => self.unsubscribe(id, channel, now, emit),
-            Command::UnsubscribeTag { tag } => self.unsubscribe_tag(id, tag, now, emit),
+            Command::UnsubscribeById { subscription_id } => {
+                self.unsubscribe_by_id(id, subscription_id, now, emit)
+            }
             Command::SubscribeOwn { prefix } => match self.own_channel(id, prefix) {
                 Ok(channel) => self.subscribe(id, Subscription::to(&channel), now, emit),
                 Err(refusal) => self.refuse(refusal, emit),
@@ -362,13 +366,16 @@ impl Broker {
         emit(Effect::Reply(Event::Error { refusal }));
     }
 
-    /// A tag that no other subscription of the process has: `sub_`, the shard, a number.
-    pub(super) fn give_tag(&self) -> Tag {
-        let number = self.tags_given.get() + 1;
-        self.tags_given.set(number);
-        let tag = Tag::new(&format!("sub_{:04x}{number:012x}", self.shard));
-        debug_assert_eq!(tag.text().len(), crate::base::SUBSCRIPTION_ID_BYTES);
-        tag
+    /// A subscription id that no other subscription of the process has: `sub_`, the shard, a number.
+    pub(super) fn assign_subscription_id(&self) -> SubscriptionId {
+        let number = self.subscription_ids_assigned.get() + 1;
+        self.subscription_ids_assigned.set(number);
+        let subscription_id = SubscriptionId::new(&format!("sub_{:04x}{number:012x}", self.shard));
+        debug_assert_eq!(
+            subscription_id.text().len(),
+            crate::base::SUBSCRIPTION_ID_BYTES
+        );
+        subscription_id
     }
 }
 

@@ -1,15 +1,15 @@
 //! Subscribing and unsubscribing.
 
 use super::channels::{Channels, Joiner, Membership};
-use super::command::{Subscription, TagRequest};
+use super::command::{Subscription, SubscriptionIdRequest};
 use super::effect::Effect;
 use super::event::{Event, Presence, PresenceChange, Refusal, SubscriptionView};
 use super::filters::Filter;
-use super::names::{check_channel, is_tag};
+use super::names::{check_channel, is_subscription_id};
 use super::session::Session;
 use super::step::{Broker, Emit};
 use crate::base::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
-use crate::base::{ConnectionId, Now, Tag};
+use crate::base::{ConnectionId, Now, SubscriptionId};
 
 impl Broker {
     pub(super) fn subscribe(
@@ -28,12 +28,12 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let is_known = wish.tag == TagRequest::None
+        let is_known = wish.subscription_id == SubscriptionIdRequest::None
             && session
                 .membership(self.channels.find(wish.channel))
                 .is_some();
-        let tag = match self.choose_tag(session, wish.tag) {
-            Ok(tag) => tag,
+        let subscription_id = match self.choose_subscription_id(session, wish.subscription_id) {
+            Ok(subscription_id) => subscription_id,
             Err(refusal) => return self.refuse(refusal, emit),
         };
         if !is_known {
@@ -44,7 +44,7 @@ impl Broker {
                 return self.refuse(Refusal::InvalidField("filter"), emit);
             };
             let filter = filter.flatten();
-            self.join(id, wish.channel, tag.clone(), filter);
+            self.join(id, wish.channel, subscription_id.clone(), filter);
             self.count_tables();
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -56,7 +56,7 @@ impl Broker {
         }
         emit(Effect::Reply(Event::Subscribed(SubscriptionView {
             channel: wish.channel,
-            tag: tag.as_ref().map(Tag::text),
+            subscription_id: subscription_id.as_ref().map(SubscriptionId::text),
             filter: wish.filter.as_ref().map(|filter| filter.raw()),
             is_announced,
             user: session.user(),
@@ -75,29 +75,33 @@ impl Broker {
         Ok(format!("{prefix}{user}"))
     }
 
-    fn choose_tag(
+    fn choose_subscription_id(
         &self,
         session: &Session,
-        request: TagRequest<'_>,
-    ) -> Result<Option<Tag>, Refusal> {
+        request: SubscriptionIdRequest<'_>,
+    ) -> Result<Option<SubscriptionId>, Refusal> {
         match request {
-            TagRequest::None => Ok(None),
-            TagRequest::Given => Ok(Some(self.give_tag())),
-            TagRequest::Own(text) if !is_tag(text) => Err(Refusal::InvalidField("tag")),
-            TagRequest::Own(text) if self.find_tag(session, text).is_some() => {
-                Err(Refusal::DuplicateTag)
+            SubscriptionIdRequest::None => Ok(None),
+            SubscriptionIdRequest::ServerAssigned => Ok(Some(self.assign_subscription_id())),
+            SubscriptionIdRequest::ClientChosen(text) if !is_subscription_id(text) => {
+                Err(Refusal::InvalidField("subscription_id"))
             }
-            TagRequest::Own(text) => Ok(Some(Tag::new(text))),
+            SubscriptionIdRequest::ClientChosen(text)
+                if self.find_subscription_id(session, text).is_some() =>
+            {
+                Err(Refusal::DuplicateSubscriptionId)
+            }
+            SubscriptionIdRequest::ClientChosen(text) => Ok(Some(SubscriptionId::new(text))),
         }
     }
 
-    /// Where in the session's list the subscription with that tag stands.
-    fn find_tag(&self, session: &Session, text: &str) -> Option<usize> {
-        let has_tag = |membership: &Membership| {
-            let tag = self.channels.tag(*membership);
-            tag.is_some_and(|tag| tag.text() == text)
+    /// Where in the session's list the subscription with that subscription id stands.
+    fn find_subscription_id(&self, session: &Session, text: &str) -> Option<usize> {
+        let has_id = |membership: &Membership| {
+            let subscription_id = self.channels.subscription_id(*membership);
+            subscription_id.is_some_and(|subscription_id| subscription_id.text() == text)
         };
-        session.memberships.iter().position(has_tag)
+        session.memberships.iter().position(has_id)
     }
 
     /// Makes the session a subscriber, without asking whether it may.
@@ -105,7 +109,7 @@ impl Broker {
         &mut self,
         id: ConnectionId,
         name: &str,
-        tag: Option<Tag>,
+        subscription_id: Option<SubscriptionId>,
         filter: Option<Filter>,
     ) {
         let Some(session) = self.sessions.get_mut(id) else {
@@ -121,7 +125,7 @@ impl Broker {
             Joiner {
                 slot: id.slot(),
                 variant,
-                tag,
+                subscription_id,
                 filter,
             },
         );
@@ -168,7 +172,7 @@ impl Broker {
         let at = session.membership(self.channels.find(name));
         let view = SubscriptionView {
             channel: name,
-            tag: None,
+            subscription_id: None,
             filter: None,
             is_announced: false,
             user: session.user(),
@@ -180,22 +184,22 @@ impl Broker {
         }
     }
 
-    pub(super) fn unsubscribe_tag(
+    pub(super) fn unsubscribe_by_id(
         &mut self,
         id: ConnectionId,
-        tag: &str,
+        subscription_id: &str,
         now: Now,
         emit: &mut Emit<'_>,
     ) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let Some(at) = self.find_tag(session, tag) else {
-            return self.refuse(Refusal::UnknownTag, emit);
+        let Some(at) = self.find_subscription_id(session, subscription_id) else {
+            return self.refuse(Refusal::UnknownSubscriptionId, emit);
         };
         let view = SubscriptionView {
             channel: self.channels.name(session.memberships[at]),
-            tag: Some(tag),
+            subscription_id: Some(subscription_id),
             filter: None,
             is_announced: false,
             user: session.user(),

@@ -35,7 +35,7 @@ pub(super) fn identity(user: &str) -> Identity {
 pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
     SubscriptionView {
         channel,
-        tag: None,
+        subscription_id: None,
         filter: None,
         is_announced: false,
         user: Some("ann"),

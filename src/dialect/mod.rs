@@ -26,12 +26,12 @@ pub struct Stamp {
     pub serial: u64,
 }
 
-/// Where subscribers' tags go in a message: so many bytes behind its start begin [`SUBSCRIPTION_ID_BYTES`] bytes
+/// Where subscribers' subscription ids go in a message: so many bytes behind its start begin [`SUBSCRIPTION_ID_BYTES`] bytes
 /// that are each subscriber's own.
 ///
 /// [`SUBSCRIPTION_ID_BYTES`]: crate::base::TAG_BYTES
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hole(pub usize);
+pub struct Placeholder(pub usize);
 
 /// One protocol.
 pub trait Dialect: Sync {
@@ -48,14 +48,14 @@ pub trait Dialect: Sync {
     /// Appends the message that tells `event`; appends nothing if this dialect does not tell it.
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>);
 
-    /// Appends the message that carries `publication`; returns where its subscribers' tags go, if
+    /// Appends the message that carries `publication`; returns where its subscribers' subscription ids go, if
     /// they have any.
     fn publication(
         &self,
         publication: &Publication<'_>,
         stamp: Stamp,
         output: &mut Vec<u8>,
-    ) -> Option<Hole>;
+    ) -> Option<Placeholder>;
 
     /// The publication that tells others about a user; `scratch` holds its text. `None` if this
     /// dialect tells nobody.

@@ -7,10 +7,10 @@
 use super::record::{self, Frame};
 use crate::base::limits::RUN_BYTES_MAX;
 use crate::base::{FrameRun, SUBSCRIPTION_ID_BYTES, Variant};
-use crate::dialect::Hole;
+use crate::dialect::Placeholder;
 use crate::ws::frame;
 
-/// Batches whose memory is kept: a client may choose a tag of any width, but few do.
+/// Batches whose memory is kept: a client may choose a subscription id of any width, but few do.
 const BATCHES_KEPT: usize = 8;
 
 /// A batch for each form that some audience wants.
@@ -21,11 +21,11 @@ pub(super) struct Batches {
     publication: u64,
 }
 
-/// Frames in one form: of one variant, with holes for tags of one width.
+/// Frames in one form: of one variant, with placeholders for subscription ids of one width.
 #[derive(Debug)]
 pub(super) struct Batch {
     variant: Variant,
-    tag_bytes: u16,
+    subscription_id_bytes: u16,
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
     /// The publication at hand, and the one of the last frame.
@@ -40,8 +40,8 @@ pub(super) struct Batch {
 struct Piece {
     start: usize,
     end: usize,
-    /// Where the tag goes, from the batch's start.
-    hole: Option<usize>,
+    /// Where the subscription id goes, from the batch's start.
+    placeholder: Option<usize>,
 }
 
 impl Batches {
@@ -51,11 +51,14 @@ impl Batches {
     }
 
     /// The index of the batch for that form.
-    pub(super) fn of(&mut self, variant: Variant, tag_bytes: u16) -> usize {
-        let is_it = |batch: &Batch| batch.variant == variant && batch.tag_bytes == tag_bytes;
+    pub(super) fn of(&mut self, variant: Variant, subscription_id_bytes: u16) -> usize {
+        let is_it = |batch: &Batch| {
+            batch.variant == variant && batch.subscription_id_bytes == subscription_id_bytes
+        };
         let found = self.batches.iter().position(is_it);
         found.unwrap_or_else(|| {
-            self.batches.push(Batch::new(variant, tag_bytes));
+            self.batches
+                .push(Batch::new(variant, subscription_id_bytes));
             self.batches.len() - 1
         })
     }
@@ -86,10 +89,10 @@ impl Batches {
 }
 
 impl Batch {
-    fn new(variant: Variant, tag_bytes: u16) -> Self {
+    fn new(variant: Variant, subscription_id_bytes: u16) -> Self {
         Self {
             variant,
-            tag_bytes,
+            subscription_id_bytes,
             bytes: Vec::new(),
             pieces: Vec::new(),
             publication: 0,
@@ -107,29 +110,31 @@ impl Batch {
         u32::try_from(self.pieces.len() - 1).expect("a run is far shorter than 4 GiB")
     }
 
-    /// Adds a frame, its hole made as wide as the subscribers' tags.
+    /// Adds a frame, its placeholder made as wide as the subscribers' subscription ids.
     fn append(&mut self, frame: Frame<'_>) {
         let start = self.bytes.len();
-        let tag_bytes = usize::from(self.tag_bytes);
-        let hole = match frame.hole {
-            Some(hole) if tag_bytes != SUBSCRIPTION_ID_BYTES => {
+        let subscription_id_bytes = usize::from(self.subscription_id_bytes);
+        let placeholder = match frame.placeholder {
+            Some(placeholder) if subscription_id_bytes != SUBSCRIPTION_ID_BYTES => {
                 let header_bytes = frame::header_bytes(frame.bytes);
                 record::append_frame(&mut self.bytes, |output| {
-                    output.extend_from_slice(&frame.bytes[header_bytes..hole]);
-                    output.resize(output.len() + tag_bytes, 0);
-                    output.extend_from_slice(&frame.bytes[hole + SUBSCRIPTION_ID_BYTES..]);
-                    Some(Hole(hole - header_bytes))
+                    output.extend_from_slice(&frame.bytes[header_bytes..placeholder]);
+                    output.resize(output.len() + subscription_id_bytes, 0);
+                    output.extend_from_slice(&frame.bytes[placeholder + SUBSCRIPTION_ID_BYTES..]);
+                    Some(Placeholder(placeholder - header_bytes))
                 })
             }
-            hole => {
+            placeholder => {
                 self.bytes.extend_from_slice(frame.bytes);
-                hole
+                placeholder
             }
         };
         self.pieces.push(Piece {
             start,
             end: self.bytes.len(),
-            hole: hole.filter(|_| tag_bytes > 0).map(|hole| start + hole),
+            placeholder: placeholder
+                .filter(|_| subscription_id_bytes > 0)
+                .map(|placeholder| start + placeholder),
         });
     }
 
@@ -141,15 +146,15 @@ impl Batch {
             return run.clone();
         }
         let offset = |at: usize| u32::try_from(at).expect("a run is far shorter than 4 GiB");
-        let (mut bytes, mut ends, mut holes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut bytes, mut ends, mut placeholders) = (Vec::new(), Vec::new(), Vec::new());
         for index in frames {
             let piece = self.pieces[*index as usize];
             let moved = |at: usize| offset(at - piece.start + bytes.len());
-            holes.extend(piece.hole.map(moved));
+            placeholders.extend(piece.placeholder.map(moved));
             bytes.extend_from_slice(&self.bytes[piece.start..piece.end]);
             ends.push(offset(bytes.len()));
         }
-        let run = FrameRun::publications(&bytes, &ends, &holes);
+        let run = FrameRun::publications(&bytes, &ends, &placeholders);
         self.latest = Some((frames.to_vec(), run.clone()));
         run
     }
@@ -158,37 +163,44 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{DialectId, Tag};
+    use crate::base::{DialectId, SubscriptionId};
 
     const VARIANT: Variant = Variant::plain(DialectId::Analytics);
 
     fn plain(bytes: &[u8]) -> Frame<'_> {
-        Frame { bytes, hole: None }
+        Frame {
+            bytes,
+            placeholder: None,
+        }
     }
 
     #[test]
     fn a_hole_becomes_as_wide_as_the_tags() {
         let mut template = Vec::new();
-        let hole = record::append_frame(&mut template, |output| {
+        let placeholder = record::append_frame(&mut template, |output| {
             output.extend_from_slice(b"ab");
             output.extend_from_slice(&[b'_'; SUBSCRIPTION_ID_BYTES]);
             output.extend_from_slice(b"cd");
-            Some(Hole(2))
+            Some(Placeholder(2))
         });
         let frame = Frame {
             bytes: &template,
-            hole,
+            placeholder,
         };
-        for (width, tag) in [(0, ""), (3, "xyz"), (20, "01234567890123456789")] {
+        for (width, subscription_id) in [(0, ""), (3, "xyz"), (20, "01234567890123456789")] {
             let mut batch = Batch::new(VARIANT, width);
             batch.append(frame);
             batch.append(frame);
-            let text = format!("ab{tag}cd");
+            let text = format!("ab{subscription_id}cd");
             let length = u8::try_from(text.len()).unwrap();
             let expected = [&[0x81, length], text.as_bytes()].concat();
-            let both = batch.run(&[0, 1]).filled(&Tag::new(tag));
+            let both = batch
+                .run(&[0, 1])
+                .with_subscription_id(&SubscriptionId::new(subscription_id));
             assert_eq!(both.bytes(), expected.repeat(2), "{width}");
-            let second = batch.run(&[1]).filled(&Tag::new(tag));
+            let second = batch
+                .run(&[1])
+                .with_subscription_id(&SubscriptionId::new(subscription_id));
             assert_eq!(second.bytes(), expected, "{width}");
         }
     }

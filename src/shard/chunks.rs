@@ -1,6 +1,6 @@
 //! Parts of runs in a queue that needs no memory of its own as long as there is but one.
 
-use crate::base::{FrameRun, Tag};
+use crate::base::{FrameRun, SubscriptionId};
 use std::collections::VecDeque;
 
 /// A part of a run: all of it, or what is left after a short write.
@@ -13,8 +13,8 @@ pub(super) struct Chunk {
     pub(super) start: u32,
     pub(super) end: u32,
     pub(super) is_control: bool,
-    /// What belongs into the run's holes; `None` when it has none, or when they are filled.
-    pub(super) tag: Option<Tag>,
+    /// What belongs into the run's placeholders; `None` when it has none, or when they are filled.
+    pub(super) subscription_id: Option<SubscriptionId>,
 }
 
 impl Chunk {
@@ -24,23 +24,23 @@ impl Chunk {
             run,
             start: 0,
             is_control,
-            tag: None,
+            subscription_id: None,
         }
     }
 
-    /// A run with holes, for the subscriber with this tag.
-    pub(super) fn tagged(run: FrameRun, tag: Option<Tag>) -> Self {
+    /// A run with placeholders, for the subscriber with this subscription id.
+    pub(super) fn for_subscriber(run: FrameRun, subscription_id: Option<SubscriptionId>) -> Self {
         Self {
-            tag,
+            subscription_id,
             ..Self::whole(run, false)
         }
     }
 
-    /// Puts the tag into the run's holes. Not before it is sent: a copy made now is still in the
+    /// Puts the subscription id into the run's placeholders. Not before it is sent: a copy made now is still in the
     /// processor's cache when the kernel copies it again, and few exist at a time.
-    pub(super) fn fill(&mut self) {
-        if let Some(tag) = self.tag.take() {
-            self.run = self.run.filled(&tag);
+    pub(super) fn insert_subscription_id(&mut self) {
+        if let Some(subscription_id) = self.subscription_id.take() {
+            self.run = self.run.with_subscription_id(&subscription_id);
         }
     }
 

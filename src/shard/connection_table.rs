@@ -7,7 +7,9 @@ use super::ready_queue::DirtyLine;
 use super::timer_wheel::{Alarm, Wheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
-use crate::base::{ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, Tag};
+use crate::base::{
+    ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, SubscriptionId,
+};
 use crate::broker::{Effect, Event};
 use crate::config::Policy;
 use crate::dialect;
@@ -134,7 +136,13 @@ impl Machine {
     }
 
     /// Queues a publications' run for the session in `slot`, which is the hot path of the server.
-    pub(super) fn deliver(&mut self, slot: u32, run: &FrameRun, tag: Option<&Tag>, now: Now) {
+    pub(super) fn deliver(
+        &mut self,
+        slot: u32,
+        run: &FrameRun,
+        subscription_id: Option<&SubscriptionId>,
+        now: Now,
+    ) {
         let Some((id, connection)) = self.connections.at_slot_mut(slot) else {
             return;
         };
@@ -142,7 +150,7 @@ impl Machine {
             DropReason::Closed
         } else if connection
             .outbox
-            .push_tagged(run.clone(), tag.cloned(), self.outbox_bytes_max)
+            .push_publications(run.clone(), subscription_id.cloned(), self.outbox_bytes_max)
             .is_ok()
         {
             return self.dirty.join(connection);

@@ -185,8 +185,8 @@ impl Shard {
         if begins_fanout {
             inbox.renew_budget();
         }
-        let count = inbox.drain(broker, |slot, run, tag| {
-            machine.deliver(slot, run, tag, now);
+        let count = inbox.drain(broker, |slot, run, subscription_id| {
+            machine.deliver(slot, run, subscription_id, now);
         });
         if begins_fanout && count > 0 {
             machine.dirty.note_fanout();

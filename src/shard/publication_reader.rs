@@ -3,7 +3,7 @@
 use super::batch::Batches;
 use super::record::{self, Form, Frame, Record};
 use crate::base::limits::{JSON_BYTES_KEPT, RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
-use crate::base::{FrameRun, ShardCounters, Tag, Variant};
+use crate::base::{FrameRun, ShardCounters, SubscriptionId, Variant};
 use crate::broker::{Broker, Channel, ChannelIndex, Only};
 use crate::dialect;
 use crate::json::JsonReader;
@@ -51,7 +51,7 @@ struct Share {
 struct LateFrame {
     variant: Option<Variant>,
     bytes: Vec<u8>,
-    hole: Option<usize>,
+    placeholder: Option<usize>,
 }
 
 impl Inbox {
@@ -91,7 +91,7 @@ impl Inbox {
     pub(super) fn drain(
         &mut self,
         broker: &mut Broker,
-        mut deliver: impl FnMut(u32, &FrameRun, Option<&Tag>),
+        mut deliver: impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
     ) -> usize {
         let Self {
             reader,
@@ -140,7 +140,7 @@ impl Gathering {
         bytes: &[u8],
         broker: &mut Broker,
         counters: &ShardCounters,
-        deliver: &mut impl FnMut(u32, &FrameRun, Option<&Tag>),
+        deliver: &mut impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
     ) {
         let Some(record) = Record::read(bytes) else {
             return;
@@ -162,7 +162,7 @@ impl Gathering {
         self.batches.begin_publication();
         for audience in &self.wanted {
             let taste = channel.audience(*audience).taste;
-            let batch = self.batches.of(taste.variant, taste.tag_bytes);
+            let batch = self.batches.of(taste.variant, taste.subscription_id_bytes);
             let frame = self.batches.at(batch).add(|| {
                 let ready = record.frame(taste.variant);
                 ready.unwrap_or_else(|| late.of(taste.variant, &record, counters))
@@ -208,7 +208,7 @@ impl Gathering {
         &mut self,
         broker: &Broker,
         only: Only<'_>,
-        deliver: &mut impl FnMut(u32, &FrameRun, Option<&Tag>),
+        deliver: &mut impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
     ) {
         if let Some(index) = self.channel.take() {
             let channel = broker.channel(index);
@@ -220,16 +220,18 @@ impl Gathering {
                 if only != Only::All {
                     for (at, slot) in audience.slots.iter().enumerate() {
                         if broker.is_meant(*slot, only) {
-                            deliver(*slot, &run, audience.tags.get(at));
+                            deliver(*slot, &run, audience.subscription_ids.get(at));
                         }
                     }
-                } else if audience.tags.is_empty() {
+                } else if audience.subscription_ids.is_empty() {
                     for slot in &audience.slots {
                         deliver(*slot, &run, None);
                     }
                 } else {
-                    for (slot, tag) in audience.slots.iter().zip(&audience.tags) {
-                        deliver(*slot, &run, Some(tag));
+                    for (slot, subscription_id) in
+                        audience.slots.iter().zip(&audience.subscription_ids)
+                    {
+                        deliver(*slot, &run, Some(subscription_id));
                     }
                 }
             }
@@ -243,7 +245,7 @@ impl LateFrame {
         if self.variant != Some(variant) {
             self.variant = Some(variant);
             self.bytes.clear();
-            self.hole = record::append_frame(&mut self.bytes, |output| {
+            self.placeholder = record::append_frame(&mut self.bytes, |output| {
                 let dialect = dialect::of(variant.dialect());
                 dialect.publication(&record.publication, record.stamp, output)
             });
@@ -251,7 +253,7 @@ impl LateFrame {
         }
         Frame {
             bytes: &self.bytes,
-            hole: self.hole,
+            placeholder: self.placeholder,
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   │      │ (count)  │ (u16)  │ (u16)   │ bytes      │ bytes     │           │                   │
 //!   ├──────┴──────────┴────────┴─────────┼────────────┴───────────┴───────────┴───────────────────┤
 //!   │ time (u64, unix ms)                │ serial (u64)                                           │
-//!   │ variants × (variant u32, frame bytes u32, hole u32 from the frame's start)                   │
+//!   │ variants × (variant u32, frame bytes u32, placeholder u32 from the frame's start)                   │
 //!   │ channel │ kind │ data │ key (u16 bytes, text) │ whom (u16 bytes, text) │ frame │ frame …     │
 //! ```
 //!
@@ -15,13 +15,13 @@
 
 use crate::base::Variant;
 use crate::broker::{Keep, Only, Publication};
-use crate::dialect::{Hole, Stamp};
+use crate::dialect::{Placeholder, Stamp};
 use crate::ws::frame;
 
 const HEADER_BYTES: usize = 32;
 const TABLE_ENTRY_BYTES: usize = 12;
-/// The offset of a frame without a hole.
-const NO_HOLE: u32 = u32::MAX;
+/// The offset of a frame without a placeholder.
+const NO_PLACEHOLDER: u32 = u32::MAX;
 /// Bytes in front of each piece of a fragmented publication.
 pub(super) const FRAGMENT_PREFIX_BYTES: usize = 4;
 
@@ -48,12 +48,12 @@ pub(super) struct Record<'a> {
     frames: &'a [u8],
 }
 
-/// A finished frame, and where its subscribers' tags go.
+/// A finished frame, and where its subscribers' subscription ids go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
     pub(super) bytes: &'a [u8],
     /// Offset from the frame's start.
-    pub(super) hole: Option<usize>,
+    pub(super) placeholder: Option<usize>,
 }
 
 /// Writes a record into `output`, with a frame for each variant in `variants`.
@@ -63,7 +63,7 @@ pub(super) fn write(
     publication: &Publication<'_>,
     stamp: Stamp,
     variants: impl Iterator<Item = Variant> + Clone,
-    mut render: impl FnMut(Variant, &mut Vec<u8>) -> Option<Hole>,
+    mut render: impl FnMut(Variant, &mut Vec<u8>) -> Option<Placeholder>,
 ) {
     let data_bytes = u32::try_from(publication.data.len()).expect("messages are under 4 GiB");
     let variant_count = u8::try_from(variants.clone().count()).expect("variants fit a u32 mask");
@@ -101,30 +101,30 @@ pub(super) fn write(
     }
     for (index, variant) in variants.enumerate() {
         let base = output.len();
-        let hole = append_frame(output, |output| render(variant, output));
+        let placeholder = append_frame(output, |output| render(variant, output));
         let frame_bytes = u32::try_from(output.len() - base).expect("frames are under 4 GiB");
-        let hole = hole.map_or(NO_HOLE, |hole| {
-            u32::try_from(hole).expect("a hole is inside its frame")
+        let placeholder = placeholder.map_or(NO_PLACEHOLDER, |placeholder| {
+            u32::try_from(placeholder).expect("a hole is inside its frame")
         });
         let entry = HEADER_BYTES + index * TABLE_ENTRY_BYTES;
         output[entry..entry + 4].copy_from_slice(&u32::from(variant.index()).to_le_bytes());
         output[entry + 4..entry + 8].copy_from_slice(&frame_bytes.to_le_bytes());
-        output[entry + 8..entry + 12].copy_from_slice(&hole.to_le_bytes());
+        output[entry + 8..entry + 12].copy_from_slice(&placeholder.to_le_bytes());
     }
 }
 
-/// Appends a text frame with what `render` writes; returns where its hole is, from its start.
+/// Appends a text frame with what `render` writes; returns where its placeholder is, from its start.
 pub(super) fn append_frame(
     output: &mut Vec<u8>,
-    render: impl FnOnce(&mut Vec<u8>) -> Option<Hole>,
+    render: impl FnOnce(&mut Vec<u8>) -> Option<Placeholder>,
 ) -> Option<usize> {
     let base = output.len();
-    let mut hole = None;
-    let start = frame::build_text(output, |output| hole = render(output));
+    let mut placeholder = None;
+    let start = frame::build_text(output, |output| placeholder = render(output));
     let header_bytes = frame::SERVER_HEADER_BYTES_MAX - (start - base);
     output.copy_within(start.., base);
     output.truncate(output.len() - (start - base));
-    hole.map(|Hole(offset)| header_bytes + offset)
+    placeholder.map(|Placeholder(offset)| header_bytes + offset)
 }
 
 fn name_bytes(text: &str) -> [u8; 2] {
@@ -203,10 +203,10 @@ impl<'a> Record<'a> {
         for entry in self.table.chunks_exact(TABLE_ENTRY_BYTES) {
             let frame_bytes = read_u32(entry, 4)? as usize;
             if read_u32(entry, 0)? == u32::from(variant.index()) {
-                let hole = read_u32(entry, 8)?;
+                let placeholder = read_u32(entry, 8)?;
                 return Some(Frame {
                     bytes: self.frames.get(offset..offset + frame_bytes)?,
-                    hole: (hole != NO_HOLE).then_some(hole as usize),
+                    placeholder: (placeholder != NO_PLACEHOLDER).then_some(placeholder as usize),
                 });
             }
             offset += frame_bytes;
@@ -264,7 +264,7 @@ mod tests {
             variants.iter().copied(),
             |variant, output| {
                 output.extend_from_slice(variant.name().as_bytes());
-                (variant == MONITORING).then_some(Hole(4))
+                (variant == MONITORING).then_some(Placeholder(4))
             },
         );
         output
@@ -285,12 +285,12 @@ mod tests {
         assert_eq!(record.stamp, STAMP);
         let gateway = Frame {
             bytes: b"\x81\x07gateway",
-            hole: None,
+            placeholder: None,
         };
         assert_eq!(record.frame(GATEWAY), Some(gateway));
         let monitoring = Frame {
             bytes: b"\x81\x0amonitoring",
-            hole: Some(6),
+            placeholder: Some(6),
         };
         assert_eq!(record.frame(MONITORING), Some(monitoring));
         let plain = written(&[MONITORING]);

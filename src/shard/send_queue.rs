@@ -1,7 +1,7 @@
 //! What waits to be written to one connection.
 
 use super::chunks::{Chunk, Chunks};
-use crate::base::{FrameRun, Tag};
+use crate::base::{FrameRun, SubscriptionId};
 
 /// The bounded list of shared frames of one connection.
 ///
@@ -31,17 +31,17 @@ impl Outbox {
     /// # Errors
     /// [`OutboxFull`] when `bytes_max` would be passed. An empty outbox takes a run of any length.
     pub(super) fn push(&mut self, run: FrameRun, bytes_max: u32) -> Result<(), OutboxFull> {
-        self.push_tagged(run, None, bytes_max)
+        self.push_publications(run, None, bytes_max)
     }
 
-    /// Puts a run at the end, `tag` in its holes.
+    /// Puts a run at the end, `subscription_id` in its placeholders.
     ///
     /// # Errors
     /// As `push`.
-    pub(super) fn push_tagged(
+    pub(super) fn push_publications(
         &mut self,
         run: FrameRun,
-        tag: Option<Tag>,
+        subscription_id: Option<SubscriptionId>,
         bytes_max: u32,
     ) -> Result<(), OutboxFull> {
         let bytes = self.bytes.saturating_add(run.len());
@@ -49,7 +49,8 @@ impl Outbox {
             return Err(OutboxFull);
         }
         self.bytes = bytes;
-        self.chunks.push_back(Chunk::tagged(run, tag));
+        self.chunks
+            .push_back(Chunk::for_subscriber(run, subscription_id));
         Ok(())
     }
 
@@ -121,7 +122,7 @@ impl Outbox {
         let count = self.chunks.len().min(slices_max);
         self.in_flight = u32::try_from(count).expect("slices_max is small");
         for chunk in self.chunks.iter_mut().take(count) {
-            chunk.fill();
+            chunk.insert_subscription_id();
         }
         let chunks = self.chunks.iter().take(count);
         chunks.map(Chunk::bytes)
@@ -180,9 +181,13 @@ mod tests {
     fn a_tag_is_filled_in_when_the_run_is_sent() {
         let mut outbox = Outbox::default();
         let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3]);
-        let tag = |text| Some(Tag::new(text));
-        outbox.push_tagged(run.clone(), tag("x"), 100).unwrap();
-        outbox.push_tagged(run, tag("y"), 100).unwrap();
+        let subscription_id = |text| Some(SubscriptionId::new(text));
+        outbox
+            .push_publications(run.clone(), subscription_id("x"), 100)
+            .unwrap();
+        outbox
+            .push_publications(run, subscription_id("y"), 100)
+            .unwrap();
         assert_eq!(waiting(&mut outbox), b"axbxayby");
         assert_eq!(outbox.begin_send(64).map(<[u8]>::len).sum::<usize>(), 8);
         assert_eq!(outbox.sent(5), FrameCount(2));

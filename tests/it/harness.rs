@@ -192,7 +192,7 @@ impl Raw {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
-    fn fill(&mut self) -> bool {
+    fn insert_subscription_id(&mut self) -> bool {
         let mut bytes = [0; 16_384];
         match self.socket.read(&mut bytes) {
             Ok(0) => false,
@@ -217,7 +217,10 @@ impl Raw {
                 let head = self.received.drain(..end + 4).collect();
                 return String::from_utf8(head).unwrap();
             }
-            assert!(self.fill(), "the server ended before the head did");
+            assert!(
+                self.insert_subscription_id(),
+                "the server ended before the head did"
+            );
         }
     }
 
@@ -237,7 +240,7 @@ impl Raw {
             if let Some(frame) = self.parse() {
                 return frame;
             }
-            if !self.fill() {
+            if !self.insert_subscription_id() {
                 return Frame::End;
             }
         }

@@ -1,7 +1,7 @@
 //! Messages of analytics clients.
 
 use super::stream;
-use crate::broker::{Command, Refusal, Subscription, TagRequest};
+use crate::broker::{Command, Refusal, Subscription, SubscriptionIdRequest};
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
@@ -15,9 +15,9 @@ pub(super) fn decode<'a>(
         },
         "subscribe" => subscribe(message, scratch)?,
         "unsubscribe" => {
-            let tag = subscription_id(message)?;
-            Command::UnsubscribeTag {
-                tag: tag.ok_or(Refusal::MissingField("subscription_id"))?,
+            let subscription_id = subscription_id(message)?;
+            Command::UnsubscribeById {
+                subscription_id: subscription_id.ok_or(Refusal::MissingField("subscription_id"))?,
             }
         }
         "ping" => Command::Ping,
@@ -40,7 +40,10 @@ fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Comman
         None => None,
     };
     Ok(Command::Subscribe(Subscription {
-        tag: subscription_id(message)?.map_or(TagRequest::Given, TagRequest::Own),
+        subscription_id: subscription_id(message)?.map_or(
+            SubscriptionIdRequest::ServerAssigned,
+            SubscriptionIdRequest::ClientChosen,
+        ),
         filter,
         ..Subscription::to(scratch)
     }))
@@ -78,22 +81,22 @@ mod tests {
         let plain = r#"{"type":"subscribe","data":{"type":"metrics"}}"#;
         check(
             plain,
-            r#"channel: "stream:metrics", tag: Given, filter: None"#,
+            r#"channel: "stream:metrics", subscription_id: ServerAssigned, filter: None"#,
         );
         let null = r#"{"type":"subscribe","data":{"type":"events","filters":null},"subscription_id":null}"#;
         check(
             null,
-            r#"channel: "stream:events", tag: Given, filter: None"#,
+            r#"channel: "stream:events", subscription_id: ServerAssigned, filter: None"#,
         );
         let filtered = r#"{"type":"subscribe","data":{"type":"events","filters":{"a":1}}}"#;
         check(filtered, "filter: Some(");
         let beside = r#"{"type":"subscribe","data":{"type":"alerts"},"subscription_id":"mine"}"#;
-        check(beside, r#"tag: Own("mine")"#);
+        check(beside, r#"subscription_id: ClientChosen("mine")"#);
         let inside = r#"{"type":"subscribe","data":{"type":"alerts","subscription_id":"mine"}}"#;
-        check(inside, r#"tag: Own("mine")"#);
+        check(inside, r#"subscription_id: ClientChosen("mine")"#);
         check(
             r#"{"type":"unsubscribe","data":{"subscription_id":"s"}}"#,
-            r#"UnsubscribeTag { tag: "s" }"#,
+            r#"UnsubscribeById { subscription_id: "s" }"#,
         );
         check(r#"{"type":"ping"}"#, "Ping");
         check(

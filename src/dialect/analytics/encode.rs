@@ -4,7 +4,7 @@ use super::stream;
 use crate::base::SUBSCRIPTION_ID_BYTES;
 use crate::broker::{Event, Publication, Refusal, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
-use crate::dialect::{Hole, Stamp};
+use crate::dialect::{Placeholder, Stamp};
 use crate::json::{write_iso_time, write_text};
 
 /// `{"type":"data","data":{ITEM:DATA,"subscription_type":S},"subscription_id":ID,"timestamp":T}`
@@ -12,7 +12,7 @@ pub(super) fn publication(
     publication: &Publication<'_>,
     stamp: Stamp,
     output: &mut Vec<u8>,
-) -> Option<Hole> {
+) -> Option<Placeholder> {
     let base = output.len();
     let Some((stream, item)) = stream::of_channel(publication.channel) else {
         typed(publication.kind, publication.data, stamp.unix_ms, output);
@@ -25,11 +25,11 @@ pub(super) fn publication(
     output.extend_from_slice(b",\"subscription_type\":\"");
     output.extend_from_slice(stream.as_bytes());
     output.extend_from_slice(b"\"},\"subscription_id\":\"");
-    let hole = Hole(output.len() - base);
+    let placeholder = Placeholder(output.len() - base);
     output.extend_from_slice(&[b' '; SUBSCRIPTION_ID_BYTES]);
     output.push(b'"');
     end(stamp.unix_ms, output);
-    Some(hole)
+    Some(placeholder)
 }
 
 /// `{"type":T,"data":D,"timestamp":T}`
@@ -75,14 +75,14 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
 fn text(refusal: Refusal) -> String {
     match refusal {
         // The broker's names of fields, in the dialect's words.
-        Refusal::InvalidField("tag") => text(Refusal::InvalidField("subscription_id")),
+        Refusal::InvalidField("subscription_id") => text(Refusal::InvalidField("subscription_id")),
         Refusal::InvalidField("filter") => text(Refusal::InvalidField("filters")),
         Refusal::InvalidJson
         | Refusal::TooDeep
         | Refusal::MissingField(_)
         | Refusal::InvalidField(_) => format!("Invalid message format: {}", refusal.text()),
-        Refusal::DuplicateTag => "Duplicate subscription_id".into(),
-        Refusal::UnknownTag => "Unknown subscription_id".into(),
+        Refusal::DuplicateSubscriptionId => "Duplicate subscription_id".into(),
+        Refusal::UnknownSubscriptionId => "Unknown subscription_id".into(),
         other => other.text(),
     }
 }
@@ -100,7 +100,7 @@ fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
 
 /// `{"type":T,"subscription_id":ID,"data":{"subscription_id":ID`
 fn begin_acknowledgement(kind: &str, view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
-    let id = view.tag.unwrap_or_default();
+    let id = view.subscription_id.unwrap_or_default();
     start(output, kind);
     output.extend_from_slice(b",\"subscription_id\":");
     write_text(output, id);
@@ -121,9 +121,9 @@ mod tests {
     fn check_publication(channel: &str, expected: &str, expected_hole: Option<usize>) {
         let mut output = Vec::new();
         let publication = Publication::new(channel, "m", r#"{"a":1}"#);
-        let hole = super::publication(&publication, STAMP, &mut output);
+        let placeholder = super::publication(&publication, STAMP, &mut output);
         assert_eq!(String::from_utf8(output).unwrap(), expected);
-        assert_eq!(hole, expected_hole.map(Hole));
+        assert_eq!(placeholder, expected_hole.map(Placeholder));
     }
 
     #[test]
@@ -144,8 +144,8 @@ mod tests {
             ("system_status", "system_status"),
         ] {
             let expected = data(item, stream);
-            let hole = expected.find("       ");
-            check_publication(&format!("stream:{stream}"), &expected, hole);
+            let placeholder = expected.find("       ");
+            check_publication(&format!("stream:{stream}"), &expected, placeholder);
         }
         check_publication(
             "all",
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn each_event_has_its_message() {
         let view = SubscriptionView {
-            tag: Some("s1"),
+            subscription_id: Some("s1"),
             filter: Some(r#"{"a": 1}"#),
             ..fixtures::subscription("stream:events")
         };

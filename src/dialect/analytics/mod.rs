@@ -8,7 +8,7 @@ mod decode;
 mod encode;
 mod stream;
 
-use super::{Dialect, Hole, Stamp};
+use super::{Dialect, Placeholder, Stamp};
 use crate::broker::{Command, Event, Publication, Refusal};
 use crate::json::Object;
 
@@ -33,7 +33,7 @@ impl Dialect for Analytics {
         publication: &Publication<'_>,
         stamp: Stamp,
         output: &mut Vec<u8>,
-    ) -> Option<Hole> {
+    ) -> Option<Placeholder> {
         encode::publication(publication, stamp, output)
     }
 }

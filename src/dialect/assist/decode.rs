@@ -106,7 +106,7 @@ mod tests {
         check(r#"{"type":"ping"}"#, "Ping");
         check(
             r#"{"type":"join_room","room":"chat"}"#,
-            r#"channel: "room:chat", tag: None, filter: None, is_announced: true"#,
+            r#"channel: "room:chat", subscription_id: None, filter: None, is_announced: true"#,
         );
         check(
             r#"{"type":"join_room","room":"background_jobs"}"#,

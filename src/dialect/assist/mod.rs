@@ -11,7 +11,7 @@ mod encode;
 pub(crate) mod notices;
 pub(crate) mod rooms;
 
-use super::{Dialect, Hole, Stamp};
+use super::{Dialect, Placeholder, Stamp};
 use crate::broker::{Command, Event, Presence, Publication, Refusal};
 use crate::config::AccessRule;
 use crate::json::Object;
@@ -37,7 +37,7 @@ impl Dialect for Assist {
         publication: &Publication<'_>,
         stamp: Stamp,
         output: &mut Vec<u8>,
-    ) -> Option<Hole> {
+    ) -> Option<Placeholder> {
         encode::publication(publication.kind, publication.data, stamp.unix_ms, output);
         None
     }

@@ -55,7 +55,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe(Subscription { channel: "news", tag: None, filter: None, is_announced: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, is_announced: false }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,

@@ -7,7 +7,7 @@
 mod decode;
 mod encode;
 
-use super::{Dialect, Hole, Stamp};
+use super::{Dialect, Placeholder, Stamp};
 use crate::broker::{Command, Event, Publication, Refusal};
 use crate::json::Object;
 
@@ -32,7 +32,7 @@ impl Dialect for Gateway {
         publication: &Publication<'_>,
         _stamp: Stamp,
         output: &mut Vec<u8>,
-    ) -> Option<Hole> {
+    ) -> Option<Placeholder> {
         encode::publication(publication, output);
         None
     }

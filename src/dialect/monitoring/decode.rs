@@ -68,7 +68,7 @@ mod tests {
         check(
             r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#,
             concat!(
-                r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", tag: None, "#,
+                r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", subscription_id: None, "#,
                 "filter: None, is_announced: false }))"
             ),
         );

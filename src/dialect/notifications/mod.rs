@@ -6,7 +6,7 @@
 mod decode;
 mod encode;
 
-use super::{Dialect, Hole, Stamp};
+use super::{Dialect, Placeholder, Stamp};
 use crate::broker::{Command, Event, Publication, Refusal};
 use crate::json::Object;
 
@@ -31,7 +31,7 @@ impl Dialect for Notifications {
         publication: &Publication<'_>,
         stamp: Stamp,
         output: &mut Vec<u8>,
-    ) -> Option<Hole> {
+    ) -> Option<Placeholder> {
         encode::publication(publication, stamp, output);
         None
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 /// nothing per send, small enough that input which arrives meanwhile is looked at between two.
 const SENDS_PER_SUBMISSION: usize = 256;
 /// Bytes after which a submission takes no further connection: large frames that carry each
-/// subscriber's own tag exist only while they are being sent.
+/// subscriber's own subscription id exist only while they are being sent.
 const BYTES_PER_SUBMISSION: usize = 4 * 1024 * 1024;
 /// Slices of one send. Rarely more than a few: publications in a row share a buffer.
 const SLICES_PER_SEND: usize = 64;
