@@ -1,7 +1,7 @@
 //! What does it cost to find the filters that match a publication, parsed already and not?
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use fanwire::broker::filters::{Filter, FilterIndex, GroupIndex};
+use fanwire::broker::filters::{Filter, FilterId, FilterIndex};
 use fanwire::json::{Document, JsonReader};
 use std::hint::black_box;
 
@@ -75,7 +75,7 @@ fn filters(criterion: &mut Criterion) {
     }
 }
 
-fn match_one(index: &mut FilterIndex, document: &Document<'_>, matched: &mut Vec<GroupIndex>) {
+fn match_one(index: &mut FilterIndex, document: &Document<'_>, matched: &mut Vec<FilterId>) {
     matched.clear();
     let object = document.object().expect("the event is an object");
     black_box(index.matches(&object, matched));

@@ -1,6 +1,6 @@
 //! Who subscribed to what, on one shard.
 
-use super::filters::{Filter, FilterIndex, GroupIndex};
+use super::filters::{Filter, FilterId, FilterIndex};
 use crate::base::process_counts::CounterSlot;
 use crate::base::{SubscriptionId, Variant};
 use crate::json::Object;
@@ -14,7 +14,7 @@ pub struct Taste {
     /// Width of their subscription ids, bytes; 0 = they have none.
     pub subscription_id_bytes: u16,
     /// Their filter among the channel's; `None` = they want everything.
-    filter: Option<GroupIndex>,
+    filter: Option<FilterId>,
 }
 
 /// Subscribers of a channel with the same taste.
@@ -47,15 +47,15 @@ pub struct Channel {
 #[derive(Debug, Default)]
 struct Filters {
     index: FilterIndex,
-    /// By the slots of the groups.
+    /// By the slots of the filters.
     audiences: Vec<Vec<u32>>,
-    matched: Vec<GroupIndex>,
+    matched: Vec<FilterId>,
 }
 
 impl Filters {
-    /// The audiences of a group.
-    fn sharing(&mut self, group: GroupIndex) -> &mut Vec<u32> {
-        let slot = group.slot() as usize;
+    /// The audiences of a filter.
+    fn groups_of(&mut self, filter_id: FilterId) -> &mut Vec<u32> {
+        let slot = filter_id.slot() as usize;
         if self.audiences.len() <= slot {
             self.audiences.resize_with(slot + 1, Vec::new);
         }
@@ -99,8 +99,8 @@ impl Channel {
         } = &mut **filters;
         matched.clear();
         let evaluations = index.matches(data, matched);
-        for group in matched {
-            audiences.extend_from_slice(&by_group[group.slot() as usize]);
+        for filter_id in matched {
+            audiences.extend_from_slice(&by_group[filter_id.slot() as usize]);
         }
         evaluations
     }
@@ -108,7 +108,7 @@ impl Channel {
     fn audience_of(&mut self, taste: Taste) -> u32 {
         let same = match taste.filter {
             None => &self.unfiltered,
-            Some(group) => self.filters.get_or_insert_default().sharing(group),
+            Some(filter_id) => self.filters.get_or_insert_default().groups_of(filter_id),
         };
         let mut same = same.iter();
         if let Some(found) = same.find(|index| self.audiences[**index as usize].taste == taste) {
@@ -132,9 +132,9 @@ impl Channel {
         };
         match taste.filter {
             None => self.unfiltered.push(index),
-            Some(group) => {
+            Some(filter_id) => {
                 let filters = self.filters.get_or_insert_default();
-                filters.sharing(group).push(index);
+                filters.groups_of(filter_id).push(index);
             }
         }
         index
@@ -144,15 +144,15 @@ impl Channel {
     fn vacate(&mut self, index: u32) {
         let taste = self.audiences[index as usize].taste;
         self.vacant.push(index);
-        let Some(group) = taste.filter else {
+        let Some(filter_id) = taste.filter else {
             return self.unfiltered.retain(|other| *other != index);
         };
         let filters = self.filters.as_mut();
         let filters = filters.expect("an audience's filter is its channel's");
-        let sharing = filters.sharing(group);
-        sharing.retain(|other| *other != index);
-        if sharing.is_empty() {
-            filters.index.remove(group);
+        let groups_of = filters.groups_of(filter_id);
+        groups_of.retain(|other| *other != index);
+        if groups_of.is_empty() {
+            filters.index.remove(filter_id);
         }
         if filters.index.is_empty() {
             self.filters = None;

@@ -2,36 +2,36 @@
 
 use super::filter::Filter;
 use super::table::Table;
-use super::term_index::{KnownCondition, Places, Posting, ValueIndex, Vocabulary};
+use super::term_index::{InternedCondition, Positions, Posting, TermIndex, ValueIndex};
 use crate::json::Object;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Index of a filter in this table; reused after removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupIndex(u32);
+pub struct FilterId(u32);
 
 /// The different filters of a channel.
 #[derive(Debug, Default)]
 pub struct FilterIndex {
-    by_text: HashMap<Arc<str>, GroupIndex>,
-    groups: Table<Group>,
-    vocabulary: Vocabulary,
+    by_text: HashMap<Arc<str>, FilterId>,
+    filters: Table<IndexedFilter>,
+    term_index: TermIndex,
     /// Known values of the publication at hand; kept for its memory.
     found: Vec<ValueIndex>,
 }
 
 /// A filter, for all who gave it.
 #[derive(Debug)]
-struct Group {
+struct IndexedFilter {
     canonical: Arc<str>,
-    /// The group is posted under the first alone. None if the filter matches nothing.
-    conditions: Vec<KnownCondition>,
-    places: Places,
+    /// The filter is posted under the first alone. None if the filter matches nothing.
+    conditions: Vec<InternedCondition>,
+    positions: Positions,
 }
 
-impl GroupIndex {
-    /// The number of the place, for tables that follow this one.
+impl FilterId {
+    /// The number of the position, for tables that follow this one.
     #[must_use]
     pub fn slot(self) -> u32 {
         self.0
@@ -39,9 +39,9 @@ impl GroupIndex {
 }
 
 impl FilterIndex {
-    /// The group of a filter of the same meaning.
+    /// The filter of a filter of the same meaning.
     #[must_use]
-    pub fn find(&self, filter: &Filter) -> Option<GroupIndex> {
+    pub fn find(&self, filter: &Filter) -> Option<FilterId> {
         self.by_text.get(filter.canonical()).copied()
     }
 
@@ -49,53 +49,58 @@ impl FilterIndex {
     ///
     /// # Panics
     /// When one of the same meaning is there: ask [`find`](Self::find) first.
-    pub fn insert(&mut self, filter: Filter) -> GroupIndex {
+    pub fn insert(&mut self, filter: Filter) -> FilterId {
         assert!(self.find(&filter).is_none(), "a filter is inserted once");
         let (canonical, conditions) = filter.into_parts();
         let canonical: Arc<str> = canonical.into();
         let conditions = conditions.into_iter();
         let mut conditions: Vec<_> = conditions
-            .map(|condition| self.vocabulary.learn(condition))
+            .map(|condition| self.term_index.intern(condition))
             .collect();
-        let costs = conditions.iter().map(|known| self.vocabulary.cost(known));
+        let costs = conditions
+            .iter()
+            .map(|interned| self.term_index.cost(interned));
         let cheapest = costs.enumerate().min_by_key(|(_, cost)| *cost);
         if let Some((cheapest, _)) = cheapest {
             conditions.swap(0, cheapest);
         }
-        let group = GroupIndex(self.groups.insert(Group {
+        let filter_id = FilterId(self.filters.insert(IndexedFilter {
             canonical: canonical.clone(),
             conditions,
-            places: Places::default(),
+            positions: Positions::default(),
         }));
-        let entry = self.groups.at_mut(group.0);
+        let entry = self.filters.at_mut(filter_id.0);
         if let Some(posted) = entry.conditions.first() {
-            entry.places = self.vocabulary.post(posted, group);
+            entry.positions = self.term_index.post(posted, filter_id);
         }
-        self.by_text.insert(canonical, group);
-        group
+        self.by_text.insert(canonical, filter_id);
+        filter_id
     }
 
-    /// Removes a group and all that only it needed.
+    /// Removes a filter and all that only it needed.
     ///
     /// # Panics
     /// When there is none at the index.
-    pub fn remove(&mut self, group: GroupIndex) {
-        let Group {
+    pub fn remove(&mut self, filter_id: FilterId) {
+        let IndexedFilter {
             canonical,
             conditions,
-            places,
-        } = self.groups.remove(group.0);
+            positions,
+        } = self.filters.remove(filter_id.0);
         self.by_text.remove(&canonical);
         if let Some(posted) = conditions.first() {
-            // A list has each group once, so what moved is never the group that is gone.
-            let groups = &mut self.groups;
-            let moved = |posting: Posting, place| {
-                groups.at_mut(posting.group.0).places.set(posting, place);
+            // A list has each filter once, so what moved is never the filter that is gone.
+            let filters = &mut self.filters;
+            let moved = |posting: Posting, position| {
+                filters
+                    .at_mut(posting.filter_id.0)
+                    .positions
+                    .set(posting, position);
             };
-            self.vocabulary.unpost(posted, group, &places, moved);
+            self.term_index.unpost(posted, filter_id, &positions, moved);
         }
         for condition in &conditions {
-            self.vocabulary.forget(condition);
+            self.term_index.release(condition);
         }
         if self.is_empty() {
             // Tables keep the memory of their largest size; an empty index needs none of it.
@@ -106,35 +111,35 @@ impl FilterIndex {
     /// Whether there is no filter.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.groups.count() == 0
+        self.filters.count() == 0
     }
 
-    /// Appends each group whose filter matches the publication, in no order; returns how many were
+    /// Appends each filter whose filter matches the publication, in no order; returns how many were
     /// candidates, for the counter `filter_evaluations`.
     ///
-    /// No group is a candidate twice: it is posted under different values of one path, and the
+    /// No filter is a candidate twice: it is posted under different values of one path, and the
     /// publication has one value there.
-    pub fn matches(&mut self, root: &Object<'_>, matched: &mut Vec<GroupIndex>) -> u64 {
+    pub fn matches(&mut self, root: &Object<'_>, matched: &mut Vec<FilterId>) -> u64 {
         self.found.clear();
-        self.vocabulary.read(root.members(), &mut self.found);
+        self.term_index.read(root.members(), &mut self.found);
         let mut evaluations = 0;
         for value in &self.found {
-            let candidates = self.vocabulary.posted(*value);
+            let candidates = self.term_index.posted(*value);
             evaluations += candidates.len() as u64;
-            let candidates = candidates.iter().map(|posting| posting.group);
-            matched.extend(candidates.filter(|group| {
-                let mut others = self.groups.at(group.0).conditions.iter().skip(1);
-                others.all(|other| self.vocabulary.holds(other))
+            let candidates = candidates.iter().map(|posting| posting.filter_id);
+            matched.extend(candidates.filter(|filter_id| {
+                let mut others = self.filters.at(filter_id.0).conditions.iter().skip(1);
+                others.all(|other| self.term_index.satisfies(other))
             }));
         }
         evaluations
     }
 
-    /// Filters by text, groups, and what the vocabulary counts.
+    /// Filters by text, filters, and what the term index counts.
     #[cfg(test)]
     pub(super) fn counts(&self) -> ([usize; 2], [usize; 5]) {
-        let own = [self.by_text.len(), self.groups.count()];
-        (own, self.vocabulary.counts())
+        let own = [self.by_text.len(), self.filters.count()];
+        (own, self.term_index.counts())
     }
 }
 
@@ -150,7 +155,7 @@ mod tests {
         filter.unwrap()
     }
 
-    fn matches(index: &mut FilterIndex, publication: &str) -> (Vec<GroupIndex>, u64) {
+    fn matches(index: &mut FilterIndex, publication: &str) -> (Vec<FilterId>, u64) {
         let mut reader = JsonReader::default();
         let document = reader.parse(publication).unwrap();
         let mut matched = Vec::new();
@@ -160,9 +165,9 @@ mod tests {
 
     fn check_match(filter_text: &str, publication: &str, expected: bool) {
         let mut index = FilterIndex::default();
-        let group = index.insert(filter(filter_text));
+        let filter_id = index.insert(filter(filter_text));
         let (matched, _) = matches(&mut index, publication);
-        let expected = Vec::from_iter(expected.then_some(group));
+        let expected = Vec::from_iter(expected.then_some(filter_id));
         assert_eq!(matched, expected, "{filter_text} on {publication}");
     }
 
@@ -275,12 +280,12 @@ mod tests {
     #[test]
     fn what_an_earlier_publication_had_is_forgotten() {
         let mut index = FilterIndex::default();
-        let group = index.insert(filter(r#"{"a":1,"b.c":2}"#));
+        let filter_id = index.insert(filter(r#"{"a":1,"b.c":2}"#));
         for (publication, expected) in [
-            (r#"{"a":1,"b":{"c":2}}"#, vec![group]),
+            (r#"{"a":1,"b":{"c":2}}"#, vec![filter_id]),
             (r#"{"a":1}"#, vec![]),
             (r#"{"b":{"c":2}}"#, vec![]),
-            (r#"{"b":{"c":2},"a":1}"#, vec![group]),
+            (r#"{"b":{"c":2},"a":1}"#, vec![filter_id]),
         ] {
             let (matched, _) = matches(&mut index, publication);
             assert_eq!(matched, expected, "{publication}");
@@ -292,7 +297,7 @@ mod tests {
         type Text = fn(u32) -> String;
         let filters: [(Text, u64); 4] = [
             (|index| format!(r#"{{"id":{index}}}"#), 1),
-            // The first group went under the key that all share.
+            // The first filter went under the key that all share.
             (|index| format!(r#"{{"all":0,"id":{index}}}"#), 2),
             (
                 |index| format!(r#"{{"id":[{index},-{index}],"all":[0,1]}}"#),
@@ -302,12 +307,12 @@ mod tests {
         ];
         for (text, evaluations_max) in filters {
             let mut index = FilterIndex::default();
-            let groups: Vec<_> = (0..1_000)
+            let filters: Vec<_> = (0..1_000)
                 .map(|number| index.insert(filter(&text(number))))
                 .collect();
             let publication = r#"{"all":0,"id":500,"p500":0,"other":{"id":7}}"#;
             let (matched, evaluations) = matches(&mut index, publication);
-            assert_eq!(matched, [groups[500]]);
+            assert_eq!(matched, [filters[500]]);
             assert!(evaluations <= evaluations_max, "{}", text(0));
         }
     }
@@ -315,16 +320,16 @@ mod tests {
     #[test]
     fn a_group_is_found_by_meaning_until_it_is_removed() {
         let mut index = FilterIndex::default();
-        let group = index.insert(filter(r#"{"b":[2,1],"a":"x"}"#));
+        let filter_id = index.insert(filter(r#"{"b":[2,1],"a":"x"}"#));
         let same = filter(r#"{"a":["x","x"],"b":[1.0,2]}"#);
-        assert_eq!(index.find(&same), Some(group));
+        assert_eq!(index.find(&same), Some(filter_id));
         assert_eq!(index.find(&filter(r#"{"a":"x"}"#)), None);
         let other = index.insert(filter(r#"{"a":"x"}"#));
-        index.remove(group);
+        index.remove(filter_id);
         assert_eq!(index.find(&same), None);
         assert!(!index.is_empty());
-        assert_eq!(index.insert(same), group, "places are used again");
-        index.remove(group);
+        assert_eq!(index.insert(same), filter_id, "places are used again");
+        index.remove(filter_id);
         index.remove(other);
         assert!(index.is_empty());
     }
@@ -332,10 +337,10 @@ mod tests {
     #[test]
     fn filters_that_match_nothing_are_one_group() {
         let mut index = FilterIndex::default();
-        let group = index.insert(filter(r#"{"a":[]}"#));
-        assert_eq!(index.find(&filter(r#"{"b":[],"a":1}"#)), Some(group));
+        let filter_id = index.insert(filter(r#"{"a":[]}"#));
+        assert_eq!(index.find(&filter(r#"{"b":[],"a":1}"#)), Some(filter_id));
         assert_eq!(matches(&mut index, r#"{"":[],"a":1}"#), (vec![], 0));
-        index.remove(group);
+        index.remove(filter_id);
         assert!(index.is_empty());
     }
 }

@@ -14,13 +14,13 @@
 //! Numbers are those of the parser: integers of 64 bits exactly, all others as the nearest double.
 //!
 //! ```text
-//!  publication ──Trie──▶ (path, value) ──Vocabulary──▶ value index ──postings──▶ candidates
-//!   {"a":{"b":7}}         a.b     7                       #3                    groups 2, 5
+//!  publication ──Trie──▶ (path, value) ──TermIndex──▶ value index ──postings──▶ candidates
+//!   {"a":{"b":7}}         a.b     7                       #3                    filters 2, 5
 //!                                                                                  │
-//!                          matched groups ◀── the other conditions of each ────────┘
+//!                          matched filters ◀── the other conditions of each ────────┘
 //! ```
 //!
-//! Subscribers with equal filters form one *group*. A group is posted under one of its conditions
+//! Subscribers with equal filters form one *filter*. A filter is posted under one of its conditions
 //! only, that with the shortest lists, so the work per publication follows the number of its members
 //! and of the candidates, not of the filters.
 
@@ -35,4 +35,4 @@ mod value;
 mod oracle;
 
 pub use filter::{Filter, FilterError};
-pub use index::{FilterIndex, GroupIndex};
+pub use index::{FilterId, FilterIndex};

@@ -1,6 +1,6 @@
 //! Random filters and publications against the simplest matcher that can be right.
 
-use super::{Filter, FilterIndex, GroupIndex};
+use super::{Filter, FilterId, FilterIndex};
 use crate::json::JsonReader;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,9 +167,9 @@ fn naive_match(filter: &Value, publication: &Value) -> bool {
 struct World {
     random: Random,
     index: FilterIndex,
-    filters: BTreeMap<GroupIndex, Value>,
+    filters: BTreeMap<FilterId, Value>,
     /// A filter that stays, so that the index is never thrown away as a whole.
-    kept: GroupIndex,
+    kept: FilterId,
 }
 
 impl World {
@@ -177,27 +177,30 @@ impl World {
         let meaning = meaning(&mut self.random);
         let text = write(&mut self.random, &meaning);
         let filter = parse(&text);
-        if let Some(group) = self.index.find(&filter) {
-            assert!(self.filters.contains_key(&group), "{text}");
+        if let Some(filter_id) = self.index.find(&filter) {
+            assert!(self.filters.contains_key(&filter_id), "{text}");
             return;
         }
-        let group = self.index.insert(filter);
+        let filter_id = self.index.insert(filter);
         let earlier = self
             .filters
-            .insert(group, serde_json::from_str(&text).unwrap());
+            .insert(filter_id, serde_json::from_str(&text).unwrap());
         assert!(earlier.is_none(), "a place in use was given away: {text}");
     }
 
     /// Removes any filter but the kept one; false if there is none.
     fn remove(&mut self) -> bool {
-        let groups = self.filters.keys().filter(|group| **group != self.kept);
-        let groups: Vec<_> = groups.copied().collect();
-        if groups.is_empty() {
+        let filter_ids = self
+            .filters
+            .keys()
+            .filter(|filter_id| **filter_id != self.kept);
+        let filter_ids: Vec<_> = filter_ids.copied().collect();
+        if filter_ids.is_empty() {
             return false;
         }
-        let group = pick(&mut self.random, &groups);
-        self.filters.remove(&group);
-        self.index.remove(group);
+        let filter_id = pick(&mut self.random, &filter_ids);
+        self.filters.remove(&filter_id);
+        self.index.remove(filter_id);
         true
     }
 
@@ -215,7 +218,7 @@ impl World {
         let publication = serde_json::from_str(&text).unwrap();
         let filters = self.filters.iter();
         let expected = filters.filter(|(_, filter)| naive_match(filter, &publication));
-        let expected: Vec<_> = expected.map(|(group, _)| *group).collect();
+        let expected: Vec<_> = expected.map(|(filter_id, _)| *filter_id).collect();
         assert_eq!(matched, expected, "{text} with {:?}", self.filters);
     }
 }

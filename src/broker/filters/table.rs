@@ -1,4 +1,4 @@
-//! A table whose free places are used again.
+//! A table whose free positions are used again.
 
 /// Entries by index. Whoever holds an index must know that its entry is still there.
 #[derive(Debug)]

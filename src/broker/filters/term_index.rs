@@ -1,7 +1,7 @@
 //! The paths and values that the filters of a channel name, and where a publication has them.
 
 use super::filter::Condition;
-use super::index::GroupIndex;
+use super::index::FilterId;
 use super::table::Table;
 use super::trie::Trie;
 use super::value::{FilterValue, Plain, canonical};
@@ -18,7 +18,7 @@ pub(super) struct ValueIndex(u32);
 /// Paths and values in use. Conditions become numbers here, so that a candidate is judged by
 /// comparing numbers.
 #[derive(Debug, Default)]
-pub(super) struct Vocabulary {
+pub(super) struct TermIndex {
     trie: Trie,
     paths: Table<Path>,
     values: Table<Value>,
@@ -44,32 +44,32 @@ struct Value {
     path: PathIndex,
     value: FilterValue,
     conditions: usize,
-    /// The groups posted under the value, in no order.
+    /// The filters posted under the value, in no order.
     posted: Vec<Posting>,
 }
 
-/// A group under one of the values that it is posted under.
+/// A filter under one of the values that it is posted under.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Posting {
-    pub(super) group: GroupIndex,
-    /// Which alternative of the group's condition the value is.
+    pub(super) filter_id: FilterId,
+    /// Which alternative of the filter's condition the value is.
     rank: u32,
 }
 
-/// Where a group's postings stand in their lists, by rank. A search for them would let clients with
+/// Where a filter's postings stand in their lists, by rank. A search for them would let clients with
 /// many alternatives in common make removals slow.
 #[derive(Debug, Default)]
-pub(super) struct Places(Vec<u32>);
+pub(super) struct Positions(Vec<u32>);
 
-/// A condition whose path and values are in the vocabulary.
+/// A condition whose path and values are in the term index.
 #[derive(Debug)]
-pub(super) struct KnownCondition {
+pub(super) struct InternedCondition {
     path: PathIndex,
     /// In ascending order; at least one.
     alternatives: Box<[ValueIndex]>,
 }
 
-impl Vocabulary {
+impl TermIndex {
     /// Reads a publication. Appends the known values that it has; at most one for each path.
     pub(super) fn read(&mut self, publication: Members<'_>, found: &mut Vec<ValueIndex>) {
         self.readings += 1;
@@ -87,55 +87,55 @@ impl Vocabulary {
     }
 
     /// Whether the publication that was last read fulfils the condition.
-    pub(super) fn holds(&self, condition: &KnownCondition) -> bool {
+    pub(super) fn satisfies(&self, condition: &InternedCondition) -> bool {
         let path = self.paths.at(condition.path.0);
         let read = path.read.filter(|_| path.reading == self.readings);
         read.is_some_and(|value| condition.alternatives.binary_search(&value).is_ok())
     }
 
-    /// The groups posted under a value.
+    /// The filters posted under a value.
     pub(super) fn posted(&self, value: ValueIndex) -> &[Posting] {
         &self.values.at(value.0).posted
     }
 
     /// The candidates of the publication that is worst for the condition, and its alternatives.
-    pub(super) fn cost(&self, condition: &KnownCondition) -> (usize, usize) {
+    pub(super) fn cost(&self, condition: &InternedCondition) -> (usize, usize) {
         let lists = condition.alternatives.iter();
         let longest = lists.map(|value| self.posted(*value).len()).max();
         (longest.unwrap_or(0), condition.alternatives.len())
     }
 
-    /// Posts the group under every alternative.
-    pub(super) fn post(&mut self, condition: &KnownCondition, group: GroupIndex) -> Places {
+    /// Posts the filter under every alternative.
+    pub(super) fn post(&mut self, condition: &InternedCondition, filter_id: FilterId) -> Positions {
         let ranked = (0..).zip(&condition.alternatives);
-        let places = ranked.map(|(rank, value)| {
+        let positions = ranked.map(|(rank, value)| {
             let posted = &mut self.values.at_mut(value.0).posted;
-            posted.push(Posting { group, rank });
+            posted.push(Posting { filter_id, rank });
             u32::try_from(posted.len() - 1).expect("a list is no longer than the table of groups")
         });
-        Places(places.collect())
+        Positions(positions.collect())
     }
 
-    /// Takes back what `post` did. Tells `moved` which postings have another place now.
+    /// Takes back what `post` did. Tells `moved` which postings have another position now.
     pub(super) fn unpost(
         &mut self,
-        condition: &KnownCondition,
-        group: GroupIndex,
-        places: &Places,
+        condition: &InternedCondition,
+        filter_id: FilterId,
+        positions: &Positions,
         mut moved: impl FnMut(Posting, u32),
     ) {
-        for (value, place) in condition.alternatives.iter().zip(&places.0) {
+        for (value, position) in condition.alternatives.iter().zip(&positions.0) {
             let posted = &mut self.values.at_mut(value.0).posted;
-            let removed = posted.swap_remove(*place as usize);
-            assert_eq!(removed.group, group, "places follow every move");
-            if let Some(posting) = posted.get(*place as usize) {
-                moved(*posting, *place);
+            let removed = posted.swap_remove(*position as usize);
+            assert_eq!(removed.filter_id, filter_id, "places follow every move");
+            if let Some(posting) = posted.get(*position as usize) {
+                moved(*posting, *position);
             }
         }
     }
 
     /// Adds what the condition names.
-    pub(super) fn learn(&mut self, condition: Condition) -> KnownCondition {
+    pub(super) fn intern(&mut self, condition: Condition) -> InternedCondition {
         let path = self.trie.find(&condition.path).unwrap_or_else(|| {
             let path = PathIndex(self.paths.insert(Path::new(condition.path.clone())));
             self.trie.insert(&condition.path, path);
@@ -145,11 +145,11 @@ impl Vocabulary {
         let mut alternatives: Box<[_]> =
             alternatives.map(|value| self.value(path, value)).collect();
         alternatives.sort_unstable();
-        KnownCondition { path, alternatives }
+        InternedCondition { path, alternatives }
     }
 
-    /// Takes back what `learn` did; the condition is posted no more.
-    pub(super) fn forget(&mut self, condition: &KnownCondition) {
+    /// Takes back what `intern` did; the condition is posted no more.
+    pub(super) fn release(&mut self, condition: &InternedCondition) {
         for index in &condition.alternatives {
             let value = self.values.at_mut(index.0);
             value.conditions -= 1;
@@ -191,10 +191,10 @@ impl Vocabulary {
     }
 }
 
-impl Places {
+impl Positions {
     /// Takes note of what `unpost` told.
-    pub(super) fn set(&mut self, posting: Posting, place: u32) {
-        self.0[posting.rank as usize] = place;
+    pub(super) fn set(&mut self, posting: Posting, position: u32) {
+        self.0[posting.rank as usize] = position;
     }
 }
 
