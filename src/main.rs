@@ -17,7 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Bad arguments or configuration.
 const EXIT_USAGE: u8 = 2;
-/// The kernel refuses io_uring.
+/// The kernel rejects io_uring.
 const EXIT_KERNEL: u8 = 3;
 /// The address is in use.
 const EXIT_ADDRESS: u8 = 4;

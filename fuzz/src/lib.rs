@@ -290,7 +290,7 @@ impl Client {
             };
             self.is_upgraded = self.received.starts_with(b"HTTP/1.1 101 ");
             if !self.is_upgraded {
-                // A refusal; its body is not ours to judge.
+                // A rejection; its body is not ours to judge.
                 return;
             }
             self.received.drain(..end + 4);

@@ -51,12 +51,12 @@ where
     if let NotifyAccess::Key(key) = &context.notify
         && !shows(request.headers(), key)
     {
-        return refuse(StatusCode::UNAUTHORIZED, "the key is missing or wrong");
+        return reject(StatusCode::UNAUTHORIZED, "the key is missing or wrong");
     }
     if context.is_draining.load(Ordering::Relaxed) {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server is going away");
+        return reject(StatusCode::SERVICE_UNAVAILABLE, "the server is going away");
     }
-    let too_large = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 128 KiB");
+    let too_large = || reject(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 128 KiB");
     // Said in the head: no need to wait for what is not read.
     if request.body().size_hint().lower() > NOTIFY_BYTES_MAX as u64 {
         return too_large();
@@ -67,14 +67,14 @@ where
     {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return too_large(),
-        Err(_) => return refuse(StatusCode::BAD_REQUEST, "the body ended early"),
+        Err(_) => return reject(StatusCode::BAD_REQUEST, "the body ended early"),
     };
     let wish: Wish<'_> = match serde_json::from_slice(&body) {
         Ok(wish) => wish,
         Err(error) if error.is_data() => {
-            return refuse(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string());
+            return reject(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string());
         }
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(error) => return reject(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     publish(context, &wish)
 }
@@ -97,16 +97,16 @@ fn publish(context: &ApiContext, wish: &Wish<'_>) -> Answer {
             respond(StatusCode::OK, "application/json", body.to_string() + "\n")
         }
         Err(error @ PublishError::Full) => {
-            refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+            reject(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
         }
-        Err(PublishError::Unsound) => refuse(
+        Err(PublishError::Invalid) => reject(
             StatusCode::UNPROCESSABLE_ENTITY,
             "`type` must have 1 to 128 bytes",
         ),
     }
 }
 
-fn refuse(status: StatusCode, reason: &str) -> Answer {
+fn reject(status: StatusCode, reason: &str) -> Answer {
     let body = serde_json::json!({"error": reason});
     respond(status, "application/json", body.to_string() + "\n")
 }

@@ -61,10 +61,10 @@ where
     }
     if !allowed.split(", ").any(|method| request.method() == method) {
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        let mut refusal = text(status, format!("Only {allowed}.\n"));
+        let mut rejection = text(status, format!("Only {allowed}.\n"));
         let allowed = hyper::header::HeaderValue::from_static(allowed);
-        refusal.headers_mut().insert(ALLOW, allowed);
-        return refusal;
+        rejection.headers_mut().insert(ALLOW, allowed);
+        return rejection;
     }
     match request.uri().path() {
         "/health" => health(context),

@@ -23,7 +23,7 @@ pub enum UserClaim {
 pub type TokenCheck = dyn Fn(&str) -> Option<Identity> + Send + Sync;
 
 /// Checks tokens: by the program's own check if it has one, against a list, against a secret.
-/// Without any of them every token is refused.
+/// Without any of them every token is rejected.
 #[derive(Clone, Default)]
 pub struct Verifier {
     key: Option<(DecodingKey, Validation)>,

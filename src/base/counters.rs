@@ -1,4 +1,4 @@
-//! Counters of one shard. Every refusal, drop and cut adds to one of them.
+//! Counters of one shard. Every rejection, drop and cut adds to one of them.
 //!
 //! Each counter has a single writer, its shard, and any number of readers, so adding is a plain load
 //! and store without a locked instruction.
@@ -187,13 +187,13 @@ label! {
         Subscriptions = "subscriptions",
         /// A subscription's id that the session uses already.
         Duplicate = "duplicate",
-        /// A handler of the program that embeds the server refused, or panicked.
+        /// A handler of the program that embeds the server rejected, or panicked.
         Handler = "handler",
     }
 }
 
 label! {
-    /// Why a token was refused.
+    /// Why a token was rejected.
     TokenError {
         /// Not three base64url parts of JSON, or claims of the wrong kind.
         Malformed = "malformed",
@@ -283,7 +283,7 @@ pub struct ShardCounters {
     pub protocol_errors: CounterSet<ProtocolError>,
     /// Messages answered with an error.
     pub message_errors: CounterSet<MessageError>,
-    /// Tokens refused.
+    /// Tokens rejected.
     pub token_errors: CounterSet<TokenError>,
     /// Connections closed.
     pub closes: CounterSet<CloseReason>,

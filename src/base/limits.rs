@@ -49,7 +49,7 @@ pub const FILTER_PATH_BYTES_MAX: usize = 256;
 /// whole rest of the path. Events of the documents are three levels deep.
 pub const FILTER_PATH_PARTS_MAX: usize = 16;
 
-/// Time a peer that is refused, or answered over HTTP, has to close before we do, milliseconds.
+/// Time a peer that is rejected, or answered over HTTP, has to close before we do, milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// Ping and pong frames waiting for one connection; at most 127 bytes each.
 pub const CONTROL_FRAMES_MAX: usize = 32;

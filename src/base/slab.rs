@@ -39,7 +39,7 @@ impl<T> Pages<T> {
     }
 }
 
-/// A table that hands out ids and refuses stale ones.
+/// A table that hands out ids and rejects stale ones.
 ///
 /// Slots are reused last-in first-out, so a busy server keeps touching the same warm entries.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::command::Connect;
 use super::effect::Effect;
-use super::event::{Event, PresenceChange, Refusal};
+use super::event::{Event, PresenceChange, Rejection};
 use super::quotas::Scope;
 use super::session::{Counted, Session};
 use super::step::{Broker, Emit, view};
@@ -17,7 +17,7 @@ use crate::ws::CloseCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Admitted,
-    Refused(CloseReason),
+    Rejected(CloseReason),
 }
 
 impl Broker {
@@ -45,7 +45,7 @@ impl Broker {
             let sessions_max = policy.sessions_per_ip_max;
             if self
                 .quotas
-                .join((dialect, Scope::Ip), &ip, sessions_max)
+                .acquire((dialect, Scope::Ip), &ip, sessions_max)
                 .is_err()
             {
                 self.process_counts.remove_session(dialect);
@@ -61,22 +61,22 @@ impl Broker {
             auth_failures: 0,
             closing: false,
             counted,
-            direct_count: 0,
+            server_side_count: 0,
             violations: 0,
             peer: connect.peer,
             began: now,
             identity: None,
             tenant: connect.tenant.map(Into::into),
             rate: super::rate::RateState::default(),
-            memberships: Vec::new(),
+            subscriptions: Vec::new(),
             announced: Vec::new(),
-            heard_ms: now.monotonic_ms,
+            last_activity_ms: now.monotonic_ms,
             pinged_ms: None,
         };
-        let awaits_identity = policy.auth_required || connect.token.is_some();
+        let auth_pending = policy.auth_required || connect.token.is_some();
         emit(Effect::Reply(Event::Welcome {
             session: &view(self.session_id(id), &session, &self.channels, now),
-            awaits_identity,
+            auth_pending,
             now,
         }));
         let earlier = self.sessions.insert(id, session);
@@ -93,7 +93,7 @@ impl Broker {
                 self.close_once(id, CloseReason::Unauthorized, now, emit);
             }
             Some(_) => {}
-            None if !policy.auth_required => self.join_direct(id),
+            None if !policy.auth_required => self.refresh_server_subscriptions(id),
             None => {}
         }
     }
@@ -110,11 +110,11 @@ impl Broker {
         let identity = match self.verifier.verify(token, policy.user_claim, now) {
             Ok(identity) => identity,
             Err(error) => {
-                self.refuse_token(id, error, now, emit);
+                self.reject_token(id, error, now, emit);
                 return false;
             }
         };
-        if let Admission::Refused(reason) = self.admit_identity(id, policy, identity, now, emit) {
+        if let Admission::Rejected(reason) = self.admit_identity(id, policy, identity, now, emit) {
             self.close_once(id, reason, now, emit);
             return false;
         }
@@ -122,7 +122,7 @@ impl Broker {
         true
     }
 
-    fn refuse_token(&mut self, id: ConnectionId, error: TokenError, now: Now, emit: &mut Emit<'_>) {
+    fn reject_token(&mut self, id: ConnectionId, error: TokenError, now: Now, emit: &mut Emit<'_>) {
         self.counters.token_errors.of(error).add(1);
         let Some(session) = self.sessions.get_mut(id) else {
             return;
@@ -130,11 +130,11 @@ impl Broker {
         session.auth_failures = session.auth_failures.saturating_add(1);
         let attempts_max = self.policy.dialects[session.dialect.index()].auth_attempts_max;
         let is_last = u32::from(session.auth_failures) >= attempts_max;
-        let refusal = match error {
-            TokenError::Expired => Refusal::TokenExpired,
-            _ => Refusal::InvalidToken,
+        let rejection = match error {
+            TokenError::Expired => Rejection::TokenExpired,
+            _ => Rejection::InvalidToken,
         };
-        emit(Effect::Reply(Event::AuthenticationFailed { refusal }));
+        emit(Effect::Reply(Event::AuthenticationFailed { rejection }));
         if is_last {
             self.close(id, CloseReason::Unauthorized, now, emit);
         }
@@ -157,7 +157,7 @@ impl Broker {
         if let (Some(proven), Some(named)) = (&identity.tenant, &session.tenant)
             && proven != named
         {
-            return Admission::Refused(CloseReason::Tenant);
+            return Admission::Rejected(CloseReason::Tenant);
         }
         let is_same_user = session.user() == Some(&*identity.user)
             && session.tenant() == identity.tenant.as_deref().or(session.tenant.as_deref());
@@ -177,12 +177,15 @@ impl Broker {
                 || policy.announces_users;
             if counts_users && let Some(user) = session.user() {
                 let sessions_max = policy.sessions_per_user_max;
-                match self.quotas.join((dialect, Scope::User), user, sessions_max) {
+                match self
+                    .quotas
+                    .acquire((dialect, Scope::User), user, sessions_max)
+                {
                     Ok(count) => is_first = count == 1,
                     Err(_) => {
                         session.identity = None;
                         self.authenticated_count -= 1;
-                        return Admission::Refused(CloseReason::Quota);
+                        return Admission::Rejected(CloseReason::Quota);
                     }
                 }
                 session.counted.user = true;
@@ -197,15 +200,15 @@ impl Broker {
             let sessions_max = policy.sessions_per_tenant_max;
             let joined = self
                 .quotas
-                .join((dialect, Scope::Tenant), tenant, sessions_max);
+                .acquire((dialect, Scope::Tenant), tenant, sessions_max);
             if joined.is_err() {
-                return Admission::Refused(CloseReason::Quota);
+                return Admission::Rejected(CloseReason::Quota);
             }
             session.counted.tenant = true;
         }
         session.auth_failures = 0;
         self.counters.authenticated.set(self.authenticated_count);
-        self.join_direct(id);
+        self.refresh_server_subscriptions(id);
         self.drop_forbidden(id, now, emit);
         if let Some(session) = self.sessions.get(id)
             && let Some(identity) = session.identity.as_deref()
@@ -216,7 +219,7 @@ impl Broker {
                 now,
             }));
             if is_first && policy.announces_users {
-                announce(session, PresenceChange::Arrived, now, emit);
+                announce(session, PresenceChange::Online, now, emit);
             }
         }
         Admission::Admitted
@@ -234,14 +237,14 @@ impl Broker {
         if counted.tenant
             && let Some(tenant) = session.tenant()
         {
-            self.quotas.leave((dialect, Scope::Tenant), tenant, now);
+            self.quotas.release((dialect, Scope::Tenant), tenant, now);
         }
         if counted.user
             && let Some(user) = session.user()
         {
-            let left = self.quotas.leave((dialect, Scope::User), user, now);
+            let left = self.quotas.release((dialect, Scope::User), user, now);
             if left == 0 && announces {
-                announce(session, PresenceChange::Departed, now, emit);
+                announce(session, PresenceChange::Offline, now, emit);
             }
         }
     }
@@ -269,7 +272,7 @@ impl Broker {
         if let Some(session) = self.sessions.remove(id) {
             if session.counted.ip {
                 let ip = session.peer.ip().to_canonical().to_string();
-                self.quotas.leave((session.dialect, Scope::Ip), &ip, now);
+                self.quotas.release((session.dialect, Scope::Ip), &ip, now);
             }
             self.process_counts.remove_session(session.dialect);
             self.authenticated_count -= u64::from(session.identity.is_some());

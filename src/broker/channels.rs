@@ -6,9 +6,9 @@ use crate::base::{SubscriptionId, Variant};
 use crate::json::Object;
 use std::collections::HashMap;
 
-/// What the subscribers of an audience have in common, so that one run of frames serves them all.
+/// What the subscribers of an subscriber group have in common, so that one run of frames serves them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taste {
+pub struct SubscriberGroupKey {
     /// The form in which they want frames.
     pub variant: Variant,
     /// Width of their subscription ids, bytes; 0 = they have none.
@@ -19,9 +19,9 @@ pub struct Taste {
 
 /// Subscribers of a channel with the same taste.
 #[derive(Debug)]
-pub struct Audience {
+pub struct SubscriberGroup {
     /// What they have in common.
-    pub taste: Taste,
+    pub key: SubscriberGroupKey,
     /// Their slots, in no order. A slot leaves before its connection does, so none is stale.
     pub slots: Vec<u32>,
     /// Their subscription ids, in the same order; empty if they have none.
@@ -34,32 +34,32 @@ pub struct Channel {
     name: Box<str>,
     counter_slot: CounterSlot,
     /// Whether sessions hear it without asking.
-    is_direct: bool,
-    audiences: Vec<Audience>,
+    is_server_side: bool,
+    groups: Vec<SubscriberGroup>,
     /// Audiences without subscribers, to be used again.
     vacant: Vec<u32>,
-    /// Those of `audiences` that want everything.
+    /// Those of `groups` that want everything.
     unfiltered: Vec<u32>,
     filters: Option<Box<Filters>>,
 }
 
-/// The filters of a channel, and which audiences each one serves.
+/// The filters of a channel, and which subscriber groups each one serves.
 #[derive(Debug, Default)]
 struct Filters {
     index: FilterIndex,
     /// By the slots of the filters.
-    audiences: Vec<Vec<u32>>,
+    groups: Vec<Vec<u32>>,
     matched: Vec<FilterId>,
 }
 
 impl Filters {
-    /// The audiences of a filter.
+    /// The subscriber groups of a filter.
     fn groups_of(&mut self, filter_id: FilterId) -> &mut Vec<u32> {
         let slot = filter_id.slot() as usize;
-        if self.audiences.len() <= slot {
-            self.audiences.resize_with(slot + 1, Vec::new);
+        if self.groups.len() <= slot {
+            self.groups.resize_with(slot + 1, Vec::new);
         }
-        &mut self.audiences[slot]
+        &mut self.groups[slot]
     }
 }
 
@@ -76,61 +76,61 @@ impl Channel {
         self.filters.is_some()
     }
 
-    /// The audience with that index.
+    /// The subscriber group with that index.
     #[must_use]
-    pub fn audience(&self, index: u32) -> &Audience {
-        &self.audiences[index as usize]
+    pub fn group(&self, index: u32) -> &SubscriberGroup {
+        &self.groups[index as usize]
     }
 
-    /// Appends the audiences that want every publication.
-    pub fn unfiltered(&self, audiences: &mut Vec<u32>) {
-        audiences.extend_from_slice(&self.unfiltered);
+    /// Appends the subscriber groups that want every publication.
+    pub fn unfiltered(&self, groups: &mut Vec<u32>) {
+        groups.extend_from_slice(&self.unfiltered);
     }
 
-    /// Appends the audiences whose filter matches `data`; returns how many filters were evaluated.
-    pub fn matching(&mut self, data: &Object<'_>, audiences: &mut Vec<u32>) -> u64 {
+    /// Appends the subscriber groups whose filter matches `data`; returns how many filters were evaluated.
+    pub fn matching(&mut self, data: &Object<'_>, groups: &mut Vec<u32>) -> u64 {
         let Some(filters) = &mut self.filters else {
             return 0;
         };
         let Filters {
             index,
-            audiences: by_group,
+            groups: by_group,
             matched,
         } = &mut **filters;
         matched.clear();
         let evaluations = index.matches(data, matched);
         for filter_id in matched {
-            audiences.extend_from_slice(&by_group[filter_id.slot() as usize]);
+            groups.extend_from_slice(&by_group[filter_id.slot() as usize]);
         }
         evaluations
     }
 
-    fn audience_of(&mut self, taste: Taste) -> u32 {
-        let same = match taste.filter {
+    fn group_for(&mut self, key: SubscriberGroupKey) -> u32 {
+        let same = match key.filter {
             None => &self.unfiltered,
             Some(filter_id) => self.filters.get_or_insert_default().groups_of(filter_id),
         };
         let mut same = same.iter();
-        if let Some(found) = same.find(|index| self.audiences[**index as usize].taste == taste) {
+        if let Some(found) = same.find(|index| self.groups[**index as usize].key == key) {
             return *found;
         }
-        let audience = Audience {
-            taste,
+        let group = SubscriberGroup {
+            key,
             slots: Vec::new(),
             subscription_ids: Vec::new(),
         };
         let index = match self.vacant.pop() {
             Some(index) => {
-                self.audiences[index as usize] = audience;
+                self.groups[index as usize] = group;
                 index
             }
             None => {
-                self.audiences.push(audience);
-                let index = u32::try_from(self.audiences.len() - 1);
+                self.groups.push(group);
+                let index = u32::try_from(self.groups.len() - 1);
                 index.expect("fewer audiences than subscriptions, which are u32")
             }
         };
-        match taste.filter {
+        match key.filter {
             None => self.unfiltered.push(index),
             Some(filter_id) => {
                 let filters = self.filters.get_or_insert_default();
@@ -140,11 +140,11 @@ impl Channel {
         index
     }
 
-    /// Forgets an audience that has lost its last subscriber, and its filter if nobody else has it.
+    /// Forgets an subscriber group that has lost its last subscriber, and its filter if nobody else has it.
     fn vacate(&mut self, index: u32) {
-        let taste = self.audiences[index as usize].taste;
+        let key = self.groups[index as usize].key;
         self.vacant.push(index);
-        let Some(filter_id) = taste.filter else {
+        let Some(filter_id) = key.filter else {
             return self.unfiltered.retain(|other| *other != index);
         };
         let filters = self.filters.as_mut();
@@ -164,25 +164,25 @@ impl Channel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelIndex(u32);
 
-/// One subscription of a session: the channel, and where in which audience the session stands.
+/// One subscription of a session: the channel, and where in which subscriber group the session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Membership {
+pub(super) struct SubscriptionRef {
     pub(super) channel: ChannelIndex,
-    audience: u32,
+    group: u32,
     position: u32,
 }
 
-/// A subscriber that moved to another position in its audience when a neighbour left.
+/// A subscriber that moved to another position in its subscriber group when a neighbour left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) slot: u32,
-    pub(super) from: Membership,
-    pub(super) to: Membership,
+    pub(super) from: SubscriptionRef,
+    pub(super) to: SubscriptionRef,
 }
 
 /// Who joins a channel, and how.
 #[derive(Debug)]
-pub(super) struct Joiner {
+pub(super) struct NewSubscriber {
     pub(super) slot: u32,
     pub(super) variant: Variant,
     pub(super) subscription_id: Option<SubscriptionId>,
@@ -195,7 +195,7 @@ pub(super) struct Channels {
     by_name: HashMap<Box<str>, ChannelIndex>,
     channels: Vec<Channel>,
     free: Vec<ChannelIndex>,
-    direct_count: usize,
+    server_side_count: usize,
 }
 
 impl Channels {
@@ -214,40 +214,40 @@ impl Channels {
         &mut self.channels[index.0 as usize]
     }
 
-    /// The name of the channel of a membership.
-    pub(super) fn name(&self, membership: Membership) -> &str {
-        &self.at(membership.channel).name
+    /// The name of the channel of a subscription.
+    pub(super) fn name(&self, subscription: SubscriptionRef) -> &str {
+        &self.at(subscription.channel).name
     }
 
-    /// The subscription id of a membership.
-    pub(super) fn subscription_id(&self, membership: Membership) -> Option<&SubscriptionId> {
-        let audience = self.at(membership.channel).audience(membership.audience);
-        audience.subscription_ids.get(membership.position as usize)
+    /// The subscription id of a subscription.
+    pub(super) fn subscription_id(&self, subscription: SubscriptionRef) -> Option<&SubscriptionId> {
+        let group = self.at(subscription.channel).group(subscription.group);
+        group.subscription_ids.get(subscription.position as usize)
     }
 
-    /// Where the subscriptions of a membership's channel are counted.
-    pub(super) fn counter_slot(&self, membership: Membership) -> CounterSlot {
-        self.at(membership.channel).counter_slot
+    /// Where the subscriptions of a subscription's channel are counted.
+    pub(super) fn counter_slot(&self, subscription: SubscriptionRef) -> CounterSlot {
+        self.at(subscription.channel).counter_slot
     }
 
     /// The names of the channels that sessions asked for.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let asked = self.by_name.iter();
-        asked
-            .filter(|(_, index)| !self.at(**index).is_direct)
+        let client_side = self.by_name.iter();
+        client_side
+            .filter(|(_, index)| !self.at(**index).is_server_side)
             .map(|(name, _)| &**name)
     }
 
     /// How many channels have subscribers that asked for them.
     pub(super) fn count(&self) -> usize {
-        self.by_name.len() - self.direct_count
+        self.by_name.len() - self.server_side_count
     }
 
     /// The channel of that name, made if there is none. `counter_slot` is asked for a new one.
     pub(super) fn open(
         &mut self,
         name: &str,
-        is_direct: bool,
+        is_server_side: bool,
         counter_slot: impl FnOnce() -> CounterSlot,
     ) -> ChannelIndex {
         if let Some(index) = self.by_name.get(name) {
@@ -256,8 +256,8 @@ impl Channels {
         let channel = Channel {
             name: name.into(),
             counter_slot: counter_slot(),
-            is_direct,
-            audiences: Vec::new(),
+            is_server_side,
+            groups: Vec::new(),
             vacant: Vec::new(),
             unfiltered: Vec::new(),
             filters: None,
@@ -273,67 +273,71 @@ impl Channels {
                 ChannelIndex(index.expect("fewer channels than subscriptions, which are u32"))
             }
         };
-        self.direct_count += usize::from(is_direct);
+        self.server_side_count += usize::from(is_server_side);
         self.by_name.insert(name.into(), index);
         index
     }
 
     /// Adds a subscriber.
-    pub(super) fn join(&mut self, index: ChannelIndex, joiner: Joiner) -> Membership {
+    pub(super) fn join(
+        &mut self,
+        index: ChannelIndex,
+        subscriber: NewSubscriber,
+    ) -> SubscriptionRef {
         let channel = &mut self.channels[index.0 as usize];
-        let filter = joiner.filter.map(|filter| {
+        let filter = subscriber.filter.map(|filter| {
             let filters = channel.filters.get_or_insert_default();
             let found = filters.index.find(&filter);
             found.unwrap_or_else(|| filters.index.insert(filter))
         });
-        let subscription_id_bytes = joiner
+        let subscription_id_bytes = subscriber
             .subscription_id
             .as_ref()
             .map_or(0, |subscription_id| subscription_id.text().len());
-        let taste = Taste {
-            variant: joiner.variant,
+        let key = SubscriberGroupKey {
+            variant: subscriber.variant,
             subscription_id_bytes: u16::try_from(subscription_id_bytes)
                 .expect("tags are limited to 128 bytes"),
             filter,
         };
-        let audience_index = channel.audience_of(taste);
-        let audience = &mut channel.audiences[audience_index as usize];
-        audience.slots.push(joiner.slot);
-        audience.subscription_ids.extend(joiner.subscription_id);
-        let position = u32::try_from(audience.slots.len() - 1);
-        Membership {
+        let group_index = channel.group_for(key);
+        let group = &mut channel.groups[group_index as usize];
+        group.slots.push(subscriber.slot);
+        group.subscription_ids.extend(subscriber.subscription_id);
+        let position = u32::try_from(group.slots.len() - 1);
+        SubscriptionRef {
             channel: index,
-            audience: audience_index,
+            group: group_index,
             position: position.expect("fewer subscribers than slots, which are u32"),
         }
     }
 
     /// Removes a subscriber; the channel goes with its last one.
-    pub(super) fn leave(&mut self, membership: Membership) -> Option<Moved> {
-        let channel = &mut self.channels[membership.channel.0 as usize];
-        let audience = &mut channel.audiences[membership.audience as usize];
-        let position = membership.position as usize;
-        audience.slots.swap_remove(position);
-        if !audience.subscription_ids.is_empty() {
-            audience.subscription_ids.swap_remove(position);
+    pub(super) fn leave(&mut self, subscription: SubscriptionRef) -> Option<Moved> {
+        let channel = &mut self.channels[subscription.channel.0 as usize];
+        let group = &mut channel.groups[subscription.group as usize];
+        let position = subscription.position as usize;
+        group.slots.swap_remove(position);
+        if !group.subscription_ids.is_empty() {
+            group.subscription_ids.swap_remove(position);
         }
-        let last = u32::try_from(audience.slots.len()).expect("it was shorter than u32 before");
-        let moved = audience.slots.get(position).map(|slot| Moved {
+        let last = u32::try_from(group.slots.len()).expect("it was shorter than u32 before");
+        let moved = group.slots.get(position).map(|slot| Moved {
             slot: *slot,
-            from: Membership {
+            from: SubscriptionRef {
                 position: last,
-                ..membership
+                ..subscription
             },
-            to: membership,
+            to: subscription,
         });
-        if audience.slots.is_empty() {
-            channel.vacate(membership.audience);
+        if group.slots.is_empty() {
+            channel.vacate(subscription.group);
         }
-        if channel.vacant.len() == channel.audiences.len() {
-            self.direct_count -= usize::from(channel.is_direct);
+        if channel.vacant.len() == channel.groups.len() {
+            self.server_side_count -= usize::from(channel.is_server_side);
             let name = std::mem::take(&mut channel.name);
             self.by_name.remove(&name);
-            self.free.push(membership.channel);
+            self.free.push(subscription.channel);
         }
         moved
     }

@@ -1,6 +1,6 @@
 //! What a session asks for, in the broker's words.
 
-use super::event::Refusal;
+use super::event::Rejection;
 use super::names::is_name;
 use crate::base::DialectId;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
@@ -17,26 +17,26 @@ pub struct Publication<'a> {
     /// Valid JSON, as the publisher wrote it.
     pub data: &'a str,
     /// Whether the data is kept for those who ask later.
-    pub keep: Keep<'a>,
+    pub retain: Retain<'a>,
     /// Which of the subscribers are meant.
-    pub only: Only<'a>,
+    pub target: BroadcastTarget<'a>,
 }
 
 /// What a publication does to the values kept for its channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Keep<'a> {
+pub enum Retain<'a> {
     /// Nothing.
     #[default]
-    Nothing,
+    None,
     /// Its data is the value of this key from now on.
     Value(&'a str),
     /// This key has no value from now on.
-    Gone(&'a str),
+    Clear(&'a str),
 }
 
 /// Which subscribers of the channel a publication is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Only<'a> {
+pub enum BroadcastTarget<'a> {
     /// All of them.
     #[default]
     All,
@@ -58,23 +58,24 @@ impl<'a> Publication<'a> {
             channel,
             kind,
             data,
-            keep: Keep::Nothing,
-            only: Only::All,
+            retain: Retain::None,
+            target: BroadcastTarget::All,
         }
     }
 
     /// Whether the names are ones that a record can carry.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
-        let key = match self.keep {
-            Keep::Nothing => "",
-            Keep::Value(key) | Keep::Gone(key) => key,
+    pub fn is_valid(&self) -> bool {
+        let key = match self.retain {
+            Retain::None => "",
+            Retain::Value(key) | Retain::Clear(key) => key,
         };
-        let whom = match self.only {
-            Only::All => "",
-            Only::User(name) | Only::Role(name) | Only::Permission(name) | Only::Tenant(name) => {
-                name
-            }
+        let whom = match self.target {
+            BroadcastTarget::All => "",
+            BroadcastTarget::User(name)
+            | BroadcastTarget::Role(name)
+            | BroadcastTarget::Permission(name)
+            | BroadcastTarget::Tenant(name) => name,
         };
         is_name(self.channel, CHANNEL_BYTES_MAX)
             && is_name(self.kind, KIND_BYTES_MAX)
@@ -143,26 +144,26 @@ pub enum Command<'a> {
         subscription_id: &'a str,
     },
     /// The client wants what is published on the channel of its user: the prefix, and the user's id.
-    SubscribeOwn {
+    SubscribePerUser {
         /// What stands before the user's id.
         prefix: &'static str,
     },
     /// The client no longer wants it.
-    UnsubscribeOwn {
+    UnsubscribePerUser {
         /// What stands before the user's id.
         prefix: &'static str,
     },
     /// The client publishes.
     Publish(Publication<'a>),
     /// The client publishes by the right of a role.
-    PublishAs {
+    PublishWithRole {
         /// The role that it must have.
         role: &'static str,
         /// What it publishes.
         publication: Publication<'a>,
     },
     /// The client asks for the values kept for a channel.
-    Recall {
+    GetRetained {
         /// The channel's name.
         channel: &'a str,
     },
@@ -178,9 +179,9 @@ pub enum Command<'a> {
         data: &'a str,
     },
     /// The client sent something that its dialect cannot read.
-    Malformed(Refusal),
+    Malformed(Rejection),
     /// Bytes came from the client.
-    Heard,
+    Activity,
     /// The time that an earlier `Effect::WakeAt` named has come.
     Wake,
     /// The server is going away, in so many milliseconds at most.

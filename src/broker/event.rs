@@ -91,9 +91,9 @@ pub enum PresenceChange<'a> {
     /// The user left a channel.
     Left(&'a str),
     /// The user's first session of this dialect began.
-    Arrived,
+    Online,
     /// The last one ended.
-    Departed,
+    Offline,
 }
 
 /// A subscription as it is acknowledged.
@@ -121,7 +121,7 @@ pub enum Event<'a> {
         /// The session.
         session: &'a SessionView<'a>,
         /// Whether it has yet to show who it is, or is about to be told that it did.
-        awaits_identity: bool,
+        auth_pending: bool,
         /// The time.
         now: Now,
     },
@@ -134,10 +134,10 @@ pub enum Event<'a> {
         /// The time.
         now: Now,
     },
-    /// The token was refused.
+    /// The token was rejected.
     AuthenticationFailed {
         /// `InvalidToken` or `TokenExpired`.
-        refusal: Refusal,
+        rejection: Rejection,
     },
     /// Publications of the channel come from now on.
     Subscribed(SubscriptionView<'a>),
@@ -149,7 +149,7 @@ pub enum Event<'a> {
         channel: &'a str,
     },
     /// The values kept for a channel, as JSON, in the order of their keys.
-    Kept {
+    Retained {
         /// The channel's name.
         channel: &'a str,
         /// The values.
@@ -187,21 +187,21 @@ pub enum Event<'a> {
         /// The time.
         now: Now,
     },
-    /// The request was refused.
+    /// The request was rejected.
     Error {
         /// Why.
-        refusal: Refusal,
+        rejection: Rejection,
     },
-    /// The program that embeds the server refused the request.
+    /// The program that embeds the server rejected the request.
     Denied {
         /// Why, in its words.
         reason: &'a str,
     },
 }
 
-/// Why a request was refused.
+/// Why a request was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Rejection {
     /// Not JSON, or not an object.
     InvalidJson,
     /// JSON nested too deep.
@@ -234,7 +234,7 @@ pub enum Refusal {
     HandlerFailed,
 }
 
-impl From<JsonError> for Refusal {
+impl From<JsonError> for Rejection {
     fn from(error: JsonError) -> Self {
         match error {
             JsonError::Invalid => Self::InvalidJson,
@@ -245,7 +245,7 @@ impl From<JsonError> for Refusal {
     }
 }
 
-impl Refusal {
+impl Rejection {
     /// The sentence for clients, without the names of fields.
     #[must_use]
     pub fn text(self) -> String {
@@ -276,7 +276,7 @@ impl Refusal {
         }
     }
 
-    /// The counter of this refusal.
+    /// The counter of this rejection.
     #[must_use]
     pub const fn error(self) -> Option<MessageError> {
         Some(match self {

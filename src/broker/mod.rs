@@ -18,11 +18,13 @@ mod session;
 mod step;
 mod subscriptions;
 
-pub use channels::{Audience, Channel, ChannelIndex, Taste};
-pub use command::{Command, Connect, Keep, Only, Publication, Subscription, SubscriptionIdRequest};
+pub use channels::{Channel, ChannelIndex, SubscriberGroup, SubscriberGroupKey};
+pub use command::{
+    BroadcastTarget, Command, Connect, Publication, Retain, Subscription, SubscriptionIdRequest,
+};
 pub use effect::Effect;
 pub use event::{
-    Event, Presence, PresenceChange, Refusal, SessionId, SessionView, SubscriptionView,
+    Event, Presence, PresenceChange, Rejection, SessionId, SessionView, SubscriptionView,
 };
 pub use quotas::Quotas;
 pub use step::{Broker, BrokerParts};

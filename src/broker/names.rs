@@ -1,6 +1,6 @@
 //! Which names clients may use.
 
-use super::event::Refusal;
+use super::event::Rejection;
 use crate::base::limits::{CHANNEL_BYTES_MAX, SUBSCRIPTION_ID_BYTES_MAX};
 
 /// Names that the server itself gives meaning to: one user, one role, one tenant, one dialect,
@@ -10,13 +10,13 @@ const RESERVED_PREFIXES: [&str; 5] = ["user:", "role:", "permission:", "tenant:"
 pub(super) const EVERYONE: &str = "all";
 
 /// Checks a channel that a client names.
-pub(super) fn check_channel(name: &str) -> Result<(), Refusal> {
+pub(super) fn check_channel(name: &str) -> Result<(), Rejection> {
     if !is_name(name, CHANNEL_BYTES_MAX) {
-        return Err(Refusal::InvalidField("channel"));
+        return Err(Rejection::InvalidField("channel"));
     }
     let has_prefix = |prefix: &&str| name.starts_with(*prefix);
     if name == EVERYONE || RESERVED_PREFIXES.iter().any(has_prefix) {
-        return Err(Refusal::ReservedChannel);
+        return Err(Rejection::ReservedChannel);
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Publishing, and the values kept for those who ask later.
 
-use super::command::{Keep, Only, Publication};
+use super::command::{BroadcastTarget, Publication, Retain};
 use super::effect::Effect;
-use super::event::{Event, Refusal};
+use super::event::{Event, Rejection};
 use super::names::{check_channel, is_name};
 use super::step::{Broker, Emit};
 use crate::auth::Identity;
@@ -16,21 +16,21 @@ const PUBLISH_PERMISSION: &str = "publish";
 
 /// The values kept for channels, by key. All shards hear the same records, so each has them all.
 #[derive(Debug, Default)]
-pub(super) struct KeptValues(HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>);
+pub(super) struct RetainedValues(HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>);
 
-impl KeptValues {
+impl RetainedValues {
     /// Does what a publication says; false when there is no room for its value.
     fn apply(&mut self, publication: &Publication<'_>) -> bool {
-        match publication.keep {
-            Keep::Nothing => {}
-            Keep::Value(key) => {
+        match publication.retain {
+            Retain::None => {}
+            Retain::Value(key) => {
                 let values = self.0.entry(publication.channel.into()).or_default();
                 if values.len() >= RETAINED_PER_CHANNEL_MAX && !values.contains_key(key) {
                     return false;
                 }
                 values.insert(key.into(), publication.data.into());
             }
-            Keep::Gone(key) => {
+            Retain::Clear(key) => {
                 if let Some(values) = self.0.get_mut(publication.channel) {
                     values.remove(key);
                 }
@@ -56,19 +56,19 @@ impl Broker {
         let identity = self.identity(id);
         let may = identity.is_some_and(|identity| identity.may(PUBLISH_PERMISSION));
         if !may && !policy.anonymous_publish {
-            return self.refuse(Refusal::PermissionDenied, emit);
+            return self.reject(Rejection::PermissionDenied, emit);
         }
-        if let Err(refusal) = check_channel(publication.channel) {
-            return self.refuse(refusal, emit);
+        if let Err(rejection) = check_channel(publication.channel) {
+            return self.reject(rejection, emit);
         }
         if !is_name(publication.kind, KIND_BYTES_MAX) {
-            return self.refuse(Refusal::InvalidField("type"), emit);
+            return self.reject(Rejection::InvalidField("type"), emit);
         }
         self.issue(publication, emit);
     }
 
     /// Publishes by the right of a role, on a channel that the dialect chose.
-    pub(super) fn publish_as(
+    pub(super) fn publish_with_role(
         &mut self,
         id: ConnectionId,
         role: &str,
@@ -77,7 +77,7 @@ impl Broker {
     ) {
         let identity = self.identity(id);
         if !identity.is_some_and(|identity| identity.has_role(role)) {
-            return self.refuse(Refusal::PermissionDenied, emit);
+            return self.reject(Rejection::PermissionDenied, emit);
         }
         self.issue(publication, emit);
     }
@@ -94,24 +94,24 @@ impl Broker {
     }
 
     /// Keeps what a publication that went through the ring says to keep.
-    pub fn keep(&mut self, publication: &Publication<'_>) {
-        if !self.kept.apply(publication) {
+    pub fn retain(&mut self, publication: &Publication<'_>) {
+        if !self.retained.apply(publication) {
             self.counters.retained_rejected.add(1);
         }
     }
 
-    pub(super) fn recall(
+    pub(super) fn get_retained(
         &mut self,
         id: ConnectionId,
         channel: &str,
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(refusal) = self.check_access(id, channel) {
-            return self.refuse(refusal, emit);
+        if let Err(rejection) = self.check_access(id, channel) {
+            return self.reject(rejection, emit);
         }
-        let values = self.kept.of(channel);
-        emit(Effect::Reply(Event::Kept {
+        let values = self.retained.of(channel);
+        emit(Effect::Reply(Event::Retained {
             channel,
             values,
             now,
@@ -120,19 +120,19 @@ impl Broker {
 
     /// Whether the session in `slot` is among those that a publication is for.
     #[must_use]
-    pub fn is_meant(&self, slot: u32, only: Only<'_>) -> bool {
+    pub fn matches_target(&self, slot: u32, target: BroadcastTarget<'_>) -> bool {
         let Some(session) = self.sessions.at_slot(slot) else {
             return false;
         };
         let identity = session.identity.as_deref();
-        match only {
-            Only::All => true,
-            Only::User(user) => session.user() == Some(user),
-            Only::Role(role) => identity.is_some_and(|identity| identity.has_role(role)),
-            Only::Permission(permission) => {
+        match target {
+            BroadcastTarget::All => true,
+            BroadcastTarget::User(user) => session.user() == Some(user),
+            BroadcastTarget::Role(role) => identity.is_some_and(|identity| identity.has_role(role)),
+            BroadcastTarget::Permission(permission) => {
                 identity.is_some_and(|identity| identity.may(permission))
             }
-            Only::Tenant(tenant) => session.tenant() == Some(tenant),
+            BroadcastTarget::Tenant(tenant) => session.tenant() == Some(tenant),
         }
     }
 }
@@ -143,36 +143,36 @@ mod tests {
 
     #[test]
     fn values_are_kept_until_they_are_gone() {
-        let mut kept = KeptValues::default();
-        let publication = |keep, data| Publication {
-            keep,
+        let mut retained = RetainedValues::default();
+        let publication = |retain, data| Publication {
+            retain,
             ..Publication::new("jobs", "m", data)
         };
-        assert!(kept.apply(&publication(Keep::Value("b"), "1")));
-        assert!(kept.apply(&publication(Keep::Value("a"), "2")));
-        assert!(kept.apply(&publication(Keep::Value("b"), "3")));
-        assert_eq!(kept.of("jobs"), ["2", "3"]);
-        assert!(kept.apply(&publication(Keep::Gone("a"), "4")));
-        assert_eq!(kept.of("jobs"), ["3"]);
-        assert!(kept.of("other").is_empty());
+        assert!(retained.apply(&publication(Retain::Value("b"), "1")));
+        assert!(retained.apply(&publication(Retain::Value("a"), "2")));
+        assert!(retained.apply(&publication(Retain::Value("b"), "3")));
+        assert_eq!(retained.of("jobs"), ["2", "3"]);
+        assert!(retained.apply(&publication(Retain::Clear("a"), "4")));
+        assert_eq!(retained.of("jobs"), ["3"]);
+        assert!(retained.of("other").is_empty());
     }
 
     #[test]
     fn a_full_table_takes_no_new_key() {
-        let mut kept = KeptValues::default();
+        let mut retained = RetainedValues::default();
         for index in 0..RETAINED_PER_CHANNEL_MAX {
             let key = index.to_string();
             let publication = Publication {
-                keep: Keep::Value(&key),
+                retain: Retain::Value(&key),
                 ..Publication::new("jobs", "m", "1")
             };
-            assert!(kept.apply(&publication));
+            assert!(retained.apply(&publication));
         }
         let publication = |key| Publication {
-            keep: Keep::Value(key),
+            retain: Retain::Value(key),
             ..Publication::new("jobs", "m", "2")
         };
-        assert!(!kept.apply(&publication("new")));
-        assert!(kept.apply(&publication("7")));
+        assert!(!retained.apply(&publication("new")));
+        assert!(retained.apply(&publication("7")));
     }
 }

@@ -62,7 +62,7 @@ impl Quotas {
     }
 
     /// Takes a place for a session and returns how many there are now; 0 = no limit.
-    pub(super) fn join(
+    pub(super) fn acquire(
         &self,
         (dialect, scope): (DialectId, Scope),
         name: &str,
@@ -79,7 +79,12 @@ impl Quotas {
     }
 
     /// Gives a place back and returns how many sessions are left.
-    pub(super) fn leave(&self, (dialect, scope): (DialectId, Scope), name: &str, now: Now) -> u32 {
+    pub(super) fn release(
+        &self,
+        (dialect, scope): (DialectId, Scope),
+        name: &str,
+        now: Now,
+    ) -> u32 {
         let key = key(dialect, scope, name);
         let mut stripe = self.stripe(&key);
         let Some(usage) = stripe.get_mut(&*key) else {
@@ -149,15 +154,15 @@ mod tests {
     #[test]
     fn places_are_limited_and_come_back() {
         let quotas = Quotas::default();
-        assert_eq!(quotas.join(USER, "ann", 2), Ok(1));
-        assert_eq!(quotas.join(USER, "ann", 2), Ok(2));
-        assert_eq!(quotas.join(USER, "ann", 2), Err(QuotaFull));
+        assert_eq!(quotas.acquire(USER, "ann", 2), Ok(1));
+        assert_eq!(quotas.acquire(USER, "ann", 2), Ok(2));
+        assert_eq!(quotas.acquire(USER, "ann", 2), Err(QuotaFull));
         assert_eq!(
-            quotas.join((DialectId::Assist, Scope::Tenant), "ann", 2),
+            quotas.acquire((DialectId::Assist, Scope::Tenant), "ann", 2),
             Ok(1)
         );
-        assert_eq!(quotas.leave(USER, "ann", Now::at(0, 0)), 1);
-        assert_eq!(quotas.join(USER, "ann", 2), Ok(2));
+        assert_eq!(quotas.release(USER, "ann", Now::at(0, 0)), 1);
+        assert_eq!(quotas.acquire(USER, "ann", 2), Ok(2));
     }
 
     #[test]
@@ -168,9 +173,9 @@ mod tests {
             window_ms: 3_600_000,
         };
         let allows = |at_ms| quotas.allows(DialectId::Assist, "ann", limit, Now::at(at_ms, 0));
-        quotas.join(USER, "ann", 0).unwrap();
+        quotas.acquire(USER, "ann", 0).unwrap();
         assert!(allows(0) && !allows(1));
-        quotas.leave(USER, "ann", Now::at(2, 0));
+        quotas.release(USER, "ann", Now::at(2, 0));
         assert_eq!(quotas.sweep(Now::at(MEMORY_MS, 0)), 1);
         assert!(!allows(MEMORY_MS));
         assert_eq!(quotas.sweep(Now::at(MEMORY_MS + 2, 0)), 0);

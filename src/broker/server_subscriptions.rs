@@ -1,6 +1,6 @@
 //! Channels that a session hears without asking: everyone's, its dialect's, its user's and so on.
 
-use super::channels::{Joiner, Membership};
+use super::channels::{NewSubscriber, SubscriptionRef};
 use super::names::EVERYONE;
 use super::step::{Broker, Emit};
 use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
@@ -32,51 +32,52 @@ pub fn permission_channel(permission: &str) -> String {
 
 impl Broker {
     /// Gives a session the channels that it hears by what it is now, in place of those before.
-    pub(super) fn join_direct(&mut self, id: ConnectionId) {
-        let names = self.direct_names(id);
+    pub(super) fn refresh_server_subscriptions(&mut self, id: ConnectionId) {
+        let names = self.server_side_channels(id);
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
         let variant = session.variant();
         let earlier: Vec<_> = session
-            .memberships
-            .drain(..usize::from(session.direct_count))
+            .subscriptions
+            .drain(..usize::from(session.server_side_count))
             .collect();
-        session.direct_count = 0;
-        for membership in earlier {
-            self.leave(variant, membership);
+        session.server_side_count = 0;
+        for subscription in earlier {
+            self.leave(variant, subscription);
         }
-        let mut direct = Vec::with_capacity(names.len());
+        let mut server_subscriptions = Vec::with_capacity(names.len());
         for name in names {
             let process_counts = &self.process_counts;
             let channel = self
                 .channels
                 .open(&name, true, || process_counts.counter_slot(&name));
             // A token may name a role twice.
-            let mut earlier = direct.iter();
-            if earlier.any(|membership: &Membership| membership.channel == channel) {
+            let mut earlier = server_subscriptions.iter();
+            if earlier.any(|subscription: &SubscriptionRef| subscription.channel == channel) {
                 continue;
             }
-            let joiner = Joiner {
+            let subscriber = NewSubscriber {
                 slot: id.slot(),
                 variant,
                 subscription_id: None,
                 filter: None,
             };
-            let membership = self.channels.join(channel, joiner);
-            process_counts.subscribe(self.channels.counter_slot(membership), variant);
-            direct.push(membership);
+            let subscription = self.channels.join(channel, subscriber);
+            process_counts.subscribe(self.channels.counter_slot(subscription), variant);
+            server_subscriptions.push(subscription);
         }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        session.direct_count = u16::try_from(direct.len()).expect("they are limited");
-        direct.append(&mut session.memberships);
-        session.memberships = direct;
+        session.server_side_count =
+            u16::try_from(server_subscriptions.len()).expect("they are limited");
+        server_subscriptions.append(&mut session.subscriptions);
+        session.subscriptions = server_subscriptions;
         self.count_tables();
     }
 
-    fn direct_names(&self, id: ConnectionId) -> Vec<String> {
+    fn server_side_channels(&self, id: ConnectionId) -> Vec<String> {
         let Some(session) = self.sessions.get(id) else {
             return Vec::new();
         };
@@ -109,13 +110,13 @@ impl Broker {
     pub(super) fn drop_forbidden(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let mut at = 0;
         while let Some(session) = self.sessions.get(id)
-            && let Some(membership) = session.asked().get(at)
+            && let Some(subscription) = session.client_side().get(at)
         {
-            let channel = self.channels.name(*membership).to_owned();
+            let channel = self.channels.name(*subscription).to_owned();
             if self.check_access(id, &channel).is_ok() {
                 at += 1;
             } else {
-                let index = usize::from(session.direct_count) + at;
+                let index = usize::from(session.server_side_count) + at;
                 self.leave_at(id, index, now, emit);
             }
         }

@@ -1,6 +1,6 @@
 //! What the broker knows of one connection.
 
-use super::channels::{ChannelIndex, Membership};
+use super::channels::{ChannelIndex, SubscriptionRef};
 use super::rate::RateState;
 use crate::auth::Identity;
 use crate::base::{DialectId, Now, Variant};
@@ -15,8 +15,8 @@ pub(super) struct Session {
     pub(super) closing: bool,
     /// Whether it counts among the sessions of its address, its user, its tenant.
     pub(super) counted: Counted,
-    /// How many of `memberships`, from the front, it has without having asked.
-    pub(super) direct_count: u16,
+    /// How many of `subscriptions`, from the front, it has without having asked.
+    pub(super) server_side_count: u16,
     /// Messages over its rate limit.
     pub(super) violations: u32,
     pub(super) peer: SocketAddr,
@@ -25,11 +25,11 @@ pub(super) struct Session {
     /// The tenant that its request named; its token's goes over it.
     pub(super) tenant: Option<Box<str>>,
     pub(super) rate: RateState,
-    pub(super) memberships: Vec<Membership>,
+    pub(super) subscriptions: Vec<SubscriptionRef>,
     /// The channels whose subscribers were told that it joined.
     pub(super) announced: Vec<ChannelIndex>,
     /// When bytes came last, monotonic milliseconds.
-    pub(super) heard_ms: u64,
+    pub(super) last_activity_ms: u64,
     /// When an unanswered ping was sent, monotonic milliseconds.
     pub(super) pinged_ms: Option<u64>,
 }
@@ -62,15 +62,15 @@ const LOOK_INTERVAL_MS: u64 = 3_600_000;
 
 impl Session {
     /// What the client asked to hear, oldest first.
-    pub(super) fn asked(&self) -> &[Membership] {
-        &self.memberships[usize::from(self.direct_count)..]
+    pub(super) fn client_side(&self) -> &[SubscriptionRef] {
+        &self.subscriptions[usize::from(self.server_side_count)..]
     }
 
     /// Where in its list a channel stands that it hears, asked or not, without a subscription id.
-    pub(super) fn membership(&self, channel: Option<ChannelIndex>) -> Option<usize> {
+    pub(super) fn subscription(&self, channel: Option<ChannelIndex>) -> Option<usize> {
         let channel = channel?;
-        let mut memberships = self.memberships.iter();
-        memberships.position(|membership| membership.channel == channel)
+        let mut subscriptions = self.subscriptions.iter();
+        subscriptions.position(|subscription| subscription.channel == channel)
     }
 
     pub(super) fn user(&self) -> Option<&str> {
@@ -122,7 +122,7 @@ impl Session {
             }
             next_ms = next_ms.min(at_ms);
         } else if policy.ping_interval_ms > 0 {
-            let at_ms = self.heard_ms + policy.ping_interval_ms;
+            let at_ms = self.last_activity_ms + policy.ping_interval_ms;
             if at_ms <= now.monotonic_ms {
                 return Due::Ping;
             }

@@ -4,8 +4,8 @@ use super::admission::Admission;
 use super::channels::{Channel, ChannelIndex, Channels};
 use super::command::{Command, Subscription};
 use super::effect::Effect;
-use super::event::{Event, Refusal, SessionId, SessionView};
-use super::publishing::KeptValues;
+use super::event::{Event, Rejection, SessionId, SessionView};
+use super::publishing::RetainedValues;
 use super::quotas::Quotas;
 use super::session::{Due, Session};
 use super::subscriptions::channel_names;
@@ -31,7 +31,7 @@ pub struct Broker {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) sessions: SlotMap<Session>,
     pub(super) channels: Channels,
-    pub(super) kept: KeptValues,
+    pub(super) retained: RetainedValues,
     pub(super) subscription_count: u64,
     pub(super) authenticated_count: u64,
     subscription_ids_assigned: Cell<u64>,
@@ -70,7 +70,7 @@ impl Broker {
             counters: parts.counters,
             sessions: SlotMap::default(),
             channels: Channels::default(),
-            kept: KeptValues::default(),
+            retained: RetainedValues::default(),
             subscription_count: 0,
             authenticated_count: 0,
             subscription_ids_assigned: Cell::new(0),
@@ -119,7 +119,7 @@ impl Broker {
 
     /// Whether the session may do more than show who it is.
     #[must_use]
-    pub fn is_admitted(&self, id: ConnectionId) -> bool {
+    pub fn auth_satisfied(&self, id: ConnectionId) -> bool {
         self.sessions.get(id).is_some_and(|session| {
             let policy = &self.policy.dialects[session.dialect.index()];
             session.identity.is_some() || !policy.auth_required
@@ -143,8 +143,8 @@ impl Broker {
     }
 
     /// Counts a message of session `id` against its rate limit, before anything is spent on reading
-    /// it; false, and the refusal among the effects, when it is one too many.
-    pub fn admits_message(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) -> bool {
+    /// it; false, and the rejection among the effects, when it is one too many.
+    pub fn check_rate_limit(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) -> bool {
         let Some(session) = self.sessions.get_mut(id) else {
             return false;
         };
@@ -166,7 +166,7 @@ impl Broker {
         session.violations = session.violations.saturating_add(1);
         let is_too_often =
             policy.rate_violations_max > 0 && session.violations > policy.rate_violations_max;
-        self.refuse(Refusal::RateLimited, emit);
+        self.reject(Rejection::RateLimited, emit);
         if is_too_often {
             self.close(id, CloseReason::RateLimited, now, emit);
         }
@@ -219,44 +219,44 @@ impl Broker {
             return;
         }
         if !command.is_internal() {
-            session.heard_ms = now.monotonic_ms;
+            session.last_activity_ms = now.monotonic_ms;
             session.pinged_ms = None;
             // The alarm for a token's end follows the monotonic clock; the calendar may have jumped.
             if session.is_expired(&policy, now) {
                 return self.wake(id, &policy, now, emit);
             }
         }
-        let is_admitted = session.identity.is_some() || !policy.auth_required;
+        let auth_satisfied = session.identity.is_some() || !policy.auth_required;
         match command {
             Command::Authenticate { token } => {
                 self.authenticate(id, &policy, token, now, emit);
             }
             Command::Ping => emit(Effect::Reply(Event::Pong { now })),
             Command::Status => self.status(id, now, emit),
-            Command::Malformed(refusal) => self.refuse(refusal, emit),
+            Command::Malformed(rejection) => self.reject(rejection, emit),
             Command::Wake => self.wake(id, &policy, now, emit),
             Command::GoAway { wait_ms } => emit(Effect::Reply(Event::GoingAway { wait_ms, now })),
-            Command::Connect(_) | Command::Disconnect | Command::Heard => {}
-            Command::Custom { .. } => self.refuse(Refusal::UnknownType, emit),
-            _ if !is_admitted => self.refuse(Refusal::AuthenticationRequired, emit),
+            Command::Connect(_) | Command::Disconnect | Command::Activity => {}
+            Command::Custom { .. } => self.reject(Rejection::UnknownType, emit),
+            _ if !auth_satisfied => self.reject(Rejection::AuthenticationRequired, emit),
             Command::Subscribe(subscription) => self.subscribe(id, subscription, now, emit),
             Command::Unsubscribe { channel } => self.unsubscribe(id, channel, now, emit),
             Command::UnsubscribeById { subscription_id } => {
                 self.unsubscribe_by_id(id, subscription_id, now, emit)
             }
-            Command::SubscribeOwn { prefix } => match self.own_channel(id, prefix) {
+            Command::SubscribePerUser { prefix } => match self.per_user_channel(id, prefix) {
                 Ok(channel) => self.subscribe(id, Subscription::to(&channel), now, emit),
-                Err(refusal) => self.refuse(refusal, emit),
+                Err(rejection) => self.reject(rejection, emit),
             },
-            Command::UnsubscribeOwn { prefix } => match self.own_channel(id, prefix) {
+            Command::UnsubscribePerUser { prefix } => match self.per_user_channel(id, prefix) {
                 Ok(channel) => self.unsubscribe(id, &channel, now, emit),
-                Err(refusal) => self.refuse(refusal, emit),
+                Err(rejection) => self.reject(rejection, emit),
             },
             Command::Publish(publication) => self.publish(id, &policy, publication, emit),
-            Command::PublishAs { role, publication } => {
-                self.publish_as(id, role, publication, emit);
+            Command::PublishWithRole { role, publication } => {
+                self.publish_with_role(id, role, publication, emit);
             }
-            Command::Recall { channel } => self.recall(id, channel, now, emit),
+            Command::GetRetained { channel } => self.get_retained(id, channel, now, emit),
         }
     }
 
@@ -281,7 +281,7 @@ impl Broker {
             other => emit(other),
         };
         match self.admit_identity(id, &policy, identity, now, &mut silently) {
-            Admission::Refused(reason) => self.close(id, reason, now, emit),
+            Admission::Rejected(reason) => self.close(id, reason, now, emit),
             Admission::Admitted => self.wake(id, &policy, now, emit),
         }
     }
@@ -332,8 +332,8 @@ impl Broker {
             Due::AuthTimeout => self.close(id, CloseReason::AuthTimeout, now, emit),
             Due::TokenExpired => {
                 self.counters.token_errors.of(TokenError::Expired).add(1);
-                let refusal = Refusal::TokenExpired;
-                emit(Effect::Reply(Event::Error { refusal }));
+                let rejection = Rejection::TokenExpired;
+                emit(Effect::Reply(Event::Error { rejection }));
                 self.close(id, CloseReason::TokenExpired, now, emit);
             }
         }
@@ -359,11 +359,11 @@ impl Broker {
         emit(Effect::Close { code, reason });
     }
 
-    pub(super) fn refuse(&self, refusal: Refusal, emit: &mut Emit<'_>) {
-        if let Some(error) = refusal.error() {
+    pub(super) fn reject(&self, rejection: Rejection, emit: &mut Emit<'_>) {
+        if let Some(error) = rejection.error() {
             self.counters.message_errors.of(error).add(1);
         }
-        emit(Effect::Reply(Event::Error { refusal }));
+        emit(Effect::Reply(Event::Error { rejection }));
     }
 
     /// A subscription id that no other subscription of the process has: `sub_`, the shard, a number.

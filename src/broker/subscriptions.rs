@@ -1,9 +1,9 @@
 //! Subscribing and unsubscribing.
 
-use super::channels::{Channels, Joiner, Membership};
+use super::channels::{Channels, NewSubscriber, SubscriptionRef};
 use super::command::{Subscription, SubscriptionIdRequest};
 use super::effect::Effect;
-use super::event::{Event, Presence, PresenceChange, Refusal, SubscriptionView};
+use super::event::{Event, Presence, PresenceChange, Rejection, SubscriptionView};
 use super::filters::Filter;
 use super::names::{check_channel, is_subscription_id};
 use super::session::Session;
@@ -19,29 +19,29 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        let refused = check_channel(wish.channel)
+        let rejected = check_channel(wish.channel)
             .and_then(|()| self.check_access(id, wish.channel))
             .err();
-        if let Some(refusal) = refused {
-            return self.refuse(refusal, emit);
+        if let Some(rejection) = rejected {
+            return self.reject(rejection, emit);
         }
         let Some(session) = self.sessions.get(id) else {
             return;
         };
         let is_known = wish.subscription_id == SubscriptionIdRequest::None
             && session
-                .membership(self.channels.find(wish.channel))
+                .subscription(self.channels.find(wish.channel))
                 .is_some();
         let subscription_id = match self.choose_subscription_id(session, wish.subscription_id) {
             Ok(subscription_id) => subscription_id,
-            Err(refusal) => return self.refuse(refusal, emit),
+            Err(rejection) => return self.reject(rejection, emit),
         };
         if !is_known {
-            if session.asked().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
-                return self.refuse(Refusal::TooManySubscriptions, emit);
+            if session.client_side().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
+                return self.reject(Rejection::TooManySubscriptions, emit);
             }
             let Ok(filter) = wish.filter.as_ref().map(Filter::parse).transpose() else {
-                return self.refuse(Refusal::InvalidField("filter"), emit);
+                return self.reject(Rejection::InvalidField("filter"), emit);
             };
             let filter = filter.flatten();
             self.join(id, wish.channel, subscription_id.clone(), filter);
@@ -68,10 +68,14 @@ impl Broker {
     }
 
     /// The channel of the session's user.
-    pub(super) fn own_channel(&self, id: ConnectionId, prefix: &str) -> Result<String, Refusal> {
+    pub(super) fn per_user_channel(
+        &self,
+        id: ConnectionId,
+        prefix: &str,
+    ) -> Result<String, Rejection> {
         let session = self.sessions.get(id);
         let user = session.and_then(Session::user);
-        let user = user.ok_or(Refusal::AuthenticationRequired)?;
+        let user = user.ok_or(Rejection::AuthenticationRequired)?;
         Ok(format!("{prefix}{user}"))
     }
 
@@ -79,17 +83,17 @@ impl Broker {
         &self,
         session: &Session,
         request: SubscriptionIdRequest<'_>,
-    ) -> Result<Option<SubscriptionId>, Refusal> {
+    ) -> Result<Option<SubscriptionId>, Rejection> {
         match request {
             SubscriptionIdRequest::None => Ok(None),
             SubscriptionIdRequest::ServerAssigned => Ok(Some(self.assign_subscription_id())),
             SubscriptionIdRequest::ClientChosen(text) if !is_subscription_id(text) => {
-                Err(Refusal::InvalidField("subscription_id"))
+                Err(Rejection::InvalidField("subscription_id"))
             }
             SubscriptionIdRequest::ClientChosen(text)
                 if self.find_subscription_id(session, text).is_some() =>
             {
-                Err(Refusal::DuplicateSubscriptionId)
+                Err(Rejection::DuplicateSubscriptionId)
             }
             SubscriptionIdRequest::ClientChosen(text) => Ok(Some(SubscriptionId::new(text))),
         }
@@ -97,11 +101,11 @@ impl Broker {
 
     /// Where in the session's list the subscription with that subscription id stands.
     fn find_subscription_id(&self, session: &Session, text: &str) -> Option<usize> {
-        let has_id = |membership: &Membership| {
-            let subscription_id = self.channels.subscription_id(*membership);
+        let has_id = |subscription: &SubscriptionRef| {
+            let subscription_id = self.channels.subscription_id(*subscription);
             subscription_id.is_some_and(|subscription_id| subscription_id.text() == text)
         };
-        session.memberships.iter().position(has_id)
+        session.subscriptions.iter().position(has_id)
     }
 
     /// Makes the session a subscriber, without asking whether it may.
@@ -120,27 +124,27 @@ impl Broker {
             .channels
             .open(name, false, || process_counts.counter_slot(name));
         let variant = session.variant();
-        let membership = self.channels.join(
+        let subscription = self.channels.join(
             channel,
-            Joiner {
+            NewSubscriber {
                 slot: id.slot(),
                 variant,
                 subscription_id,
                 filter,
             },
         );
-        session.memberships.push(membership);
-        process_counts.subscribe(self.channels.counter_slot(membership), variant);
+        session.subscriptions.push(subscription);
+        process_counts.subscribe(self.channels.counter_slot(subscription), variant);
         self.subscription_count += 1;
     }
 
     /// Makes the session a subscriber by the word of the program that embeds the server.
-    pub fn enrol(&mut self, id: ConnectionId, name: &str) {
+    pub fn subscribe_server_side(&mut self, id: ConnectionId, name: &str) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let is_known = session.membership(self.channels.find(name)).is_some();
-        let has_room = session.asked().len() < SUBSCRIPTIONS_PER_SESSION_MAX;
+        let is_known = session.subscription(self.channels.find(name)).is_some();
+        let has_room = session.client_side().len() < SUBSCRIPTIONS_PER_SESSION_MAX;
         if check_channel(name).is_ok() && !is_known && has_room && !session.closing {
             self.join(id, name, None, None);
             self.count_tables();
@@ -148,9 +152,15 @@ impl Broker {
     }
 
     /// Ends a subscription by the word of the program that embeds the server.
-    pub fn strike(&mut self, id: ConnectionId, name: &str, now: Now, emit: &mut Emit<'_>) {
+    pub fn unsubscribe_server_side(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
         if let Some(session) = self.sessions.get(id)
-            && let Some(at) = session.membership(self.channels.find(name))
+            && let Some(at) = session.subscription(self.channels.find(name))
         {
             self.leave_at(id, at, now, emit);
         }
@@ -163,13 +173,13 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(refusal) = check_channel(name) {
-            return self.refuse(refusal, emit);
+        if let Err(rejection) = check_channel(name) {
+            return self.reject(rejection, emit);
         }
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let at = session.membership(self.channels.find(name));
+        let at = session.subscription(self.channels.find(name));
         let view = SubscriptionView {
             channel: name,
             subscription_id: None,
@@ -195,10 +205,10 @@ impl Broker {
             return;
         };
         let Some(at) = self.find_subscription_id(session, subscription_id) else {
-            return self.refuse(Refusal::UnknownSubscriptionId, emit);
+            return self.reject(Rejection::UnknownSubscriptionId, emit);
         };
         let view = SubscriptionView {
-            channel: self.channels.name(session.memberships[at]),
+            channel: self.channels.name(session.subscriptions[at]),
             subscription_id: Some(subscription_id),
             filter: None,
             is_announced: false,
@@ -214,9 +224,9 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let membership = session.memberships.remove(at);
-        if at < usize::from(session.direct_count) {
-            session.direct_count -= 1;
+        let subscription = session.subscriptions.remove(at);
+        if at < usize::from(session.server_side_count) {
+            session.server_side_count -= 1;
         } else {
             self.subscription_count -= 1;
         }
@@ -224,13 +234,13 @@ impl Broker {
         let announced = session.announced.iter();
         let announced = announced
             .enumerate()
-            .find(|(_, channel)| **channel == membership.channel);
+            .find(|(_, channel)| **channel == subscription.channel);
         if let Some((index, _)) = announced {
             session.announced.swap_remove(index);
-            let change = PresenceChange::Left(self.channels.name(membership));
+            let change = PresenceChange::Left(self.channels.name(subscription));
             announce(session, change, now, emit);
         }
-        self.leave(variant, membership);
+        self.leave(variant, subscription);
         self.count_tables();
     }
 
@@ -244,39 +254,39 @@ impl Broker {
             let change = PresenceChange::Left(self.channels.at(channel).name());
             announce(session, change, now, emit);
         }
-        self.subscription_count -= session.asked().len() as u64;
-        session.direct_count = 0;
+        self.subscription_count -= session.client_side().len() as u64;
+        session.server_side_count = 0;
         // One by one: the others must be found in the list, as one may move when another leaves.
         while let Some(session) = self.sessions.get_mut(id)
-            && let Some(membership) = session.memberships.pop()
+            && let Some(subscription) = session.subscriptions.pop()
         {
-            self.leave(variant, membership);
+            self.leave(variant, subscription);
         }
         if let Some(session) = self.sessions.get_mut(id) {
-            session.memberships = Vec::new();
+            session.subscriptions = Vec::new();
         }
         self.count_tables();
     }
 
-    pub(super) fn leave(&mut self, variant: crate::base::Variant, membership: Membership) {
+    pub(super) fn leave(&mut self, variant: crate::base::Variant, subscription: SubscriptionRef) {
         self.process_counts
-            .unsubscribe(self.channels.counter_slot(membership), variant);
-        let Some(moved) = self.channels.leave(membership) else {
+            .unsubscribe(self.channels.counter_slot(subscription), variant);
+        let Some(moved) = self.channels.leave(subscription) else {
             return;
         };
         let neighbour = self
             .sessions
             .at_slot_mut(moved.slot)
             .expect("an audience holds only slots of sessions");
-        let mut memberships = neighbour.memberships.iter_mut();
-        let stale = memberships
-            .find(|membership| **membership == moved.from)
+        let mut subscriptions = neighbour.subscriptions.iter_mut();
+        let stale = subscriptions
+            .find(|subscription| **subscription == moved.from)
             .expect("a session in an audience is a member of its channel");
         *stale = moved.to;
     }
 
     /// Whether the session may hear a channel.
-    pub(super) fn check_access(&self, id: ConnectionId, channel: &str) -> Result<(), Refusal> {
+    pub(super) fn check_access(&self, id: ConnectionId, channel: &str) -> Result<(), Rejection> {
         let Some(session) = self.sessions.get(id) else {
             return Ok(());
         };
@@ -291,7 +301,7 @@ impl Broker {
                 None => is_open,
             };
             if !is_met {
-                return Err(Refusal::PermissionDenied);
+                return Err(Rejection::PermissionDenied);
             }
         }
         Ok(())
@@ -320,6 +330,8 @@ pub(super) fn announce(
 
 /// The names of the channels that a session asked for, oldest first.
 pub(super) fn channel_names<'a>(session: &Session, channels: &'a Channels) -> Vec<&'a str> {
-    let asked = session.asked().iter();
-    asked.map(|membership| channels.name(*membership)).collect()
+    let client_side = session.client_side().iter();
+    client_side
+        .map(|subscription| channels.name(*subscription))
+        .collect()
 }

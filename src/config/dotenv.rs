@@ -1,7 +1,7 @@
 //! Reads `.env` files.
 //!
 //! Like python-dotenv, which the documents' servers use, it takes spaces in values without quotes
-//! (`LOG_ROTATION=100 MB`); the crates for this format refuse them. Nothing is substituted, and the
+//! (`LOG_ROTATION=100 MB`); the crates for this format reject them. Nothing is substituted, and the
 //! environment of the process stays as it is.
 
 /// The lines of a file: names and values, in order.

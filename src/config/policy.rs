@@ -217,9 +217,9 @@ pub struct Policy {
     pub access: Vec<AccessRule>,
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,
-    /// How a page of another origin is refused.
+    /// How a page of another origin is rejected.
     pub origin_refusal: RefusalForm,
-    /// How a session too many is refused.
+    /// How a session too many is rejected.
     pub capacity_refusal: RefusalForm,
     /// What each listener speaks, by its index.
     pub routes: Vec<Routes>,

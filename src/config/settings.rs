@@ -42,9 +42,9 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Origins whose pages may connect; `*` = all.
     pub allowed_origins: Vec<String>,
-    /// How a page of another origin is refused.
+    /// How a page of another origin is rejected.
     pub origin_refusal: RefusalForm,
-    /// How a session too many is refused.
+    /// How a session too many is rejected.
     pub capacity_refusal: RefusalForm,
     /// Time for sessions to end by themselves after SIGTERM.
     pub drain_wait: Duration,

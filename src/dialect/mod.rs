@@ -13,7 +13,7 @@ mod notifications;
 mod templates;
 
 use crate::base::DialectId;
-use crate::broker::{Command, Event, Presence, Publication, Refusal};
+use crate::broker::{Command, Event, Presence, Publication, Rejection};
 use crate::config::AccessRule;
 use crate::json::Object;
 
@@ -43,7 +43,7 @@ pub trait Dialect: Sync {
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Refusal>;
+    ) -> Result<Command<'a>, Rejection>;
 
     /// Appends the message that tells `event`; appends nothing if this dialect does not tell it.
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>);

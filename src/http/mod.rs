@@ -1,4 +1,4 @@
-//! The request head: parsed with httparse, judged for an upgrade, answered when it is refused.
+//! The request head: parsed with httparse, judged for an upgrade, answered when it is rejected.
 
 pub mod head;
 pub mod rejection;

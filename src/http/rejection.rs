@@ -2,7 +2,7 @@
 
 use crate::base::counters::RejectReason;
 
-/// The whole answer for a refused request; the connection is closed after it.
+/// The whole answer for a rejected request; the connection is closed after it.
 #[must_use]
 pub fn answer(reason: RejectReason) -> String {
     let (status, extra, text) = match reason {

@@ -25,7 +25,7 @@ use std::time::Duration;
 /// Why the server did not start.
 #[derive(Debug)]
 pub enum BootError {
-    /// The kernel refuses what the server needs.
+    /// The kernel rejects what the server needs.
     Kernel(KernelError),
     /// There is no address to listen on.
     Bind(BindError),
@@ -255,7 +255,7 @@ fn await_ready(reports: &Receiver<Report>, count: usize) -> Result<(), BootError
     for _ in 0..count {
         match reports.recv() {
             Ok(Report::Ready) => {}
-            Ok(Report::Refused(error)) => {
+            Ok(Report::Rejected(error)) => {
                 return Err(BootError::Kernel(kernel_probe::explain(&error)));
             }
             report => return Err(BootError::Other(format!("a shard ended: {report:?}"))),

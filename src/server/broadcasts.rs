@@ -1,7 +1,7 @@
 //! What the documents' programs tell their clients, in a call each.
 
 use super::handle::Server;
-use crate::broker::{Keep, Publication};
+use crate::broker::{Publication, Retain};
 use crate::dialect::assist::{notices, rooms};
 use crate::shard::PublishError;
 use serde::Serialize;
@@ -48,7 +48,7 @@ impl Server {
         property_id: &str,
         message: &impl Serialize,
     ) -> Result<(), PublishError> {
-        let message = serde_json::to_value(message).map_err(|_| PublishError::Unsound)?;
+        let message = serde_json::to_value(message).map_err(|_| PublishError::Invalid)?;
         let kind = message.get("type").and_then(Value::as_str);
         let kind = kind.unwrap_or("UPDATE").to_owned();
         self.broadcast(&format!("prop:{property_id}"), &kind, &message)
@@ -174,13 +174,13 @@ impl Server {
         status: &str,
         progress: f64,
     ) -> Result<(), PublishError> {
-        let keep = if notices::is_final(status) {
-            Keep::Gone(job_id)
+        let retain = if notices::is_final(status) {
+            Retain::Clear(job_id)
         } else {
-            Keep::Value(job_id)
+            Retain::Value(job_id)
         };
         let data = notices::job(job_id, status, progress);
-        self.publish_kept(rooms::BACKGROUND_JOBS, notices::JOB_UPDATES, &data, keep)
+        self.publish_retained(rooms::BACKGROUND_JOBS, notices::JOB_UPDATES, &data, retain)
     }
 
     /// Alerts all clients of the assist dialect.
@@ -194,7 +194,7 @@ impl Server {
         message: &str,
         details: &impl Serialize,
     ) -> Result<(), PublishError> {
-        let details = serde_json::to_value(details).map_err(|_| PublishError::Unsound)?;
+        let details = serde_json::to_value(details).map_err(|_| PublishError::Invalid)?;
         let data = notices::alert(alert_type, severity, message, &details);
         self.publish(&Publication::new(
             "dialect:assist",

@@ -8,7 +8,7 @@ use crate::base::{DialectId, Now};
 use crate::broker::server_subscriptions::{
     permission_channel, role_channel, tenant_channel, user_channel,
 };
-use crate::broker::{Keep, Only, Publication, SessionId, SessionView};
+use crate::broker::{BroadcastTarget, Publication, Retain, SessionId, SessionView};
 use crate::config::{Flags, Secret, Settings, SettingsError, ShardCount};
 use crate::shard::{Denied, Message, PublishError, Session, Shard};
 use crossbeam_channel::never;
@@ -114,7 +114,7 @@ impl Builder {
     }
 
     /// Calls `handler` on the session's shard for messages of type `kind` that its dialect does not
-    /// have; sessions that have yet to authenticate are refused.
+    /// have; sessions that have yet to authenticate are rejected.
     #[must_use]
     pub fn on_message(
         mut self,
@@ -137,7 +137,7 @@ impl Builder {
         self
     }
 
-    /// Calls `handler` when a session has begun; a refusal closes it (1008).
+    /// Calls `handler` when a session has begun; a rejection closes it (1008).
     #[must_use]
     pub fn on_connect(
         mut self,
@@ -154,7 +154,7 @@ impl Builder {
         self
     }
 
-    /// Shows every message to `middleware` before anything is done about it; a refusal is told to
+    /// Shows every message to `middleware` before anything is done about it; a rejection is told to
     /// the client, and the message dropped.
     #[must_use]
     pub fn middleware(
@@ -269,23 +269,23 @@ impl Server {
         kind: &str,
         data: &impl Serialize,
     ) -> Result<(), PublishError> {
-        self.broadcast_only(channel, Only::All, kind, data)
+        self.broadcast_to(channel, BroadcastTarget::All, kind, data)
     }
 
-    /// Publishes to the subscribers of a channel that `only` means.
+    /// Publishes to the subscribers of a channel that `target` means.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
-    pub fn broadcast_only(
+    pub fn broadcast_to(
         &self,
         channel: &str,
-        only: Only<'_>,
+        target: BroadcastTarget<'_>,
         kind: &str,
         data: &impl Serialize,
     ) -> Result<(), PublishError> {
-        let data = serde_json::to_string(data).map_err(|_| PublishError::Unsound)?;
+        let data = serde_json::to_string(data).map_err(|_| PublishError::Invalid)?;
         self.publish(&Publication {
-            only,
+            target,
             ..Publication::new(channel, kind, &data)
         })
     }
@@ -360,15 +360,15 @@ impl Server {
         }
     }
 
-    pub(super) fn publish_kept(
+    pub(super) fn publish_retained(
         &self,
         channel: &str,
         kind: &str,
         data: &str,
-        keep: Keep<'_>,
+        retain: Retain<'_>,
     ) -> Result<(), PublishError> {
         self.publish(&Publication {
-            keep,
+            retain,
             ..Publication::new(channel, kind, data)
         })
     }
@@ -376,14 +376,14 @@ impl Server {
     /// Sends a message to one session; false when there is none.
     ///
     /// # Errors
-    /// [`PublishError::Unsound`] when `data` cannot be written as JSON.
+    /// [`PublishError::Invalid`] when `data` cannot be written as JSON.
     pub fn send(
         &self,
         id: SessionId,
         kind: &str,
         data: &impl Serialize,
     ) -> Result<bool, PublishError> {
-        let data = serde_json::to_string(data).map_err(|_| PublishError::Unsound)?;
+        let data = serde_json::to_string(data).map_err(|_| PublishError::Invalid)?;
         let kind = kind.to_owned();
         let is_there = self.running.ask_shard(id.shard, move |shard, now| {
             let is_there = shard.describe(id.connection, now).is_some();

@@ -44,8 +44,8 @@ pub(super) struct ShardThread {
 pub enum Report {
     /// It accepts connections.
     Ready,
-    /// The kernel refused its wire ring.
-    Refused(SetupError),
+    /// The kernel rejected its wire ring.
+    Rejected(SetupError),
     /// It has drained and stopped.
     Stopped,
     /// Its ring failed.
@@ -100,7 +100,7 @@ async fn run(thread: ShardThread) {
     };
     let kernel = match Uring::new(&config, thread.listeners, thread.waker) {
         Ok(kernel) => kernel,
-        Err(error) => return watch.report(Report::Refused(error)),
+        Err(error) => return watch.report(Report::Rejected(error)),
     };
     watch.report(Report::Ready);
     let counters = Arc::clone(&thread.parts.counters);

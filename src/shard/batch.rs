@@ -1,7 +1,7 @@
-//! The frames of a few publications of one channel, joined to runs that audiences share.
+//! The frames of a few publications of one channel, joined to runs that subscriber groups share.
 //!
 //! Audiences with filters want different publications, but most of the frames are the same: so they
-//! are gathered once for all who want the same form, and audiences that want the same publications
+//! are gathered once for all who want the same form, and subscriber groups that want the same publications
 //! get the same run.
 
 use super::record::{self, Frame};
@@ -13,7 +13,7 @@ use crate::ws::frame;
 /// Batches whose memory is kept: a client may choose a subscription id of any width, but few do.
 const BATCHES_KEPT: usize = 8;
 
-/// A batch for each form that some audience wants.
+/// A batch for each form that some subscriber group wants.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     batches: Vec<Batch>,

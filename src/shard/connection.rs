@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 ///
 /// ```text
 ///   Head ──upgrade──▶ Open ──close frame queued──▶ Closing ──written──▶ Lingering ──▶ Gone
-///     │ └─refused────────────────────────────────▶ Closing    peer's close frame,      │
+///     │ └─rejected────────────────────────────────▶ Closing    peer's close frame,      │
 ///     └──other request──▶ Http ──answered────────▶ Closing    its end, or a timeout    ▼ slot free
 /// ```
 #[derive(Debug)]

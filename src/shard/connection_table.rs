@@ -194,7 +194,7 @@ impl Machine {
     }
 
     /// Answers a request that gets no further, and closes.
-    pub(super) fn refuse(&mut self, id: ConnectionId, reason: RejectReason, now: Now) {
+    pub(super) fn reject(&mut self, id: ConnectionId, reason: RejectReason, now: Now) {
         self.counters.connections_rejected.of(reason).add(1);
         let answer = FrameRun::reply(rejection::answer(reason).as_bytes());
         self.queue(id, answer, now);
@@ -391,7 +391,7 @@ impl Machine {
     /// The alarm of a connection that is no session has rung.
     pub(super) fn time_out(&mut self, id: ConnectionId, now: Now) {
         match self.connections.get(id).map(|connection| &connection.phase) {
-            Some(Phase::Head(_)) => self.refuse(id, RejectReason::HeadTimeout, now),
+            Some(Phase::Head(_)) => self.reject(id, RejectReason::HeadTimeout, now),
             Some(Phase::Http | Phase::Closing(_) | Phase::Lingering(_)) => self.fail(id),
             _ => {}
         }

@@ -4,10 +4,10 @@ use super::Shard;
 use super::hooks::{Action, Message, Outcome, Session};
 use crate::base::counters::{CloseReason, MessageError};
 use crate::base::{ConnectionId, Now};
-use crate::broker::{Command, Effect, Event, Publication, Refusal};
+use crate::broker::{Command, Effect, Event, Publication, Rejection};
 
 impl Shard {
-    /// Shows a message to the program's middleware; false when it was refused.
+    /// Shows a message to the program's middleware; false when it was rejected.
     pub(super) fn passes_middleware(
         &mut self,
         id: ConnectionId,
@@ -26,13 +26,14 @@ impl Shard {
 
     /// Calls the handler of a message that the dialect does not have.
     pub(super) fn call_handler(&mut self, id: ConnectionId, message: Message<'_>, now: Now) {
-        let refusal = match self.hooks.handler(message.kind) {
-            None => Some(Refusal::UnknownType),
-            Some(before_authentication) => (!before_authentication && !self.broker.is_admitted(id))
-                .then_some(Refusal::AuthenticationRequired),
+        let rejection = match self.hooks.handler(message.kind) {
+            None => Some(Rejection::UnknownType),
+            Some(before_authentication) => (!before_authentication
+                && !self.broker.auth_satisfied(id))
+            .then_some(Rejection::AuthenticationRequired),
         };
-        if let Some(refusal) = refusal {
-            return self.step(id, Command::Malformed(refusal), now);
+        if let Some(rejection) = rejection {
+            return self.step(id, Command::Malformed(rejection), now);
         }
         let Some(view) = self.broker.view(id, now) else {
             return;
@@ -58,9 +59,9 @@ impl Shard {
         let actions = session.into_actions();
         drop(view);
         self.carry_out(id, actions, now);
-        let is_refused = outcome != Outcome::Done;
+        let is_rejected = outcome != Outcome::Done;
         self.tell(id, outcome, now);
-        if is_refused {
+        if is_rejected {
             self.end_session(id, CloseReason::Unauthorized, now);
         }
     }
@@ -84,8 +85,8 @@ impl Shard {
                 self.machine.apply(id, Effect::Reply(event), now);
             }
             Outcome::Panicked => {
-                let refusal = Refusal::HandlerFailed;
-                self.step(id, Command::Malformed(refusal), now);
+                let rejection = Rejection::HandlerFailed;
+                self.step(id, Command::Malformed(rejection), now);
             }
         }
     }
@@ -105,19 +106,19 @@ impl Shard {
                     data,
                 } => {
                     let publication = Publication::new(&channel, &kind, &data);
-                    if publication.is_sound() {
+                    if publication.is_valid() {
                         self.machine.counters.publications.add(1);
                         self.machine.fanout.publish(&publication, now.unix_ms);
                     } else {
                         self.count_handler_error();
                     }
                 }
-                Action::Subscribe(channel) => self.broker.enrol(id, &channel),
+                Action::Subscribe(channel) => self.broker.subscribe_server_side(id, &channel),
                 Action::Unsubscribe(channel) => {
                     let Self {
                         broker, machine, ..
                     } = self;
-                    broker.strike(id, &channel, now, &mut |effect| {
+                    broker.unsubscribe_server_side(id, &channel, now, &mut |effect| {
                         machine.apply(id, effect, now);
                     });
                 }

@@ -1,4 +1,4 @@
-//! From the first bytes of a connection to a WebSocket session, the HTTP API, or a refusal.
+//! From the first bytes of a connection to a WebSocket session, the HTTP API, or a rejection.
 
 use super::Shard;
 use super::connection::{Ending, Phase};
@@ -65,13 +65,13 @@ impl Shard {
         let routes = &policy.routes[usize::from(arrival.listener)];
         let head_bytes = match judge(bytes, routes, policy.tenant_domain.as_deref()) {
             Verdict::NeedMore => return arrival.head = bytes.to_vec(),
-            Verdict::Refuse(reason) => return self.machine.refuse(id, reason, now),
+            Verdict::Refuse(reason) => return self.machine.reject(id, reason, now),
             Verdict::Http => {
                 return self.machine.begin_http(id, bytes, now);
             }
             Verdict::Upgrade(upgrade) => {
-                if let Some(reason) = self.refused_early(&upgrade) {
-                    return self.machine.refuse(id, reason, now);
+                if let Some(reason) = self.reject_early(&upgrade) {
+                    return self.machine.reject(id, reason, now);
                 }
                 self.upgrade(id, &upgrade, now);
                 self.call_connect(id, now);
@@ -84,7 +84,7 @@ impl Shard {
     }
 
     /// Why an upgrade is answered with a status of HTTP instead of a session that is closed.
-    fn refused_early(&self, upgrade: &Upgrade<'_>) -> Option<RejectReason> {
+    fn reject_early(&self, upgrade: &Upgrade<'_>) -> Option<RejectReason> {
         let policy = self.broker.policy();
         if self.is_going_away {
             return Some(RejectReason::Draining);
@@ -110,7 +110,7 @@ impl Shard {
         connection.dialect = upgrade.dialect;
         // Ahead of pongs for pings in the same packet.
         machine.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
-        // A browser's script learns the reason of a refusal only from a close code.
+        // A browser's script learns the reason of a rejection only from a close code.
         if !broker.policy().allows_origin(upgrade.origin) {
             let ending = Ending::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
             return machine.end(id, ending, now);

@@ -10,12 +10,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// A refusal, with a reason for the client.
+/// A rejection, with a reason for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied(pub String);
 
 impl Denied {
-    /// A refusal for that reason.
+    /// A rejection for that reason.
     #[must_use]
     pub fn because(reason: impl Into<String>) -> Self {
         Self(reason.into())
@@ -36,7 +36,7 @@ impl Message<'_> {
     /// The data as a value of the program's own.
     ///
     /// # Errors
-    /// What does not fit, as a refusal that may be returned to the client.
+    /// What does not fit, as a rejection that may be returned to the client.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Denied> {
         serde_json::from_str(self.data).map_err(|error| Denied(format!("Invalid data: {error}")))
     }
@@ -218,7 +218,7 @@ pub(super) enum Outcome {
 
 impl Hooks {
     /// Calls `handler` for messages of type `kind` that the dialect does not have. Sessions that
-    /// have yet to authenticate are refused, unless `before_authentication`.
+    /// have yet to authenticate are rejected, unless `before_authentication`.
     pub fn on_message(
         &mut self,
         kind: &str,
@@ -232,7 +232,7 @@ impl Hooks {
         self.messages.insert(kind.into(), handler);
     }
 
-    /// Calls `handler` when a session has begun; its refusal closes the session (1008).
+    /// Calls `handler` when a session has begun; its rejection closes the session (1008).
     pub fn on_connect(
         &mut self,
         handler: impl Fn(&mut Session<'_>) -> Result<(), Denied> + Send + Sync + 'static,
@@ -245,7 +245,7 @@ impl Hooks {
         self.disconnects.push(Box::new(handler));
     }
 
-    /// Shows every message to `middleware` before anything is done about it; its refusal is told to
+    /// Shows every message to `middleware` before anything is done about it; its rejection is told to
     /// the client, and the message dropped.
     pub fn middleware(
         &mut self,

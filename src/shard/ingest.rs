@@ -33,7 +33,7 @@ impl Shard {
     }
 
     pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
-        self.step(id, Command::Heard, now);
+        self.step(id, Command::Activity, now);
         let Some(connection) = self.machine.connections.get_mut(id) else {
             return;
         };
@@ -114,7 +114,7 @@ impl Shard {
             return;
         };
         let dialect = dialect::of(connection.dialect);
-        if !broker.admits_message(id, now, &mut |effect| machine.apply(id, effect, now)) {
+        if !broker.check_rate_limit(id, now, &mut |effect| machine.apply(id, effect, now)) {
             return;
         }
         // Taken out, as what is read borrows them while the shard works.
@@ -154,11 +154,11 @@ impl Shard {
         }
         match dialect.decode(object, scratch) {
             Ok(Command::Custom { kind, data }) => {
-                self.step(id, Command::Heard, now);
+                self.step(id, Command::Activity, now);
                 self.call_handler(id, Message { kind, data }, now);
             }
             Ok(command) => self.step(id, command, now),
-            Err(refusal) => self.step(id, Command::Malformed(refusal), now),
+            Err(rejection) => self.step(id, Command::Malformed(rejection), now),
         }
     }
 

@@ -1,10 +1,10 @@
-//! Publications arrive here: each record is read once, and its frames join a run for each audience.
+//! Publications arrive here: each record is read once, and its frames join a run for each subscriber group.
 
 use super::batch::Batches;
 use super::record::{self, Form, Frame, Record};
 use crate::base::limits::{JSON_BYTES_KEPT, RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
 use crate::base::{FrameRun, ShardCounters, SubscriptionId, Variant};
-use crate::broker::{Broker, Channel, ChannelIndex, Only};
+use crate::broker::{BroadcastTarget, Broker, Channel, ChannelIndex};
 use crate::dialect;
 use crate::json::JsonReader;
 use fanwire_ring::Reader;
@@ -31,15 +31,15 @@ struct Gathering {
     /// None while nothing is gathered.
     channel: Option<ChannelIndex>,
     batches: Batches,
-    /// What each audience gets, by the indices of the channel's audiences.
+    /// What each subscriber group gets, by the indices of the channel's subscriber groups.
     shares: Vec<Share>,
-    /// The audiences that get something.
+    /// The subscriber groups that get something.
     touched: Vec<u32>,
     wanted: Vec<u32>,
     json: JsonReader,
 }
 
-/// What an audience gets: of one batch, the frames of the publications that it wants.
+/// What an subscriber group gets: of one batch, the frames of the publications that it wants.
 #[derive(Debug, Default)]
 struct Share {
     batch: usize,
@@ -125,7 +125,7 @@ impl Inbox {
             *bytes_left > 0
         });
         if count > 0 {
-            gathering.finish(broker, Only::All, &mut deliver);
+            gathering.finish(broker, BroadcastTarget::All, &mut deliver);
             counters.ring_records.add(count as u64);
         }
         counters.ring_lag_bytes.set(reader.lag_bytes());
@@ -146,45 +146,45 @@ impl Gathering {
             return;
         };
         let publication = &record.publication;
-        broker.keep(publication);
-        let is_for_all = publication.only == Only::All;
+        broker.retain(publication);
+        let is_for_all = publication.target == BroadcastTarget::All;
         let is_same = |index| broker.channel(index).name() == publication.channel;
         if !is_for_all || !self.channel.is_some_and(is_same) {
-            self.finish(broker, Only::All, deliver);
+            self.finish(broker, BroadcastTarget::All, deliver);
             self.channel = broker.find_channel(publication.channel);
         }
         let Some(index) = self.channel else {
             return;
         };
-        self.find_audiences(broker.channel_mut(index), publication.data, counters);
+        self.find_groups(broker.channel_mut(index), publication.data, counters);
         let channel = broker.channel(index);
         let mut late = LateFrame::default();
         self.batches.begin_publication();
-        for audience in &self.wanted {
-            let taste = channel.audience(*audience).taste;
-            let batch = self.batches.of(taste.variant, taste.subscription_id_bytes);
+        for group in &self.wanted {
+            let key = channel.group(*group).key;
+            let batch = self.batches.of(key.variant, key.subscription_id_bytes);
             let frame = self.batches.at(batch).add(|| {
-                let ready = record.frame(taste.variant);
-                ready.unwrap_or_else(|| late.of(taste.variant, &record, counters))
+                let ready = record.frame(key.variant);
+                ready.unwrap_or_else(|| late.of(key.variant, &record, counters))
             });
-            let at = *audience as usize;
+            let at = *group as usize;
             if self.shares.len() <= at {
                 self.shares.resize_with(at + 1, Share::default);
             }
             let share = &mut self.shares[at];
             if share.frames.is_empty() {
-                self.touched.push(*audience);
+                self.touched.push(*group);
             }
             share.batch = batch;
             share.frames.push(frame);
         }
         if self.batches.is_long() || !is_for_all {
-            self.finish(broker, publication.only, deliver);
+            self.finish(broker, publication.target, deliver);
         }
     }
 
-    /// Lists in `wanted` the audiences that hear a publication with this data.
-    fn find_audiences(&mut self, channel: &mut Channel, data: &str, counters: &ShardCounters) {
+    /// Lists in `wanted` the subscriber groups that hear a publication with this data.
+    fn find_groups(&mut self, channel: &mut Channel, data: &str, counters: &ShardCounters) {
         self.wanted.clear();
         channel.unfiltered(&mut self.wanted);
         if !channel.has_filters() {
@@ -207,30 +207,28 @@ impl Gathering {
     fn finish(
         &mut self,
         broker: &Broker,
-        only: Only<'_>,
+        target: BroadcastTarget<'_>,
         deliver: &mut impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
     ) {
         if let Some(index) = self.channel.take() {
             let channel = broker.channel(index);
-            for audience in self.touched.drain(..) {
-                let share = &mut self.shares[audience as usize];
+            for group in self.touched.drain(..) {
+                let share = &mut self.shares[group as usize];
                 let run = self.batches.at(share.batch).run(&share.frames);
                 share.frames.clear();
-                let audience = channel.audience(audience);
-                if only != Only::All {
-                    for (at, slot) in audience.slots.iter().enumerate() {
-                        if broker.is_meant(*slot, only) {
-                            deliver(*slot, &run, audience.subscription_ids.get(at));
+                let group = channel.group(group);
+                if target != BroadcastTarget::All {
+                    for (at, slot) in group.slots.iter().enumerate() {
+                        if broker.matches_target(*slot, target) {
+                            deliver(*slot, &run, group.subscription_ids.get(at));
                         }
                     }
-                } else if audience.subscription_ids.is_empty() {
-                    for slot in &audience.slots {
+                } else if group.subscription_ids.is_empty() {
+                    for slot in &group.slots {
                         deliver(*slot, &run, None);
                     }
                 } else {
-                    for (slot, subscription_id) in
-                        audience.slots.iter().zip(&audience.subscription_ids)
-                    {
+                    for (slot, subscription_id) in group.slots.iter().zip(&group.subscription_ids) {
                         deliver(*slot, &run, Some(subscription_id));
                     }
                 }

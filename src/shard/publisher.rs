@@ -21,14 +21,14 @@ pub enum PublishError {
     /// The ring has no room: the shards have much to deliver. Try again in a moment.
     Full,
     /// The channel's or the type's name is empty or too long, or the data is no JSON.
-    Unsound,
+    Invalid,
 }
 
 impl fmt::Display for PublishError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Full => "the ring has no room for the publication now",
-            Self::Unsound => "the names must have 1 to 256 (channel) and 128 (type) bytes",
+            Self::Invalid => "the names must have 1 to 256 (channel) and 128 (type) bytes",
         })
     }
 }
@@ -69,8 +69,8 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]; nothing was published then.
     pub fn publish(&self, publication: &Publication<'_>, now: Now) -> Result<(), PublishError> {
-        if !publication.is_sound() {
-            return Err(PublishError::Unsound);
+        if !publication.is_valid() {
+            return Err(PublishError::Invalid);
         }
         // A panic while the lock was held would leave a record unwritten, never half of one.
         let mut fanout = self.fanout.lock().unwrap_or_else(PoisonError::into_inner);

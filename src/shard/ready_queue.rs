@@ -36,7 +36,7 @@ impl DirtyLine {
     /// Notes that a fan-out was just queued, and puts the line in the order of slots.
     ///
     /// Connections that were accepted one after the other lie side by side, in our memory and in the
-    /// kernel's; a channel's audiences come in any order, and its subscribers too when some have
+    /// kernel's; a channel's subscriber groups come in any order, and its subscribers too when some have
     /// left. Nobody waits longer for it: until all who stand in line have left it, none is let in
     /// before them.
     pub(super) fn note_fanout(&mut self) {

@@ -14,7 +14,7 @@
 //! prefix of four bytes (form, zero, writer), put together again by every reader.
 
 use crate::base::Variant;
-use crate::broker::{Keep, Only, Publication};
+use crate::broker::{BroadcastTarget, Publication, Retain};
 use crate::dialect::{Placeholder, Stamp};
 use crate::ws::frame;
 
@@ -67,17 +67,17 @@ pub(super) fn write(
 ) {
     let data_bytes = u32::try_from(publication.data.len()).expect("messages are under 4 GiB");
     let variant_count = u8::try_from(variants.clone().count()).expect("variants fit a u32 mask");
-    let (keep, key) = match publication.keep {
-        Keep::Nothing => (0, ""),
-        Keep::Value(key) => (1, key),
-        Keep::Gone(key) => (2, key),
+    let (retain, key) = match publication.retain {
+        Retain::None => (0, ""),
+        Retain::Value(key) => (1, key),
+        Retain::Clear(key) => (2, key),
     };
-    let (only, whom) = match publication.only {
-        Only::All => (0, ""),
-        Only::User(user) => (1, user),
-        Only::Role(role) => (2, role),
-        Only::Permission(permission) => (3, permission),
-        Only::Tenant(tenant) => (4, tenant),
+    let (target, whom) = match publication.target {
+        BroadcastTarget::All => (0, ""),
+        BroadcastTarget::User(user) => (1, user),
+        BroadcastTarget::Role(role) => (2, role),
+        BroadcastTarget::Permission(permission) => (3, permission),
+        BroadcastTarget::Tenant(tenant) => (4, tenant),
     };
     output.clear();
     output.extend_from_slice(&[Form::Whole as u8, variant_count]);
@@ -85,7 +85,7 @@ pub(super) fn write(
     output.extend_from_slice(&name_bytes(publication.channel));
     output.extend_from_slice(&name_bytes(publication.kind));
     output.extend_from_slice(&data_bytes.to_le_bytes());
-    output.extend_from_slice(&[keep, only, 0, 0]);
+    output.extend_from_slice(&[retain, target, 0, 0]);
     output.extend_from_slice(&stamp.unix_ms.to_le_bytes());
     output.extend_from_slice(&stamp.serial.to_le_bytes());
     output.resize(
@@ -158,7 +158,7 @@ impl<'a> Record<'a> {
         let channel_bytes = usize::from(read_u16(bytes, 4)?);
         let kind_bytes = usize::from(read_u16(bytes, 6)?);
         let data_bytes = read_u32(bytes, 8)? as usize;
-        let (keep, only) = (*bytes.get(12)?, *bytes.get(13)?);
+        let (retain, target) = (*bytes.get(12)?, *bytes.get(13)?);
         let stamp = Stamp {
             unix_ms: read_u64(bytes, 16)?,
             serial: read_u64(bytes, 24)?,
@@ -176,18 +176,18 @@ impl<'a> Record<'a> {
                 channel: simdutf8::basic::from_utf8(channel).ok()?,
                 kind: simdutf8::basic::from_utf8(kind).ok()?,
                 data: simdutf8::basic::from_utf8(data).ok()?,
-                keep: match keep {
-                    0 => Keep::Nothing,
-                    1 => Keep::Value(key),
-                    2 => Keep::Gone(key),
+                retain: match retain {
+                    0 => Retain::None,
+                    1 => Retain::Value(key),
+                    2 => Retain::Clear(key),
                     _ => return None,
                 },
-                only: match only {
-                    0 => Only::All,
-                    1 => Only::User(whom),
-                    2 => Only::Role(whom),
-                    3 => Only::Permission(whom),
-                    4 => Only::Tenant(whom),
+                target: match target {
+                    0 => BroadcastTarget::All,
+                    1 => BroadcastTarget::User(whom),
+                    2 => BroadcastTarget::Role(whom),
+                    3 => BroadcastTarget::Permission(whom),
+                    4 => BroadcastTarget::Tenant(whom),
                     _ => return None,
                 },
             },
@@ -252,8 +252,8 @@ mod tests {
     fn written(variants: &[Variant]) -> Vec<u8> {
         let mut output = Vec::new();
         let publication = Publication {
-            keep: Keep::Value("k"),
-            only: Only::Role("admin"),
+            retain: Retain::Value("k"),
+            target: BroadcastTarget::Role("admin"),
             ..Publication::new("news", "m", "{\"a\":1}")
         };
         write(
@@ -280,8 +280,8 @@ mod tests {
             ("news", "m")
         );
         assert_eq!(record.publication.data, "{\"a\":1}");
-        assert_eq!(record.publication.keep, Keep::Value("k"));
-        assert_eq!(record.publication.only, Only::Role("admin"));
+        assert_eq!(record.publication.retain, Retain::Value("k"));
+        assert_eq!(record.publication.target, BroadcastTarget::Role("admin"));
         assert_eq!(record.stamp, STAMP);
         let gateway = Frame {
             bytes: b"\x81\x07gateway",

@@ -1,4 +1,4 @@
-//! UTF-8 checked as it arrives, so that bad text is refused before the message is complete.
+//! UTF-8 checked as it arrives, so that bad text is rejected before the message is complete.
 
 use crate::base::counters::ProtocolError;
 

@@ -165,8 +165,8 @@ fn one_message_too_many_is_refused_and_the_session_lives_on() {
         assert_eq!(client.receive(), r#"{"type":"PONG"}"#);
     }
     client.send(r#"{"type":"PING"}"#);
-    let refusal = r#"{"type":"ERROR","message":"Rate limit exceeded"}"#;
-    assert_eq!(client.receive(), refusal);
+    let rejection = r#"{"type":"ERROR","message":"Rate limit exceeded"}"#;
+    assert_eq!(client.receive(), rejection);
     server.await_metric("fanwire_message_errors_total{error=\"rate_limited\"", 1);
 }
 

@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Frame, Raw, SECRET, token};
 use fanwire::auth::Identity;
-use fanwire::broker::Only;
+use fanwire::broker::BroadcastTarget;
 use fanwire::config::ShardCount;
 use fanwire::server::handle::{Builder, StartError};
 use fanwire::server::run::Ended;
@@ -301,8 +301,8 @@ fn middleware_sees_every_message_and_may_refuse_it() {
         r#"{"type":"subscribed","data":{"channel":"news"}}"#,
     );
     client.publish("news", "1");
-    let refusal = r#"{"type":"error","data":{"error":"ann is asked to be quiet"}}"#;
-    assert_eq!(client.receive(), refusal);
+    let rejection = r#"{"type":"error","data":{"error":"ann is asked to be quiet"}}"#;
+    assert_eq!(client.receive(), rejection);
     // Nothing was published.
     ask(&mut client, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#);
     let kinds: Vec<_> = seen.try_iter().map(|(kind, _)| kind).collect();
@@ -350,8 +350,8 @@ fn a_session_that_the_program_does_not_want_is_closed_with_1008() {
     let target = format!("/ws?token={}", token("eve", &[]));
     let mut raw = Raw::open(program.address, &target, "");
     assert!(raw.read_text().contains("auth_success"));
-    let refusal = r#"{"type":"error","data":{"error":"not you"}}"#;
-    assert_eq!(raw.read_text(), refusal);
+    let rejection = r#"{"type":"error","data":{"error":"not you"}}"#;
+    assert_eq!(raw.read_text(), rejection);
     assert_eq!(raw.read(), Frame::Close(1008, "unauthorized".into()));
     program.user("ann");
 }
@@ -464,12 +464,12 @@ fn a_broadcast_may_mean_some_of_a_channels_subscribers() {
         );
     }
     let server = &program.server;
-    let only = |only, n: u32| server.broadcast_only("news", only, "m", &n).unwrap();
-    only(Only::User("bob"), 1);
-    only(Only::Role("admin"), 2);
-    only(Only::Permission("read"), 3);
-    only(Only::Tenant("t1"), 4);
-    only(Only::All, 5);
+    let target = |target, n: u32| server.broadcast_to("news", target, "m", &n).unwrap();
+    target(BroadcastTarget::User("bob"), 1);
+    target(BroadcastTarget::Role("admin"), 2);
+    target(BroadcastTarget::Permission("read"), 3);
+    target(BroadcastTarget::Tenant("t1"), 4);
+    target(BroadcastTarget::All, 5);
     let heard = |n| format!(r#"{{"type":"m","channel":"news","data":{n}}}"#);
     assert_eq!(ann.receive(), heard(5));
     assert_eq!(bob.receive(), heard(1));
@@ -489,7 +489,7 @@ fn a_publication_without_sound_names_is_handed_back() {
         ("c", &long),
     ] {
         let result = server.broadcast(channel, kind, &1);
-        assert_eq!(result, Err(PublishError::Unsound), "{channel:?} {kind:?}");
+        assert_eq!(result, Err(PublishError::Invalid), "{channel:?} {kind:?}");
     }
 }
 

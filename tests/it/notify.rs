@@ -1,4 +1,4 @@
-//! Does `POST /notify` tell everyone, and whom does it refuse?
+//! Does `POST /notify` tell everyone, and whom does it reject?
 
 use crate::harness::{Client, configured, http, http_get};
 use fanwire::DialectId;

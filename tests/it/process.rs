@@ -344,7 +344,7 @@ impl Drop for Directory {
     }
 }
 
-/// Makes `command` run under a seccomp filter that refuses `io_uring_setup`, as containers do.
+/// Makes `command` run under a seccomp filter that rejects `io_uring_setup`, as containers do.
 #[expect(
     unsafe_code,
     clippy::cast_possible_truncation,

@@ -10,7 +10,7 @@
 //! @server TOML              a line of the server's configuration file; before everything else
 //! @token NAME CLAIMS        from now on $NAME is a token; CLAIMS is an object, `ttl` its seconds
 //! @connect NAME TARGET      a client connects, and speaks; header lines may follow after `|`
-//! @refused STATUS TARGET    a handshake is answered with a status of HTTP
+//! @rejected STATUS TARGET    a handshake is answered with a status of HTTP
 //! @as NAME                  this client speaks
 //! @nothing NAME             nothing has arrived and nothing comes before the answer to a ping
 //! @close NAME CODE REASON   the server closes; the client answers

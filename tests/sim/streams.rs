@@ -263,11 +263,11 @@ fn each_subscription_hears_what_its_filter_matches_under_its_own_id() {
                 }
                 _ => streams.publish(),
             }
-            let asked = streams.clients.iter();
-            let asked: usize = asked.map(|client| client.subscriptions.len()).sum();
+            let client_side = streams.clients.iter();
+            let client_side: usize = client_side.map(|client| client.subscriptions.len()).sum();
             assert_eq!(
                 streams.sum(|counters| counters.subscriptions.value()),
-                asked as u64
+                client_side as u64
             );
         }
         while !streams.clients.is_empty() {

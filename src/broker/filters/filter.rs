@@ -27,7 +27,7 @@ pub(super) struct Condition {
     pub(super) alternatives: Vec<FilterValue>,
 }
 
-/// Why a filter is refused; the client's error. The limits are in `base::limits`.
+/// Why a filter is rejected; the client's error. The limits are in `base::limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterError {
     /// More bytes of JSON than a filter may have.
@@ -113,7 +113,7 @@ fn alternatives(value: Shape<'_>) -> Result<BTreeMap<String, FilterValue>, Filte
     let Shape::Array(elements) = value else {
         return Ok(BTreeMap::from([keyed(value)]));
     };
-    // Counted before they are converted, so that a refusal costs little.
+    // Counted before they are converted, so that a rejection costs little.
     if elements.count() > FILTER_ALTERNATIVES_MAX {
         return Err(FilterError::TooManyAlternatives);
     }

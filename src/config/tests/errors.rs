@@ -1,4 +1,4 @@
-//! What is refused, and what an operator is told.
+//! What is rejected, and what an operator is told.
 
 use super::{SECRET, Said, profile, secured, with_variables};
 use crate::config::{Flags, Remark, Secret, SettingsError};

@@ -1,15 +1,15 @@
 //! Messages of analytics clients.
 
 use super::stream;
-use crate::broker::{Command, Refusal, Subscription, SubscriptionIdRequest};
+use crate::broker::{Command, Rejection, Subscription, SubscriptionIdRequest};
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
-) -> Result<Command<'a>, Refusal> {
+) -> Result<Command<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Refusal::UnknownType)? {
+    Ok(match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
             token: message.object("data")?.text("token")?,
         },
@@ -17,7 +17,8 @@ pub(super) fn decode<'a>(
         "unsubscribe" => {
             let subscription_id = subscription_id(message)?;
             Command::UnsubscribeById {
-                subscription_id: subscription_id.ok_or(Refusal::MissingField("subscription_id"))?,
+                subscription_id: subscription_id
+                    .ok_or(Rejection::MissingField("subscription_id"))?,
             }
         }
         "ping" => Command::Ping,
@@ -28,15 +29,15 @@ pub(super) fn decode<'a>(
     })
 }
 
-fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Command<'a>, Refusal> {
+fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Command<'a>, Rejection> {
     let body = message.object("data")?;
-    let (stream, _) = stream::named(body.text("type")?).ok_or(Refusal::InvalidField("type"))?;
+    let (stream, _) = stream::named(body.text("type")?).ok_or(Rejection::InvalidField("type"))?;
     scratch.clear();
     scratch.push_str(stream::CHANNEL_PREFIX);
     scratch.push_str(stream);
     let filters = body.field("filters").filter(|filters| !filters.is_null());
     let filter = match filters {
-        Some(filters) => Some(filters.object().ok_or(Refusal::InvalidField("filters"))?),
+        Some(filters) => Some(filters.object().ok_or(Rejection::InvalidField("filters"))?),
         None => None,
     };
     Ok(Command::Subscribe(Subscription {
@@ -50,7 +51,7 @@ fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Comman
 }
 
 /// The subscription that a message names, beside its data or in it.
-fn subscription_id<'a>(message: &Object<'a>) -> Result<Option<&'a str>, Refusal> {
+fn subscription_id<'a>(message: &Object<'a>) -> Result<Option<&'a str>, Rejection> {
     const NAME: &str = "subscription_id";
     let data = message.field("data").and_then(|data| data.object());
     let beside = message.field(NAME).filter(|value| !value.is_null());
@@ -58,7 +59,7 @@ fn subscription_id<'a>(message: &Object<'a>) -> Result<Option<&'a str>, Refusal>
         .and_then(|data| data.field(NAME))
         .filter(|value| !value.is_null());
     match beside.or(inside) {
-        Some(value) => value.text().map(Some).ok_or(Refusal::InvalidField(NAME)),
+        Some(value) => value.text().map(Some).ok_or(Rejection::InvalidField(NAME)),
         None => Ok(None),
     }
 }

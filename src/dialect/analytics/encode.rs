@@ -2,7 +2,7 @@
 
 use super::stream;
 use crate::base::SUBSCRIPTION_ID_BYTES;
-use crate::broker::{Event, Publication, Refusal, SubscriptionView};
+use crate::broker::{Event, Publication, Rejection, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
 use crate::dialect::{Placeholder, Stamp};
 use crate::json::{write_iso_time, write_text};
@@ -61,28 +61,30 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         }
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Message { kind, data, now } => typed(kind, data, now.unix_ms, output),
-        Event::Error { refusal } => nested(output, "error", "error", &text(*refusal)),
+        Event::Error { rejection } => nested(output, "error", "error", &text(*rejection)),
         Event::Denied { reason } => nested(output, "error", "error", reason),
         // Clients of analytics speak first, publish nothing and ask for no status.
         Event::Welcome { .. }
         | Event::Published { .. }
-        | Event::Kept { .. }
+        | Event::Retained { .. }
         | Event::Status { .. }
         | Event::GoingAway { .. } => {}
     }
 }
 
-fn text(refusal: Refusal) -> String {
-    match refusal {
+fn text(rejection: Rejection) -> String {
+    match rejection {
         // The broker's names of fields, in the dialect's words.
-        Refusal::InvalidField("subscription_id") => text(Refusal::InvalidField("subscription_id")),
-        Refusal::InvalidField("filter") => text(Refusal::InvalidField("filters")),
-        Refusal::InvalidJson
-        | Refusal::TooDeep
-        | Refusal::MissingField(_)
-        | Refusal::InvalidField(_) => format!("Invalid message format: {}", refusal.text()),
-        Refusal::DuplicateSubscriptionId => "Duplicate subscription_id".into(),
-        Refusal::UnknownSubscriptionId => "Unknown subscription_id".into(),
+        Rejection::InvalidField("subscription_id") => {
+            text(Rejection::InvalidField("subscription_id"))
+        }
+        Rejection::InvalidField("filter") => text(Rejection::InvalidField("filters")),
+        Rejection::InvalidJson
+        | Rejection::TooDeep
+        | Rejection::MissingField(_)
+        | Rejection::InvalidField(_) => format!("Invalid message format: {}", rejection.text()),
+        Rejection::DuplicateSubscriptionId => "Duplicate subscription_id".into(),
+        Rejection::UnknownSubscriptionId => "Unknown subscription_id".into(),
         other => other.text(),
     }
 }
@@ -179,22 +181,22 @@ mod tests {
                 r#""timestamp":"2024-01-01T00:00:00.000Z"}"#
             ),
         );
-        let error = |refusal| Event::Error { refusal };
+        let error = |rejection| Event::Error { rejection };
         check(
-            &error(Refusal::RateLimited),
+            &error(Rejection::RateLimited),
             r#"{"type":"error","data":{"error":"Rate limit exceeded"}}"#,
         );
         check(
-            &error(Refusal::MissingField("data")),
+            &error(Rejection::MissingField("data")),
             r#"{"type":"error","data":{"error":"Invalid message format: Missing data"}}"#,
         );
         check(
-            &error(Refusal::UnknownType),
+            &error(Rejection::UnknownType),
             r#"{"type":"error","data":{"error":"Unknown message type"}}"#,
         );
-        let refusal = Refusal::TokenExpired;
+        let rejection = Rejection::TokenExpired;
         check(
-            &Event::AuthenticationFailed { refusal },
+            &Event::AuthenticationFailed { rejection },
             r#"{"type":"auth_failed","data":{"error":"Invalid credentials"}}"#,
         );
         let session = &fixtures::session();

@@ -9,7 +9,7 @@ mod encode;
 mod stream;
 
 use super::{Dialect, Placeholder, Stamp};
-use crate::broker::{Command, Event, Publication, Refusal};
+use crate::broker::{Command, Event, Publication, Rejection};
 use crate::json::Object;
 
 /// The dialect of the streaming analytics server's clients.
@@ -20,7 +20,7 @@ impl Dialect for Analytics {
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Refusal> {
+    ) -> Result<Command<'a>, Rejection> {
         decode::decode(message, scratch)
     }
 

@@ -1,15 +1,15 @@
 //! Messages of assist clients.
 
 use super::{notices, rooms};
-use crate::broker::{Command, Publication, Refusal, Subscription};
+use crate::broker::{Command, Publication, Rejection, Subscription};
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
-) -> Result<Command<'a>, Refusal> {
+) -> Result<Command<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Refusal::UnknownType)? {
+    Ok(match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
             token: message.text("token")?,
         },
@@ -28,13 +28,13 @@ pub(super) fn decode<'a>(
         "unsubscribe_system_metrics" => unsubscribe(rooms::SYSTEM_MONITORING),
         "subscribe_job_updates" => subscribe(rooms::BACKGROUND_JOBS),
         "unsubscribe_job_updates" => unsubscribe(rooms::BACKGROUND_JOBS),
-        "subscribe_document_updates" => Command::SubscribeOwn {
+        "subscribe_document_updates" => Command::SubscribePerUser {
             prefix: rooms::DOCUMENT_UPDATES_PREFIX,
         },
-        "unsubscribe_document_updates" => Command::UnsubscribeOwn {
+        "unsubscribe_document_updates" => Command::UnsubscribePerUser {
             prefix: rooms::DOCUMENT_UPDATES_PREFIX,
         },
-        "get_active_jobs" => Command::Recall {
+        "get_active_jobs" => Command::GetRetained {
             channel: rooms::BACKGROUND_JOBS,
         },
         "broadcast_admin" => broadcast_admin(message, scratch)?,
@@ -53,10 +53,10 @@ fn unsubscribe(channel: &str) -> Command<'_> {
     Command::Unsubscribe { channel }
 }
 
-fn room_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result<&'a str, Refusal> {
+fn room_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result<&'a str, Rejection> {
     let room = message.text("room")?;
     if room.is_empty() {
-        return Err(Refusal::MissingField("room"));
+        return Err(Rejection::MissingField("room"));
     }
     scratch.clear();
     scratch.push_str(rooms::CHANNEL_PREFIX);
@@ -68,9 +68,9 @@ fn room_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result<&'a
 fn broadcast_admin<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
-) -> Result<Command<'a>, Refusal> {
+) -> Result<Command<'a>, Rejection> {
     let severity = match message.field("severity") {
-        Some(severity) => severity.text().ok_or(Refusal::InvalidField("severity"))?,
+        Some(severity) => severity.text().ok_or(Rejection::InvalidField("severity"))?,
         None => "info",
     };
     let details = message
@@ -82,7 +82,7 @@ fn broadcast_admin<'a>(
         message.text("message")?,
         details,
     );
-    Ok(Command::PublishAs {
+    Ok(Command::PublishWithRole {
         role: rooms::ADMIN_ROLE,
         publication: Publication::new(rooms::ADMIN, notices::SYSTEM_ALERT, scratch),
     })
@@ -126,11 +126,11 @@ mod tests {
         );
         check(
             r#"{"type":"subscribe_document_updates"}"#,
-            r#"SubscribeOwn { prefix: "room:document_updates_" }"#,
+            r#"SubscribePerUser { prefix: "room:document_updates_" }"#,
         );
         check(
             r#"{"type":"get_active_jobs"}"#,
-            r#"Recall { channel: "room:background_jobs" }"#,
+            r#"GetRetained { channel: "room:background_jobs" }"#,
         );
         check(
             r#"{"type":"broadcast_admin","message":"down \"at\" 5","details":{"a":1}}"#,

@@ -1,7 +1,7 @@
 //! Messages to assist clients.
 
 use super::{notices, rooms};
-use crate::broker::{Event, Presence, PresenceChange, Publication, Refusal, SessionView};
+use crate::broker::{Event, Presence, PresenceChange, Publication, Rejection, SessionView};
 use crate::dialect::templates::{flat, is_message, start, start_with_data};
 use crate::json::{write_iso_time, write_text};
 
@@ -37,11 +37,11 @@ pub(super) fn presence<'a>(presence: &Presence<'a>, scratch: &'a mut String) -> 
     let (channel, kind, data) = match presence.change {
         PresenceChange::Joined(channel) => (channel, notices::ROOM_EVENT, joined(channel, user)),
         PresenceChange::Left(channel) => (channel, notices::ROOM_EVENT, left(channel, user)),
-        PresenceChange::Arrived => {
+        PresenceChange::Online => {
             let data = notices::user_activity("connected", user);
             (rooms::ADMIN, notices::USER_ACTIVITY, data)
         }
-        PresenceChange::Departed => {
+        PresenceChange::Offline => {
             let data = notices::user_activity("disconnected", user);
             (rooms::ADMIN, notices::USER_ACTIVITY, data)
         }
@@ -68,8 +68,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
         // Who has yet to show a token is told when it did.
         Event::Welcome {
-            awaits_identity: true,
-            ..
+            auth_pending: true, ..
         } => {}
         Event::Welcome { session, now, .. } | Event::Authenticated { session, now, .. } => {
             connection(session, now.unix_ms, output);
@@ -84,21 +83,21 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             let data = left(view.channel, view.user);
             publication(notices::ROOM_EVENT, &data, view.now.unix_ms, output);
         }
-        Event::Kept { values, now, .. } => jobs(values, now.unix_ms, output),
+        Event::Retained { values, now, .. } => jobs(values, now.unix_ms, output),
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Message { kind, data, now } => publication(kind, data, now.unix_ms, output),
-        Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
-            flat(output, "error", "message", &text(*refusal));
+        Event::AuthenticationFailed { rejection } | Event::Error { rejection } => {
+            flat(output, "error", "message", &text(*rejection));
         }
         Event::Denied { reason } => flat(output, "error", "message", reason),
         Event::Published { .. } | Event::Status { .. } | Event::GoingAway { .. } => {}
     }
 }
 
-fn text(refusal: Refusal) -> String {
-    match refusal {
-        Refusal::InvalidField("channel") => Refusal::InvalidField("room").text(),
-        Refusal::ReservedChannel => "Room is reserved".into(),
+fn text(rejection: Rejection) -> String {
+    match rejection {
+        Rejection::InvalidField("channel") => Rejection::InvalidField("room").text(),
+        Rejection::ReservedChannel => "Room is reserved".into(),
         other => other.text(),
     }
 }
@@ -165,7 +164,7 @@ mod tests {
             "",
         );
         check(
-            &Event::Kept {
+            &Event::Retained {
                 channel: rooms::BACKGROUND_JOBS,
                 values: vec![r#"{"job_id":"a"}"#, r#"{"job_id":"b"}"#],
                 now,
@@ -175,9 +174,9 @@ mod tests {
                 r#""snapshot":true},"timestamp":"2024-01-01T00:00:00.000Z"}"#
             ),
         );
-        let refusal = Refusal::InvalidField("channel");
+        let rejection = Rejection::InvalidField("channel");
         check(
-            &Event::Error { refusal },
+            &Event::Error { rejection },
             r#"{"type":"error","message":"Invalid room"}"#,
         );
         check(&Event::Pong { now }, r#"{"type":"pong"}"#);
@@ -218,7 +217,7 @@ mod tests {
             r#"{"event":"leave","room":"chat","user_id":"ann"}"#,
         );
         check_presence(
-            PresenceChange::Arrived,
+            PresenceChange::Online,
             rooms::ADMIN,
             r#"{"event":"connected","user_id":"ann"}"#,
         );

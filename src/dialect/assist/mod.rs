@@ -12,7 +12,7 @@ pub(crate) mod notices;
 pub(crate) mod rooms;
 
 use super::{Dialect, Placeholder, Stamp};
-use crate::broker::{Command, Event, Presence, Publication, Refusal};
+use crate::broker::{Command, Event, Presence, Publication, Rejection};
 use crate::config::AccessRule;
 use crate::json::Object;
 
@@ -24,7 +24,7 @@ impl Dialect for Assist {
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Refusal> {
+    ) -> Result<Command<'a>, Rejection> {
         decode::decode(message, scratch)
     }
 

@@ -1,14 +1,14 @@
 //! Messages of gateway clients.
 
-use crate::broker::{Command, Publication, Refusal, Subscription};
+use crate::broker::{Command, Publication, Rejection, Subscription};
 use crate::json::Object;
 
 /// The type of a publication that names none.
 const DEFAULT_KIND: &str = "message";
 
-pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Refusal> {
+pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Refusal::UnknownType)? {
+    Ok(match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
             token: message.object("data")?.text("token")?,
         },
@@ -29,9 +29,9 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Refusal> {
     })
 }
 
-fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Refusal> {
+fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
     let kind = match body.field("type") {
-        Some(kind) => kind.text().ok_or(Refusal::InvalidField("type"))?,
+        Some(kind) => kind.text().ok_or(Rejection::InvalidField("type"))?,
         None => DEFAULT_KIND,
     };
     let data = body.field("data").map_or("null", |data| data.raw());
@@ -63,11 +63,11 @@ mod tests {
         );
         check(
             r#"{"type":"publish","data":{"channel":"c","type":"m","data":{"a": 1.0}}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", keep: Nothing, only: All }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", retain: None, target: All }))"#,
         );
         check(
             r#"{"type":"publish","data":{"channel":"c"}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", keep: Nothing, only: All }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", retain: None, target: All }))"#,
         );
         check(r#"{"type":"ping"}"#, "Ok(Ping)");
         check(r#"{"type":"status"}"#, "Ok(Status)");

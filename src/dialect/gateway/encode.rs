@@ -18,13 +18,13 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         // The gateway's clients expect to speak first, and no answer to a publication.
         Event::Welcome { .. }
         | Event::Published { .. }
-        | Event::Kept { .. }
+        | Event::Retained { .. }
         | Event::GoingAway { .. } => {}
         Event::Authenticated { identity, .. } => {
             nested(output, "auth_success", "user_id", &identity.user);
         }
-        Event::AuthenticationFailed { refusal } => {
-            nested(output, "auth_failed", "error", &refusal.text());
+        Event::AuthenticationFailed { rejection } => {
+            nested(output, "auth_failed", "error", &rejection.text());
         }
         Event::Subscribed(view) => nested(output, "subscribed", "channel", view.channel),
         Event::Unsubscribed(view) => nested(output, "unsubscribed", "channel", view.channel),
@@ -35,7 +35,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             output.push(b'}');
         }
         Event::Denied { reason } => nested(output, "error", "error", reason),
-        Event::Error { refusal } => nested(output, "error", "error", &refusal.text()),
+        Event::Error { rejection } => nested(output, "error", "error", &rejection.text()),
     }
 }
 
@@ -76,7 +76,7 @@ fn write_optional(output: &mut Vec<u8>, text: Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::Refusal;
+    use crate::broker::Rejection;
     use crate::dialect::fixtures;
 
     fn check(event: &Event<'_>, expected: &str) {
@@ -101,9 +101,9 @@ mod tests {
             &Event::Subscribed(fixtures::subscription("c")),
             r#"{"type":"subscribed","data":{"channel":"c"}}"#,
         );
-        let refusal = Refusal::MissingField("channel");
+        let rejection = Rejection::MissingField("channel");
         check(
-            &Event::Error { refusal },
+            &Event::Error { rejection },
             r#"{"type":"error","data":{"error":"Missing channel"}}"#,
         );
         let session = &SessionView {

@@ -8,7 +8,7 @@ mod decode;
 mod encode;
 
 use super::{Dialect, Placeholder, Stamp};
-use crate::broker::{Command, Event, Publication, Refusal};
+use crate::broker::{Command, Event, Publication, Rejection};
 use crate::json::Object;
 
 /// The dialect of the multi-tenant gateway's clients.
@@ -19,7 +19,7 @@ impl Dialect for Gateway {
         &self,
         message: &Object<'a>,
         _scratch: &'a mut String,
-    ) -> Result<Command<'a>, Refusal> {
+    ) -> Result<Command<'a>, Rejection> {
         decode::decode(message)
     }
 

@@ -1,15 +1,15 @@
 //! Messages of monitoring clients.
 
 use super::CHANNEL_PREFIX;
-use crate::broker::{Command, Publication, Refusal, Subscription};
+use crate::broker::{Command, Publication, Rejection, Subscription};
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
-) -> Result<Command<'a>, Refusal> {
+) -> Result<Command<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Refusal::UnknownType)? {
+    Ok(match kind.ok_or(Rejection::UnknownType)? {
         "AUTHENTICATE" => Command::Authenticate {
             token: message.text("token")?,
         },
@@ -22,12 +22,12 @@ pub(super) fn decode<'a>(
         },
         "PUBLISH" => {
             let body = message.field("message");
-            let body = body.ok_or(Refusal::MissingField("message"))?;
-            let object = body.object().ok_or(Refusal::InvalidField("message"))?;
+            let body = body.ok_or(Rejection::MissingField("message"))?;
+            let object = body.object().ok_or(Rejection::InvalidField("message"))?;
             let kind = object.field("type").and_then(|value| value.text());
             Command::Publish(Publication::new(
                 property_channel(message, scratch)?,
-                kind.ok_or(Refusal::InvalidField("message"))?,
+                kind.ok_or(Rejection::InvalidField("message"))?,
                 body.raw(),
             ))
         }
@@ -40,10 +40,13 @@ pub(super) fn decode<'a>(
     })
 }
 
-fn property_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result<&'a str, Refusal> {
+fn property_channel<'a>(
+    message: &Object<'_>,
+    scratch: &'a mut String,
+) -> Result<&'a str, Rejection> {
     let property = message.text("property_id")?;
     if property.is_empty() {
-        return Err(Refusal::MissingField("property_id"));
+        return Err(Rejection::MissingField("property_id"));
     }
     scratch.clear();
     scratch.push_str(CHANNEL_PREFIX);
@@ -80,7 +83,7 @@ mod tests {
             r#"{"type":"PUBLISH","property_id":"1","message":{"type":"X","n":1}}"#,
             concat!(
                 r#"Ok(Publish(Publication { channel: "prop:1", kind: "X", "#,
-                r#"data: "{\"type\":\"X\",\"n\":1}", keep: Nothing, only: All }))"#
+                r#"data: "{\"type\":\"X\",\"n\":1}", retain: None, target: All }))"#
             ),
         );
         check(r#"{"type":"GET_STATUS"}"#, "Ok(Status)");

@@ -1,7 +1,7 @@
 //! Messages to monitoring clients.
 
 use super::CHANNEL_PREFIX;
-use crate::broker::{Event, Publication, Refusal, SessionView};
+use crate::broker::{Event, Publication, Rejection, SessionView};
 use crate::dialect::templates::{flat, is_message, start};
 use crate::json::{write_seconds, write_text};
 
@@ -44,8 +44,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Authenticated { identity, .. } => {
             flat(output, "AUTHENTICATED", "user_id", &identity.user);
         }
-        Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
-            flat(output, "ERROR", "message", &text(*refusal));
+        Event::AuthenticationFailed { rejection } | Event::Error { rejection } => {
+            flat(output, "ERROR", "message", &text(*rejection));
         }
         Event::Subscribed(view) => property(output, "SUBSCRIBED", view.channel),
         Event::Unsubscribed(view) => property(output, "UNSUBSCRIBED", view.channel),
@@ -54,13 +54,13 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Status { session, .. } => status(session, output),
         Event::Message { kind, data, .. } => typed(kind, data, output),
         Event::Denied { reason } => flat(output, "ERROR", "message", reason),
-        Event::Kept { .. } | Event::GoingAway { .. } => {}
+        Event::Retained { .. } | Event::GoingAway { .. } => {}
     }
 }
 
-fn text(refusal: Refusal) -> String {
-    match refusal {
-        Refusal::InvalidField("channel") => Refusal::InvalidField("property_id").text(),
+fn text(rejection: Rejection) -> String {
+    match rejection {
+        Rejection::InvalidField("channel") => Rejection::InvalidField("property_id").text(),
         other => other.text(),
     }
 }
@@ -136,7 +136,7 @@ mod tests {
         check(
             &Event::Welcome {
                 session,
-                awaits_identity: true,
+                auth_pending: true,
                 now,
             },
             concat!(
@@ -156,9 +156,9 @@ mod tests {
                 r#""connected_at":1234567890.123,"uptime":120.500}"#
             ),
         );
-        let refusal = Refusal::RateLimited;
+        let rejection = Rejection::RateLimited;
         check(
-            &Event::Error { refusal },
+            &Event::Error { rejection },
             r#"{"type":"ERROR","message":"Rate limit exceeded"}"#,
         );
         check(

@@ -9,7 +9,7 @@ mod decode;
 mod encode;
 
 use super::{Dialect, Placeholder, Stamp};
-use crate::broker::{Command, Event, Publication, Refusal};
+use crate::broker::{Command, Event, Publication, Rejection};
 use crate::json::Object;
 
 /// Channels of properties in the namespace of all dialects.
@@ -23,7 +23,7 @@ impl Dialect for Monitoring {
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Refusal> {
+    ) -> Result<Command<'a>, Rejection> {
         decode::decode(message, scratch)
     }
 

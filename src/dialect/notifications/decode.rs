@@ -1,11 +1,11 @@
 //! Messages of notification clients.
 
-use crate::broker::{Command, Refusal};
+use crate::broker::{Command, Rejection};
 use crate::json::Object;
 
-pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Refusal> {
+pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Refusal::UnknownType)? {
+    Ok(match kind.ok_or(Rejection::UnknownType)? {
         "ping" => Command::Ping,
         "status_request" => Command::Status,
         kind => Command::Custom {

@@ -63,8 +63,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             notification_start("shutdown", "The server is shutting down", &data, output);
             end(*now, output);
         }
-        Event::AuthenticationFailed { refusal } | Event::Error { refusal } => {
-            flat(output, "error", "message", &refusal.text());
+        Event::AuthenticationFailed { rejection } | Event::Error { rejection } => {
+            flat(output, "error", "message", &rejection.text());
         }
         Event::Denied { reason } => flat(output, "error", "message", reason),
         // Notifications come to everyone, so there is nothing to acknowledge.
@@ -73,7 +73,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Subscribed(_)
         | Event::Unsubscribed(_)
         | Event::Published { .. }
-        | Event::Kept { .. } => {}
+        | Event::Retained { .. } => {}
     }
 }
 

@@ -7,7 +7,7 @@ mod decode;
 mod encode;
 
 use super::{Dialect, Placeholder, Stamp};
-use crate::broker::{Command, Event, Publication, Refusal};
+use crate::broker::{Command, Event, Publication, Rejection};
 use crate::json::Object;
 
 /// The dialect of the notification server's clients.
@@ -18,7 +18,7 @@ impl Dialect for Notifications {
         &self,
         message: &Object<'a>,
         _scratch: &'a mut String,
-    ) -> Result<Command<'a>, Refusal> {
+    ) -> Result<Command<'a>, Rejection> {
         decode::decode(message)
     }
 

@@ -52,7 +52,7 @@ pub(crate) trait Kernel {
     fn listener_count(&self) -> u8;
     /// Begins to accept connections by a listener.
     fn accept(&mut self, listener: u8);
-    /// Stops accepting: all listeners refuse new connections from now on.
+    /// Stops accepting: all listeners reject new connections from now on.
     fn stop_accepting(&mut self);
     /// Ends an operation early; its completion comes as always.
     fn cancel(&mut self, operation: Operation);

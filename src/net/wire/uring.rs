@@ -47,7 +47,7 @@ impl Default for UringConfig {
     }
 }
 
-/// Which step of the set-up the kernel refused.
+/// Which step of the set-up the kernel rejected.
 #[derive(Debug)]
 pub enum SetupError {
     /// `io_uring_setup` itself.
@@ -87,7 +87,7 @@ impl Uring {
     /// A wire ring for the sockets that `listeners` accept.
     ///
     /// # Errors
-    /// [`SetupError`] names the step that the kernel refused.
+    /// [`SetupError`] names the step that the kernel rejected.
     pub(crate) fn new(
         config: &UringConfig,
         listeners: Vec<TcpListener>,
@@ -202,7 +202,7 @@ impl Kernel for Uring {
     }
 
     fn stop_accepting(&mut self) {
-        // Ends the listening at once: who comes now is refused and tries another server, instead of
+        // Ends the listening at once: who comes now is rejected and tries another server, instead of
         // waiting in a queue that nobody reads. The accept is cancelled in case it does not notice.
         for listener in &self.listeners {
             if let Err(error) = rustix::net::shutdown(listener, Shutdown::Both) {
