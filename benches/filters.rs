@@ -47,8 +47,8 @@ fn filters(criterion: &mut Criterion) {
     ];
     let events: Vec<_> = (0..EVENTS).map(event).collect();
     let mut readers: Vec<_> = events.iter().map(|_| JsonReader::default()).collect();
-    let documents = readers.iter_mut().zip(&events);
-    let documents: Vec<_> = documents
+    let compat_env = readers.iter_mut().zip(&events);
+    let compat_env: Vec<_> = compat_env
         .map(|(reader, event)| reader.parse(event).expect("the event is JSON"))
         .collect();
     for (name, count, text) in cases {
@@ -65,7 +65,7 @@ fn filters(criterion: &mut Criterion) {
             });
         });
         group.bench_function("without_parse", |bencher| {
-            let mut turn = documents.iter().cycle();
+            let mut turn = compat_env.iter().cycle();
             bencher.iter(|| {
                 let document = turn.next().expect("a cycle has no end");
                 match_one(&mut index, document, &mut matched);

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::config::flags::{parse_host, parse_listen};
-use fanwire::config::{Flags, Remark, Secret, Settings, SettingsError, ShardCount};
+use fanwire::config::{Flags, Notice, Secret, Settings, SettingsError, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
 use fanwire::server::{BootError, Program, Running, run_until_signal, start, watch_signals};
@@ -93,14 +93,14 @@ struct Serve {
     /// Bytes that may wait for one connection before it is closed as a slow consumer
     /// [default: 1048576].
     #[arg(long, value_name = "BYTES")]
-    outbox_bytes_max: Option<u32>,
+    send_queue_bytes_max: Option<u32>,
     /// Time for sessions to end by themselves after SIGTERM or SIGINT [default: 0s; 30m with the
     /// profile notifications].
     #[arg(long, value_name = "TIME")]
-    drain_wait: Option<String>,
+    drain_grace_period: Option<String>,
     /// Time for sessions to answer our close frame after that, such as 10s [default: 10s].
     #[arg(long, value_name = "TIME")]
-    drain_timeout: Option<String>,
+    drain_close_timeout: Option<String>,
     /// trace, debug, info, warn or error [default: info].
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -157,9 +157,9 @@ fn load(arguments: Serve) -> Result<Settings, SettingsError> {
         workers: arguments.workers,
         jwt_secret: arguments.jwt_secret.map(Secret),
         connections_max: arguments.connections_max,
-        outbox_bytes_max: arguments.outbox_bytes_max,
-        drain_wait: arguments.drain_wait,
-        drain_timeout: arguments.drain_timeout,
+        send_queue_bytes_max: arguments.send_queue_bytes_max,
+        drain_grace_period: arguments.drain_grace_period,
+        drain_close_timeout: arguments.drain_close_timeout,
         log_level: arguments.log_level,
         log_format: arguments.log_format,
         has_token_check: false,
@@ -187,10 +187,10 @@ fn serve(arguments: Serve) -> ExitCode {
         Ok(guard) => guard,
         Err(error) => return fail(EXIT_USAGE, &error),
     };
-    for remark in &settings.remarks {
-        match remark {
-            Remark::Info(text) => tracing::info!("{text}"),
-            Remark::Warning(text) => tracing::warn!("{text}"),
+    for notice in &settings.notices {
+        match notice {
+            Notice::Info(text) => tracing::info!("{text}"),
+            Notice::Warning(text) => tracing::warn!("{text}"),
         }
     }
     let secret = match &settings.jwt_secret {

@@ -82,7 +82,7 @@ impl Stage {
         };
         if dialect != DialectId::Gateway {
             let gateway = DialectId::Gateway.index();
-            policy.dialects[gateway] = policy.dialects[gateway].opened();
+            policy.dialects[gateway] = policy.dialects[gateway].permissive();
         }
         let counters = Arc::<ShardCounters>::default();
         let process_counts = Arc::<ProcessCounts>::default();

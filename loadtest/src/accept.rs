@@ -32,17 +32,17 @@ pub(crate) fn run(server: &ServerArgs, arguments: &ConnectArgs) -> Result<Report
     let mut wires = Vec::new();
     let meter = Meter::start(server.pid)?;
     let mut keeping_ns = 0;
-    for opened in 0..arguments.connections {
+    for permissive in 0..arguments.connections {
         let start_ns = now_ns();
         let dialed = dialer.open(arguments.subscribe).map_err(|error| {
-            RunError::Failed(format!("{error} (with {opened} connections done)"))
+            RunError::Failed(format!("{error} (with {permissive} connections done)"))
         })?;
         let done_ns = now_ns();
         latency_ns.saturating_record(done_ns - start_ns);
         if !arguments.close {
-            if opened % RING_CONNECTIONS == 0 {
+            if permissive % RING_CONNECTIONS == 0 {
                 wires.push(Wire::new(
-                    RING_CONNECTIONS.min(arguments.connections - opened),
+                    RING_CONNECTIONS.min(arguments.connections - permissive),
                 )?);
             }
             wires

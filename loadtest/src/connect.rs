@@ -44,7 +44,7 @@ pub(crate) enum ConnectError {
     /// The server's answer to the upgrade is broken.
     Upgrade(String),
     /// The server refused the token or the subscription.
-    Said(String),
+    TestSources(String),
     /// The server closed the connection.
     Closed(&'static str),
     /// Nothing came in time.
@@ -67,7 +67,7 @@ impl fmt::Display for ConnectError {
             Self::Descriptors => write!(out, "not enough descriptors: raise `ulimit -n`"),
             Self::Status(status) => write!(out, "server said {status}"),
             Self::Upgrade(what) => write!(out, "the upgrade failed: {what}"),
-            Self::Said(message) => write!(out, "server said {message}"),
+            Self::TestSources(message) => write!(out, "server said {message}"),
             Self::Closed(step) => write!(out, "the server closed the connection during {step}"),
             Self::Slow(step) => write!(
                 out,
@@ -327,7 +327,7 @@ impl Dialed {
                 frames::CLOSE => return Err(closing(frame.payload, step)),
                 frames::TEXT => match dialect.judge(awaited, frame.payload) {
                     Reply::Awaited(id) => return Ok((Some(id), self.leftover.len() - rest.len())),
-                    Reply::Refused(words) => return Err(ConnectError::Said(words)),
+                    Reply::Refused(words) => return Err(ConnectError::TestSources(words)),
                     Reply::Other => {}
                 },
                 _ => {}
@@ -361,7 +361,7 @@ fn closing(payload: &[u8], step: &'static str) -> ConnectError {
     match payload {
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
-            ConnectError::Said(format!("close {code} {} during {step}", shorten(reason)))
+            ConnectError::TestSources(format!("close {code} {} during {step}", shorten(reason)))
         }
         _ => ConnectError::Closed(step),
     }

@@ -52,9 +52,9 @@ pub(crate) fn run(server: &ServerArgs, arguments: &EchoArgs) -> Result<Report, R
     );
     let mut wire = Wire::new(arguments.connections)?;
     let mut echo = Echo::new(server.dialect);
-    for opened in 0..arguments.connections {
+    for permissive in 0..arguments.connections {
         let dialed = dialer.open(false).map_err(|error| {
-            RunError::Failed(format!("{error} (with {opened} connections open)"))
+            RunError::Failed(format!("{error} (with {permissive} connections open)"))
         })?;
         let slot = wire.adopt(dialed.stream)?;
         echo.callers.push(Caller::default());

@@ -161,9 +161,9 @@ fn set_up(
     )
     .map_err(RunError::Failed)?;
     let mut deliveries = Deliveries::new(server.dialect, arguments.size);
-    for opened in 0..counted {
+    for permissive in 0..counted {
         let dialed = dialer.open(true).map_err(|error| {
-            RunError::Failed(format!("{error} (with {opened} subscribers connected)"))
+            RunError::Failed(format!("{error} (with {permissive} subscribers connected)"))
         })?;
         let slot = wire.adopt(dialed.stream)?;
         deliveries.add_subscriber(dialed.id);

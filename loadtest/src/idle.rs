@@ -51,11 +51,11 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
     let (mut wards, mut care) = (Vec::<Ward>::new(), Care::default());
     let before = memory()?;
     let start_ns = now_ns();
-    let (mut opened, mut failed) = (0, None);
-    while opened < arguments.connections {
-        if opened % RING_CONNECTIONS == 0 {
+    let (mut permissive, mut failed) = (0, None);
+    while permissive < arguments.connections {
+        if permissive % RING_CONNECTIONS == 0 {
             wards.push(Ward::new(
-                RING_CONNECTIONS.min(arguments.connections - opened),
+                RING_CONNECTIONS.min(arguments.connections - permissive),
             )?);
         }
         match dialer.open(arguments.subscribe) {
@@ -75,8 +75,8 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
                 break;
             }
         }
-        opened += 1;
-        if opened % CARE_INTERVAL == 0 {
+        permissive += 1;
+        if permissive % CARE_INTERVAL == 0 {
             care.round(&mut wards, Duration::ZERO)?;
         }
     }
@@ -89,11 +89,11 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
     let held = memory()?;
 
     let mut report = Report::new(format!("{} idle connections", arguments.connections));
-    report.count("connections", "connections opened", u64::from(opened));
+    report.count("connections", "connections opened", u64::from(permissive));
     report.row("open_seconds", "time to open them", open_seconds, "s");
     if let (Some(before), Some(after), Some(held)) = (before, after, held) {
         let per_connection = |later: u64, earlier: u64| {
-            (approximate(later) - approximate(earlier)) / f64::from(opened.max(1))
+            (approximate(later) - approximate(earlier)) / f64::from(permissive.max(1))
         };
         let anonymous = per_connection(after.anonymous_bytes, before.anonymous_bytes);
         report.row(
@@ -140,7 +140,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
         care.disconnects,
     );
     if let Some(error) = failed {
-        report.failure(format!("{error} (with {opened} connections open)"));
+        report.failure(format!("{error} (with {permissive} connections open)"));
     }
     if let Some(words) = care.first_fault {
         report.note(format!("first fault: {words}"));

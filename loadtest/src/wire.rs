@@ -246,8 +246,8 @@ mod tests {
     };
 
     fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (near, listener.accept().unwrap().0)
+        let suggestion = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (suggestion, listener.accept().unwrap().0)
     }
 
     #[test]
@@ -256,8 +256,8 @@ mod tests {
         let mut wire = Wire::new(8).unwrap();
         let mut far_ends = Vec::new();
         for expected_slot in 0..3 {
-            let (near, far) = pair(&listener);
-            assert_eq!(wire.adopt(near).unwrap(), expected_slot);
+            let (suggestion, far) = pair(&listener);
+            assert_eq!(wire.adopt(suggestion).unwrap(), expected_slot);
             far_ends.push(far);
         }
         // More than the socket's buffers hold, in many pieces: order must survive short sends.

@@ -6,4 +6,4 @@ pub mod verifier;
 
 pub use identity::Identity;
 pub use issuer::{Grant, issue};
-pub use verifier::{ListedToken, TokenCheck, UserClaim, Verifier, is_same_secret};
+pub use verifier::{StaticToken, TokenCheck, UserClaim, Verifier, is_same_secret};

@@ -27,20 +27,20 @@ pub type TokenCheck = dyn Fn(&str) -> Option<Identity> + Send + Sync;
 #[derive(Clone, Default)]
 pub struct Verifier {
     key: Option<(DecodingKey, Validation)>,
-    listed: Arc<[ListedToken]>,
+    static_tokens: Arc<[StaticToken]>,
     check: Option<Arc<TokenCheck>>,
 }
 
 /// A token that is valid as it is, for as long as the server runs.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ListedToken {
+pub struct StaticToken {
     /// Whom it proves.
     pub user: Box<str>,
     /// The token.
     pub token: Box<str>,
 }
 
-impl std::fmt::Debug for ListedToken {
+impl std::fmt::Debug for StaticToken {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "ListedToken {{ user: {:?} }}", self.user)
     }
@@ -98,9 +98,9 @@ impl Verifier {
 
     /// The same, which also takes these tokens as they are.
     #[must_use]
-    pub fn with_listed(self, listed: Vec<ListedToken>) -> Self {
+    pub fn with_static_tokens(self, static_tokens: Vec<StaticToken>) -> Self {
         Self {
-            listed: listed.into(),
+            static_tokens: static_tokens.into(),
             ..self
         }
     }
@@ -117,15 +117,15 @@ impl Verifier {
     /// Whether any token can be valid.
     #[must_use]
     pub fn is_configured(&self) -> bool {
-        self.key.is_some() || !self.listed.is_empty() || self.check.is_some()
+        self.key.is_some() || !self.static_tokens.is_empty() || self.check.is_some()
     }
 
-    fn listed(&self, token: &str) -> Option<Identity> {
+    fn static_tokens(&self, token: &str) -> Option<Identity> {
         // All of them, each to its end: the time tells nothing of what was right.
         let mut found = None;
-        for listed in &*self.listed {
-            if is_same_secret(token.as_bytes(), listed.token.as_bytes()) {
-                found = Some(&listed.user);
+        for static_tokens in &*self.static_tokens {
+            if is_same_secret(token.as_bytes(), static_tokens.token.as_bytes()) {
+                found = Some(&static_tokens.user);
             }
         }
         Some(Identity {
@@ -148,7 +148,7 @@ impl Verifier {
             let checked = catch_unwind(AssertUnwindSafe(|| check(token)));
             checked.ok().flatten()
         });
-        if let Some(identity) = own.or_else(|| self.listed(token)) {
+        if let Some(identity) = own.or_else(|| self.static_tokens(token)) {
             return Ok(identity);
         }
         let Some((key, validation)) = &self.key else {
@@ -331,12 +331,12 @@ mod tests {
 
     #[test]
     fn listed_tokens_and_a_program_s_own_check_prove_users_too() {
-        let listed = |user: &str, token: &str| ListedToken {
+        let static_tokens = |user: &str, token: &str| StaticToken {
             user: user.into(),
             token: token.into(),
         };
-        let verifier =
-            Verifier::default().with_listed(vec![listed("ann", "t1"), listed("bob", "t2")]);
+        let verifier = Verifier::default()
+            .with_static_tokens(vec![static_tokens("ann", "t1"), static_tokens("bob", "t2")]);
         let user = |verifier: &Verifier, token| {
             let identity = verifier.verify(token, UserClaim::Sub, NOW);
             identity.map(|identity| identity.user.to_string())

@@ -91,8 +91,8 @@ impl Broker {
                 continue;
             };
             let identity = session.identity.as_deref();
-            let is_met = identity.is_some_and(|identity| rule.need.is_met(identity, ""));
-            if rule.joins == Some(session.dialect) && is_met {
+            let is_met = identity.is_some_and(|identity| rule.requirement.is_met(identity, ""));
+            if rule.auto_subscribe == Some(session.dialect) && is_met {
                 names.push(name.to_owned());
             }
         }

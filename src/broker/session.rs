@@ -4,7 +4,7 @@ use super::channels::{ChannelIndex, SubscriptionRef};
 use super::rate::RateState;
 use crate::auth::Identity;
 use crate::base::{DialectId, Now, Variant};
-use crate::config::{DialectPolicy, OnExpiry};
+use crate::config::{DialectPolicy, TokenExpiryAction};
 use std::net::SocketAddr;
 
 /// A session; its size counts ten thousand times.
@@ -89,7 +89,8 @@ impl Session {
     /// Whether its token's time is over, and that matters.
     pub(super) fn is_expired(&self, policy: &DialectPolicy, now: Now) -> bool {
         let is_over = |identity: &Identity| identity.expires_unix_s <= now.unix_s();
-        policy.on_expiry == OnExpiry::Close && self.identity.as_deref().is_some_and(is_over)
+        policy.token_expiry_action == TokenExpiryAction::Close
+            && self.identity.as_deref().is_some_and(is_over)
     }
 
     pub(super) fn variant(&self) -> Variant {
@@ -101,7 +102,7 @@ impl Session {
         let mut next_ms = now.monotonic_ms + LOOK_INTERVAL_MS;
         if let Some(identity) = &self.identity {
             let left_s = identity.expires_unix_s.saturating_sub(now.unix_s());
-            if policy.on_expiry == OnExpiry::Close {
+            if policy.token_expiry_action == TokenExpiryAction::Close {
                 if left_s == 0 {
                     return Due::TokenExpired;
                 }

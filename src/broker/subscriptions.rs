@@ -293,11 +293,11 @@ impl Broker {
         let policy = &self.policy.dialects[session.dialect.index()];
         let is_open = session.identity.is_none() && policy.anonymous_publish;
         for rule in &self.policy.access {
-            let Some(rest) = rule.channels.rest(channel) else {
+            let Some(suffix) = rule.channels.suffix(channel) else {
                 continue;
             };
             let is_met = match &session.identity {
-                Some(identity) => rule.need.is_met(identity, rest),
+                Some(identity) => rule.requirement.is_met(identity, suffix),
                 None => is_open,
             };
             if !is_met {

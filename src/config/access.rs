@@ -15,12 +15,12 @@ pub enum ChannelPattern {
 
 /// What a session must show to hear a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Need {
+pub enum Requirement {
     /// This role.
     Role(Cow<'static, str>),
     /// This permission.
     Permission(Cow<'static, str>),
-    /// The user whose id is the rest of the channel's name behind the prefix.
+    /// The user whose id is the suffix of the channel's name behind the prefix.
     OwnUser,
 }
 
@@ -30,33 +30,33 @@ pub struct AccessRule {
     /// The channels.
     pub channels: ChannelPattern,
     /// What they ask for.
-    pub need: Need,
+    pub requirement: Requirement,
     /// Sessions of this dialect that fulfil the rule hear the channel without asking.
-    pub joins: Option<DialectId>,
+    pub auto_subscribe: Option<DialectId>,
 }
 
 impl AccessRule {
     /// The rule that an operator writes: `CHANNEL role=R`, `CHANNEL permission=P`, `PREFIX* user`;
-    /// `*` at the end of a channel's name stands for any rest.
+    /// `*` at the end of a channel's name stands for any suffix.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (channel, need) = text.trim().rsplit_once(' ')?;
+        let (channel, requirement) = text.trim().rsplit_once(' ')?;
         let channel = channel.trim();
         let channels = match channel.strip_suffix('*') {
             Some(prefix) => ChannelPattern::Prefix(prefix.to_owned().into()),
             None => ChannelPattern::Exact(channel.to_owned().into()),
         };
         let named = |name: &str| (!name.is_empty()).then(|| Cow::Owned(name.to_owned()));
-        let need = match (need.split_once('='), need) {
-            (Some(("role", role)), _) => Need::Role(named(role)?),
-            (Some(("permission", permission)), _) => Need::Permission(named(permission)?),
-            (None, "user") if channels.exact().is_none() => Need::OwnUser,
+        let requirement = match (requirement.split_once('='), requirement) {
+            (Some(("role", role)), _) => Requirement::Role(named(role)?),
+            (Some(("permission", permission)), _) => Requirement::Permission(named(permission)?),
+            (None, "user") if channels.exact().is_none() => Requirement::OwnUser,
             _ => return None,
         };
         (!channel.is_empty()).then_some(Self {
             channels,
-            need,
-            joins: None,
+            requirement,
+            auto_subscribe: None,
         })
     }
 }
@@ -67,10 +67,10 @@ impl std::fmt::Display for AccessRule {
             ChannelPattern::Exact(name) => write!(formatter, "{name} ")?,
             ChannelPattern::Prefix(prefix) => write!(formatter, "{prefix}* ")?,
         }
-        match &self.need {
-            Need::Role(role) => write!(formatter, "role={role}"),
-            Need::Permission(permission) => write!(formatter, "permission={permission}"),
-            Need::OwnUser => formatter.write_str("user"),
+        match &self.requirement {
+            Requirement::Role(role) => write!(formatter, "role={role}"),
+            Requirement::Permission(permission) => write!(formatter, "permission={permission}"),
+            Requirement::OwnUser => formatter.write_str("user"),
         }
     }
 }
@@ -78,7 +78,7 @@ impl std::fmt::Display for AccessRule {
 impl ChannelPattern {
     /// What stands behind the pattern in `channel`, if the pattern speaks of it.
     #[must_use]
-    pub fn rest<'a>(&self, channel: &'a str) -> Option<&'a str> {
+    pub fn suffix<'a>(&self, channel: &'a str) -> Option<&'a str> {
         match self {
             Self::Exact(name) => (channel == name).then_some(""),
             Self::Prefix(prefix) => channel.strip_prefix(&**prefix),
@@ -95,14 +95,14 @@ impl ChannelPattern {
     }
 }
 
-impl Need {
-    /// Whether `identity` may hear a channel whose name ends in `rest` behind the rule's pattern.
+impl Requirement {
+    /// Whether `identity` may hear a channel whose name ends in `suffix` behind the rule's pattern.
     #[must_use]
-    pub fn is_met(&self, identity: &Identity, rest: &str) -> bool {
+    pub fn is_met(&self, identity: &Identity, suffix: &str) -> bool {
         match self {
             Self::Role(role) => identity.has_role(role),
             Self::Permission(permission) => identity.may(permission),
-            Self::OwnUser => *identity.user == *rest,
+            Self::OwnUser => *identity.user == *suffix,
         }
     }
 }
@@ -136,16 +136,20 @@ mod tests {
             ..Identity::default()
         };
         let own = ChannelPattern::Prefix("docs_".into());
-        assert_eq!(own.rest("docs_ann"), Some("ann"));
-        assert_eq!(own.rest("doc_ann"), None);
-        for (need, rest, expected) in [
-            (Need::OwnUser, "ann", true),
-            (Need::OwnUser, "anna", false),
-            (Need::Role("admin".into()), "", true),
-            (Need::Role("read".into()), "", false),
-            (Need::Permission("read".into()), "", true),
+        assert_eq!(own.suffix("docs_ann"), Some("ann"));
+        assert_eq!(own.suffix("doc_ann"), None);
+        for (requirement, suffix, expected) in [
+            (Requirement::OwnUser, "ann", true),
+            (Requirement::OwnUser, "anna", false),
+            (Requirement::Role("admin".into()), "", true),
+            (Requirement::Role("read".into()), "", false),
+            (Requirement::Permission("read".into()), "", true),
         ] {
-            assert_eq!(need.is_met(&ann, rest), expected, "{need:?} {rest}");
+            assert_eq!(
+                requirement.is_met(&ann, suffix),
+                expected,
+                "{requirement:?} {suffix}"
+            );
         }
     }
 }

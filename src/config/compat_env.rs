@@ -26,7 +26,7 @@ enum Form {
     /// Where the profile's listener is.
     Place,
     /// Nothing follows but this remark, when the text is none of those.
-    Remark(&'static str, &'static [&'static str]),
+    Notice(&'static str, &'static [&'static str]),
 }
 
 type Variable = (&'static str, &'static str, Form);
@@ -87,7 +87,7 @@ const ANALYTICS: &[Variable] = &[
     (
         "STREAMING_WEBSOCKET__COMPRESSION",
         "",
-        Form::Remark(
+        Form::Notice(
             "this version negotiates no compression",
             &["", "none", "null"],
         ),
@@ -123,7 +123,7 @@ const ASSIST: &[Variable] = &[
     ("WS_RATE_WINDOW", "assist.rate_limit.window", Form::Seconds),
     (
         "WS_CLEANUP_INTERVAL",
-        "assist.cleanup_interval",
+        "assist.quota_sweep_interval",
         Form::Seconds,
     ),
 ];
@@ -140,10 +140,10 @@ const NOTIFICATIONS: &[Variable] = &[
     ("MAX_CONNECTIONS", "notifications.sessions_max", Form::Plain),
     (
         "NOTIFICATION_INTERVAL",
-        "notifications.interval",
+        "notifications.test_message_interval",
         Form::Seconds,
     ),
-    ("SHUTDOWN_TIMEOUT", "drain_wait", Form::Seconds),
+    ("SHUTDOWN_TIMEOUT", "drain_grace_period", Form::Seconds),
     ("LOG_LEVEL", "log_level", Form::Plain),
     ("LOG_FORMAT", "log_format", Form::Plain),
     ("LOG_ROTATION", "log_rotation", Form::Plain),
@@ -152,7 +152,7 @@ const NOTIFICATIONS: &[Variable] = &[
     (
         "RELOAD",
         "",
-        Form::Remark(
+        Form::Notice(
             "changed settings are read at the next start",
             &["", "false", "no", "off", "0"],
         ),
@@ -162,7 +162,7 @@ const NOTIFICATIONS: &[Variable] = &[
 ];
 
 /// Where the listener of a profile is said to be, when listeners are tables of their own.
-pub(super) fn place_key(dialect: DialectId, key: &str) -> String {
+pub(super) fn listener_key(dialect: DialectId, key: &str) -> String {
     format!("place.{}.{key}", dialect.name())
 }
 
@@ -176,7 +176,7 @@ pub(super) fn entries(
     has_listeners: bool,
     environment: &Environment,
     origin: &str,
-    remarks: &mut Vec<String>,
+    notices: &mut Vec<String>,
 ) -> Result<Vec<Entry>, SettingsError> {
     let mut entries: Vec<Entry> = Vec::new();
     for dialect in profiles {
@@ -204,12 +204,12 @@ pub(super) fn entries(
                     }
                 }
                 Form::Place if has_listeners => {
-                    say(&place_key(*dialect, key), text.as_str().into());
+                    say(&listener_key(*dialect, key), text.as_str().into());
                 }
                 Form::Place => say(key, text.as_str().into()),
-                Form::Remark(remark, silent) => {
+                Form::Notice(notice, silent) => {
                     if !silent.contains(&&*text.trim().to_ascii_lowercase()) {
-                        remarks.push(format!("{source} is accepted, but {remark}"));
+                        notices.push(format!("{source} is accepted, but {notice}"));
                     }
                 }
             }

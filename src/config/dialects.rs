@@ -2,7 +2,7 @@
 
 use super::error::SettingsError;
 use super::policy::{DialectPolicy, RateLimit};
-use super::reader::{Fallback, Reader};
+use super::reader::{DefaultValue, Reader};
 use super::setting::{Bytes, Setting};
 use crate::base::DialectId;
 use figment::value::{Dict, Value};
@@ -40,13 +40,13 @@ impl Table<'_> {
         let auth_attempts_max =
             self.read("auth_attempts_max", |policy| policy.auth_attempts_max)?;
         let is_allowed = (1..=u32::from(u8::MAX)).contains(&auth_attempts_max);
-        self.demand("auth_attempts_max", is_allowed, "1 to 255")?;
+        self.ensure("auth_attempts_max", is_allowed, "1 to 255")?;
         let auth_timeout_ms = self.read_ms("auth_timeout", |policy| policy.auth_timeout_ms)?;
         let ping_interval_ms = self.read_ms("ping_interval", |policy| policy.ping_interval_ms)?;
         let pong_timeout_ms = self.read_ms("pong_timeout", |policy| policy.pong_timeout_ms)?;
-        self.demand("pong_timeout", pong_timeout_ms > 0, "a time over 0")?;
+        self.ensure("pong_timeout", pong_timeout_ms > 0, "a time over 0")?;
         let close_timeout_ms = self.read_ms("close_timeout", |policy| policy.close_timeout_ms)?;
-        self.demand("close_timeout", close_timeout_ms > 0, "a time over 0")?;
+        self.ensure("close_timeout", close_timeout_ms > 0, "a time over 0")?;
         let rate_limit = self.rate_limit()?;
         let rate_scope = self.read("rate_scope", |policy| policy.rate_scope)?;
         let rate_violations_max =
@@ -73,7 +73,8 @@ impl Table<'_> {
                 policy.sessions_per_tenant_max
             })?,
             close_timeout_ms,
-            on_expiry: self.read("on_expiry", |policy| policy.on_expiry)?,
+            token_expiry_action: self
+                .read("token_expiry_action", |policy| policy.token_expiry_action)?,
             announces_users: DialectPolicy::of(self.dialect).announces_users,
             user_claim: self.read("user_claim", |policy| policy.user_claim)?,
         })
@@ -84,8 +85,8 @@ impl Table<'_> {
     /// # Errors
     /// When what was said is no value of this form.
     pub(super) fn extra<T: Setting>(&mut self, name: &str, value: T) -> Result<T, SettingsError> {
-        let fallback = Fallback(value, self.origin());
-        self.reader.read(&self.key(name), fallback)
+        let default = DefaultValue(value, self.origin());
+        self.reader.read(&self.key(name), default)
     }
 
     fn key(&self, name: &str) -> String {
@@ -102,13 +103,13 @@ impl Table<'_> {
     }
 
     /// What is in force when nobody says anything.
-    fn fallback<T: PartialEq>(&self, of: impl Fn(&DialectPolicy) -> T) -> Fallback<T> {
+    fn default<T: PartialEq>(&self, of: impl Fn(&DialectPolicy) -> T) -> DefaultValue<T> {
         let document = DialectPolicy::of(self.dialect);
-        let (said, opened) = (of(&document), of(&document.opened()));
-        if self.is_dev && said != opened {
-            Fallback(opened, "--dev".into())
+        let (said, permissive) = (of(&document), of(&document.permissive()));
+        if self.is_dev && said != permissive {
+            DefaultValue(permissive, "--dev".into())
         } else {
-            Fallback(said, self.origin())
+            DefaultValue(said, self.origin())
         }
     }
 
@@ -117,8 +118,8 @@ impl Table<'_> {
         name: &str,
         of: impl Fn(&DialectPolicy) -> T,
     ) -> Result<T, SettingsError> {
-        let fallback = self.fallback(of);
-        self.reader.read(&self.key(name), fallback)
+        let default = self.default(of);
+        self.reader.read(&self.key(name), default)
     }
 
     fn read_ms(
@@ -128,7 +129,7 @@ impl Table<'_> {
     ) -> Result<u64, SettingsError> {
         let time = self.read(name, |policy| Duration::from_millis(of(policy)))?;
         let time_ms = u64::try_from(time.as_millis()).expect("parsed times are under a century");
-        self.demand(
+        self.ensure(
             name,
             time.is_zero() || time_ms > 0,
             "whole milliseconds, or 0s",
@@ -136,15 +137,15 @@ impl Table<'_> {
         Ok(time_ms)
     }
 
-    fn demand(&self, name: &str, holds: bool, rule: &str) -> Result<(), SettingsError> {
-        self.reader.demand(&self.key(name), holds, rule)
+    fn ensure(&self, name: &str, holds: bool, rule: &str) -> Result<(), SettingsError> {
+        self.reader.ensure(&self.key(name), holds, rule)
     }
 
     fn message_bytes_max(&mut self) -> Result<usize, SettingsError> {
         let name = "message_bytes_max";
         let bytes = self.read(name, |policy| Bytes(policy.message_bytes_max as u64))?;
         let is_allowed = (MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX).contains(&bytes.0);
-        self.demand(name, is_allowed, "1 KiB to 1 GiB")?;
+        self.ensure(name, is_allowed, "1 KiB to 1 GiB")?;
         Ok(usize::try_from(bytes.0).expect("at most 1 GiB"))
     }
 
@@ -153,8 +154,8 @@ impl Table<'_> {
         let document = DialectPolicy::of(self.dialect).rate_limit;
         let (limit, source) = match self.reader.layers.find(&key) {
             None => {
-                let fallback = self.fallback(|policy| policy.rate_limit);
-                (Some(fallback.0), fallback.1)
+                let default = self.default(|policy| policy.rate_limit);
+                (Some(default.0), default.1)
             }
             Some(entry) => {
                 let limit = match &entry.value {
@@ -169,7 +170,7 @@ impl Table<'_> {
             }
         };
         let Some(limit) = limit else {
-            self.demand("rate_limit", false, RATE_LIMIT_RULE)?;
+            self.ensure("rate_limit", false, RATE_LIMIT_RULE)?;
             return Ok(document);
         };
         self.reader.note(&key, Some(show(limit)), &source);

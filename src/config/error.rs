@@ -21,7 +21,7 @@ pub enum SettingsError {
         /// The file.
         source: String,
         /// A setting with a name like it.
-        near: Option<String>,
+        suggestion: Option<String>,
     },
     /// Two things were said that exclude each other.
     Contradiction {
@@ -47,10 +47,14 @@ impl std::fmt::Display for SettingsError {
                 source,
                 rule,
             } => write!(formatter, "{key} = {value} ({source}): expected {rule}"),
-            Self::UnknownKey { key, source, near } => {
+            Self::UnknownKey {
+                key,
+                source,
+                suggestion,
+            } => {
                 write!(formatter, "{key} ({source}): there is no such setting")?;
-                match near {
-                    Some(near) => write!(formatter, "; did you mean {near}?"),
+                match suggestion {
+                    Some(suggestion) => write!(formatter, "; did you mean {suggestion}?"),
                     None => Ok(()),
                 }
             }

@@ -32,11 +32,11 @@ pub struct Flags {
     /// `--connections-max`
     pub connections_max: Option<u64>,
     /// `--outbox-bytes-max`
-    pub outbox_bytes_max: Option<u32>,
+    pub send_queue_bytes_max: Option<u32>,
     /// `--drain-wait`
-    pub drain_wait: Option<String>,
+    pub drain_grace_period: Option<String>,
     /// `--drain-timeout`
-    pub drain_timeout: Option<String>,
+    pub drain_close_timeout: Option<String>,
     /// `--log-level`
     pub log_level: Option<String>,
     /// `--log-format`
@@ -70,9 +70,12 @@ impl Flags {
             ("workers", shards(self.workers)),
             ("jwt_secret", secret.map(|secret| secret.0.as_str().into())),
             ("connections_max", self.connections_max.map(Value::from)),
-            ("outbox_bytes_max", self.outbox_bytes_max.map(Value::from)),
-            ("drain_wait", text(&self.drain_wait)),
-            ("drain_timeout", text(&self.drain_timeout)),
+            (
+                "send_queue_bytes_max",
+                self.send_queue_bytes_max.map(Value::from),
+            ),
+            ("drain_grace_period", text(&self.drain_grace_period)),
+            ("drain_close_timeout", text(&self.drain_close_timeout)),
             ("log_level", text(&self.log_level)),
             ("log_format", text(&self.log_format)),
         ];

@@ -19,22 +19,22 @@ const GLOBAL: [&str; 31] = [
     "jwt_secret",
     "jwt_algorithm",
     "static_tokens",
-    "access",
+    "access_rules",
     "connections_max",
-    "outbox_bytes_max",
+    "send_queue_bytes_max",
     "ring_bytes",
     "allowed_origins",
-    "origin_refusal",
-    "capacity_refusal",
-    "drain_wait",
-    "drain_timeout",
+    "origin_rejection",
+    "capacity_rejection",
+    "drain_grace_period",
+    "drain_close_timeout",
     "log_level",
     "log_format",
     "log_file",
     "log_error_file",
     "log_rotation",
     "log_retention",
-    "notify_key",
+    "notify_api_key",
     "metrics_enabled",
     "health_enabled",
     "redis_url",
@@ -61,21 +61,21 @@ const DIALECT: [&str; 21] = [
     "sessions_per_ip_max",
     "sessions_per_user_max",
     "sessions_per_tenant_max",
-    "on_expiry",
+    "token_expiry_action",
     "user_claim",
 ];
 /// Settings of one dialect alone.
 const EXTRA: [&str; 4] = [
     "gateway.tenant_domain",
     "assist.metrics_interval",
-    "assist.cleanup_interval",
-    "notifications.interval",
+    "assist.quota_sweep_interval",
+    "notifications.test_message_interval",
 ];
 /// Settings without a variable: Kubernetes sets `FANWIRE_PORT` beside a Service named fanwire, and a
 /// host without a port is seldom said alone.
 const WITHOUT_VARIABLE: [&str; 2] = ["host", "port"];
 /// Values of these are never shown.
-const SECRET: [&str; 4] = ["jwt_secret", "static_tokens", "notify_key", "redis_url"];
+const SECRET: [&str; 4] = ["jwt_secret", "static_tokens", "notify_api_key", "redis_url"];
 
 /// Every setting, a dialect's with the name of its table before it.
 pub(super) fn all() -> impl Iterator<Item = String> {
@@ -104,12 +104,12 @@ pub(super) fn variable(key: &str) -> Option<String> {
 }
 
 /// The setting with the name most like `key`.
-pub(super) fn near(key: &str) -> Option<String> {
+pub(super) fn suggestion(key: &str) -> Option<String> {
     nearest(key, all())
 }
 
 /// What to say of a variable that is no setting; nothing if it is none of ours.
-pub(super) fn doubt(name: &str) -> Option<String> {
+pub(super) fn unknown_variable(name: &str) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?;
     // Kubernetes, for Services named fanwire or fanwire-something: FANWIRE_SERVICE_HOST,
     // FANWIRE_PORT_8765_TCP_ADDR, FANWIRE_REDIS_SERVICE_PORT.
@@ -121,8 +121,10 @@ pub(super) fn doubt(name: &str) -> Option<String> {
     if is_of_a_service || is_known {
         return None;
     }
-    let near = nearest(name, all().filter_map(|key| variable(&key)));
-    let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let suggestion = nearest(name, all().filter_map(|key| variable(&key)));
+    let hint = suggestion.map_or_else(String::new, |suggestion| {
+        format!("; did you mean {suggestion}?")
+    });
     Some(format!(
         "the variable {name} is no setting and is ignored{hint}"
     ))
@@ -132,8 +134,8 @@ fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> Option<Strin
     // Two slips of the hand; more is another word.
     const DISTANCE_MAX: usize = 2;
     let measured = candidates.map(|known| (strsim::damerau_levenshtein(name, &known), known));
-    let near = measured.filter(|(distance, _)| *distance <= DISTANCE_MAX);
-    near.min().map(|(_, known)| known)
+    let suggestion = measured.filter(|(distance, _)| *distance <= DISTANCE_MAX);
+    suggestion.min().map(|(_, known)| known)
 }
 
 #[cfg(test)]
@@ -143,9 +145,9 @@ mod tests {
     #[test]
     fn typos_are_doubted_and_services_of_kubernetes_are_not() {
         let check = |name: &str, expected: Option<&str>| {
-            let doubt = doubt(name);
-            let hint = doubt.as_deref().map(|doubt| {
-                let hint = doubt.split_once("did you mean ");
+            let unknown_variable = unknown_variable(name);
+            let hint = unknown_variable.as_deref().map(|unknown_variable| {
+                let hint = unknown_variable.split_once("did you mean ");
                 hint.map_or("", |(_, hint)| hint.trim_end_matches('?'))
             });
             assert_eq!(hint, expected, "{name}");

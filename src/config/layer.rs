@@ -76,7 +76,7 @@ impl Layers {
     ///
     /// # Errors
     /// When two of its entries say different things of one setting.
-    pub(super) fn lay(&mut self, layer: &[Entry]) -> Result<(), SettingsError> {
+    pub(super) fn merge(&mut self, layer: &[Entry]) -> Result<(), SettingsError> {
         let layer = resolve_aliases(layer)?;
         for (index, two) in layer.iter().enumerate() {
             let mut earlier = layer[..index].iter();
@@ -93,7 +93,7 @@ impl Layers {
         }
         for entry in layer {
             if !self.is_limited_already(&entry) {
-                self.merge(entry);
+                self.merge_entry(entry);
             }
         }
         Ok(())
@@ -127,14 +127,14 @@ impl Layers {
                     .iter()
                     .any(|part| self.figment.contains(&format!("{table}.{part}")));
                 if lies_below {
-                    self.merge(Entry::new(&table, "off", "replaced"));
+                    self.merge_entry(Entry::new(&table, "off", "replaced"));
                 }
                 Ok(())
             }
         }
     }
 
-    fn merge(&mut self, entry: Entry) {
+    fn merge_entry(&mut self, entry: Entry) {
         self.figment = std::mem::take(&mut self.figment).merge(entry);
     }
 
@@ -290,7 +290,7 @@ fn flatten(
             value if keys::is_known(&key) => entries.push(Entry::new(&key, value, source)),
             _ => {
                 return Err(SettingsError::UnknownKey {
-                    near: keys::near(&key),
+                    suggestion: keys::suggestion(&key),
                     key,
                     source: source.to_owned(),
                 });

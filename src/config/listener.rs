@@ -75,7 +75,7 @@ impl Routes {
     pub fn of(dialect: DialectId) -> Self {
         Self::Profile {
             dialect,
-            path: document_path(dialect).into(),
+            path: default_path(dialect).into(),
         }
     }
 
@@ -159,7 +159,7 @@ impl fmt::Display for Listener {
 
 /// The path of the dialect's own document.
 #[must_use]
-pub const fn document_path(dialect: DialectId) -> &'static str {
+pub const fn default_path(dialect: DialectId) -> &'static str {
     match dialect {
         DialectId::Monitoring | DialectId::Analytics => "/",
         DialectId::Assist => "/ws/connect",
@@ -169,7 +169,7 @@ pub const fn document_path(dialect: DialectId) -> &'static str {
 
 /// The port of the dialect's own document.
 #[must_use]
-pub const fn document_port(dialect: DialectId) -> u16 {
+pub const fn default_port(dialect: DialectId) -> u16 {
     match dialect {
         DialectId::Assist | DialectId::Notifications => 8000,
         DialectId::Gateway | DialectId::Monitoring | DialectId::Analytics => 8765,
@@ -224,7 +224,7 @@ mod tests {
     fn a_profile_speaks_one_dialect_at_its_paths() {
         for dialect in DialectId::ALL {
             let routes = Routes::of(dialect);
-            check(&routes, document_path(dialect), &[], Some(dialect));
+            check(&routes, default_path(dialect), &[], Some(dialect));
             check(&routes, "/", &[], Some(dialect));
             check(&routes, "/ws", &[], Some(dialect));
             check(&routes, "/elsewhere", &[], None);

@@ -1,10 +1,10 @@
 //! Where to listen: one address said by single settings, or tables of them in the file.
 
-use super::compat_env::place_key;
+use super::compat_env::listener_key;
 use super::error::SettingsError;
 use super::layer::{ADDRESS_RULE, Entry, parse_address};
-use super::listener::{Listener, Routes, document_path, document_port, first_overlap};
-use super::reader::{Fallback, Reader};
+use super::listener::{Listener, Routes, default_path, default_port, first_overlap};
+use super::reader::{DefaultValue, Reader};
 use super::setting::{Setting, quoted};
 use crate::base::DialectId;
 use crate::base::limits::LISTENERS_MAX;
@@ -70,12 +70,12 @@ impl Tables {
 }
 
 /// Reads where to listen.
-pub(super) struct Places<'a> {
+pub(super) struct ListenerLoader<'a> {
     pub(super) reader: &'a mut Reader,
     pub(super) is_dev: bool,
 }
 
-impl Places<'_> {
+impl ListenerLoader<'_> {
     /// The listener that single settings say.
     ///
     /// # Errors
@@ -93,8 +93,10 @@ impl Places<'_> {
         let profile_source = profile_source.as_deref().unwrap_or("default");
         self.reader.note("profile", shown, profile_source);
         let host = self.reader.read("host", self.any_host())?;
-        let port = profile.map_or(8_765, document_port);
-        let port = self.reader.read("port", Fallback(port, origin.clone()))?;
+        let port = profile.map_or(8_765, default_port);
+        let port = self
+            .reader
+            .read("port", DefaultValue(port, origin.clone()))?;
         let routes = match profile {
             None => {
                 if let Some(path) = self.reader.layers.find("path") {
@@ -105,9 +107,9 @@ impl Places<'_> {
                 Routes::ByPath
             }
             Some(dialect) => {
-                let path = Fallback(document_path(dialect).to_owned(), origin);
+                let path = DefaultValue(default_path(dialect).to_owned(), origin);
                 let path: String = self.reader.read("path", path)?;
-                self.reader.demand("path", is_path(&path), PATH_RULE)?;
+                self.reader.ensure("path", is_path(&path), PATH_RULE)?;
                 Routes::Profile { dialect, path }
             }
         };
@@ -148,7 +150,7 @@ impl Places<'_> {
                 return Err(SettingsError::UnknownKey {
                     key: format!("listeners[{index}].{name}"),
                     source: tables.source.clone(),
-                    near: None,
+                    suggestion: None,
                 });
             }
         }
@@ -158,7 +160,7 @@ impl Places<'_> {
             Some(entry) => {
                 parse_address(&entry.value).ok_or_else(|| entry.expected(ADDRESS_RULE))?
             }
-            None => (self.any_host().0, profile.map_or(8_765, document_port)),
+            None => (self.any_host().0, profile.map_or(8_765, default_port)),
         };
         let mut path: Option<String> = tables.part(index, "path")?;
         if let Some(dialect) = profile {
@@ -185,7 +187,7 @@ impl Places<'_> {
         }
         let routes = profile.map_or(Routes::ByPath, |dialect| Routes::Profile {
             dialect,
-            path: path.unwrap_or_else(|| document_path(dialect).into()),
+            path: path.unwrap_or_else(|| default_path(dialect).into()),
         });
         let listener = Listener { address, routes };
         self.note(index, &listener, &sources.join(" and "));
@@ -200,7 +202,7 @@ impl Places<'_> {
         tables: &Tables,
         sources: &mut Vec<String>,
     ) -> Result<Option<T>, SettingsError> {
-        let Some((value, entry)) = self.reader.layers.get(&place_key(dialect, key))? else {
+        let Some((value, entry)) = self.reader.layers.get(&listener_key(dialect, key))? else {
             return Ok(None);
         };
         let indices = 0..tables.tables.len();
@@ -233,11 +235,11 @@ impl Places<'_> {
     }
 
     /// Every address of the host; for development only those that nobody else reaches.
-    fn any_host(&self) -> Fallback<IpAddr> {
+    fn any_host(&self) -> DefaultValue<IpAddr> {
         if self.is_dev {
-            Fallback(Ipv4Addr::LOCALHOST.into(), "--dev".into())
+            DefaultValue(Ipv4Addr::LOCALHOST.into(), "--dev".into())
         } else {
-            Fallback::common(Ipv4Addr::UNSPECIFIED.into())
+            DefaultValue::common(Ipv4Addr::UNSPECIFIED.into())
         }
     }
 }

@@ -5,20 +5,20 @@ use super::dialects::Table;
 use super::error::SettingsError;
 use super::keys;
 use super::layer::{Entry, Layers};
-use super::listener_loader::{Places, Tables};
+use super::listener_loader::{ListenerLoader, Tables};
 use super::log::{LogFormat, LogLevel, LogSettings};
-use super::policy::{DialectPolicy, RefusalForm};
-use super::reader::{Fallback, Reader, Report};
+use super::policy::{DialectPolicy, RejectionMode};
+use super::reader::{DefaultValue, Reader, Report};
 use super::secret::Secret;
 use super::setting::{Bytes, ShardCount};
-use super::settings::{AssistSettings, GatewaySettings, NotificationsSettings, Remark, Settings};
+use super::settings::{AssistSettings, GatewaySettings, Notice, NotificationsSettings, Settings};
 use super::sources::{self, Sources};
 use crate::base::DialectId;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Smallest limit of an outbox, bytes: a page; less would not hold one message and its frame.
-const OUTBOX_BYTES_MIN: u64 = 4_096;
+const SEND_QUEUE_BYTES_MIN: u64 = 4_096;
 /// Smallest size of a log file that is put aside, bytes: less would be a file per line.
 const LOG_ROTATION_MIN: u64 = 1_000;
 /// Sizes of the ring, bytes: a smaller one is full at once, a larger one's offsets are no `u32`.
@@ -36,7 +36,7 @@ pub(super) struct Loader {
     is_dev: bool,
     is_prod: bool,
     has_token_check: bool,
-    remarks: Vec<Remark>,
+    notices: Vec<Notice>,
 }
 
 impl Loader {
@@ -45,9 +45,9 @@ impl Loader {
     /// # Errors
     /// When what was said contradicts itself.
     pub(super) fn new(mut sources: Sources) -> Result<Self, SettingsError> {
-        let mut remarks = Vec::new();
+        let mut notices = Vec::new();
         for name in sources.environment.keys() {
-            remarks.extend(keys::doubt(name).map(Remark::Warning));
+            notices.extend(keys::unknown_variable(name).map(Notice::Warning));
         }
         let listeners = sources.file.as_mut().and_then(|file| {
             let listeners = file.listeners.take()?;
@@ -61,7 +61,7 @@ impl Loader {
         let dotenv = sources::ours(&sources.dotenv, ".env");
         let environment = sources::ours(&sources.environment, "variable");
         for layer in [file, &dotenv, &environment, &sources.flags] {
-            early.lay(layer)?;
+            early.merge(layer)?;
         }
         let profile = early
             .get::<DialectId>("profile")?
@@ -71,32 +71,32 @@ impl Loader {
             None => profile.into_iter().collect(),
         };
         let mut layers = Layers::default();
-        layers.lay(file)?;
+        layers.merge(file)?;
         for (variables, ours, origin) in [
             (&sources.dotenv, &dotenv, ".env"),
             (&sources.environment, &environment, "variable"),
         ] {
             let mut accepted = Vec::new();
-            let documents = compat_env::entries(
+            let compat_env = compat_env::entries(
                 &profiles,
                 tables.is_some(),
                 variables,
                 origin,
                 &mut accepted,
             )?;
-            let resolved = documents.iter().map(resolution);
-            remarks.extend(resolved.chain(accepted).map(Remark::Info));
-            layers.lay(&documents)?;
+            let resolved = compat_env.iter().map(resolution);
+            notices.extend(resolved.chain(accepted).map(Notice::Info));
+            layers.merge(&compat_env)?;
             // The lines of the file lie below the environment, whoever's name they have.
-            layers.lay(ours)?;
+            layers.merge(ours)?;
         }
-        layers.lay(&sources.flags)?;
+        layers.merge(&sources.flags)?;
         let mut reader = Reader {
             layers,
             report: Report::default(),
         };
-        let is_dev = reader.read("dev", Fallback::common(false))?;
-        let is_prod = reader.read("prod", Fallback::common(false))?;
+        let is_dev = reader.read("dev", DefaultValue::common(false))?;
+        let is_prod = reader.read("prod", DefaultValue::common(false))?;
         if is_dev && is_prod {
             let place = |key| {
                 reader
@@ -118,7 +118,7 @@ impl Loader {
             is_dev,
             is_prod,
             has_token_check: sources.has_token_check,
-            remarks,
+            notices,
         })
     }
 
@@ -127,7 +127,7 @@ impl Loader {
     /// # Errors
     /// When a value is none, or breaks a rule.
     pub(super) fn load(mut self) -> Result<Settings, SettingsError> {
-        let mut places = Places {
+        let mut places = ListenerLoader {
             reader: &mut self.reader,
             is_dev: self.is_dev,
         };
@@ -137,29 +137,37 @@ impl Loader {
         };
         let shards = self.shards();
         let shards = self.reader.read("shards", shards)?;
-        let jwt_secret = self.reader.read("jwt_secret", Fallback::common(None))?;
+        let jwt_secret = self.reader.read("jwt_secret", DefaultValue::common(None))?;
         self.no_other_algorithm()?;
-        let static_tokens = Fallback::common(Vec::new());
+        let static_tokens = DefaultValue::common(Vec::new());
         let static_tokens = self.reader.read("static_tokens", static_tokens)?;
-        let access = self.reader.read("access", Fallback::common(Vec::new()))?;
-        let connections_max = self.reader.read("connections_max", Fallback::common(0))?;
-        let outbox_bytes_max = self.outbox_bytes_max()?;
+        let access = self
+            .reader
+            .read("access_rules", DefaultValue::common(Vec::new()))?;
+        let connections_max = self
+            .reader
+            .read("connections_max", DefaultValue::common(0))?;
+        let send_queue_bytes_max = self.send_queue_bytes_max()?;
         let ring_bytes = self.ring_bytes()?;
-        let any = Fallback::common(vec!["*".to_owned()]);
+        let any = DefaultValue::common(vec!["*".to_owned()]);
         let allowed_origins = self.reader.read("allowed_origins", any)?;
-        let close = || Fallback::common(RefusalForm::Close);
-        let origin_refusal = self.reader.read("origin_refusal", close())?;
-        let capacity_refusal = self.reader.read("capacity_refusal", close())?;
-        let drain_wait = self.drain_wait();
-        let drain_wait = self.reader.read("drain_wait", drain_wait)?;
-        let drain_timeout = Fallback::common(Duration::from_secs(10));
-        let drain_timeout = self.reader.read("drain_timeout", drain_timeout)?;
+        let close = || DefaultValue::common(RejectionMode::Close);
+        let origin_rejection = self.reader.read("origin_rejection", close())?;
+        let capacity_rejection = self.reader.read("capacity_rejection", close())?;
+        let drain_grace_period = self.drain_grace_period();
+        let drain_grace_period = self.reader.read("drain_grace_period", drain_grace_period)?;
+        let drain_close_timeout = DefaultValue::common(Duration::from_secs(10));
+        let drain_close_timeout = self
+            .reader
+            .read("drain_close_timeout", drain_close_timeout)?;
         let log = self.log()?;
-        let notify_key = self.notify_key()?;
+        let notify_api_key = self.notify_api_key()?;
         let metrics_enabled = self
             .reader
-            .read("metrics_enabled", Fallback::common(true))?;
-        let health_enabled = self.reader.read("health_enabled", Fallback::common(true))?;
+            .read("metrics_enabled", DefaultValue::common(true))?;
+        let health_enabled = self
+            .reader
+            .read("health_enabled", DefaultValue::common(true))?;
         self.no_redis()?;
         let mut dialects = DialectId::ALL.map(DialectPolicy::of);
         for (dialect, policy) in DialectId::ALL.into_iter().zip(&mut dialects) {
@@ -169,12 +177,13 @@ impl Loader {
         let tenant_domain = gateway.extra("tenant_domain", None)?;
         let mut assist = self.table(DialectId::Assist);
         let metrics_interval = assist.extra("metrics_interval", Duration::from_secs(5))?;
-        let cleanup_interval = assist.extra("cleanup_interval", Duration::from_secs(300))?;
-        let has_time = !cleanup_interval.is_zero();
+        let quota_sweep_interval =
+            assist.extra("quota_sweep_interval", Duration::from_secs(300))?;
+        let has_time = !quota_sweep_interval.is_zero();
         self.reader
-            .demand("assist.cleanup_interval", has_time, "a time over 0")?;
+            .ensure("assist.quota_sweep_interval", has_time, "a time over 0")?;
         let mut notifications = self.table(DialectId::Notifications);
-        let interval = notifications.extra("interval", Duration::from_secs(10))?;
+        let interval = notifications.extra("test_message_interval", Duration::from_secs(10))?;
         let settings = Settings {
             dev: self.is_dev,
             prod: self.is_prod,
@@ -184,33 +193,35 @@ impl Loader {
             static_tokens,
             access,
             connections_max,
-            outbox_bytes_max,
+            send_queue_bytes_max,
             ring_bytes,
             allowed_origins,
-            origin_refusal,
-            capacity_refusal,
-            drain_wait,
-            drain_timeout,
+            origin_rejection,
+            capacity_rejection,
+            drain_grace_period,
+            drain_close_timeout,
             log,
-            notify_key,
+            notify_api_key,
             metrics_enabled,
             health_enabled,
             dialects,
             gateway: GatewaySettings { tenant_domain },
             assist: AssistSettings {
                 metrics_interval,
-                cleanup_interval,
+                quota_sweep_interval,
             },
-            notifications: NotificationsSettings { interval },
+            notifications: NotificationsSettings {
+                test_message_interval: interval,
+            },
             report: Report::default(),
-            remarks: Vec::new(),
+            notices: Vec::new(),
         };
         self.check_secret(&settings)?;
         let mut report = self.reader.report;
         report.keep_dialects(&settings.dialects_in_use());
         Ok(Settings {
             report,
-            remarks: self.remarks,
+            notices: self.notices,
             ..settings
         })
     }
@@ -229,56 +240,58 @@ impl Loader {
     }
 
     /// A fallback of the notifications' document, if that profile is in use.
-    fn notifications<T>(&self, value: T, otherwise: T) -> Fallback<T> {
+    fn notifications<T>(&self, value: T, otherwise: T) -> DefaultValue<T> {
         if self.is_profile(DialectId::Notifications) {
-            Fallback(value, "notifications profile".into())
+            DefaultValue(value, "notifications profile".into())
         } else {
-            Fallback::common(otherwise)
+            DefaultValue::common(otherwise)
         }
     }
 
     /// The document's development mode has one worker.
-    fn shards(&self) -> Fallback<ShardCount> {
+    fn shards(&self) -> DefaultValue<ShardCount> {
         if self.is_prod {
-            Fallback(ShardCount::Auto, "--prod".into())
+            DefaultValue(ShardCount::Auto, "--prod".into())
         } else if self.is_dev && self.is_profile(DialectId::Notifications) {
-            Fallback(ShardCount::Fixed(1), "--dev".into())
+            DefaultValue(ShardCount::Fixed(1), "--dev".into())
         } else {
-            Fallback::common(ShardCount::Auto)
+            DefaultValue::common(ShardCount::Auto)
         }
     }
 
-    fn drain_wait(&self) -> Fallback<Duration> {
+    fn drain_grace_period(&self) -> DefaultValue<Duration> {
         self.notifications(Duration::from_secs(1_800), Duration::ZERO)
     }
 
     fn log(&mut self) -> Result<LogSettings, SettingsError> {
         let level = if self.is_dev && self.is_profile(DialectId::Notifications) {
-            Fallback(LogLevel::Debug, "--dev".into())
+            DefaultValue(LogLevel::Debug, "--dev".into())
         } else {
-            Fallback::common(LogLevel::Info)
+            DefaultValue::common(LogLevel::Info)
         };
         let format = if self.is_prod {
-            Fallback(LogFormat::Json, "--prod".into())
+            DefaultValue(LogFormat::Json, "--prod".into())
         } else if self.is_dev {
-            Fallback(LogFormat::Text, "--dev".into())
+            DefaultValue(LogFormat::Text, "--dev".into())
         } else {
             self.notifications(LogFormat::Json, LogFormat::Text)
         };
         let level = self.reader.read("log_level", level)?;
         let format = self.reader.read("log_format", format)?;
-        let file: Option<PathBuf> = self.reader.read("log_file", Fallback::common(None))?;
-        let error_file = self.reader.read("log_error_file", Fallback::common(None))?;
+        let file: Option<PathBuf> = self.reader.read("log_file", DefaultValue::common(None))?;
+        let error_file = self
+            .reader
+            .read("log_error_file", DefaultValue::common(None))?;
         // Two writers of one file would put it aside under each other.
         let is_another = error_file.is_none() || error_file != file;
         self.reader
-            .demand("log_error_file", is_another, "another file than log_file")?;
-        let rotation = Fallback::common(Bytes(100_000_000));
+            .ensure("log_error_file", is_another, "another file than log_file")?;
+        let rotation = DefaultValue::common(Bytes(100_000_000));
         let Bytes(rotation_bytes) = self.reader.read("log_rotation", rotation)?;
         let is_allowed = rotation_bytes >= LOG_ROTATION_MIN;
         self.reader
-            .demand("log_rotation", is_allowed, "1 kB or more")?;
-        let retention = Fallback::common(Duration::from_hours(24 * 30));
+            .ensure("log_rotation", is_allowed, "1 kB or more")?;
+        let retention = DefaultValue::common(Duration::from_hours(24 * 30));
         Ok(LogSettings {
             level,
             format,
@@ -289,45 +302,47 @@ impl Loader {
         })
     }
 
-    fn outbox_bytes_max(&mut self) -> Result<u32, SettingsError> {
-        let key = "outbox_bytes_max";
-        let fallback = Fallback::common(Bytes(1024 * 1024));
-        let Bytes(bytes) = self.reader.read(key, fallback)?;
-        let is_allowed = (OUTBOX_BYTES_MIN..=1 << 30).contains(&bytes);
-        self.reader.demand(key, is_allowed, "4 KiB to 1 GiB")?;
+    fn send_queue_bytes_max(&mut self) -> Result<u32, SettingsError> {
+        let key = "send_queue_bytes_max";
+        let default = DefaultValue::common(Bytes(1024 * 1024));
+        let Bytes(bytes) = self.reader.read(key, default)?;
+        let is_allowed = (SEND_QUEUE_BYTES_MIN..=1 << 30).contains(&bytes);
+        self.reader.ensure(key, is_allowed, "4 KiB to 1 GiB")?;
         Ok(u32::try_from(bytes).expect("at most 1 GiB"))
     }
 
     fn ring_bytes(&mut self) -> Result<u32, SettingsError> {
         let key = "ring_bytes";
-        let fallback = Fallback::common(Bytes(8 * 1024 * 1024));
-        let Bytes(bytes) = self.reader.read(key, fallback)?;
+        let default = DefaultValue::common(Bytes(8 * 1024 * 1024));
+        let Bytes(bytes) = self.reader.read(key, default)?;
         let is_allowed = bytes.is_power_of_two() && RING_BYTES.contains(&bytes);
         let rule = "a power of two from 64 KiB to 1 GiB";
-        self.reader.demand(key, is_allowed, rule)?;
+        self.reader.ensure(key, is_allowed, rule)?;
         Ok(u32::try_from(bytes).expect("at most 1 GiB"))
     }
 
-    fn notify_key(&mut self) -> Result<Option<Secret>, SettingsError> {
-        let key: Option<Secret> = self.reader.read("notify_key", Fallback::common(None))?;
+    fn notify_api_key(&mut self) -> Result<Option<Secret>, SettingsError> {
+        let key: Option<Secret> = self
+            .reader
+            .read("notify_api_key", DefaultValue::common(None))?;
         let is_said = key.as_ref().is_none_or(|key| !key.0.is_empty());
         self.reader
-            .demand("notify_key", is_said, "a secret, or none at all")?;
+            .ensure("notify_api_key", is_said, "a secret, or none at all")?;
         Ok(key)
     }
 
     fn no_other_algorithm(&mut self) -> Result<(), SettingsError> {
-        let fallback = Fallback::common(ALGORITHM.to_owned());
-        let algorithm: String = self.reader.read("jwt_algorithm", fallback)?;
+        let default = DefaultValue::common(ALGORITHM.to_owned());
+        let algorithm: String = self.reader.read("jwt_algorithm", default)?;
         let rule = "HS256: this version checks no other signatures";
         self.reader
-            .demand("jwt_algorithm", algorithm == ALGORITHM, rule)
+            .ensure("jwt_algorithm", algorithm == ALGORITHM, rule)
     }
 
     fn no_redis(&mut self) -> Result<(), SettingsError> {
-        let url: Option<String> = self.reader.read("redis_url", Fallback::common(None))?;
+        let url: Option<String> = self.reader.read("redis_url", DefaultValue::common(None))?;
         let rule = "nothing: the redis backend is not in this version";
-        self.reader.demand("redis_url", url.is_none(), rule)
+        self.reader.ensure("redis_url", url.is_none(), rule)
     }
 
     /// Whether tokens can be checked without a secret.
@@ -358,13 +373,13 @@ impl Loader {
         };
         let is_said = !secret.0.is_empty();
         let rule = "a secret: with an empty one every token would be valid";
-        self.reader.demand("jwt_secret", is_said, rule)?;
+        self.reader.ensure("jwt_secret", is_said, rule)?;
         let is_guessable = secret.is_placeholder() && !self.is_dev;
         let rule = "a secret of your own, not that of an example: openssl rand -hex 32";
-        self.reader.demand("jwt_secret", !is_guessable, rule)?;
+        self.reader.ensure("jwt_secret", !is_guessable, rule)?;
         if secret.is_short() {
-            let remark = "the secret has under 32 bytes and can be guessed";
-            self.remarks.push(Remark::Warning(remark.into()));
+            let notice = "the secret has under 32 bytes and can be guessed";
+            self.notices.push(Notice::Warning(notice.into()));
         }
         Ok(())
     }

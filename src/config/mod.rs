@@ -29,13 +29,13 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use access::{AccessRule, ChannelPattern, Need};
+pub use access::{AccessRule, ChannelPattern, Requirement};
 pub use error::SettingsError;
 pub use flags::Flags;
 pub use listener::{Listener, Route, Routes};
 pub use log::{LogFormat, LogLevel, LogSettings};
-pub use policy::{DialectPolicy, OnExpiry, Policy, RateLimit, RateScope, RefusalForm};
+pub use policy::{DialectPolicy, Policy, RateLimit, RateScope, RejectionMode, TokenExpiryAction};
 pub use reader::Report;
 pub use secret::Secret;
 pub use setting::ShardCount;
-pub use settings::{AssistSettings, GatewaySettings, NotificationsSettings, Remark, Settings};
+pub use settings::{AssistSettings, GatewaySettings, Notice, NotificationsSettings, Settings};

@@ -50,7 +50,7 @@ pub enum RateScope {
 
 /// What happens when a token's time is over while its session lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnExpiry {
+pub enum TokenExpiryAction {
     /// The client is told, and the session closed with 1008.
     Close,
     /// Nothing.
@@ -59,7 +59,7 @@ pub enum OnExpiry {
 
 /// How a connection that may not become a session is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalForm {
+pub enum RejectionMode {
     /// The upgrade is accepted and the session closed with a code, which scripts of browsers see.
     Close,
     /// The upgrade is answered with a status of HTTP.
@@ -100,7 +100,7 @@ pub struct DialectPolicy {
     /// Time a client has to answer our close frame, milliseconds.
     pub close_timeout_ms: u64,
     /// What the end of a token means for its session.
-    pub on_expiry: OnExpiry,
+    pub token_expiry_action: TokenExpiryAction,
     /// Whether others are told when a user's first session begins and the last one ends.
     pub announces_users: bool,
     /// Which claim names the user.
@@ -179,7 +179,7 @@ impl DialectPolicy {
         sessions_per_user_max: 0,
         sessions_per_tenant_max: 0,
         close_timeout_ms: 5_000,
-        on_expiry: OnExpiry::Close,
+        token_expiry_action: TokenExpiryAction::Close,
         announces_users: false,
         user_claim: UserClaim::Sub,
     };
@@ -187,7 +187,7 @@ impl DialectPolicy {
     /// The same with the doors open, for `--dev`: no authentication, no limit of messages
     /// or sessions.
     #[must_use]
-    pub const fn opened(self) -> Self {
+    pub const fn permissive(self) -> Self {
         Self {
             auth_required: false,
             anonymous_publish: true,
@@ -210,7 +210,7 @@ pub struct Policy {
     /// Sessions of all dialects in the process; 0 = as many as the socket tables hold.
     pub sessions_max: u64,
     /// Bytes that may wait for one connection.
-    pub outbox_bytes_max: u32,
+    pub send_queue_bytes_max: u32,
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
     /// Who may hear which channels.
@@ -218,9 +218,9 @@ pub struct Policy {
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,
     /// How a page of another origin is rejected.
-    pub origin_refusal: RefusalForm,
+    pub origin_rejection: RejectionMode,
     /// How a session too many is rejected.
-    pub capacity_refusal: RefusalForm,
+    pub capacity_rejection: RejectionMode,
     /// What each listener speaks, by its index.
     pub routes: Vec<Routes>,
 }
@@ -246,12 +246,12 @@ impl Default for Policy {
         Self {
             dialects: DialectId::ALL.map(DialectPolicy::of),
             sessions_max: 0,
-            outbox_bytes_max: 1024 * 1024,
+            send_queue_bytes_max: 1024 * 1024,
             allowed_origins: vec!["*".into()],
             access: Vec::new(),
             tenant_domain: None,
-            origin_refusal: RefusalForm::Close,
-            capacity_refusal: RefusalForm::Close,
+            origin_rejection: RejectionMode::Close,
+            capacity_rejection: RejectionMode::Close,
             routes: vec![Routes::ByPath],
         }
     }

@@ -75,9 +75,9 @@ pub(super) struct Reader {
 }
 
 /// A value for what nobody said, and why it is this one.
-pub(super) struct Fallback<T>(pub(super) T, pub(super) String);
+pub(super) struct DefaultValue<T>(pub(super) T, pub(super) String);
 
-impl<T> Fallback<T> {
+impl<T> DefaultValue<T> {
     /// The value of every profile.
     pub(super) fn common(value: T) -> Self {
         Self(value, "default".into())
@@ -92,11 +92,11 @@ impl Reader {
     pub(super) fn read<T: Setting>(
         &mut self,
         key: &str,
-        fallback: Fallback<T>,
+        default: DefaultValue<T>,
     ) -> Result<T, SettingsError> {
         let (value, source) = match self.layers.get(key)? {
             Some((value, entry)) => (value, entry.source),
-            None => (fallback.0, fallback.1),
+            None => (default.0, default.1),
         };
         self.note(key, value.show(), &source);
         Ok(value)
@@ -113,7 +113,7 @@ impl Reader {
 
     /// # Errors
     /// Unless `holds`: the rule that the value of `key` breaks.
-    pub(super) fn demand(&self, key: &str, holds: bool, rule: &str) -> Result<(), SettingsError> {
+    pub(super) fn ensure(&self, key: &str, holds: bool, rule: &str) -> Result<(), SettingsError> {
         if holds {
             return Ok(());
         }

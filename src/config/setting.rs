@@ -2,9 +2,9 @@
 
 use super::access::AccessRule;
 use super::log::{LogFormat, LogLevel};
-use super::policy::{OnExpiry, RateScope, RefusalForm};
+use super::policy::{RateScope, RejectionMode, TokenExpiryAction};
 use super::secret::Secret;
-use crate::auth::ListedToken;
+use crate::auth::StaticToken;
 use crate::auth::UserClaim;
 use crate::base::DialectId;
 use crate::base::limits::SHARDS_MAX;
@@ -293,7 +293,7 @@ impl Setting for Vec<String> {
 }
 
 /// Each a user, `=`, a token.
-impl Setting for Vec<ListedToken> {
+impl Setting for Vec<StaticToken> {
     const RULE: &'static str = "a list of texts \"USER=TOKEN\"";
 
     fn parse(value: &Value) -> Option<Self> {
@@ -301,7 +301,7 @@ impl Setting for Vec<ListedToken> {
         let tokens = texts.iter().map(|text| {
             let (user, token) = text.split_once('=')?;
             let is_whole = !user.is_empty() && !token.is_empty();
-            is_whole.then(|| ListedToken {
+            is_whole.then(|| StaticToken {
                 user: user.into(),
                 token: token.into(),
             })
@@ -391,7 +391,7 @@ impl Named for LogFormat {
     const NAMES: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
 }
 
-impl Named for RefusalForm {
+impl Named for RejectionMode {
     const RULE: &'static str = "close or http";
     const NAMES: &'static [(&'static str, Self)] = &[("close", Self::Close), ("http", Self::Http)];
 }
@@ -402,7 +402,7 @@ impl Named for RateScope {
         &[("connection", Self::Connection), ("user", Self::User)];
 }
 
-impl Named for OnExpiry {
+impl Named for TokenExpiryAction {
     const RULE: &'static str = "close or ignore";
     const NAMES: &'static [(&'static str, Self)] =
         &[("close", Self::Close), ("ignore", Self::Ignore)];

@@ -7,12 +7,12 @@ use super::flags::Flags;
 use super::listener::{Listener, Routes};
 use super::loader::Loader;
 use super::log::LogSettings;
-use super::policy::{DialectPolicy, Policy, RefusalForm};
+use super::policy::{DialectPolicy, Policy, RejectionMode};
 use super::reader::Report;
 use super::secret::Secret;
 use super::setting::ShardCount;
 use super::sources::Sources;
-use crate::auth::ListedToken;
+use crate::auth::StaticToken;
 use crate::base::DialectId;
 use std::path::Path;
 use std::time::Duration;
@@ -31,29 +31,29 @@ pub struct Settings {
     /// Secret of HS256 tokens. `None` when no dialect in use asks for tokens, or in development.
     pub jwt_secret: Option<Secret>,
     /// Tokens that are valid as they are.
-    pub static_tokens: Vec<ListedToken>,
+    pub static_tokens: Vec<StaticToken>,
     /// Who may hear which channels, beyond the rules of the dialects.
     pub access: Vec<AccessRule>,
     /// Sessions in the process; 0 = as many as the socket tables hold.
     pub connections_max: u64,
     /// Bytes that may wait for one connection before it is closed as a slow consumer.
-    pub outbox_bytes_max: u32,
+    pub send_queue_bytes_max: u32,
     /// Bytes of the ring between the shards, a power of two.
     pub ring_bytes: u32,
     /// Origins whose pages may connect; `*` = all.
     pub allowed_origins: Vec<String>,
     /// How a page of another origin is rejected.
-    pub origin_refusal: RefusalForm,
+    pub origin_rejection: RejectionMode,
     /// How a session too many is rejected.
-    pub capacity_refusal: RefusalForm,
+    pub capacity_rejection: RejectionMode,
     /// Time for sessions to end by themselves after SIGTERM.
-    pub drain_wait: Duration,
+    pub drain_grace_period: Duration,
     /// Time for sessions to answer our close frames after that.
-    pub drain_timeout: Duration,
+    pub drain_close_timeout: Duration,
     /// What is logged, how and where.
     pub log: LogSettings,
     /// What a caller of `POST /notify` has to know; `None` = nothing.
-    pub notify_key: Option<Secret>,
+    pub notify_api_key: Option<Secret>,
     /// Whether metrics are shown.
     pub metrics_enabled: bool,
     /// Whether `/health` answers.
@@ -69,7 +69,7 @@ pub struct Settings {
     /// All of this and where it was said.
     pub report: Report,
     /// What the operator should know, to be logged at start.
-    pub remarks: Vec<Remark>,
+    pub notices: Vec<Notice>,
 }
 
 /// What the gateway alone has.
@@ -86,19 +86,19 @@ pub struct AssistSettings {
     pub metrics_interval: Duration,
     /// Time between two cleanups of what is remembered of users that left. Sessions and
     /// subscriptions that have ended are gone at once.
-    pub cleanup_interval: Duration,
+    pub quota_sweep_interval: Duration,
 }
 
 /// What notifications alone have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotificationsSettings {
     /// Time between two periodic notifications; zero = none.
-    pub interval: Duration,
+    pub test_message_interval: Duration,
 }
 
 /// Something about the settings that is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remark {
+pub enum Notice {
     /// How something was understood.
     Info(String),
     /// What is likely to be a mistake.
@@ -137,10 +137,10 @@ impl Settings {
         Policy {
             dialects: self.dialects,
             sessions_max: self.connections_max,
-            outbox_bytes_max: self.outbox_bytes_max,
+            send_queue_bytes_max: self.send_queue_bytes_max,
             allowed_origins: self.allowed_origins.clone(),
-            origin_refusal: self.origin_refusal,
-            capacity_refusal: self.capacity_refusal,
+            origin_rejection: self.origin_rejection,
+            capacity_rejection: self.capacity_rejection,
             access: self.access.clone(),
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),

@@ -146,7 +146,7 @@ pub fn start(
         ..settings.policy()
     });
     let verifier = secret.map(Verifier::hs256).unwrap_or_default();
-    let mut verifier = verifier.with_listed(settings.static_tokens.clone());
+    let mut verifier = verifier.with_static_tokens(settings.static_tokens.clone());
     if let Some(check) = program.token_check {
         verifier = verifier.with_check(check);
     }
@@ -212,12 +212,14 @@ fn notify_access(settings: &Settings) -> NotifyAccess {
         Routes::ByPath => settings.dev,
         Routes::Profile { dialect, .. } => dialect == DialectId::Notifications,
     };
-    match &settings.notify_key {
+    match &settings.notify_api_key {
         Some(key) => NotifyAccess::Key(key.clone()),
         None if settings.listeners.iter().any(is_documents) => {
             let is_open = |listener: &Listener| !listener.address.ip().is_loopback();
             if settings.listeners.iter().any(is_open) {
-                tracing::warn!("POST /notify is open to everyone who reaches it: set notify_key");
+                tracing::warn!(
+                    "POST /notify is open to everyone who reaches it: set notify_api_key"
+                );
             }
             NotifyAccess::Everyone
         }
@@ -228,9 +230,9 @@ fn notify_access(settings: &Settings) -> NotifyAccess {
 fn periods(settings: &Settings) -> Periods {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Periods {
-        notification_ms: ms(settings.notifications.interval),
+        notification_ms: ms(settings.notifications.test_message_interval),
         host_metrics_ms: ms(settings.assist.metrics_interval),
-        cleanup_ms: ms(settings.assist.cleanup_interval),
+        cleanup_ms: ms(settings.assist.quota_sweep_interval),
     }
 }
 

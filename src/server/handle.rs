@@ -497,7 +497,7 @@ impl Server {
             !is_shard(),
             "a handler cannot wait for the end of its shard"
         );
-        let timeout = self.settings.drain_timeout;
+        let timeout = self.settings.drain_close_timeout;
         drain(&self.running, Duration::ZERO, timeout, &never())
     }
 

@@ -50,15 +50,15 @@ pub fn run_until_signal(running: &Running, settings: &Settings, signals: &Receiv
     select! {
         recv(signals) -> signal => {
             let signal = signal.unwrap_or_default();
-            let Settings { drain_wait, drain_timeout, .. } = settings;
-            tracing::info!(signal, ?drain_wait, ?drain_timeout, "draining");
+            let Settings { drain_grace_period, drain_close_timeout, .. } = settings;
+            tracing::info!(signal, ?drain_grace_period, ?drain_close_timeout, "draining");
         }
         recv(running.reports()) -> report => return Ended::Failed(format!("{report:?}")),
     }
     drain(
         running,
-        settings.drain_wait,
-        settings.drain_timeout,
+        settings.drain_grace_period,
+        settings.drain_close_timeout,
         signals,
     )
 }

@@ -45,7 +45,7 @@ pub(super) struct Arrival {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Farewell {
     /// The peer has said goodbye: nothing to wait for.
-    Said,
+    TestSources,
     /// The peer owes a close frame (RFC 6455 7.1.1); until then its frames are read and ignored.
     CloseFrame,
     /// The peer speaks no WebSocket, or broke its rules: our sending side is shut down, so that it
@@ -118,7 +118,7 @@ impl Ending {
     /// What is expected of the peer after our close frame.
     pub(super) fn farewell(self) -> Farewell {
         match self.reason {
-            CloseReason::Peer => Farewell::Said,
+            CloseReason::Peer => Farewell::TestSources,
             CloseReason::Protocol => Farewell::EndOfStream,
             _ => Farewell::CloseFrame,
         }

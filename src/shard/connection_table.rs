@@ -24,7 +24,7 @@ pub(super) struct Machine {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) fanout: Fanout,
     pub(super) requests: Vec<Request>,
-    outbox_bytes_max: u32,
+    send_queue_bytes_max: u32,
     /// Per dialect, how long a peer has to answer our close frame.
     close_timeouts_ms: [u64; DialectId::COUNT],
     wheel: Wheel,
@@ -48,7 +48,7 @@ impl Machine {
             counters,
             fanout,
             requests: Vec::new(),
-            outbox_bytes_max: policy.outbox_bytes_max,
+            send_queue_bytes_max: policy.send_queue_bytes_max,
             close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout_ms),
             wheel: Wheel::new(now.monotonic_ms),
             dirty: DirtyLine::default(),
@@ -128,7 +128,11 @@ impl Machine {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        if connection.outbox.push(run, self.outbox_bytes_max).is_ok() {
+        if connection
+            .outbox
+            .push(run, self.send_queue_bytes_max)
+            .is_ok()
+        {
             self.dirty.join(connection);
         } else {
             self.end(id, Ending::slow_consumer(), now);
@@ -150,7 +154,11 @@ impl Machine {
             DropReason::Closed
         } else if connection
             .outbox
-            .push_publications(run.clone(), subscription_id.cloned(), self.outbox_bytes_max)
+            .push_publications(
+                run.clone(),
+                subscription_id.cloned(),
+                self.send_queue_bytes_max,
+            )
             .is_ok()
         {
             return self.dirty.join(connection);
@@ -223,7 +231,7 @@ impl Machine {
         };
         connection.phase = Phase::Lingering(farewell);
         match farewell {
-            Farewell::Said => self.fail(id),
+            Farewell::TestSources => self.fail(id),
             Farewell::CloseFrame => {}
             Farewell::EndOfStream => self.requests.push(Request::ShutdownWrite(id)),
         }
@@ -235,7 +243,7 @@ impl Machine {
             return;
         };
         match &mut connection.phase {
-            Phase::Closing(farewell) => *farewell = Farewell::Said,
+            Phase::Closing(farewell) => *farewell = Farewell::TestSources,
             Phase::Lingering(_) => self.fail(id),
             _ => {}
         }

@@ -6,7 +6,7 @@ use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::limits::{CHANNEL_BYTES_MAX, HEAD_BYTES_MAX};
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::{Command, Connect};
-use crate::config::{RefusalForm, Routes};
+use crate::config::{RejectionMode, Routes};
 use crate::http::target::percent_decode;
 use crate::http::{Head, HeadError, Target, UpgradeError};
 use crate::ws::CloseCode;
@@ -89,11 +89,11 @@ impl Shard {
         if self.is_going_away {
             return Some(RejectReason::Draining);
         }
-        if policy.origin_refusal == RefusalForm::Http && !policy.allows_origin(upgrade.origin) {
+        if policy.origin_rejection == RejectionMode::Http && !policy.allows_origin(upgrade.origin) {
             return Some(RejectReason::Origin);
         }
         let is_full = || !self.broker.has_room(upgrade.dialect);
-        (policy.capacity_refusal == RefusalForm::Http && is_full())
+        (policy.capacity_rejection == RejectionMode::Http && is_full())
             .then_some(RejectReason::Capacity)
     }
 

@@ -112,7 +112,7 @@ impl Shard {
         );
         let inbox = Inbox::new(
             parts.reader,
-            parts.policy.outbox_bytes_max,
+            parts.policy.send_queue_bytes_max,
             Arc::clone(&parts.counters),
         );
         let machine = Machine::new(

@@ -55,10 +55,14 @@ struct LateFrame {
 }
 
 impl Inbox {
-    pub(super) fn new(reader: Reader, outbox_bytes_max: u32, counters: Arc<ShardCounters>) -> Self {
+    pub(super) fn new(
+        reader: Reader,
+        send_queue_bytes_max: u32,
+        counters: Arc<ShardCounters>,
+    ) -> Self {
         // Twice the budget can wait for a connection that was first in one fan-out and last in the
         // next; half of the outbox stays free.
-        let budget_bytes = RING_BYTES_PER_FANOUT.min(outbox_bytes_max as usize / 4);
+        let budget_bytes = RING_BYTES_PER_FANOUT.min(send_queue_bytes_max as usize / 4);
         Self {
             bytes_left: budget_bytes,
             budget_bytes,

@@ -15,7 +15,7 @@ fn subscribe(client: &mut Client, channel: &str) -> String {
 fn listed_tokens_prove_users_and_rules_guard_channels() {
     let settings = r#"
         static_tokens = ["ann=the token of ann", "bob=the token of bob"]
-        access = ["vip:* role=vip", "reports permission=read", "mine:* user"]
+        access_rules = ["vip:* role=vip", "reports permission=read", "mine:* user"]
     "#;
     let server = configured("access", settings, |builder| {
         builder.profile(DialectId::Gateway)

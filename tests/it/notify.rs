@@ -70,8 +70,8 @@ fn what_is_no_notification_is_refused_with_a_reason() {
 
 #[test]
 fn a_key_shuts_everyone_else_out() {
-    let settings = "notify_key = \"a key of this test\"";
-    let server = configured("notify_key", settings, |builder| {
+    let settings = "notify_api_key = \"a key of this test\"";
+    let server = configured("notify_api_key", settings, |builder| {
         builder.profile(DialectId::Notifications)
     });
     let address = server.addresses()[0];

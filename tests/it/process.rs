@@ -176,7 +176,7 @@ fn sigterm_and_sigint_close_sessions_and_exit_cleanly() {
 
 #[test]
 fn a_second_signal_exits_at_once() {
-    let mut process = Process::start(&["--dev", "--drain-timeout", "10m"]);
+    let mut process = Process::start(&["--dev", "--drain-close-timeout", "10m"]);
     // A client that does not answer the close keeps the drain waiting.
     let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
     process.signal("TERM");
@@ -190,7 +190,7 @@ fn a_second_signal_exits_at_once() {
 
 #[test]
 fn a_drain_ends_at_its_timeout() {
-    let mut process = Process::start(&["--dev", "--drain-timeout", "300ms"]);
+    let mut process = Process::start(&["--dev", "--drain-close-timeout", "300ms"]);
     let mut stuck = crate::harness::Raw::open(process.address, "/ws", "");
     process.signal("TERM");
     assert_eq!(
@@ -202,7 +202,7 @@ fn a_drain_ends_at_its_timeout() {
 
 #[test]
 fn a_drain_waits_for_sessions_to_end_by_themselves() {
-    let mut process = Process::start(&["--dev", "--drain-wait", "10m"]);
+    let mut process = Process::start(&["--dev", "--drain-grace-period", "10m"]);
     let mut client = Client::subscribed(process.address, "news");
     process.signal("TERM");
     // The session lives on; nobody new comes.
@@ -211,7 +211,7 @@ fn a_drain_waits_for_sessions_to_end_by_themselves() {
     assert_eq!(client.receive(), r#"{"type":"pong"}"#);
     drop(client);
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
-    let mut process = Process::start(&["--dev", "--drain-wait", "100ms"]);
+    let mut process = Process::start(&["--dev", "--drain-grace-period", "100ms"]);
     let mut client = Client::subscribed(process.address, "news");
     process.signal("TERM");
     assert!(client.next().unwrap().is_close());
@@ -240,12 +240,15 @@ fn the_config_command_prints_what_serve_would_use() {
     }
     assert!(output.status.success() && !said.contains(SECRET) && !said.contains("[gateway]"));
     let failed = fanwire()
-        .args(["config", "--drain-wait", "5"])
+        .args(["config", "--drain-grace-period", "5"])
         .output()
         .unwrap();
     assert_eq!(failed.status.code(), Some(2));
     let said = String::from_utf8(failed.stderr).unwrap();
-    assert!(said.contains("drain_wait = \"5\" (--drain-wait)"), "{said}");
+    assert!(
+        said.contains("drain_grace_period = \"5\" (--drain-grace-period)"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -300,7 +303,7 @@ fn logs_go_to_files_in_the_form_that_is_set() {
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
     let read = |name: &str| std::fs::read_to_string(directory.path.join("logs").join(name));
     let lines = read("websocket_server.log").unwrap();
-    let resolved = "variable SHUTDOWN_TIMEOUT sets drain_wait";
+    let resolved = "variable SHUTDOWN_TIMEOUT sets drain_grace_period";
     assert!(
         lines.contains(resolved) && lines.contains("draining"),
         "{lines}"

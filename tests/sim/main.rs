@@ -47,7 +47,7 @@ const PLAN: Plan = Plan {
     channels: 6,
     steps: 4_000,
     ring_bytes: 1 << 20,
-    outbox_bytes_max: 1 << 20,
+    send_queue_bytes_max: 1 << 20,
     churn: true,
     pause_ms: 5_000,
 };
@@ -85,7 +85,7 @@ fn a_ring_that_is_often_full_loses_nothing() {
 #[test]
 fn slow_consumers_are_closed_and_others_lose_nothing() {
     let plan = Plan {
-        outbox_bytes_max: 4_096,
+        send_queue_bytes_max: 4_096,
         churn: false,
         pause_ms: 20,
         ..PLAN

@@ -22,8 +22,8 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
     };
     let ring = Ring::new(config).unwrap();
     let policy = Policy {
-        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
-        outbox_bytes_max: 64 * 1024,
+        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
+        send_queue_bytes_max: 64 * 1024,
         ..Policy::default()
     };
     let counters = Arc::<ShardCounters>::default();

@@ -14,15 +14,15 @@ pub(crate) struct Shards {
     pub(crate) process_counts: Arc<ProcessCounts>,
 }
 
-pub(crate) fn shards(count: usize, ring_bytes: u32, outbox_bytes_max: u32, now: Now) -> Shards {
+pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, now: Now) -> Shards {
     let ring = Ring::new(RingConfig {
         capacity_bytes: ring_bytes,
         readers_max: u32::try_from(count).unwrap(),
     })
     .unwrap();
     let policy = Arc::new(Policy {
-        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
-        outbox_bytes_max,
+        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
+        send_queue_bytes_max,
         ..Policy::default()
     });
     let process_counts = Arc::new(ProcessCounts::default());

@@ -18,7 +18,7 @@ pub(crate) struct Plan {
     pub(crate) channels: usize,
     pub(crate) steps: usize,
     pub(crate) ring_bytes: u32,
-    pub(crate) outbox_bytes_max: u32,
+    pub(crate) send_queue_bytes_max: u32,
     /// Clients come, go, subscribe and unsubscribe while publications are under way.
     pub(crate) churn: bool,
     /// Most milliseconds that pass at once.
@@ -51,7 +51,7 @@ impl World {
             shards,
             counters,
             process_counts,
-        } = shards(plan.shards, plan.ring_bytes, plan.outbox_bytes_max, now);
+        } = shards(plan.shards, plan.ring_bytes, plan.send_queue_bytes_max, now);
         Self {
             plan,
             random: Random::new(seed),
@@ -138,7 +138,7 @@ impl World {
             let channel = self.random.below(self.plan.channels);
             self.subscribe(client, channel);
         }
-        let stuck = self.plan.outbox_bytes_max < RING_FITS;
+        let stuck = self.plan.send_queue_bytes_max < RING_FITS;
         for client in 0..self.clients.len() {
             self.clients[client].is_stuck = stuck && self.random.once_in(5);
         }
@@ -188,7 +188,7 @@ impl World {
         if self.counters[shard].publications.value() == accepted {
             // The publisher has been closed as a slow consumer and has not read of it yet.
             assert!(
-                self.plan.outbox_bytes_max < RING_FITS,
+                self.plan.send_queue_bytes_max < RING_FITS,
                 "a publication was refused"
             );
             return;
@@ -356,7 +356,7 @@ impl World {
         let oracle = std::mem::take(&mut self.oracle);
         let expected = oracle.finish();
         let fits = self.plan.ring_bytes >= RING_FITS;
-        if self.plan.outbox_bytes_max >= RING_FITS {
+        if self.plan.send_queue_bytes_max >= RING_FITS {
             let queued: usize = expected.values().map(Vec::len).sum();
             let counters = self.counters.iter();
             let left = counters.map(|counters| {

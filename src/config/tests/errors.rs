@@ -1,21 +1,21 @@
 //! What is rejected, and what an operator is told.
 
-use super::{SECRET, Said, profile, secured, with_variables};
-use crate::config::{Flags, Remark, Secret, SettingsError};
+use super::{SECRET, TestSources, profile, secured, with_variables};
+use crate::config::{Flags, Notice, Secret, SettingsError};
 
 #[test]
 fn errors_name_the_key_its_value_its_source_and_the_rule() {
-    fn check(said: &Said<'_>, parts: &[&str]) {
+    fn check(said: &TestSources<'_>, parts: &[&str]) {
         let error = said.load().expect_err(parts[0]).to_string();
         for part in parts {
             assert!(error.contains(part), "no {part} in: {error}");
         }
     }
     let of_file = |file, parts: &[&str]| {
-        let said = Said {
+        let said = TestSources {
             flags: secured(),
             file,
-            ..Said::default()
+            ..TestSources::default()
         };
         check(&said, parts);
     };
@@ -33,12 +33,12 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     of_file("shards = 0", &["shards = 0", "`auto` or a number from 1"]);
     of_file("ring_bytes = 5000", &["ring_bytes = 5000", "power of two"]);
     of_file(
-        "outbox_bytes_max = \"1 kB\"",
-        &["outbox_bytes_max", "4 KiB"],
+        "send_queue_bytes_max = \"1 kB\"",
+        &["send_queue_bytes_max", "4 KiB"],
     );
     of_file(
-        "drain_timeout = 30",
-        &["drain_timeout = 30", "a time with its unit"],
+        "drain_close_timeout = 30",
+        &["drain_close_timeout = 30", "a time with its unit"],
     );
     of_file(
         "log_rotation = \"1 day\"",
@@ -62,8 +62,8 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         &["jwt_algorithm = \"RS256\"", "HS256"],
     );
     of_file(
-        "notify_key = 5",
-        &["notify_key = (secret)", "f.toml", "a text"],
+        "notify_api_key = 5",
+        &["notify_api_key = (secret)", "f.toml", "a text"],
     );
     of_file(
         "[analytics]\npong_timeout = \"0s\"",
@@ -87,8 +87,8 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     );
     of_file("= 5", &["f.toml"]);
     of_file(
-        "notify_key = \"\"",
-        &["notify_key = (secret)", "none at all"],
+        "notify_api_key = \"\"",
+        &["notify_api_key = (secret)", "none at all"],
     );
     of_file("listeners = []", &["listeners", "1 to 16 tables"]);
     of_file(
@@ -105,10 +105,10 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     );
     let of_variable = |name, variable, value, parts: &[&str]| {
         let environment = [(variable, value)];
-        let said = Said {
+        let said = TestSources {
             flags: profile(name),
             environment: &environment,
-            ..Said::default()
+            ..TestSources::default()
         };
         let source = format!("variable {variable}");
         check(&said, &[parts, &[&*source]].concat());
@@ -135,9 +135,9 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
 
 #[test]
 fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
-    let said = Said {
+    let said = TestSources {
         file: "shards = 2\njwt_secret = hunter2-hunter2",
-        ..Said::default()
+        ..TestSources::default()
     };
     let error = said.load().unwrap_err().to_string();
     assert!(
@@ -149,7 +149,7 @@ fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
 
 #[test]
 fn contradictions_name_both_sides() {
-    fn check(said: &Said<'_>, one: &str, two: &str) {
+    fn check(said: &TestSources<'_>, one: &str, two: &str) {
         let error = said.load().expect_err(one);
         assert!(
             matches!(error, SettingsError::Contradiction { .. }),
@@ -159,11 +159,11 @@ fn contradictions_name_both_sides() {
         assert!(error.contains(one) && error.contains(two), "{error}");
     }
     let listeners = "[[listeners]]\nprofile = \"monitoring\"\n";
-    let said = |flags, environment, file| Said {
+    let said = |flags, environment, file| TestSources {
         flags,
         environment,
         file,
-        ..Said::default()
+        ..TestSources::default()
     };
     let none: &[(&str, &str)] = &[];
     let dev_and_prod = Flags {
@@ -236,12 +236,12 @@ fn secrets_of_examples_are_refused_unless_in_development() {
         "(secret)",
         "",
     ] {
-        let mut said = Said {
+        let mut said = TestSources {
             flags: Flags {
                 jwt_secret: Some(Secret(secret.into())),
                 ..Flags::default()
             },
-            ..Said::default()
+            ..TestSources::default()
         };
         let error = said.load().expect_err(secret).to_string();
         assert!(
@@ -256,5 +256,5 @@ fn secrets_of_examples_are_refused_unless_in_development() {
         ..Flags::default()
     };
     let settings = with_variables(short, &[]);
-    assert!(matches!(&settings.remarks[..], [Remark::Warning(_)]));
+    assert!(matches!(&settings.notices[..], [Notice::Warning(_)]));
 }

@@ -5,7 +5,7 @@ mod errors;
 use super::layer::File;
 use super::loader::Loader;
 use super::sources::Sources;
-use super::{Flags, LogFormat, LogLevel, RateLimit, Remark, Routes, Secret, Settings};
+use super::{Flags, LogFormat, LogLevel, Notice, RateLimit, Routes, Secret, Settings};
 use super::{SettingsError, ShardCount};
 use crate::base::DialectId;
 use std::time::Duration;
@@ -14,14 +14,14 @@ const SECRET: &str = "a secret of the tests, of more than thirty-two bytes";
 
 /// What is said, and where.
 #[derive(Clone, Default)]
-struct Said<'a> {
+struct TestSources<'a> {
     flags: Flags,
     environment: &'a [(&'a str, &'a str)],
     dotenv: &'a [(&'a str, &'a str)],
     file: &'a str,
 }
 
-impl Said<'_> {
+impl TestSources<'_> {
     fn load(&self) -> Result<Settings, SettingsError> {
         let pairs = |pairs: &[(&str, &str)]| {
             let pairs = pairs.iter();
@@ -60,19 +60,19 @@ fn profile(name: &str) -> Flags {
 }
 
 fn with_file(file: &str) -> Settings {
-    Said {
+    TestSources {
         flags: secured(),
         file,
-        ..Said::default()
+        ..TestSources::default()
     }
     .settings()
 }
 
 fn with_variables(flags: Flags, environment: &[(&str, &str)]) -> Settings {
-    Said {
+    TestSources {
         flags,
         environment,
-        ..Said::default()
+        ..TestSources::default()
     }
     .settings()
 }
@@ -92,7 +92,7 @@ fn a_later_layer_wins() {
         ("FANWIRE_NOTIFICATIONS__PING_INTERVAL", "5s"),
     ];
     let check = |file, dotenv, environment, expected_ms| {
-        let said = Said {
+        let said = TestSources {
             flags: profile("notifications"),
             environment,
             dotenv,
@@ -111,7 +111,7 @@ fn a_later_layer_wins() {
 
 #[test]
 fn flags_win_over_everything() {
-    let said = Said {
+    let said = TestSources {
         flags: Flags {
             shards: Some(ShardCount::Fixed(9)),
             port: Some(9),
@@ -125,7 +125,7 @@ fn flags_win_over_everything() {
             ("LOG_LEVEL", "DEBUG"),
         ],
         file: "shards = 6",
-        ..Said::default()
+        ..TestSources::default()
     };
     let settings = said.settings();
     assert_eq!(settings.shards, ShardCount::Fixed(9));
@@ -199,7 +199,7 @@ fn each_document_has_its_variables() {
     check(
         "assist",
         &[("WS_CLEANUP_INTERVAL", "60")],
-        "cleanup_interval = \"1m\"",
+        "quota_sweep_interval = \"1m\"",
     );
     check("notifications", &[("HOST", "::")], "host = \"::\"");
     check("notifications", &[("PORT", "81")], "port = 81 ");
@@ -212,12 +212,12 @@ fn each_document_has_its_variables() {
     check(
         "notifications",
         &[("NOTIFICATION_INTERVAL", "0")],
-        "interval = \"0s\"",
+        "test_message_interval = \"0s\"",
     );
     check(
         "notifications",
         &[("SHUTDOWN_TIMEOUT", "25")],
-        "drain_wait = \"25s\"",
+        "drain_grace_period = \"25s\"",
     );
     check(
         "notifications",
@@ -321,11 +321,11 @@ fn a_secret_comes_from_the_profiles_own_variable_as_it_is() {
 
 #[test]
 fn one_name_that_two_profiles_claim_sets_both_and_says_so() {
-    let said = Said {
+    let said = TestSources {
         flags: secured(),
         environment: &[("MAX_CONNECTIONS", "77")],
         file: "[[listeners]]\nprofile = \"monitoring\"\n[[listeners]]\nprofile = \"notifications\"",
-        ..Said::default()
+        ..TestSources::default()
     };
     let settings = said.settings();
     for dialect in [DialectId::Monitoring, DialectId::Notifications] {
@@ -334,7 +334,7 @@ fn one_name_that_two_profiles_claim_sets_both_and_says_so() {
             "variable MAX_CONNECTIONS sets {}.sessions_max",
             dialect.name()
         );
-        assert!(settings.remarks.contains(&Remark::Info(text)));
+        assert!(settings.notices.contains(&Notice::Info(text)));
     }
 }
 
@@ -358,7 +358,7 @@ fn profiles_have_their_documents_ports_paths_and_defaults() {
         assert_eq!(settings.dialects_in_use(), [dialect]);
         let is_notifications = dialect == DialectId::Notifications;
         let wait_s = if is_notifications { 1_800 } else { 0 };
-        assert_eq!(settings.drain_wait, Duration::from_secs(wait_s));
+        assert_eq!(settings.drain_grace_period, Duration::from_secs(wait_s));
         assert_eq!(settings.log.format == LogFormat::Json, is_notifications);
     }
     let dev = Flags {
@@ -373,24 +373,24 @@ fn profiles_have_their_documents_ports_paths_and_defaults() {
 
 #[test]
 fn only_a_profile_without_tokens_starts_without_a_secret() {
-    let unsecured = |flags: Flags| Said {
+    let unsecured = |flags: Flags| TestSources {
         flags: Flags {
             jwt_secret: None,
             ..flags
         },
-        ..Said::default()
+        ..TestSources::default()
     };
     assert!(unsecured(profile("notifications")).load().is_ok());
     for flags in [Flags::default(), profile("gateway"), profile("monitoring")] {
         let error = unsecured(flags).load().unwrap_err().to_string();
         assert!(error.contains("--jwt-secret"), "{error}");
     }
-    let closed = Said {
+    let closed = TestSources {
         file: "[notifications]\nauth_required = true",
         ..unsecured(profile("notifications"))
     };
     assert!(matches!(closed.load(), Err(SettingsError::Missing(_))));
-    let open = Said {
+    let open = TestSources {
         environment: &[("STREAMING_WEBSOCKET__REQUIRE_AUTH", "false")],
         ..unsecured(profile("analytics"))
     };
@@ -399,7 +399,7 @@ fn only_a_profile_without_tokens_starts_without_a_secret() {
 
 #[test]
 fn development_opens_what_nobody_said_explicitly() {
-    let said = Said {
+    let said = TestSources {
         flags: Flags {
             dev: true,
             log_level: Some("DEBUG".into()),
@@ -407,7 +407,7 @@ fn development_opens_what_nobody_said_explicitly() {
         },
         environment: &[("FANWIRE_GATEWAY__AUTH_REQUIRED", "true")],
         file: "[monitoring]\nrate_limit = { messages = 5, window = \"1s\" }",
-        ..Said::default()
+        ..TestSources::default()
     };
     let settings = said.settings();
     assert_eq!(settings.listeners[0].address, ([127, 0, 0, 1], 8765).into());
@@ -433,11 +433,11 @@ fn development_opens_what_nobody_said_explicitly() {
 #[test]
 fn rate_limits_of_two_forms_do_not_mix() {
     let check = |file: &str, environment: &[(&str, &str)], expected| {
-        let said = Said {
+        let said = TestSources {
             flags: profile("gateway"),
             environment,
             file,
-            ..Said::default()
+            ..TestSources::default()
         };
         let policy = said.settings().dialects[DialectId::Gateway.index()];
         assert_eq!(policy.rate_limit, expected, "{file} {environment:?}");
@@ -473,12 +473,12 @@ fn rate_limits_of_two_forms_do_not_mix() {
 
 #[test]
 fn listeners_are_tables_with_a_place_each() {
-    let said = Said {
+    let said = TestSources {
         flags: secured(),
         environment: &[("PORT", "9000"), ("WS_PATH", "/live")],
         file: "[[listeners]]\nprofile = \"notifications\"\n[[listeners]]\nprofile = \"gateway\"\n\
             listen = \"[::1]:80\"\n[[listeners]]\nlisten = \"127.0.0.1:81\"",
-        ..Said::default()
+        ..TestSources::default()
     };
     let listeners = said.settings().listeners;
     let shown: Vec<_> = listeners.iter().map(ToString::to_string).collect();
@@ -500,8 +500,8 @@ fn kubernetes_and_typos_do_not_stop_the_server() {
             ("FANWIRE_SHARTS", "2"),
         ],
     );
-    let [Remark::Warning(warning)] = &settings.remarks[..] else {
-        panic!("{:?}", settings.remarks);
+    let [Notice::Warning(warning)] = &settings.notices[..] else {
+        panic!("{:?}", settings.notices);
     };
     assert!(
         warning.contains("did you mean FANWIRE_SHARDS?"),
@@ -512,8 +512,8 @@ fn kubernetes_and_typos_do_not_stop_the_server() {
 #[test]
 fn the_report_is_a_file_with_the_same_meaning() {
     let first = with_file(
-        "outbox_bytes_max = \"2 MiB\"\nallowed_origins = [\"https://a\", \"https://b\"]\n\
-         drain_timeout = \"1m 5s\"\n[gateway]\ntenant_domain = \"example.org\"\n\
+        "send_queue_bytes_max = \"2 MiB\"\nallowed_origins = [\"https://a\", \"https://b\"]\n\
+         drain_close_timeout = \"1m 5s\"\n[gateway]\ntenant_domain = \"example.org\"\n\
          rate_limit = { messages = 3, window = \"2s\" }\n[monitoring]\nrate_limit = \"off\"",
     );
     let without_secret: String = first
@@ -555,17 +555,17 @@ fn the_environment_file_of_the_notifications_document_is_understood() {
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect();
-    let said = Said {
+    let said = TestSources {
         flags: profile("notifications"),
         dotenv: &pairs,
-        ..Said::default()
+        ..TestSources::default()
     };
     let settings = said.settings();
     assert_eq!(settings.shards, ShardCount::Fixed(2));
     assert_eq!(settings.log.rotation_bytes, 100_000_000);
     let report = settings.report.to_string();
     assert!(
-        report.contains("drain_wait = \"30m\"  # .env SHUTDOWN_TIMEOUT\n"),
+        report.contains("drain_grace_period = \"30m\"  # .env SHUTDOWN_TIMEOUT\n"),
         "{report}"
     );
 }
@@ -599,10 +599,10 @@ fn the_examples_of_the_environment_are_understood() {
             .iter()
             .map(|(name, value)| (&**name, &**value))
             .collect();
-        let said = Said {
+        let said = TestSources {
             flags: profile(name),
             dotenv: &pairs,
-            ..Said::default()
+            ..TestSources::default()
         };
         let report = said.settings().report.to_string();
         for (variable, _) in pairs {

@@ -1,7 +1,7 @@
 //! Rooms and their channels; some names are reserved for a meaning.
 
 use crate::base::DialectId;
-use crate::config::{AccessRule, ChannelPattern, Need};
+use crate::config::{AccessRule, ChannelPattern, Requirement};
 
 /// What stands before a room's name in its channel.
 pub(crate) const CHANNEL_PREFIX: &str = "room:";
@@ -24,18 +24,18 @@ pub(super) fn access() -> Vec<AccessRule> {
     vec![
         AccessRule {
             channels: exact(ADMIN),
-            need: Need::Role(ADMIN_ROLE.into()),
-            joins: Some(DialectId::Assist),
+            requirement: Requirement::Role(ADMIN_ROLE.into()),
+            auto_subscribe: Some(DialectId::Assist),
         },
         AccessRule {
             channels: exact(ALL_DOCUMENT_UPDATES),
-            need: Need::Role(ADMIN_ROLE.into()),
-            joins: None,
+            requirement: Requirement::Role(ADMIN_ROLE.into()),
+            auto_subscribe: None,
         },
         AccessRule {
             channels: ChannelPattern::Prefix(DOCUMENT_UPDATES_PREFIX.into()),
-            need: Need::OwnUser,
-            joins: None,
+            requirement: Requirement::OwnUser,
+            auto_subscribe: None,
         },
     ]
 }

@@ -353,7 +353,7 @@ fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, N
     let ring = Ring::new(config).unwrap();
     let clock = Clock::start();
     let policy = Policy {
-        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).opened()),
+        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
         routes: vec![Routes::ByPath, Routes::of(DialectId::Gateway)],
         ..Policy::default()
     };
