@@ -69,7 +69,7 @@ pub struct Value<'a> {
 /// A value by what it is, for readers that take any. It exists at every depth, but cannot tell the
 /// text that the client wrote.
 #[derive(Clone, Copy, Debug)]
-pub enum Shape<'a> {
+pub enum ValueRef<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
@@ -218,8 +218,8 @@ impl<'a> Value<'a> {
 
     /// What the value is.
     #[must_use]
-    pub fn shape(&self) -> Shape<'a> {
-        Shape::of(self.nodes).unwrap_or(Shape::Null)
+    pub fn value(&self) -> ValueRef<'a> {
+        ValueRef::of(self.nodes).unwrap_or(ValueRef::Null)
     }
 
     /// The JSON of the value, as the client wrote it.
@@ -229,35 +229,35 @@ impl<'a> Value<'a> {
     }
 }
 
-impl<'a> Shape<'a> {
+impl<'a> ValueRef<'a> {
     /// The value whose nodes these are; none of an empty slice, which no value has.
     fn of(nodes: &'a [Node<'a>]) -> Option<Self> {
         let (first, inner) = nodes.split_first()?;
         Some(match first {
-            Node::String(text) => Shape::Text(text),
-            Node::Object { .. } => Shape::Object(Members(inner)),
-            Node::Array { .. } => Shape::Array(Elements(inner)),
-            Node::Static(StaticNode::Null) => Shape::Null,
-            Node::Static(StaticNode::Bool(value)) => Shape::Bool(*value),
-            Node::Static(StaticNode::I64(number)) => Shape::Integer(i128::from(*number)),
-            Node::Static(StaticNode::U64(number)) => Shape::Integer(i128::from(*number)),
-            Node::Static(StaticNode::F64(number)) => Shape::Float(*number),
+            Node::String(text) => ValueRef::Text(text),
+            Node::Object { .. } => ValueRef::Object(Members(inner)),
+            Node::Array { .. } => ValueRef::Array(Elements(inner)),
+            Node::Static(StaticNode::Null) => ValueRef::Null,
+            Node::Static(StaticNode::Bool(value)) => ValueRef::Bool(*value),
+            Node::Static(StaticNode::I64(number)) => ValueRef::Integer(i128::from(*number)),
+            Node::Static(StaticNode::U64(number)) => ValueRef::Integer(i128::from(*number)),
+            Node::Static(StaticNode::F64(number)) => ValueRef::Float(*number),
         })
     }
 }
 
 impl<'a> Iterator for Elements<'a> {
-    type Item = Shape<'a>;
+    type Item = ValueRef<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (value, rest) = self.0.split_at_checked(value_nodes(self.0.first()?))?;
         self.0 = rest;
-        Shape::of(value)
+        ValueRef::of(value)
     }
 }
 
 impl<'a> Iterator for Members<'a> {
-    type Item = (&'a str, Shape<'a>);
+    type Item = (&'a str, ValueRef<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let (Node::String(name), after) = self.0.split_first()? else {
@@ -426,15 +426,15 @@ mod tests {
     }
 
     /// Writes values as `Debug` does, so that integers and floats can be told apart.
-    fn show(shape: Shape<'_>) -> String {
-        match shape {
-            Shape::Null => "null".to_owned(),
-            Shape::Bool(value) => value.to_string(),
-            Shape::Integer(number) => number.to_string(),
-            Shape::Float(number) => format!("{number:?}"),
-            Shape::Text(text) => format!("{text:?}"),
-            Shape::Array(elements) => format!("{:?}", elements.map(show).collect::<Vec<_>>()),
-            Shape::Object(members) => {
+    fn show(value: ValueRef<'_>) -> String {
+        match value {
+            ValueRef::Null => "null".to_owned(),
+            ValueRef::Bool(value) => value.to_string(),
+            ValueRef::Integer(number) => number.to_string(),
+            ValueRef::Float(number) => format!("{number:?}"),
+            ValueRef::Text(text) => format!("{text:?}"),
+            ValueRef::Array(elements) => format!("{:?}", elements.map(show).collect::<Vec<_>>()),
+            ValueRef::Object(members) => {
                 let members = members.map(|(name, value)| (name, show(value)));
                 format!("{:?}", members.collect::<Vec<_>>())
             }
@@ -465,7 +465,7 @@ mod tests {
             let text = format!(r#"{{"before":{{"x":[0]}},"v":{json},"after":1}}"#);
             let document = reader.parse(&text).unwrap();
             let object = document.object().unwrap();
-            assert_eq!(show(object.field("v").unwrap().shape()), expected, "{json}");
+            assert_eq!(show(object.field("v").unwrap().value()), expected, "{json}");
             let members = object.members().map(|(name, value)| (name, show(value)));
             let members: Vec<_> = members.collect();
             assert_eq!(members[1], ("v", expected.to_owned()), "{json}");

@@ -32,17 +32,17 @@ const OPEN: u8 = 1;
 
 /// Plays `input` with sessions of `dialect`.
 pub fn play(dialect: DialectId, input: &[u8]) {
-    let mut stage = Stage::new(dialect);
-    stage.connect(PUBLISHER, OPEN, "");
-    stage.connect(0, CHECKED, "");
+    let mut fixtures = Stage::new(dialect);
+    fixtures.connect(PUBLISHER, OPEN, "");
+    fixtures.connect(0, CHECKED, "");
     for line in input.split(|byte| *byte == b'\n') {
         match line {
-            [b'!', words @ ..] => stage.act(&String::from_utf8_lossy(words)),
-            [b'+', message @ ..] => stage.say(PUBLISHER, message),
-            message => stage.say(stage.speaker, message),
+            [b'!', words @ ..] => fixtures.act(&String::from_utf8_lossy(words)),
+            [b'+', message @ ..] => fixtures.say(PUBLISHER, message),
+            message => fixtures.say(fixtures.speaker, message),
         }
     }
-    stage.end();
+    fixtures.end();
 }
 
 /// A client without a socket.

@@ -19,11 +19,11 @@ use crate::json::Object;
 
 /// What the server adds to a publication when it is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct PublicationMeta {
     /// When, milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
     /// A number that no other publication of the process has.
-    pub serial: u64,
+    pub id: u64,
 }
 
 /// Where subscribers' subscription ids go in a message: so many bytes behind its start begin [`SUBSCRIPTION_ID_BYTES`] bytes
@@ -53,7 +53,7 @@ pub trait Dialect: Sync {
     fn publication(
         &self,
         publication: &Publication<'_>,
-        stamp: Stamp,
+        meta: PublicationMeta,
         output: &mut Vec<u8>,
     ) -> Option<Placeholder>;
 

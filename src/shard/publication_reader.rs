@@ -249,7 +249,7 @@ impl LateFrame {
             self.bytes.clear();
             self.placeholder = record::append_frame(&mut self.bytes, |output| {
                 let dialect = dialect::of(variant.dialect());
-                dialect.publication(&record.publication, record.stamp, output)
+                dialect.publication(&record.publication, record.meta, output)
             });
             counters.encodes.of(variant).add(1);
         }

@@ -3,13 +3,13 @@
 use super::record::{self, Form};
 use crate::base::{ProcessCounts, ShardCounters, Variant};
 use crate::broker::Publication;
-use crate::dialect::{self, Stamp};
+use crate::dialect::{self, PublicationMeta};
 use fanwire_ring::{Ring, WriteError, Writer};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bits of a publication's serial that count; those above name the shard.
-const SERIAL_BITS: u32 = 48;
+const ID_BITS: u32 = 48;
 
 /// One shard's way into the ring.
 #[derive(Debug)]
@@ -51,9 +51,9 @@ impl Fanout {
     /// Sends a publication to all shards, this one included.
     pub(super) fn publish(&mut self, publication: &Publication<'_>, unix_ms: u64) {
         self.count += 1;
-        let stamp = Stamp {
+        let meta = PublicationMeta {
             unix_ms,
-            serial: u64::from(self.shard) << SERIAL_BITS | self.count,
+            id: u64::from(self.shard) << ID_BITS | self.count,
         };
         let counter_slot = self.process_counts.counter_slot(publication.channel);
         let in_use = self.process_counts.variants_in_use(counter_slot);
@@ -63,11 +63,11 @@ impl Fanout {
             &mut self.record,
             self.shard,
             publication,
-            stamp,
+            meta,
             variants,
             |variant, output| {
                 counters.encodes.of(variant).add(1);
-                dialect::of(variant.dialect()).publication(publication, stamp, output)
+                dialect::of(variant.dialect()).publication(publication, meta, output)
             },
         );
         if self.record.len() > self.piece_bytes_max {

@@ -15,7 +15,7 @@
 
 use crate::base::Variant;
 use crate::broker::{BroadcastTarget, Publication, Retain};
-use crate::dialect::{Placeholder, Stamp};
+use crate::dialect::{Placeholder, PublicationMeta};
 use crate::ws::frame;
 
 const HEADER_BYTES: usize = 32;
@@ -43,7 +43,7 @@ pub(super) enum Form {
 #[derive(Debug)]
 pub(super) struct Record<'a> {
     pub(super) publication: Publication<'a>,
-    pub(super) stamp: Stamp,
+    pub(super) meta: PublicationMeta,
     table: &'a [u8],
     frames: &'a [u8],
 }
@@ -61,7 +61,7 @@ pub(super) fn write(
     output: &mut Vec<u8>,
     writer: u16,
     publication: &Publication<'_>,
-    stamp: Stamp,
+    meta: PublicationMeta,
     variants: impl Iterator<Item = Variant> + Clone,
     mut render: impl FnMut(Variant, &mut Vec<u8>) -> Option<Placeholder>,
 ) {
@@ -86,8 +86,8 @@ pub(super) fn write(
     output.extend_from_slice(&name_bytes(publication.kind));
     output.extend_from_slice(&data_bytes.to_le_bytes());
     output.extend_from_slice(&[retain, target, 0, 0]);
-    output.extend_from_slice(&stamp.unix_ms.to_le_bytes());
-    output.extend_from_slice(&stamp.serial.to_le_bytes());
+    output.extend_from_slice(&meta.unix_ms.to_le_bytes());
+    output.extend_from_slice(&meta.id.to_le_bytes());
     output.resize(
         HEADER_BYTES + usize::from(variant_count) * TABLE_ENTRY_BYTES,
         0,
@@ -159,9 +159,9 @@ impl<'a> Record<'a> {
         let kind_bytes = usize::from(read_u16(bytes, 6)?);
         let data_bytes = read_u32(bytes, 8)? as usize;
         let (retain, target) = (*bytes.get(12)?, *bytes.get(13)?);
-        let stamp = Stamp {
+        let meta = PublicationMeta {
             unix_ms: read_u64(bytes, 16)?,
-            serial: read_u64(bytes, 24)?,
+            id: read_u64(bytes, 24)?,
         };
         let (table, rest) = bytes
             .get(HEADER_BYTES..)?
@@ -191,7 +191,7 @@ impl<'a> Record<'a> {
                     _ => return None,
                 },
             },
-            stamp,
+            meta,
             table,
             frames,
         })
@@ -244,10 +244,7 @@ mod tests {
 
     const GATEWAY: Variant = Variant::plain(DialectId::Gateway);
     const MONITORING: Variant = Variant::plain(DialectId::Monitoring);
-    const STAMP: Stamp = Stamp {
-        unix_ms: 7,
-        serial: 9,
-    };
+    const STAMP: PublicationMeta = PublicationMeta { unix_ms: 7, id: 9 };
 
     fn written(variants: &[Variant]) -> Vec<u8> {
         let mut output = Vec::new();
@@ -282,7 +279,7 @@ mod tests {
         assert_eq!(record.publication.data, "{\"a\":1}");
         assert_eq!(record.publication.retain, Retain::Value("k"));
         assert_eq!(record.publication.target, BroadcastTarget::Role("admin"));
-        assert_eq!(record.stamp, STAMP);
+        assert_eq!(record.meta, STAMP);
         let gateway = Frame {
             bytes: b"\x81\x07gateway",
             placeholder: None,

@@ -5,7 +5,7 @@ use crate::base::limits::{
     FILTER_ALTERNATIVES_MAX, FILTER_BYTES_MAX, FILTER_KEYS_MAX, FILTER_PATH_BYTES_MAX,
     FILTER_PATH_PARTS_MAX,
 };
-use crate::json::{Object, Shape, write_text};
+use crate::json::{Object, ValueRef, write_text};
 use std::collections::BTreeMap;
 
 /// The canonical text of every filter that no publication can match.
@@ -108,9 +108,9 @@ fn check_path(path: &str) -> Result<(), FilterError> {
 }
 
 /// What may stand at a path, by canonical text: sorted and each once.
-fn alternatives(value: Shape<'_>) -> Result<BTreeMap<String, FilterValue>, FilterError> {
+fn alternatives(value: ValueRef<'_>) -> Result<BTreeMap<String, FilterValue>, FilterError> {
     let keyed = |value| (canonical(value), FilterValue::of(value));
-    let Shape::Array(elements) = value else {
+    let ValueRef::Array(elements) = value else {
         return Ok(BTreeMap::from([keyed(value)]));
     };
     // Counted before they are converted, so that a rejection costs little.

@@ -5,7 +5,7 @@ use super::index::FilterId;
 use super::table::Table;
 use super::trie::Trie;
 use super::value::{FilterValue, Plain, canonical};
-use crate::json::{Members, Shape};
+use crate::json::{Members, ValueRef};
 use std::collections::HashMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,13 +211,15 @@ impl Path {
     }
 
     /// The known value that equals `value`.
-    fn find(&self, value: Shape<'_>) -> Option<ValueIndex> {
+    fn find(&self, value: ValueRef<'_>) -> Option<ValueIndex> {
         let found = match value {
-            Shape::Text(text) => self.texts.get(text),
+            ValueRef::Text(text) => self.texts.get(text),
             // The canonical text is costly, and such filters are rare.
-            Shape::Array(_) | Shape::Object(_) if self.compounds.is_empty() => None,
-            Shape::Array(_) | Shape::Object(_) => self.compounds.get(canonical(value).as_str()),
-            Shape::Null | Shape::Bool(_) | Shape::Integer(_) | Shape::Float(_) => {
+            ValueRef::Array(_) | ValueRef::Object(_) if self.compounds.is_empty() => None,
+            ValueRef::Array(_) | ValueRef::Object(_) => {
+                self.compounds.get(canonical(value).as_str())
+            }
+            ValueRef::Null | ValueRef::Bool(_) | ValueRef::Integer(_) | ValueRef::Float(_) => {
                 self.plain.get(&Plain::of(value)?)
             }
         };

@@ -10,7 +10,7 @@
 
 use super::table::Table;
 use super::term_index::PathIndex;
-use crate::json::{Members, Shape};
+use crate::json::{Members, ValueRef};
 use std::collections::HashMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ struct Edge {
 struct Hit<'a> {
     path: Option<PathIndex>,
     child: Option<NodeIndex>,
-    value: Shape<'a>,
+    value: ValueRef<'a>,
 }
 
 impl Default for Trie {
@@ -65,7 +65,7 @@ impl Trie {
     pub(super) fn walk<'a>(
         &mut self,
         publication: Members<'a>,
-        mut resolved: impl FnMut(PathIndex, Shape<'a>),
+        mut resolved: impl FnMut(PathIndex, ValueRef<'a>),
     ) {
         self.walks += 1;
         // A queue, so that all hits of one level come before those of the next.
@@ -77,7 +77,7 @@ impl Trie {
             if let Some(path) = hit.path {
                 resolved(path, hit.value);
             }
-            if let (Some(child), Shape::Object(members)) = (hit.child, hit.value) {
+            if let (Some(child), ValueRef::Object(members)) = (hit.child, hit.value) {
                 self.scan(child, members, &mut hits);
             }
         }
@@ -234,7 +234,7 @@ mod tests {
         let mut told = Vec::new();
         trie.walk(document.object().unwrap().members(), |path, value| {
             told.push(match value {
-                Shape::Integer(number) => (path, number),
+                ValueRef::Integer(number) => (path, number),
                 _ => (path, 0),
             });
         });

@@ -1,6 +1,6 @@
 //! Values as filters compare them: equal values have equal keys and equal canonical texts.
 
-use crate::json::{Members, Shape, write_text};
+use crate::json::{Members, ValueRef, write_text};
 use std::io::Write;
 
 /// A value without parts that is no text; two are equal if and only if their JSON values are.
@@ -24,24 +24,24 @@ pub(super) enum FilterValue {
 }
 
 impl FilterValue {
-    pub(super) fn of(shape: Shape<'_>) -> Self {
-        match (shape, Plain::of(shape)) {
+    pub(super) fn of(value: ValueRef<'_>) -> Self {
+        match (value, Plain::of(value)) {
             (_, Some(plain)) => Self::Plain(plain),
-            (Shape::Text(text), _) => Self::Text(text.into()),
-            _ => Self::Compound(canonical(shape).into()),
+            (ValueRef::Text(text), _) => Self::Text(text.into()),
+            _ => Self::Compound(canonical(value).into()),
         }
     }
 }
 
 impl Plain {
     /// None for texts, arrays and objects.
-    pub(super) fn of(shape: Shape<'_>) -> Option<Self> {
-        match shape {
-            Shape::Null => Some(Self::Null),
-            Shape::Bool(value) => Some(Self::Bool(value)),
-            Shape::Integer(number) => Some(Self::Integer(number)),
-            Shape::Float(number) => Some(Self::number(number)),
-            Shape::Text(_) | Shape::Array(_) | Shape::Object(_) => None,
+    pub(super) fn of(value: ValueRef<'_>) -> Option<Self> {
+        match value {
+            ValueRef::Null => Some(Self::Null),
+            ValueRef::Bool(value) => Some(Self::Bool(value)),
+            ValueRef::Integer(number) => Some(Self::Integer(number)),
+            ValueRef::Float(number) => Some(Self::number(number)),
+            ValueRef::Text(_) | ValueRef::Array(_) | ValueRef::Object(_) => None,
         }
     }
 
@@ -60,17 +60,17 @@ impl Plain {
 }
 
 /// JSON text that is the same for equal values and different for others.
-pub(super) fn canonical(shape: Shape<'_>) -> String {
+pub(super) fn canonical(value: ValueRef<'_>) -> String {
     let mut output = Vec::new();
-    write_value(&mut output, shape);
+    write_value(&mut output, value);
     String::from_utf8(output).expect("JSON of texts is text")
 }
 
 /// Recursion ends at the depth that the parser accepts, `JSON_DEPTH_MAX`.
-fn write_value(output: &mut Vec<u8>, shape: Shape<'_>) {
-    match shape {
-        Shape::Text(text) => write_text(output, text),
-        Shape::Array(elements) => {
+fn write_value(output: &mut Vec<u8>, value: ValueRef<'_>) {
+    match value {
+        ValueRef::Text(text) => write_text(output, text),
+        ValueRef::Array(elements) => {
             output.push(b'[');
             for (index, element) in elements.enumerate() {
                 write_comma(output, index);
@@ -78,7 +78,7 @@ fn write_value(output: &mut Vec<u8>, shape: Shape<'_>) {
             }
             output.push(b']');
         }
-        Shape::Object(members) => {
+        ValueRef::Object(members) => {
             output.push(b'{');
             for (index, (name, value)) in sorted(members).into_iter().enumerate() {
                 write_comma(output, index);
@@ -88,8 +88,8 @@ fn write_value(output: &mut Vec<u8>, shape: Shape<'_>) {
             }
             output.push(b'}');
         }
-        Shape::Null | Shape::Bool(_) | Shape::Integer(_) | Shape::Float(_) => {
-            let written = match Plain::of(shape) {
+        ValueRef::Null | ValueRef::Bool(_) | ValueRef::Integer(_) | ValueRef::Float(_) => {
+            let written = match Plain::of(value) {
                 Some(Plain::Bool(value)) => write!(output, "{value}"),
                 Some(Plain::Integer(number)) => write!(output, "{number}"),
                 // The shortest digits that give the same double again.
@@ -102,7 +102,7 @@ fn write_value(output: &mut Vec<u8>, shape: Shape<'_>) {
 }
 
 /// Members by name; of each name the last.
-fn sorted(members: Members<'_>) -> Vec<(&str, Shape<'_>)> {
+fn sorted(members: Members<'_>) -> Vec<(&str, ValueRef<'_>)> {
     let mut members: Vec<_> = members.collect();
     // Reversed, then sorted stably: the last of a name becomes its first, which dedup keeps.
     members.reverse();
@@ -128,7 +128,7 @@ mod tests {
         let text = format!(r#"{{"v":{json}}}"#);
         let document = reader.parse(&text).unwrap();
         let value = document.object().unwrap().field("v").unwrap();
-        assert_eq!(canonical(value.shape()), expected, "{json}");
+        assert_eq!(canonical(value.value()), expected, "{json}");
     }
 
     #[test]

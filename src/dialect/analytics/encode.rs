@@ -4,18 +4,18 @@ use super::stream;
 use crate::base::SUBSCRIPTION_ID_BYTES;
 use crate::broker::{Event, Publication, Rejection, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
-use crate::dialect::{Placeholder, Stamp};
+use crate::dialect::{Placeholder, PublicationMeta};
 use crate::json::{write_iso_time, write_text};
 
 /// `{"type":"data","data":{ITEM:DATA,"subscription_type":S},"subscription_id":ID,"timestamp":T}`
 pub(super) fn publication(
     publication: &Publication<'_>,
-    stamp: Stamp,
+    meta: PublicationMeta,
     output: &mut Vec<u8>,
 ) -> Option<Placeholder> {
     let base = output.len();
     let Some((stream, item)) = stream::of_channel(publication.channel) else {
-        typed(publication.kind, publication.data, stamp.unix_ms, output);
+        typed(publication.kind, publication.data, meta.unix_ms, output);
         return None;
     };
     output.extend_from_slice(b"{\"type\":\"data\",\"data\":{\"");
@@ -28,7 +28,7 @@ pub(super) fn publication(
     let placeholder = Placeholder(output.len() - base);
     output.extend_from_slice(&[b' '; SUBSCRIPTION_ID_BYTES]);
     output.push(b'"');
-    end(stamp.unix_ms, output);
+    end(meta.unix_ms, output);
     Some(placeholder)
 }
 
@@ -115,9 +115,9 @@ mod tests {
     use super::*;
     use crate::dialect::fixtures::{self, told};
 
-    const STAMP: Stamp = Stamp {
+    const STAMP: PublicationMeta = PublicationMeta {
         unix_ms: 1_704_067_200_000,
-        serial: 1,
+        id: 1,
     };
 
     fn check_publication(channel: &str, expected: &str, expected_hole: Option<usize>) {

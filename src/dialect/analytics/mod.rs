@@ -8,7 +8,7 @@ mod decode;
 mod encode;
 mod stream;
 
-use super::{Dialect, Placeholder, Stamp};
+use super::{Dialect, Placeholder, PublicationMeta};
 use crate::broker::{Command, Event, Publication, Rejection};
 use crate::json::Object;
 
@@ -31,9 +31,9 @@ impl Dialect for Analytics {
     fn publication(
         &self,
         publication: &Publication<'_>,
-        stamp: Stamp,
+        meta: PublicationMeta,
         output: &mut Vec<u8>,
     ) -> Option<Placeholder> {
-        encode::publication(publication, stamp, output)
+        encode::publication(publication, meta, output)
     }
 }

@@ -11,7 +11,7 @@ mod encode;
 pub(crate) mod notices;
 pub(crate) mod rooms;
 
-use super::{Dialect, Placeholder, Stamp};
+use super::{Dialect, Placeholder, PublicationMeta};
 use crate::broker::{Command, Event, Presence, Publication, Rejection};
 use crate::config::AccessRule;
 use crate::json::Object;
@@ -35,10 +35,10 @@ impl Dialect for Assist {
     fn publication(
         &self,
         publication: &Publication<'_>,
-        stamp: Stamp,
+        meta: PublicationMeta,
         output: &mut Vec<u8>,
     ) -> Option<Placeholder> {
-        encode::publication(publication.kind, publication.data, stamp.unix_ms, output);
+        encode::publication(publication.kind, publication.data, meta.unix_ms, output);
         None
     }
 

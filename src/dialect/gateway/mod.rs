@@ -7,7 +7,7 @@
 mod decode;
 mod encode;
 
-use super::{Dialect, Placeholder, Stamp};
+use super::{Dialect, Placeholder, PublicationMeta};
 use crate::broker::{Command, Event, Publication, Rejection};
 use crate::json::Object;
 
@@ -30,7 +30,7 @@ impl Dialect for Gateway {
     fn publication(
         &self,
         publication: &Publication<'_>,
-        _stamp: Stamp,
+        _stamp: PublicationMeta,
         output: &mut Vec<u8>,
     ) -> Option<Placeholder> {
         encode::publication(publication, output);

@@ -2,7 +2,7 @@
 
 use crate::base::Now;
 use crate::broker::{Event, Publication, SessionView};
-use crate::dialect::Stamp;
+use crate::dialect::PublicationMeta;
 use crate::dialect::templates::{flat, start};
 use crate::json::{write_iso_time, write_seconds, write_text};
 use serde_json::value::RawValue;
@@ -18,7 +18,11 @@ struct Notification<'a> {
 }
 
 /// `{"type":T,"message":M,"data":D,"timestamp":T,"id":ID}`
-pub(super) fn publication(publication: &Publication<'_>, stamp: Stamp, output: &mut Vec<u8>) {
+pub(super) fn publication(
+    publication: &Publication<'_>,
+    meta: PublicationMeta,
+    output: &mut Vec<u8>,
+) {
     let notification = serde_json::from_str::<Notification<'_>>(publication.data);
     let (text, data) = match &notification {
         Ok(notification) => (
@@ -29,8 +33,8 @@ pub(super) fn publication(publication: &Publication<'_>, stamp: Stamp, output: &
     };
     notification_start(publication.kind, text, data, output);
     output.extend_from_slice(b",\"timestamp\":");
-    write_iso_time(output, stamp.unix_ms);
-    output.extend_from_slice(format!(",\"id\":\"{:016x}\"}}", stamp.serial).as_bytes());
+    write_iso_time(output, meta.unix_ms);
+    output.extend_from_slice(format!(",\"id\":\"{:016x}\"}}", meta.id).as_bytes());
 }
 
 /// `{"type":T,"message":M,"data":D`
@@ -106,12 +110,12 @@ mod tests {
     use crate::dialect::fixtures::{self, told};
 
     fn check_publication(data: &str, expected: &str) {
-        let stamp = Stamp {
+        let meta = PublicationMeta {
             unix_ms: 1_704_067_200_000,
-            serial: 10,
+            id: 10,
         };
         let mut output = Vec::new();
-        publication(&Publication::new("all", "alert", data), stamp, &mut output);
+        publication(&Publication::new("all", "alert", data), meta, &mut output);
         let end = r#","timestamp":"2024-01-01T00:00:00.000Z","id":"000000000000000a"}"#;
         assert_eq!(
             String::from_utf8(output).unwrap(),

@@ -6,7 +6,7 @@
 mod decode;
 mod encode;
 
-use super::{Dialect, Placeholder, Stamp};
+use super::{Dialect, Placeholder, PublicationMeta};
 use crate::broker::{Command, Event, Publication, Rejection};
 use crate::json::Object;
 
@@ -29,10 +29,10 @@ impl Dialect for Notifications {
     fn publication(
         &self,
         publication: &Publication<'_>,
-        stamp: Stamp,
+        meta: PublicationMeta,
         output: &mut Vec<u8>,
     ) -> Option<Placeholder> {
-        encode::publication(publication, stamp, output);
+        encode::publication(publication, meta, output);
         None
     }
 }
