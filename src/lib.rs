@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  socket ─▶ net::wire ─▶ http ─▶ ws ─▶ dialect ─▶ broker ─▶ shard::fanout ─▶ ring ─┐
-//!  socket ◀─ net::wire ◀─ shard::outbox ◀─ shard::inbox ◀───────────────────────────┘
+//!  socket ◀─ net::wire ◀─ shard::send queue ◀─ shard::publication reader ◀───────────────────────────┘
 //! ```
 
 pub mod base;

@@ -17,7 +17,7 @@
 use fanwire::auth::{Identity, Verifier};
 use fanwire::base::{ProcessCounts, ConnectionId, DialectId, Now, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy, RateLimit, Routes};
-use fanwire::shard::{Request, Shard, ShardParts};
+use fanwire::shard::{ConnectionAction, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
@@ -122,12 +122,12 @@ impl Stage {
             "as" => self.speaker = client,
             "leave" => {
                 if let Some(Client { id, .. }) = self.clients[client] {
-                    self.shard.fail(id, self.now);
+                    self.shard.abort(id, self.now);
                 }
             }
             "end" => {
                 if let Some(Client { id, .. }) = self.clients[client] {
-                    self.shard.hang_up(id, self.now);
+                    self.shard.on_eof(id, self.now);
                 }
             }
             "wait" => {
@@ -138,7 +138,7 @@ impl Stage {
             }
             _ => {}
         }
-        self.settle();
+        self.reap_ended();
     }
 
     fn connect(&mut self, client: usize, listener: u8, query: &str) {
@@ -160,7 +160,7 @@ impl Stage {
         )
         .into_bytes();
         self.shard.receive(id, &mut request, self.now);
-        self.settle();
+        self.reap_ended();
     }
 
     /// Sends `message` as a text frame; its mask is zero, so that an input is readable.
@@ -183,22 +183,22 @@ impl Stage {
         frame.extend([0; 4]);
         frame.extend(message);
         self.shard.receive(id, &mut frame, self.now);
-        self.settle();
+        self.reap_ended();
     }
 
     /// Lets everything arrive.
-    fn settle(&mut self) {
+    fn reap_ended(&mut self) {
         loop {
             self.shard.retry_unsent();
             self.shard.drain_ring(self.now);
             self.flush();
-            for request in self.shard.take_requests() {
+            for request in self.shard.take_actions() {
                 self.carry_out(request);
             }
             let is_busy = self.shard.has_unread()
                 || self.shard.is_congested()
-                || self.shard.has_dirty()
-                || self.shard.has_requests();
+                || self.shard.has_ready()
+                || self.shard.has_actions();
             if !is_busy {
                 return;
             }
@@ -206,7 +206,7 @@ impl Stage {
     }
 
     fn flush(&mut self) {
-        while let Some(id) = self.shard.next_dirty() {
+        while let Some(id) = self.shard.next_ready() {
             let bytes = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             let length = u32::try_from(bytes.len()).expect("an outbox is smaller");
             self.shard.sent(id, length);
@@ -218,15 +218,15 @@ impl Stage {
 
     fn carry_out(&mut self, request: Request) {
         match request {
-            Request::ShutdownWrite(id) => self.shard.hang_up(id, self.now),
-            Request::Close(id) => {
+            ConnectionAction::ShutdownWrite(id) => self.shard.on_eof(id, self.now),
+            ConnectionAction::Close(id) => {
                 let mut clients = self.clients.iter_mut();
                 let client = clients.find(|client| client.as_ref().is_some_and(|it| it.id == id));
                 *client.expect("a connection is closed once") = None;
                 self.shard.release(id);
             }
-            Request::Http(id, _) => self.shard.end_http(id, self.now),
-            Request::HttpEnd(_) => {}
+            ConnectionAction::Http(id, _) => self.shard.end_http(id, self.now),
+            ConnectionAction::HttpEnd(_) => {}
         }
     }
 
@@ -234,8 +234,8 @@ impl Stage {
     fn end(mut self) {
         for client in 0..=CLIENTS {
             if let Some(Client { id, .. }) = self.clients[client] {
-                self.shard.fail(id, self.now);
-                self.settle();
+                self.shard.abort(id, self.now);
+                self.reap_ended();
             }
         }
         assert!(self.clients.iter().all(Option::is_none), "a client is left");

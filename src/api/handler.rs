@@ -3,7 +3,7 @@
 use super::pipe::{Output, Pipe};
 use super::routes::{self, ApiContext};
 use crate::base::{ConnectionId, SlotMap};
-use crate::net::wire::{HttpHost, HttpOutput};
+use crate::net::wire::{HttpHandler, HttpOutput};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use std::cell::RefCell;
@@ -72,7 +72,7 @@ impl Api {
     }
 }
 
-impl HttpHost for Api {
+impl HttpHandler for Api {
     fn receive(&mut self, id: ConnectionId, bytes: &[u8]) {
         let pipe = match self.pipes.get(id) {
             Some(pipe) => pipe.clone(),
@@ -89,7 +89,7 @@ impl HttpHost for Api {
         }
     }
 
-    fn forget(&mut self, id: ConnectionId) {
+    fn closed(&mut self, id: ConnectionId) {
         if let Some(pipe) = self.pipes.remove(id) {
             // Its task ends at the end of its input.
             pipe.end();

@@ -103,7 +103,7 @@ macro_rules! label {
 label! {
     /// Why frames that were queued for a connection never left.
     DropReason {
-        /// The outbox was full: the peer reads slower than it is sent to.
+        /// The send queue was full: the peer reads slower than it is sent to.
         SlowConsumer = "slow_consumer",
         /// The connection was closed, by either side, with frames waiting.
         Closed = "closed",
@@ -231,7 +231,7 @@ label! {
         TokenExpired = "token_expired",
         /// No answer to a ping in time.
         PongTimeout = "pong_timeout",
-        /// The outbox was full (1008).
+        /// The send queue was full (1008).
         SlowConsumer = "slow_consumer",
         /// The connection limit (1013).
         Capacity = "capacity",

@@ -63,8 +63,8 @@ pub const JSON_BYTES_KEPT: usize = 256 * 1024;
 pub const RUN_BYTES_MAX: usize = 64 * 1024;
 /// Records read from the ring in one turn, so that input and timers get theirs.
 pub const RING_RECORDS_PER_TURN: usize = 1_024;
-/// Bytes of records read while one fan-out is being sent; less if outboxes are small. What is read
-/// reaches outboxes at once, and a subscriber that keeps up must never find its outbox full because
+/// Bytes of records read while one fan-out is being sent; less if send queues are small. What is read
+/// reaches send queues at once, and a subscriber that keeps up must never find its send queue full because
 /// we read too far ahead of its socket.
 pub const RING_BYTES_PER_FANOUT: usize = 256 * 1024;
 

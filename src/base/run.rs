@@ -1,4 +1,4 @@
-//! Finished frames, shared by all outboxes of a shard.
+//! Finished frames, shared by all send queues of a shard.
 
 use std::rc::Rc;
 

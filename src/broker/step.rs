@@ -221,7 +221,7 @@ impl Broker {
         if !command.is_internal() {
             session.last_activity_ms = now.monotonic_ms;
             session.pinged_ms = None;
-            // The alarm for a token's end follows the monotonic clock; the calendar may have jumped.
+            // The timer for a token's end follows the monotonic clock; the calendar may have jumped.
             if session.is_expired(&policy, now) {
                 return self.wake(id, &policy, now, emit);
             }

@@ -31,7 +31,7 @@ pub struct Flags {
     pub jwt_secret: Option<Secret>,
     /// `--connections-max`
     pub connections_max: Option<u64>,
-    /// `--outbox-bytes-max`
+    /// `--send_queue-bytes-max`
     pub send_queue_bytes_max: Option<u32>,
     /// `--drain-wait`
     pub drain_grace_period: Option<String>,

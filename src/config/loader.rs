@@ -17,7 +17,7 @@ use crate::base::DialectId;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Smallest limit of an outbox, bytes: a page; less would not hold one message and its frame.
+/// Smallest limit of an send queue, bytes: a page; less would not hold one message and its frame.
 const SEND_QUEUE_BYTES_MIN: u64 = 4_096;
 /// Smallest size of a log file that is put aside, bytes: less would be a file per line.
 const LOG_ROTATION_MIN: u64 = 1_000;

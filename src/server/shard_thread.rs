@@ -1,9 +1,9 @@
-//! One shard on its thread: the executor, the wire ring and the pump.
+//! One shard on its thread: the executor, the wire ring and the event loop.
 
 use crate::api::{Api, ApiContext};
 use crate::base::now::Clock;
 use crate::net::Waker;
-use crate::net::wire::{Pump, SetupError, ShardCommand, Uring, UringConfig};
+use crate::net::wire::{EventLoop, SetupError, ShardCommand, Uring, UringConfig};
 use crate::shard::{Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
@@ -105,7 +105,7 @@ async fn run(thread: ShardThread) {
     watch.report(Report::Ready);
     let counters = Arc::clone(&thread.parts.counters);
     let shard = Shard::new(thread.parts, thread.clock.now());
-    let pump = Pump::new(
+    let event_loop = EventLoop::new(
         kernel,
         shard,
         Api::new(thread.api),
@@ -114,6 +114,6 @@ async fn run(thread: ShardThread) {
         counters,
         thread.clock,
     );
-    let ended = Box::pin(pump.run()).await;
+    let ended = Box::pin(event_loop.run()).await;
     watch.report(ended.map_or_else(Report::Failed, |()| Report::Stopped));
 }

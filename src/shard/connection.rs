@@ -1,6 +1,6 @@
 //! One connection of a shard.
 
-use super::send_queue::Outbox;
+use super::send_queue::SendQueue;
 use crate::base::counters::{CloseReason, Label, ProtocolError};
 use crate::base::{ConnectionId, DialectId};
 use crate::ws::close::{self, PeerClose};
@@ -18,22 +18,22 @@ use std::net::SocketAddr;
 pub(super) enum Phase {
     /// Waiting for a complete request head. Apart, as what is known until then is of no use to a
     /// session and would make each connection larger.
-    Head(Box<Arrival>),
+    Head(Box<PendingRequest>),
     /// A WebSocket session.
     Open,
     /// Bytes go to the HTTP API.
     Http,
-    /// Something last waits in the outbox.
-    Closing(Farewell),
+    /// Something last waits in the send queue.
+    Closing(CloseWait),
     /// All is written; waiting for the peer's end.
-    Lingering(Farewell),
+    Lingering(CloseWait),
     /// The wire was asked to close the socket.
-    Gone,
+    Closed,
 }
 
 /// What is known of a connection before its request.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct PendingRequest {
     pub(super) peer: SocketAddr,
     /// Which listener it came by.
     pub(super) listener: u8,
@@ -43,7 +43,7 @@ pub(super) struct Arrival {
 
 /// How a connection that is being closed waits for its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Farewell {
+pub(super) enum CloseWait {
     /// The peer has said goodbye: nothing to wait for.
     TestSources,
     /// The peer owes a close frame (RFC 6455 7.1.1); until then its frames are read and ignored.
@@ -61,20 +61,20 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) dialect: DialectId,
     /// Stands in the list of connections to send to.
-    pub(super) is_dirty: bool,
+    pub(super) is_queued: bool,
     /// The socket took nothing; waiting for it to become writable.
     pub(super) is_blocked: bool,
     pub(super) decoder: Decoder,
-    pub(super) outbox: Outbox,
+    pub(super) send_queue: SendQueue,
     /// When to look at the connection.
-    pub(super) alarm_ms: u64,
-    /// The earliest of its alarms in the wheel; others are stale.
+    pub(super) timer_ms: u64,
+    /// The earliest of its timers in the wheel; others are stale.
     pub(super) wheel_ms: u64,
 }
 
 /// How a session is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ending {
+pub(super) struct CloseRequest {
     /// The code of our close frame; none echoes a close frame without one.
     code: Option<CloseCode>,
     pub(super) reason: CloseReason,
@@ -82,7 +82,7 @@ pub(super) struct Ending {
     pub(super) flush: bool,
 }
 
-impl Ending {
+impl CloseRequest {
     /// Everything queued is sent first.
     pub(super) fn flushing(code: CloseCode, reason: CloseReason) -> Self {
         Self {
@@ -116,11 +116,11 @@ impl Ending {
     }
 
     /// What is expected of the peer after our close frame.
-    pub(super) fn farewell(self) -> Farewell {
+    pub(super) fn close_wait(self) -> CloseWait {
         match self.reason {
-            CloseReason::Peer => Farewell::TestSources,
-            CloseReason::Protocol => Farewell::EndOfStream,
-            _ => Farewell::CloseFrame,
+            CloseReason::Peer => CloseWait::TestSources,
+            CloseReason::Protocol => CloseWait::EndOfStream,
+            _ => CloseWait::CloseFrame,
         }
     }
 
@@ -142,17 +142,17 @@ impl Connection {
     pub(super) fn new(id: ConnectionId, peer: SocketAddr, listener: u8) -> Self {
         Self {
             id,
-            phase: Phase::Head(Box::new(Arrival {
+            phase: Phase::Head(Box::new(PendingRequest {
                 peer,
                 listener,
                 head: Vec::new(),
             })),
             dialect: DialectId::Gateway,
-            is_dirty: false,
+            is_queued: false,
             is_blocked: false,
             decoder: Decoder::default(),
-            outbox: Outbox::default(),
-            alarm_ms: 0,
+            send_queue: SendQueue::default(),
+            timer_ms: 0,
             wheel_ms: u64::MAX,
         }
     }

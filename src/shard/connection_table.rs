@@ -1,10 +1,10 @@
 //! The connections of a shard and what happens to them; the rules are the broker's.
 
-use super::Request;
-use super::connection::{Connection, Ending, Farewell, Phase};
-use super::publication_writer::Fanout;
-use super::ready_queue::DirtyLine;
-use super::timer_wheel::{Alarm, Wheel};
+use super::ConnectionAction;
+use super::connection::{CloseRequest, CloseWait, Connection, Phase};
+use super::publication_writer::PublicationWriter;
+use super::ready_queue::ReadyQueue;
+use super::timer_wheel::{Timer, TimerWheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
 use crate::base::{
@@ -19,39 +19,39 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 #[derive(Debug)]
-pub(super) struct Machine {
-    pub(super) connections: Slab<Connection>,
+pub(super) struct ConnectionTable {
+    pub(super) slab: Slab<Connection>,
     pub(super) counters: Arc<ShardCounters>,
-    pub(super) fanout: Fanout,
-    pub(super) requests: Vec<Request>,
+    pub(super) publication_writer: PublicationWriter,
+    pub(super) actions: Vec<ConnectionAction>,
     send_queue_bytes_max: u32,
     /// Per dialect, how long a peer has to answer our close frame.
     close_timeouts_ms: [u64; DialectId::COUNT],
-    wheel: Wheel,
-    pub(super) dirty: DirtyLine,
+    wheel: TimerWheel,
+    pub(super) ready_queue: ReadyQueue,
     /// Sessions that the broker has not yet been told have ended.
     ended: Vec<ConnectionId>,
     text: Vec<u8>,
     ping: FrameRun,
 }
 
-impl Machine {
+impl ConnectionTable {
     pub(super) fn new(
         connections_max: u32,
         policy: &Policy,
         counters: Arc<ShardCounters>,
-        fanout: Fanout,
+        publication_writer: PublicationWriter,
         now: Now,
     ) -> Self {
         Self {
-            connections: Slab::new(connections_max),
+            slab: Slab::new(connections_max),
             counters,
-            fanout,
-            requests: Vec::new(),
+            publication_writer,
+            actions: Vec::new(),
             send_queue_bytes_max: policy.send_queue_bytes_max,
             close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout_ms),
-            wheel: Wheel::new(now.monotonic_ms),
-            dirty: DirtyLine::default(),
+            wheel: TimerWheel::new(now.monotonic_ms),
+            ready_queue: ReadyQueue::default(),
             ended: Vec::new(),
             text: Vec::new(),
             ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
@@ -65,12 +65,12 @@ impl Machine {
         now: Now,
     ) -> Result<ConnectionId, SlabFull> {
         let new = |id| Connection::new(id, peer, listener);
-        let accepted = self.connections.insert_with(new);
+        let accepted = self.slab.insert_with(new);
         match accepted {
             Ok(id) => {
                 self.counters.connections_accepted.add(1);
                 self.count_connections();
-                self.set_alarm(id, now.monotonic_ms + HEAD_TIMEOUT_MS);
+                self.set_timer(id, now.monotonic_ms + HEAD_TIMEOUT_MS);
             }
             Err(SlabFull) => self
                 .counters
@@ -85,12 +85,14 @@ impl Machine {
     pub(super) fn apply(&mut self, id: ConnectionId, effect: Effect<'_>, now: Now) {
         match effect {
             Effect::Reply(event) => self.reply(id, &event, now),
-            Effect::Publish(publication) => self.fanout.publish(&publication, now.unix_ms),
+            Effect::Publish(publication) => {
+                self.publication_writer.publish(&publication, now.unix_ms)
+            }
             Effect::Announce(dialect, presence) => {
                 let mut scratch = String::new();
                 let dialect = dialect::of(dialect);
                 if let Some(publication) = dialect.presence(&presence, &mut scratch) {
-                    self.fanout.publish(&publication, now.unix_ms);
+                    self.publication_writer.publish(&publication, now.unix_ms);
                 }
             }
             Effect::Ping => {
@@ -98,15 +100,15 @@ impl Machine {
                 self.send_control(id, ping);
             }
             Effect::Close { code, reason } => {
-                let ending = Ending::flushing(code, reason);
-                self.end(id, ending, now);
+                let close = CloseRequest::flushing(code, reason);
+                self.end(id, close, now);
             }
-            Effect::WakeAt(at_ms) => self.set_alarm(id, at_ms),
+            Effect::WakeAt(at_ms) => self.set_timer(id, at_ms),
         }
     }
 
     fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
-        let Some(connection) = self.connections.get(id) else {
+        let Some(connection) = self.slab.get(id) else {
             return;
         };
         let dialect = dialect::of(connection.dialect);
@@ -125,17 +127,17 @@ impl Machine {
 
     /// Queues a run of frames; a session without room for it is closed.
     pub(super) fn queue(&mut self, id: ConnectionId, run: FrameRun, now: Now) {
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         if connection
-            .outbox
+            .send_queue
             .push(run, self.send_queue_bytes_max)
             .is_ok()
         {
-            self.dirty.join(connection);
+            self.ready_queue.join(connection);
         } else {
-            self.end(id, Ending::slow_consumer(), now);
+            self.end(id, CloseRequest::slow_consumer(), now);
         }
     }
 
@@ -147,13 +149,13 @@ impl Machine {
         subscription_id: Option<&SubscriptionId>,
         now: Now,
     ) {
-        let Some((id, connection)) = self.connections.at_slot_mut(slot) else {
+        let Some((id, connection)) = self.slab.at_slot_mut(slot) else {
             return;
         };
         let reason = if !connection.is_open() {
             DropReason::Closed
         } else if connection
-            .outbox
+            .send_queue
             .push_publications(
                 run.clone(),
                 subscription_id.cloned(),
@@ -161,9 +163,9 @@ impl Machine {
             )
             .is_ok()
         {
-            return self.dirty.join(connection);
+            return self.ready_queue.join(connection);
         } else {
-            self.end(id, Ending::slow_consumer(), now);
+            self.end(id, CloseRequest::slow_consumer(), now);
             DropReason::SlowConsumer
         };
         self.counters.dropped.of(reason).add(run.frame_count());
@@ -171,34 +173,34 @@ impl Machine {
 
     /// Queues a control frame ahead of data.
     pub(super) fn send_control(&mut self, id: ConnectionId, run: FrameRun) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.outbox.push_control(run, CONTROL_FRAMES_MAX);
-            self.dirty.join(connection);
+        if let Some(connection) = self.slab.get_mut(id) {
+            connection.send_queue.push_control(run, CONTROL_FRAMES_MAX);
+            self.ready_queue.join(connection);
         }
     }
 
     /// Ends a WebSocket session: its close frame is queued and no more input is read.
-    pub(super) fn end(&mut self, id: ConnectionId, ending: Ending, now: Now) {
-        let Some(connection) = self.connections.get_mut(id) else {
+    pub(super) fn end(&mut self, id: ConnectionId, close: CloseRequest, now: Now) {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         if !connection.is_open() {
             return;
         }
-        self.counters.closes.of(ending.reason).add(1);
-        if !ending.flush {
-            let given_up = connection.outbox.give_up();
+        self.counters.closes.of(close.reason).add(1);
+        if !close.flush {
+            let given_up = connection.send_queue.give_up();
             let dropped = self.counters.dropped.of(DropReason::SlowConsumer);
             dropped.add(given_up.0);
         }
-        let close_frame = FrameRun::reply(&ending.frame());
-        let pushed = connection.outbox.push(close_frame, u32::MAX);
+        let close_frame = FrameRun::reply(&close.frame());
+        let pushed = connection.send_queue.push(close_frame, u32::MAX);
         assert!(pushed.is_ok(), "no outbox reaches 4 GiB");
-        connection.phase = Phase::Closing(ending.farewell());
-        self.dirty.join(connection);
+        connection.phase = Phase::Closing(close.close_wait());
+        self.ready_queue.join(connection);
         let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
         self.ended.push(id);
-        self.set_alarm(id, now.monotonic_ms + timeout_ms);
+        self.set_timer(id, now.monotonic_ms + timeout_ms);
     }
 
     /// Answers a request that gets no further, and closes.
@@ -210,12 +212,12 @@ impl Machine {
     }
 
     fn close_when_written(&mut self, id: ConnectionId, now: Now) {
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
-        connection.phase = Phase::Closing(Farewell::EndOfStream);
-        let is_written = connection.outbox.is_empty();
-        self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
+        connection.phase = Phase::Closing(CloseWait::EndOfStream);
+        let is_written = connection.send_queue.is_empty();
+        self.set_timer(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
         if is_written {
             self.finish_closing(id);
         }
@@ -223,34 +225,34 @@ impl Machine {
 
     /// All is written to a connection that is being closed.
     fn finish_closing(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
-        let Phase::Closing(farewell) = connection.phase else {
+        let Phase::Closing(close_wait) = connection.phase else {
             return;
         };
-        connection.phase = Phase::Lingering(farewell);
-        match farewell {
-            Farewell::TestSources => self.fail(id),
-            Farewell::CloseFrame => {}
-            Farewell::EndOfStream => self.requests.push(Request::ShutdownWrite(id)),
+        connection.phase = Phase::Lingering(close_wait);
+        match close_wait {
+            CloseWait::TestSources => self.abort(id),
+            CloseWait::CloseFrame => {}
+            CloseWait::EndOfStream => self.actions.push(ConnectionAction::ShutdownWrite(id)),
         }
     }
 
     /// The peer of a connection that is being closed has said goodbye too.
-    pub(super) fn say_farewell(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else {
+    pub(super) fn peer_closed(&mut self, id: ConnectionId) {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         match &mut connection.phase {
-            Phase::Closing(farewell) => *farewell = Farewell::TestSources,
-            Phase::Lingering(_) => self.fail(id),
+            Phase::Closing(close_wait) => *close_wait = CloseWait::TestSources,
+            Phase::Lingering(_) => self.abort(id),
             _ => {}
         }
     }
 
-    pub(super) fn hang_up(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else {
+    pub(super) fn on_eof(&mut self, id: ConnectionId) {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         match connection.phase {
@@ -259,47 +261,47 @@ impl Machine {
                     .connections_rejected
                     .of(RejectReason::Abandoned)
                     .add(1);
-                self.fail(id);
+                self.abort(id);
             }
             Phase::Open => {
                 let error = ProtocolError::AbruptEnd;
                 self.counters.protocol_errors.of(error).add(1);
-                self.fail(id);
+                self.abort(id);
             }
             // A peer that has only shut its sending side down still reads our answer.
-            Phase::Http => self.requests.push(Request::HttpEnd(id)),
-            Phase::Closing(_) | Phase::Lingering(_) => self.say_farewell(id),
-            Phase::Gone => {}
+            Phase::Http => self.actions.push(ConnectionAction::HttpEnd(id)),
+            Phase::Closing(_) | Phase::Lingering(_) => self.peer_closed(id),
+            Phase::Closed => {}
         }
     }
 
     /// Gives the socket up at once; what waits for it is counted as dropped.
-    pub(super) fn fail(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else {
+    pub(super) fn abort(&mut self, id: ConnectionId) {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         match connection.phase {
-            Phase::Gone => return,
+            Phase::Closed => return,
             Phase::Open => {
                 self.counters.closes.of(CloseReason::Peer).add(1);
                 self.ended.push(id);
             }
             _ => {}
         }
-        connection.phase = Phase::Gone;
-        self.requests.push(Request::Close(id));
+        connection.phase = Phase::Closed;
+        self.actions.push(ConnectionAction::Close(id));
     }
 
     pub(super) fn release(&mut self, id: ConnectionId) {
-        let Some(released) = self.connections.remove(id) else {
+        let Some(released) = self.slab.remove(id) else {
             return;
         };
         assert!(
-            matches!(released.phase, Phase::Gone),
+            matches!(released.phase, Phase::Closed),
             "only closed sockets are released"
         );
         // Not before: a send that was under way may still have written some of it.
-        let abandoned = released.outbox.abandoned();
+        let abandoned = released.send_queue.abandoned();
         self.counters
             .dropped
             .of(DropReason::Closed)
@@ -309,27 +311,28 @@ impl Machine {
 
     /// Hands the connection over to the HTTP API, with the bytes of its request.
     pub(super) fn begin_http(&mut self, id: ConnectionId, bytes: &[u8], now: Now) {
-        if let Some(connection) = self.connections.get_mut(id) {
+        if let Some(connection) = self.slab.get_mut(id) {
             connection.phase = Phase::Http;
-            self.requests.push(Request::Http(id, bytes.to_vec()));
-            self.set_alarm(id, now.monotonic_ms + HTTP_TIMEOUT_MS);
+            self.actions
+                .push(ConnectionAction::Http(id, bytes.to_vec()));
+            self.set_timer(id, now.monotonic_ms + HTTP_TIMEOUT_MS);
         }
     }
 
     /// Queues bytes of an answer. They are one answer, made by us: no limit but its own length.
     pub(super) fn send_http(&mut self, id: ConnectionId, bytes: &[u8]) {
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         if matches!(connection.phase, Phase::Http) {
-            let pushed = connection.outbox.push(FrameRun::reply(bytes), u32::MAX);
+            let pushed = connection.send_queue.push(FrameRun::reply(bytes), u32::MAX);
             assert!(pushed.is_ok(), "no answer reaches 4 GiB");
-            self.dirty.join(connection);
+            self.ready_queue.join(connection);
         }
     }
 
     pub(super) fn end_http(&mut self, id: ConnectionId, now: Now) {
-        let connection = self.connections.get(id);
+        let connection = self.slab.get(id);
         if connection.is_some_and(|connection| matches!(connection.phase, Phase::Http)) {
             self.close_when_written(id, now);
         }
@@ -337,33 +340,33 @@ impl Machine {
 
     /// Ends all sessions because the server goes away.
     pub(super) fn go_away(&mut self, now: Now) {
-        let ids: Vec<_> = self.connections.ids().collect();
+        let ids: Vec<_> = self.slab.ids().collect();
         for id in ids {
-            match self.connections.get(id).map(|connection| &connection.phase) {
-                Some(Phase::Open) => self.dismiss(id, now),
+            match self.slab.get(id).map(|connection| &connection.phase) {
+                Some(Phase::Open) => self.close_going_away(id, now),
                 // The answer is on its way; it gets as long as a session gets to say goodbye.
-                Some(Phase::Http) => self.set_alarm(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
-                Some(Phase::Head(_)) => self.fail(id),
+                Some(Phase::Http) => self.set_timer(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
+                Some(Phase::Head(_)) => self.abort(id),
                 _ => {}
             }
         }
     }
 
     /// Ends a session because the server goes away.
-    pub(super) fn dismiss(&mut self, id: ConnectionId, now: Now) {
-        let ending = Ending::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
-        self.end(id, ending, now);
+    pub(super) fn close_going_away(&mut self, id: ConnectionId, now: Now) {
+        let close = CloseRequest::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
+        self.end(id, close, now);
     }
 
     /// The sessions that are not being closed.
     pub(super) fn open_sessions(&self) -> Vec<ConnectionId> {
-        let ids = self.connections.ids();
+        let ids = self.slab.ids();
         ids.filter(|id| self.is_open(*id)).collect()
     }
 
-    pub(super) fn set_alarm(&mut self, id: ConnectionId, due_ms: u64) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.alarm_ms = due_ms;
+    pub(super) fn set_timer(&mut self, id: ConnectionId, due_ms: u64) {
+        if let Some(connection) = self.slab.get_mut(id) {
+            connection.timer_ms = due_ms;
             // An earlier one will ring first and find that it is too early: so a deadline that is
             // put off again and again costs one entry in the wheel, not one each time.
             if due_ms < connection.wheel_ms {
@@ -374,57 +377,57 @@ impl Machine {
     }
 
     /// The connections whose time has come.
-    pub(super) fn ring_alarms(&mut self, now: Now) -> Vec<ConnectionId> {
-        let mut alarms = Vec::new();
-        self.wheel.ring(now.monotonic_ms, &mut alarms);
+    pub(super) fn expired_timers(&mut self, now: Now) -> Vec<ConnectionId> {
+        let mut timers = Vec::new();
+        self.wheel.expire(now.monotonic_ms, &mut timers);
         let mut due = Vec::new();
-        for Alarm { id, due_ms } in alarms {
-            let Some(connection) = self.connections.get_mut(id) else {
+        for Timer { id, due_ms } in timers {
+            let Some(connection) = self.slab.get_mut(id) else {
                 continue;
             };
             if connection.wheel_ms != due_ms {
                 continue;
             }
             connection.wheel_ms = u64::MAX;
-            let alarm_ms = connection.alarm_ms;
-            if alarm_ms <= now.monotonic_ms {
+            let timer_ms = connection.timer_ms;
+            if timer_ms <= now.monotonic_ms {
                 due.push(id);
             } else {
-                self.set_alarm(id, alarm_ms);
+                self.set_timer(id, timer_ms);
             }
         }
         due
     }
 
-    /// The alarm of a connection that is no session has rung.
+    /// The timer of a connection that is no session has rung.
     pub(super) fn time_out(&mut self, id: ConnectionId, now: Now) {
-        match self.connections.get(id).map(|connection| &connection.phase) {
+        match self.slab.get(id).map(|connection| &connection.phase) {
             Some(Phase::Head(_)) => self.reject(id, RejectReason::HeadTimeout, now),
-            Some(Phase::Http | Phase::Closing(_) | Phase::Lingering(_)) => self.fail(id),
+            Some(Phase::Http | Phase::Closing(_) | Phase::Lingering(_)) => self.abort(id),
             _ => {}
         }
     }
 
-    pub(super) fn next_wake_ms(&self) -> Option<u64> {
+    pub(super) fn next_timer_ms(&self) -> Option<u64> {
         self.wheel.next_ms()
     }
 
     pub(super) fn is_open(&self, id: ConnectionId) -> bool {
-        self.connections.get(id).is_some_and(Connection::is_open)
+        self.slab.get(id).is_some_and(Connection::is_open)
     }
 
     pub(super) fn next_ended(&mut self) -> Option<ConnectionId> {
         self.ended.pop()
     }
 
-    pub(super) fn next_dirty(&mut self) -> Option<ConnectionId> {
-        while let Some(id) = self.dirty.pop() {
-            let Some(connection) = self.connections.get_mut(id) else {
+    pub(super) fn next_ready(&mut self) -> Option<ConnectionId> {
+        while let Some(id) = self.ready_queue.pop() {
+            let Some(connection) = self.slab.get_mut(id) else {
                 continue;
             };
-            connection.is_dirty = false;
-            let is_writable = !matches!(connection.phase, Phase::Lingering(_) | Phase::Gone);
-            if is_writable && !connection.is_blocked && !connection.outbox.is_empty() {
+            connection.is_queued = false;
+            let is_writable = !matches!(connection.phase, Phase::Lingering(_) | Phase::Closed);
+            if is_writable && !connection.is_blocked && !connection.send_queue.is_empty() {
                 return Some(id);
             }
         }
@@ -436,43 +439,43 @@ impl Machine {
         id: ConnectionId,
         slices_max: usize,
     ) -> Option<impl Iterator<Item = &[u8]>> {
-        let connection = self.connections.get_mut(id)?;
-        Some(connection.outbox.begin_send(slices_max))
+        let connection = self.slab.get_mut(id)?;
+        Some(connection.send_queue.begin_send(slices_max))
     }
 
     pub(super) fn sent(&mut self, id: ConnectionId, bytes: u32) {
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
-        let delivered = connection.outbox.sent(bytes);
+        let delivered = connection.send_queue.sent(bytes);
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
-        if !connection.outbox.is_empty() {
-            self.dirty.join(connection);
+        if !connection.send_queue.is_empty() {
+            self.ready_queue.join(connection);
         } else if matches!(connection.phase, Phase::Closing(_)) {
             self.finish_closing(id);
         }
     }
 
     pub(super) fn would_block(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(id) {
+        if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = true;
         }
     }
 
     pub(super) fn writable(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(id) {
+        if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = false;
-            self.dirty.join(connection);
+            self.ready_queue.join(connection);
         }
     }
 
     pub(super) fn connection_count(&self) -> usize {
-        self.connections.count()
+        self.slab.count()
     }
 
     fn count_connections(&self) {
-        let count = self.connections.count() as u64;
+        let count = self.slab.count() as u64;
         self.counters.connections.set(count);
     }
 }

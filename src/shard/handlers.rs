@@ -1,7 +1,7 @@
 //! Where the program's handlers are called, and what they asked for is done.
 
 use super::Shard;
-use super::hooks::{Action, Message, Outcome, Session};
+use super::hooks::{Message, Outcome, Session, SessionAction};
 use crate::base::counters::{CloseReason, MessageError};
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Effect, Event, Publication, Rejection};
@@ -48,7 +48,7 @@ impl Shard {
 
     /// Tells the program that a session has begun.
     pub(super) fn call_connect(&mut self, id: ConnectionId, now: Now) {
-        if !self.hooks.has_connect() || !self.machine.is_open(id) {
+        if !self.hooks.has_connect() || !self.connections.is_open(id) {
             return;
         }
         let Some(view) = self.broker.view(id, now) else {
@@ -82,7 +82,7 @@ impl Shard {
             Outcome::Denied(reason) => {
                 self.count_handler_error();
                 let event = Event::Denied { reason: &reason };
-                self.machine.apply(id, Effect::Reply(event), now);
+                self.connections.apply(id, Effect::Reply(event), now);
             }
             Outcome::Panicked => {
                 let rejection = Rejection::HandlerFailed;
@@ -92,45 +92,53 @@ impl Shard {
     }
 
     fn count_handler_error(&self) {
-        let errors = &self.machine.counters.message_errors;
+        let errors = &self.connections.counters.message_errors;
         errors.of(MessageError::Handler).add(1);
     }
 
-    fn carry_out(&mut self, id: ConnectionId, actions: Vec<Action>, now: Now) {
+    fn carry_out(&mut self, id: ConnectionId, actions: Vec<SessionAction>, now: Now) {
         for action in actions {
             match action {
-                Action::Send(kind, data) => self.send_message(id, &kind, &data, now),
-                Action::Publish {
+                SessionAction::Send(kind, data) => self.send_message(id, &kind, &data, now),
+                SessionAction::Publish {
                     channel,
                     kind,
                     data,
                 } => {
                     let publication = Publication::new(&channel, &kind, &data);
                     if publication.is_valid() {
-                        self.machine.counters.publications.add(1);
-                        self.machine.fanout.publish(&publication, now.unix_ms);
+                        self.connections.counters.publications.add(1);
+                        self.connections
+                            .publication_writer
+                            .publish(&publication, now.unix_ms);
                     } else {
                         self.count_handler_error();
                     }
                 }
-                Action::Subscribe(channel) => self.broker.subscribe_server_side(id, &channel),
-                Action::Unsubscribe(channel) => {
+                SessionAction::Subscribe(channel) => {
+                    self.broker.subscribe_server_side(id, &channel)
+                }
+                SessionAction::Unsubscribe(channel) => {
                     let Self {
-                        broker, machine, ..
+                        broker,
+                        connections,
+                        ..
                     } = self;
                     broker.unsubscribe_server_side(id, &channel, now, &mut |effect| {
-                        machine.apply(id, effect, now);
+                        connections.apply(id, effect, now);
                     });
                 }
-                Action::Identify(identity) => {
+                SessionAction::Identify(identity) => {
                     let Self {
-                        broker, machine, ..
+                        broker,
+                        connections,
+                        ..
                     } = self;
                     broker.identify(id, identity, now, &mut |effect| {
-                        machine.apply(id, effect, now);
+                        connections.apply(id, effect, now);
                     });
                 }
-                Action::Close => {
+                SessionAction::Close => {
                     self.disconnect(id, now);
                 }
             }
@@ -140,22 +148,24 @@ impl Shard {
     /// Sends a message to one session, in its dialect. `data` is JSON.
     pub fn send_message(&mut self, id: ConnectionId, kind: &str, data: &str, now: Now) {
         let event = Event::Message { kind, data, now };
-        self.machine.apply(id, Effect::Reply(event), now);
+        self.connections.apply(id, Effect::Reply(event), now);
     }
 
     /// Ends a session by the word of the program or of an operator; false when there is none.
     pub fn disconnect(&mut self, id: ConnectionId, now: Now) -> bool {
-        let is_there = self.machine.is_open(id);
+        let is_there = self.connections.is_open(id);
         self.end_session(id, CloseReason::Operator, now);
         is_there
     }
 
     fn end_session(&mut self, id: ConnectionId, reason: CloseReason, now: Now) {
         let Self {
-            broker, machine, ..
+            broker,
+            connections,
+            ..
         } = self;
         broker.end_session(id, reason, now, &mut |effect| {
-            machine.apply(id, effect, now)
+            connections.apply(id, effect, now)
         });
     }
 }

@@ -1,7 +1,7 @@
 //! From the first bytes of a connection to a WebSocket session, the HTTP API, or a rejection.
 
 use super::Shard;
-use super::connection::{Ending, Phase};
+use super::connection::{CloseRequest, Phase};
 use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::limits::{CHANNEL_BYTES_MAX, HEAD_BYTES_MAX};
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
@@ -17,7 +17,7 @@ use std::borrow::Cow;
 const BEARER_SUBPROTOCOL: &str = "bearer";
 
 /// What a request head leads to.
-enum Verdict<'a> {
+enum HandshakeDecision<'a> {
     NeedMore,
     Refuse(RejectReason),
     Http,
@@ -36,42 +36,42 @@ struct Upgrade<'a> {
 impl Shard {
     /// Bytes came before the request head was complete.
     pub(super) fn receive_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
-        let Some(connection) = self.machine.connections.get_mut(id) else {
+        let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
         };
-        let Phase::Head(arrival) = &mut connection.phase else {
+        let Phase::Head(pending_request) = &mut connection.phase else {
             return;
         };
-        let waiting = &mut arrival.head;
+        let waiting = &mut pending_request.head;
         if waiting.is_empty() {
-            return self.judge_head(id, bytes, now);
+            return self.inspect_head(id, bytes, now);
         }
         waiting.extend_from_slice(bytes);
         // A head ends with a line: bytes without one change nothing, however slowly they trickle in.
         if bytes.contains(&b'\n') || waiting.len() >= HEAD_BYTES_MAX {
             let mut all = std::mem::take(waiting);
-            self.judge_head(id, &mut all, now);
+            self.inspect_head(id, &mut all, now);
         }
     }
 
-    fn judge_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
-        let Some(connection) = self.machine.connections.get_mut(id) else {
+    fn inspect_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
         };
-        let Phase::Head(arrival) = &mut connection.phase else {
+        let Phase::Head(pending_request) = &mut connection.phase else {
             return;
         };
         let policy = self.broker.policy();
-        let routes = &policy.routes[usize::from(arrival.listener)];
-        let head_bytes = match judge(bytes, routes, policy.tenant_domain.as_deref()) {
-            Verdict::NeedMore => return arrival.head = bytes.to_vec(),
-            Verdict::Refuse(reason) => return self.machine.reject(id, reason, now),
-            Verdict::Http => {
-                return self.machine.begin_http(id, bytes, now);
+        let routes = &policy.routes[usize::from(pending_request.listener)];
+        let head_bytes = match decide(bytes, routes, policy.tenant_domain.as_deref()) {
+            HandshakeDecision::NeedMore => return pending_request.head = bytes.to_vec(),
+            HandshakeDecision::Refuse(reason) => return self.connections.reject(id, reason, now),
+            HandshakeDecision::Http => {
+                return self.connections.begin_http(id, bytes, now);
             }
-            Verdict::Upgrade(upgrade) => {
+            HandshakeDecision::Upgrade(upgrade) => {
                 if let Some(reason) = self.reject_early(&upgrade) {
-                    return self.machine.reject(id, reason, now);
+                    return self.connections.reject(id, reason, now);
                 }
                 self.upgrade(id, &upgrade, now);
                 self.call_connect(id, now);
@@ -99,30 +99,33 @@ impl Shard {
 
     fn upgrade(&mut self, id: ConnectionId, upgrade: &Upgrade<'_>, now: Now) {
         let Self {
-            broker, machine, ..
+            broker,
+            connections,
+            ..
         } = self;
-        let Some(connection) = machine.connections.get_mut(id) else {
+        let Some(connection) = connections.slab.get_mut(id) else {
             return;
         };
-        let Phase::Head(arrival) = std::mem::replace(&mut connection.phase, Phase::Open) else {
+        let Phase::Head(pending_request) = std::mem::replace(&mut connection.phase, Phase::Open)
+        else {
             unreachable!("only a request head is judged, and it upgrades once");
         };
         connection.dialect = upgrade.dialect;
         // Ahead of pongs for pings in the same packet.
-        machine.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
+        connections.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A browser's script learns the reason of a rejection only from a close code.
         if !broker.policy().allows_origin(upgrade.origin) {
-            let ending = Ending::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
-            return machine.end(id, ending, now);
+            let close = CloseRequest::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
+            return connections.end(id, close, now);
         }
         let connect = Command::Connect(Connect {
             dialect: upgrade.dialect,
-            peer: arrival.peer,
+            peer: pending_request.peer,
             token: upgrade.token.as_deref(),
             tenant: upgrade.tenant.as_deref(),
         });
         broker.step(id, connect, now, &mut |effect| {
-            machine.apply(id, effect, now)
+            connections.apply(id, effect, now)
         });
     }
 }
@@ -147,37 +150,41 @@ fn tenant<'a>(
         .filter(|tenant| !tenant.is_empty())
 }
 
-fn judge<'a>(bytes: &'a [u8], routes: &Routes, tenant_domain: Option<&str>) -> Verdict<'a> {
+fn decide<'a>(
+    bytes: &'a [u8],
+    routes: &Routes,
+    tenant_domain: Option<&str>,
+) -> HandshakeDecision<'a> {
     let head = match Head::parse(bytes) {
         Ok(Some(head)) => head,
-        Ok(None) => return Verdict::NeedMore,
-        Err(HeadError::TooLarge) => return Verdict::Refuse(RejectReason::HeadTooLarge),
-        Err(HeadError::Malformed) => return Verdict::Refuse(RejectReason::BadRequest),
+        Ok(None) => return HandshakeDecision::NeedMore,
+        Err(HeadError::TooLarge) => return HandshakeDecision::Refuse(RejectReason::HeadTooLarge),
+        Err(HeadError::Malformed) => return HandshakeDecision::Refuse(RejectReason::BadRequest),
     };
     if !head.asks_for_websocket() {
-        return Verdict::Http;
+        return HandshakeDecision::Http;
     }
     let key = match head.upgrade_key() {
         Ok(key) => key,
-        Err(UpgradeError::Version) => return Verdict::Refuse(RejectReason::Version),
-        Err(UpgradeError::Malformed) => return Verdict::Refuse(RejectReason::BadRequest),
+        Err(UpgradeError::Version) => return HandshakeDecision::Refuse(RejectReason::Version),
+        Err(UpgradeError::Malformed) => return HandshakeDecision::Refuse(RejectReason::BadRequest),
     };
     let target = Target::parse(head.target);
     let Some(route) = routes.route(target.path, head.subprotocols()) else {
-        return Verdict::Refuse(RejectReason::UnknownPath);
+        return HandshakeDecision::Refuse(RejectReason::UnknownPath);
     };
     let tenant = tenant(&head, &target, route.tenant, tenant_domain);
     if tenant
         .as_ref()
         .is_some_and(|tenant| tenant.len() > CHANNEL_BYTES_MAX)
     {
-        return Verdict::Refuse(RejectReason::BadRequest);
+        return HandshakeDecision::Refuse(RejectReason::BadRequest);
     }
     let mut subprotocols = head.subprotocols();
     let bearer = subprotocols.find(|subprotocol| *subprotocol == BEARER_SUBPROTOCOL);
     let subprotocol_token = bearer.and_then(|_| subprotocols.next());
     let header_token = head.bearer.or(subprotocol_token).map(Cow::Borrowed);
-    Verdict::Upgrade(Upgrade {
+    HandshakeDecision::Upgrade(Upgrade {
         head_bytes: head.head_bytes,
         dialect: route.dialect,
         answer: switching_protocols(key, route.subprotocol.or(bearer)),

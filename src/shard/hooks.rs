@@ -44,7 +44,7 @@ impl Message<'_> {
 
 /// What a handler wants done to its session.
 #[derive(Debug)]
-pub(super) enum Action {
+pub(super) enum SessionAction {
     Send(String, String),
     Publish {
         channel: String,
@@ -61,7 +61,7 @@ pub(super) enum Action {
 #[derive(Debug)]
 pub struct Session<'a> {
     view: &'a SessionView<'a>,
-    actions: Vec<Action>,
+    actions: Vec<SessionAction>,
 }
 
 impl<'a> Session<'a> {
@@ -72,7 +72,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) fn into_actions(self) -> Vec<Action> {
+    pub(super) fn into_actions(self) -> Vec<SessionAction> {
         self.actions
     }
 
@@ -130,7 +130,7 @@ impl<'a> Session<'a> {
     /// What of `data` cannot be written as JSON.
     pub fn send(&mut self, kind: &str, data: &impl Serialize) -> Result<(), Denied> {
         let data = to_json(data)?;
-        self.actions.push(Action::Send(kind.into(), data));
+        self.actions.push(SessionAction::Send(kind.into(), data));
         Ok(())
     }
 
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
         kind: &str,
         data: &impl Serialize,
     ) -> Result<(), Denied> {
-        self.actions.push(Action::Publish {
+        self.actions.push(SessionAction::Publish {
             channel: channel.into(),
             kind: kind.into(),
             data: to_json(data)?,
@@ -155,23 +155,24 @@ impl<'a> Session<'a> {
     /// Makes the session a subscriber, without an answer to its client and without the rules of
     /// access.
     pub fn subscribe(&mut self, channel: &str) {
-        self.actions.push(Action::Subscribe(channel.into()));
+        self.actions.push(SessionAction::Subscribe(channel.into()));
     }
 
     /// Ends a subscription, without an answer to its client.
     pub fn unsubscribe(&mut self, channel: &str) {
-        self.actions.push(Action::Unsubscribe(channel.into()));
+        self.actions
+            .push(SessionAction::Unsubscribe(channel.into()));
     }
 
     /// Makes the session speak for `identity`, as a token would, without an answer to its client.
     /// `expires_unix_s` ends it; `u64::MAX` never does.
     pub fn identify(&mut self, identity: Identity) {
-        self.actions.push(Action::Identify(identity));
+        self.actions.push(SessionAction::Identify(identity));
     }
 
     /// Closes the connection after what is queued for it.
     pub fn close(&mut self) {
-        self.actions.push(Action::Close);
+        self.actions.push(SessionAction::Close);
     }
 }
 

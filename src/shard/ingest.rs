@@ -1,8 +1,8 @@
 //! From the bytes of a session to commands for the broker.
 
-use super::connection::{Ending, Farewell, Phase};
+use super::connection::{CloseRequest, CloseWait, Phase};
 use super::hooks::Message;
-use super::{Request, Shard};
+use super::{ConnectionAction, Shard};
 use crate::base::counters::ProtocolError;
 use crate::base::limits::JSON_BYTES_KEPT;
 use crate::base::{ConnectionId, FrameRun, Now};
@@ -14,35 +14,35 @@ use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
 impl Shard {
     /// The socket of `id` gave `bytes`; they may be overwritten.
     pub fn receive(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
-        let Some(connection) = self.machine.connections.get_mut(id) else {
+        let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
         };
-        let counters = &self.machine.counters;
+        let counters = &self.connections.counters;
         counters.bytes_received.add(bytes.len() as u64);
         match connection.phase {
             Phase::Head(_) => self.receive_head(id, bytes, now),
             Phase::Open => self.receive_frames(id, bytes, now),
             Phase::Http => {
-                let request = Request::Http(id, bytes.to_vec());
-                self.machine.requests.push(request);
+                let request = ConnectionAction::Http(id, bytes.to_vec());
+                self.connections.actions.push(request);
             }
             Phase::Closing(_) | Phase::Lingering(_) => self.await_close_frame(id, bytes),
-            Phase::Gone => {}
+            Phase::Closed => {}
         }
-        self.settle(now);
+        self.reap_ended(now);
     }
 
     pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
         self.step(id, Command::Activity, now);
-        let Some(connection) = self.machine.connections.get_mut(id) else {
+        let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
         };
         let mut decoder = std::mem::take(&mut connection.decoder);
         let mut consumed = 0;
-        while self.machine.is_open(id) {
+        while self.connections.is_open(id) {
             let limits = self.message_limits(id);
             match decoder.step(bytes, &mut consumed, limits) {
-                Ok(Some(incoming)) => self.take(id, incoming, now),
+                Ok(Some(incoming)) => self.handle_frame(id, incoming, now),
                 Ok(None) => return self.keep_decoder(id, decoder),
                 Err(error) => return self.end_for(id, error, now),
             }
@@ -56,19 +56,19 @@ impl Shard {
     /// whoever owes none is not read at all.
     fn await_close_frame(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let limits = self.message_limits(id);
-        let Some(connection) = self.machine.connections.get_mut(id) else {
+        let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
         };
-        let (Phase::Closing(farewell) | Phase::Lingering(farewell)) = connection.phase else {
+        let (Phase::Closing(close_wait) | Phase::Lingering(close_wait)) = connection.phase else {
             return;
         };
-        if farewell != Farewell::CloseFrame {
+        if close_wait != CloseWait::CloseFrame {
             return;
         }
         let mut consumed = 0;
         loop {
             match connection.decoder.step(bytes, &mut consumed, limits) {
-                Ok(Some(Incoming::Close(_))) | Err(_) => return self.machine.say_farewell(id),
+                Ok(Some(Incoming::Close(_))) | Err(_) => return self.connections.peer_closed(id),
                 Ok(Some(_)) => {}
                 Ok(None) => return,
             }
@@ -82,39 +82,41 @@ impl Shard {
     }
 
     fn keep_decoder(&mut self, id: ConnectionId, decoder: Decoder) {
-        if let Some(connection) = self.machine.connections.get_mut(id) {
+        if let Some(connection) = self.connections.slab.get_mut(id) {
             connection.decoder = decoder;
         }
     }
 
-    fn take(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) {
+    fn handle_frame(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) {
         match incoming {
             Incoming::Text(text) => {
-                self.machine.counters.messages_received.add(1);
+                self.connections.counters.messages_received.add(1);
                 self.message(id, text, now);
             }
             Incoming::Binary(_) => {
-                self.machine.counters.messages_received.add(1);
+                self.connections.counters.messages_received.add(1);
                 self.end_for(id, ProtocolError::Binary, now);
             }
             Incoming::Ping(payload) => {
                 let pong = FrameRun::reply(&frame::control(Opcode::Pong, payload));
-                self.machine.send_control(id, pong);
+                self.connections.send_control(id, pong);
             }
             Incoming::Pong => {}
-            Incoming::Close(close) => self.machine.end(id, Ending::echo(close), now),
+            Incoming::Close(close) => self.connections.end(id, CloseRequest::echo(close), now),
         }
     }
 
     fn message(&mut self, id: ConnectionId, text: &str, now: Now) {
         let Self {
-            broker, machine, ..
+            broker,
+            connections,
+            ..
         } = self;
-        let Some(connection) = machine.connections.get(id) else {
+        let Some(connection) = connections.slab.get(id) else {
             return;
         };
         let dialect = dialect::of(connection.dialect);
-        if !broker.check_rate_limit(id, now, &mut |effect| machine.apply(id, effect, now)) {
+        if !broker.check_rate_limit(id, now, &mut |effect| connections.apply(id, effect, now)) {
             return;
         }
         // Taken out, as what is read borrows them while the shard works.
@@ -122,7 +124,7 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         match json.parse(text) {
             Ok(document) => match document.object() {
-                Ok(object) => self.obey(id, dialect, &object, &mut scratch, now),
+                Ok(object) => self.dispatch(id, dialect, &object, &mut scratch, now),
                 Err(error) => self.step(id, Command::Malformed(error.into()), now),
             },
             Err(error) => self.step(id, Command::Malformed(error.into()), now),
@@ -134,7 +136,7 @@ impl Shard {
     }
 
     /// Does what a message says.
-    fn obey(
+    fn dispatch(
         &mut self,
         id: ConnectionId,
         dialect: &dyn Dialect,
@@ -164,15 +166,18 @@ impl Shard {
 
     pub(super) fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {
         let Self {
-            broker, machine, ..
+            broker,
+            connections,
+            ..
         } = self;
         broker.step(id, command, now, &mut |effect| {
-            machine.apply(id, effect, now)
+            connections.apply(id, effect, now)
         });
     }
 
     fn end_for(&mut self, id: ConnectionId, error: ProtocolError, now: Now) {
-        self.machine.counters.protocol_errors.of(error).add(1);
-        self.machine.end(id, Ending::protocol_error(error), now);
+        self.connections.counters.protocol_errors.of(error).add(1);
+        self.connections
+            .end(id, CloseRequest::protocol_error(error), now);
     }
 }

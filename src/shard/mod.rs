@@ -1,4 +1,4 @@
-//! One core's machine: connections, the fan-out, the inbox, outboxes and the timer wheel.
+//! One core's machine: connections, the fan-out, the publication reader, send queues and the timer wheel.
 //!
 //! A shard has no socket, no thread and no clock. Whoever drives it (the wire, or a simulation) tells
 //! it what came and what was written, and carries out what it asks for:
@@ -30,10 +30,10 @@ use crate::base::{ConnectionId, Now, ProcessCounts, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use crate::json::JsonReader;
-use connection_table::Machine;
+use connection_table::ConnectionTable;
 use fanwire_ring::{Reader, Ring};
-use publication_reader::Inbox;
-use publication_writer::Fanout;
+use publication_reader::PublicationReader;
+use publication_writer::PublicationWriter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub use publisher::{PublishError, Publisher};
 
 /// What a shard wants done to a connection beyond sending.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum ConnectionAction {
     /// All is written: shut the sending side down and wait for the peer's end.
     ShutdownWrite(ConnectionId),
     /// Close the socket, then call `Shard::release`.
@@ -85,8 +85,8 @@ pub struct Shard {
     /// None while a message is read, and after one so large that its reader was not kept.
     json: Option<JsonReader>,
     scratch: String,
-    inbox: Inbox,
-    machine: Machine,
+    publication_reader: PublicationReader,
+    connections: ConnectionTable,
     hooks: Arc<Hooks>,
     /// No new session begins.
     is_going_away: bool,
@@ -104,30 +104,30 @@ impl Shard {
             quotas: parts.quotas,
             counters: Arc::clone(&parts.counters),
         });
-        let fanout = Fanout::new(
+        let publication_writer = PublicationWriter::new(
             parts.index,
             &parts.ring,
             parts.process_counts,
             Arc::clone(&parts.counters),
         );
-        let inbox = Inbox::new(
+        let publication_reader = PublicationReader::new(
             parts.reader,
             parts.policy.send_queue_bytes_max,
             Arc::clone(&parts.counters),
         );
-        let machine = Machine::new(
+        let connections = ConnectionTable::new(
             parts.connections_max,
             &parts.policy,
             parts.counters,
-            fanout,
+            publication_writer,
             now,
         );
         Self {
             broker,
             json: None,
             scratch: String::new(),
-            inbox,
-            machine,
+            publication_reader,
+            connections,
             hooks: parts.hooks,
             is_going_away: false,
         }
@@ -143,55 +143,57 @@ impl Shard {
         listener: u8,
         now: Now,
     ) -> Result<ConnectionId, SlabFull> {
-        self.machine.accept(peer, listener, now)
+        self.connections.accept(peer, listener, now)
     }
 
     /// Does what is due at `now`: heartbeats and timeouts.
     pub fn wake(&mut self, now: Now) {
-        for id in self.machine.ring_alarms(now) {
-            if self.machine.is_open(id) {
+        for id in self.connections.expired_timers(now) {
+            if self.connections.is_open(id) {
                 let Self {
-                    broker, machine, ..
+                    broker,
+                    connections,
+                    ..
                 } = self;
                 broker.step(id, Command::Wake, now, &mut |effect| {
-                    machine.apply(id, effect, now);
+                    connections.apply(id, effect, now);
                 });
             } else {
-                self.machine.time_out(id, now);
+                self.connections.time_out(id, now);
             }
         }
-        self.settle(now);
+        self.reap_ended(now);
     }
 
     /// When `wake` has to be called next, monotonic milliseconds.
     #[must_use]
-    pub fn next_wake_ms(&self) -> Option<u64> {
-        self.machine.next_wake_ms()
+    pub fn next_timer_ms(&self) -> Option<u64> {
+        self.connections.next_timer_ms()
     }
 
     /// Delivers what other shards and this one have published; returns the count of records read.
     ///
     /// While connections still wait for their part of a fan-out it reads on only within a budget:
-    /// publications that come meanwhile leave in the same sends, but no outbox fills because we read
+    /// publications that come meanwhile leave in the same sends, but no send queue fills because we read
     /// faster than we send.
     pub fn drain_ring(&mut self, now: Now) -> usize {
         let Self {
             broker,
-            inbox,
-            machine,
+            publication_reader,
+            connections,
             ..
         } = self;
-        let begins_fanout = machine.dirty.is_fanout_sent();
+        let begins_fanout = connections.ready_queue.is_fanout_sent();
         if begins_fanout {
-            inbox.renew_budget();
+            publication_reader.renew_budget();
         }
-        let count = inbox.drain(broker, |slot, run, subscription_id| {
-            machine.deliver(slot, run, subscription_id, now);
+        let count = publication_reader.drain(broker, |slot, run, subscription_id| {
+            connections.deliver(slot, run, subscription_id, now);
         });
         if begins_fanout && count > 0 {
-            machine.dirty.note_fanout();
+            connections.ready_queue.note_fanout();
         }
-        self.settle(now);
+        self.reap_ended(now);
         count
     }
 
@@ -199,45 +201,45 @@ impl Shard {
     /// because a fan-out has to be sent first.
     #[must_use]
     pub fn has_unread(&self) -> bool {
-        self.inbox.has_unread()
+        self.publication_reader.has_unread()
     }
 
     /// Publications wait here for room in the ring: give no more input until there is some.
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        self.machine.fanout.is_congested()
+        self.connections.publication_writer.is_congested()
     }
 
     /// Tries again to write what found the ring full.
     pub fn retry_unsent(&mut self) {
-        self.machine.fanout.retry();
+        self.connections.publication_writer.retry();
     }
 
     /// Calls `wake` with the index of each shard that sleeps and has records to read.
     pub fn wake_peers(&mut self, wake: impl FnMut(u32)) {
-        self.machine.fanout.wake_peers(wake);
+        self.connections.publication_writer.wake_peers(wake);
     }
 
     /// Announces that the shard is going to sleep; false when there are records to read first.
     #[must_use]
     pub fn park(&self) -> bool {
-        self.inbox.park()
+        self.publication_reader.park()
     }
 
     /// Takes the announcement back.
     pub fn unpark(&self) {
-        self.inbox.unpark();
+        self.publication_reader.unpark();
     }
 
     /// The next connection that has bytes to send and no send under way.
-    pub fn next_dirty(&mut self) -> Option<ConnectionId> {
-        self.machine.next_dirty()
+    pub fn next_ready(&mut self) -> Option<ConnectionId> {
+        self.connections.next_ready()
     }
 
-    /// Whether a connection waits for `next_dirty`.
+    /// Whether a connection waits for `next_ready`.
     #[must_use]
-    pub fn has_dirty(&self) -> bool {
-        !self.machine.dirty.is_empty()
+    pub fn has_ready(&self) -> bool {
+        !self.connections.ready_queue.is_empty()
     }
 
     /// The bytes to send to `id`, at most `slices_max` slices. They stay where they are until `sent`
@@ -247,85 +249,85 @@ impl Shard {
         id: ConnectionId,
         slices_max: usize,
     ) -> impl Iterator<Item = &[u8]> {
-        let slices = self.machine.begin_send(id, slices_max);
+        let slices = self.connections.begin_send(id, slices_max);
         slices.into_iter().flatten()
     }
 
     /// The socket of `id` took `bytes`.
     pub fn sent(&mut self, id: ConnectionId, bytes: u32) {
-        self.machine.sent(id, bytes);
+        self.connections.sent(id, bytes);
     }
 
     /// The socket of `id` takes nothing now; nothing is sent to it until `writable` is called.
     pub fn would_block(&mut self, id: ConnectionId) {
-        self.machine.would_block(id);
+        self.connections.would_block(id);
     }
 
     /// The socket of `id` takes bytes again.
     pub fn writable(&mut self, id: ConnectionId) {
-        self.machine.writable(id);
+        self.connections.writable(id);
     }
 
-    /// Whether `take_requests` has something to tell.
+    /// Whether `take_actions` has something to tell.
     #[must_use]
-    pub fn has_requests(&self) -> bool {
-        !self.machine.requests.is_empty()
+    pub fn has_actions(&self) -> bool {
+        !self.connections.actions.is_empty()
     }
 
     /// What was asked for since the last call.
-    pub fn take_requests(&mut self) -> Vec<Request> {
-        std::mem::take(&mut self.machine.requests)
+    pub fn take_actions(&mut self) -> Vec<ConnectionAction> {
+        std::mem::take(&mut self.connections.actions)
     }
 
     /// The peer of `id` sends no more.
-    pub fn hang_up(&mut self, id: ConnectionId, now: Now) {
-        self.machine.hang_up(id);
-        self.settle(now);
+    pub fn on_eof(&mut self, id: ConnectionId, now: Now) {
+        self.connections.on_eof(id);
+        self.reap_ended(now);
     }
 
     /// The socket of `id` failed.
-    pub fn fail(&mut self, id: ConnectionId, now: Now) {
-        self.machine.fail(id);
-        self.settle(now);
+    pub fn abort(&mut self, id: ConnectionId, now: Now) {
+        self.connections.abort(id);
+        self.reap_ended(now);
     }
 
     /// The socket of `id` is closed and nothing of the kernel's refers to it any more.
     pub fn release(&mut self, id: ConnectionId) {
-        self.machine.release(id);
+        self.connections.release(id);
     }
 
     /// Writes bytes of the HTTP API to `id`.
     pub fn send_http(&mut self, id: ConnectionId, bytes: &[u8]) {
-        self.machine.send_http(id, bytes);
+        self.connections.send_http(id, bytes);
     }
 
     /// The HTTP API is done with `id`: close when all is written.
     pub fn end_http(&mut self, id: ConnectionId, now: Now) {
-        self.machine.end_http(id, now);
+        self.connections.end_http(id, now);
     }
 
     /// Tells every session that the server will go away in `wait_ms`; no new one begins.
     pub fn go_away(&mut self, wait_ms: u64, now: Now) {
         self.is_going_away = true;
-        for id in self.machine.open_sessions() {
+        for id in self.connections.open_sessions() {
             self.step(id, Command::GoAway { wait_ms }, now);
         }
-        self.settle(now);
+        self.reap_ended(now);
     }
 
     /// Closes up to `count` sessions because the server goes away (1001).
     pub fn close_some(&mut self, count: usize, now: Now) {
-        for id in self.machine.open_sessions().into_iter().take(count) {
-            self.machine.dismiss(id, now);
+        for id in self.connections.open_sessions().into_iter().take(count) {
+            self.connections.close_going_away(id, now);
         }
-        self.settle(now);
+        self.reap_ended(now);
     }
 
     /// Closes every session because the server goes away (1001).
     pub fn drain_sessions(&mut self, now: Now) {
         self.is_going_away = true;
-        self.machine.go_away(now);
-        self.settle(now);
+        self.connections.go_away(now);
+        self.reap_ended(now);
     }
 
     /// What there is to know of the session `id`.
@@ -344,7 +346,7 @@ impl Shard {
     /// The sessions, in no order.
     #[must_use]
     pub fn sessions(&self) -> Vec<ConnectionId> {
-        self.machine.open_sessions()
+        self.connections.open_sessions()
     }
 
     /// The channels that sessions of this shard subscribed to and whose names begin so.
@@ -355,12 +357,12 @@ impl Shard {
     /// Connections that are not yet closed.
     #[must_use]
     pub fn connection_count(&self) -> usize {
-        self.machine.connection_count()
+        self.connections.connection_count()
     }
 
     /// Lets the broker forget the sessions that the machine began to close.
-    fn settle(&mut self, now: Now) {
-        while let Some(id) = self.machine.next_ended() {
+    fn reap_ended(&mut self, now: Now) {
+        while let Some(id) = self.connections.next_ended() {
             self.call_disconnect(id, now);
             self.step(id, Command::Disconnect, now);
         }

@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 /// One shard's way out of the ring.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(super) struct PublicationReader {
     reader: Reader,
     /// Publications that come in fragments, by the shard that writes them.
     fragments: HashMap<u16, Vec<u8>>,
-    gathering: Gathering,
+    coalescer: Coalescer,
     counters: Arc<ShardCounters>,
     /// Bytes that may be read until `renew_budget`, and how many it gives.
     bytes_left: usize,
@@ -27,7 +27,7 @@ pub(super) struct Inbox {
 /// Frames of one channel, gathered as long as the records that follow are for the same channel: so
 /// the order of all publications is kept, and publications in a row cost each subscriber one buffer.
 #[derive(Debug, Default)]
-struct Gathering {
+struct Coalescer {
     /// None while nothing is gathered.
     channel: Option<ChannelIndex>,
     batches: Batches,
@@ -54,21 +54,21 @@ struct LateFrame {
     placeholder: Option<usize>,
 }
 
-impl Inbox {
+impl PublicationReader {
     pub(super) fn new(
         reader: Reader,
         send_queue_bytes_max: u32,
         counters: Arc<ShardCounters>,
     ) -> Self {
         // Twice the budget can wait for a connection that was first in one fan-out and last in the
-        // next; half of the outbox stays free.
+        // next; half of the send queue stays free.
         let budget_bytes = RING_BYTES_PER_FANOUT.min(send_queue_bytes_max as usize / 4);
         Self {
             bytes_left: budget_bytes,
             budget_bytes,
             reader,
             fragments: HashMap::new(),
-            gathering: Gathering::default(),
+            coalescer: Coalescer::default(),
             counters,
         }
     }
@@ -100,7 +100,7 @@ impl Inbox {
         let Self {
             reader,
             fragments,
-            gathering,
+            coalescer,
             counters,
             bytes_left,
             ..
@@ -114,7 +114,7 @@ impl Inbox {
                 return *bytes_left > 0;
             };
             if form == Form::Whole {
-                gathering.take(bytes, broker, counters, &mut deliver);
+                coalescer.add(bytes, broker, counters, &mut deliver);
                 return *bytes_left > 0;
             }
             let whole = fragments.entry(writer).or_default();
@@ -124,12 +124,12 @@ impl Inbox {
             whole.extend_from_slice(&bytes[record::FRAGMENT_PREFIX_BYTES..]);
             if form == Form::Last {
                 let whole = fragments.remove(&writer).unwrap_or_default();
-                gathering.take(&whole, broker, counters, &mut deliver);
+                coalescer.add(&whole, broker, counters, &mut deliver);
             }
             *bytes_left > 0
         });
         if count > 0 {
-            gathering.finish(broker, BroadcastTarget::All, &mut deliver);
+            coalescer.finish(broker, BroadcastTarget::All, &mut deliver);
             counters.ring_records.add(count as u64);
         }
         counters.ring_lag_bytes.set(reader.lag_bytes());
@@ -137,9 +137,9 @@ impl Inbox {
     }
 }
 
-impl Gathering {
+impl Coalescer {
     /// Adds the frames of a record, after finishing what is gathered for another channel.
-    fn take(
+    fn add(
         &mut self,
         bytes: &[u8],
         broker: &mut Broker,

@@ -13,7 +13,7 @@ const ID_BITS: u32 = 48;
 
 /// One shard's way into the ring.
 #[derive(Debug)]
-pub(super) struct Fanout {
+pub(super) struct PublicationWriter {
     shard: u16,
     writer: Writer,
     process_counts: Arc<ProcessCounts>,
@@ -27,7 +27,7 @@ pub(super) struct Fanout {
     count: u64,
 }
 
-impl Fanout {
+impl PublicationWriter {
     pub(super) fn new(
         shard: u16,
         ring: &Ring,

@@ -1,6 +1,6 @@
 //! The way into the ring for threads that are no shards.
 
-use super::publication_writer::Fanout;
+use super::publication_writer::PublicationWriter;
 use crate::base::limits::SHARDS_MAX;
 use crate::base::{Now, ProcessCounts, ShardCounters};
 use crate::broker::Publication;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Publishes from any thread.
 pub struct Publisher {
-    fanout: Mutex<Fanout>,
+    publication_writer: Mutex<PublicationWriter>,
     counters: Arc<ShardCounters>,
     wake: Box<dyn Fn(u32) + Send + Sync>,
 }
@@ -53,7 +53,7 @@ impl Publisher {
     ) -> Self {
         let writer = u16::try_from(SHARDS_MAX).expect("shards are numbered with sixteen bits");
         Self {
-            fanout: Mutex::new(Fanout::new(
+            publication_writer: Mutex::new(PublicationWriter::new(
                 writer,
                 ring,
                 process_counts,
@@ -73,23 +73,29 @@ impl Publisher {
             return Err(PublishError::Invalid);
         }
         // A panic while the lock was held would leave a record unwritten, never half of one.
-        let mut fanout = self.fanout.lock().unwrap_or_else(PoisonError::into_inner);
-        fanout.retry();
-        if fanout.is_congested() {
-            fanout.wake_peers(&self.wake);
+        let mut publication_writer = self
+            .publication_writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        publication_writer.retry();
+        if publication_writer.is_congested() {
+            publication_writer.wake_peers(&self.wake);
             return Err(PublishError::Full);
         }
         self.counters.publications.add(1);
-        fanout.publish(publication, now.unix_ms);
-        fanout.wake_peers(&self.wake);
+        publication_writer.publish(publication, now.unix_ms);
+        publication_writer.wake_peers(&self.wake);
         Ok(())
     }
 
     /// Writes what found the ring full, as far as there is room now; whether all is written.
     pub fn retry(&self) -> bool {
-        let mut fanout = self.fanout.lock().unwrap_or_else(PoisonError::into_inner);
-        fanout.retry();
-        fanout.wake_peers(&self.wake);
-        !fanout.is_congested()
+        let mut publication_writer = self
+            .publication_writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        publication_writer.retry();
+        publication_writer.wake_peers(&self.wake);
+        !publication_writer.is_congested()
     }
 }

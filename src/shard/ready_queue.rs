@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 /// The line of connections that wait for a send, and how far it had come at the last fan-out.
 #[derive(Debug, Default)]
-pub(super) struct DirtyLine {
+pub(super) struct ReadyQueue {
     line: VecDeque<ConnectionId>,
     /// Connections that ever left the line.
     left: u64,
@@ -14,11 +14,11 @@ pub(super) struct DirtyLine {
     fanout_end: u64,
 }
 
-impl DirtyLine {
+impl ReadyQueue {
     /// Puts the connection in line, unless it stands there or a completion will put it there.
     pub(super) fn join(&mut self, connection: &mut Connection) {
-        if !connection.is_dirty && !connection.is_blocked && !connection.outbox.is_sending() {
-            connection.is_dirty = true;
+        if !connection.is_queued && !connection.is_blocked && !connection.send_queue.is_sending() {
+            connection.is_queued = true;
             self.line.push_back(connection.id);
         }
     }
@@ -58,8 +58,8 @@ mod tests {
 
     #[test]
     fn a_fanout_leaves_in_the_order_of_slots_and_who_joins_later_comes_behind() {
-        let mut line = DirtyLine::default();
-        let join = |line: &mut DirtyLine, slot| {
+        let mut line = ReadyQueue::default();
+        let join = |line: &mut ReadyQueue, slot| {
             let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
             line.join(&mut Connection::new(ConnectionId::new(slot, 0), peer, 0));
         };

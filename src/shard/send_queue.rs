@@ -10,27 +10,27 @@ use crate::base::{FrameRun, SubscriptionId};
 ///   chunk (partly written) │ control… │ chunk │ chunk …     bytes = all that is not yet written
 /// ```
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct SendQueue {
     chunks: Chunks,
     bytes: u32,
     /// Chunks at the front that an unfinished send reads from.
     in_flight: u32,
 }
 
-/// The outbox has no room for a run.
+/// The send queue has no room for a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OutboxFull;
+pub(super) struct SendQueueFull;
 
 /// Publications that left or were given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrameCount(pub(super) u64);
 
-impl Outbox {
+impl SendQueue {
     /// Puts a run at the end.
     ///
     /// # Errors
-    /// [`OutboxFull`] when `bytes_max` would be passed. An empty outbox takes a run of any length.
-    pub(super) fn push(&mut self, run: FrameRun, bytes_max: u32) -> Result<(), OutboxFull> {
+    /// [`SendQueueFull`] when `bytes_max` would be passed. An empty send queue takes a run of any length.
+    pub(super) fn push(&mut self, run: FrameRun, bytes_max: u32) -> Result<(), SendQueueFull> {
         self.push_publications(run, None, bytes_max)
     }
 
@@ -43,10 +43,10 @@ impl Outbox {
         run: FrameRun,
         subscription_id: Option<SubscriptionId>,
         bytes_max: u32,
-    ) -> Result<(), OutboxFull> {
+    ) -> Result<(), SendQueueFull> {
         let bytes = self.bytes.saturating_add(run.len());
         if self.bytes > 0 && bytes > bytes_max {
-            return Err(OutboxFull);
+            return Err(SendQueueFull);
         }
         self.bytes = bytes;
         self.chunks
@@ -167,9 +167,9 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn waiting(outbox: &mut Outbox) -> Vec<u8> {
-        let bytes = outbox.begin_send(64).collect::<Vec<_>>().concat();
-        outbox.sent(0);
+    fn waiting(send_queue: &mut SendQueue) -> Vec<u8> {
+        let bytes = send_queue.begin_send(64).collect::<Vec<_>>().concat();
+        send_queue.sent(0);
         bytes
     }
 
@@ -179,34 +179,34 @@ mod tests {
 
     #[test]
     fn a_tag_is_filled_in_when_the_run_is_sent() {
-        let mut outbox = Outbox::default();
+        let mut send_queue = SendQueue::default();
         let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3]);
         let subscription_id = |text| Some(SubscriptionId::new(text));
-        outbox
+        send_queue
             .push_publications(run.clone(), subscription_id("x"), 100)
             .unwrap();
-        outbox
+        send_queue
             .push_publications(run, subscription_id("y"), 100)
             .unwrap();
-        assert_eq!(waiting(&mut outbox), b"axbxayby");
-        assert_eq!(outbox.begin_send(64).map(<[u8]>::len).sum::<usize>(), 8);
-        assert_eq!(outbox.sent(5), FrameCount(2));
-        assert_eq!(waiting(&mut outbox), b"yby");
+        assert_eq!(waiting(&mut send_queue), b"axbxayby");
+        assert_eq!(send_queue.begin_send(64).map(<[u8]>::len).sum::<usize>(), 8);
+        assert_eq!(send_queue.sent(5), FrameCount(2));
+        assert_eq!(waiting(&mut send_queue), b"yby");
     }
 
     #[test]
     fn whatever_the_socket_takes_the_bytes_come_in_order() {
         for step in 1..=9 {
-            let mut outbox = Outbox::default();
-            outbox.push(data(b"aabbb", &[2, 5]), 100).unwrap();
-            outbox.push(FrameRun::reply(b"cc"), 100).unwrap();
-            outbox.push(data(b"dd", &[2]), 100).unwrap();
+            let mut send_queue = SendQueue::default();
+            send_queue.push(data(b"aabbb", &[2, 5]), 100).unwrap();
+            send_queue.push(FrameRun::reply(b"cc"), 100).unwrap();
+            send_queue.push(data(b"dd", &[2]), 100).unwrap();
             let (mut written, mut frames) = (Vec::new(), 0);
-            while !outbox.is_empty() {
-                let bytes = outbox.begin_send(2).collect::<Vec<_>>().concat();
+            while !send_queue.is_empty() {
+                let bytes = send_queue.begin_send(2).collect::<Vec<_>>().concat();
                 let taken = bytes.len().min(step);
                 written.extend_from_slice(&bytes[..taken]);
-                frames += outbox.sent(u32::try_from(taken).unwrap()).0;
+                frames += send_queue.sent(u32::try_from(taken).unwrap()).0;
             }
             assert_eq!((written.as_slice(), frames), (&b"aabbbccdd"[..], 3));
         }
@@ -221,55 +221,59 @@ mod tests {
             (2, b"XYbbb"),
             (3, b"bbXY"),
         ] {
-            let mut outbox = Outbox::default();
-            outbox.push(data(b"aabbb", &[2, 5]), 100).unwrap();
-            outbox.begin_send(64).for_each(drop);
-            outbox.sent(written);
-            outbox.push_control(control(b"X"), 10);
-            outbox.push_control(control(b"Y"), 10);
-            assert_eq!(waiting(&mut outbox), expected, "{written} bytes written");
+            let mut send_queue = SendQueue::default();
+            send_queue.push(data(b"aabbb", &[2, 5]), 100).unwrap();
+            send_queue.begin_send(64).for_each(drop);
+            send_queue.sent(written);
+            send_queue.push_control(control(b"X"), 10);
+            send_queue.push_control(control(b"Y"), 10);
+            assert_eq!(
+                waiting(&mut send_queue),
+                expected,
+                "{written} bytes written"
+            );
         }
     }
 
     #[test]
     fn a_control_frame_stays_behind_what_is_in_flight() {
-        let mut outbox = Outbox::default();
-        outbox.push(data(b"aabb", &[2, 4]), 100).unwrap();
-        outbox.push(data(b"cc", &[2]), 100).unwrap();
-        outbox.begin_send(1).for_each(drop);
-        outbox.push_control(FrameRun::reply(b"X"), 10);
-        assert_eq!(outbox.sent(3), FrameCount(1));
-        assert_eq!(waiting(&mut outbox), b"bXcc");
+        let mut send_queue = SendQueue::default();
+        send_queue.push(data(b"aabb", &[2, 4]), 100).unwrap();
+        send_queue.push(data(b"cc", &[2]), 100).unwrap();
+        send_queue.begin_send(1).for_each(drop);
+        send_queue.push_control(FrameRun::reply(b"X"), 10);
+        assert_eq!(send_queue.sent(3), FrameCount(1));
+        assert_eq!(waiting(&mut send_queue), b"bXcc");
     }
 
     #[test]
     fn a_full_outbox_refuses_but_an_empty_one_takes_any_run() {
-        let mut outbox = Outbox::default();
-        outbox.push(data(b"0123456789", &[10]), 4).unwrap();
-        assert_eq!(outbox.push(data(b"x", &[1]), 4), Err(OutboxFull));
+        let mut send_queue = SendQueue::default();
+        send_queue.push(data(b"0123456789", &[10]), 4).unwrap();
+        assert_eq!(send_queue.push(data(b"x", &[1]), 4), Err(SendQueueFull));
     }
 
     #[test]
     fn of_too_many_control_frames_the_newest_replaces_the_one_before() {
-        let mut outbox = Outbox::default();
-        outbox.push(data(b"aa", &[2]), 100).unwrap();
+        let mut send_queue = SendQueue::default();
+        send_queue.push(data(b"aa", &[2]), 100).unwrap();
         for letter in *b"UVWXYZ" {
-            outbox.push_control(FrameRun::reply(&[letter]), 3);
+            send_queue.push_control(FrameRun::reply(&[letter]), 3);
         }
-        assert_eq!(outbox.bytes, 5);
-        assert_eq!(waiting(&mut outbox), b"UVZaa");
+        assert_eq!(send_queue.bytes, 5);
+        assert_eq!(waiting(&mut send_queue), b"UVZaa");
     }
 
     #[test]
     fn giving_up_keeps_a_partly_written_frame_and_counts_the_rest() {
-        let mut outbox = Outbox::default();
-        outbox.push(data(b"aabbbc", &[2, 5, 6]), 100).unwrap();
-        outbox.push(data(b"dd", &[2]), 100).unwrap();
-        outbox.begin_send(64).for_each(drop);
-        assert_eq!(outbox.sent(3), FrameCount(1));
-        assert_eq!(outbox.abandoned(), FrameCount(3));
-        assert_eq!(outbox.give_up(), FrameCount(2));
-        assert_eq!(waiting(&mut outbox), b"bb");
-        assert_eq!(outbox.bytes, 2);
+        let mut send_queue = SendQueue::default();
+        send_queue.push(data(b"aabbbc", &[2, 5, 6]), 100).unwrap();
+        send_queue.push(data(b"dd", &[2]), 100).unwrap();
+        send_queue.begin_send(64).for_each(drop);
+        assert_eq!(send_queue.sent(3), FrameCount(1));
+        assert_eq!(send_queue.abandoned(), FrameCount(3));
+        assert_eq!(send_queue.give_up(), FrameCount(2));
+        assert_eq!(waiting(&mut send_queue), b"bb");
+        assert_eq!(send_queue.bytes, 2);
     }
 }

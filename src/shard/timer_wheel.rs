@@ -9,22 +9,22 @@ const BUCKETS: usize = 512;
 
 /// When a connection asked to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Alarm {
+pub(super) struct Timer {
     pub(super) id: ConnectionId,
     pub(super) due_ms: u64,
 }
 
 /// Alarms by the tick at which they are due. Nothing is ever taken out early: whoever no longer
-/// wants an alarm ignores it when it rings.
+/// wants an timer ignores it when it rings.
 #[derive(Debug)]
-pub(super) struct Wheel {
-    buckets: Box<[Vec<Alarm>]>,
+pub(super) struct TimerWheel {
+    buckets: Box<[Vec<Timer>]>,
     occupied: [u64; BUCKETS / 64],
-    /// The last tick whose alarms have rung.
+    /// The last tick whose timers have rung.
     tick: u64,
 }
 
-impl Wheel {
+impl TimerWheel {
     pub(super) fn new(now_ms: u64) -> Self {
         Self {
             buckets: (0..BUCKETS).map(|_| Vec::new()).collect(),
@@ -33,33 +33,33 @@ impl Wheel {
         }
     }
 
-    /// Sets an alarm; it rings at most one tick late and never early.
+    /// Sets an timer; it rings at most one tick late and never early.
     pub(super) fn set(&mut self, id: ConnectionId, due_ms: u64) {
         let tick = due_ms.div_ceil(WHEEL_TICK_MS).max(self.tick + 1);
         let bucket = Self::bucket(tick);
-        self.buckets[bucket].push(Alarm { id, due_ms });
+        self.buckets[bucket].push(Timer { id, due_ms });
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
     }
 
-    /// Takes out all alarms that are due at `now_ms`.
-    pub(super) fn ring(&mut self, now_ms: u64, due: &mut Vec<Alarm>) {
+    /// Takes out all timers that are due at `now_ms`.
+    pub(super) fn expire(&mut self, now_ms: u64, due: &mut Vec<Timer>) {
         let now_tick = now_ms / WHEEL_TICK_MS;
         // After a long sleep every bucket is looked at once, not once per tick slept.
         let turns = (now_tick.saturating_sub(self.tick)).min(BUCKETS as u64);
         for tick in self.tick + 1..=self.tick + turns {
             let bucket = Self::bucket(tick);
-            let alarms = &mut self.buckets[bucket];
-            due.extend(alarms.extract_if(.., |alarm| alarm.due_ms <= now_ms));
-            if alarms.is_empty() {
+            let timers = &mut self.buckets[bucket];
+            due.extend(timers.extract_if(.., |timer| timer.due_ms <= now_ms));
+            if timers.is_empty() {
                 // Ten thousand heartbeats should not keep their memory in every bucket they visit.
-                alarms.shrink_to(64);
+                timers.shrink_to(64);
                 self.occupied[bucket / 64] &= !(1 << (bucket % 64));
             }
         }
         self.tick = self.tick.max(now_tick);
     }
 
-    /// When to look again, monotonic milliseconds; `None` while no alarm is set.
+    /// When to look again, monotonic milliseconds; `None` while no timer is set.
     pub(super) fn next_ms(&self) -> Option<u64> {
         let first = Self::bucket(self.tick + 1);
         // The rest of the first word, the other words, and the beginning of the first word again.
@@ -92,15 +92,15 @@ impl Wheel {
 mod tests {
     use super::*;
 
-    fn rung(wheel: &mut Wheel, now_ms: u64) -> Vec<u32> {
+    fn rung(wheel: &mut TimerWheel, now_ms: u64) -> Vec<u32> {
         let mut due = Vec::new();
-        wheel.ring(now_ms, &mut due);
-        due.iter().map(|alarm| alarm.id.slot()).collect()
+        wheel.expire(now_ms, &mut due);
+        due.iter().map(|timer| timer.id.slot()).collect()
     }
 
     #[test]
     fn alarms_ring_at_their_tick_and_not_before() {
-        let mut wheel = Wheel::new(1_000);
+        let mut wheel = TimerWheel::new(1_000);
         wheel.set(ConnectionId::new(1, 0), 1_250);
         wheel.set(ConnectionId::new(2, 0), 1_050);
         assert_eq!(wheel.next_ms(), Some(1_100));
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn alarms_beyond_one_turn_wait_for_theirs() {
         let turn_ms = BUCKETS as u64 * WHEEL_TICK_MS;
-        let mut wheel = Wheel::new(0);
+        let mut wheel = TimerWheel::new(0);
         wheel.set(ConnectionId::new(1, 0), 2 * turn_ms + 500);
         assert!(rung(&mut wheel, 500).is_empty());
         assert!(rung(&mut wheel, turn_ms + 600).is_empty());
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_long_sleep_rings_everything_that_is_due_once() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = TimerWheel::new(0);
         for slot in 0..1_000 {
             wheel.set(ConnectionId::new(slot, 0), u64::from(slot) * 97);
         }

@@ -191,7 +191,7 @@ fn a_client_that_never_reads_is_closed_and_others_are_not() {
     stuck.read_text();
     let data = format!("\"{}\"", "x".repeat(100_000));
     let slow = "fanwire_closes_total{reason=\"slow_consumer\"";
-    // The socket's buffers take some megabytes before the outbox begins to fill.
+    // The socket's buffers take some megabytes before the send queue begins to fill.
     for _ in 0..2_000 {
         scene.publisher.publish("flood", &data);
         if scene.server.metric(slow) == 1 {

@@ -4,7 +4,7 @@ use crate::client::{frame, request, whole_frame};
 use crate::random::Random;
 use crate::shards::{Shards, shards};
 use fanwire::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters};
-use fanwire::shard::{Request, Shard};
+use fanwire::shard::{ConnectionAction, Shard};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Streams {
             tags: 0,
             published: 0,
         };
-        streams.settle();
+        streams.reap_ended();
         streams
     }
 
@@ -80,14 +80,14 @@ impl Streams {
             id,
             subscriptions: Vec::new(),
         });
-        self.settle();
+        self.reap_ended();
     }
 
     fn tell(&mut self, client: usize, message: &Value) -> Vec<(usize, ConnectionId, Value)> {
         let Client { shard, id, .. } = self.clients[client];
         let mut bytes = frame(1, message.to_string().as_bytes());
         self.shards[shard].receive(id, &mut bytes, NOW);
-        self.settle()
+        self.reap_ended()
     }
 
     fn subscribe(&mut self, client: usize, stream: usize, filter: usize) {
@@ -128,8 +128,8 @@ impl Streams {
 
     fn disconnect(&mut self, client: usize) {
         let Client { shard, id, .. } = self.clients.swap_remove(client);
-        self.shards[shard].hang_up(id, NOW);
-        self.settle();
+        self.shards[shard].on_eof(id, NOW);
+        self.reap_ended();
     }
 
     /// Publishes and compares what everyone receives with what their filters mean.
@@ -147,7 +147,7 @@ impl Streams {
         let mut bytes = frame(1, message.to_string().as_bytes());
         self.shards[0].receive(self.publisher, &mut bytes, NOW);
         let mut received: Vec<_> = self
-            .settle()
+            .reap_ended()
             .into_iter()
             .map(|(shard, id, text)| {
                 assert_eq!(text["type"], "data", "{text}");
@@ -171,13 +171,13 @@ impl Streams {
     }
 
     /// Lets everything arrive; returns the texts, by shard and connection.
-    fn settle(&mut self) -> Vec<(usize, ConnectionId, Value)> {
+    fn reap_ended(&mut self) -> Vec<(usize, ConnectionId, Value)> {
         let mut received = HashMap::<_, Vec<u8>>::new();
         loop {
             let mut is_idle = true;
             for (index, shard) in self.shards.iter_mut().enumerate() {
                 is_idle &= shard.drain_ring(NOW) == 0;
-                while let Some(id) = shard.next_dirty() {
+                while let Some(id) = shard.next_ready() {
                     is_idle = false;
                     let bytes = shard.begin_send(id, 3).collect::<Vec<_>>().concat();
                     // Sockets that take a part now and then.
@@ -190,8 +190,8 @@ impl Streams {
                     let all = received.entry((index, id)).or_default();
                     all.extend_from_slice(&bytes[..taken]);
                 }
-                for request in shard.take_requests() {
-                    if let Request::Close(id) = request {
+                for request in shard.take_actions() {
+                    if let ConnectionAction::Close(id) = request {
                         shard.release(id);
                     }
                 }
@@ -301,7 +301,7 @@ fn ten_thousand_subscribers_who_share_ten_filters_cost_ten_evaluations() {
         let message = json!({"type": "publish", "data": {"channel": channel, "data": item}});
         let mut bytes = frame(1, message.to_string().as_bytes());
         streams.shards[0].receive(streams.publisher, &mut bytes, NOW);
-        assert_eq!(streams.settle().len(), 1_000);
+        assert_eq!(streams.reap_ended().len(), 1_000);
     }
     let evaluations = streams.sum(|counters| counters.filter_evaluations.value()) - before;
     assert!(

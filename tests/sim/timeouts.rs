@@ -4,7 +4,7 @@ use crate::client::{frame, request};
 use fanwire::auth::{Grant, Verifier, issue};
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
 use fanwire::config::Policy;
-use fanwire::shard::{Request, Shard, ShardParts};
+use fanwire::shard::{ConnectionAction, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl Stage {
     fn pass(&mut self, milliseconds: u64) {
         let end_ms = self.now.monotonic_ms + milliseconds;
         while self.now.monotonic_ms < end_ms {
-            let next_ms = self.shard.next_wake_ms().unwrap_or(end_ms).min(end_ms);
+            let next_ms = self.shard.next_timer_ms().unwrap_or(end_ms).min(end_ms);
             let step_ms = next_ms.max(self.now.monotonic_ms + 1) - self.now.monotonic_ms;
             self.now.monotonic_ms += step_ms;
             self.now.unix_ms += step_ms;
@@ -90,7 +90,7 @@ impl Stage {
     /// What the shard sent since the last call, as far as it is text.
     fn sent(&mut self) -> String {
         let mut bytes = Vec::new();
-        while let Some(id) = self.shard.next_dirty() {
+        while let Some(id) = self.shard.next_ready() {
             let slices = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             self.shard.sent(id, u32::try_from(slices.len()).unwrap());
             bytes.extend(slices);
@@ -116,10 +116,13 @@ fn a_head_that_does_not_come_in_time_is_answered_with_408() {
     }
     stage.pass(1_100);
     assert!(stage.sent().starts_with("HTTP/1.1 408 "));
-    assert_eq!(stage.shard.take_requests(), [Request::ShutdownWrite(id)]);
+    assert_eq!(
+        stage.shard.take_actions(),
+        [ConnectionAction::ShutdownWrite(id)]
+    );
     // A peer that does not end its side loses the connection all the same.
     stage.pass(5_200);
-    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+    assert_eq!(stage.shard.take_actions(), [ConnectionAction::Close(id)]);
     stage.shard.release(id);
     assert_eq!(stage.shard.connection_count(), 0);
 }
@@ -137,9 +140,9 @@ fn a_session_that_does_not_authenticate_is_closed_after_thirty_seconds() {
     assert!(stage.sent().contains("auth_timeout"));
     assert_eq!(stage.closes("auth_timeout"), 1);
     // It answers the close frame, and only then the socket is closed.
-    assert_eq!(stage.shard.take_requests(), []);
+    assert_eq!(stage.shard.take_actions(), []);
     stage.shard.receive(id, &mut frame(8, &[3, 240]), stage.now);
-    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+    assert_eq!(stage.shard.take_actions(), [ConnectionAction::Close(id)]);
 }
 
 #[test]
@@ -188,7 +191,7 @@ fn a_token_ends_its_session_at_its_time() {
     assert_eq!(stage.closes("token_expired"), 1);
     // A peer that does not answer the close frame is cut off.
     stage.pass(5_200);
-    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+    assert_eq!(stage.shard.take_actions(), [ConnectionAction::Close(id)]);
 }
 
 #[test]
@@ -196,15 +199,15 @@ fn an_http_request_has_thirty_seconds() {
     let mut stage = Stage::new();
     let id = stage.accept(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n");
     assert!(matches!(
-        &stage.shard.take_requests()[..],
-        [Request::Http(..)]
+        &stage.shard.take_actions()[..],
+        [ConnectionAction::Http(..)]
     ));
     stage.shard.send_http(id, b"HTTP/1.1 200 OK\r\n\r\n");
     stage.sent();
     stage.pass(29_900);
-    assert_eq!(stage.shard.take_requests(), []);
+    assert_eq!(stage.shard.take_actions(), []);
     stage.pass(300);
-    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+    assert_eq!(stage.shard.take_actions(), [ConnectionAction::Close(id)]);
 }
 
 #[test]
@@ -230,7 +233,10 @@ fn what_follows_a_fault_does_not_cut_our_last_words_short() {
     stage.shard.receive(id, &mut frame(8, &[3, 232]), stage.now);
     assert!(stage.sent().contains("protocol"));
     // Not closed at once: unread input would reset the connection under the close frame.
-    assert_eq!(stage.shard.take_requests(), [Request::ShutdownWrite(id)]);
-    stage.shard.hang_up(id, stage.now);
-    assert_eq!(stage.shard.take_requests(), [Request::Close(id)]);
+    assert_eq!(
+        stage.shard.take_actions(),
+        [ConnectionAction::ShutdownWrite(id)]
+    );
+    stage.shard.on_eof(id, stage.now);
+    assert_eq!(stage.shard.take_actions(), [ConnectionAction::Close(id)]);
 }

@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::shards::{Shards, shards};
 use fanwire::base::counters::DropReason;
 use fanwire::base::{ConnectionId, Now, ProcessCounts, ShardCounters, Variant};
-use fanwire::shard::{Request, Shard};
+use fanwire::shard::{ConnectionAction, Shard};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ impl World {
                 7 => self.pass_time(),
                 8 | 9 => self.subscribe_or_not(),
                 10 => self.connect(),
-                _ => self.hang_up(),
+                _ => self.on_eof(),
             }
         }
     }
@@ -222,7 +222,7 @@ impl World {
 
     /// Sends what waits, with sockets that take all, a part or nothing.
     fn flush(&mut self, shard: usize) {
-        while let Some(id) = self.shards[shard].next_dirty() {
+        while let Some(id) = self.shards[shard].next_ready() {
             let client = self.by_id[&(shard, id)];
             let slices_max = 1 + self.random.below(4);
             let slices = self.shards[shard].begin_send(id, slices_max);
@@ -255,7 +255,7 @@ impl World {
     /// Sends until only clients that do not read have something waiting.
     fn flush_wholly(&mut self, shard: usize) {
         self.unblock_all();
-        while self.shards[shard].has_dirty() {
+        while self.shards[shard].has_ready() {
             self.flush(shard);
             self.unblock_all();
         }
@@ -301,7 +301,7 @@ impl World {
         }
     }
 
-    fn hang_up(&mut self) {
+    fn on_eof(&mut self) {
         let Some(client) = self.any_client() else {
             return;
         };
@@ -310,21 +310,21 @@ impl World {
         for channel in 0..self.plan.channels {
             self.oracle.unsubscribe(shard, client, channel);
         }
-        self.shards[shard].hang_up(id, self.now);
+        self.shards[shard].on_eof(id, self.now);
         self.carry_out(shard);
     }
 
     fn carry_out(&mut self, shard: usize) {
         loop {
-            let requests = self.shards[shard].take_requests();
+            let requests = self.shards[shard].take_actions();
             if requests.is_empty() {
                 return;
             }
             for request in requests {
                 match request {
                     // The peer sees the end of the stream and ends its own.
-                    Request::ShutdownWrite(id) => self.shards[shard].hang_up(id, self.now),
-                    Request::Close(id) => {
+                    ConnectionAction::ShutdownWrite(id) => self.shards[shard].on_eof(id, self.now),
+                    ConnectionAction::Close(id) => {
                         let client = self.by_id.remove(&(shard, id)).unwrap();
                         self.clients[client].is_gone = true;
                         self.shards[shard].release(id);

@@ -11,7 +11,7 @@ use crate::base::counters::RejectReason;
 use crate::base::now::Clock;
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
 use crate::net::Waker;
-use crate::shard::{Request, Shard};
+use crate::shard::{ConnectionAction, Shard};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::io;
@@ -68,13 +68,13 @@ pub enum HttpOutput {
 }
 
 /// The HTTP side of a shard: it gets bytes of connections that are no WebSockets, and answers.
-pub trait HttpHost {
+pub trait HttpHandler {
     /// Bytes came from `id`.
     fn receive(&mut self, id: ConnectionId, bytes: &[u8]);
     /// The peer of `id` sends no more.
     fn end(&mut self, id: ConnectionId);
     /// The connection is gone.
-    fn forget(&mut self, id: ConnectionId);
+    fn closed(&mut self, id: ConnectionId);
     /// Takes what there is to say.
     fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)>;
     /// Whether tasks of the executor may have something to do for it.
@@ -84,13 +84,13 @@ pub trait HttpHost {
 }
 
 /// Drives one shard.
-pub(crate) struct Pump<K, H> {
+pub(crate) struct EventLoop<K, H> {
     kernel: K,
     shard: Shard,
     http: H,
     sockets: SlotMap<Socket>,
     /// Receive completions that wait until publications before them have found room in the ring.
-    held: VecDeque<(ConnectionId, Completion)>,
+    deferred: VecDeque<(ConnectionId, Completion)>,
     /// Connections whose receive has to be armed again.
     unarmed: Vec<ConnectionId>,
     commands: Receiver<ShardCommand>,
@@ -102,8 +102,8 @@ pub(crate) struct Pump<K, H> {
     is_draining: bool,
 }
 
-impl<K: Kernel, H: HttpHost> Pump<K, H> {
-    /// A pump that has not begun. `peers` are the wakers of all shards, by index.
+impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
+    /// A event loop that has not begun. `peers` are the wakers of all shards, by index.
     pub(crate) fn new(
         kernel: K,
         shard: Shard,
@@ -118,7 +118,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             shard,
             http,
             sockets: SlotMap::default(),
-            held: VecDeque::new(),
+            deferred: VecDeque::new(),
             unarmed: Vec::new(),
             commands,
             peers,
@@ -172,11 +172,11 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         while let Some(completion) = self.kernel.next_completion() {
             self.complete(completion, now);
         }
-        self.relieve(now);
+        self.retry_congested(now);
         let record_count = self.shard.drain_ring(now);
         if self
             .shard
-            .next_wake_ms()
+            .next_timer_ms()
             .is_some_and(|at_ms| at_ms <= now.monotonic_ms)
         {
             self.shard.wake(now);
@@ -189,25 +189,25 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
                 ShardCommand::Call(call) => call(&mut self.shard, now),
             }
         }
-        self.carry_out_requests(now);
+        self.perform_actions(now);
         while let Some((id, output)) = self.http.take_output() {
             match output {
                 HttpOutput::Bytes(bytes) => self.shard.send_http(id, &bytes),
                 HttpOutput::End => self.shard.end_http(id, now),
             }
         }
-        self.carry_out_requests(now);
+        self.perform_actions(now);
         let Self { shard, peers, .. } = self;
         shard.wake_peers(|index| peers[index as usize].wake());
         self.arm_receives(now);
         self.flush();
-        record_count == 0 && !self.shard.has_dirty() && !self.shard.has_requests()
+        record_count == 0 && !self.shard.has_ready() && !self.shard.has_actions()
     }
 
     fn sleep_time(&self) -> Duration {
         let now_ms = self.clock.now().monotonic_ms;
-        let alarm_ms = self.shard.next_wake_ms();
-        let mut wake_ms = alarm_ms.unwrap_or(u64::MAX).min(now_ms + SLEEP_MAX_MS);
+        let timer_ms = self.shard.next_timer_ms();
+        let mut wake_ms = timer_ms.unwrap_or(u64::MAX).min(now_ms + SLEEP_MAX_MS);
         for (_, accept_ms) in &self.accept_again {
             wake_ms = wake_ms.min(*accept_ms);
         }
@@ -219,12 +219,12 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
     }
 
     /// Writes publications that found the ring full, then takes up the input held for them.
-    fn relieve(&mut self, now: Now) {
+    fn retry_congested(&mut self, now: Now) {
         if self.shard.is_congested() {
             self.shard.retry_unsent();
         }
         while !self.shard.is_congested()
-            && let Some((id, completion)) = self.held.pop_front()
+            && let Some((id, completion)) = self.deferred.pop_front()
         {
             self.received(id, completion, now);
         }
@@ -241,8 +241,8 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             Operation::Accept(listener) => self.accepted(listener, result, has_more, now),
             Operation::Wake => self.kernel.await_wake(),
             // Everything a connection sends stays in order, its end included.
-            Operation::Receive(id) if self.shard.is_congested() || !self.held.is_empty() => {
-                self.held.push_back((id, completion));
+            Operation::Receive(id) if self.shard.is_congested() || !self.deferred.is_empty() => {
+                self.deferred.push_back((id, completion));
             }
             Operation::Receive(id) => self.received(id, completion, now),
             Operation::Send(id) => self.sent(id, result, now),
@@ -256,7 +256,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             Operation::Shutdown(id) => self.finish_operation(id),
             Operation::Close(id) => {
                 self.sockets.remove(id);
-                self.http.forget(id);
+                self.http.closed(id);
                 self.shard.release(id);
             }
             Operation::Cancel => {}
@@ -296,14 +296,14 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             return;
         };
         self.sockets.insert(id, Socket::default());
-        if self.kernel.adopt(socket, id).is_ok() {
+        if self.kernel.register_socket(socket, id).is_ok() {
             self.arm_receive(id);
         } else {
             self.counters
                 .connections_rejected
                 .of(RejectReason::Accept)
                 .add(1);
-            self.shard.fail(id, now);
+            self.shard.abort(id, now);
         }
     }
 
@@ -325,13 +325,13 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             socket.is_receiving = false;
         }
         match completion.result {
-            0 => self.shard.hang_up(id, now),
+            0 => self.shard.on_eof(id, now),
             1.. => self.unarmed.push(id),
             error if error == -libc::ENOBUFS => {
                 self.counters.buffers_exhausted.add(1);
                 self.unarmed.push(id);
             }
-            _ => self.shard.fail(id, now),
+            _ => self.shard.abort(id, now),
         }
         self.finish_operation(id);
     }
@@ -347,7 +347,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             self.shard.would_block(id);
             self.arm_poll(id);
         } else if result < 0 && result != -libc::EINTR {
-            self.shard.fail(id, now);
+            self.shard.abort(id, now);
         }
     }
 
@@ -389,7 +389,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
 
     /// Arms what ran out of buffers, now that they are given back, and accepts again after a pause.
     fn arm_receives(&mut self, now: Now) {
-        if self.held.is_empty() {
+        if self.deferred.is_empty() {
             for id in std::mem::take(&mut self.unarmed) {
                 self.arm_receive(id);
             }
@@ -405,10 +405,10 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
         }
     }
 
-    fn carry_out_requests(&mut self, now: Now) {
-        for request in self.shard.take_requests() {
-            match request {
-                Request::ShutdownWrite(id) => {
+    fn perform_actions(&mut self, now: Now) {
+        for action in self.shard.take_actions() {
+            match action {
+                ConnectionAction::ShutdownWrite(id) => {
                     if self.begin_operation(id) {
                         self.kernel.shutdown_write(id);
                     }
@@ -419,12 +419,12 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
                         .is_some_and(|socket| !socket.is_receiving)
                         && !self.unarmed.contains(&id)
                     {
-                        self.shard.fail(id, now);
+                        self.shard.abort(id, now);
                     }
                 }
-                Request::Close(id) => self.begin_close(id),
-                Request::Http(id, bytes) => self.http.receive(id, &bytes),
-                Request::HttpEnd(id) => self.http.end(id),
+                ConnectionAction::Close(id) => self.begin_close(id),
+                ConnectionAction::Http(id, bytes) => self.http.receive(id, &bytes),
+                ConnectionAction::HttpEnd(id) => self.http.end(id),
             }
         }
     }
@@ -473,7 +473,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
             if bytes > BYTES_PER_SUBMISSION {
                 return;
             }
-            let Some(id) = self.shard.next_dirty() else {
+            let Some(id) = self.shard.next_ready() else {
                 return;
             };
             if self.begin_operation(id) {
@@ -484,7 +484,7 @@ impl<K: Kernel, H: HttpHost> Pump<K, H> {
 
     fn send(&mut self, id: ConnectionId) -> usize {
         let slices = self.shard.begin_send(id, SLICES_PER_SEND);
-        // SAFETY: the slices lie in runs that the connection's outbox holds. An outbox lets go of a
+        // SAFETY: the slices lie in runs that the connection's send queue holds. An send queue lets go of a
         // run that is in flight only in `Shard::sent`, which is called for this send's completion,
         // or with the whole connection in `Shard::release`, which is called after the completion of
         // the close, which is queued only when no operation of the connection is left.

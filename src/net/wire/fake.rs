@@ -9,7 +9,7 @@
     reason = "like a kernel it reads a send's memory when the send completes"
 )]
 
-use super::event_loop::{HttpHost, HttpOutput, Pump};
+use super::event_loop::{EventLoop, HttpHandler, HttpOutput};
 use super::kernel::{Completion, Kernel, Operation};
 use crate::auth::Verifier;
 use crate::base::now::Clock;
@@ -230,7 +230,7 @@ impl Kernel for FakeKernel {
         let port = u16::try_from(result).unwrap();
         Ok((socket, ([127, 0, 0, 1], port).into()))
     }
-    fn adopt(&mut self, _socket: OwnedFd, id: ConnectionId) -> io::Result<()> {
+    fn register_socket(&mut self, _socket: OwnedFd, id: ConnectionId) -> io::Result<()> {
         if self.below(10) == 0 {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -330,12 +330,12 @@ fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 
 struct NoHttp;
 
-impl HttpHost for NoHttp {
+impl HttpHandler for NoHttp {
     fn receive(&mut self, _id: ConnectionId, _bytes: &[u8]) {
         panic!("no client speaks HTTP");
     }
     fn end(&mut self, _id: ConnectionId) {}
-    fn forget(&mut self, _id: ConnectionId) {}
+    fn closed(&mut self, _id: ConnectionId) {}
     fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)> {
         None
     }
@@ -345,7 +345,7 @@ impl HttpHost for NoHttp {
     async fn run_tasks(&mut self) {}
 }
 
-fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, NoHttp> {
+fn event_loop(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> EventLoop<FakeKernel, NoHttp> {
     let config = RingConfig {
         capacity_bytes: 1 << 20,
         readers_max: 1,
@@ -371,7 +371,7 @@ fn pump(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> Pump<FakeKernel, N
     };
     let shard = Shard::new(parts, clock.now());
     let commands = crossbeam_channel::never();
-    Pump::new(
+    EventLoop::new(
         kernel,
         shard,
         NoHttp,
@@ -407,13 +407,13 @@ fn late_reordered_partial_and_failing_completions_lose_nothing_and_free_every_sl
         println!("seed {seed}");
         let counters = Arc::<ShardCounters>::default();
         let connections = 12;
-        let mut pump = pump(FakeKernel::new(seed, connections), &counters);
-        pump.begin();
+        let mut event_loop = event_loop(FakeKernel::new(seed, connections), &counters);
+        event_loop.begin();
         for _ in 0..4_000 {
-            pump.turn();
-            pump.kernel().enter(None).unwrap();
+            event_loop.turn();
+            event_loop.kernel().enter(None).unwrap();
         }
-        let kernel = pump.kernel();
+        let kernel = event_loop.kernel();
         assert_eq!(kernel.knocking, [0; LISTENERS], "everybody was accepted");
         let mut received = 0;
         for peer in kernel.peers.values() {

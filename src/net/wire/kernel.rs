@@ -1,4 +1,4 @@
-//! What the pump needs of a kernel, and what the kernel answers.
+//! What the event loop needs of a kernel, and what the kernel answers.
 
 #![expect(
     unsafe_code,
@@ -62,7 +62,7 @@ pub(crate) trait Kernel {
     ///
     /// # Errors
     /// What the kernel says; the socket is closed then.
-    fn adopt(&mut self, socket: OwnedFd, id: ConnectionId) -> io::Result<()>;
+    fn register_socket(&mut self, socket: OwnedFd, id: ConnectionId) -> io::Result<()>;
     /// The descriptor that an accept completion names, and the address of its peer.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //!   accept ─▶ file table ─▶ receive into provided buffers ─▶ Shard ─▶ send, one submission for many
 //! ```
 //!
-//! `pump` is the loop that drives a shard, over the trait `Kernel`. `uring` is the kernel behind it and
+//! `event_loop` is the loop that drives a shard, over the trait `Kernel`. `uring` is the kernel behind it and
 //! holds nearly all unsafe code of this crate; the tests put one there whose completions fail and come
 //! in another order.
 
@@ -16,7 +16,7 @@ mod kernel;
 mod sockets;
 mod uring;
 
-pub(crate) use event_loop::Pump;
-pub use event_loop::{HttpHost, HttpOutput, ShardCommand};
+pub(crate) use event_loop::EventLoop;
+pub use event_loop::{HttpHandler, HttpOutput, ShardCommand};
 pub use uring::SetupError;
 pub(crate) use uring::{Uring, UringConfig};

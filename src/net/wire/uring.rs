@@ -1,4 +1,4 @@
-//! The kernel behind the pump: one `io_uring` with a file table and provided buffers.
+//! The kernel behind the event loop: one `io_uring` with a file table and provided buffers.
 
 #![expect(
     unsafe_code,
@@ -223,7 +223,7 @@ impl Kernel for Uring {
     fn await_wake(&mut self) {
         let target = std::ptr::from_mut(&mut *self.wake_count).cast();
         let entry = opcode::Read::new(Fd(self.waker.as_raw_fd()), target, 8).build();
-        // SAFETY: the eight bytes are boxed, dropped after the ring, and the pump waits for one wake
+        // SAFETY: the eight bytes are boxed, dropped after the ring, and the event loop waits for one wake
         // at a time.
         unsafe { self.push(entry, Operation::Wake) };
     }
@@ -235,7 +235,7 @@ impl Kernel for Uring {
         Ok((socket, SocketAddr::try_from(peer)?))
     }
 
-    fn adopt(&mut self, socket: OwnedFd, id: ConnectionId) -> io::Result<()> {
+    fn register_socket(&mut self, socket: OwnedFd, id: ConnectionId) -> io::Result<()> {
         let descriptors = [socket.as_raw_fd()];
         let submitter = self.ring.submitter();
         submitter.register_files_update(id.slot(), &descriptors)?;
