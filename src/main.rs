@@ -7,7 +7,7 @@ use fanwire::config::flags::{parse_host, parse_listen};
 use fanwire::config::{Flags, Notice, Secret, Settings, SettingsError, ShardCount};
 use fanwire::observe::log;
 use fanwire::server::run::Ended;
-use fanwire::server::{BootError, Program, Running, run_until_signal, start, watch_signals};
+use fanwire::server::{BootError, ProgramHooks, Running, run_until_signal, start, watch_signals};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -204,7 +204,7 @@ fn serve(arguments: Serve) -> ExitCode {
     let running = match start(
         &settings,
         secret.as_deref().map(str::as_bytes),
-        Program::default(),
+        ProgramHooks::default(),
     ) {
         Ok(running) => running,
         Err(error @ BootError::Kernel(_)) => return fail(EXIT_KERNEL, &error),

@@ -29,7 +29,7 @@ pub enum NotifyAccess {
 const DEFAULT_KIND: &str = "notification";
 
 #[derive(Deserialize)]
-struct Wish<'a> {
+struct NotifyRequest<'a> {
     message: String,
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -69,23 +69,23 @@ where
         Err(error) if error.is::<LengthLimitError>() => return too_large(),
         Err(_) => return reject(StatusCode::BAD_REQUEST, "the body ended early"),
     };
-    let wish: Wish<'_> = match serde_json::from_slice(&body) {
-        Ok(wish) => wish,
+    let notify: NotifyRequest<'_> = match serde_json::from_slice(&body) {
+        Ok(notify) => notify,
         Err(error) if error.is_data() => {
             return reject(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string());
         }
         Err(error) => return reject(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    publish(context, &wish)
+    publish(context, &notify)
 }
 
-fn publish(context: &ApiContext, wish: &Wish<'_>) -> Answer {
+fn publish(context: &ApiContext, notify: &NotifyRequest<'_>) -> Answer {
     let notification = Notification {
-        message: &wish.message,
-        data: wish.data,
+        message: &notify.message,
+        data: notify.data,
     };
     let data = serde_json::to_string(&notification).expect("texts and JSON are JSON");
-    let kind = wish.kind.as_deref().unwrap_or(DEFAULT_KIND);
+    let kind = notify.kind.as_deref().unwrap_or(DEFAULT_KIND);
     let publication = Publication::new("all", kind, &data);
     match context.publisher.publish(&publication, context.clock.now()) {
         Ok(()) => {

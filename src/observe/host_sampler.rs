@@ -5,7 +5,7 @@ use sysinfo::{Disks, Networks, System};
 
 /// Samples the host's load. It holds what it needs only between samples of one series.
 #[derive(Debug, Default)]
-pub struct Host {
+pub struct HostSampler {
     sources: Option<Sources>,
 }
 
@@ -16,7 +16,7 @@ struct Sources {
     networks: Networks,
 }
 
-impl Host {
+impl HostSampler {
     /// A sample as JSON: `{"cpu":{percent,cores},"memory":{total_bytes,used_bytes,percent},
     /// "disk":{…},"network":{received_bytes,sent_bytes}}`. The processor's percentage and the
     /// network's bytes are of the time since the sample before; the first of a series takes
@@ -59,7 +59,7 @@ impl Host {
     }
 
     /// Nobody listens: gives back what the samples hold.
-    pub fn rest(&mut self) {
+    pub fn release(&mut self) {
         self.sources = None;
     }
 }
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_sample_has_the_four_parts_and_is_plausible() {
-        let mut host = Host::default();
+        let mut host = HostSampler::default();
         let sample: serde_json::Value = serde_json::from_str(&host.sample().unwrap()).unwrap();
         let memory = &sample["memory"];
         let (total, used) = (&memory["total_bytes"], &memory["used_bytes"]);

@@ -51,14 +51,14 @@ const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for sha
 
 /// What the program that embeds the server brings along.
 #[derive(Default)]
-pub struct Program {
+pub struct ProgramHooks {
     /// Its handlers.
     pub hooks: Hooks,
     /// Its own check of tokens.
     pub token_check: Option<Arc<TokenCheck>>,
 }
 
-impl std::fmt::Debug for Program {
+impl std::fmt::Debug for ProgramHooks {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let checks = self.token_check.is_some();
         write!(
@@ -91,7 +91,7 @@ pub struct Running {
 pub fn start(
     settings: &Settings,
     secret: Option<&[u8]>,
-    program: Program,
+    program: ProgramHooks,
 ) -> Result<Running, BootError> {
     kernel_probe::probe().map_err(BootError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();

@@ -1,6 +1,6 @@
 //! The server as a Rust program holds it: built, started, asked, told, stopped.
 
-use super::boot::{BootError, Program, Running, start};
+use super::boot::{BootError, ProgramHooks, Running, start};
 use super::run::{Ended, drain, run_until_signal, watch_signals};
 use super::shard_thread::is_shard;
 use crate::auth::Identity;
@@ -27,7 +27,7 @@ const ROOM_TIMEOUT_MS: u64 = 5_000;
 pub struct Builder {
     flags: Flags,
     file: Option<PathBuf>,
-    program: Program,
+    program: ProgramHooks,
 }
 
 /// Why a server did not start.

@@ -9,7 +9,7 @@ pub mod run;
 pub mod services;
 pub mod shard_thread;
 
-pub use boot::{BootError, Program, Running, start};
+pub use boot::{BootError, ProgramHooks, Running, start};
 pub use broadcasts::Stream;
 pub use handle::{Builder, ConnectionInfo, Server, StartError, Stats};
 pub use run::{Ended, run_until_signal, watch_signals};

@@ -4,7 +4,7 @@ use crate::base::ProcessCounts;
 use crate::base::now::Clock;
 use crate::broker::{Publication, Quotas};
 use crate::dialect::assist::{notices, rooms};
-use crate::observe::host_sampler::Host;
+use crate::observe::host_sampler::HostSampler;
 use crate::shard::Publisher;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;
@@ -53,7 +53,7 @@ impl Services {
         let (stop, stopped) = bounded(1);
         std::thread::Builder::new()
             .name("services".into())
-            .spawn(move || Work::new(parts).run(&stopped))?;
+            .spawn(move || ServiceLoop::new(parts).run(&stopped))?;
         Ok(Self { stop })
     }
 
@@ -66,12 +66,12 @@ impl Services {
 
 /// When a service acts next.
 #[derive(Clone, Copy, Debug)]
-struct Alarm {
+struct Schedule {
     period_ms: u64,
     due_ms: u64,
 }
 
-impl Alarm {
+impl Schedule {
     fn new(period_ms: u64, now_ms: u64) -> Self {
         Self {
             period_ms,
@@ -79,7 +79,7 @@ impl Alarm {
         }
     }
 
-    fn rings(&mut self, now_ms: u64) -> bool {
+    fn is_due(&mut self, now_ms: u64) -> bool {
         if self.period_ms == 0 || now_ms < self.due_ms {
             return false;
         }
@@ -89,24 +89,24 @@ impl Alarm {
     }
 }
 
-struct Work {
+struct ServiceLoop {
     parts: ServiceParts,
-    host: Host,
-    notification: Alarm,
-    host_metrics: Alarm,
-    cleanup: Alarm,
+    host: HostSampler,
+    notification: Schedule,
+    host_metrics: Schedule,
+    cleanup: Schedule,
     notification_count: u64,
 }
 
-impl Work {
+impl ServiceLoop {
     fn new(parts: ServiceParts) -> Self {
         let now_ms = parts.clock.now().monotonic_ms;
         let periods = parts.periods;
         Self {
-            host: Host::default(),
-            notification: Alarm::new(periods.notification_ms, now_ms),
-            host_metrics: Alarm::new(periods.host_metrics_ms, now_ms),
-            cleanup: Alarm::new(periods.cleanup_ms, now_ms),
+            host: HostSampler::default(),
+            notification: Schedule::new(periods.notification_ms, now_ms),
+            host_metrics: Schedule::new(periods.host_metrics_ms, now_ms),
+            cleanup: Schedule::new(periods.cleanup_ms, now_ms),
             notification_count: 0,
             parts,
         }
@@ -135,16 +135,16 @@ impl Work {
     /// Until something is due, but no longer than a tick.
     fn next_ms(&self) -> u64 {
         let now_ms = self.parts.clock.now().monotonic_ms;
-        let alarms = [self.notification, self.host_metrics, self.cleanup];
-        let alarms = alarms.iter().filter(|alarm| alarm.period_ms > 0);
-        let left = alarms.map(|alarm| alarm.due_ms.saturating_sub(now_ms));
+        let schedules = [self.notification, self.host_metrics, self.cleanup];
+        let schedules = schedules.iter().filter(|schedule| schedule.period_ms > 0);
+        let left = schedules.map(|schedule| schedule.due_ms.saturating_sub(now_ms));
         left.fold(TICK_MS, u64::min)
     }
 
     fn act(&mut self) {
         let now = self.parts.clock.now();
         let has_listeners = |channel| self.parts.process_counts.subscriptions_of(channel) > 0;
-        if self.notification.rings(now.monotonic_ms) && has_listeners(NOTIFIED_CHANNEL) {
+        if self.notification.is_due(now.monotonic_ms) && has_listeners(NOTIFIED_CHANNEL) {
             self.notification_count += 1;
             let data = format!(
                 "{{\"message\":\"Periodic notification {0}\",\"data\":{{\"sequence\":{0}}}}}",
@@ -152,7 +152,7 @@ impl Work {
             );
             self.publish(&Publication::new(NOTIFIED_CHANNEL, "notification", &data));
         }
-        if self.host_metrics.rings(now.monotonic_ms) {
+        if self.host_metrics.is_due(now.monotonic_ms) {
             if has_listeners(rooms::SYSTEM_MONITORING) {
                 let channel = rooms::SYSTEM_MONITORING;
                 match self.host.sample() {
@@ -162,10 +162,10 @@ impl Work {
                     Err(error) => tracing::warn!(%error, "the host's load cannot be read"),
                 }
             } else {
-                self.host.rest();
+                self.host.release();
             }
         }
-        if self.cleanup.rings(now.monotonic_ms) {
+        if self.cleanup.is_due(now.monotonic_ms) {
             self.parts.quotas.sweep(now);
         }
     }
@@ -184,12 +184,12 @@ mod tests {
 
     #[test]
     fn an_alarm_rings_once_a_period_and_never_without_one() {
-        let mut alarm = Alarm::new(10, 5);
-        let rings: Vec<_> = [14, 15, 16, 24, 25, 80, 81]
+        let mut schedule = Schedule::new(10, 5);
+        let is_due: Vec<_> = [14, 15, 16, 24, 25, 80, 81]
             .into_iter()
-            .filter(|now_ms| alarm.rings(*now_ms))
+            .filter(|now_ms| schedule.is_due(*now_ms))
             .collect();
-        assert_eq!(rings, [15, 25, 80]);
-        assert!(!Alarm::new(0, 0).rings(100));
+        assert_eq!(is_due, [15, 25, 80]);
+        assert!(!Schedule::new(0, 0).is_due(100));
     }
 }

@@ -7,7 +7,7 @@ use async_tungstenite::tungstenite::Message;
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::config::{Flags, Listener, Routes, Secret, Settings, ShardCount};
-use fanwire::server::{Builder, Program, Running, start};
+use fanwire::server::{Builder, ProgramHooks, Running, start};
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -66,7 +66,7 @@ impl Server {
     }
 
     fn of(settings: &Settings) -> Self {
-        let running = start(settings, Some(SECRET.as_bytes()), Program::default()).unwrap();
+        let running = start(settings, Some(SECRET.as_bytes()), ProgramHooks::default()).unwrap();
         let address = running.addresses[0];
         Self { running, address }
     }
