@@ -31,7 +31,7 @@ impl Scene {
 
     /// `bytes` of an upgraded client end its session with `code` and add one to `series`.
     fn check_closed(&mut self, name: &str, bytes: &[u8], code: u16, label: &str) {
-        let series = format!("fanwire_protocol_errors_total{{fault=\"{label}\"");
+        let series = format!("fanwire_protocol_errors_total{{error=\"{label}\"");
         let before = self.server.metric(&series);
         let mut raw = Raw::open(self.server.address, "/ws", "");
         raw.write(bytes);
@@ -43,7 +43,7 @@ impl Scene {
 
     /// `text` is answered with an error and adds one to `series`; the session lives on.
     fn check_refused(&mut self, text: &str, error: &str, label: &str) {
-        let series = format!("fanwire_message_errors_total{{fault=\"{label}\"");
+        let series = format!("fanwire_message_errors_total{{error=\"{label}\"");
         let before = self.server.metric(&series);
         let mut raw = Raw::open(self.server.address, "/ws", "");
         raw.send(text);

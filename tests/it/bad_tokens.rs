@@ -44,7 +44,7 @@ fn bad_tokens() -> Vec<(String, &'static str, &'static str)> {
 fn a_bad_token_in_the_handshake_closes_with_1008() {
     let server = Server::secured();
     for (token, error, label) in bad_tokens() {
-        let series = format!("fanwire_token_errors_total{{fault=\"{label}\"");
+        let series = format!("fanwire_token_errors_total{{error=\"{label}\"");
         let before = server.metric(&series);
         let mut raw = Raw::open(server.address, &format!("/ws?token={token}"), "");
         let expected = format!(r#"{{"type":"auth_failed","data":{{"error":"{error}"}}}}"#);
