@@ -1,34 +1,122 @@
 //! A WebSocket fan-out server for Linux: one pinned executor per core, one encode per publication.
 //!
-//! The modules stand in the order of the data's way; imports point only downward, from later
-//! modules to earlier ones. `docs/ARCHITECTURE.md` has the map and the invariants.
+//! A program embeds the server through [`Server`]: it builds one, registers handlers for its own message
+//! types, starts it, and publishes.
+//!
+//! ```no_run
+//! let server = fanwire::Server::builder()
+//!     .profile(fanwire::DialectId::Gateway)
+//!     .jwt_secret("a secret of 32 bytes or more, from a vault")
+//!     .on_message("echo", |session, message| {
+//!         session.send("echo_response", &message.parse::<serde_json::Value>()?)
+//!     })
+//!     .start()?;
+//! server.broadcast("news", "headline", &serde_json::json!({"text": "hello"}))?;
+//! server.run_until_signal()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What is re-exported here is the library. The modules below it are its inside: they are visible to the
+//! simulation, the benches and the fuzz targets of this repository, and change without notice. They stand
+//! in the order of their layers; imports point only downward, from later modules to earlier ones, and
+//! within a layer modules do not know each other, except as `docs/ARCHITECTURE.md` says.
 //!
 //! ```text
-//!  socket ─▶ net::wire ─▶ http ─▶ ws ─▶ dialect ─▶ broker ─▶ shard::fanout ─▶ ring ─┐
-//!  socket ◀─ net::wire ◀─ shard::send queue ◀─ shard::publication reader ◀───────────────────────────┘
+//!  socket ─▶ net::wire ─▶ http ─▶ ws ─▶ dialect ─▶ broker ─▶ shard::publication_writer ─▶ ring ─┐
+//!  socket ◀─ net::wire ◀─ shard::send_queue ◀─ shard::publication_reader ◀──────────────────────┘
 //! ```
 
+// Layer 0: what everything above shares.
+#[doc(hidden)]
 pub mod base;
 
+// Layer 1: bytes and values, without sockets and sessions.
+#[doc(hidden)]
 pub mod auth;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod http;
+#[doc(hidden)]
 pub mod json;
+#[doc(hidden)]
 pub mod ws;
 
+// Layer 2: the rules.
+#[doc(hidden)]
 pub mod broker;
 
+// Layer 3: the protocols of clients.
+#[doc(hidden)]
 pub mod dialect;
 
+// Layer 4: one core's state.
+#[doc(hidden)]
 pub mod shard;
 
+// Layer 5: the kernel, and what the server shows of itself.
+#[doc(hidden)]
+pub mod api;
+#[doc(hidden)]
 pub mod net;
+#[doc(hidden)]
 pub mod observe;
 
-pub mod api;
-
+// Layer 6: start and shutdown.
+#[doc(hidden)]
 pub mod server;
 
+pub use auth::{Grant as TokenGrant, Identity};
 pub use base::DialectId;
-pub use server::Server;
-pub use shard::{Denied, Message, Session};
+pub use broker::{BroadcastTarget, SessionId};
+pub use config::{
+    Listener, Report as SettingsReport, SettingInfo, SettingValue, SettingsError, ShardCount,
+};
+pub use dialect::analytics::Stream;
+pub use net::BindError;
+pub use observe::log::LogGuard;
+pub use server::{
+    Builder, Configured, ConnectionInfo, KernelError, Server, SignalWatch, StartError, Stats,
+    StopOutcome,
+};
+pub use shard::{Denied, Message, PublishError, Session};
+
+use std::time::Duration;
+
+/// All settings: their keys, flags, variables and help, for command lines and documentation.
+///
+/// ```
+/// let shards = fanwire::settings().iter().find(|setting| setting.key == "shards").unwrap();
+/// assert_eq!(shards.variable.as_deref(), Some("FANWIRE_SHARDS"));
+/// ```
+#[must_use]
+pub fn settings() -> &'static [SettingInfo] {
+    config::all_settings()
+}
+
+/// A JSON Web Token (HS256) that a server with the same secret accepts, valid from now on.
+///
+/// # Errors
+/// When the secret is empty, with which every token would be valid, or the token cannot be written.
+///
+/// ```
+/// use fanwire::{TokenGrant, issue_token};
+/// use std::time::Duration;
+///
+/// let grant = TokenGrant {
+///     user: "ann".into(),
+///     permissions: vec!["publish".into()],
+///     ..TokenGrant::default()
+/// };
+/// let token = issue_token(&grant, "a secret of 32 bytes or more, from a vault", Duration::from_secs(60))?;
+/// assert_eq!(token.split('.').count(), 3);
+/// # Ok::<(), String>(())
+/// ```
+pub fn issue_token(grant: &TokenGrant, secret: &str, ttl: Duration) -> Result<String, String> {
+    if secret.is_empty() {
+        return Err("JWT secret is empty".into());
+    }
+    let now = base::now::Clock::start().now();
+    let token = auth::issue(grant, secret.as_bytes(), ttl.as_secs(), now);
+    token.map_err(|error| error.to_string())
+}

@@ -1,23 +1,21 @@
 //! The command line of fanwire.
 
-use clap::{Args, Parser, Subcommand};
-use fanwire::auth::{Grant, issue};
-use fanwire::base::now::Clock;
-use fanwire::config::flags::{parse_host, parse_listen};
-use fanwire::config::{Flags, Notice, Secret, Settings, SettingsError, ShardCount};
-use fanwire::observe::log;
-use fanwire::server::run::Ended;
-use fanwire::server::{BootError, ProgramHooks, Running, run_until_signal, start, watch_signals};
-use std::net::{IpAddr, SocketAddr};
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
+use clap::{Parser, Subcommand};
+use fanwire::{
+    BindError, Builder, Configured, Server, StartError, StopOutcome, TokenGrant, issue_token,
+    settings,
+};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Bad arguments or configuration.
+/// Invalid arguments or settings.
 const EXIT_USAGE: u8 = 2;
-/// The kernel rejects io_uring.
+/// The kernel refuses io_uring.
 const EXIT_KERNEL: u8 = 3;
 /// The address is in use.
 const EXIT_ADDRESS: u8 = 4;
@@ -28,8 +26,8 @@ const EXIT_FORCED: u8 = 143;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 clean, 1 failure while running, 2 bad arguments or \
-    configuration, 3 the kernel refuses io_uring, 4 address in use, 143 forced by a second signal."
+    after_help = "Exit codes: 0 clean, 1 failure while running, 2 invalid arguments or settings, \
+    3 the kernel refuses io_uring, 4 address in use, 143 forced by a second signal."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -39,74 +37,87 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the server.
-    Serve(Box<Serve>),
-    /// Print every setting that `serve` would use, and where it was said.
-    Config(Box<Serve>),
+    Serve(SettingFlags),
+    /// Print every setting in force and its source.
+    Config(SettingFlags),
     /// Print a token that the server accepts (HS256, signed with the same secret).
     Token(Token),
 }
 
-#[derive(Args)]
-struct Serve {
-    /// For development: loopback, random secret, anonymous clients may subscribe and publish, no
-    /// limits of messages and sessions.
-    #[arg(long)]
-    dev: bool,
-    /// For production: one shard per core, logs in JSON.
-    #[arg(long)]
-    prod: bool,
-    /// Configuration file (TOML). Flags go over FANWIRE_* variables, these over the variables of the
-    /// profile's document, over .env, over the file.
-    #[arg(long, value_name = "FILE")]
+/// Flags of settings, and the configuration file. They come from the declarations of the settings.
+struct SettingFlags {
     config: Option<PathBuf>,
-    /// Be one document's server: gateway, monitoring, analytics, assist or notifications, with its
-    /// port, path, variables and defaults. Without a profile all dialects are spoken, by path.
-    #[arg(long, value_name = "NAME")]
-    profile: Option<String>,
-    /// Address and port to listen on [default: 0.0.0.0:8765, with --dev 127.0.0.1:8765; 8000 with the
-    /// profiles assist and notifications].
-    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
-    listen: Option<SocketAddr>,
-    /// The address alone.
-    #[arg(long, value_name = "ADDR", value_parser = parse_host)]
-    host: Option<IpAddr>,
-    /// The port alone.
-    #[arg(long)]
-    port: Option<u16>,
-    /// Where the profile's dialect is spoken, besides / and /ws [default: the document's].
-    #[arg(long)]
-    path: Option<String>,
-    /// Shards, each on its own core: a number, or `auto` for one per allowed core [default: auto].
-    #[arg(long, value_name = "N|auto")]
-    shards: Option<ShardCount>,
-    /// The same as --shards.
-    #[arg(long, value_name = "N")]
-    workers: Option<ShardCount>,
-    /// Secret of HS256 tokens, 32 bytes or more. Other users of the host can see arguments: prefer
-    /// FANWIRE_JWT_SECRET.
-    #[arg(long, value_name = "SECRET")]
-    jwt_secret: Option<String>,
-    /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables
-    /// hold [default: 0].
-    #[arg(long, value_name = "N")]
-    connections_max: Option<u64>,
-    /// Bytes that may wait for one connection before it is closed as a slow consumer
-    /// [default: 1048576].
-    #[arg(long, value_name = "BYTES")]
-    send_queue_bytes_max: Option<u32>,
-    /// Time for sessions to end by themselves after SIGTERM or SIGINT [default: 0s; 30m with the
-    /// profile notifications].
-    #[arg(long, value_name = "TIME")]
-    drain_grace_period: Option<String>,
-    /// Time for sessions to answer our close frame after that, such as 10s [default: 10s].
-    #[arg(long, value_name = "TIME")]
-    drain_close_timeout: Option<String>,
-    /// trace, debug, info, warn or error [default: info].
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// text or json [default: text].
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<String>,
+    /// Flag, setting and value.
+    values: Vec<(String, &'static str, String)>,
+}
+
+impl Args for SettingFlags {
+    fn augment_args(command: ClapCommand) -> ClapCommand {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(ValueParser::path_buf())
+            .help(
+                "Configuration file (TOML). Flags override FANWIRE_* variables, these the variables \
+                 of the profile's legacy server, these the .env file, this the configuration file",
+            );
+        let flags = settings().iter().filter_map(|setting| {
+            let flag = setting.flag.as_deref()?;
+            let default = setting
+                .default
+                .as_ref()
+                .filter(|_| setting.value_name.is_some());
+            let default = default.map_or_else(String::new, |it| format!(" [default: {it}]"));
+            let help = format!("{}{default}", setting.help);
+            let arg = Arg::new(&*setting.key).long(flag).help(help);
+            Some(match setting.value_name {
+                Some(value_name) => arg.value_name(value_name),
+                None => arg.action(ArgAction::SetTrue),
+            })
+        });
+        command.arg(config).args(flags)
+    }
+
+    fn augment_args_for_update(command: ClapCommand) -> ClapCommand {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values = settings().iter().filter_map(|setting| {
+            let key = &*setting.key;
+            let flag = format!("--{}", setting.flag.as_deref()?);
+            let value = match setting.value_name {
+                Some(_) => matches.get_one::<String>(key)?.clone(),
+                None => matches.get_flag(key).then(|| "true".to_owned())?,
+            };
+            Some((flag, key, value))
+        });
+        Ok(Self {
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            values: values.collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl SettingFlags {
+    fn configure(self) -> Result<Configured, StartError> {
+        let mut builder = Server::builder().from_env();
+        if let Some(path) = self.config {
+            builder = builder.config_file(path);
+        }
+        let flags = self.values.into_iter();
+        let set = |builder: Builder, (flag, key, value): (String, &str, String)| {
+            builder.set_from(&flag, key, value)
+        };
+        flags.fold(builder, set).configure()
+    }
 }
 
 #[derive(Args)]
@@ -114,10 +125,10 @@ struct Token {
     /// The user (claims sub and user_id).
     #[arg(long)]
     user: String,
-    /// A role; may be given again.
+    /// A role; may be repeated.
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
-    /// A permission, such as `publish`; may be given again.
+    /// A permission, such as `publish`; may be repeated.
     #[arg(long = "permission", value_name = "PERMISSION")]
     permissions: Vec<String>,
     /// The tenant.
@@ -138,151 +149,97 @@ struct Token {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(arguments) => serve(*arguments),
-        Command::Config(arguments) => config(*arguments),
+        Command::Serve(flags) => serve(flags),
+        Command::Config(flags) => config(flags),
         Command::Token(arguments) => token(arguments),
     }
 }
 
-fn load(arguments: Serve) -> Result<Settings, SettingsError> {
-    let flags = Flags {
-        dev: arguments.dev,
-        prod: arguments.prod,
-        profile: arguments.profile,
-        listen: arguments.listen,
-        host: arguments.host,
-        port: arguments.port,
-        path: arguments.path,
-        shards: arguments.shards,
-        workers: arguments.workers,
-        jwt_secret: arguments.jwt_secret.map(Secret),
-        connections_max: arguments.connections_max,
-        send_queue_bytes_max: arguments.send_queue_bytes_max,
-        drain_grace_period: arguments.drain_grace_period,
-        drain_close_timeout: arguments.drain_close_timeout,
-        log_level: arguments.log_level,
-        log_format: arguments.log_format,
-        has_token_check: false,
-    };
-    Settings::load(&flags, arguments.config.as_deref())
-}
-
-fn config(arguments: Serve) -> ExitCode {
-    match load(arguments) {
-        Ok(settings) => {
-            print!("{}", settings.report);
+fn config(flags: SettingFlags) -> ExitCode {
+    match flags.configure() {
+        Ok(configured) => {
+            print!("{}", configured.report());
             ExitCode::SUCCESS
         }
-        Err(error) => fail(EXIT_USAGE, &error),
+        Err(error) => fail(exit_code(&error), &error),
     }
 }
 
-fn serve(arguments: Serve) -> ExitCode {
-    let settings = match load(arguments) {
-        Ok(settings) => settings,
-        Err(error) => return fail(EXIT_USAGE, &error),
+fn serve(flags: SettingFlags) -> ExitCode {
+    let configured = match flags.configure() {
+        Ok(configured) => configured,
+        Err(error) => return fail(exit_code(&error), &error),
     };
     // Dropped last, so that what is logged on the way out is written.
-    let _log = match log::start(&settings.log) {
+    let _guard = match configured.start_logging() {
         Ok(guard) => guard,
-        Err(error) => return fail(EXIT_USAGE, &error),
+        Err(error) => return fail(exit_code(&error), &error),
     };
-    for notice in &settings.notices {
-        match notice {
-            Notice::Info(text) => tracing::info!("{text}"),
-            Notice::Warning(text) => tracing::warn!("{text}"),
-        }
-    }
-    let secret = match &settings.jwt_secret {
-        Some(Secret(secret)) => Some(secret.clone()),
-        None if settings.dev => match random_secret() {
-            Ok(secret) => Some(secret),
-            Err(error) => return fail(1, &error),
-        },
-        None => None,
-    };
-    let running = match start(
-        &settings,
-        secret.as_deref().map(str::as_bytes),
-        ProgramHooks::default(),
-    ) {
-        Ok(running) => running,
-        Err(error @ BootError::Kernel(_)) => return fail(EXIT_KERNEL, &error),
-        Err(BootError::Bind(error @ fanwire::net::BindError::InUse(_))) => {
-            return fail(EXIT_ADDRESS, &error);
-        }
-        Err(error) => return fail(1, &error),
+    let server = match configured.start() {
+        Ok(server) => server,
+        Err(error) => return fail(exit_code(&error), &error),
     };
     // Before anyone is told that it runs, and may want to end it.
-    let signals = match watch_signals() {
+    let signals = match server.watch_signals() {
         Ok(signals) => signals,
         Err(error) => return fail(1, &error),
     };
-    print_banner(&settings, &running, secret.as_deref());
-    match run_until_signal(&running, &settings, &signals) {
-        Ended::Drained => ExitCode::SUCCESS,
-        Ended::TimedOut => {
-            tracing::warn!("the time for draining is over; some sessions were cut");
+    print_banner(&server);
+    match signals.run() {
+        StopOutcome::Drained => ExitCode::SUCCESS,
+        StopOutcome::TimedOut => {
+            tracing::warn!("drain_close_timeout is over; the remaining sessions were cut");
             ExitCode::SUCCESS
         }
-        Ended::Forced => ExitCode::from(EXIT_FORCED),
-        Ended::Failed(report) => fail(1, &report),
+        StopOutcome::Forced => ExitCode::from(EXIT_FORCED),
+        StopOutcome::Failed(report) => fail(1, &report),
+        _ => ExitCode::FAILURE,
     }
 }
 
-fn print_banner(settings: &Settings, running: &Running, secret: Option<&str>) {
-    let addresses: Vec<_> = running.addresses.iter().map(ToString::to_string).collect();
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Settings(_) | StartError::ReservedType { .. } => EXIT_USAGE,
+        StartError::Kernel(_) => EXIT_KERNEL,
+        StartError::Bind(BindError::InUse(_)) => EXIT_ADDRESS,
+        _ => 1,
+    }
+}
+
+fn print_banner(server: &Server) {
+    let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     let version = env!("CARGO_PKG_VERSION");
-    println!("fanwire {version} listens on {}", addresses.join(", "));
-    for (listener, address) in settings.listeners.iter().zip(&addresses) {
-        for (path, dialect) in listener.routes.places() {
-            println!("  WebSocket  ws://{address}{path} ({})", dialect.name());
-        }
+    println!("fanwire {version} listening on {}", addresses.join(", "));
+    for (url, dialect) in server.endpoints() {
+        println!("  WebSocket  {url} ({})", dialect.name());
+    }
+    for address in &addresses {
         println!("  HTTP       http://{address}/health  http://{address}/metrics/prometheus");
     }
-    for (shard, core) in running.cores.iter().enumerate() {
-        let connections = running.connections_per_shard;
+    let connections = server.connections_per_shard();
+    for (shard, core) in server.shard_cores().iter().enumerate() {
         println!("  shard {shard}    core {core}, up to {connections} connections");
     }
-    if let (true, Some(secret)) = (settings.dev, secret) {
-        let grant = Grant {
-            user: "dev".into(),
-            permissions: vec!["publish".into()],
-            ..Grant::default()
-        };
-        println!("  --dev      anonymous clients may subscribe and publish");
-        if let Ok(token) = issue(&grant, secret.as_bytes(), 86_400, Clock::start().now()) {
-            println!("  token      {token}");
-        }
+    if let Some(token) = server.dev_token() {
+        println!("  --dev      insecure: anonymous clients may subscribe and publish");
+        println!("  token      {token}");
     }
 }
 
 fn token(arguments: Token) -> ExitCode {
-    let grant = Grant {
+    let grant = TokenGrant {
         user: arguments.user,
         tenant: arguments.tenant,
         roles: arguments.roles,
         permissions: arguments.permissions,
     };
-    let secret = arguments.jwt_secret.as_bytes();
-    if secret.is_empty() {
-        return fail(EXIT_USAGE, &"the secret is empty");
-    }
-    let now = Clock::start().now();
-    match issue(&grant, secret, arguments.ttl.as_secs(), now) {
+    match issue_token(&grant, &arguments.jwt_secret, arguments.ttl.into()) {
         Ok(token) => {
             println!("{token}");
             ExitCode::SUCCESS
         }
-        Err(error) => fail(1, &error),
+        Err(error) => fail(EXIT_USAGE, &error),
     }
-}
-
-/// A secret for one run.
-fn random_secret() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {

@@ -68,7 +68,7 @@ start_server() { # sets server_pid and address
         >"$scratch/server.log" 2>&1 </dev/null &
     server_pid=$!
     for _ in $(seq $((PATIENCE_S * 20))); do
-        address=$(sed -n 's/^fanwire .* listens on //p' "$scratch/server.log")
+        address=$(sed -n 's/^fanwire .* listening on //p' "$scratch/server.log")
         if [ -n "$address" ]; then return; fi
         kill -0 "$server_pid" 2>/dev/null || break
         sleep 0.05

@@ -15,7 +15,7 @@
 //! is sound and holds a JSON object with a `type`, and when all are gone nothing of them is left.
 
 use fanwire::auth::{Identity, Verifier};
-use fanwire::base::{ProcessCounts, ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy, RateLimit, Routes};
 use fanwire::shard::{ConnectionAction, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
@@ -76,7 +76,7 @@ impl Stage {
                 rate_limit: RateLimit::Off,
                 ..DialectPolicy::of(dialect)
             }),
-            access: fanwire::dialect::access(),
+            access_rules: fanwire::dialect::access_rules(),
             routes: vec![Routes::of(dialect), Routes::of(DialectId::Gateway)],
             ..Policy::default()
         };
@@ -192,8 +192,8 @@ impl Stage {
             self.shard.retry_unsent();
             self.shard.drain_ring(self.now);
             self.flush();
-            for request in self.shard.take_actions() {
-                self.carry_out(request);
+            for action in self.shard.take_actions() {
+                self.carry_out(action);
             }
             let is_busy = self.shard.has_unread()
                 || self.shard.is_congested()
@@ -216,8 +216,8 @@ impl Stage {
         }
     }
 
-    fn carry_out(&mut self, request: Request) {
-        match request {
+    fn carry_out(&mut self, action: ConnectionAction) {
+        match action {
             ConnectionAction::ShutdownWrite(id) => self.shard.on_eof(id, self.now),
             ConnectionAction::Close(id) => {
                 let mut clients = self.clients.iter_mut();
@@ -249,7 +249,10 @@ impl Stage {
                 "sessions of the dialect",
                 self.process_counts.sessions(self.dialect),
             ),
-            ("sessions of the process", self.process_counts.sessions_total()),
+            (
+                "sessions of the process",
+                self.process_counts.sessions_total(),
+            ),
             ("connections", self.shard.connection_count() as u64),
         ];
         for (what, count) in left {

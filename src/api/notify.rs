@@ -2,15 +2,17 @@
 
 use super::routes::{Answer, ApiContext, respond};
 use crate::auth::is_same_secret;
+use crate::base::channel_names::EVERYONE;
 use crate::base::limits::NOTIFY_BYTES_MAX;
 use crate::broker::Publication;
 use crate::config::Secret;
+use crate::dialect::notifications::{DEFAULT_KIND, notification};
 use crate::shard::PublishError;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Request, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::atomic::Ordering;
 
@@ -25,21 +27,12 @@ pub enum NotifyAccess {
     Key(Secret),
 }
 
-/// The type of a notification that names none.
-const DEFAULT_KIND: &str = "notification";
-
 #[derive(Deserialize)]
 struct NotifyRequest<'a> {
     message: String,
     #[serde(rename = "type")]
     kind: Option<String>,
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct Notification<'a> {
-    message: &'a str,
     data: Option<&'a RawValue>,
 }
 
@@ -80,13 +73,9 @@ where
 }
 
 fn publish(context: &ApiContext, notify: &NotifyRequest<'_>) -> Answer {
-    let notification = Notification {
-        message: &notify.message,
-        data: notify.data,
-    };
-    let data = serde_json::to_string(&notification).expect("texts and JSON are JSON");
+    let data = notification(&notify.message, notify.data.map(RawValue::get));
     let kind = notify.kind.as_deref().unwrap_or(DEFAULT_KIND);
-    let publication = Publication::new("all", kind, &data);
+    let publication = Publication::new(EVERYONE, kind, &data);
     match context.publisher.publish(&publication, context.clock.now()) {
         Ok(()) => {
             let body = serde_json::json!({
@@ -96,10 +85,10 @@ fn publish(context: &ApiContext, notify: &NotifyRequest<'_>) -> Answer {
             });
             respond(StatusCode::OK, "application/json", body.to_string() + "\n")
         }
-        Err(error @ PublishError::Full) => {
+        Err(error @ (PublishError::RingFull | PublishError::Stopped)) => {
             reject(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
         }
-        Err(PublishError::Invalid) => reject(
+        Err(_) => reject(
             StatusCode::UNPROCESSABLE_ENTITY,
             "`type` must have 1 to 128 bytes",
         ),

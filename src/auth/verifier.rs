@@ -3,6 +3,7 @@
 use super::identity::Identity;
 use crate::base::Now;
 use crate::base::counters::TokenError;
+use crate::base::label::label;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -10,13 +11,14 @@ use serde::Deserialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// Which claim names the user; the other one is tried second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UserClaim {
-    /// `sub` (RFC 7519 4.1.2).
-    Sub,
-    /// `user_id`.
-    UserId,
+label! {
+    /// Which claim names the user; the other one is tried second.
+    UserClaim {
+        /// RFC 7519 4.1.2.
+        Sub = "sub",
+        /// The claim of tokens made for the monitoring server.
+        UserId = "user_id",
+    }
 }
 
 /// A program's own check of a token: whom it proves, if anyone.

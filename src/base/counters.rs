@@ -3,7 +3,8 @@
 //! Each counter has a single writer, its shard, and any number of readers, so adding is a plain load
 //! and store without a locked instruction.
 
-use super::id::{DialectId, Variant};
+use super::id::Variant;
+use super::label::{Label, label};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,16 +32,6 @@ impl Counter {
     }
 }
 
-/// The values of one metric label.
-pub trait Label: Copy + 'static {
-    /// All values, in the order of their indices.
-    const ALL: &'static [Self];
-    /// Position of this value in `ALL`.
-    fn index(self) -> usize;
-    /// The text of the label.
-    fn name(self) -> &'static str;
-}
-
 /// One counter per value of a label.
 #[derive(Debug)]
 pub struct CounterSet<L>(Box<[Counter]>, PhantomData<L>);
@@ -65,39 +56,6 @@ impl<L: Label> CounterSet<L> {
             .iter()
             .map(|label| (label.name(), self.of(*label).value()))
     }
-}
-
-impl Label for Variant {
-    const ALL: &'static [Self] = &[
-        Self::plain(DialectId::Gateway),
-        Self::plain(DialectId::Monitoring),
-        Self::plain(DialectId::Analytics),
-        Self::plain(DialectId::Assist),
-        Self::plain(DialectId::Notifications),
-    ];
-    fn index(self) -> usize {
-        usize::from(Self::index(self))
-    }
-    fn name(self) -> &'static str {
-        Self::name(self)
-    }
-}
-
-/// Makes an enum that is a metric label; a plain enum would repeat each name three times.
-macro_rules! label {
-    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$inner])* $variant,)+ }
-
-        impl Label for $name {
-            const ALL: &'static [Self] = &[$(Self::$variant,)+];
-            fn index(self) -> usize { self as usize }
-            fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
-        }
-    };
 }
 
 label! {

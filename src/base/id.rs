@@ -1,5 +1,6 @@
 //! Ids of connections, dialects and frame variants.
 
+use super::label::{Label, label};
 use std::fmt;
 
 /// Bits of a generation that travel in an `io_uring` user data word beside the slot and the
@@ -52,33 +53,36 @@ impl fmt::Debug for ConnectionId {
     }
 }
 
-/// The protocols that clients speak to the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum DialectId {
-    /// `{"type","channel","data"}` messages on named channels.
-    Gateway = 0,
-    /// Upper-case, flat messages on properties.
-    Monitoring = 1,
-    /// Streams of analytics, filtered, told apart by subscription ids.
-    Analytics = 2,
-    /// Rooms, jobs, documents and the host's metrics.
-    Assist = 3,
-    /// Notifications to everyone.
-    Notifications = 4,
+label! {
+    /// The protocols that clients speak to the server. A new one has its name here, its row in
+    /// `config::profiles` and its folder in `dialect`; the compiler asks for both.
+    DialectId {
+        /// `{"type","channel","data"}` messages on named channels.
+        Gateway = "gateway",
+        /// Upper-case, flat messages on properties.
+        Monitoring = "monitoring",
+        /// Streams of analytics with filters, told apart by subscription ids.
+        Analytics = "analytics",
+        /// Rooms, jobs, documents and the metrics of the host.
+        Assist = "assist",
+        /// Notifications to everyone.
+        Notifications = "notifications",
+    }
 }
 
 impl DialectId {
     /// How many dialects there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = <Self as Label>::ALL.len();
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Gateway,
-        Self::Monitoring,
-        Self::Analytics,
-        Self::Assist,
-        Self::Notifications,
-    ];
+    pub const ALL: [Self; Self::COUNT] = {
+        let mut all = [<Self as Label>::ALL[0]; Self::COUNT];
+        let mut index = 0;
+        while index < Self::COUNT {
+            all[index] = <Self as Label>::ALL[index];
+            index += 1;
+        }
+        all
+    };
 
     /// Position in tables that hold one entry per dialect.
     #[must_use]
@@ -94,14 +98,8 @@ impl DialectId {
 
     /// The name in paths, labels, subprotocols and configuration.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Monitoring => "monitoring",
-            Self::Analytics => "analytics",
-            Self::Assist => "assist",
-            Self::Notifications => "notifications",
-        }
+    pub fn name(self) -> &'static str {
+        Label::name(self)
     }
 }
 
@@ -148,6 +146,25 @@ impl Variant {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.dialect().name()
+    }
+}
+
+impl Label for Variant {
+    const ALL: &'static [Self] = &{
+        let mut all = [Self(0); Self::COUNT];
+        let mut index = 0;
+        while index < Self::COUNT {
+            all[index] = Self::plain(DialectId::ALL[index]);
+            index += 1;
+        }
+        all
+    };
+    const ALIASES: &'static [(&'static str, Self)] = &[];
+    fn index(self) -> usize {
+        usize::from(self.0)
+    }
+    fn name(self) -> &'static str {
+        Self::name(self)
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Nothing here knows a protocol, a socket or a thread.
 
+pub mod channel_names;
 pub mod counters;
 pub mod id;
+pub mod label;
 pub mod limits;
 pub mod now;
 pub mod process_counts;

@@ -25,7 +25,7 @@ pub struct ProcessCounts {
     sessions: [AtomicU64; DialectId::COUNT],
     sessions_opened: AtomicU64,
     subscriptions: Box<[[AtomicU32; Variant::COUNT]]>,
-    tracked: Vec<(&'static str, AtomicU64)>,
+    tracked: Vec<(String, AtomicU64)>,
 }
 
 impl Default for ProcessCounts {
@@ -37,9 +37,11 @@ impl Default for ProcessCounts {
 impl ProcessCounts {
     /// A table of process-wide counts that also counts the subscriptions of `channels` one by one.
     #[must_use]
-    pub fn tracking(channels: &[&'static str]) -> Self {
+    pub fn tracking(channels: &[String]) -> Self {
         let buckets = (0..BUCKETS).map(|_| std::array::from_fn(|_| AtomicU32::new(0)));
-        let tracked = channels.iter().map(|name| (*name, AtomicU64::new(0)));
+        let tracked = channels
+            .iter()
+            .map(|name| (name.clone(), AtomicU64::new(0)));
         Self {
             sessions: std::array::from_fn(|_| AtomicU64::new(0)),
             sessions_opened: AtomicU64::new(0),
@@ -185,8 +187,8 @@ mod tests {
     }
 
     #[test]
-    fn watched_channels_are_counted_apart() {
-        let process_counts = ProcessCounts::tracking(&["host"]);
+    fn tracked_channels_are_counted_apart() {
+        let process_counts = ProcessCounts::tracking(&["host".to_owned()]);
         let gateway = Variant::plain(DialectId::Gateway);
         process_counts.subscribe(process_counts.counter_slot("host"), gateway);
         process_counts.subscribe(process_counts.counter_slot("news"), gateway);

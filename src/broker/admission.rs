@@ -10,7 +10,7 @@ use super::subscriptions::announce;
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, Now};
-use crate::config::{DialectPolicy, RateScope};
+use crate::config::{DialectPolicy, Profile, RateScope};
 use crate::ws::CloseCode;
 
 /// Whether a session may speak for an identity.
@@ -174,7 +174,7 @@ impl Broker {
             session.identity = Some(Box::new(identity));
             let counts_users = policy.sessions_per_user_max > 0
                 || policy.rate_scope == RateScope::User
-                || policy.announces_users;
+                || Profile::of(dialect).announces_users;
             if counts_users && let Some(user) = session.user() {
                 let sessions_max = policy.sessions_per_user_max;
                 match self
@@ -218,7 +218,7 @@ impl Broker {
                 identity,
                 now,
             }));
-            if is_first && policy.announces_users {
+            if is_first && Profile::of(dialect).announces_users {
                 announce(session, PresenceChange::Online, now, emit);
             }
         }
@@ -231,7 +231,7 @@ impl Broker {
             return;
         };
         let dialect = session.dialect;
-        let announces = self.policy.dialects[dialect.index()].announces_users;
+        let announces = Profile::of(dialect).announces_users;
         let counted = std::mem::take(&mut session.counted);
         session.counted.ip = counted.ip;
         if counted.tenant

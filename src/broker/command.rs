@@ -171,13 +171,6 @@ pub enum Command<'a> {
     Ping,
     /// The client asks what we know of it.
     Status,
-    /// A message of a type that the dialect does not have, for handlers of the embedding program.
-    Custom {
-        /// The type.
-        kind: &'a str,
-        /// The message's data, as JSON.
-        data: &'a str,
-    },
     /// The client sent something that its dialect cannot read.
     Malformed(Rejection),
     /// Bytes came from the client.

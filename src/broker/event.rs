@@ -27,19 +27,6 @@ pub struct SessionView<'a> {
     pub channels: Vec<&'a str>,
 }
 
-impl SessionView<'_> {
-    /// The id that the monitoring document gives a connection: `ip:port:unix_ts`.
-    #[must_use]
-    pub fn connection_id(&self) -> String {
-        let (ip, port) = (self.peer.ip(), self.peer.port());
-        let (seconds, rest) = (
-            self.connected_unix_ms / 1_000,
-            self.connected_unix_ms % 1_000,
-        );
-        format!("{ip}:{port}:{seconds}.{rest:03}")
-    }
-}
-
 /// A session of the process: its shard and its connection there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {

@@ -13,7 +13,7 @@ mod names;
 mod publishing;
 mod quotas;
 mod rate;
-pub mod server_subscriptions;
+mod server_subscriptions;
 mod session;
 mod step;
 mod subscriptions;

@@ -1,21 +1,15 @@
 //! Which names clients may use.
 
 use super::event::Rejection;
+use crate::base::channel_names::is_reserved;
 use crate::base::limits::{CHANNEL_BYTES_MAX, SUBSCRIPTION_ID_BYTES_MAX};
-
-/// Names that the server itself gives meaning to: one user, one role, one tenant, one dialect,
-/// everyone. Sessions hear them without asking.
-const RESERVED_PREFIXES: [&str; 5] = ["user:", "role:", "permission:", "tenant:", "dialect:"];
-/// The channel that all sessions hear.
-pub(super) const EVERYONE: &str = "all";
 
 /// Checks a channel that a client names.
 pub(super) fn check_channel(name: &str) -> Result<(), Rejection> {
     if !is_name(name, CHANNEL_BYTES_MAX) {
         return Err(Rejection::InvalidField("channel"));
     }
-    let has_prefix = |prefix: &&str| name.starts_with(*prefix);
-    if name == EVERYONE || RESERVED_PREFIXES.iter().any(has_prefix) {
+    if is_reserved(name) {
         return Err(Rejection::ReservedChannel);
     }
     Ok(())

@@ -1,34 +1,12 @@
 //! Channels that a session hears without asking: everyone's, its dialect's, its user's and so on.
 
 use super::channels::{NewSubscriber, SubscriptionRef};
-use super::names::EVERYONE;
 use super::step::{Broker, Emit};
+use crate::base::channel_names::{
+    EVERYONE, dialect_channel, permission_channel, role_channel, tenant_channel, user_channel,
+};
 use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::base::{ConnectionId, Now};
-
-/// The channel that all sessions of a user hear.
-#[must_use]
-pub fn user_channel(user: &str) -> String {
-    format!("user:{user}")
-}
-
-/// The channel that all sessions of a tenant hear.
-#[must_use]
-pub fn tenant_channel(tenant: &str) -> String {
-    format!("tenant:{tenant}")
-}
-
-/// The channel that all sessions with a role hear.
-#[must_use]
-pub fn role_channel(role: &str) -> String {
-    format!("role:{role}")
-}
-
-/// The channel that all sessions with a permission hear.
-#[must_use]
-pub fn permission_channel(permission: &str) -> String {
-    format!("permission:{permission}")
-}
 
 impl Broker {
     /// Gives a session the channels that it hears by what it is now, in place of those before.
@@ -81,12 +59,9 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return Vec::new();
         };
-        let mut names = vec![
-            EVERYONE.to_owned(),
-            format!("dialect:{}", session.dialect.name()),
-        ];
+        let mut names = vec![EVERYONE.to_owned(), dialect_channel(session.dialect)];
         names.extend(session.tenant().map(tenant_channel));
-        for rule in &self.policy.access {
+        for rule in &self.policy.access_rules {
             let Some(name) = rule.channels.exact() else {
                 continue;
             };

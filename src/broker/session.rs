@@ -109,21 +109,21 @@ impl Session {
                 let left_ms = left_s.saturating_mul(1_000);
                 next_ms = next_ms.min(now.monotonic_ms.saturating_add(left_ms));
             }
-        } else if policy.auth_required && policy.auth_timeout_ms > 0 {
-            let at_ms = self.began.monotonic_ms + policy.auth_timeout_ms;
+        } else if policy.auth_required && policy.auth_timeout.0 > 0 {
+            let at_ms = self.began.monotonic_ms + policy.auth_timeout.0;
             if at_ms <= now.monotonic_ms {
                 return Due::AuthTimeout;
             }
             next_ms = next_ms.min(at_ms);
         }
         if let Some(pinged_ms) = self.pinged_ms {
-            let at_ms = pinged_ms + policy.pong_timeout_ms;
+            let at_ms = pinged_ms + policy.pong_timeout.0;
             if at_ms <= now.monotonic_ms {
                 return Due::PongTimeout;
             }
             next_ms = next_ms.min(at_ms);
-        } else if policy.ping_interval_ms > 0 {
-            let at_ms = self.last_activity_ms + policy.ping_interval_ms;
+        } else if policy.ping_interval.0 > 0 {
+            let at_ms = self.last_activity_ms + policy.ping_interval.0;
             if at_ms <= now.monotonic_ms {
                 return Due::Ping;
             }

@@ -195,11 +195,10 @@ impl Broker {
         };
         let policy = &self.policy.dialects[session.dialect.index()];
         if policy.auth_required && session.identity.is_none() {
-            return policy
-                .message_bytes_max
-                .min(UNAUTHENTICATED_MESSAGE_BYTES_MAX);
+            let bytes_max = policy.message_bytes_max.as_usize();
+            return bytes_max.min(UNAUTHENTICATED_MESSAGE_BYTES_MAX);
         }
-        policy.message_bytes_max
+        policy.message_bytes_max.as_usize()
     }
 
     /// Carries out one command of session `id`. A session that is being closed, or that this broker
@@ -237,7 +236,6 @@ impl Broker {
             Command::Wake => self.wake(id, &policy, now, emit),
             Command::GoAway { wait_ms } => emit(Effect::Reply(Event::GoingAway { wait_ms, now })),
             Command::Connect(_) | Command::Disconnect | Command::Activity => {}
-            Command::Custom { .. } => self.reject(Rejection::UnknownType, emit),
             _ if !auth_satisfied => self.reject(Rejection::AuthenticationRequired, emit),
             Command::Subscribe(subscription) => self.subscribe(id, subscription, now, emit),
             Command::Unsubscribe { channel } => self.unsubscribe(id, channel, now, emit),

@@ -292,7 +292,7 @@ impl Broker {
         };
         let policy = &self.policy.dialects[session.dialect.index()];
         let is_open = session.identity.is_none() && policy.anonymous_publish;
-        for rule in &self.policy.access {
+        for rule in &self.policy.access_rules {
             let Some(suffix) = rule.channels.suffix(channel) else {
                 continue;
             };

@@ -1,40 +1,44 @@
 //! Why there are no settings.
 
-/// What is wrong with what was said, and where it was said.
-#[derive(Debug, PartialEq, Eq)]
+/// What is wrong, the value, its source, and what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SettingsError {
-    /// A value is none, or breaks a rule.
+    /// A value is not of its setting's type, or breaks its rule.
+    #[non_exhaustive]
     Value {
         /// The setting.
         key: String,
-        /// The value as it was said; secrets are masked.
+        /// The value as it was written; secrets are masked.
         value: String,
-        /// The flag, variable or file.
+        /// The flag, variable, or line of a file.
         source: String,
-        /// What would be right.
+        /// What is allowed.
         rule: String,
     },
     /// There is no such setting.
+    #[non_exhaustive]
     UnknownKey {
         /// The name.
         key: String,
-        /// The file.
+        /// The line of a file.
         source: String,
-        /// A setting with a name like it.
+        /// A setting of a similar name.
         suggestion: Option<String>,
     },
-    /// Two things were said that exclude each other.
-    Contradiction {
-        /// The first and where it was said.
+    /// Two settings exclude each other.
+    #[non_exhaustive]
+    Conflict {
+        /// The first and its source.
         one: String,
-        /// The second and where it was said.
+        /// The second and its source.
         two: String,
         /// Why not both.
         rule: String,
     },
-    /// The file cannot be read.
+    /// A file cannot be read.
     File(String),
-    /// Something has to be said and was not.
+    /// A setting is required and missing.
     Missing(String),
 }
 
@@ -46,20 +50,23 @@ impl std::fmt::Display for SettingsError {
                 value,
                 source,
                 rule,
-            } => write!(formatter, "{key} = {value} ({source}): expected {rule}"),
+            } => write!(
+                formatter,
+                "invalid value {value} for `{key}` ({source}): expected {rule}"
+            ),
             Self::UnknownKey {
                 key,
                 source,
                 suggestion,
             } => {
-                write!(formatter, "{key} ({source}): there is no such setting")?;
+                write!(formatter, "unknown setting `{key}` in {source}")?;
                 match suggestion {
-                    Some(suggestion) => write!(formatter, "; did you mean {suggestion}?"),
+                    Some(suggestion) => write!(formatter, " (did you mean `{suggestion}`?)"),
                     None => Ok(()),
                 }
             }
-            Self::Contradiction { one, two, rule } => {
-                write!(formatter, "{one} contradicts {two}: {rule}")
+            Self::Conflict { one, two, rule } => {
+                write!(formatter, "{one} and {two} are mutually exclusive: {rule}")
             }
             Self::File(text) | Self::Missing(text) => formatter.write_str(text),
         }

@@ -1,17 +1,10 @@
 //! An address and what is spoken there: which dialect a request's path and subprotocol lead to.
 
+use super::profiles::{PROFILES, Profile};
 use crate::base::DialectId;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// The dialects of a listener without a profile, by path. The gateway also speaks below its own.
-const PATHS: [(&str, DialectId); DialectId::COUNT] = [
-    ("/ws", DialectId::Gateway),
-    ("/ws/connect", DialectId::Assist),
-    ("/monitoring", DialectId::Monitoring),
-    ("/analytics", DialectId::Analytics),
-    ("/notifications", DialectId::Notifications),
-];
 /// Where a listener with a profile speaks besides the profile's own path.
 const PROFILE_PATHS: [&str; 2] = ["/", "/ws"];
 /// What stands between the gateway's path and the name of a tenant.
@@ -52,6 +45,24 @@ pub struct Route<'a> {
 }
 
 impl Listener {
+    /// A listener that speaks every dialect, each at a path of its own.
+    #[must_use]
+    pub fn by_path(address: SocketAddr) -> Self {
+        Self {
+            address,
+            routes: Routes::ByPath,
+        }
+    }
+
+    /// A listener that speaks one dialect at the paths of its profile.
+    #[must_use]
+    pub fn of(dialect: DialectId, address: SocketAddr) -> Self {
+        Self {
+            address,
+            routes: Routes::of(dialect),
+        }
+    }
+
     /// Whether the two cannot be bound in one process.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -75,7 +86,7 @@ impl Routes {
     pub fn of(dialect: DialectId) -> Self {
         Self::Profile {
             dialect,
-            path: default_path(dialect).into(),
+            path: Profile::of(dialect).path.into(),
         }
     }
 
@@ -90,12 +101,17 @@ impl Routes {
         let mut named = subprotocols.filter_map(named_dialect);
         match self {
             Self::ByPath => {
-                let tenant = tenant_below("/ws", path);
+                let tenant_of = |profile: &Profile| {
+                    let has_tenants = profile.has_tenant_paths;
+                    has_tenants
+                        .then(|| tenant_below(profile.shared_path, path))
+                        .flatten()
+                };
                 let by_path = || {
-                    let mut paths = PATHS.iter();
-                    let found = paths.find(|(known, _)| *known == path);
-                    let dialect = found.map(|(_, dialect)| *dialect);
-                    dialect.or(tenant.map(|_| DialectId::Gateway))
+                    let mut profiles = PROFILES.iter();
+                    let exact = profiles.find(|profile| profile.shared_path == path);
+                    let below = || PROFILES.iter().find(|profile| tenant_of(profile).is_some());
+                    exact.or_else(below).map(|profile| profile.dialect)
                 };
                 let (dialect, subprotocol) = match named.next() {
                     Some((dialect, subprotocol)) => (dialect, Some(subprotocol)),
@@ -104,14 +120,14 @@ impl Routes {
                 Some(Route {
                     dialect,
                     subprotocol,
-                    tenant: tenant.filter(|_| dialect == DialectId::Gateway),
+                    tenant: tenant_of(Profile::of(dialect)),
                 })
             }
             Self::Profile { dialect, path: own } => {
                 let named: Vec<_> = named.collect();
                 let ours = named.iter().find(|(named, _)| named == dialect);
-                let has_tenants = *dialect == DialectId::Gateway;
-                let tenant = has_tenants
+                let tenant = Profile::of(*dialect)
+                    .has_tenant_paths
                     .then(|| tenant_below(own, path).or_else(|| tenant_below("/ws", path)));
                 let tenant = tenant.flatten();
                 let is_ours = path == own || PROFILE_PATHS.contains(&path) || tenant.is_some();
@@ -127,9 +143,14 @@ impl Routes {
 
     /// Where dialects are found, for people: a path and the dialect's name.
     #[must_use]
-    pub fn places(&self) -> Vec<(&str, DialectId)> {
+    pub fn endpoints(&self) -> Vec<(&str, DialectId)> {
         match self {
-            Self::ByPath => PATHS.to_vec(),
+            Self::ByPath => {
+                let profiles = PROFILES.iter();
+                profiles
+                    .map(|profile| (profile.shared_path, profile.dialect))
+                    .collect()
+            }
             Self::Profile { dialect, path } => vec![(path, *dialect)],
         }
     }
@@ -154,25 +175,6 @@ impl fmt::Display for Listener {
                 write!(formatter, "{} ({name} at {path})", self.address)
             }
         }
-    }
-}
-
-/// The path of the dialect's own document.
-#[must_use]
-pub const fn default_path(dialect: DialectId) -> &'static str {
-    match dialect {
-        DialectId::Monitoring | DialectId::Analytics => "/",
-        DialectId::Assist => "/ws/connect",
-        DialectId::Gateway | DialectId::Notifications => "/ws",
-    }
-}
-
-/// The port of the dialect's own document.
-#[must_use]
-pub const fn default_port(dialect: DialectId) -> u16 {
-    match dialect {
-        DialectId::Assist | DialectId::Notifications => 8000,
-        DialectId::Gateway | DialectId::Monitoring | DialectId::Analytics => 8765,
     }
 }
 
@@ -224,7 +226,7 @@ mod tests {
     fn a_profile_speaks_one_dialect_at_its_paths() {
         for dialect in DialectId::ALL {
             let routes = Routes::of(dialect);
-            check(&routes, default_path(dialect), &[], Some(dialect));
+            check(&routes, Profile::of(dialect).path, &[], Some(dialect));
             check(&routes, "/", &[], Some(dialect));
             check(&routes, "/ws", &[], Some(dialect));
             check(&routes, "/elsewhere", &[], None);

@@ -1,86 +1,141 @@
-//! Where to listen: one address said by single settings, or tables of them in the file.
+//! Where to listen: one address by single settings, tables of them in the file, or listeners that the
+//! program sets.
 
 use super::compat_env::listener_key;
+use super::declaration::settings;
 use super::error::SettingsError;
-use super::layer::{ADDRESS_RULE, Entry, parse_address};
-use super::listener::{Listener, Routes, default_path, default_port, first_overlap};
-use super::reader::{DefaultValue, Reader};
-use super::setting::{Setting, quoted};
+use super::layer::{ADDRESS_RULE, Entry, Layers, conflict, parse_address};
+use super::listener::{Listener, Routes, first_overlap};
+use super::profiles::Profile;
+use super::report::Report;
+use super::value::{SettingType, quoted};
 use crate::base::DialectId;
-use crate::base::limits::LISTENERS_MAX;
-use figment::value::{Dict, Value};
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// What a path is.
-const PATH_RULE: &str = "a path that begins with /, without ?, # or spaces";
-/// Settings of one listener, which tables of listeners say each for themselves.
-const SINGLE: [&str; 4] = ["profile", "host", "port", "path"];
+/// The port of a listener without a profile.
+const DEFAULT_PORT: u16 = 8765;
 
-/// The tables of listeners in a file.
-#[derive(Clone)]
-pub(super) struct Tables {
-    pub(super) tables: Vec<Dict>,
-    pub(super) source: String,
+/// A path, such as `/ws`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UrlPath(String);
+
+impl SettingType for UrlPath {
+    fn rule() -> Cow<'static, str> {
+        "a path that begins with /, without ?, # or spaces".into()
+    }
+
+    fn parse(value: &super::value::SettingValue) -> Option<Self> {
+        let path = value.as_str()?;
+        let is_path = path.starts_with('/')
+            && !path.contains(|c: char| matches!(c, '?' | '#') || c.is_whitespace());
+        is_path.then(|| UrlPath(path.to_owned()))
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(&self.0))
+    }
 }
 
-impl Tables {
-    /// # Errors
-    /// When `listeners` is no array of one to sixteen tables.
-    pub(super) fn of(value: Value, file: &str) -> Result<Self, SettingsError> {
-        let source = format!("file {file}");
-        let entry = Entry::new("listeners", value, &*source);
-        let tables = entry.value.as_array().and_then(|values| {
-            let tables = values.iter().map(|value| value.as_dict().cloned());
-            tables.collect::<Option<Vec<_>>>()
-        });
-        match tables {
-            Some(tables) if (1..=LISTENERS_MAX).contains(&tables.len()) => {
-                Ok(Self { tables, source })
+/// What a setting of one listener may be; nothing is set by default.
+macro_rules! optional {
+    ($($Type:ty),+) => {
+        $(impl SettingType for Option<$Type> {
+            fn rule() -> Cow<'static, str> {
+                <$Type>::rule()
             }
-            _ => Err(entry.expected("1 to 16 tables: [[listeners]] with listen, profile, path")),
-        }
-    }
 
-    /// The profiles of all tables.
-    ///
-    /// # Errors
-    /// When there is no such profile.
-    pub(super) fn profiles(&self) -> Result<Vec<DialectId>, SettingsError> {
-        let profiles = (0..self.tables.len()).map(|index| self.part(index, "profile"));
-        let profiles: Vec<Option<DialectId>> = profiles.collect::<Result<_, _>>()?;
-        let mut profiles: Vec<_> = profiles.into_iter().flatten().collect();
-        profiles.sort_by_key(|dialect| dialect.index());
-        profiles.dedup();
-        Ok(profiles)
-    }
+            fn parse(value: &super::value::SettingValue) -> Option<Self> {
+                <$Type>::parse(value).map(Some)
+            }
 
-    fn entry(&self, index: usize, name: &str) -> Option<Entry> {
-        let value = self.tables[index].get(name)?.clone();
-        let key = format!("listeners[{index}].{name}");
-        Some(Entry::new(&key, value, &*self.source))
-    }
+            fn show(&self) -> Option<String> {
+                self.as_ref()?.show()
+            }
+        })+
+    };
+}
+optional!(IpAddr, u16, DialectId, UrlPath);
 
-    fn part<T: Setting>(&self, index: usize, name: &str) -> Result<Option<T>, SettingsError> {
-        let Some(entry) = self.entry(index, name) else {
-            return Ok(None);
-        };
-        let value = T::parse(&entry.value).ok_or_else(|| entry.expected(T::RULE))?;
-        Ok(Some(value))
+settings! {
+    /// The settings of a single listener.
+    pub(super) struct ListenerSettings {
+        /// Profile: stand in for one legacy server, with its port, path, variables and defaults. Without
+        /// a profile all dialects are spoken, each at a path of its own.
+        profile: Option<DialectId> = None, flag = Some("NAME");
+        /// Address and port to listen on.
+        listen: Option<IpAddr> = None, flag = Some("ADDR:PORT");
+        /// The address alone.
+        host: Option<IpAddr> = None, flag = Some("ADDR"), has_variable = false;
+        /// The port alone; 0 lets the kernel choose.
+        port: Option<u16> = None, flag = Some("PORT"), has_variable = false;
+        /// Path of the profile's dialect, besides / and /ws.
+        path: Option<UrlPath> = None, flag = Some("PATH");
     }
 }
+
+/// Settings of a single listener, as `listen` is split into host and port.
+const SINGLE: [&str; 4] = ["profile", "host", "port", "path"];
 
 /// Reads where to listen.
 pub(super) struct ListenerLoader<'a> {
-    pub(super) reader: &'a mut Reader,
+    pub(super) layers: &'a Layers,
+    pub(super) report: &'a mut Report,
     pub(super) is_dev: bool,
 }
 
+/// The profiles of tables of listeners.
+///
+/// # Errors
+/// When there is no such profile.
+pub(super) fn profiles_of(tables: &[Vec<Entry>]) -> Result<Vec<DialectId>, SettingsError> {
+    let profiles = tables.iter().map(|table| part(table, "profile"));
+    let profiles: Vec<Option<DialectId>> = profiles.collect::<Result<_, _>>()?;
+    let mut profiles: Vec<_> = profiles.into_iter().flatten().collect();
+    profiles.sort_by_key(|dialect| dialect.index());
+    profiles.dedup();
+    Ok(profiles)
+}
+
+fn find<'a>(table: &'a [Entry], name: &str) -> Option<&'a Entry> {
+    let is_it = |entry: &&Entry| entry.key.rsplit('.').next() == Some(name);
+    table.iter().find(is_it)
+}
+
+fn part<T>(table: &[Entry], name: &str) -> Result<Option<T>, SettingsError>
+where
+    Option<T>: SettingType,
+{
+    match find(table, name) {
+        Some(entry) => {
+            let value = Option::<T>::parse(&entry.value);
+            value.ok_or_else(|| entry.expected(&Option::<T>::rule()))
+        }
+        None => Ok(None),
+    }
+}
+
 impl ListenerLoader<'_> {
-    /// The listener that single settings say.
+    /// The value of a setting of the single listener, or its default.
+    fn single<T: SettingType>(
+        &mut self,
+        key: &str,
+        default: T,
+        default_source: &str,
+    ) -> Result<T, SettingsError> {
+        let (value, source) = match self.layers.get::<T>(key)? {
+            Some((value, entry)) => (value, entry.source),
+            None => (default, default_source.to_owned()),
+        };
+        self.report.add("", key, value.show(), &source);
+        Ok(value)
+    }
+
+    /// The listener of single settings.
     ///
     /// # Errors
-    /// When a value is none, or a path has no profile.
-    pub(super) fn single(
+    /// When a value is invalid, or a path has no profile.
+    pub(super) fn single_listener(
         &mut self,
         profile: Option<DialectId>,
     ) -> Result<Vec<Listener>, SettingsError> {
@@ -88,18 +143,17 @@ impl ListenerLoader<'_> {
             || "default".to_owned(),
             |profile| format!("{} profile", profile.name()),
         );
-        let profile_source = self.reader.layers.find("profile").map(|entry| entry.source);
+        let profile_source = self.layers.find("profile").map(|entry| entry.source);
         let shown = profile.map(|profile| quoted(profile.name()));
         let profile_source = profile_source.as_deref().unwrap_or("default");
-        self.reader.note("profile", shown, profile_source);
-        let host = self.reader.read("host", self.any_host())?;
-        let port = profile.map_or(8_765, default_port);
-        let port = self
-            .reader
-            .read("port", DefaultValue(port, origin.clone()))?;
+        self.report.add("", "profile", shown, profile_source);
+        let (host, host_source) = self.default_host();
+        let host = self.single("host", host, host_source)?;
+        let port = profile.map_or(DEFAULT_PORT, |profile| Profile::of(profile).port);
+        let port = self.single("port", port, &origin)?;
         let routes = match profile {
             None => {
-                if let Some(path) = self.reader.layers.find("path") {
+                if let Some(path) = self.layers.find("path") {
                     return Err(path.expected(
                         "a profile beside it: without one each dialect has a path of its own",
                     ));
@@ -107,9 +161,8 @@ impl ListenerLoader<'_> {
                 Routes::ByPath
             }
             Some(dialect) => {
-                let path = DefaultValue(default_path(dialect).to_owned(), origin);
-                let path: String = self.reader.read("path", path)?;
-                self.reader.ensure("path", is_path(&path), PATH_RULE)?;
+                let default = UrlPath(Profile::of(dialect).path.to_owned());
+                let UrlPath(path) = self.single("path", default, &origin)?;
                 Routes::Profile { dialect, path }
             }
         };
@@ -117,133 +170,157 @@ impl ListenerLoader<'_> {
         Ok(vec![Listener { address, routes }])
     }
 
-    /// The listeners that tables say.
+    /// The listeners that the program has set.
     ///
     /// # Errors
-    /// When a value is none, a single setting is said too, or two listeners want one address.
-    pub(super) fn tables(&mut self, tables: &Tables) -> Result<Vec<Listener>, SettingsError> {
-        let single = SINGLE.iter().find_map(|key| self.reader.layers.find(key));
-        if let Some(single) = single {
-            return Err(SettingsError::Contradiction {
-                one: single.place(),
-                two: format!("listeners ({})", tables.source),
-                rule: "each listener says its own listen, profile and path".into(),
-            });
+    /// When a single setting is set too, or two listeners want one address.
+    pub(super) fn set_by_program(
+        &mut self,
+        listeners: Vec<Listener>,
+    ) -> Result<Vec<Listener>, SettingsError> {
+        let source = "the program";
+        self.no_single_settings(source)?;
+        for (index, listener) in listeners.iter().enumerate() {
+            self.note(index, listener, source);
         }
-        let indices = 0..tables.tables.len();
-        let listeners: Vec<_> = indices
-            .map(|index| self.table(tables, index))
-            .collect::<Result<_, _>>()?;
-        if let Some((one, two)) = first_overlap(&listeners) {
-            return Err(SettingsError::Contradiction {
-                one: one.to_string(),
-                two: two.to_string(),
-                rule: "two listeners cannot share an address".into(),
-            });
-        }
-        Ok(listeners)
+        no_overlap(listeners)
     }
 
-    fn table(&mut self, tables: &Tables, index: usize) -> Result<Listener, SettingsError> {
-        for name in tables.tables[index].keys() {
-            if !["listen", "profile", "path"].contains(&&**name) {
-                return Err(SettingsError::UnknownKey {
-                    key: format!("listeners[{index}].{name}"),
-                    source: tables.source.clone(),
-                    suggestion: None,
-                });
-            }
+    /// The listeners of tables in the file.
+    ///
+    /// # Errors
+    /// When a value is invalid, a single setting is set too, or two listeners want one address.
+    pub(super) fn tables(
+        &mut self,
+        tables: &[Vec<Entry>],
+        file: &str,
+    ) -> Result<Vec<Listener>, SettingsError> {
+        self.no_single_settings(file)?;
+        let indices = 0..tables.len();
+        let listeners = indices.map(|index| self.table(tables, index, file));
+        no_overlap(listeners.collect::<Result<_, _>>()?)
+    }
+
+    fn no_single_settings(&self, source: &str) -> Result<(), SettingsError> {
+        match SINGLE.iter().find_map(|key| self.layers.find(key)) {
+            Some(single) => Err(SettingsError::Conflict {
+                one: single.origin(),
+                two: format!("`listeners` ({source})"),
+                rule: "each listener has its own listen, profile and path".into(),
+            }),
+            None => Ok(()),
         }
-        let profile: Option<DialectId> = tables.part(index, "profile")?;
-        let mut sources = vec![tables.source.clone()];
-        let (mut host, mut port) = match tables.entry(index, "listen") {
-            Some(entry) => {
-                parse_address(&entry.value).ok_or_else(|| entry.expected(ADDRESS_RULE))?
-            }
-            None => (self.any_host().0, profile.map_or(8_765, default_port)),
+    }
+
+    fn table(
+        &mut self,
+        tables: &[Vec<Entry>],
+        index: usize,
+        file: &str,
+    ) -> Result<Listener, SettingsError> {
+        let table = &tables[index];
+        let profile: Option<DialectId> = part(table, "profile")?;
+        let mut sources = match table.first() {
+            Some(entry) => vec![entry.source.clone()],
+            None => vec![file.to_owned()],
         };
-        let mut path: Option<String> = tables.part(index, "path")?;
+        let default_host = self.default_host().0;
+        let default_port = profile.map_or(DEFAULT_PORT, |profile| Profile::of(profile).port);
+        let (mut host, mut port) = match find(table, "listen") {
+            Some(entry) => {
+                let address = parse_address(&entry.value);
+                let (host, port) = address.ok_or_else(|| entry.expected(ADDRESS_RULE))?;
+                (host.unwrap_or(default_host), port)
+            }
+            None => (default_host, default_port),
+        };
+        let mut path: Option<UrlPath> = part(table, "path")?;
+        if let (Some(entry), None) = (find(table, "path"), profile) {
+            return Err(entry.expected("a profile in the same table"));
+        }
         if let Some(dialect) = profile {
-            host = self
-                .placed(dialect, "host", tables, &mut sources)?
-                .unwrap_or(host);
-            port = self
-                .placed(dialect, "port", tables, &mut sources)?
-                .unwrap_or(port);
-            path = self.placed(dialect, "path", tables, &mut sources)?.or(path);
+            let legacy = |key: &str| self.legacy_variable(dialect, key, tables, file);
+            let variables = [legacy("host")?, legacy("port")?, legacy("path")?];
+            let [host_entry, port_entry, path_entry] = variables;
+            if let Some(entry) = &host_entry {
+                host = parse::<Option<IpAddr>>(entry)?.unwrap_or(host);
+            }
+            if let Some(entry) = &port_entry {
+                port = parse::<Option<u16>>(entry)?.unwrap_or(port);
+            }
+            if let Some(entry) = &path_entry {
+                path = parse(entry)?;
+            }
+            let entries = [host_entry, port_entry, path_entry].into_iter().flatten();
+            sources.extend(entries.map(|entry| entry.source));
         }
         let address = SocketAddr::new(host, port);
-        let is_right = path
-            .as_deref()
-            .is_none_or(|path| is_path(path) && profile.is_some());
-        if !is_right {
-            let value = path.unwrap_or_default();
-            let entry = Entry::new(
-                &format!("listeners[{index}].path"),
-                value,
-                sources.join(" and "),
-            );
-            return Err(entry.expected(&format!("{PATH_RULE}, beside a profile")));
-        }
         let routes = profile.map_or(Routes::ByPath, |dialect| Routes::Profile {
             dialect,
-            path: path.unwrap_or_else(|| default_path(dialect).into()),
+            path: path.map_or_else(|| Profile::of(dialect).path.to_owned(), |path| path.0),
         });
         let listener = Listener { address, routes };
         self.note(index, &listener, &sources.join(" and "));
         Ok(listener)
     }
 
-    /// What a variable of the profile's document says of its listener.
-    fn placed<T: Setting>(
+    /// What a variable of the profile's legacy server says of its listener.
+    fn legacy_variable(
         &self,
         dialect: DialectId,
         key: &str,
-        tables: &Tables,
-        sources: &mut Vec<String>,
-    ) -> Result<Option<T>, SettingsError> {
-        let Some((value, entry)) = self.reader.layers.get(&listener_key(dialect, key))? else {
+        tables: &[Vec<Entry>],
+        file: &str,
+    ) -> Result<Option<Entry>, SettingsError> {
+        let Some(mut entry) = self.layers.find(&listener_key(dialect, key)) else {
             return Ok(None);
         };
-        let indices = 0..tables.tables.len();
-        let profiles = indices.map(|index| tables.part::<DialectId>(index, "profile"));
-        if profiles
-            .filter(|profile| *profile == Ok(Some(dialect)))
-            .count()
-            > 1
-        {
-            return Err(SettingsError::Contradiction {
-                one: format!("{key} ({})", entry.source),
-                two: format!("listeners ({})", tables.source),
-                rule: format!("several listeners have the profile {}", dialect.name()),
-            });
+        entry.key = key.to_owned();
+        let profiles = tables
+            .iter()
+            .map(|table| part::<DialectId>(table, "profile"));
+        let same = profiles.filter(|profile| *profile == Ok(Some(dialect)));
+        if same.count() > 1 {
+            let listeners = Entry::new("listeners", "", file);
+            let rule = format!("several listeners have the profile {}", dialect.name());
+            return Err(conflict(&entry, &listeners, &rule));
         }
-        sources.push(entry.source);
-        Ok(Some(value))
+        Ok(Some(entry))
     }
 
     fn note(&mut self, index: usize, listener: &Listener, source: &str) {
         // The number keeps tables apart that begin with the same line.
         let table = format!("[[listeners]]#{index}");
-        let report = &mut self.reader.report;
         let address = quoted(&listener.address.to_string());
-        report.add(&table, "listen", Some(address), source);
+        self.report.add(&table, "listen", Some(address), source);
         if let Routes::Profile { dialect, path } = &listener.routes {
-            report.add(&table, "profile", Some(quoted(dialect.name())), source);
-            report.add(&table, "path", Some(quoted(path)), source);
+            let name = Some(quoted(dialect.name()));
+            self.report.add(&table, "profile", name, source);
+            self.report.add(&table, "path", Some(quoted(path)), source);
         }
     }
 
-    /// Every address of the host; for development only those that nobody else reaches.
-    fn any_host(&self) -> DefaultValue<IpAddr> {
+    /// Every address of the host; in development mode only what other hosts cannot reach.
+    fn default_host(&self) -> (IpAddr, &'static str) {
         if self.is_dev {
-            DefaultValue(Ipv4Addr::LOCALHOST.into(), "--dev".into())
+            (Ipv4Addr::LOCALHOST.into(), "--dev")
         } else {
-            DefaultValue::common(Ipv4Addr::UNSPECIFIED.into())
+            (Ipv4Addr::UNSPECIFIED.into(), "default")
         }
     }
 }
 
-fn is_path(path: &str) -> bool {
-    path.starts_with('/') && !path.contains(|c: char| matches!(c, '?' | '#') || c.is_whitespace())
+fn parse<T: SettingType>(entry: &Entry) -> Result<T, SettingsError> {
+    T::parse(&entry.value).ok_or_else(|| entry.expected(&T::rule()))
+}
+
+fn no_overlap(listeners: Vec<Listener>) -> Result<Vec<Listener>, SettingsError> {
+    match first_overlap(&listeners) {
+        Some((one, two)) => Err(SettingsError::Conflict {
+            one: format!("listener {one}"),
+            two: format!("listener {two}"),
+            rule: "two listeners cannot share an address".into(),
+        }),
+        None => Ok(listeners),
+    }
 }

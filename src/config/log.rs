@@ -1,45 +1,52 @@
-//! What an operator says about logs.
+//! What is logged, how and where.
 
+use super::declaration::settings;
+use super::value::ByteSize;
+use crate::base::label::label;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is logged, how and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogSettings {
-    /// From which level on.
-    pub level: LogLevel,
-    /// In which form.
-    pub format: LogFormat,
-    /// The file; `None` = standard error.
-    pub file: Option<PathBuf>,
-    /// A further file that gets errors alone.
-    pub error_file: Option<PathBuf>,
-    /// Size at which a file is put aside and a new one begun, bytes.
-    pub rotation_bytes: u64,
-    /// How long files that were put aside are kept.
-    pub retention: Duration,
+label! {
+    /// How important a line is.
+    LogLevel {
+        /// Everything.
+        Trace = "trace",
+        /// What helps to find a fault.
+        Debug = "debug",
+        /// What an operator wants to know.
+        Info = "info",
+        /// What an operator should look at.
+        Warn = "warn" | "warning",
+        /// What has failed.
+        Error = "error" | "critical",
+    }
 }
 
-/// How important a line is. `CRITICAL` of the documents is `Error`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Everything.
-    Trace,
-    /// What helps to find a error.
-    Debug,
-    /// What an operator wants to know.
-    Info,
-    /// What an operator should look at.
-    Warn,
-    /// What has failed.
-    Error,
+label! {
+    /// The form of a line.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object.
+        Json = "json",
+    }
 }
 
-/// The form of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One object of JSON.
-    Json,
+settings! {
+    /// What is logged, how and where.
+    pub struct LogSettings {
+        /// Lowest level that is logged; the variable `RUST_LOG` overrides it.
+        log_level: LogLevel = LogLevel::Info, flag = Some("LEVEL");
+        /// Form of a line.
+        log_format: LogFormat = LogFormat::Text, flag = Some("FORMAT");
+        /// File that the log is written to; without it, standard error.
+        log_file: Option<PathBuf> = None;
+        /// Further file that receives errors only.
+        log_error_file: Option<PathBuf> = None;
+        /// Size at which a log file is rotated.
+        log_rotation: ByteSize = ByteSize(100_000_000),
+            rule = Some((|size| size.0 >= 1_000, "1 kB or more"));
+        /// Age at which rotated files are deleted.
+        log_retention: Duration = Duration::from_hours(24 * 30);
+    }
 }

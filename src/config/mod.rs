@@ -1,19 +1,23 @@
-//! Settings: what an operator may say, where, and what is in force when nothing is said.
+//! Settings: their declarations, their sources, and what is in force when nothing is set.
 //!
 //! ```text
-//!  flags                 ┐
-//!  FANWIRE_ variables    │                                              ┌─▶ Policy
-//!  documents' variables  ├─▶ layers (figment) ─▶ reader ─▶ Settings ────┤
-//!  .env                  │                                              └─▶ report, remarks
-//!  file                  ┘
+//!  the program, flags    ┐
+//!  FANWIRE_ variables    │
+//!  legacy variables      ├─▶ layers ─▶ loader ─▶ Settings ─▶ Policy, report, notices
+//!  .env                  │               ▲
+//!  file                  ┘               └─ declarations, profiles
 //! ```
+//!
+//! A setting is one line of a `settings!` block: in `settings` (the process), `log`, `policy` (every
+//! dialect) or `listener_loader`. A profile is one row of `profiles`.
 
 pub mod access;
 mod compat_env;
-mod dialects;
+mod declaration;
 mod dotenv;
 pub mod error;
-pub mod flags;
+mod file;
+pub mod inputs;
 mod keys;
 mod layer;
 pub mod listener;
@@ -21,21 +25,33 @@ mod listener_loader;
 mod loader;
 pub mod log;
 pub mod policy;
-mod reader;
+pub mod profiles;
+pub mod rate_limit;
+mod report;
 mod secret;
-mod setting;
 pub mod settings;
-mod sources;
 #[cfg(test)]
 mod tests;
+pub mod value;
 
 pub use access::{AccessRule, ChannelPattern, Requirement};
+pub use declaration::SettingInfo;
 pub use error::SettingsError;
-pub use flags::Flags;
+pub use inputs::Inputs;
 pub use listener::{Listener, Route, Routes};
 pub use log::{LogFormat, LogLevel, LogSettings};
-pub use policy::{DialectPolicy, Policy, RateLimit, RateScope, RejectionMode, TokenExpiryAction};
-pub use reader::Report;
+pub use policy::{DialectPolicy, Policy, RateScope, RejectionMode, TokenExpiryAction};
+pub use profiles::Profile;
+pub use rate_limit::RateLimit;
+pub use report::Report;
 pub use secret::Secret;
-pub use setting::ShardCount;
-pub use settings::{AssistSettings, GatewaySettings, Notice, NotificationsSettings, Settings};
+pub use settings::{
+    AssistSettings, GatewaySettings, Notice, NotificationsSettings, ProcessSettings, Settings,
+};
+pub use value::{ByteSize, Millis, SettingValue, ShardCount};
+
+/// All settings by name, for command lines and documentation.
+#[must_use]
+pub fn all_settings() -> &'static [SettingInfo] {
+    keys::all()
+}

@@ -1,197 +1,106 @@
 //! What an operator decides about sessions, as the broker and the shard read it.
 
 use super::access::AccessRule;
+use super::declaration::{Rule, settings};
 use super::listener::Routes;
+use super::profiles::Profile;
+use super::rate_limit::RateLimit;
+use super::value::{ByteSize, Millis};
 use crate::auth::UserClaim;
 use crate::base::DialectId;
+use crate::base::label::label;
 
-/// How many messages a session may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RateLimit {
-    /// Any number.
-    Off,
-    /// About `messages` in any `window_ms`, exactly so many in the first.
-    Window {
-        /// Messages per window.
-        messages: u32,
-        /// Length of the window, milliseconds.
-        window_ms: u32,
-    },
-    /// A token bucket: `burst` at once, refilled at `per_minute`.
-    Bucket {
-        /// Messages per minute in the long run.
-        per_minute: u32,
-        /// Messages at once after a pause.
-        burst: u32,
-    },
-}
-
-impl RateLimit {
-    /// Messages in a window, or at once; `None` = any number.
-    #[must_use]
-    pub const fn messages_max(self) -> Option<u32> {
-        match self {
-            Self::Off => None,
-            Self::Window { messages, .. } => Some(messages),
-            Self::Bucket { burst, .. } => Some(burst),
-        }
+label! {
+    /// What a rate limit counts.
+    RateScope {
+        /// The messages of one connection.
+        Connection = "connection",
+        /// The messages of all connections of one user in the process; until the user is known, those
+        /// of one connection.
+        User = "user",
     }
 }
 
-/// What a rate limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RateScope {
-    /// The messages of one connection.
-    Connection,
-    /// The messages of all connections of one user in the process; until it is known, of one
-    /// connection.
-    User,
+label! {
+    /// What happens when a token expires during its session.
+    TokenExpiryAction {
+        /// The client receives an error, and the session is closed with 1008.
+        Close = "close",
+        /// Nothing.
+        Ignore = "ignore",
+    }
 }
 
-/// What happens when a token's time is over while its session lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenExpiryAction {
-    /// The client is told, and the session closed with 1008.
-    Close,
-    /// Nothing.
-    Ignore,
+label! {
+    /// How an upgrade is rejected.
+    RejectionMode {
+        /// The upgrade is accepted and the session closed with a code, which scripts in browsers see.
+        Close = "close",
+        /// The upgrade is answered with an HTTP status.
+        Http = "http",
+    }
 }
 
-/// How a connection that may not become a session is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RejectionMode {
-    /// The upgrade is accepted and the session closed with a code, which scripts of browsers see.
-    Close,
-    /// The upgrade is answered with a status of HTTP.
-    Http,
+settings! {
+    /// The rules for sessions of one dialect. The defaults are those of a dialect whose profile says
+    /// nothing else.
+    #[derive(Copy)]
+    pub struct DialectPolicy {
+        /// Whether a session must authenticate before it subscribes or publishes.
+        auth_required: bool = true;
+        /// Whether sessions without an identity may publish.
+        anonymous_publish: bool = false;
+        /// Failed authentication attempts after which a session is closed.
+        auth_attempts_max: u32 = 3,
+            rule = Some((|count| (1..=255).contains(count), "1 to 255"));
+        /// Time to authenticate; 0s = unlimited.
+        auth_timeout: Millis = Millis(30_000);
+        /// Time without any bytes from the client after which the server pings; 0s = never.
+        ping_interval: Millis = Millis(30_000);
+        /// Time to answer a ping.
+        pong_timeout: Millis = Millis(10_000), rule = ABOVE_ZERO;
+        /// Time to answer a close frame.
+        close_timeout: Millis = Millis(5_000), rule = ABOVE_ZERO;
+        /// Messages that a session may send.
+        rate_limit: RateLimit = RateLimit::Off;
+        /// Whether the rate limit counts the messages of one connection or of all connections of a user.
+        rate_scope: RateScope = RateScope::Connection;
+        /// Messages over the rate limit after which a session is closed; 0 = never.
+        rate_violations_max: u32 = 0;
+        /// Longest message.
+        message_bytes_max: ByteSize = ByteSize(1 << 20),
+            rule = Some((|size| (1 << 10..=1 << 30).contains(&size.0), "1 KiB to 1 GiB"));
+        /// Sessions of this dialect in the process; 0 = no limit of its own.
+        sessions_max: u64 = 0;
+        /// Sessions of this dialect from one address; 0 = no limit.
+        sessions_per_ip_max: u32 = 0;
+        /// Sessions of this dialect of one user; 0 = no limit.
+        sessions_per_user_max: u32 = 0;
+        /// Sessions of this dialect of one tenant; 0 = no limit.
+        sessions_per_tenant_max: u32 = 0;
+        /// What happens when a token expires during its session.
+        token_expiry_action: TokenExpiryAction = TokenExpiryAction::Close;
+        /// The claim that names the user; the other one is tried second.
+        user_claim: UserClaim = UserClaim::Sub;
+    }
 }
 
-/// The rules for sessions of one dialect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DialectPolicy {
-    /// Whether a session must authenticate before it subscribes or publishes.
-    pub auth_required: bool,
-    /// Whether sessions without an identity may publish (`--dev`).
-    pub anonymous_publish: bool,
-    /// Tokens that prove nothing before a session is closed.
-    pub auth_attempts_max: u32,
-    /// Time to authenticate, milliseconds; 0 = any.
-    pub auth_timeout_ms: u64,
-    /// Silence after which the server pings, milliseconds; 0 = never.
-    pub ping_interval_ms: u64,
-    /// Silence after a ping that ends the session, milliseconds.
-    pub pong_timeout_ms: u64,
-    /// Messages a session may send.
-    pub rate_limit: RateLimit,
-    /// What the limit counts.
-    pub rate_scope: RateScope,
-    /// Messages over the limit after which a session is closed; 0 = never.
-    pub rate_violations_max: u32,
-    /// Longest message, bytes.
-    pub message_bytes_max: usize,
-    /// Sessions of this dialect in the process; 0 = no limit of its own.
-    pub sessions_max: u64,
-    /// Sessions of this dialect from one address; 0 = no limit.
-    pub sessions_per_ip_max: u32,
-    /// Sessions of this dialect of one user; 0 = no limit.
-    pub sessions_per_user_max: u32,
-    /// Sessions of this dialect of one tenant; 0 = no limit.
-    pub sessions_per_tenant_max: u32,
-    /// Time a client has to answer our close frame, milliseconds.
-    pub close_timeout_ms: u64,
-    /// What the end of a token means for its session.
-    pub token_expiry_action: TokenExpiryAction,
-    /// Whether others are told when a user's first session begins and the last one ends.
-    pub announces_users: bool,
-    /// Which claim names the user.
-    pub user_claim: UserClaim,
-}
+const ABOVE_ZERO: Option<Rule<Millis>> = Some((|time| time.0 > 0, "a time longer than 0s"));
 
 impl DialectPolicy {
-    /// The defaults of the dialect's own document.
+    /// The rules of the dialect's profile.
     #[must_use]
-    pub const fn of(dialect: DialectId) -> Self {
-        let common = Self::COMMON;
-        match dialect {
-            DialectId::Gateway => Self {
-                rate_limit: RateLimit::Bucket {
-                    per_minute: 120,
-                    burst: 20,
-                },
-                rate_scope: RateScope::User,
-                sessions_per_ip_max: 50,
-                sessions_per_user_max: 10,
-                sessions_per_tenant_max: 500,
-                ..common
-            },
-            DialectId::Monitoring => Self {
-                rate_limit: RateLimit::Window {
-                    messages: 100,
-                    window_ms: 60_000,
-                },
-                message_bytes_max: 10 * 1024 * 1024,
-                sessions_max: 10_000,
-                user_claim: UserClaim::UserId,
-                ..common
-            },
-            DialectId::Analytics => Self {
-                rate_limit: RateLimit::Window {
-                    messages: 60,
-                    window_ms: 60_000,
-                },
-                ping_interval_ms: 20_000,
-                sessions_max: 1_000,
-                close_timeout_ms: 10_000,
-                ..common
-            },
-            DialectId::Assist => Self {
-                rate_limit: RateLimit::Window {
-                    messages: 100,
-                    window_ms: 60_000,
-                },
-                rate_scope: RateScope::User,
-                announces_users: true,
-                auth_attempts_max: 1,
-                ..common
-            },
-            DialectId::Notifications => Self {
-                auth_required: false,
-                sessions_max: 1_000,
-                ..common
-            },
-        }
+    pub fn of(dialect: DialectId) -> Self {
+        (Profile::of(dialect).policy)()
     }
 
-    /// What the documents leave open.
-    const COMMON: Self = Self {
-        auth_required: true,
-        anonymous_publish: false,
-        auth_attempts_max: 3,
-        auth_timeout_ms: 30_000,
-        ping_interval_ms: 30_000,
-        pong_timeout_ms: 10_000,
-        rate_limit: RateLimit::Off,
-        rate_scope: RateScope::Connection,
-        rate_violations_max: 0,
-        message_bytes_max: 1024 * 1024,
-        sessions_max: 0,
-        sessions_per_ip_max: 0,
-        sessions_per_user_max: 0,
-        sessions_per_tenant_max: 0,
-        close_timeout_ms: 5_000,
-        token_expiry_action: TokenExpiryAction::Close,
-        announces_users: false,
-        user_claim: UserClaim::Sub,
-    };
-
-    /// The same with the doors open, for `--dev`: no authentication, no limit of messages
-    /// or sessions.
+    /// The same in insecure development mode: no authentication, no rate limit, no session limit.
     #[must_use]
-    pub const fn permissive(self) -> Self {
+    pub fn permissive(self) -> Self {
         Self {
             auth_required: false,
             anonymous_publish: true,
-            auth_timeout_ms: 0,
+            auth_timeout: Millis(0),
             rate_limit: RateLimit::Off,
             sessions_max: 0,
             sessions_per_ip_max: 0,
@@ -214,7 +123,7 @@ pub struct Policy {
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
     /// Who may hear which channels.
-    pub access: Vec<AccessRule>,
+    pub access_rules: Vec<AccessRule>,
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,
     /// How a page of another origin is rejected.
@@ -248,7 +157,7 @@ impl Default for Policy {
             sessions_max: 0,
             send_queue_bytes_max: 1024 * 1024,
             allowed_origins: vec!["*".into()],
-            access: Vec::new(),
+            access_rules: Vec::new(),
             tenant_domain: None,
             origin_rejection: RejectionMode::Close,
             capacity_rejection: RejectionMode::Close,

@@ -1,6 +1,8 @@
 //! Texts that never show, and which of them anybody could guess.
 
-/// Secrets of examples and tutorials, in small letters; `(secret)` is how we print one.
+/// What is printed in place of a secret.
+pub(super) const MASK: &str = "(secret)";
+/// Secrets of examples and tutorials, in small letters.
 const PLACEHOLDERS: [&str; 14] = [
     "your-secret-key",
     "your-secret-key-change-this",
@@ -15,7 +17,7 @@ const PLACEHOLDERS: [&str; 14] = [
     "change-this-in-production",
     "secret",
     "password",
-    "(secret)",
+    MASK,
 ];
 /// Bytes of a key of HS256 (RFC 7518 3.2).
 const SECRET_BYTES_MIN: usize = 32;
@@ -38,6 +40,6 @@ impl Secret {
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("(secret)")
+        formatter.write_str(MASK)
     }
 }

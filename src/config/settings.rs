@@ -1,121 +1,145 @@
-//! The settings in force: flags over `FANWIRE_` variables over those of the profiles' documents over
-//! the `.env` file over the configuration file over profiles over defaults.
+//! The settings of the process, and all settings together.
 
 use super::access::AccessRule;
-use super::error::SettingsError;
-use super::flags::Flags;
+use super::declaration::settings;
 use super::listener::{Listener, Routes};
-use super::loader::Loader;
 use super::log::LogSettings;
 use super::policy::{DialectPolicy, Policy, RejectionMode};
-use super::reader::Report;
+use super::report::Report;
 use super::secret::Secret;
-use super::setting::ShardCount;
-use super::sources::Sources;
+use super::value::{ByteSize, Millis, ShardCount};
 use crate::auth::StaticToken;
 use crate::base::DialectId;
-use std::path::Path;
 use std::time::Duration;
 
-/// What an operator has decided.
+settings! {
+    /// The settings of the process.
+    pub struct ProcessSettings {
+        /// Insecure development mode: listening on loopback, makes a JWT secret for this run, lets
+        /// anonymous clients subscribe and publish, sets no rate limits and no session limits. Settings
+        /// that are set explicitly keep their values.
+        dev: bool = false, flag = Some("");
+        /// Production mode: one shard per core, logs in JSON.
+        prod: bool = false, flag = Some("");
+        /// Shards, each a thread on its own core: a number, or `auto` for one per allowed core.
+        shards: ShardCount = ShardCount::Auto, flag = Some("N|auto"), aliases = &["workers"];
+        /// Secret that JSON Web Tokens are signed with, 32 bytes or more. Other users of the host can
+        /// read command lines: prefer the variable.
+        jwt_secret: Option<Secret> = None, flag = Some("SECRET"), is_secret = true,
+            rule = Some((
+                |secret| secret.as_ref().is_none_or(|secret| !secret.0.is_empty()),
+                "a text that is not empty: with an empty secret every token would be valid",
+            ));
+        /// Algorithm of the tokens' signatures.
+        jwt_algorithm: String = "HS256".to_owned(),
+            rule = Some((|name| name == "HS256", "HS256, the only algorithm in this version"));
+        /// Static tokens, each valid for its user as long as the server runs; with them no JWT secret is
+        /// required.
+        static_tokens: Vec<StaticToken> = Vec::new(), is_secret = true;
+        /// Rules who may subscribe to which channels.
+        access_rules: Vec<AccessRule> = Vec::new();
+        /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables hold.
+        connections_max: u64 = 0, flag = Some("N");
+        /// Bytes that may wait to be sent to one connection before it is closed as a slow consumer.
+        send_queue_bytes_max: ByteSize = ByteSize(1 << 20), flag = Some("SIZE"),
+            rule = Some((|size| (4_096..=1 << 30).contains(&size.0), "4 KiB to 1 GiB"));
+        /// Size of the ring between the shards.
+        ring_bytes: ByteSize = ByteSize(8 << 20),
+            rule = Some((
+                |size| size.0.is_power_of_two() && (1 << 16..=1 << 30).contains(&size.0),
+                "a power of two from 64 KiB to 1 GiB",
+            ));
+        /// Origins whose pages may connect; `*` allows all.
+        allowed_origins: Vec<String> = vec!["*".to_owned()];
+        /// How an upgrade from another origin is rejected: closed with 1008, or answered with 403.
+        origin_rejection: RejectionMode = RejectionMode::Close;
+        /// How an upgrade over a limit of sessions is rejected: closed with 1013, or answered with 503.
+        capacity_rejection: RejectionMode = RejectionMode::Close;
+        /// Time for sessions to end by themselves after SIGTERM or SIGINT; meanwhile they are closed
+        /// evenly.
+        drain_grace_period: Duration = Duration::ZERO, flag = Some("TIME");
+        /// Time for clients to answer the close frame after that; a second signal ends it at once.
+        drain_close_timeout: Duration = Duration::from_secs(10), flag = Some("TIME");
+        /// API key that callers of `POST /notify` must send.
+        notify_api_key: Option<Secret> = None, is_secret = true,
+            rule = Some((
+                |key| key.as_ref().is_none_or(|key| !key.0.is_empty()),
+                "a text that is not empty",
+            ));
+        /// Whether `GET /metrics/prometheus` answers; off = 404.
+        metrics_enabled: bool = true;
+        /// Whether `GET /health` answers; off = 404.
+        health_enabled: bool = true;
+        /// Redis server that connects several nodes; not in this version, so any value is an error.
+        redis_url: Option<String> = None, is_secret = true,
+            rule = Some((
+                |url| url.is_none(),
+                "nothing: the redis backend is not in this version",
+            ));
+    }
+}
+
+settings! {
+    /// What only the gateway dialect has.
+    pub struct GatewaySettings {
+        /// Domain whose subdomains name tenants.
+        tenant_domain: Option<String> = None;
+    }
+}
+
+settings! {
+    /// What only the assist dialect has.
+    pub struct AssistSettings {
+        /// Time between two samples of the host's load; 0s = none.
+        metrics_interval: Millis = Millis(5_000);
+        /// Time between two sweeps of the rate limits of users without sessions.
+        quota_sweep_interval: Millis = Millis(300_000),
+            rule = Some((|time| time.0 > 0, "a time longer than 0s"));
+    }
+}
+
+settings! {
+    /// What only the notifications dialect has.
+    pub struct NotificationsSettings {
+        /// Time between two periodic test notifications; 0s = none.
+        test_message_interval: Millis = Millis(10_000);
+    }
+}
+
+/// All settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The doors are open for development.
-    pub dev: bool,
-    /// The server is for production.
-    pub prod: bool,
-    /// Where to listen and what is spoken there; at least one.
-    pub listeners: Vec<Listener>,
-    /// Shards, or one per allowed core.
-    pub shards: ShardCount,
-    /// Secret of HS256 tokens. `None` when no dialect in use asks for tokens, or in development.
-    pub jwt_secret: Option<Secret>,
-    /// Tokens that are valid as they are.
-    pub static_tokens: Vec<StaticToken>,
-    /// Who may hear which channels, beyond the rules of the dialects.
-    pub access: Vec<AccessRule>,
-    /// Sessions in the process; 0 = as many as the socket tables hold.
-    pub connections_max: u64,
-    /// Bytes that may wait for one connection before it is closed as a slow consumer.
-    pub send_queue_bytes_max: u32,
-    /// Bytes of the ring between the shards, a power of two.
-    pub ring_bytes: u32,
-    /// Origins whose pages may connect; `*` = all.
-    pub allowed_origins: Vec<String>,
-    /// How a page of another origin is rejected.
-    pub origin_rejection: RejectionMode,
-    /// How a session too many is rejected.
-    pub capacity_rejection: RejectionMode,
-    /// Time for sessions to end by themselves after SIGTERM.
-    pub drain_grace_period: Duration,
-    /// Time for sessions to answer our close frames after that.
-    pub drain_close_timeout: Duration,
-    /// What is logged, how and where.
+    /// Those of the process.
+    pub process: ProcessSettings,
+    /// What is logged.
     pub log: LogSettings,
-    /// What a caller of `POST /notify` has to know; `None` = nothing.
-    pub notify_api_key: Option<Secret>,
-    /// Whether metrics are shown.
-    pub metrics_enabled: bool,
-    /// Whether `/health` answers.
-    pub health_enabled: bool,
+    /// Where to listen, and the dialects there; at least one.
+    pub listeners: Vec<Listener>,
     /// The rules of each dialect, in the order of their indices.
     pub dialects: [DialectPolicy; DialectId::COUNT],
-    /// What the gateway alone has.
+    /// What only the gateway dialect has.
     pub gateway: GatewaySettings,
-    /// What assist alone has.
+    /// What only the assist dialect has.
     pub assist: AssistSettings,
-    /// What notifications alone have.
+    /// What only the notifications dialect has.
     pub notifications: NotificationsSettings,
-    /// All of this and where it was said.
+    /// All of this with its sources.
     pub report: Report,
     /// What the operator should know, to be logged at start.
     pub notices: Vec<Notice>,
 }
 
-/// What the gateway alone has.
+/// Something about the settings that is not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewaySettings {
-    /// The domain whose subdomains name tenants.
-    pub tenant_domain: Option<String>,
-}
-
-/// What assist alone has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AssistSettings {
-    /// Time between two measurements of the host.
-    pub metrics_interval: Duration,
-    /// Time between two cleanups of what is remembered of users that left. Sessions and
-    /// subscriptions that have ended are gone at once.
-    pub quota_sweep_interval: Duration,
-}
-
-/// What notifications alone have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotificationsSettings {
-    /// Time between two periodic notifications; zero = none.
-    pub test_message_interval: Duration,
-}
-
-/// Something about the settings that is no error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Notice {
     /// How something was understood.
     Info(String),
-    /// What is likely to be a mistake.
+    /// A likely mistake.
     Warning(String),
 }
 
 impl Settings {
-    /// The settings in force, from these flags, this file, the environment and a `.env` file in the
-    /// working directory.
-    ///
-    /// # Errors
-    /// [`SettingsError`] names what is wrong and where it was said.
-    pub fn load(flags: &Flags, file: Option<&Path>) -> Result<Self, SettingsError> {
-        let sources = Sources::read(flags, file)?;
-        Loader::new(sources)?.load()
-    }
-
     /// The dialects that some listener speaks.
     #[must_use]
     pub fn dialects_in_use(&self) -> Vec<DialectId> {
@@ -134,14 +158,15 @@ impl Settings {
     /// The rules for sessions that follow from the settings.
     #[must_use]
     pub fn policy(&self) -> Policy {
+        let process = &self.process;
         Policy {
             dialects: self.dialects,
-            sessions_max: self.connections_max,
-            send_queue_bytes_max: self.send_queue_bytes_max,
-            allowed_origins: self.allowed_origins.clone(),
-            origin_rejection: self.origin_rejection,
-            capacity_rejection: self.capacity_rejection,
-            access: self.access.clone(),
+            sessions_max: process.connections_max,
+            send_queue_bytes_max: process.send_queue_bytes_max.as_u32(),
+            allowed_origins: process.allowed_origins.clone(),
+            origin_rejection: process.origin_rejection,
+            capacity_rejection: process.capacity_rejection,
+            access_rules: process.access_rules.clone(),
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
         }

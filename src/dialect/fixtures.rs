@@ -1,6 +1,6 @@
 //! What the dialects' tests have in common: one session, one moment.
 
-use super::Dialect;
+use super::{Decoded, Dialect};
 use crate::auth::Identity;
 use crate::base::{ConnectionId, DialectId, Now};
 use crate::broker::{Event, SessionId, SessionView, SubscriptionView};
@@ -49,7 +49,10 @@ pub(super) fn decoded(dialect: &dyn Dialect, text: &str) -> String {
     let mut scratch = String::new();
     let document = reader.parse(text).unwrap();
     let decoded = dialect.decode(&document.object().unwrap(), &mut scratch);
-    format!("{decoded:?}")
+    match decoded {
+        Ok(Decoded::Command(command)) => format!("Ok({command:?})"),
+        other => format!("{other:?}"),
+    }
 }
 
 /// What the dialect says of `event`.

@@ -3,19 +3,19 @@
 //! A dialect is one folder. It knows the broker's words and its own, no other dialect, no table and
 //! no socket. [`of`] finds a dialect by its id.
 
-mod analytics;
+pub mod analytics;
 pub(crate) mod assist;
 #[cfg(test)]
 mod fixtures;
 mod gateway;
-mod monitoring;
-mod notifications;
+pub mod monitoring;
+pub mod notifications;
 mod templates;
 
 use crate::base::DialectId;
 use crate::broker::{Command, Event, Presence, Publication, Rejection};
 use crate::config::AccessRule;
-use crate::json::Object;
+use crate::json::{JsonReader, Object};
 
 /// What the server adds to a publication when it is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +33,31 @@ pub struct PublicationMeta {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placeholder(pub usize);
 
+/// A message of a client, decoded.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoded<'a> {
+    /// A message of the dialect.
+    Command(Command<'a>),
+    /// A message of a type that the dialect does not have, for handlers of the embedding program.
+    Custom {
+        /// The type.
+        kind: &'a str,
+        /// The message's data, as JSON.
+        data: &'a str,
+    },
+}
+
 /// One protocol.
 pub trait Dialect: Sync {
     /// Reads a message; `scratch` holds what the command borrows and the message does not contain.
     ///
     /// # Errors
-    /// Why the message says nothing that this dialect knows.
+    /// Why the message means nothing in this dialect.
     fn decode<'a>(
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Rejection>;
+    ) -> Result<Decoded<'a>, Rejection>;
 
     /// Appends the message that tells `event`; appends nothing if this dialect does not tell it.
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>);
@@ -68,16 +82,34 @@ pub trait Dialect: Sync {
     }
 
     /// The rules of its channels.
-    fn access(&self) -> Vec<AccessRule> {
+    fn access_rules(&self) -> Vec<AccessRule> {
         Vec::new()
     }
 }
 
 /// The rules of the channels of all dialects.
 #[must_use]
-pub fn access() -> Vec<AccessRule> {
+pub fn access_rules() -> Vec<AccessRule> {
     let dialects = DialectId::ALL.into_iter().map(of);
-    dialects.flat_map(Dialect::access).collect()
+    dialects.flat_map(Dialect::access_rules).collect()
+}
+
+/// Whether messages of that type belong to the dialect itself.
+#[must_use]
+pub fn is_own_type(dialect: DialectId, kind: &str) -> bool {
+    let message = serde_json::json!({ "type": kind }).to_string();
+    let (mut reader, mut scratch) = (JsonReader::default(), String::new());
+    let Ok(document) = reader.parse(&message) else {
+        return false;
+    };
+    let Ok(object) = document.object() else {
+        return false;
+    };
+    // A message of its own may lack fields here; one of no type is of no dialect.
+    !matches!(
+        of(dialect).decode(&object, &mut scratch),
+        Ok(Decoded::Custom { .. }) | Err(Rejection::UnknownType)
+    )
 }
 
 /// The dialect with that id.

@@ -39,7 +39,7 @@ impl Drop for LogGuard {
 /// # Errors
 /// When a file cannot be written; the text names it.
 pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
-    let level = match settings.level {
+    let level = match settings.log_level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
@@ -53,24 +53,24 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
         threads: Vec::new(),
         dropped: Vec::new(),
     };
-    let lines = match &settings.file {
+    let lines = match &settings.log_file {
         Some(path) => {
             let file = open(settings, path)?;
-            layer(settings.format, false, guard.thread("log", file))
+            layer(settings.log_format, false, guard.thread("log", file))
         }
         None => {
             let is_terminal = io::stderr().is_terminal();
             layer(
-                settings.format,
+                settings.log_format,
                 is_terminal,
                 guard.thread("log", io::stderr()),
             )
         }
     };
-    let errors = match &settings.error_file {
+    let errors = match &settings.log_error_file {
         Some(path) => {
             let file = open(settings, path)?;
-            let errors = layer(settings.format, false, guard.thread("log-errors", file));
+            let errors = layer(settings.log_format, false, guard.thread("log-errors", file));
             Some(errors.with_filter(LevelFilter::ERROR))
         }
         None => None,
@@ -80,7 +80,7 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
         .with(lines)
         .with(errors);
     // A second start in one process, as tests do, keeps the first.
-    if subscriber.try_init().is_ok() && settings.file.is_some() {
+    if subscriber.try_init().is_ok() && settings.log_file.is_some() {
         log_panics();
     }
     Ok(guard)
@@ -102,8 +102,8 @@ impl LogGuard {
 fn open(settings: &LogSettings, path: &Path) -> Result<LogFile, String> {
     let config = LogFileConfig {
         path: path.to_owned(),
-        rotation_bytes: settings.rotation_bytes,
-        retention: settings.retention,
+        rotation_bytes: settings.log_rotation.0,
+        retention: settings.log_retention,
     };
     LogFile::open(config, Clock::start())
         .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))

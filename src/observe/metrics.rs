@@ -1,6 +1,7 @@
 //! All counters of all shards in the Prometheus text format.
 
-use crate::base::counters::{Counter, CounterSet, Label};
+use crate::base::counters::{Counter, CounterSet};
+use crate::base::label::Label;
 use crate::base::{DialectId, ProcessCounts, ShardCounters};
 use fanwire_ring::Ring;
 use prometheus_client::collector::Collector;

@@ -1,7 +1,9 @@
 //! From settings to shards that accept connections.
 
 use super::cores;
-use super::kernel_probe::{self, KernelError};
+use super::error::StartError;
+use super::kernel_probe;
+use super::run::describe;
 use super::services::{self, Periods, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
 use crate::api::{ApiContext, NotifyAccess};
@@ -12,7 +14,7 @@ use crate::broker::Quotas;
 use crate::config::{Listener, Policy, Routes, Settings};
 use crate::dialect;
 use crate::net::wire::ShardCommand;
-use crate::net::{BindError, Waker, bind_shards};
+use crate::net::{Waker, bind_shards};
 use crate::observe::Metrics;
 use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -20,30 +22,6 @@ use fanwire_ring::{Ring, RingConfig};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-/// Why the server did not start.
-#[derive(Debug)]
-pub enum BootError {
-    /// The kernel rejects what the server needs.
-    Kernel(KernelError),
-    /// There is no address to listen on.
-    Bind(BindError),
-    /// Something else failed; the text says what.
-    Other(String),
-}
-
-impl std::fmt::Display for BootError {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Kernel(error) => write!(formatter, "{error}"),
-            Self::Bind(error) => write!(formatter, "{error}"),
-            Self::Other(text) => formatter.write_str(text),
-        }
-    }
-}
-
-impl std::error::Error for BootError {}
 
 /// Why a handler that asks shards is stopped: it would wait for itself.
 const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: hand the \
@@ -51,7 +29,7 @@ const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for sha
 
 /// What the program that embeds the server brings along.
 #[derive(Default)]
-pub struct ProgramHooks {
+pub(super) struct ProgramHooks {
     /// Its handlers.
     pub hooks: Hooks,
     /// Its own check of tokens.
@@ -71,7 +49,7 @@ impl std::fmt::Debug for ProgramHooks {
 
 /// A server whose shards accept connections.
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     /// Where it listens, in the order of the settings' listeners.
     pub addresses: Vec<SocketAddr>,
     /// The core of each shard.
@@ -87,23 +65,19 @@ pub struct Running {
 /// Starts the shards and waits until all accept connections.
 ///
 /// # Errors
-/// [`BootError`]; nothing keeps running then but threads that end with the process.
-pub fn start(
-    settings: &Settings,
-    secret: Option<&[u8]>,
-    program: ProgramHooks,
-) -> Result<Running, BootError> {
-    kernel_probe::probe().map_err(BootError::Kernel)?;
+/// [`StartError`]; nothing keeps running then but threads that end with the process.
+pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Running, StartError> {
+    kernel_probe::probe().map_err(StartError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();
-    let cores = cores::assign(settings.shards);
+    let cores = cores::assign(settings.process.shards);
     let (addresses, listeners) = bind(&settings.listeners, cores.len())?;
     let ring = Ring::new(RingConfig {
-        capacity_bytes: settings.ring_bytes,
+        capacity_bytes: settings.process.ring_bytes.as_u32(),
         readers_max: u32::try_from(cores.len()).map_err(other)?,
     })
     .map_err(other)?;
     let clock = Clock::start();
-    let process_counts = Arc::new(ProcessCounts::tracking(&services::WATCHED_CHANNELS));
+    let process_counts = Arc::new(ProcessCounts::tracking(&services::tracked_channels()));
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
@@ -134,19 +108,25 @@ pub fn start(
         process_counts: Arc::clone(&process_counts),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
-        metrics_enabled: settings.metrics_enabled,
-        health_enabled: settings.health_enabled,
+        metrics_enabled: settings.process.metrics_enabled,
+        health_enabled: settings.process.health_enabled,
         began: clock.now(),
         clock,
     });
     let quotas = Arc::new(Quotas::default());
     let hooks = Arc::new(program.hooks);
     let policy = Arc::new(Policy {
-        access: [dialect::access(), settings.access.clone()].concat(),
+        access_rules: [
+            dialect::access_rules(),
+            settings.process.access_rules.clone(),
+        ]
+        .concat(),
         ..settings.policy()
     });
-    let verifier = secret.map(Verifier::hs256).unwrap_or_default();
-    let mut verifier = verifier.with_static_tokens(settings.static_tokens.clone());
+    let secret = settings.process.jwt_secret.as_ref();
+    let verifier = secret.map(|secret| Verifier::hs256(secret.0.as_bytes()));
+    let verifier = verifier.unwrap_or_default();
+    let mut verifier = verifier.with_static_tokens(settings.process.static_tokens.clone());
     if let Some(check) = program.token_check {
         verifier = verifier.with_check(check);
     }
@@ -209,10 +189,10 @@ pub fn start(
 /// started as the notifications document's, as there, and nobody elsewhere.
 fn notify_access(settings: &Settings) -> NotifyAccess {
     let is_documents = |listener: &Listener| match listener.routes {
-        Routes::ByPath => settings.dev,
+        Routes::ByPath => settings.process.dev,
         Routes::Profile { dialect, .. } => dialect == DialectId::Notifications,
     };
-    match &settings.notify_api_key {
+    match &settings.process.notify_api_key {
         Some(key) => NotifyAccess::Key(key.clone()),
         None if settings.listeners.iter().any(is_documents) => {
             let is_open = |listener: &Listener| !listener.address.ip().is_loopback();
@@ -228,11 +208,10 @@ fn notify_access(settings: &Settings) -> NotifyAccess {
 }
 
 fn periods(settings: &Settings) -> Periods {
-    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Periods {
-        notification_ms: ms(settings.notifications.test_message_interval),
-        host_metrics_ms: ms(settings.assist.metrics_interval),
-        cleanup_ms: ms(settings.assist.quota_sweep_interval),
+        notification_ms: settings.notifications.test_message_interval.0,
+        host_metrics_ms: settings.assist.metrics_interval.0,
+        quota_sweep_ms: settings.assist.quota_sweep_interval.0,
     }
 }
 
@@ -240,11 +219,11 @@ fn periods(settings: &Settings) -> Periods {
 fn bind(
     listeners: &[Listener],
     shard_count: usize,
-) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), BootError> {
+) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
     let mut addresses = Vec::new();
     let mut of_shards: Vec<Vec<_>> = (0..shard_count).map(|_| Vec::new()).collect();
     for listener in listeners {
-        let sockets = bind_shards(listener.address, shard_count).map_err(BootError::Bind)?;
+        let sockets = bind_shards(listener.address, shard_count).map_err(StartError::Bind)?;
         addresses.push(sockets[0].local_addr().map_err(other)?);
         for (of_shard, socket) in of_shards.iter_mut().zip(sockets) {
             of_shard.push(socket);
@@ -253,21 +232,21 @@ fn bind(
     Ok((addresses, of_shards))
 }
 
-fn await_ready(reports: &Receiver<Report>, count: usize) -> Result<(), BootError> {
+fn await_ready(reports: &Receiver<Report>, count: usize) -> Result<(), StartError> {
     for _ in 0..count {
         match reports.recv() {
             Ok(Report::Ready) => {}
             Ok(Report::Rejected(error)) => {
-                return Err(BootError::Kernel(kernel_probe::explain(&error)));
+                return Err(StartError::Kernel(kernel_probe::explain(&error)));
             }
-            report => return Err(BootError::Other(format!("a shard ended: {report:?}"))),
+            report => return Err(StartError::Other(describe(report))),
         }
     }
     Ok(())
 }
 
-fn other(error: impl std::fmt::Display) -> BootError {
-    BootError::Other(error.to_string())
+fn other(error: impl std::fmt::Display) -> StartError {
+    StartError::Other(error.to_string())
 }
 
 impl Running {
@@ -287,7 +266,7 @@ impl Running {
     }
 
     /// Stops accepting, closes all sessions with 1001; each shard reports when its last is gone.
-    pub fn drain(&self) {
+    pub(super) fn drain(&self) {
         self.api.is_draining.store(true, Ordering::Relaxed);
         self.services.stop();
         self.tell_shards(|| ShardCommand::Drain);
@@ -349,7 +328,7 @@ impl Running {
 
     /// Where shards report that they have stopped or failed.
     #[must_use]
-    pub fn reports(&self) -> &Receiver<Report> {
+    pub(super) fn reports(&self) -> &Receiver<Report> {
         &self.reports
     }
 }

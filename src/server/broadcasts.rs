@@ -1,41 +1,15 @@
 //! What the documents' programs tell their clients, in a call each.
 
 use super::handle::Server;
+use crate::base::DialectId;
+use crate::base::channel_names::{EVERYONE, ROOM, dialect_channel};
 use crate::broker::{Publication, Retain};
+use crate::dialect::analytics::Stream;
 use crate::dialect::assist::{notices, rooms};
+use crate::dialect::monitoring;
+use crate::dialect::notifications::notification;
 use crate::shard::PublishError;
 use serde::Serialize;
-use serde_json::Value;
-
-/// The streams of the analytics dialect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Raw events.
-    Events,
-    /// System and application metrics.
-    Metrics,
-    /// Alerts.
-    Alerts,
-    /// Results of models.
-    Predictions,
-    /// Aggregations over windows.
-    Aggregations,
-    /// Health of the system.
-    SystemStatus,
-}
-
-impl Stream {
-    const fn channel(self) -> &'static str {
-        match self {
-            Self::Events => "stream:events",
-            Self::Metrics => "stream:metrics",
-            Self::Alerts => "stream:alerts",
-            Self::Predictions => "stream:predictions",
-            Self::Aggregations => "stream:aggregations",
-            Self::SystemStatus => "stream:system_status",
-        }
-    }
-}
 
 impl Server {
     /// Publishes to the subscribers of a property; `message` passes to clients of the monitoring
@@ -48,10 +22,9 @@ impl Server {
         property_id: &str,
         message: &impl Serialize,
     ) -> Result<(), PublishError> {
-        let message = serde_json::to_value(message).map_err(|_| PublishError::Invalid)?;
-        let kind = message.get("type").and_then(Value::as_str);
-        let kind = kind.unwrap_or("UPDATE").to_owned();
-        self.broadcast(&format!("prop:{property_id}"), &kind, &message)
+        let message = serde_json::to_value(message).map_err(PublishError::Data)?;
+        let channel = monitoring::property_channel(property_id);
+        self.broadcast(&channel, monitoring::update_kind(&message), &message)
     }
 
     /// Publishes an item of a stream to the analytics subscribers whose filters match it.
@@ -63,7 +36,7 @@ impl Server {
         stream: Stream,
         item: &impl Serialize,
     ) -> Result<(), PublishError> {
-        self.broadcast(stream.channel(), "data", item)
+        self.broadcast(&stream.channel(), Stream::KIND, item)
     }
 
     /// Publishes an event.
@@ -119,7 +92,7 @@ impl Server {
     /// # Errors
     /// As [`Server::broadcast`].
     pub fn send_to_room(&self, room: &str, message: &impl Serialize) -> Result<(), PublishError> {
-        let channel = format!("{}{room}", rooms::CHANNEL_PREFIX);
+        let channel = format!("{ROOM}{room}");
         self.broadcast(&channel, "message", message)
     }
 
@@ -194,10 +167,10 @@ impl Server {
         message: &str,
         details: &impl Serialize,
     ) -> Result<(), PublishError> {
-        let details = serde_json::to_value(details).map_err(|_| PublishError::Invalid)?;
+        let details = serde_json::to_value(details).map_err(PublishError::Data)?;
         let data = notices::alert(alert_type, severity, message, &details);
         self.publish(&Publication::new(
-            "dialect:assist",
+            &dialect_channel(DialectId::Assist),
             notices::SYSTEM_ALERT,
             &data,
         ))
@@ -226,7 +199,8 @@ impl Server {
         message: &str,
         data: &impl Serialize,
     ) -> Result<(), PublishError> {
-        let data = serde_json::json!({"message": message, "data": data});
-        self.broadcast("all", kind, &data)
+        let data = serde_json::to_string(data).map_err(PublishError::Data)?;
+        let data = notification(message, Some(&data));
+        self.publish(&Publication::new(EVERYONE, kind, &data))
     }
 }

@@ -6,7 +6,7 @@ use crate::config::ShardCount;
 ///
 /// More shards than cores share them in turn; that is for tests, not for speed.
 #[must_use]
-pub fn assign(shards: ShardCount) -> Vec<usize> {
+pub(super) fn assign(shards: ShardCount) -> Vec<usize> {
     let allowed = core_affinity::get_core_ids().unwrap_or_default();
     let mut cores: Vec<_> = allowed.iter().map(|core| core.id).collect();
     if cores.is_empty() {

@@ -1,268 +1,174 @@
-//! The server as a Rust program holds it: built, started, asked, told, stopped.
+//! A running server: publishing, questions about sessions, the end.
 
-use super::boot::{BootError, ProgramHooks, Running, start};
-use super::run::{Ended, drain, run_until_signal, watch_signals};
+use super::boot::Running;
+use super::builder::Builder;
+use super::info::{ConnectionInfo, Stats};
+use super::run::{StopOutcome, drain, run_until_signal, watch_signals};
 use super::shard_thread::is_shard;
-use crate::auth::Identity;
-use crate::base::{DialectId, Now};
-use crate::broker::server_subscriptions::{
-    permission_channel, role_channel, tenant_channel, user_channel,
-};
-use crate::broker::{BroadcastTarget, Publication, Retain, SessionId, SessionView};
-use crate::config::{Flags, Secret, Settings, SettingsError, ShardCount};
-use crate::shard::{Denied, Message, PublishError, Session, Shard};
-use crossbeam_channel::never;
+use crate::auth::{Grant, issue};
+use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
+use crate::base::{ConnectionId, DialectId, Now, ShardCounters};
+use crate::broker::{BroadcastTarget, Publication, Retain, SessionId};
+use crate::config::Settings;
+use crate::dialect::monitoring;
+use crate::shard::{PublishError, Shard};
+use crossbeam_channel::{Receiver, never};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long a publication waits for room in the ring before the caller is told, milliseconds.
-const ROOM_TIMEOUT_MS: u64 = 5_000;
-
-/// A server that is not yet running.
-#[derive(Debug, Default)]
-pub struct Builder {
-    flags: Flags,
-    file: Option<PathBuf>,
-    program: ProgramHooks,
-}
-
-/// Why a server did not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The settings say something that cannot be.
-    Settings(SettingsError),
-    /// The host does not carry the server.
-    Boot(BootError),
-}
-
-impl std::fmt::Display for StartError {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Settings(error) => write!(formatter, "{error}"),
-            Self::Boot(error) => write!(formatter, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl Builder {
-    /// Settings as flags of the command line give them; they go over `FANWIRE_*` variables and the
-    /// file.
-    #[must_use]
-    pub fn flags(mut self, flags: Flags) -> Self {
-        self.flags = flags;
-        self
-    }
-
-    /// A configuration file (TOML).
-    #[must_use]
-    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.file = Some(path.into());
-        self
-    }
-
-    /// Opens the doors for development: loopback, no authentication, no limits.
-    #[must_use]
-    pub fn dev(mut self) -> Self {
-        self.flags.dev = true;
-        self
-    }
-
-    /// Speaks one dialect at its document's port and path, with its defaults and limits.
-    #[must_use]
-    pub fn profile(mut self, dialect: DialectId) -> Self {
-        self.flags.profile = Some(dialect.name().into());
-        self
-    }
-
-    /// Where to listen.
-    #[must_use]
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.flags.listen = Some(address);
-        self
-    }
-
-    /// How many shards, each on a core of its own.
-    #[must_use]
-    pub fn shards(mut self, count: ShardCount) -> Self {
-        self.flags.shards = Some(count);
-        self
-    }
-
-    /// The secret of tokens, 32 bytes or more.
-    #[must_use]
-    pub fn jwt_secret(mut self, secret: impl Into<String>) -> Self {
-        self.flags.jwt_secret = Some(Secret(secret.into()));
-        self
-    }
-
-    /// Asks `check` whom a token proves, before the secret and the list of the settings; `None`
-    /// leaves it to them. It runs on the session's shard and must answer at once.
-    #[must_use]
-    pub fn authenticate(
-        mut self,
-        check: impl Fn(&str) -> Option<Identity> + Send + Sync + 'static,
-    ) -> Self {
-        self.program.token_check = Some(Arc::new(check));
-        self.flags.has_token_check = true;
-        self
-    }
-
-    /// Calls `handler` on the session's shard for messages of type `kind` that its dialect does not
-    /// have; sessions that have yet to authenticate are rejected.
-    #[must_use]
-    pub fn on_message(
-        mut self,
-        kind: &str,
-        handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
-    ) -> Self {
-        self.program.hooks.on_message(kind, false, handler);
-        self
-    }
-
-    /// The same also for sessions that have yet to authenticate: so a program checks credentials of
-    /// its own, and calls [`Session::identify`].
-    #[must_use]
-    pub fn on_message_before_authentication(
-        mut self,
-        kind: &str,
-        handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
-    ) -> Self {
-        self.program.hooks.on_message(kind, true, handler);
-        self
-    }
-
-    /// Calls `handler` when a session has begun; a rejection closes it (1008).
-    #[must_use]
-    pub fn on_connect(
-        mut self,
-        handler: impl Fn(&mut Session<'_>) -> Result<(), Denied> + Send + Sync + 'static,
-    ) -> Self {
-        self.program.hooks.on_connect(handler);
-        self
-    }
-
-    /// Calls `handler` when a session has ended.
-    #[must_use]
-    pub fn on_disconnect(mut self, handler: impl Fn(&Session<'_>) + Send + Sync + 'static) -> Self {
-        self.program.hooks.on_disconnect(handler);
-        self
-    }
-
-    /// Shows every message to `middleware` before anything is done about it; a rejection is told to
-    /// the client, and the message dropped.
-    #[must_use]
-    pub fn middleware(
-        mut self,
-        middleware: impl Fn(&Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
-    ) -> Self {
-        self.program.hooks.middleware(middleware);
-        self
-    }
-
-    /// Starts the server and returns when all shards accept connections.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing listens then.
-    pub fn start(self) -> Result<Server, StartError> {
-        let settings = Settings::load(&self.flags, self.file.as_deref());
-        let settings = settings.map_err(StartError::Settings)?;
-        let secret = settings
-            .jwt_secret
-            .as_ref()
-            .map(|secret| secret.0.as_bytes());
-        let running = start(&settings, secret, self.program).map_err(StartError::Boot)?;
-        Ok(Server {
-            running: Arc::new(running),
-            settings: Arc::new(settings),
-        })
-    }
-}
+/// How long a publication waits for space in the ring before the caller gets an error, milliseconds.
+const SPACE_TIMEOUT_MS: u64 = 5_000;
+/// How long the token of `dev_token` is valid, seconds.
+const DEV_TOKEN_TTL_S: u64 = 86_400;
 
 /// A running server. Clones are the same server; it runs until [`Server::stop`], even when all
-/// clones are gone.
+/// clones are dropped.
 ///
 /// Handlers may hold a clone and publish with it. What asks shards (`stats`, `connection_info`,
 /// `disconnect`, `send`, `stop`) belongs on another thread: on a shard it would wait for itself, and
 /// panics, which is an error of that handler's message alone.
+///
+/// ```no_run
+/// let server = fanwire::Server::builder().dev().start()?;
+/// server.broadcast("news", "headline", &serde_json::json!({"text": "hello"}))?;
+/// server.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Server {
     running: Arc<Running>,
     settings: Arc<Settings>,
+    outcome: Arc<Mutex<Option<StopOutcome>>>,
 }
 
-/// What there is to know of a session.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ConnectionInfo {
-    /// Its id, unique in the process.
-    pub id: String,
-    /// The id that clients of the monitoring dialect know: `ip:port:unix_ts`.
-    pub connection_id: String,
-    /// The dialect's name.
-    pub dialect: &'static str,
-    /// The user, if it has authenticated.
-    pub user_id: Option<String>,
-    /// The tenant.
-    pub tenant_id: Option<String>,
-    /// Roles.
-    pub roles: Vec<String>,
-    /// The channels it subscribed to, oldest first.
-    pub channels: Vec<String>,
-    /// When it began, seconds since 1970-01-01 UTC.
-    pub connected_at: f64,
-    /// How long it has lasted, seconds.
-    pub uptime: f64,
-    /// Messages counted against its rate limit at the moment.
-    pub rate_used: u32,
-    /// Messages that the limit allows in its window, or at once; `None` = any number.
-    pub rate_max: Option<u32>,
+/// Signals that end the server.
+#[derive(Debug)]
+pub struct SignalWatch<'a> {
+    server: &'a Server,
+    signals: Receiver<i32>,
 }
 
-/// Numbers of the whole server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Stats {
-    /// Whether it takes new sessions.
-    pub running: bool,
-    /// Sessions.
-    pub active_connections: u64,
-    /// Of them, those that have authenticated.
-    pub authenticated_connections: u64,
-    /// Sessions that ever were.
-    pub total_connections: u64,
-    /// Subscriptions that clients asked for.
-    pub total_subscriptions: u64,
-    /// Channels that have such subscriptions.
-    pub unique_channels: u64,
-    /// Of them, properties of the monitoring dialect.
-    pub unique_properties: u64,
-    /// Messages received.
-    pub messages_received: u64,
-    /// Publications delivered.
-    pub messages_sent: u64,
+impl SignalWatch<'_> {
+    /// Waits for SIGTERM or SIGINT, then drains as the settings say; a second signal ends it at once.
+    #[must_use]
+    pub fn run(self) -> StopOutcome {
+        let Server {
+            running, settings, ..
+        } = self.server;
+        let end = || run_until_signal(running, &settings.process, &self.signals);
+        self.server.end(end)
+    }
 }
 
 impl Server {
-    /// A server to be built.
-    #[must_use]
+    pub(super) fn new(running: Running, settings: Settings) -> Self {
+        Self {
+            running: Arc::new(running),
+            settings: Arc::new(settings),
+            outcome: Arc::default(),
+        }
+    }
+
+    /// A server to be configured.
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder();
+    /// # drop(builder);
+    /// ```
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Where it listens.
+    /// Where it listens, in the order of the listeners.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// println!("listening on {}", server.addresses()[0]);
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.running.addresses
     }
 
+    /// The URL of each dialect on each listener.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// for (url, dialect) in server.endpoints() {
+    ///     println!("{url} ({})", dialect.name());
+    /// }
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<(String, DialectId)> {
+        let listeners = self.settings.listeners.iter().zip(self.addresses());
+        let endpoints = listeners.flat_map(|(listener, address)| {
+            let paths = listener.routes.endpoints().into_iter();
+            paths.map(move |(path, dialect)| (format!("ws://{address}{path}"), dialect))
+        });
+        endpoints.collect()
+    }
+
+    /// The core of each shard.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// println!("{} shards", server.shard_cores().len());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn shard_cores(&self) -> &[usize] {
+        &self.running.cores
+    }
+
+    /// Connections that each shard can hold.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// println!("{} connections in each shard", server.connections_per_shard());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn connections_per_shard(&self) -> u32 {
+        self.running.connections_per_shard
+    }
+
+    /// In development mode a token for the user `dev` with the permission `publish`, valid for a day.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().start()?;
+    /// println!("token {}", server.dev_token().unwrap_or_default());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn dev_token(&self) -> Option<String> {
+        let process = &self.settings.process;
+        let secret = process.jwt_secret.as_ref().filter(|_| process.dev)?;
+        let grant = Grant {
+            user: "dev".into(),
+            permissions: vec!["publish".into()],
+            ..Grant::default()
+        };
+        let now = self.running.context().clock.now();
+        issue(&grant, secret.0.as_bytes(), DEV_TOKEN_TTL_S, now).ok()
+    }
+
     /// Publishes to all subscribers of a channel.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was published then. Waits up to five seconds for room in the ring.
+    /// [`PublishError`]; nothing was published then. Waits up to five seconds for space in the ring.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast("news", "headline", &serde_json::json!({"text": "hello"}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast(
         &self,
         channel: &str,
@@ -272,10 +178,17 @@ impl Server {
         self.broadcast_to(channel, BroadcastTarget::All, kind, data)
     }
 
-    /// Publishes to the subscribers of a channel that `target` means.
+    /// Publishes to those subscribers of a channel that match the target.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// use fanwire::BroadcastTarget;
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_to("news", BroadcastTarget::Role("editor"), "draft", &"new draft")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_to(
         &self,
         channel: &str,
@@ -283,7 +196,7 @@ impl Server {
         kind: &str,
         data: &impl Serialize,
     ) -> Result<(), PublishError> {
-        let data = serde_json::to_string(data).map_err(|_| PublishError::Invalid)?;
+        let data = serde_json::to_string(data).map_err(PublishError::Data)?;
         self.publish(&Publication {
             target,
             ..Publication::new(channel, kind, &data)
@@ -294,6 +207,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_to_user("ann", "mail", &serde_json::json!({"unread": 3}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_to_user(
         &self,
         user: &str,
@@ -307,6 +226,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_to_tenant("acme", "maintenance", &"tonight")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_to_tenant(
         &self,
         tenant: &str,
@@ -316,10 +241,16 @@ impl Server {
         self.broadcast(&tenant_channel(tenant), kind, data)
     }
 
-    /// Publishes to all sessions whose token names a role.
+    /// Publishes to all sessions whose token has a role.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_to_role("admin", "alert", &serde_json::json!({"level": 3}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_to_role(
         &self,
         role: &str,
@@ -329,10 +260,16 @@ impl Server {
         self.broadcast(&role_channel(role), kind, data)
     }
 
-    /// Publishes to all sessions whose token grants a permission.
+    /// Publishes to all sessions whose token has a permission.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_to_permission("billing", "invoice", &serde_json::json!({"id": 7}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_to_permission(
         &self,
         permission: &str,
@@ -342,7 +279,7 @@ impl Server {
         self.broadcast(&permission_channel(permission), kind, data)
     }
 
-    /// Publishes, and waits for room if there is none.
+    /// Publishes, and waits for space in the ring if there is none.
     pub(super) fn publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
         let context = self.running.context();
         let began = context.clock.now().monotonic_ms;
@@ -350,8 +287,8 @@ impl Server {
             let now = context.clock.now();
             match context.publisher.publish(publication, now) {
                 // A shard that waited would keep the ring full itself.
-                Err(PublishError::Full)
-                    if !is_shard() && now.monotonic_ms < began + ROOM_TIMEOUT_MS =>
+                Err(PublishError::RingFull)
+                    if !is_shard() && now.monotonic_ms < began + SPACE_TIMEOUT_MS =>
                 {
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -373,17 +310,27 @@ impl Server {
         })
     }
 
-    /// Sends a message to one session; false when there is none.
+    /// Sends a message to one session; false when there is none with that id.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`] when `data` cannot be written as JSON.
+    /// [`PublishError::Data`] when `data` cannot be written as JSON.
+    ///
+    /// # Panics
+    /// In a handler.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// # let id: fanwire::SessionId = "0000000000000000".parse().unwrap();
+    /// let was_sent = server.send(id, "report", &serde_json::json!({"ready": true}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send(
         &self,
         id: SessionId,
         kind: &str,
         data: &impl Serialize,
     ) -> Result<bool, PublishError> {
-        let data = serde_json::to_string(data).map_err(|_| PublishError::Invalid)?;
+        let data = serde_json::to_string(data).map_err(PublishError::Data)?;
         let kind = kind.to_owned();
         let is_there = self.running.ask_shard(id.shard, move |shard, now| {
             let is_there = shard.describe(id.connection, now).is_some();
@@ -393,24 +340,31 @@ impl Server {
         Ok(is_there.unwrap_or(false))
     }
 
-    /// Numbers of the whole server.
+    /// Counts of the whole server.
+    ///
+    /// # Panics
+    /// In a handler.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// println!("{} sessions", server.stats().active_connections);
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         let names = self.running.ask_shards(|shard, _| {
             let names = shard.channels("").map(str::to_owned);
             names.collect::<Vec<_>>()
         });
-        let names: std::collections::HashSet<_> = names.into_iter().flatten().collect();
-        let properties = names.iter().filter(|name| name.starts_with("prop:"));
+        let names: HashSet<_> = names.into_iter().flatten().collect();
+        let properties = names
+            .iter()
+            .filter(|name| monitoring::property_of(name).is_some());
         let context = self.running.context();
         let counters = &context.counters;
-        let sum = |pick: fn(&crate::base::ShardCounters) -> u64| {
-            counters.iter().map(|shard| pick(shard)).sum()
-        };
+        let sum = |pick: fn(&ShardCounters) -> u64| counters.iter().map(|shard| pick(shard)).sum();
         Stats {
-            running: !context
-                .is_draining
-                .load(std::sync::atomic::Ordering::Relaxed),
+            running: !context.is_draining.load(Ordering::Relaxed),
             active_connections: context.process_counts.sessions_total(),
             authenticated_connections: sum(|shard| shard.authenticated.value()),
             total_connections: context.process_counts.sessions_opened(),
@@ -423,38 +377,73 @@ impl Server {
     }
 
     /// Sessions of one dialect.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// let count = server.session_count(fanwire::DialectId::Gateway);
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
     #[must_use]
     pub fn session_count(&self, dialect: DialectId) -> u64 {
         self.running.context().process_counts.sessions(dialect)
     }
 
     /// All metrics in the Prometheus text format.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// println!("{}", server.prometheus_metrics());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
     #[must_use]
     pub fn prometheus_metrics(&self) -> String {
         let text = self.running.context().metrics.text();
         text.unwrap_or_default()
     }
 
-    /// The server's health: of itself, its sessions, and what joins it to other nodes.
+    /// The health of the server and its components, as `GET /health` answers.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// assert_eq!(server.health()["status"], "healthy");
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
     #[must_use]
     pub fn health(&self) -> serde_json::Value {
         self.running.context().health()
     }
 
-    /// What there is to know of a session, by its id or by the one that monitoring clients know.
+    /// A session by its id, or by the id that monitoring clients know.
+    ///
+    /// # Panics
+    /// In a handler.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// if let Some(info) = server.connection_info("127.0.0.1:50000:1700000000.000") {
+    ///     println!("{:?} is in {:?}", info.user_id, info.channels);
+    /// }
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
     #[must_use]
     pub fn connection_info(&self, id: &str) -> Option<ConnectionInfo> {
         self.find(id, |shard, connection, now| {
-            let (rate_used, rate_max) = shard.rate_status(connection, now)?;
-            shard.describe(connection, now).map(|view| ConnectionInfo {
-                rate_used,
-                rate_max,
-                ..info(&view)
-            })
+            let rate = shard.rate_status(connection, now)?;
+            let view = shard.describe(connection, now)?;
+            Some(ConnectionInfo::new(&view, rate))
         })
     }
 
-    /// Closes a session; false when there is none with that id.
+    /// Closes a session (1000); false when there is none with that id.
+    ///
+    /// # Panics
+    /// In a handler.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// let was_there = server.disconnect("127.0.0.1:50000:1700000000.000");
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
     #[must_use]
     pub fn disconnect(&self, id: &str) -> bool {
         let closed = self.find(id, |shard, connection, now| {
@@ -467,7 +456,7 @@ impl Server {
     fn find<T: Send + 'static>(
         &self,
         id: &str,
-        look: impl Fn(&mut Shard, crate::base::ConnectionId, Now) -> Option<T> + Clone + Send + 'static,
+        look: impl Fn(&mut Shard, ConnectionId, Now) -> Option<T> + Clone + Send + 'static,
     ) -> Option<T> {
         if let Ok(id) = id.parse::<SessionId>() {
             let found = self
@@ -480,52 +469,72 @@ impl Server {
             let mut sessions = shard.sessions().into_iter();
             let connection = sessions.find(|connection| {
                 let view = shard.describe(*connection, now);
-                view.is_some_and(|view| view.connection_id() == wanted)
+                view.is_some_and(|view| monitoring::connection_id(&view) == wanted)
             })?;
             look(shard, connection, now)
         });
         found.into_iter().flatten().next()
     }
 
-    /// Tells all sessions that the server goes away, closes them with 1001, and returns when the
-    /// last is gone or the time for draining is over.
+    /// Closes all sessions with 1001 and returns when the last is gone, or `drain_close_timeout` is
+    /// over. A second call returns what the first one did. Publishing is an error from then on.
     ///
     /// # Panics
     /// In a handler.
-    pub fn stop(&self) -> Ended {
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().start()?;
+    /// assert_eq!(server.stop(), fanwire::StopOutcome::Drained);
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn stop(&self) -> StopOutcome {
         assert!(
             !is_shard(),
             "a handler cannot wait for the end of its shard"
         );
-        let timeout = self.settings.drain_close_timeout;
-        drain(&self.running, Duration::ZERO, timeout, &never())
+        let timeout = self.settings.process.drain_close_timeout;
+        self.end(|| drain(&self.running, Duration::ZERO, timeout, &never()))
     }
 
     /// Runs until SIGTERM or SIGINT, then drains as the settings say; a second signal ends it at
     /// once.
     ///
     /// # Errors
-    /// What the kernel says when signals cannot be watched.
-    pub fn run_until_signal(&self) -> io::Result<Ended> {
-        let signals = watch_signals()?;
-        Ok(run_until_signal(&self.running, &self.settings, &signals))
+    /// When the kernel refuses to watch signals.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().from_env().start()?;
+    /// server.run_until_signal()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn run_until_signal(&self) -> io::Result<StopOutcome> {
+        Ok(self.watch_signals()?.run())
     }
-}
 
-fn info(view: &SessionView<'_>) -> ConnectionInfo {
-    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let roles = view.identity.map_or(&[][..], |identity| &identity.roles);
-    ConnectionInfo {
-        id: view.id.to_string(),
-        connection_id: view.connection_id(),
-        dialect: view.dialect.name(),
-        user_id: view.identity.map(|identity| identity.user.to_string()),
-        tenant_id: view.tenant.map(str::to_owned),
-        roles: roles.iter().map(|role| role.to_string()).collect(),
-        channels: owned(&view.channels),
-        connected_at: Duration::from_millis(view.connected_unix_ms).as_secs_f64(),
-        uptime: Duration::from_millis(view.uptime_ms).as_secs_f64(),
-        rate_used: 0,
-        rate_max: None,
+    /// Takes over SIGTERM and SIGINT from now on, which would kill the process before; then
+    /// [`SignalWatch::run`] waits for them.
+    ///
+    /// # Errors
+    /// When the kernel refuses to watch signals.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().from_env().start()?;
+    /// let signals = server.watch_signals()?;
+    /// println!("ready");
+    /// signals.run();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn watch_signals(&self) -> io::Result<SignalWatch<'_>> {
+        Ok(SignalWatch {
+            server: self,
+            signals: watch_signals()?,
+        })
+    }
+
+    fn end(&self, end: impl FnOnce() -> StopOutcome) -> StopOutcome {
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = outcome.get_or_insert_with(end);
+        self.running.context().publisher.stop();
+        outcome.clone()
     }
 }

@@ -24,7 +24,7 @@ impl std::error::Error for KernelError {}
 ///
 /// # Errors
 /// [`KernelError`] names what is missing and the remedy.
-pub fn probe() -> Result<(), KernelError> {
+pub(super) fn probe() -> Result<(), KernelError> {
     let ring: IoUring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -53,7 +53,7 @@ pub fn probe() -> Result<(), KernelError> {
 
 /// What a failed set-up of a shard's wire ring means.
 #[must_use]
-pub fn explain(error: &SetupError) -> KernelError {
+pub(super) fn explain(error: &SetupError) -> KernelError {
     match error {
         SetupError::Ring(error) => explain_setup(error),
         SetupError::FileTable(error) => KernelError {
@@ -106,7 +106,7 @@ fn explain_setup(error: &io::Error) -> KernelError {
 
 /// Raises the limit of open files to the hard limit and returns it.
 #[must_use]
-pub fn raise_files_limit() -> u32 {
+pub(super) fn raise_files_limit() -> u32 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,

@@ -1,15 +1,20 @@
-//! Boot and shutdown: settings to running shards, signals to a drain.
+//! Start and shutdown: settings to running shards, signals to a drain. `Server` is the library's handle.
 
-pub mod boot;
-pub mod broadcasts;
-pub mod cores;
-pub mod handle;
-pub mod kernel_probe;
-pub mod run;
-pub mod services;
-pub mod shard_thread;
+mod boot;
+mod broadcasts;
+mod builder;
+mod cores;
+mod error;
+mod handle;
+mod info;
+mod kernel_probe;
+mod run;
+mod services;
+mod shard_thread;
 
-pub use boot::{BootError, ProgramHooks, Running, start};
-pub use broadcasts::Stream;
-pub use handle::{Builder, ConnectionInfo, Server, StartError, Stats};
-pub use run::{Ended, run_until_signal, watch_signals};
+pub use builder::{Builder, Configured};
+pub use error::StartError;
+pub use handle::{Server, SignalWatch};
+pub use info::{ConnectionInfo, Stats};
+pub use kernel_probe::KernelError;
+pub use run::StopOutcome;

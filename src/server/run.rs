@@ -2,8 +2,8 @@
 
 use super::boot::Running;
 use super::shard_thread::Report;
-use crate::config::Settings;
-use crossbeam_channel::{Receiver, after, select, tick, unbounded};
+use crate::config::ProcessSettings;
+use crossbeam_channel::{Receiver, RecvError, after, select, tick, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -12,9 +12,10 @@ use std::time::Duration;
 /// How often sessions are closed while the server waits for them.
 const PACE: Duration = Duration::from_millis(100);
 
-/// How a run ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+/// How a server ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopOutcome {
     /// All sessions were closed.
     Drained,
     /// The time for draining was over with sessions left.
@@ -29,7 +30,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// What the kernel says when signals cannot be watched.
-pub fn watch_signals() -> io::Result<Receiver<i32>> {
+pub(super) fn watch_signals() -> io::Result<Receiver<i32>> {
     let (signal_sender, signals) = unbounded();
     let mut watched = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
@@ -46,14 +47,18 @@ pub fn watch_signals() -> io::Result<Receiver<i32>> {
 
 /// Runs until one of `signals` comes, then drains; a second one ends it at once.
 #[must_use]
-pub fn run_until_signal(running: &Running, settings: &Settings, signals: &Receiver<i32>) -> Ended {
+pub(super) fn run_until_signal(
+    running: &Running,
+    settings: &ProcessSettings,
+    signals: &Receiver<i32>,
+) -> StopOutcome {
     select! {
         recv(signals) -> signal => {
             let signal = signal.unwrap_or_default();
-            let Settings { drain_grace_period, drain_close_timeout, .. } = settings;
+            let ProcessSettings { drain_grace_period, drain_close_timeout, .. } = settings;
             tracing::info!(signal, ?drain_grace_period, ?drain_close_timeout, "draining");
         }
-        recv(running.reports()) -> report => return Ended::Failed(format!("{report:?}")),
+        recv(running.reports()) -> report => return StopOutcome::Failed(describe(report)),
     }
     drain(
         running,
@@ -71,7 +76,7 @@ pub(super) fn drain(
     wait: Duration,
     timeout: Duration,
     force: &Receiver<i32>,
-) -> Ended {
+) -> StopOutcome {
     if let Some(ended) = wait_for_sessions(running, wait, force) {
         return ended;
     }
@@ -80,22 +85,26 @@ pub(super) fn drain(
     let mut left = running.cores.len();
     loop {
         select! {
-            recv(force) -> _ => return Ended::Forced,
+            recv(force) -> _ => return StopOutcome::Forced,
             recv(running.reports()) -> report => match report {
                 Ok(Report::Stopped) => {
                     left -= 1;
                     if left == 0 {
-                        return Ended::Drained;
+                        return StopOutcome::Drained;
                     }
                 }
-                report => return Ended::Failed(format!("{report:?}")),
+                report => return StopOutcome::Failed(describe(report)),
             },
-            recv(deadline) -> _ => return Ended::TimedOut,
+            recv(deadline) -> _ => return StopOutcome::TimedOut,
         }
     }
 }
 
-fn wait_for_sessions(running: &Running, wait: Duration, force: &Receiver<i32>) -> Option<Ended> {
+fn wait_for_sessions(
+    running: &Running,
+    wait: Duration,
+    force: &Receiver<i32>,
+) -> Option<StopOutcome> {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     running.go_away(wait_ms);
     let context = running.context();
@@ -116,11 +125,19 @@ fn wait_for_sessions(running: &Running, wait: Duration, force: &Receiver<i32>) -
             running.close_some(excess);
         }
         select! {
-            recv(force) -> _ => return Some(Ended::Forced),
+            recv(force) -> _ => return Some(StopOutcome::Forced),
             recv(running.reports()) -> report => {
-                return Some(Ended::Failed(format!("{report:?}")));
+                return Some(StopOutcome::Failed(describe(report)));
             }
             recv(ticks) -> _ => {}
         }
+    }
+}
+
+/// What a shard reported instead of going on.
+pub(super) fn describe(report: Result<Report, RecvError>) -> String {
+    match report {
+        Ok(report) => report.to_string(),
+        Err(_) => "all shards ended without a report".to_owned(),
     }
 }

@@ -1,9 +1,11 @@
 //! What the server does by itself now and then, on a thread that is no shard.
 
-use crate::base::ProcessCounts;
+use crate::base::channel_names::dialect_channel;
 use crate::base::now::Clock;
+use crate::base::{DialectId, ProcessCounts};
 use crate::broker::{Publication, Quotas};
 use crate::dialect::assist::{notices, rooms};
+use crate::dialect::notifications::{DEFAULT_KIND, notification};
 use crate::observe::host_sampler::HostSampler;
 use crate::shard::Publisher;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -12,9 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Channels whose subscribers must be counted to the last one: nothing is measured for nobody.
-pub(super) const WATCHED_CHANNELS: [&str; 2] = [rooms::SYSTEM_MONITORING, NOTIFIED_CHANNEL];
+pub(super) fn tracked_channels() -> [String; 2] {
+    [rooms::SYSTEM_MONITORING.to_owned(), notified_channel()]
+}
+
 /// Where periodic notifications go: to the sessions of one dialect.
-const NOTIFIED_CHANNEL: &str = "dialect:notifications";
+fn notified_channel() -> String {
+    dialect_channel(DialectId::Notifications)
+}
+
 /// Longest time between two looks at what is due, milliseconds.
 const TICK_MS: u64 = 200;
 /// How soon a publication that found the ring full is tried again, milliseconds.
@@ -28,7 +36,7 @@ pub(super) struct Periods {
     /// The host's metrics to those who subscribed to them.
     pub(super) host_metrics_ms: u64,
     /// Forgetting what users used who left.
-    pub(super) cleanup_ms: u64,
+    pub(super) quota_sweep_ms: u64,
 }
 
 /// What the services need.
@@ -94,8 +102,9 @@ struct ServiceLoop {
     host: HostSampler,
     notification: Schedule,
     host_metrics: Schedule,
-    cleanup: Schedule,
+    quota_sweep: Schedule,
     notification_count: u64,
+    notified_channel: String,
 }
 
 impl ServiceLoop {
@@ -106,8 +115,9 @@ impl ServiceLoop {
             host: HostSampler::default(),
             notification: Schedule::new(periods.notification_ms, now_ms),
             host_metrics: Schedule::new(periods.host_metrics_ms, now_ms),
-            cleanup: Schedule::new(periods.cleanup_ms, now_ms),
+            quota_sweep: Schedule::new(periods.quota_sweep_ms, now_ms),
             notification_count: 0,
+            notified_channel: notified_channel(),
             parts,
         }
     }
@@ -135,7 +145,7 @@ impl ServiceLoop {
     /// Until something is due, but no longer than a tick.
     fn next_ms(&self) -> u64 {
         let now_ms = self.parts.clock.now().monotonic_ms;
-        let schedules = [self.notification, self.host_metrics, self.cleanup];
+        let schedules = [self.notification, self.host_metrics, self.quota_sweep];
         let schedules = schedules.iter().filter(|schedule| schedule.period_ms > 0);
         let left = schedules.map(|schedule| schedule.due_ms.saturating_sub(now_ms));
         left.fold(TICK_MS, u64::min)
@@ -143,14 +153,17 @@ impl ServiceLoop {
 
     fn act(&mut self) {
         let now = self.parts.clock.now();
-        let has_listeners = |channel| self.parts.process_counts.subscriptions_of(channel) > 0;
-        if self.notification.is_due(now.monotonic_ms) && has_listeners(NOTIFIED_CHANNEL) {
+        let has_listeners = |channel: &str| self.parts.process_counts.subscriptions_of(channel) > 0;
+        if self.notification.is_due(now.monotonic_ms) && has_listeners(&self.notified_channel) {
             self.notification_count += 1;
-            let data = format!(
-                "{{\"message\":\"Periodic notification {0}\",\"data\":{{\"sequence\":{0}}}}}",
-                self.notification_count
-            );
-            self.publish(&Publication::new(NOTIFIED_CHANNEL, "notification", &data));
+            let count = self.notification_count;
+            let data = format!("{{\"sequence\":{count}}}");
+            let data = notification(&format!("Periodic notification {count}"), Some(&data));
+            self.publish(&Publication::new(
+                &self.notified_channel,
+                DEFAULT_KIND,
+                &data,
+            ));
         }
         if self.host_metrics.is_due(now.monotonic_ms) {
             if has_listeners(rooms::SYSTEM_MONITORING) {
@@ -165,7 +178,7 @@ impl ServiceLoop {
                 self.host.release();
             }
         }
-        if self.cleanup.is_due(now.monotonic_ms) {
+        if self.quota_sweep.is_due(now.monotonic_ms) {
             self.parts.quotas.sweep(now);
         }
     }

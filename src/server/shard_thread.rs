@@ -41,7 +41,7 @@ pub(super) struct ShardThread {
 
 /// What a shard's thread tells the main thread.
 #[derive(Debug)]
-pub enum Report {
+pub(super) enum Report {
     /// It accepts connections.
     Ready,
     /// The kernel rejected its wire ring.
@@ -50,6 +50,17 @@ pub enum Report {
     Stopped,
     /// Its ring failed.
     Failed(io::Error),
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ready => formatter.write_str("a shard reported readiness twice"),
+            Self::Rejected(error) => write!(formatter, "the kernel refused a shard: {error:?}"),
+            Self::Stopped => formatter.write_str("a shard stopped unexpectedly"),
+            Self::Failed(error) => write!(formatter, "a shard failed: {error}"),
+        }
+    }
 }
 
 /// Starts the thread; it reports on its own.

@@ -1,7 +1,8 @@
 //! One connection of a shard.
 
 use super::send_queue::SendQueue;
-use crate::base::counters::{CloseReason, Label, ProtocolError};
+use crate::base::counters::{CloseReason, ProtocolError};
+use crate::base::label::Label;
 use crate::base::{ConnectionId, DialectId};
 use crate::ws::close::{self, PeerClose};
 use crate::ws::{CloseCode, Decoder, Opcode, frame};

@@ -49,7 +49,7 @@ impl ConnectionTable {
             publication_writer,
             actions: Vec::new(),
             send_queue_bytes_max: policy.send_queue_bytes_max,
-            close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout_ms),
+            close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout.0),
             wheel: TimerWheel::new(now.monotonic_ms),
             ready_queue: ReadyQueue::default(),
             ended: Vec::new(),

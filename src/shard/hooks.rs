@@ -255,6 +255,11 @@ impl Hooks {
         self.middleware.push(Box::new(middleware));
     }
 
+    /// The types of messages that handlers are for.
+    pub fn message_kinds(&self) -> impl Iterator<Item = &str> {
+        self.messages.keys().map(|kind| &**kind)
+    }
+
     pub(super) fn has_middleware(&self) -> bool {
         !self.middleware.is_empty()
     }

@@ -7,7 +7,7 @@ use crate::base::counters::ProtocolError;
 use crate::base::limits::JSON_BYTES_KEPT;
 use crate::base::{ConnectionId, FrameRun, Now};
 use crate::broker::Command;
-use crate::dialect::{self, Dialect};
+use crate::dialect::{self, Decoded, Dialect};
 use crate::json::Object;
 use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
 
@@ -155,11 +155,11 @@ impl Shard {
             }
         }
         match dialect.decode(object, scratch) {
-            Ok(Command::Custom { kind, data }) => {
+            Ok(Decoded::Custom { kind, data }) => {
                 self.step(id, Command::Activity, now);
                 self.call_handler(id, Message { kind, data }, now);
             }
-            Ok(command) => self.step(id, command, now),
+            Ok(Decoded::Command(command)) => self.step(id, command, now),
             Err(rejection) => self.step(id, Command::Malformed(rejection), now),
         }
     }

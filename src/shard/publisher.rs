@@ -1,39 +1,59 @@
 //! The way into the ring for threads that are no shards.
 
 use super::publication_writer::PublicationWriter;
-use crate::base::limits::SHARDS_MAX;
+use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX};
 use crate::base::{Now, ProcessCounts, ShardCounters};
 use crate::broker::Publication;
 use fanwire_ring::Ring;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Publishes from any thread.
 pub struct Publisher {
     publication_writer: Mutex<PublicationWriter>,
     counters: Arc<ShardCounters>,
+    is_stopped: AtomicBool,
     wake: Box<dyn Fn(u32) + Send + Sync>,
 }
 
-/// Why a publication was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a publication was not accepted.
+#[derive(Debug)]
+#[non_exhaustive]
 pub enum PublishError {
-    /// The ring has no room: the shards have much to deliver. Try again in a moment.
-    Full,
-    /// The channel's or the type's name is empty or too long, or the data is no JSON.
-    Invalid,
+    /// The ring has no space: the shards have much to deliver. Try again in a moment.
+    RingFull,
+    /// The name of the channel or the type is empty, too long, or has control characters.
+    Name,
+    /// The data cannot be written as JSON.
+    Data(serde_json::Error),
+    /// The server has stopped.
+    Stopped,
 }
 
 impl fmt::Display for PublishError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Full => "the ring has no room for the publication now",
-            Self::Invalid => "the names must have 1 to 256 (channel) and 128 (type) bytes",
-        })
+        match self {
+            Self::RingFull => formatter.write_str("the ring has no space for the publication"),
+            Self::Name => write!(
+                formatter,
+                "expected a channel of 1 to {CHANNEL_BYTES_MAX} bytes and a type of 1 to \
+                 {KIND_BYTES_MAX} bytes, without control characters"
+            ),
+            Self::Data(error) => write!(formatter, "data cannot be written as JSON: {error}"),
+            Self::Stopped => formatter.write_str("the server has stopped"),
+        }
     }
 }
 
-impl std::error::Error for PublishError {}
+impl std::error::Error for PublishError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Data(error) => Some(error),
+            Self::RingFull | Self::Name | Self::Stopped => None,
+        }
+    }
+}
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +80,7 @@ impl Publisher {
                 Arc::clone(&counters),
             )),
             counters,
+            is_stopped: AtomicBool::new(false),
             wake: Box::new(wake),
         }
     }
@@ -69,8 +90,12 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]; nothing was published then.
     pub fn publish(&self, publication: &Publication<'_>, now: Now) -> Result<(), PublishError> {
+        // Relaxed: whoever stops the server and publishes afterwards orders the two itself.
+        if self.is_stopped.load(Ordering::Relaxed) {
+            return Err(PublishError::Stopped);
+        }
         if !publication.is_valid() {
-            return Err(PublishError::Invalid);
+            return Err(PublishError::Name);
         }
         // A panic while the lock was held would leave a record unwritten, never half of one.
         let mut publication_writer = self
@@ -80,12 +105,18 @@ impl Publisher {
         publication_writer.retry();
         if publication_writer.is_congested() {
             publication_writer.wake_peers(&self.wake);
-            return Err(PublishError::Full);
+            return Err(PublishError::RingFull);
         }
         self.counters.publications.add(1);
         publication_writer.publish(publication, now.unix_ms);
         publication_writer.wake_peers(&self.wake);
         Ok(())
+    }
+
+    /// Accepts no more publications.
+    pub fn stop(&self) {
+        // Relaxed: see `publish`.
+        self.is_stopped.store(true, Ordering::Relaxed);
     }
 
     /// Writes what found the ring full, as far as there is room now; whether all is written.

@@ -2,7 +2,6 @@
 
 use crate::harness::{Client, Frame, Raw, Server};
 use async_tungstenite::tungstenite::Message;
-use fanwire::config::Flags;
 
 #[test]
 fn a_publication_is_encoded_once_and_reaches_subscribers_of_all_shards() {
@@ -73,13 +72,7 @@ fn a_message_larger_than_a_record_of_the_ring_arrives_whole() {
 
 #[test]
 fn one_connection_too_many_is_told_to_try_later() {
-    let server = Server::with(|flags| {
-        *flags = Flags {
-            dev: true,
-            connections_max: Some(2),
-            ..flags.clone()
-        }
-    });
+    let server = Server::with(|builder| builder.dev().set("connections_max", 2));
     let first = Client::subscribed(server.address, "news");
     let second = Client::subscribed(server.address, "news");
     let mut third = Raw::open(server.address, "/ws", "");

@@ -6,8 +6,7 @@ use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::Message;
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
-use fanwire::config::{Flags, Listener, Routes, Secret, Settings, ShardCount};
-use fanwire::server::{Builder, ProgramHooks, Running, start};
+use fanwire::{Builder, DialectId, Listener, ShardCount};
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -21,59 +20,49 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// A server that drains when dropped.
 pub(crate) struct Server {
-    running: Running,
+    server: fanwire::Server,
     pub(crate) address: SocketAddr,
 }
 
 impl Server {
-    /// A server of two shards with open doors.
+    /// A server of two shards in development mode.
     pub(crate) fn dev() -> Self {
-        Self::with(|flags| flags.dev = true)
+        Self::with(Builder::dev)
     }
 
-    /// A server of two shards that wants tokens.
+    /// A server of two shards that requires tokens.
     pub(crate) fn secured() -> Self {
-        Self::with(|_| {})
+        Self::with(|builder| builder)
     }
 
-    pub(crate) fn with(change: impl FnOnce(&mut Flags)) -> Self {
-        let mut flags = Flags {
-            listen: Some(([127, 0, 0, 1], 0).into()),
-            shards: Some(ShardCount::Fixed(2)),
-            jwt_secret: Some(Secret(SECRET.into())),
-            ..Flags::default()
-        };
-        change(&mut flags);
-        let settings = Settings::load(&flags, None).unwrap();
-        Self::of(&settings)
+    pub(crate) fn with(change: impl FnOnce(Builder) -> Builder) -> Self {
+        let builder = fanwire::Server::builder()
+            .listen(([127, 0, 0, 1], 0).into())
+            .shards(ShardCount::Fixed(2))
+            .jwt_secret(SECRET);
+        Self::of(change(builder))
     }
 
-    /// A server with a development server's settings, on these listeners.
-    pub(crate) fn listening(routes: impl IntoIterator<Item = Routes>) -> Self {
-        let flags = Flags {
-            dev: true,
-            shards: Some(ShardCount::Fixed(2)),
-            ..Flags::default()
-        };
-        let mut settings = Settings::load(&flags, None).unwrap();
-        let routes = routes.into_iter();
-        let listeners = routes.map(|routes| Listener {
-            address: ([127, 0, 0, 1], 0).into(),
-            routes,
+    /// A server in development mode with a listener for each of these dialects, or one for all.
+    pub(crate) fn listening(dialects: impl IntoIterator<Item = Option<DialectId>>) -> Self {
+        let address = ([127, 0, 0, 1], 0).into();
+        let listeners = dialects.into_iter().map(|dialect| match dialect {
+            Some(dialect) => Listener::of(dialect, address),
+            None => Listener::by_path(address),
         });
-        settings.listeners = listeners.collect();
-        Self::of(&settings)
+        let builder = fanwire::Server::builder().dev().jwt_secret(SECRET);
+        Self::of(builder.shards(ShardCount::Fixed(2)).listeners(listeners))
     }
 
-    fn of(settings: &Settings) -> Self {
-        let running = start(settings, Some(SECRET.as_bytes()), ProgramHooks::default()).unwrap();
-        let address = running.addresses[0];
-        Self { running, address }
+    fn of(builder: Builder) -> Self {
+        let server = builder.start().unwrap();
+        let address = server.addresses()[0];
+        Self { server, address }
     }
 
     /// The address of the listener of that index.
     pub(crate) fn address_of(&self, listener: usize) -> SocketAddr {
-        self.running.addresses[listener]
+        self.server.addresses()[listener]
     }
 
     /// The sum of a metric's series over shards; `series` is its name with labels up to the shard's.
@@ -103,14 +92,16 @@ impl Server {
         panic!("{series} is {value}, not {expected}");
     }
 
+    /// Stops the server without waiting for its sessions.
     pub(crate) fn drain(&self) {
-        self.running.drain();
+        let server = self.server.clone();
+        std::thread::spawn(move || server.stop());
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.running.drain();
+        self.drain();
     }
 }
 
@@ -192,7 +183,7 @@ impl Raw {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
-    fn insert_subscription_id(&mut self) -> bool {
+    fn fill(&mut self) -> bool {
         let mut bytes = [0; 16_384];
         match self.socket.read(&mut bytes) {
             Ok(0) => false,
@@ -217,10 +208,7 @@ impl Raw {
                 let head = self.received.drain(..end + 4).collect();
                 return String::from_utf8(head).unwrap();
             }
-            assert!(
-                self.insert_subscription_id(),
-                "the server ended before the head did"
-            );
+            assert!(self.fill(), "the server ended before the head did");
         }
     }
 
@@ -240,7 +228,7 @@ impl Raw {
             if let Some(frame) = self.parse() {
                 return frame;
             }
-            if !self.insert_subscription_id() {
+            if !self.fill() {
                 return Frame::End;
             }
         }

@@ -1,13 +1,12 @@
 //! Several listeners in one process: what is spoken where.
 
 use crate::harness::{Client, Raw, Server, http_get, upgrade_request};
-use fanwire::base::DialectId;
-use fanwire::config::Routes;
+use fanwire::DialectId;
 
 #[test]
 fn listeners_with_different_profiles_share_one_process() {
     let profiles = [DialectId::Monitoring, DialectId::Gateway];
-    let server = Server::listening(profiles.map(Routes::of));
+    let server = Server::listening(profiles.map(Some));
     let [first, second] = [0, 1].map(|listener| server.address_of(listener));
     let mut monitoring = Client::open(first, "/");
     assert!(monitoring.receive().contains("WELCOME"));
@@ -23,7 +22,7 @@ fn listeners_with_different_profiles_share_one_process() {
 
 #[test]
 fn a_profile_listener_answers_404_to_other_dialects() {
-    let server = Server::listening([Routes::of(DialectId::Monitoring), Routes::ByPath]);
+    let server = Server::listening([Some(DialectId::Monitoring), None]);
     let check = |listener: usize, path: &str, headers: &str, expected: &str| {
         let mut raw = Raw::connect(server.address_of(listener));
         raw.write(upgrade_request(path, headers).as_bytes());
@@ -46,7 +45,7 @@ fn a_profile_listener_answers_404_to_other_dialects() {
 
 #[test]
 fn a_drain_ends_every_listener() {
-    let server = Server::listening([Routes::ByPath, Routes::ByPath]);
+    let server = Server::listening([None, None]);
     let mut sessions = [0, 1].map(|listener| Raw::open(server.address_of(listener), "/ws", ""));
     server.drain();
     for session in &mut sessions {

@@ -1,8 +1,8 @@
 //! Does `POST /notify` tell everyone, and whom does it reject?
 
 use crate::harness::{Client, configured, http, http_get};
+use fanwire::Builder;
 use fanwire::DialectId;
-use fanwire::server::Builder;
 use std::net::SocketAddr;
 
 fn notify(address: SocketAddr, headers: &str, body: &str) -> (u16, String) {

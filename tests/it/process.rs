@@ -246,7 +246,7 @@ fn the_config_command_prints_what_serve_would_use() {
     assert_eq!(failed.status.code(), Some(2));
     let said = String::from_utf8(failed.stderr).unwrap();
     assert!(
-        said.contains("drain_grace_period = \"5\" (--drain-grace-period)"),
+        said.contains("invalid value \"5\" for `drain_grace_period` (--drain-grace-period)"),
         "{said}"
     );
 }
@@ -268,7 +268,7 @@ fn a_file_and_a_dotenv_file_make_listeners_of_two_profiles() {
         .current_dir(&directory.path);
     let process = Process::of(command, "shard 0");
     let addresses: Vec<SocketAddr> = process.said[0]
-        .split_once("listens on ")
+        .split_once("listening on ")
         .map(|(_, addresses)| addresses.split(", "))
         .unwrap()
         .map(|address| address.parse().unwrap())

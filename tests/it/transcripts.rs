@@ -26,9 +26,9 @@
 
 use crate::harness::{Frame, Raw, SECRET, frame_bytes, http, upgrade_request};
 use fanwire::Server;
+use fanwire::ShardCount;
 use fanwire::auth::Verifier;
 use fanwire::base::now::Clock;
-use fanwire::config::ShardCount;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! What is rejected, and what an operator is told.
 
-use super::{SECRET, TestSources, profile, secured, with_variables};
-use crate::config::{Flags, Notice, Secret, SettingsError};
+use super::{SECRET, TestSources, profile, secured, with, with_variables};
+use crate::config::{Notice, SettingsError};
 
 #[test]
 fn errors_name_the_key_its_value_its_source_and_the_rule() {
@@ -21,61 +21,71 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     };
     of_file(
         "shardz = 2",
-        &["shardz", "file f.toml", "did you mean shards?"],
+        &["shardz", "f.toml:", "did you mean `shards`?"],
     );
-    of_file("[gateway]\nping = 2", &["gateway.ping", "no such setting"]);
-    of_file("[gatewai]\nping = 2", &["gatewai", "file f.toml"]);
+    of_file("[gateway]\nping = 2", &["gateway.ping", "unknown setting"]);
+    of_file("[gatewai]\nping = 2", &["gatewai", "f.toml:"]);
     of_file(
         "listen = \"here\"",
-        &["listen = \"here\"", "f.toml", "an address and a port"],
+        &[
+            "value \"here\" for `listen`",
+            "f.toml",
+            "an address and a port",
+        ],
     );
     of_file("listen = \"::1:80\"", &["listen", "[::1]"]);
-    of_file("shards = 0", &["shards = 0", "`auto` or a number from 1"]);
-    of_file("ring_bytes = 5000", &["ring_bytes = 5000", "power of two"]);
+    of_file(
+        "shards = 0",
+        &["value 0 for `shards`", "`auto` or a whole number from 1"],
+    );
+    of_file(
+        "ring_bytes = 5000",
+        &["value 5000 for `ring_bytes`", "power of two"],
+    );
     of_file(
         "send_queue_bytes_max = \"1 kB\"",
         &["send_queue_bytes_max", "4 KiB"],
     );
     of_file(
         "drain_close_timeout = 30",
-        &["drain_close_timeout = 30", "a time with its unit"],
+        &["value 30 for `drain_close_timeout`", "a time with its unit"],
     );
     of_file(
         "log_rotation = \"1 day\"",
-        &["log_rotation = \"1 day\"", "bytes"],
+        &["value \"1 day\" for `log_rotation`", "bytes"],
     );
     of_file(
         "log_file = \"a\"\nlog_error_file = \"a\"",
-        &["log_error_file = \"a\"", "another file"],
+        &["value \"a\" for `log_error_file`", "another file"],
     );
     of_file("path = \"/x\"", &["path", "a profile beside it"]);
     of_file(
         "profile = \"chat\"",
-        &["profile = \"chat\"", "gateway, monitoring"],
+        &["value \"chat\" for `profile`", "gateway, monitoring"],
     );
     of_file(
         "redis_url = \"redis://u:p@h\"",
-        &["redis_url = (secret)", "not in this version"],
+        &["value (secret) for `redis_url`", "not in this version"],
     );
     of_file(
         "jwt_algorithm = \"RS256\"",
-        &["jwt_algorithm = \"RS256\"", "HS256"],
+        &["value \"RS256\" for `jwt_algorithm`", "HS256"],
     );
     of_file(
         "notify_api_key = 5",
-        &["notify_api_key = (secret)", "f.toml", "a text"],
+        &["value (secret) for `notify_api_key`", "f.toml", "a text"],
     );
     of_file(
         "[analytics]\npong_timeout = \"0s\"",
-        &["analytics.pong_timeout", "over 0"],
+        &["analytics.pong_timeout", "longer than 0s"],
     );
     of_file(
         "[assist]\nmessage_bytes_max = 3",
-        &["assist.message_bytes_max = 3", "1 KiB"],
+        &["value 3 for `assist.message_bytes_max`", "1 KiB"],
     );
     of_file(
         "[assist]\nrate_limit = \"some\"",
-        &["assist.rate_limit = \"some\"", "\"off\""],
+        &["value \"some\" for `assist.rate_limit`", "\"off\""],
     );
     of_file(
         "[gateway]\nrate_limit = { messages = 0 }",
@@ -88,20 +98,20 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     of_file("= 5", &["f.toml"]);
     of_file(
         "notify_api_key = \"\"",
-        &["notify_api_key = (secret)", "none at all"],
+        &["value (secret) for `notify_api_key`", "not empty"],
     );
     of_file("listeners = []", &["listeners", "1 to 16 tables"]);
     of_file(
         "[[listeners]]\nport = 5",
-        &["listeners[0].port", "no such setting"],
+        &["listeners[0].port", "unknown setting"],
     );
     of_file(
         "[[listeners]]\nlisten = \"x\"",
-        &["listeners[0].listen = \"x\"", "an address"],
+        &["value \"x\" for `listeners[0].listen`", "an address"],
     );
     of_file(
         "[[listeners]]\npath = \"/x\"",
-        &["listeners[0].path", "beside a profile"],
+        &["listeners[0].path", "a profile in the same table"],
     );
     let of_variable = |name, variable, value, parts: &[&str]| {
         let environment = [(variable, value)];
@@ -122,15 +132,20 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         "gateway",
         "WS_PATH",
         "ws",
-        &["path = \"ws\"", "begins with /"],
+        &["value \"ws\" for `path`", "begins with /"],
     );
     of_variable(
         "notifications",
         "PORT",
         "80000",
-        &["port = \"80000\"", "65535"],
+        &["value \"80000\" for `port`", "65535"],
     );
-    of_variable("gateway", "FANWIRE_DEV", "maybe", &["dev = \"maybe\""]);
+    of_variable(
+        "gateway",
+        "FANWIRE_DEV",
+        "maybe",
+        &["value \"maybe\" for `dev`"],
+    );
 }
 
 #[test]
@@ -141,7 +156,7 @@ fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
     };
     let error = said.load().unwrap_err().to_string();
     assert!(
-        error.contains("f.toml") && error.contains("line 2"),
+        error.contains("f.toml") && error.contains("f.toml:2"),
         "{error}"
     );
     assert!(!error.contains("hunter2"), "{error}");
@@ -151,10 +166,7 @@ fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
 fn contradictions_name_both_sides() {
     fn check(said: &TestSources<'_>, one: &str, two: &str) {
         let error = said.load().expect_err(one);
-        assert!(
-            matches!(error, SettingsError::Contradiction { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, SettingsError::Conflict { .. }), "{error}");
         let error = error.to_string();
         assert!(error.contains(one) && error.contains(two), "{error}");
     }
@@ -166,34 +178,31 @@ fn contradictions_name_both_sides() {
         ..TestSources::default()
     };
     let none: &[(&str, &str)] = &[];
-    let dev_and_prod = Flags {
-        dev: true,
-        ..secured()
-    };
+    let dev_and_prod = with(secured(), &[("dev", "true")]);
     check(
         &said(dev_and_prod, &[("FANWIRE_PROD", "true")], ""),
-        "dev (--dev)",
-        "prod (variable FANWIRE_PROD)",
+        "`dev` (--dev)",
+        "`prod` (variable FANWIRE_PROD)",
     );
     check(
         &said(profile("gateway"), none, listeners),
-        "profile (--profile)",
-        "listeners (file f.toml)",
+        "`profile` (--profile)",
+        "`listeners` (f.toml",
     );
     check(
         &said(secured(), &[("FANWIRE_LISTEN", "0.0.0.0:1")], listeners),
-        "host (variable FANWIRE_LISTEN)",
-        "listeners (file f.toml)",
+        "`host` (variable FANWIRE_LISTEN)",
+        "`listeners` (f.toml",
     );
     check(
         &said(secured(), none, "listen = \"0.0.0.0:1\"\nport = 2"),
-        "listen (file f.toml)",
-        "port (file f.toml)",
+        "`listen` (f.toml",
+        "`port` (f.toml",
     );
     check(
         &said(secured(), none, "shards = 1\nworkers = 2"),
-        "workers (file f.toml)",
-        "shards (file f.toml)",
+        "`workers` (f.toml",
+        "`shards` (f.toml",
     );
     check(
         &said(
@@ -213,7 +222,7 @@ fn contradictions_name_both_sides() {
     let two_secrets = [("JWT_SECRET", SECRET), ("JWT_SECRET_KEY", "another")];
     let different = same.replace("\"gateway\"", "\"gateway\"\nlisten = \"0.0.0.0:1\"");
     check(
-        &said(Flags::default(), &two_secrets, &different),
+        &said(Vec::new(), &two_secrets, &different),
         "JWT_SECRET)",
         "JWT_SECRET_KEY)",
     );
@@ -221,8 +230,8 @@ fn contradictions_name_both_sides() {
         [[listeners]]\nprofile = \"notifications\"\nlisten = \"0.0.0.0:1\"";
     check(
         &said(secured(), &[("PORT", "1")], twice),
-        "port (variable PORT)",
-        "listeners (file f.toml)",
+        "`port` (variable PORT)",
+        "`listeners` (f.toml",
     );
 }
 
@@ -237,24 +246,18 @@ fn secrets_of_examples_are_refused_unless_in_development() {
         "",
     ] {
         let mut said = TestSources {
-            flags: Flags {
-                jwt_secret: Some(Secret(secret.into())),
-                ..Flags::default()
-            },
+            flags: vec![("jwt_secret", secret)],
             ..TestSources::default()
         };
         let error = said.load().expect_err(secret).to_string();
         assert!(
-            error.contains("jwt_secret = (secret) (--jwt-secret)"),
+            error.contains("value (secret) for `jwt_secret` (--jwt-secret)"),
             "{error}"
         );
-        said.flags.dev = true;
+        said.flags.push(("dev", "true"));
         assert_eq!(said.load().is_ok(), !secret.is_empty());
     }
-    let short = Flags {
-        jwt_secret: Some(Secret("a short one".into())),
-        ..Flags::default()
-    };
+    let short = vec![("jwt_secret", "a short one")];
     let settings = with_variables(short, &[]);
     assert!(matches!(&settings.notices[..], [Notice::Warning(_)]));
 }

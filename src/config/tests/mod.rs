@@ -2,17 +2,21 @@
 
 mod errors;
 
-use super::layer::File;
+use super::file::File;
+use super::inputs::Sources;
+use super::layer::Entry;
 use super::loader::Loader;
-use super::sources::Sources;
-use super::{Flags, LogFormat, LogLevel, Notice, RateLimit, Routes, Secret, Settings};
+use super::{LogFormat, LogLevel, Notice, RateLimit, Routes, Secret, Settings};
 use super::{SettingsError, ShardCount};
 use crate::base::DialectId;
 use std::time::Duration;
 
 const SECRET: &str = "a secret of the tests, of more than thirty-two bytes";
 
-/// What is said, and where.
+/// Flags: settings and their texts.
+type Flags = Vec<(&'static str, &'static str)>;
+
+/// What each source sets.
 #[derive(Clone, Default)]
 struct TestSources<'a> {
     flags: Flags,
@@ -29,9 +33,14 @@ impl TestSources<'_> {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect()
         };
+        let flags = self.flags.iter().map(|(key, value)| {
+            let flag = format!("--{}", key.replace('_', "-"));
+            Entry::new(key, *value, flag)
+        });
         let sources = Sources {
+            entries: flags.collect(),
+            listeners: None,
             has_token_check: false,
-            flags: self.flags.entries(),
             environment: pairs(self.environment),
             dotenv: pairs(self.dotenv),
             file: Some(File::parse("f.toml".into(), self.file)?),
@@ -46,17 +55,20 @@ impl TestSources<'_> {
 
 /// Flags with a secret, so that nothing else is missing.
 fn secured() -> Flags {
-    Flags {
-        jwt_secret: Some(Secret(SECRET.into())),
-        ..Flags::default()
-    }
+    vec![("jwt_secret", SECRET)]
 }
 
-fn profile(name: &str) -> Flags {
-    Flags {
-        profile: Some(name.into()),
-        ..secured()
-    }
+fn profile(name: &'static str) -> Flags {
+    with(secured(), &[("profile", name)])
+}
+
+fn with(flags: Flags, more: &[(&'static str, &'static str)]) -> Flags {
+    [&flags[..], more].concat()
+}
+
+fn without_secret(mut flags: Flags) -> Flags {
+    flags.retain(|(key, _)| *key != "jwt_secret");
+    flags
 }
 
 fn with_file(file: &str) -> Settings {
@@ -99,7 +111,7 @@ fn a_later_layer_wins() {
             file,
         };
         let policy = said.settings().dialects[DialectId::Notifications.index()];
-        assert_eq!(policy.ping_interval_ms, expected_ms);
+        assert_eq!(policy.ping_interval.0, expected_ms);
     };
     check("", &[][..], &[][..], 30_000);
     check(file, &[], &[], 1_000);
@@ -112,12 +124,10 @@ fn a_later_layer_wins() {
 #[test]
 fn flags_win_over_everything() {
     let said = TestSources {
-        flags: Flags {
-            shards: Some(ShardCount::Fixed(9)),
-            port: Some(9),
-            log_level: Some("CRITICAL".into()),
-            ..profile("notifications")
-        },
+        flags: with(
+            profile("notifications"),
+            &[("shards", "9"), ("port", "9"), ("log_level", "CRITICAL")],
+        ),
         environment: &[
             ("FANWIRE_SHARDS", "8"),
             ("WORKERS", "7"),
@@ -128,14 +138,14 @@ fn flags_win_over_everything() {
         ..TestSources::default()
     };
     let settings = said.settings();
-    assert_eq!(settings.shards, ShardCount::Fixed(9));
+    assert_eq!(settings.process.shards, ShardCount::Fixed(9));
     assert_eq!(settings.listeners[0].address.port(), 9);
-    assert_eq!(settings.log.level, LogLevel::Error);
+    assert_eq!(settings.log.log_level, LogLevel::Error);
 }
 
 #[test]
 fn each_document_has_its_variables() {
-    fn check(name: &str, variables: &[(&str, &str)], line: &str) {
+    fn check(name: &'static str, variables: &[(&str, &str)], line: &str) {
         let report = with_variables(profile(name), variables).report.to_string();
         let found = report.lines().any(|found| found.starts_with(line));
         assert!(found, "{name} {variables:?}: no line {line} in\n{report}");
@@ -307,12 +317,9 @@ fn a_secret_comes_from_the_profiles_own_variable_as_it_is() {
     ];
     for (name, variable) in [("monitoring", "JWT_SECRET"), ("gateway", "JWT_SECRET_KEY")] {
         for secret in secrets {
-            let flags = Flags {
-                jwt_secret: None,
-                ..profile(name)
-            };
+            let flags = without_secret(profile(name));
             let settings = with_variables(flags, &[(variable, secret)]);
-            assert_eq!(settings.jwt_secret, Some(Secret(secret.into())));
+            assert_eq!(settings.process.jwt_secret, Some(Secret(secret.into())));
             assert!(!format!("{settings:?}").contains(secret));
             assert!(!settings.report.to_string().contains(secret));
         }
@@ -358,26 +365,23 @@ fn profiles_have_their_documents_ports_paths_and_defaults() {
         assert_eq!(settings.dialects_in_use(), [dialect]);
         let is_notifications = dialect == DialectId::Notifications;
         let wait_s = if is_notifications { 1_800 } else { 0 };
-        assert_eq!(settings.drain_grace_period, Duration::from_secs(wait_s));
-        assert_eq!(settings.log.format == LogFormat::Json, is_notifications);
+        assert_eq!(
+            settings.process.drain_grace_period,
+            Duration::from_secs(wait_s)
+        );
+        assert_eq!(settings.log.log_format == LogFormat::Json, is_notifications);
     }
-    let dev = Flags {
-        dev: true,
-        ..profile("notifications")
-    };
+    let dev = with(profile("notifications"), &[("dev", "true")]);
     let settings = with_variables(dev, &[]);
-    assert_eq!(settings.shards, ShardCount::Fixed(1));
-    assert_eq!(settings.log.level, LogLevel::Debug);
-    assert_eq!(settings.log.format, LogFormat::Text);
+    assert_eq!(settings.process.shards, ShardCount::Fixed(1));
+    assert_eq!(settings.log.log_level, LogLevel::Debug);
+    assert_eq!(settings.log.log_format, LogFormat::Text);
 }
 
 #[test]
 fn only_a_profile_without_tokens_starts_without_a_secret() {
     let unsecured = |flags: Flags| TestSources {
-        flags: Flags {
-            jwt_secret: None,
-            ..flags
-        },
+        flags: without_secret(flags),
         ..TestSources::default()
     };
     assert!(unsecured(profile("notifications")).load().is_ok());
@@ -400,18 +404,14 @@ fn only_a_profile_without_tokens_starts_without_a_secret() {
 #[test]
 fn development_opens_what_nobody_said_explicitly() {
     let said = TestSources {
-        flags: Flags {
-            dev: true,
-            log_level: Some("DEBUG".into()),
-            ..Flags::default()
-        },
+        flags: vec![("dev", "true"), ("log_level", "DEBUG")],
         environment: &[("FANWIRE_GATEWAY__AUTH_REQUIRED", "true")],
         file: "[monitoring]\nrate_limit = { messages = 5, window = \"1s\" }",
         ..TestSources::default()
     };
     let settings = said.settings();
     assert_eq!(settings.listeners[0].address, ([127, 0, 0, 1], 8765).into());
-    assert_eq!(settings.log.level, LogLevel::Debug);
+    assert_eq!(settings.log.log_level, LogLevel::Debug);
     let [gateway, monitoring, analytics, ..] = settings.dialects;
     assert!(gateway.auth_required && gateway.anonymous_publish);
     assert_eq!(gateway.rate_limit, RateLimit::Off);
@@ -421,11 +421,7 @@ fn development_opens_what_nobody_said_explicitly() {
     };
     assert_eq!(monitoring.rate_limit, limit);
     assert!(!analytics.auth_required);
-    let listen = Flags {
-        dev: true,
-        listen: Some(([0, 0, 0, 0], 80).into()),
-        ..Flags::default()
-    };
+    let listen = vec![("dev", "true"), ("listen", "0.0.0.0:80")];
     let settings = with_variables(listen, &[]);
     assert_eq!(settings.listeners[0].address, ([0, 0, 0, 0], 80).into());
 }
@@ -504,7 +500,7 @@ fn kubernetes_and_typos_do_not_stop_the_server() {
         panic!("{:?}", settings.notices);
     };
     assert!(
-        warning.contains("did you mean FANWIRE_SHARDS?"),
+        warning.contains("did you mean `FANWIRE_SHARDS`?"),
         "{warning}"
     );
 }
@@ -561,8 +557,8 @@ fn the_environment_file_of_the_notifications_document_is_understood() {
         ..TestSources::default()
     };
     let settings = said.settings();
-    assert_eq!(settings.shards, ShardCount::Fixed(2));
-    assert_eq!(settings.log.rotation_bytes, 100_000_000);
+    assert_eq!(settings.process.shards, ShardCount::Fixed(2));
+    assert_eq!(settings.log.log_rotation.0, 100_000_000);
     let report = settings.report.to_string();
     assert!(
         report.contains("drain_grace_period = \"30m\"  # .env SHUTDOWN_TIMEOUT\n"),
@@ -627,13 +623,19 @@ fn the_examples_of_the_environment_are_understood() {
 #[test]
 fn the_document_names_every_setting_and_variable() {
     let document = include_str!("../../../docs/CONFIGURATION.md");
-    for key in super::keys::all() {
-        let name = key.rsplit('.').next().unwrap();
+    for setting in super::all_settings() {
+        let name = setting.key.rsplit('.').next().unwrap();
         let is_named = document.contains(&format!("`{name}`"))
             || document.contains(&format!("__{}`", name.to_ascii_uppercase()));
-        assert!(is_named, "docs/CONFIGURATION.md says nothing of {key}");
+        assert!(
+            is_named,
+            "docs/CONFIGURATION.md says nothing of {}",
+            setting.key
+        );
     }
-    for variable in super::compat_env::names() {
+    let profiles = super::profiles::PROFILES.iter();
+    for variable in profiles.flat_map(|profile| profile.variables) {
+        let variable = variable.name;
         let is_named = document.contains(&format!("`{variable}`"));
         assert!(is_named, "docs/CONFIGURATION.md says nothing of {variable}");
     }

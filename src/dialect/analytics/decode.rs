@@ -1,15 +1,16 @@
 //! Messages of analytics clients.
 
-use super::stream;
+use super::stream::Stream;
 use crate::broker::{Command, Rejection, Subscription, SubscriptionIdRequest};
+use crate::dialect::Decoded;
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
-) -> Result<Command<'a>, Rejection> {
+) -> Result<Decoded<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Rejection::UnknownType)? {
+    let command = match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
             token: message.object("data")?.text("token")?,
         },
@@ -22,19 +23,20 @@ pub(super) fn decode<'a>(
             }
         }
         "ping" => Command::Ping,
-        kind => Command::Custom {
-            kind,
-            data: message.field("data").map_or("null", |data| data.raw()),
-        },
-    })
+        kind => {
+            return Ok(Decoded::Custom {
+                kind,
+                data: message.field("data").map_or("null", |data| data.raw()),
+            });
+        }
+    };
+    Ok(Decoded::Command(command))
 }
 
 fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Command<'a>, Rejection> {
     let body = message.object("data")?;
-    let (stream, _) = stream::named(body.text("type")?).ok_or(Rejection::InvalidField("type"))?;
-    scratch.clear();
-    scratch.push_str(stream::CHANNEL_PREFIX);
-    scratch.push_str(stream);
+    let stream = Stream::named(body.text("type")?).ok_or(Rejection::InvalidField("type"))?;
+    *scratch = stream.channel();
     let filters = body.field("filters").filter(|filters| !filters.is_null());
     let filter = match filters {
         Some(filters) => Some(filters.object().ok_or(Rejection::InvalidField("filters"))?),

@@ -1,7 +1,8 @@
 //! Messages to analytics clients.
 
-use super::stream;
+use super::stream::Stream;
 use crate::base::SUBSCRIPTION_ID_BYTES;
+use crate::base::label::Label;
 use crate::broker::{Event, Publication, Rejection, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
 use crate::dialect::{Placeholder, PublicationMeta};
@@ -14,16 +15,16 @@ pub(super) fn publication(
     output: &mut Vec<u8>,
 ) -> Option<Placeholder> {
     let base = output.len();
-    let Some((stream, item)) = stream::of_channel(publication.channel) else {
+    let Some(stream) = Stream::of_channel(publication.channel) else {
         typed(publication.kind, publication.data, meta.unix_ms, output);
         return None;
     };
     output.extend_from_slice(b"{\"type\":\"data\",\"data\":{\"");
-    output.extend_from_slice(item.as_bytes());
+    output.extend_from_slice(stream.item_field().as_bytes());
     output.extend_from_slice(b"\":");
     output.extend_from_slice(publication.data.as_bytes());
     output.extend_from_slice(b",\"subscription_type\":\"");
-    output.extend_from_slice(stream.as_bytes());
+    output.extend_from_slice(stream.name().as_bytes());
     output.extend_from_slice(b"\"},\"subscription_id\":\"");
     let placeholder = Placeholder(output.len() - base);
     output.extend_from_slice(&[b' '; SUBSCRIPTION_ID_BYTES]);
@@ -92,8 +93,8 @@ fn text(rejection: Rejection) -> String {
 fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     begin_acknowledgement("subscribed", view, output);
     output.extend_from_slice(b",\"type\":");
-    let stream = view.channel.strip_prefix(stream::CHANNEL_PREFIX);
-    write_text(output, stream.unwrap_or(view.channel));
+    let stream = Stream::of_channel(view.channel);
+    write_text(output, stream.map_or(view.channel, |stream| stream.name()));
     output.extend_from_slice(b",\"filters\":");
     output.extend_from_slice(view.filter.unwrap_or("{}").as_bytes());
     output.push(b'}');

@@ -8,8 +8,10 @@ mod decode;
 mod encode;
 mod stream;
 
-use super::{Dialect, Placeholder, PublicationMeta};
-use crate::broker::{Command, Event, Publication, Rejection};
+pub use stream::Stream;
+
+use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
 /// The dialect of the streaming analytics server's clients.
@@ -20,7 +22,7 @@ impl Dialect for Analytics {
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Rejection> {
+    ) -> Result<Decoded<'a>, Rejection> {
         decode::decode(message, scratch)
     }
 

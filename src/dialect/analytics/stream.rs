@@ -1,24 +1,55 @@
 //! The six streams.
 
-/// What stands before a stream's name in its channel.
-pub(super) const CHANNEL_PREFIX: &str = "stream:";
+use crate::base::channel_names::STREAM;
+use crate::base::label::{Label, label};
 
-/// Each stream's name, and the field that holds one of its items.
-const STREAMS: [(&str, &str); 6] = [
-    ("events", "event"),
-    ("metrics", "metrics"),
-    ("alerts", "alert"),
-    ("predictions", "prediction"),
-    ("aggregations", "aggregation"),
-    ("system_status", "system_status"),
-];
-
-/// A stream's name, and the field that holds one of its items.
-pub(super) fn named(name: &str) -> Option<(&'static str, &'static str)> {
-    STREAMS.into_iter().find(|(stream, _)| *stream == name)
+label! {
+    /// The streams of the analytics dialect.
+    Stream {
+        /// Raw events.
+        Events = "events",
+        /// Metrics of systems and applications.
+        Metrics = "metrics",
+        /// Alerts.
+        Alerts = "alerts",
+        /// Results of models.
+        Predictions = "predictions",
+        /// Aggregations over windows.
+        Aggregations = "aggregations",
+        /// Health of the system.
+        SystemStatus = "system_status",
+    }
 }
 
-/// The stream of a channel.
-pub(super) fn of_channel(channel: &str) -> Option<(&'static str, &'static str)> {
-    named(channel.strip_prefix(CHANNEL_PREFIX)?)
+impl Stream {
+    /// The type of a publication to a stream.
+    pub(crate) const KIND: &'static str = "data";
+
+    /// The field that holds an item of the stream.
+    pub(super) const fn item_field(self) -> &'static str {
+        match self {
+            Self::Events => "event",
+            Self::Metrics => "metrics",
+            Self::Alerts => "alert",
+            Self::Predictions => "prediction",
+            Self::Aggregations => "aggregation",
+            Self::SystemStatus => "system_status",
+        }
+    }
+
+    /// The stream of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let mut streams = Self::ALL.iter().copied();
+        streams.find(|stream| Label::name(*stream) == name)
+    }
+
+    /// The channel of the stream.
+    pub(crate) fn channel(self) -> String {
+        format!("{STREAM}{}", Label::name(self))
+    }
+
+    /// The stream of a channel.
+    pub(super) fn of_channel(channel: &str) -> Option<Self> {
+        Self::named(channel.strip_prefix(STREAM)?)
+    }
 }

@@ -1,15 +1,17 @@
 //! Messages of assist clients.
 
 use super::{notices, rooms};
+use crate::base::channel_names::ROOM;
 use crate::broker::{Command, Publication, Rejection, Subscription};
+use crate::dialect::Decoded;
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
-) -> Result<Command<'a>, Rejection> {
+) -> Result<Decoded<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Rejection::UnknownType)? {
+    let command = match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
             token: message.text("token")?,
         },
@@ -38,11 +40,14 @@ pub(super) fn decode<'a>(
             channel: rooms::BACKGROUND_JOBS,
         },
         "broadcast_admin" => broadcast_admin(message, scratch)?,
-        kind => Command::Custom {
-            kind,
-            data: message.raw(),
-        },
-    })
+        kind => {
+            return Ok(Decoded::Custom {
+                kind,
+                data: message.raw(),
+            });
+        }
+    };
+    Ok(Decoded::Command(command))
 }
 
 fn subscribe(channel: &str) -> Command<'_> {
@@ -59,7 +64,7 @@ fn room_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result<&'a
         return Err(Rejection::MissingField("room"));
     }
     scratch.clear();
-    scratch.push_str(rooms::CHANNEL_PREFIX);
+    scratch.push_str(ROOM);
     scratch.push_str(room);
     Ok(scratch)
 }

@@ -1,6 +1,7 @@
 //! Messages to assist clients.
 
 use super::{notices, rooms};
+use crate::base::channel_names::ROOM;
 use crate::broker::{Event, Presence, PresenceChange, Publication, Rejection, SessionView};
 use crate::dialect::templates::{flat, is_message, start, start_with_data};
 use crate::json::{write_iso_time, write_text};
@@ -59,9 +60,7 @@ fn left(channel: &str, user: Option<&str>) -> String {
 }
 
 fn room(channel: &str) -> &str {
-    channel
-        .strip_prefix(rooms::CHANNEL_PREFIX)
-        .unwrap_or(channel)
+    channel.strip_prefix(ROOM).unwrap_or(channel)
 }
 
 pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {

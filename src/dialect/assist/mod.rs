@@ -11,8 +11,8 @@ mod encode;
 pub(crate) mod notices;
 pub(crate) mod rooms;
 
-use super::{Dialect, Placeholder, PublicationMeta};
-use crate::broker::{Command, Event, Presence, Publication, Rejection};
+use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use crate::broker::{Event, Presence, Publication, Rejection};
 use crate::config::AccessRule;
 use crate::json::Object;
 
@@ -24,7 +24,7 @@ impl Dialect for Assist {
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Rejection> {
+    ) -> Result<Decoded<'a>, Rejection> {
         decode::decode(message, scratch)
     }
 
@@ -50,7 +50,7 @@ impl Dialect for Assist {
         Some(encode::presence(presence, scratch))
     }
 
-    fn access(&self) -> Vec<AccessRule> {
-        rooms::access()
+    fn access_rules(&self) -> Vec<AccessRule> {
+        rooms::access_rules()
     }
 }

@@ -3,8 +3,6 @@
 use crate::base::DialectId;
 use crate::config::{AccessRule, ChannelPattern, Requirement};
 
-/// What stands before a room's name in its channel.
-pub(crate) const CHANNEL_PREFIX: &str = "room:";
 /// All admins; they are in it without joining.
 pub(crate) const ADMIN: &str = "room:admin";
 /// Who wants the host's metrics.
@@ -19,7 +17,7 @@ pub(crate) const DOCUMENT_UPDATES_PREFIX: &str = "room:document_updates_";
 pub(crate) const ADMIN_ROLE: &str = "admin";
 
 /// Who may hear what.
-pub(super) fn access() -> Vec<AccessRule> {
+pub(super) fn access_rules() -> Vec<AccessRule> {
     let exact = |name: &'static str| ChannelPattern::Exact(name.into());
     vec![
         AccessRule {

@@ -1,14 +1,15 @@
 //! Messages of gateway clients.
 
 use crate::broker::{Command, Publication, Rejection, Subscription};
+use crate::dialect::Decoded;
 use crate::json::Object;
 
 /// The type of a publication that names none.
 const DEFAULT_KIND: &str = "message";
 
-pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Rejection> {
+pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Rejection::UnknownType)? {
+    let command = match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
             token: message.object("data")?.text("token")?,
         },
@@ -22,11 +23,14 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Rejection>
         "publish" => publish(&message.object("data")?)?,
         "ping" => Command::Ping,
         "status" => Command::Status,
-        kind => Command::Custom {
-            kind,
-            data: message.field("data").map_or("null", |data| data.raw()),
-        },
-    })
+        kind => {
+            return Ok(Decoded::Custom {
+                kind,
+                data: message.field("data").map_or("null", |data| data.raw()),
+            });
+        }
+    };
+    Ok(Decoded::Command(command))
 }
 
 fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {

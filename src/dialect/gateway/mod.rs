@@ -7,8 +7,8 @@
 mod decode;
 mod encode;
 
-use super::{Dialect, Placeholder, PublicationMeta};
-use crate::broker::{Command, Event, Publication, Rejection};
+use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
 /// The dialect of the multi-tenant gateway's clients.
@@ -19,7 +19,7 @@ impl Dialect for Gateway {
         &self,
         message: &Object<'a>,
         _scratch: &'a mut String,
-    ) -> Result<Command<'a>, Rejection> {
+    ) -> Result<Decoded<'a>, Rejection> {
         decode::decode(message)
     }
 

@@ -1,15 +1,16 @@
 //! Messages of monitoring clients.
 
-use super::CHANNEL_PREFIX;
+use crate::base::channel_names::PROPERTY;
 use crate::broker::{Command, Publication, Rejection, Subscription};
+use crate::dialect::Decoded;
 use crate::json::Object;
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
-) -> Result<Command<'a>, Rejection> {
+) -> Result<Decoded<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Rejection::UnknownType)? {
+    let command = match kind.ok_or(Rejection::UnknownType)? {
         "AUTHENTICATE" => Command::Authenticate {
             token: message.text("token")?,
         },
@@ -33,11 +34,14 @@ pub(super) fn decode<'a>(
         }
         "GET_STATUS" => Command::Status,
         "PING" => Command::Ping,
-        kind => Command::Custom {
-            kind,
-            data: message.raw(),
-        },
-    })
+        kind => {
+            return Ok(Decoded::Custom {
+                kind,
+                data: message.raw(),
+            });
+        }
+    };
+    Ok(Decoded::Command(command))
 }
 
 fn property_channel<'a>(
@@ -49,7 +53,7 @@ fn property_channel<'a>(
         return Err(Rejection::MissingField("property_id"));
     }
     scratch.clear();
-    scratch.push_str(CHANNEL_PREFIX);
+    scratch.push_str(PROPERTY);
     scratch.push_str(property);
     Ok(scratch)
 }

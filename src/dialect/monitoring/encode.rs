@@ -1,6 +1,6 @@
 //! Messages to monitoring clients.
 
-use super::CHANNEL_PREFIX;
+use super::{connection_id, property_of};
 use crate::broker::{Event, Publication, Rejection, SessionView};
 use crate::dialect::templates::{flat, is_message, start};
 use crate::json::{write_seconds, write_text};
@@ -36,7 +36,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
         Event::Welcome { session, now, .. } => {
             output.extend_from_slice(b"{\"type\":\"WELCOME\",\"connection_id\":");
-            write_text(output, &session.connection_id());
+            write_text(output, &connection_id(session));
             output.extend_from_slice(b",\"server_time\":");
             write_seconds(output, now.unix_ms);
             output.push(b'}');
@@ -66,13 +66,13 @@ fn text(rejection: Rejection) -> String {
 }
 
 fn property(output: &mut Vec<u8>, kind: &str, channel: &str) {
-    let property = channel.strip_prefix(CHANNEL_PREFIX).unwrap_or(channel);
+    let property = property_of(channel).unwrap_or(channel);
     flat(output, kind, "property_id", property);
 }
 
 fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"{\"type\":\"STATUS\",\"connection_id\":");
-    write_text(output, &session.connection_id());
+    write_text(output, &connection_id(session));
     output.extend_from_slice(b",\"authenticated\":");
     let authenticated: &[u8] = if session.identity.is_some() {
         b"true"
@@ -85,10 +85,7 @@ fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
         if index > 0 {
             output.push(b',');
         }
-        write_text(
-            output,
-            channel.strip_prefix(CHANNEL_PREFIX).unwrap_or(channel),
-        );
+        write_text(output, property_of(channel).unwrap_or(channel));
     }
     output.extend_from_slice(b"],\"connected_at\":");
     write_seconds(output, session.connected_unix_ms);

@@ -8,12 +8,41 @@
 mod decode;
 mod encode;
 
-use super::{Dialect, Placeholder, PublicationMeta};
-use crate::broker::{Command, Event, Publication, Rejection};
+use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use crate::base::channel_names::PROPERTY;
+use crate::broker::{Event, Publication, Rejection, SessionView};
 use crate::json::Object;
 
-/// Channels of properties in the namespace of all dialects.
-const CHANNEL_PREFIX: &str = "prop:";
+/// The type of an update that has none.
+const DEFAULT_KIND: &str = "UPDATE";
+
+/// The channel of a property.
+#[must_use]
+pub fn property_channel(property_id: &str) -> String {
+    format!("{PROPERTY}{property_id}")
+}
+
+/// The property of a channel.
+#[must_use]
+pub fn property_of(channel: &str) -> Option<&str> {
+    channel.strip_prefix(PROPERTY)
+}
+
+/// The type of an update to the subscribers of a property.
+#[must_use]
+pub fn update_kind(message: &serde_json::Value) -> &str {
+    let kind = message.get("type").and_then(serde_json::Value::as_str);
+    kind.unwrap_or(DEFAULT_KIND)
+}
+
+/// The id that clients of this dialect know a connection by: `ip:port:unix_ts`.
+#[must_use]
+pub fn connection_id(session: &SessionView<'_>) -> String {
+    let (ip, port) = (session.peer.ip(), session.peer.port());
+    let unix_ms = session.connected_unix_ms;
+    let (seconds, millis) = (unix_ms / 1_000, unix_ms % 1_000);
+    format!("{ip}:{port}:{seconds}.{millis:03}")
+}
 
 /// The dialect of the property monitoring server's clients.
 pub(super) struct Monitoring;
@@ -23,7 +52,7 @@ impl Dialect for Monitoring {
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
-    ) -> Result<Command<'a>, Rejection> {
+    ) -> Result<Decoded<'a>, Rejection> {
         decode::decode(message, scratch)
     }
 

@@ -1,18 +1,22 @@
 //! Messages of notification clients.
 
 use crate::broker::{Command, Rejection};
+use crate::dialect::Decoded;
 use crate::json::Object;
 
-pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Command<'a>, Rejection> {
+pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection> {
     let kind = message.field("type").and_then(|value| value.text());
-    Ok(match kind.ok_or(Rejection::UnknownType)? {
+    let command = match kind.ok_or(Rejection::UnknownType)? {
         "ping" => Command::Ping,
         "status_request" => Command::Status,
-        kind => Command::Custom {
-            kind,
-            data: message.raw(),
-        },
-    })
+        kind => {
+            return Ok(Decoded::Custom {
+                kind,
+                data: message.raw(),
+            });
+        }
+    };
+    Ok(Decoded::Command(command))
 }
 
 #[cfg(test)]

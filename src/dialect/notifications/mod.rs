@@ -6,9 +6,20 @@
 mod decode;
 mod encode;
 
-use super::{Dialect, Placeholder, PublicationMeta};
-use crate::broker::{Command, Event, Publication, Rejection};
+use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
+
+/// The type of a notification that has none.
+pub const DEFAULT_KIND: &str = "notification";
+
+/// The data of a notification; `data` is JSON.
+#[must_use]
+pub fn notification(message: &str, data: Option<&str>) -> String {
+    let message = serde_json::Value::from(message);
+    let data = data.unwrap_or("null");
+    format!("{{\"message\":{message},\"data\":{data}}}")
+}
 
 /// The dialect of the notification server's clients.
 pub(super) struct Notifications;
@@ -18,7 +29,7 @@ impl Dialect for Notifications {
         &self,
         message: &Object<'a>,
         _scratch: &'a mut String,
-    ) -> Result<Command<'a>, Rejection> {
+    ) -> Result<Decoded<'a>, Rejection> {
         decode::decode(message)
     }
 

@@ -32,7 +32,7 @@ export async function startServer({ profile, config, variables = {} } = {}) {
     once(lines, "line"),
     once(child, "exit").then(([code]) => Promise.reject(new Error(`the server ended with ${code}`))),
   ]);
-  const addresses = /listens on (.+)/.exec(first)[1].split(", ");
+  const addresses = /listening on (.+)/.exec(first)[1].split(", ");
   const [address] = addresses;
   /** The sum over shards of the series that begin with `series`. */
   async function metric(series) {

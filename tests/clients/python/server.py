@@ -41,7 +41,7 @@ class Server:
             text=True,
         )
         first = self.process.stdout.readline()
-        listening = re.search(r"listens on (.+)", first)
+        listening = re.search(r"listening on (.+)", first)
         if not listening:
             self.log.seek(0)
             raise RuntimeError(f"the server did not start: {first}{self.log.read()}")

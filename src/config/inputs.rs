@@ -1,0 +1,137 @@
+//! Where settings come from: the program, its flags, the environment and files.
+
+use super::compat_env::Environment;
+use super::dotenv;
+use super::error::SettingsError;
+use super::file::File;
+use super::keys;
+use super::layer::Entry;
+use super::listener::Listener;
+use super::loader::Loader;
+use super::settings::Settings;
+use super::value::SettingValue;
+use std::path::{Path, PathBuf};
+
+/// What a program chose to read settings from. By default neither the environment nor files.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    entries: Vec<Entry>,
+    listeners: Option<Vec<Listener>>,
+    file: Option<PathBuf>,
+    reads_environment: bool,
+    has_token_check: bool,
+}
+
+/// Everything that was read, not yet checked.
+pub(super) struct Sources {
+    /// Set by the program or by flags; above all others.
+    pub(super) entries: Vec<Entry>,
+    pub(super) listeners: Option<Vec<Listener>>,
+    pub(super) environment: Environment,
+    /// Lines of the `.env` file whose names are not in the environment.
+    pub(super) dotenv: Environment,
+    pub(super) file: Option<File>,
+    /// Whether the embedding program checks tokens itself.
+    pub(super) has_token_check: bool,
+}
+
+impl Inputs {
+    /// Sets a setting. A later value replaces an earlier one; mistakes are found by `load`.
+    pub fn set(&mut self, key: &str, value: SettingValue, source: String) {
+        self.entries.retain(|entry| entry.key != key);
+        self.entries.push(Entry {
+            key: key.to_owned(),
+            value,
+            source,
+        });
+    }
+
+    /// Sets the listeners, in place of `listen`, `profile` and the tables of a file.
+    pub fn set_listeners(&mut self, listeners: Vec<Listener>) {
+        self.listeners = Some(listeners);
+    }
+
+    /// Reads this configuration file too.
+    pub fn read_file(&mut self, path: PathBuf) {
+        self.file = Some(path);
+    }
+
+    /// Reads the variables of the environment and the `.env` file of the working directory too.
+    pub fn read_environment(&mut self) {
+        self.reads_environment = true;
+    }
+
+    /// The embedding program checks tokens itself, so that no secret is required.
+    pub fn set_token_check(&mut self) {
+        self.has_token_check = true;
+    }
+
+    /// Reads all of it and checks it.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names what is wrong, the value, its source and what is allowed.
+    pub fn load(&self) -> Result<Settings, SettingsError> {
+        let unknown = self
+            .entries
+            .iter()
+            .find(|entry| keys::find(&entry.key).is_none());
+        if let Some(entry) = unknown {
+            return Err(SettingsError::UnknownKey {
+                suggestion: keys::suggestion(&entry.key),
+                key: entry.key.clone(),
+                source: entry.source.clone(),
+            });
+        }
+        let mut environment = Environment::new();
+        let mut dotenv = Environment::new();
+        if self.reads_environment {
+            // Settings are UTF-8, so other variables are none.
+            let variables = std::env::vars_os().filter_map(|(name, value)| {
+                let name = name.into_string().ok()?;
+                Some((name, value.into_string().ok()?))
+            });
+            environment = variables.collect();
+            dotenv = read_dotenv(Path::new(".env"))?;
+            dotenv.retain(|name, _| !environment.contains_key(name));
+        }
+        let sources = Sources {
+            entries: self.entries.clone(),
+            listeners: self.listeners.clone(),
+            environment,
+            dotenv,
+            file: self.file.as_deref().map(File::read).transpose()?,
+            has_token_check: self.has_token_check,
+        };
+        Loader::new(sources)?.load()
+    }
+}
+
+fn read_dotenv(path: &Path) -> Result<Environment, SettingsError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Environment::new()),
+        Err(error) => {
+            let text = format!("cannot read {}: {error}", path.display());
+            return Err(SettingsError::File(text));
+        }
+    };
+    let pairs = dotenv::parse(&text).map_err(|line| {
+        let text = format!("{}:{line}: expected NAME=VALUE", path.display());
+        SettingsError::File(text)
+    })?;
+    Ok(pairs.into_iter().collect())
+}
+
+/// The entries of `FANWIRE_` variables.
+pub(super) fn own_variables(environment: &Environment, origin: &str) -> Vec<Entry> {
+    let entries = keys::all().iter().filter_map(|info| {
+        let name = info.variable.as_ref()?;
+        let text = environment.get(name)?;
+        Some(Entry::new(
+            &info.key,
+            text.as_str(),
+            format!("{origin} {name}"),
+        ))
+    });
+    entries.collect()
+}

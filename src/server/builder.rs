@@ -1,0 +1,401 @@
+//! A server before it starts: its settings and its handlers.
+
+use super::boot::{ProgramHooks, start};
+use super::error::StartError;
+use super::handle::Server;
+use crate::auth::Identity;
+use crate::base::DialectId;
+use crate::config::{
+    Inputs, Listener, Notice, Report, Secret, SettingValue, Settings, SettingsError, ShardCount,
+};
+use crate::dialect;
+use crate::observe::log::{self, LogGuard};
+use crate::shard::{Denied, Message, Session};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A server that is not yet running.
+///
+/// A builder reads neither the environment nor files unless it is told to with [`from_env`] and
+/// [`config_file`]. What the program sets overrides both.
+///
+/// ```no_run
+/// let server = fanwire::Server::builder()
+///     .profile(fanwire::DialectId::Gateway)
+///     .jwt_secret("a secret of 32 bytes or more, from a vault")
+///     .set("gateway.sessions_per_ip_max", 0)
+///     .start()?;
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
+///
+/// [`from_env`]: Builder::from_env
+/// [`config_file`]: Builder::config_file
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Builder {
+    inputs: Inputs,
+    program: ProgramHooks,
+}
+
+/// The source of what the program sets, in errors and reports.
+const PROGRAM: &str = "the program";
+
+impl Builder {
+    /// Sets any setting by its key, with the values that the configuration file accepts.
+    /// [`settings`](crate::settings) lists the keys; mistakes are found when the server starts.
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder()
+    ///     .set("ring_bytes", "16 MiB")
+    ///     .set("gateway.ping_interval", "20s")
+    ///     .set("allowed_origins", vec!["https://example.org"]);
+    /// # drop(builder);
+    /// ```
+    pub fn set(self, key: &str, value: impl Into<SettingValue>) -> Self {
+        self.set_from(PROGRAM, key, value)
+    }
+
+    /// The same, naming the source of the value in errors and reports, such as a command line flag.
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder().set_from("--shards", "shards", "two");
+    /// let error = builder.start().unwrap_err().to_string();
+    /// assert!(error.contains("invalid value \"two\" for `shards` (--shards)"));
+    /// ```
+    pub fn set_from(mut self, source: &str, key: &str, value: impl Into<SettingValue>) -> Self {
+        self.inputs.set(key, value.into(), source.to_owned());
+        self
+    }
+
+    /// Reads a configuration file (TOML) too; what the program and the environment set overrides it.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().config_file("/etc/fanwire.toml").start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.inputs.read_file(path.into());
+        self
+    }
+
+    /// Reads the variables of the environment and the `.env` file of the working directory too; what the
+    /// program sets overrides them.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().from_env().start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn from_env(mut self) -> Self {
+        self.inputs.read_environment();
+        self
+    }
+
+    /// Insecure development mode: loopback, no authentication, no rate limits, no session limits.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn dev(self) -> Self {
+        self.set("dev", true)
+    }
+
+    /// Stands in for one legacy server: speaks its dialect only, at its port and path, with its
+    /// defaults and limits.
+    ///
+    /// ```no_run
+    /// use fanwire::{DialectId, Server};
+    ///
+    /// let server = Server::builder().profile(DialectId::Notifications).start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn profile(self, dialect: DialectId) -> Self {
+        self.set("profile", dialect.name())
+    }
+
+    /// Address and port to listen on. Port 0 lets the kernel choose; see [`Server::addresses`].
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().listen(([127, 0, 0, 1], 0).into()).start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn listen(self, address: SocketAddr) -> Self {
+        self.set("listen", address.to_string())
+    }
+
+    /// Several listeners in one process, in place of `listen` and `profile`.
+    ///
+    /// ```no_run
+    /// use fanwire::{DialectId, Listener, Server};
+    ///
+    /// let server = Server::builder()
+    ///     .jwt_secret("a secret of 32 bytes or more, from a vault")
+    ///     .listeners([
+    ///         Listener::of(DialectId::Monitoring, ([0, 0, 0, 0], 8765).into()),
+    ///         Listener::by_path(([127, 0, 0, 1], 8770).into()),
+    ///     ])
+    ///     .start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn listeners(mut self, listeners: impl IntoIterator<Item = Listener>) -> Self {
+        self.inputs.set_listeners(listeners.into_iter().collect());
+        self
+    }
+
+    /// How many shards, each on a core of its own.
+    ///
+    /// ```
+    /// use fanwire::{Server, ShardCount};
+    ///
+    /// let builder = Server::builder().shards(ShardCount::Fixed(2));
+    /// # drop(builder);
+    /// ```
+    pub fn shards(self, count: ShardCount) -> Self {
+        match count {
+            ShardCount::Auto => self.set("shards", "auto"),
+            ShardCount::Fixed(count) => self.set("shards", u64::from(count)),
+        }
+    }
+
+    /// The secret that JSON Web Tokens are signed with, 32 bytes or more.
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder().jwt_secret("a secret of 32 bytes or more, from a vault");
+    /// # drop(builder);
+    /// ```
+    pub fn jwt_secret(self, secret: impl Into<String>) -> Self {
+        self.set("jwt_secret", secret.into())
+    }
+
+    /// Asks `check` whom a token identifies, before the JWT secret and the static tokens; `None` leaves
+    /// it to them. It runs on the session's shard and must return at once.
+    ///
+    /// ```
+    /// use fanwire::{Identity, Server};
+    ///
+    /// let builder = Server::builder().authenticate(|token| {
+    ///     (token == "letmein").then(|| Identity {
+    ///         user: "ann".into(),
+    ///         expires_unix_s: u64::MAX,
+    ///         ..Identity::default()
+    ///     })
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn authenticate(
+        mut self,
+        check: impl Fn(&str) -> Option<Identity> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.token_check = Some(Arc::new(check));
+        self.inputs.set_token_check();
+        self
+    }
+
+    /// Calls `handler` on the session's shard for messages of type `kind`, which its dialect does not
+    /// have; sessions must have authenticated where their dialect requires it.
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder().on_message("echo", |session, message| {
+    ///     session.send("echo_response", &message.parse::<serde_json::Value>()?)
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_message(
+        mut self,
+        kind: &str,
+        handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.hooks.on_message(kind, false, handler);
+        self
+    }
+
+    /// The same also before authentication: so a program checks credentials of its own and calls
+    /// [`Session::identify`].
+    ///
+    /// ```
+    /// use fanwire::{Denied, Identity, Server};
+    ///
+    /// let builder = Server::builder().on_message_before_authentication("login", |session, message| {
+    ///     let password: String = message.parse()?;
+    ///     if password != "letmein" {
+    ///         return Err(Denied::because("wrong password"));
+    ///     }
+    ///     session.identify(Identity {
+    ///         user: "ann".into(),
+    ///         expires_unix_s: u64::MAX,
+    ///         ..Identity::default()
+    ///     });
+    ///     Ok(())
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_message_before_authentication(
+        mut self,
+        kind: &str,
+        handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.hooks.on_message(kind, true, handler);
+        self
+    }
+
+    /// Calls `handler` when a session begins; an error closes it (1008).
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder().on_connect(|session| {
+    ///     session.subscribe("news");
+    ///     Ok(())
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_connect(
+        mut self,
+        handler: impl Fn(&mut Session<'_>) -> Result<(), Denied> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.hooks.on_connect(handler);
+        self
+    }
+
+    /// Calls `handler` when a session has ended.
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder()
+    ///     .on_disconnect(|session| println!("{} has left", session.id()));
+    /// # drop(builder);
+    /// ```
+    pub fn on_disconnect(mut self, handler: impl Fn(&Session<'_>) + Send + Sync + 'static) -> Self {
+        self.program.hooks.on_disconnect(handler);
+        self
+    }
+
+    /// Calls `middleware` for every message before anything else; an error is sent to the client, and
+    /// the message dropped.
+    ///
+    /// ```
+    /// use fanwire::{Denied, Server};
+    ///
+    /// let builder = Server::builder().middleware(|_, message| match message.data.contains("spam") {
+    ///     true => Err(Denied::because("no spam")),
+    ///     false => Ok(()),
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn middleware(
+        mut self,
+        middleware: impl Fn(&Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.hooks.middleware(middleware);
+        self
+    }
+
+    /// Reads and checks all settings, without starting anything.
+    ///
+    /// # Errors
+    /// [`StartError::Settings`] and [`StartError::ReservedType`].
+    ///
+    /// ```
+    /// let configured = fanwire::Server::builder().dev().configure()?;
+    /// println!("{}", configured.report());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn configure(self) -> Result<Configured, StartError> {
+        let settings = self.inputs.load()?;
+        for dialect in settings.dialects_in_use() {
+            let mut kinds = self.program.hooks.message_kinds();
+            if let Some(kind) = kinds.find(|kind| dialect::is_own_type(dialect, kind)) {
+                let kind = kind.to_owned();
+                return Err(StartError::ReservedType { kind, dialect });
+            }
+        }
+        Ok(Configured {
+            settings,
+            program: self.program,
+        })
+    }
+
+    /// Starts the server and returns when all shards accept connections.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn start(self) -> Result<Server, StartError> {
+        self.configure()?.start()
+    }
+}
+
+/// A server whose settings are read and valid.
+#[derive(Debug)]
+pub struct Configured {
+    settings: Settings,
+    program: ProgramHooks,
+}
+
+impl Configured {
+    /// Every setting in force and its source, as a configuration file; secrets are masked.
+    ///
+    /// ```
+    /// let configured = fanwire::Server::builder().dev().configure()?;
+    /// assert!(configured.report().to_string().contains("dev = true  # the program"));
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        &self.settings.report
+    }
+
+    /// Writes the logs of the process as the settings say, until the guard is dropped, beginning with
+    /// what there is to say of the settings. Programs with a `tracing` subscriber of their own do not
+    /// call it.
+    ///
+    /// # Errors
+    /// When a log file cannot be written.
+    ///
+    /// ```no_run
+    /// let configured = fanwire::Server::builder().from_env().configure()?;
+    /// let guard = configured.start_logging()?;
+    /// let server = configured.start()?;
+    /// # drop(guard);
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn start_logging(&self) -> Result<LogGuard, StartError> {
+        let guard = log::start(&self.settings.log).map_err(SettingsError::File)?;
+        for notice in &self.settings.notices {
+            match notice {
+                Notice::Info(text) => tracing::info!("{text}"),
+                Notice::Warning(text) => tracing::warn!("{text}"),
+            }
+        }
+        Ok(guard)
+    }
+
+    /// Starts the server and returns when all shards accept connections. In development mode without
+    /// a JWT secret it makes one for this run.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().configure()?.start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn start(mut self) -> Result<Server, StartError> {
+        let process = &mut self.settings.process;
+        if process.dev && process.jwt_secret.is_none() {
+            process.jwt_secret = Some(random_secret()?);
+        }
+        let running = start(&self.settings, self.program)?;
+        Ok(Server::new(running, self.settings))
+    }
+}
+
+fn random_secret() -> Result<Secret, StartError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::Other(error.to_string()))?;
+    Ok(Secret(
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    ))
+}

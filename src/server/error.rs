@@ -1,0 +1,60 @@
+//! Why a server did not start.
+
+use super::kernel_probe::KernelError;
+use crate::base::DialectId;
+use crate::config::SettingsError;
+use crate::net::BindError;
+
+/// Why a server did not start. Nothing listens then.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is invalid, unknown or missing.
+    Settings(SettingsError),
+    /// A handler is for a message type that a dialect in use has itself.
+    ReservedType {
+        /// The message type.
+        kind: String,
+        /// The dialect.
+        dialect: DialectId,
+    },
+    /// The kernel refuses what the server needs.
+    Kernel(KernelError),
+    /// An address cannot be listened on.
+    Bind(BindError),
+    /// Something else failed; the text says what.
+    Other(String),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Settings(error) => write!(formatter, "{error}"),
+            Self::ReservedType { kind, dialect } => write!(
+                formatter,
+                "message type `{kind}` belongs to dialect {}: a handler for it would never be called",
+                dialect.name()
+            ),
+            Self::Kernel(error) => write!(formatter, "{error}"),
+            Self::Bind(error) => write!(formatter, "{error}"),
+            Self::Other(text) => formatter.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Settings(error) => Some(error),
+            Self::Kernel(error) => Some(error),
+            Self::Bind(error) => Some(error),
+            Self::ReservedType { .. } | Self::Other(_) => None,
+        }
+    }
+}
+
+impl From<SettingsError> for StartError {
+    fn from(error: SettingsError) -> Self {
+        Self::Settings(error)
+    }
+}

@@ -1,0 +1,79 @@
+//! What a program may ask about the server and its sessions.
+
+use crate::broker::SessionView;
+use crate::dialect::monitoring::connection_id;
+use serde::Serialize;
+use std::time::Duration;
+
+/// What there is to know of a session.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// Its id, unique in the process.
+    pub id: String,
+    /// The id that clients of the monitoring dialect know: `ip:port:unix_ts`.
+    pub connection_id: String,
+    /// The dialect's name.
+    pub dialect: &'static str,
+    /// The user, if it has authenticated.
+    pub user_id: Option<String>,
+    /// The tenant.
+    pub tenant_id: Option<String>,
+    /// Roles.
+    pub roles: Vec<String>,
+    /// The channels it subscribed to, oldest first.
+    pub channels: Vec<String>,
+    /// When it began, seconds since 1970-01-01 UTC.
+    pub connected_at: f64,
+    /// How long it has lasted, seconds.
+    pub uptime: f64,
+    /// Messages counted against its rate limit at the moment.
+    pub rate_used: u32,
+    /// Messages that the limit allows in its window, or at once; `None` = any number.
+    pub rate_max: Option<u32>,
+}
+
+/// Numbers of the whole server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Whether it takes new sessions.
+    pub running: bool,
+    /// Sessions.
+    pub active_connections: u64,
+    /// Of them, those that have authenticated.
+    pub authenticated_connections: u64,
+    /// Sessions that ever were.
+    pub total_connections: u64,
+    /// Subscriptions that clients asked for.
+    pub total_subscriptions: u64,
+    /// Channels that have such subscriptions.
+    pub unique_channels: u64,
+    /// Of them, properties of the monitoring dialect.
+    pub unique_properties: u64,
+    /// Messages received.
+    pub messages_received: u64,
+    /// Publications delivered.
+    pub messages_sent: u64,
+}
+
+impl ConnectionInfo {
+    /// What `view` and the use of the rate limit tell.
+    pub(super) fn new(view: &SessionView<'_>, (rate_used, rate_max): (u32, Option<u32>)) -> Self {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let roles = view.identity.map_or(&[][..], |identity| &identity.roles);
+        Self {
+            id: view.id.to_string(),
+            connection_id: connection_id(view),
+            dialect: view.dialect.name(),
+            user_id: view.identity.map(|identity| identity.user.to_string()),
+            tenant_id: view.tenant.map(str::to_owned),
+            roles: roles.iter().map(|role| role.to_string()).collect(),
+            channels: owned(&view.channels),
+            connected_at: Duration::from_millis(view.connected_unix_ms).as_secs_f64(),
+            uptime: Duration::from_millis(view.uptime_ms).as_secs_f64(),
+            rate_used,
+            rate_max,
+        }
+    }
+}
