@@ -134,7 +134,7 @@ impl Stage {
                 let passed_ms = number.unwrap_or(0) as u64 % 100_000;
                 self.now.monotonic_ms += passed_ms;
                 self.now.unix_ms += passed_ms;
-                self.shard.wake(self.now);
+                self.shard.expire_timers(self.now);
             }
             _ => {}
         }

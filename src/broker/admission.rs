@@ -3,10 +3,10 @@
 use super::command::Connect;
 use super::effect::Effect;
 use super::event::{Event, PresenceChange, Rejection};
+use super::presence::announce;
 use super::quotas::Scope;
 use super::session::{Counted, Session};
-use super::step::{Broker, Emit, view};
-use super::subscriptions::announce;
+use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, Now};
@@ -85,7 +85,7 @@ impl Broker {
             "a slot's session ends before the next begins"
         );
         self.counters.sessions.set(self.sessions.count() as u64);
-        self.wake(id, &policy, now, emit);
+        self.check_timers(id, &policy, now, emit);
         match connect.token {
             // A token in the handshake has no second chance: the client cannot send another that
             // way.
@@ -118,7 +118,7 @@ impl Broker {
             self.close_once(id, reason, now, emit);
             return false;
         }
-        self.wake(id, policy, now, emit);
+        self.check_timers(id, policy, now, emit);
         true
     }
 
@@ -246,23 +246,6 @@ impl Broker {
             if left == 0 && announces {
                 announce(session, PresenceChange::Offline, now, emit);
             }
-        }
-    }
-
-    /// Closes a session that may have been closed a moment ago, for a graver reason.
-    pub(super) fn close_once(
-        &mut self,
-        id: ConnectionId,
-        reason: CloseReason,
-        now: Now,
-        emit: &mut Emit<'_>,
-    ) {
-        if self
-            .sessions
-            .get(id)
-            .is_some_and(|session| !session.closing)
-        {
-            self.close(id, reason, now, emit);
         }
     }
 

@@ -2,7 +2,9 @@
 
 use super::event::Rejection;
 use super::names::is_name;
+use crate::auth::Identity;
 use crate::base::DialectId;
+use crate::base::counters::CloseReason;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
 use crate::json::Object;
 use std::net::SocketAddr;
@@ -175,12 +177,32 @@ pub enum Command<'a> {
     Malformed(Rejection),
     /// Bytes came from the client.
     Activity,
-    /// The time that an earlier `Effect::WakeAt` named has come.
-    Wake,
-    /// The server is going away, in so many milliseconds at most.
-    GoAway {
-        /// Until sessions are closed, milliseconds.
-        wait_ms: u64,
+    /// A message came from the client; `Effect::DropMessage` when it is over the rate limit. It is
+    /// counted before anything is spent on reading it.
+    Message,
+    /// The embedding program has found out whom the session speaks for.
+    Identify(&'a Identity),
+    /// The embedding program subscribes the session.
+    SubscribeServerSide {
+        /// The channel's name.
+        channel: &'a str,
+    },
+    /// The embedding program ends a subscription of the session.
+    UnsubscribeServerSide {
+        /// The channel's name.
+        channel: &'a str,
+    },
+    /// The embedding program, or an operator, ends the session.
+    EndSession {
+        /// Why, for the counters.
+        reason: CloseReason,
+    },
+    /// The timer that an earlier `Effect::SetTimer` set has expired.
+    TimerExpired,
+    /// The server is about to shut down.
+    AnnounceShutdown {
+        /// Time for sessions to end by themselves, milliseconds.
+        grace_ms: u64,
     },
     /// The connection is gone.
     Disconnect,
@@ -205,7 +227,14 @@ impl Command<'_> {
     pub const fn is_internal(&self) -> bool {
         matches!(
             self,
-            Self::Connect(_) | Self::Wake | Self::GoAway { .. } | Self::Disconnect
+            Self::Connect(_)
+                | Self::Identify(_)
+                | Self::SubscribeServerSide { .. }
+                | Self::UnsubscribeServerSide { .. }
+                | Self::EndSession { .. }
+                | Self::TimerExpired
+                | Self::AnnounceShutdown { .. }
+                | Self::Disconnect
         )
     }
 }

@@ -24,6 +24,8 @@ pub enum Effect<'a> {
         /// Why, for the counters; its label is the frame's reason text.
         reason: CloseReason,
     },
-    /// Send `Command::Wake` at this time, monotonic milliseconds, in place of any earlier request.
-    WakeAt(u64),
+    /// Send `Command::TimerExpired` at this time, monotonic milliseconds, in place of any earlier timer.
+    SetTimer(u64),
+    /// Do not read the message that `Command::Message` counted: it is over the rate limit.
+    DropMessage,
 }

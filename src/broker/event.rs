@@ -167,10 +167,10 @@ pub enum Event<'a> {
         /// The time.
         now: Now,
     },
-    /// The server is going away.
-    GoingAway {
-        /// How long it waits for sessions to end by themselves, milliseconds.
-        wait_ms: u64,
+    /// The server is about to shut down.
+    ShuttingDown {
+        /// Time for sessions to end by themselves, milliseconds.
+        grace_ms: u64,
         /// The time.
         now: Now,
     },

@@ -9,12 +9,16 @@ mod command;
 mod effect;
 mod event;
 pub mod filters;
+mod lifecycle;
 mod names;
+mod presence;
 mod publishing;
 mod quotas;
 mod rate;
+mod retained;
 mod server_subscriptions;
 mod session;
+mod state;
 mod step;
 mod subscriptions;
 
@@ -27,4 +31,4 @@ pub use event::{
     Event, Presence, PresenceChange, Rejection, SessionId, SessionView, SubscriptionView,
 };
 pub use quotas::Quotas;
-pub use step::{Broker, BrokerParts};
+pub use state::{Broker, BrokerParts};

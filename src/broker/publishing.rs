@@ -1,49 +1,16 @@
-//! Publishing, and the values kept for those who ask later.
+//! Publishing by clients, and which subscribers a publication is for.
 
-use super::command::{BroadcastTarget, Publication, Retain};
+use super::command::{BroadcastTarget, Publication};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::names::{check_channel, is_name};
-use super::step::{Broker, Emit};
-use crate::auth::Identity;
-use crate::base::limits::{KIND_BYTES_MAX, RETAINED_PER_CHANNEL_MAX};
-use crate::base::{ConnectionId, Now};
+use super::state::{Broker, Emit};
+use crate::base::ConnectionId;
+use crate::base::limits::KIND_BYTES_MAX;
 use crate::config::DialectPolicy;
-use std::collections::{BTreeMap, HashMap};
 
 /// The permission that a token must carry to publish.
 const PUBLISH_PERMISSION: &str = "publish";
-
-/// The values kept for channels, by key. All shards hear the same records, so each has them all.
-#[derive(Debug, Default)]
-pub(super) struct RetainedValues(HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>);
-
-impl RetainedValues {
-    /// Does what a publication says; false when there is no room for its value.
-    fn apply(&mut self, publication: &Publication<'_>) -> bool {
-        match publication.retain {
-            Retain::None => {}
-            Retain::Value(key) => {
-                let values = self.0.entry(publication.channel.into()).or_default();
-                if values.len() >= RETAINED_PER_CHANNEL_MAX && !values.contains_key(key) {
-                    return false;
-                }
-                values.insert(key.into(), publication.data.into());
-            }
-            Retain::Clear(key) => {
-                if let Some(values) = self.0.get_mut(publication.channel) {
-                    values.remove(key);
-                }
-            }
-        }
-        true
-    }
-
-    fn of(&self, channel: &str) -> Vec<&str> {
-        let values = self.0.get(channel).into_iter().flat_map(BTreeMap::values);
-        values.map(|value| &**value).collect()
-    }
-}
 
 impl Broker {
     pub(super) fn publish(
@@ -89,35 +56,6 @@ impl Broker {
         emit(Effect::Reply(Event::Published { channel }));
     }
 
-    fn identity(&self, id: ConnectionId) -> Option<&Identity> {
-        self.sessions.get(id)?.identity.as_deref()
-    }
-
-    /// Keeps what a publication that went through the ring says to keep.
-    pub fn retain(&mut self, publication: &Publication<'_>) {
-        if !self.retained.apply(publication) {
-            self.counters.retained_rejected.add(1);
-        }
-    }
-
-    pub(super) fn get_retained(
-        &mut self,
-        id: ConnectionId,
-        channel: &str,
-        now: Now,
-        emit: &mut Emit<'_>,
-    ) {
-        if let Err(rejection) = self.check_access(id, channel) {
-            return self.reject(rejection, emit);
-        }
-        let values = self.retained.of(channel);
-        emit(Effect::Reply(Event::Retained {
-            channel,
-            values,
-            now,
-        }));
-    }
-
     /// Whether the session in `slot` is among those that a publication is for.
     #[must_use]
     pub fn matches_target(&self, slot: u32, target: BroadcastTarget<'_>) -> bool {
@@ -134,45 +72,5 @@ impl Broker {
             }
             BroadcastTarget::Tenant(tenant) => session.tenant() == Some(tenant),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_are_kept_until_they_are_gone() {
-        let mut retained = RetainedValues::default();
-        let publication = |retain, data| Publication {
-            retain,
-            ..Publication::new("jobs", "m", data)
-        };
-        assert!(retained.apply(&publication(Retain::Value("b"), "1")));
-        assert!(retained.apply(&publication(Retain::Value("a"), "2")));
-        assert!(retained.apply(&publication(Retain::Value("b"), "3")));
-        assert_eq!(retained.of("jobs"), ["2", "3"]);
-        assert!(retained.apply(&publication(Retain::Clear("a"), "4")));
-        assert_eq!(retained.of("jobs"), ["3"]);
-        assert!(retained.of("other").is_empty());
-    }
-
-    #[test]
-    fn a_full_table_takes_no_new_key() {
-        let mut retained = RetainedValues::default();
-        for index in 0..RETAINED_PER_CHANNEL_MAX {
-            let key = index.to_string();
-            let publication = Publication {
-                retain: Retain::Value(&key),
-                ..Publication::new("jobs", "m", "1")
-            };
-            assert!(retained.apply(&publication));
-        }
-        let publication = |key| Publication {
-            retain: Retain::Value(key),
-            ..Publication::new("jobs", "m", "2")
-        };
-        assert!(!retained.apply(&publication("new")));
-        assert!(retained.apply(&publication("7")));
     }
 }

@@ -1,7 +1,7 @@
 //! Channels that a session hears without asking: everyone's, its dialect's, its user's and so on.
 
 use super::channels::{NewSubscriber, SubscriptionRef};
-use super::step::{Broker, Emit};
+use super::state::{Broker, Emit};
 use crate::base::channel_names::{
     EVERYONE, dialect_channel, permission_channel, role_channel, tenant_channel, user_channel,
 };

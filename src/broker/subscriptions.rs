@@ -1,13 +1,14 @@
 //! Subscribing and unsubscribing.
 
-use super::channels::{Channels, NewSubscriber, SubscriptionRef};
+use super::channels::{NewSubscriber, SubscriptionRef};
 use super::command::{Subscription, SubscriptionIdRequest};
 use super::effect::Effect;
-use super::event::{Event, Presence, PresenceChange, Rejection, SubscriptionView};
+use super::event::{Event, PresenceChange, Rejection, SubscriptionView};
 use super::filters::Filter;
 use super::names::{check_channel, is_subscription_id};
+use super::presence::announce;
 use super::session::Session;
-use super::step::{Broker, Emit};
+use super::state::{Broker, Emit};
 use crate::base::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
 use crate::base::{ConnectionId, Now, SubscriptionId};
 
@@ -138,8 +139,8 @@ impl Broker {
         self.subscription_count += 1;
     }
 
-    /// Makes the session a subscriber by the word of the program that embeds the server.
-    pub fn subscribe_server_side(&mut self, id: ConnectionId, name: &str) {
+    /// Makes the session a subscriber, without an answer to its client.
+    pub(super) fn subscribe_server_side(&mut self, id: ConnectionId, name: &str) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
@@ -151,8 +152,8 @@ impl Broker {
         }
     }
 
-    /// Ends a subscription by the word of the program that embeds the server.
-    pub fn unsubscribe_server_side(
+    /// Ends a subscription, without an answer to its client.
+    pub(super) fn unsubscribe_server_side(
         &mut self,
         id: ConnectionId,
         name: &str,
@@ -311,27 +312,4 @@ impl Broker {
         self.counters.channels.set(self.channels.count() as u64);
         self.counters.subscriptions.set(self.subscription_count);
     }
-}
-
-/// Tells others about the user of a session.
-pub(super) fn announce(
-    session: &Session,
-    change: PresenceChange<'_>,
-    now: Now,
-    emit: &mut Emit<'_>,
-) {
-    let presence = Presence {
-        user: session.user(),
-        change,
-        unix_ms: now.unix_ms,
-    };
-    emit(Effect::Announce(session.dialect, presence));
-}
-
-/// The names of the channels that a session asked for, oldest first.
-pub(super) fn channel_names<'a>(session: &Session, channels: &'a Channels) -> Vec<&'a str> {
-    let client_side = session.client_side().iter();
-    client_side
-        .map(|subscription| channels.name(*subscription))
-        .collect()
 }

@@ -252,11 +252,11 @@ fn other(error: impl std::fmt::Display) -> StartError {
 impl Running {
     /// Stops the periodic services, begins no new session, and tells the sessions that they have
     /// `wait_ms` to end by themselves.
-    pub(super) fn go_away(&self, wait_ms: u64) {
+    pub(super) fn announce_shutdown(&self, grace_ms: u64) {
         // Relaxed: a health check that comes a moment early sees the old answer.
         self.api.is_draining.store(true, Ordering::Relaxed);
         self.services.stop();
-        self.tell_shards(|| ShardCommand::GoAway(wait_ms));
+        self.tell_shards(|| ShardCommand::AnnounceShutdown(grace_ms));
     }
 
     /// Closes about `count` sessions with 1001.

@@ -106,7 +106,7 @@ fn wait_for_sessions(
     force: &Receiver<i32>,
 ) -> Option<StopOutcome> {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    running.go_away(wait_ms);
+    running.announce_shutdown(wait_ms);
     let context = running.context();
     let began_ms = context.clock.now().monotonic_ms;
     let first = context.process_counts.sessions_total();

@@ -2,7 +2,6 @@
 
 use super::ConnectionAction;
 use super::connection::{CloseRequest, CloseWait, Connection, Phase};
-use super::publication_writer::PublicationWriter;
 use super::ready_queue::ReadyQueue;
 use super::timer_wheel::{Timer, TimerWheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
@@ -10,7 +9,7 @@ use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS,
 use crate::base::{
     ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, SubscriptionId,
 };
-use crate::broker::{Effect, Event};
+use crate::broker::Event;
 use crate::config::Policy;
 use crate::dialect;
 use crate::http::rejection;
@@ -22,7 +21,6 @@ use std::sync::Arc;
 pub(super) struct ConnectionTable {
     pub(super) slab: Slab<Connection>,
     pub(super) counters: Arc<ShardCounters>,
-    pub(super) publication_writer: PublicationWriter,
     pub(super) actions: Vec<ConnectionAction>,
     send_queue_bytes_max: u32,
     /// Per dialect, how long a peer has to answer our close frame.
@@ -40,13 +38,11 @@ impl ConnectionTable {
         connections_max: u32,
         policy: &Policy,
         counters: Arc<ShardCounters>,
-        publication_writer: PublicationWriter,
         now: Now,
     ) -> Self {
         Self {
             slab: Slab::new(connections_max),
             counters,
-            publication_writer,
             actions: Vec::new(),
             send_queue_bytes_max: policy.send_queue_bytes_max,
             close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout.0),
@@ -81,33 +77,14 @@ impl ConnectionTable {
         accepted
     }
 
-    /// Carries out what the broker wants for `id`.
-    pub(super) fn apply(&mut self, id: ConnectionId, effect: Effect<'_>, now: Now) {
-        match effect {
-            Effect::Reply(event) => self.reply(id, &event, now),
-            Effect::Publish(publication) => {
-                self.publication_writer.publish(&publication, now.unix_ms)
-            }
-            Effect::Announce(dialect, presence) => {
-                let mut scratch = String::new();
-                let dialect = dialect::of(dialect);
-                if let Some(publication) = dialect.presence(&presence, &mut scratch) {
-                    self.publication_writer.publish(&publication, now.unix_ms);
-                }
-            }
-            Effect::Ping => {
-                let ping = self.ping.clone();
-                self.send_control(id, ping);
-            }
-            Effect::Close { code, reason } => {
-                let close = CloseRequest::flushing(code, reason);
-                self.end(id, close, now);
-            }
-            Effect::WakeAt(at_ms) => self.set_timer(id, at_ms),
-        }
+    /// Sends a ping frame.
+    pub(super) fn ping(&mut self, id: ConnectionId) {
+        let ping = self.ping.clone();
+        self.send_control(id, ping);
     }
 
-    fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
+    /// Tells the client what happened, in its dialect.
+    pub(super) fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
         let Some(connection) = self.slab.get(id) else {
             return;
         };
@@ -338,8 +315,8 @@ impl ConnectionTable {
         }
     }
 
-    /// Ends all sessions because the server goes away.
-    pub(super) fn go_away(&mut self, now: Now) {
+    /// Closes every connection because the server shuts down.
+    pub(super) fn close_all_going_away(&mut self, now: Now) {
         let ids: Vec<_> = self.slab.ids().collect();
         for id in ids {
             match self.slab.get(id).map(|connection| &connection.phase) {
@@ -352,7 +329,7 @@ impl ConnectionTable {
         }
     }
 
-    /// Ends a session because the server goes away.
+    /// Closes a session because the server shuts down (1001).
     pub(super) fn close_going_away(&mut self, id: ConnectionId, now: Now) {
         let close = CloseRequest::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
         self.end(id, close, now);

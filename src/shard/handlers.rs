@@ -4,7 +4,7 @@ use super::Shard;
 use super::hooks::{Message, Outcome, Session, SessionAction};
 use crate::base::counters::{CloseReason, MessageError};
 use crate::base::{ConnectionId, Now};
-use crate::broker::{Command, Effect, Event, Publication, Rejection};
+use crate::broker::{Command, Event, Publication, Rejection};
 
 impl Shard {
     /// Shows a message to the program's middleware; false when it was rejected.
@@ -82,7 +82,7 @@ impl Shard {
             Outcome::Denied(reason) => {
                 self.count_handler_error();
                 let event = Event::Denied { reason: &reason };
-                self.connections.apply(id, Effect::Reply(event), now);
+                self.connections.reply(id, &event, now);
             }
             Outcome::Panicked => {
                 let rejection = Rejection::HandlerFailed;
@@ -108,35 +108,21 @@ impl Shard {
                     let publication = Publication::new(&channel, &kind, &data);
                     if publication.is_valid() {
                         self.connections.counters.publications.add(1);
-                        self.connections
-                            .publication_writer
-                            .publish(&publication, now.unix_ms);
+                        self.writer.publish(&publication, now.unix_ms);
                     } else {
                         self.count_handler_error();
                     }
                 }
                 SessionAction::Subscribe(channel) => {
-                    self.broker.subscribe_server_side(id, &channel)
+                    let channel = &channel;
+                    self.step(id, Command::SubscribeServerSide { channel }, now);
                 }
                 SessionAction::Unsubscribe(channel) => {
-                    let Self {
-                        broker,
-                        connections,
-                        ..
-                    } = self;
-                    broker.unsubscribe_server_side(id, &channel, now, &mut |effect| {
-                        connections.apply(id, effect, now);
-                    });
+                    let channel = &channel;
+                    self.step(id, Command::UnsubscribeServerSide { channel }, now);
                 }
                 SessionAction::Identify(identity) => {
-                    let Self {
-                        broker,
-                        connections,
-                        ..
-                    } = self;
-                    broker.identify(id, identity, now, &mut |effect| {
-                        connections.apply(id, effect, now);
-                    });
+                    self.step(id, Command::Identify(&identity), now);
                 }
                 SessionAction::Close => {
                     self.disconnect(id, now);
@@ -148,7 +134,7 @@ impl Shard {
     /// Sends a message to one session, in its dialect. `data` is JSON.
     pub fn send_message(&mut self, id: ConnectionId, kind: &str, data: &str, now: Now) {
         let event = Event::Message { kind, data, now };
-        self.connections.apply(id, Effect::Reply(event), now);
+        self.connections.reply(id, &event, now);
     }
 
     /// Ends a session by the word of the program or of an operator; false when there is none.
@@ -159,13 +145,6 @@ impl Shard {
     }
 
     fn end_session(&mut self, id: ConnectionId, reason: CloseReason, now: Now) {
-        let Self {
-            broker,
-            connections,
-            ..
-        } = self;
-        broker.end_session(id, reason, now, &mut |effect| {
-            connections.apply(id, effect, now)
-        });
+        self.step(id, Command::EndSession { reason }, now);
     }
 }

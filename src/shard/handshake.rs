@@ -86,7 +86,7 @@ impl Shard {
     /// Why an upgrade is answered with a status of HTTP instead of a session that is closed.
     fn reject_early(&self, upgrade: &Upgrade<'_>) -> Option<RejectReason> {
         let policy = self.broker.policy();
-        if self.is_going_away {
+        if self.is_shutting_down {
             return Some(RejectReason::Draining);
         }
         if policy.origin_rejection == RejectionMode::Http && !policy.allows_origin(upgrade.origin) {
@@ -98,23 +98,19 @@ impl Shard {
     }
 
     fn upgrade(&mut self, id: ConnectionId, upgrade: &Upgrade<'_>, now: Now) {
-        let Self {
-            broker,
-            connections,
-            ..
-        } = self;
+        let connections = &mut self.connections;
         let Some(connection) = connections.slab.get_mut(id) else {
             return;
         };
         let Phase::Head(pending_request) = std::mem::replace(&mut connection.phase, Phase::Open)
         else {
-            unreachable!("only a request head is judged, and it upgrades once");
+            unreachable!("only a request head is inspected, and it upgrades once");
         };
         connection.dialect = upgrade.dialect;
         // Ahead of pongs for pings in the same packet.
         connections.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A browser's script learns the reason of a rejection only from a close code.
-        if !broker.policy().allows_origin(upgrade.origin) {
+        if !self.broker.policy().allows_origin(upgrade.origin) {
             let close = CloseRequest::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
             return connections.end(id, close, now);
         }
@@ -124,9 +120,7 @@ impl Shard {
             token: upgrade.token.as_deref(),
             tenant: upgrade.tenant.as_deref(),
         });
-        broker.step(id, connect, now, &mut |effect| {
-            connections.apply(id, effect, now)
-        });
+        self.step(id, connect, now);
     }
 }
 

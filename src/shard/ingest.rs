@@ -107,16 +107,11 @@ impl Shard {
     }
 
     fn message(&mut self, id: ConnectionId, text: &str, now: Now) {
-        let Self {
-            broker,
-            connections,
-            ..
-        } = self;
-        let Some(connection) = connections.slab.get(id) else {
+        let Some(connection) = self.connections.slab.get(id) else {
             return;
         };
         let dialect = dialect::of(connection.dialect);
-        if !broker.check_rate_limit(id, now, &mut |effect| connections.apply(id, effect, now)) {
+        if !self.is_within_rate_limit(id, now) {
             return;
         }
         // Taken out, as what is read borrows them while the shard works.
@@ -162,17 +157,6 @@ impl Shard {
             Ok(Decoded::Command(command)) => self.step(id, command, now),
             Err(rejection) => self.step(id, Command::Malformed(rejection), now),
         }
-    }
-
-    pub(super) fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {
-        let Self {
-            broker,
-            connections,
-            ..
-        } = self;
-        broker.step(id, command, now, &mut |effect| {
-            connections.apply(id, effect, now)
-        });
     }
 
     fn end_for(&mut self, id: ConnectionId, error: ProtocolError, now: Now) {

@@ -1,11 +1,13 @@
-//! One core's machine: connections, the fan-out, the publication reader, send queues and the timer wheel.
+//! The state of one core: connections with their send queues and timers, and the two halves that
+//! publications pass: the writer into the ring and the reader out of it. Neither half is known to the
+//! connections.
 //!
 //! A shard has no socket, no thread and no clock. Whoever drives it (the wire, or a simulation) tells
 //! it what came and what was written, and carries out what it asks for:
 //!
 //! ```text
-//!   accept, receive, hang_up ─▶ ┌───────┐ ─▶ begin_send, sent      bytes for sockets
-//!   wake (time)              ─▶ │ Shard │ ─▶ take_requests         close, hand over to HTTP
+//!   accept, receive, on_eof  ─▶ ┌───────┐ ─▶ begin_send, sent      bytes for sockets
+//!   expire_timers            ─▶ │ Shard │ ─▶ take_actions          close, hand over to HTTP
 //!   drain_ring               ─▶ └───────┘ ─▶ wake_peers            other shards have records to read
 //! ```
 
@@ -13,6 +15,7 @@ mod batch;
 mod chunks;
 mod connection;
 mod connection_table;
+mod effects;
 mod handlers;
 mod handshake;
 mod hooks;
@@ -78,18 +81,19 @@ pub struct ShardParts {
     pub reader: Reader,
 }
 
-/// One core's machine.
+/// The state of one core.
 #[derive(Debug)]
 pub struct Shard {
     broker: Broker,
     /// None while a message is read, and after one so large that its reader was not kept.
     json: Option<JsonReader>,
     scratch: String,
-    publication_reader: PublicationReader,
+    writer: PublicationWriter,
+    reader: PublicationReader,
     connections: ConnectionTable,
     hooks: Arc<Hooks>,
     /// No new session begins.
-    is_going_away: bool,
+    is_shutting_down: bool,
 }
 
 impl Shard {
@@ -104,32 +108,28 @@ impl Shard {
             quotas: parts.quotas,
             counters: Arc::clone(&parts.counters),
         });
-        let publication_writer = PublicationWriter::new(
+        let writer = PublicationWriter::new(
             parts.index,
             &parts.ring,
             parts.process_counts,
             Arc::clone(&parts.counters),
         );
-        let publication_reader = PublicationReader::new(
+        let reader = PublicationReader::new(
             parts.reader,
             parts.policy.send_queue_bytes_max,
             Arc::clone(&parts.counters),
         );
-        let connections = ConnectionTable::new(
-            parts.connections_max,
-            &parts.policy,
-            parts.counters,
-            publication_writer,
-            now,
-        );
+        let connections =
+            ConnectionTable::new(parts.connections_max, &parts.policy, parts.counters, now);
         Self {
             broker,
             json: None,
             scratch: String::new(),
-            publication_reader,
+            writer,
+            reader,
             connections,
             hooks: parts.hooks,
-            is_going_away: false,
+            is_shutting_down: false,
         }
     }
 
@@ -147,17 +147,10 @@ impl Shard {
     }
 
     /// Does what is due at `now`: heartbeats and timeouts.
-    pub fn wake(&mut self, now: Now) {
+    pub fn expire_timers(&mut self, now: Now) {
         for id in self.connections.expired_timers(now) {
             if self.connections.is_open(id) {
-                let Self {
-                    broker,
-                    connections,
-                    ..
-                } = self;
-                broker.step(id, Command::Wake, now, &mut |effect| {
-                    connections.apply(id, effect, now);
-                });
+                self.step(id, Command::TimerExpired, now);
             } else {
                 self.connections.time_out(id, now);
             }
@@ -165,7 +158,7 @@ impl Shard {
         self.reap_ended(now);
     }
 
-    /// When `wake` has to be called next, monotonic milliseconds.
+    /// When `expire_timers` has to be called next, monotonic milliseconds.
     #[must_use]
     pub fn next_timer_ms(&self) -> Option<u64> {
         self.connections.next_timer_ms()
@@ -179,15 +172,15 @@ impl Shard {
     pub fn drain_ring(&mut self, now: Now) -> usize {
         let Self {
             broker,
-            publication_reader,
+            reader,
             connections,
             ..
         } = self;
         let begins_fanout = connections.ready_queue.is_fanout_sent();
         if begins_fanout {
-            publication_reader.renew_budget();
+            reader.renew_budget();
         }
-        let count = publication_reader.drain(broker, |slot, run, subscription_id| {
+        let count = reader.drain(broker, |slot, run, subscription_id| {
             connections.deliver(slot, run, subscription_id, now);
         });
         if begins_fanout && count > 0 {
@@ -201,34 +194,34 @@ impl Shard {
     /// because a fan-out has to be sent first.
     #[must_use]
     pub fn has_unread(&self) -> bool {
-        self.publication_reader.has_unread()
+        self.reader.has_unread()
     }
 
     /// Publications wait here for room in the ring: give no more input until there is some.
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        self.connections.publication_writer.is_congested()
+        self.writer.is_congested()
     }
 
     /// Tries again to write what found the ring full.
     pub fn retry_unsent(&mut self) {
-        self.connections.publication_writer.retry();
+        self.writer.retry();
     }
 
     /// Calls `wake` with the index of each shard that sleeps and has records to read.
     pub fn wake_peers(&mut self, wake: impl FnMut(u32)) {
-        self.connections.publication_writer.wake_peers(wake);
+        self.writer.wake_peers(wake);
     }
 
     /// Announces that the shard is going to sleep; false when there are records to read first.
     #[must_use]
     pub fn park(&self) -> bool {
-        self.publication_reader.park()
+        self.reader.park()
     }
 
     /// Takes the announcement back.
     pub fn unpark(&self) {
-        self.publication_reader.unpark();
+        self.reader.unpark();
     }
 
     /// The next connection that has bytes to send and no send under way.
@@ -306,27 +299,27 @@ impl Shard {
         self.connections.end_http(id, now);
     }
 
-    /// Tells every session that the server will go away in `wait_ms`; no new one begins.
-    pub fn go_away(&mut self, wait_ms: u64, now: Now) {
-        self.is_going_away = true;
+    /// Tells every session that the server shuts down in `grace_ms`; no new one begins.
+    pub fn announce_shutdown(&mut self, grace_ms: u64, now: Now) {
+        self.is_shutting_down = true;
         for id in self.connections.open_sessions() {
-            self.step(id, Command::GoAway { wait_ms }, now);
+            self.step(id, Command::AnnounceShutdown { grace_ms }, now);
         }
         self.reap_ended(now);
     }
 
-    /// Closes up to `count` sessions because the server goes away (1001).
-    pub fn close_some(&mut self, count: usize, now: Now) {
+    /// Closes up to `count` sessions because the server shuts down (1001).
+    pub fn close_some_sessions(&mut self, count: usize, now: Now) {
         for id in self.connections.open_sessions().into_iter().take(count) {
             self.connections.close_going_away(id, now);
         }
         self.reap_ended(now);
     }
 
-    /// Closes every session because the server goes away (1001).
-    pub fn drain_sessions(&mut self, now: Now) {
-        self.is_going_away = true;
-        self.connections.go_away(now);
+    /// Closes every session because the server shuts down (1001).
+    pub fn close_all_sessions(&mut self, now: Now) {
+        self.is_shutting_down = true;
+        self.connections.close_all_going_away(now);
         self.reap_ended(now);
     }
 

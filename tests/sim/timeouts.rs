@@ -83,7 +83,7 @@ impl Stage {
             let step_ms = next_ms.max(self.now.monotonic_ms + 1) - self.now.monotonic_ms;
             self.now.monotonic_ms += step_ms;
             self.now.unix_ms += step_ms;
-            self.shard.wake(self.now);
+            self.shard.expire_timers(self.now);
         }
     }
 

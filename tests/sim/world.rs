@@ -296,7 +296,7 @@ impl World {
         self.now.monotonic_ms += passed_ms;
         self.now.unix_ms += passed_ms;
         for shard in 0..self.plan.shards {
-            self.shards[shard].wake(self.now);
+            self.shards[shard].expire_timers(self.now);
             self.carry_out(shard);
         }
     }

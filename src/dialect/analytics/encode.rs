@@ -69,16 +69,13 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Published { .. }
         | Event::Retained { .. }
         | Event::Status { .. }
-        | Event::GoingAway { .. } => {}
+        | Event::ShuttingDown { .. } => {}
     }
 }
 
 fn text(rejection: Rejection) -> String {
     match rejection {
         // The broker's names of fields, in the dialect's words.
-        Rejection::InvalidField("subscription_id") => {
-            text(Rejection::InvalidField("subscription_id"))
-        }
         Rejection::InvalidField("filter") => text(Rejection::InvalidField("filters")),
         Rejection::InvalidJson
         | Rejection::TooDeep

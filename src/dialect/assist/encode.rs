@@ -89,7 +89,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             flat(output, "error", "message", &text(*rejection));
         }
         Event::Denied { reason } => flat(output, "error", "message", reason),
-        Event::Published { .. } | Event::Status { .. } | Event::GoingAway { .. } => {}
+        Event::Published { .. } | Event::Status { .. } | Event::ShuttingDown { .. } => {}
     }
 }
 

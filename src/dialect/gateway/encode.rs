@@ -19,7 +19,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Welcome { .. }
         | Event::Published { .. }
         | Event::Retained { .. }
-        | Event::GoingAway { .. } => {}
+        | Event::ShuttingDown { .. } => {}
         Event::Authenticated { identity, .. } => {
             nested(output, "auth_success", "user_id", &identity.user);
         }

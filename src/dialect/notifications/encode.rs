@@ -61,8 +61,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             notification_start(kind, "", data, output);
             end(*now, output);
         }
-        Event::GoingAway { wait_ms, now } => {
-            let seconds = wait_ms.div_ceil(1_000);
+        Event::ShuttingDown { grace_ms, now } => {
+            let seconds = grace_ms.div_ceil(1_000);
             let data = format!("{{\"timeout_seconds\":{seconds}}}");
             notification_start("shutdown", "The server is shutting down", &data, output);
             end(*now, output);
@@ -152,8 +152,8 @@ mod tests {
             r#"{"type":"pong","timestamp":"2024-01-01T00:00:00.000Z"}"#,
         );
         check(
-            &Event::GoingAway {
-                wait_ms: 1_800_000,
+            &Event::ShuttingDown {
+                grace_ms: 1_800_000,
                 now,
             },
             concat!(

@@ -37,11 +37,11 @@ type ShardCall = Box<dyn FnOnce(&mut Shard, Now) + Send>;
 
 /// What the server tells a shard.
 pub enum ShardCommand {
-    /// Begin no new session, tell the others that they have so many milliseconds.
-    GoAway(u64),
-    /// Say goodbye to so many sessions (1001).
+    /// Begin no new session, and tell the others that they have this many milliseconds.
+    AnnounceShutdown(u64),
+    /// Close this many sessions (1001).
     CloseSome(usize),
-    /// Stop accepting, say goodbye to all sessions (1001), return when the last is gone.
+    /// Stop accepting, close all sessions (1001), return when the last is gone.
     Drain,
     /// Do this to the shard.
     Call(ShardCall),
@@ -50,7 +50,7 @@ pub enum ShardCommand {
 impl std::fmt::Debug for ShardCommand {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::GoAway(wait_ms) => write!(formatter, "GoAway({wait_ms})"),
+            Self::AnnounceShutdown(grace_ms) => write!(formatter, "AnnounceShutdown({grace_ms})"),
             Self::CloseSome(count) => write!(formatter, "CloseSome({count})"),
             Self::Drain => formatter.write_str("Drain"),
             Self::Call(_) => formatter.write_str("Call"),
@@ -179,12 +179,14 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             .next_timer_ms()
             .is_some_and(|at_ms| at_ms <= now.monotonic_ms)
         {
-            self.shard.wake(now);
+            self.shard.expire_timers(now);
         }
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                ShardCommand::GoAway(wait_ms) => self.shard.go_away(wait_ms, now),
-                ShardCommand::CloseSome(count) => self.shard.close_some(count, now),
+                ShardCommand::AnnounceShutdown(wait_ms) => {
+                    self.shard.announce_shutdown(wait_ms, now)
+                }
+                ShardCommand::CloseSome(count) => self.shard.close_some_sessions(count, now),
                 ShardCommand::Drain => self.begin_drain(now),
                 ShardCommand::Call(call) => call(&mut self.shard, now),
             }
@@ -462,7 +464,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         if !self.is_draining {
             self.is_draining = true;
             self.kernel.stop_accepting();
-            self.shard.drain_sessions(now);
+            self.shard.close_all_sessions(now);
         }
     }
 

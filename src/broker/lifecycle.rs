@@ -1,0 +1,87 @@
+//! Timers, rejections, and the end of a session for a reason of ours.
+
+use super::effect::Effect;
+use super::event::{Event, Rejection};
+use super::session::Due;
+use super::state::{Broker, Emit};
+use crate::base::counters::{CloseReason, TokenError};
+use crate::base::{ConnectionId, Now};
+use crate::config::DialectPolicy;
+use crate::ws::CloseCode;
+
+impl Broker {
+    /// Does what is due, and sets the timer for what is next.
+    pub(super) fn check_timers(
+        &mut self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let mut due = session.due(policy, now);
+        if due == Due::Ping {
+            session.pinged_ms = Some(now.monotonic_ms);
+            emit(Effect::Ping);
+            due = session.due(policy, now);
+        }
+        match due {
+            Due::Later(at_ms) => emit(Effect::SetTimer(at_ms)),
+            // Only a pong timeout of zero makes a ping due twice.
+            Due::PongTimeout | Due::Ping => self.close(id, CloseReason::PongTimeout, now, emit),
+            Due::AuthTimeout => self.close(id, CloseReason::AuthTimeout, now, emit),
+            Due::TokenExpired => {
+                self.counters.token_errors.of(TokenError::Expired).add(1);
+                let rejection = Rejection::TokenExpired;
+                emit(Effect::Reply(Event::Error { rejection }));
+                self.close(id, CloseReason::TokenExpired, now, emit);
+            }
+        }
+    }
+
+    /// Ends a session for a reason of ours; its subscriptions end at once.
+    pub(super) fn close(
+        &mut self,
+        id: ConnectionId,
+        reason: CloseReason,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        self.leave_all(id, now, emit);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.closing = true;
+        }
+        let code = match reason {
+            CloseReason::Capacity => CloseCode::TRY_AGAIN_LATER,
+            CloseReason::Operator => CloseCode::NORMAL,
+            _ => CloseCode::POLICY_VIOLATION,
+        };
+        emit(Effect::Close { code, reason });
+    }
+
+    pub(super) fn reject(&self, rejection: Rejection, emit: &mut Emit<'_>) {
+        if let Some(error) = rejection.error() {
+            self.counters.message_errors.of(error).add(1);
+        }
+        emit(Effect::Reply(Event::Error { rejection }));
+    }
+
+    /// Closes a session that may have been closed a moment ago, for a graver reason.
+    pub(super) fn close_once(
+        &mut self,
+        id: ConnectionId,
+        reason: CloseReason,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        if self
+            .sessions
+            .get(id)
+            .is_some_and(|session| !session.closing)
+        {
+            self.close(id, reason, now, emit);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Retained values: what a channel gives to those who ask later.
+
+use super::command::{Publication, Retain};
+use super::effect::Effect;
+use super::event::Event;
+use super::state::{Broker, Emit};
+use crate::base::limits::RETAINED_PER_CHANNEL_MAX;
+use crate::base::{ConnectionId, Now};
+use std::collections::{BTreeMap, HashMap};
+
+/// The values kept for channels, by key. All shards hear the same records, so each has them all.
+#[derive(Debug, Default)]
+pub(super) struct RetainedValues(HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>);
+
+impl RetainedValues {
+    /// Does what a publication says; false when there is no room for its value.
+    fn apply(&mut self, publication: &Publication<'_>) -> bool {
+        match publication.retain {
+            Retain::None => {}
+            Retain::Value(key) => {
+                let values = self.0.entry(publication.channel.into()).or_default();
+                if values.len() >= RETAINED_PER_CHANNEL_MAX && !values.contains_key(key) {
+                    return false;
+                }
+                values.insert(key.into(), publication.data.into());
+            }
+            Retain::Clear(key) => {
+                if let Some(values) = self.0.get_mut(publication.channel) {
+                    values.remove(key);
+                }
+            }
+        }
+        true
+    }
+
+    fn of(&self, channel: &str) -> Vec<&str> {
+        let values = self.0.get(channel).into_iter().flat_map(BTreeMap::values);
+        values.map(|value| &**value).collect()
+    }
+}
+
+impl Broker {
+    /// Keeps what a publication that went through the ring says to keep.
+    pub fn retain(&mut self, publication: &Publication<'_>) {
+        if !self.retained.apply(publication) {
+            self.counters.retained_rejected.add(1);
+        }
+    }
+
+    pub(super) fn get_retained(
+        &mut self,
+        id: ConnectionId,
+        channel: &str,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        if let Err(rejection) = self.check_access(id, channel) {
+            return self.reject(rejection, emit);
+        }
+        let values = self.retained.of(channel);
+        emit(Effect::Reply(Event::Retained {
+            channel,
+            values,
+            now,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_kept_until_they_are_gone() {
+        let mut retained = RetainedValues::default();
+        let publication = |retain, data| Publication {
+            retain,
+            ..Publication::new("jobs", "m", data)
+        };
+        assert!(retained.apply(&publication(Retain::Value("b"), "1")));
+        assert!(retained.apply(&publication(Retain::Value("a"), "2")));
+        assert!(retained.apply(&publication(Retain::Value("b"), "3")));
+        assert_eq!(retained.of("jobs"), ["2", "3"]);
+        assert!(retained.apply(&publication(Retain::Clear("a"), "4")));
+        assert_eq!(retained.of("jobs"), ["3"]);
+        assert!(retained.of("other").is_empty());
+    }
+
+    #[test]
+    fn a_full_table_takes_no_new_key() {
+        let mut retained = RetainedValues::default();
+        for index in 0..RETAINED_PER_CHANNEL_MAX {
+            let key = index.to_string();
+            let publication = Publication {
+                retain: Retain::Value(&key),
+                ..Publication::new("jobs", "m", "1")
+            };
+            assert!(retained.apply(&publication));
+        }
+        let publication = |key| Publication {
+            retain: Retain::Value(key),
+            ..Publication::new("jobs", "m", "2")
+        };
+        assert!(!retained.apply(&publication("new")));
+        assert!(retained.apply(&publication("7")));
+    }
+}

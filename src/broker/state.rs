@@ -1,0 +1,210 @@
+//! The state of a broker, and what may be asked about it.
+
+use super::channels::{Channel, ChannelIndex, Channels};
+use super::effect::Effect;
+use super::event::{SessionId, SessionView};
+use super::quotas::Quotas;
+use super::retained::RetainedValues;
+use super::session::Session;
+use crate::auth::{Identity, Verifier};
+use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
+use crate::base::{
+    ConnectionId, DialectId, Now, ProcessCounts, ShardCounters, SlotMap, SubscriptionId,
+};
+use crate::config::{Policy, RateScope};
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// The rules and the tables of one shard.
+#[derive(Debug)]
+pub struct Broker {
+    pub(super) shard: u16,
+    pub(super) policy: Arc<Policy>,
+    pub(super) verifier: Verifier,
+    pub(super) process_counts: Arc<ProcessCounts>,
+    pub(super) quotas: Arc<Quotas>,
+    pub(super) counters: Arc<ShardCounters>,
+    pub(super) sessions: SlotMap<Session>,
+    pub(super) channels: Channels,
+    pub(super) retained: RetainedValues,
+    pub(super) subscription_count: u64,
+    pub(super) authenticated_count: u64,
+    pub(super) subscription_ids_assigned: Cell<u64>,
+}
+
+/// What the brokers of a process have in common, and what is this one's.
+#[derive(Debug)]
+pub struct BrokerParts {
+    /// Which shard of the process this is.
+    pub shard: u16,
+    /// The rules.
+    pub policy: Arc<Policy>,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Counts shared by all shards.
+    pub process_counts: Arc<ProcessCounts>,
+    /// What users, tenants and addresses use, on all shards.
+    pub quotas: Arc<Quotas>,
+    /// This shard's counters.
+    pub counters: Arc<ShardCounters>,
+}
+
+/// Where effects go.
+pub(super) type Emit<'e> = dyn FnMut(Effect<'_>) + 'e;
+
+impl Broker {
+    /// A broker without sessions.
+    #[must_use]
+    pub fn new(parts: BrokerParts) -> Self {
+        Self {
+            shard: parts.shard,
+            policy: parts.policy,
+            verifier: parts.verifier,
+            process_counts: parts.process_counts,
+            quotas: parts.quotas,
+            counters: parts.counters,
+            sessions: SlotMap::default(),
+            channels: Channels::default(),
+            retained: RetainedValues::default(),
+            subscription_count: 0,
+            authenticated_count: 0,
+            subscription_ids_assigned: Cell::new(0),
+        }
+    }
+
+    /// The rules in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The channel of that name, if it has subscribers on this shard.
+    #[must_use]
+    pub fn find_channel(&self, name: &str) -> Option<ChannelIndex> {
+        self.channels.find(name)
+    }
+
+    /// The channels that sessions of this shard asked for and whose names begin so.
+    pub fn channel_names(&self, prefix: &str) -> impl Iterator<Item = &str> {
+        self.channels
+            .names()
+            .filter(move |name| name.starts_with(prefix))
+    }
+
+    /// The subscribers of a channel on this shard.
+    #[must_use]
+    pub fn channel(&self, index: ChannelIndex) -> &Channel {
+        self.channels.at(index)
+    }
+
+    /// The same, to match filters.
+    #[must_use]
+    pub fn channel_mut(&mut self, index: ChannelIndex) -> &mut Channel {
+        self.channels.at_mut(index)
+    }
+
+    /// Whether a session of `dialect` would be within the limits now.
+    #[must_use]
+    pub fn has_room(&self, dialect: DialectId) -> bool {
+        let dialect_max = self.policy.dialects[dialect.index()].sessions_max;
+        let total_max = self.policy.sessions_max;
+        (dialect_max == 0 || self.process_counts.sessions(dialect) < dialect_max)
+            && (total_max == 0 || self.process_counts.sessions_total() < total_max)
+    }
+
+    /// Whether the session may do more than show who it is.
+    #[must_use]
+    pub fn auth_satisfied(&self, id: ConnectionId) -> bool {
+        self.sessions.get(id).is_some_and(|session| {
+            let policy = &self.policy.dialects[session.dialect.index()];
+            session.identity.is_some() || !policy.auth_required
+        })
+    }
+
+    /// What session `id` may know of itself.
+    #[must_use]
+    pub fn view(&self, id: ConnectionId, now: Now) -> Option<SessionView<'_>> {
+        let session = self.sessions.get(id)?;
+        Some(view(self.session_id(id), session, &self.channels, now))
+    }
+
+    /// The session's id in the process.
+    #[must_use]
+    pub fn session_id(&self, connection: ConnectionId) -> SessionId {
+        SessionId {
+            shard: self.shard,
+            connection,
+        }
+    }
+
+    /// Messages that session `id` has used of its rate limit now, and how many it allows in its
+    /// window or at once (`None` = any number).
+    #[must_use]
+    pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
+        let session = self.sessions.get(id)?;
+        let policy = &self.policy.dialects[session.dialect.index()];
+        let limit = policy.rate_limit;
+        let used = match (policy.rate_scope, session.user()) {
+            (RateScope::User, Some(user)) => self.quotas.used(session.dialect, user, limit, now),
+            _ => session.rate.used(limit, now.monotonic_ms),
+        };
+        Some((used, limit.messages_max()))
+    }
+
+    /// Longest message that session `id` may send now, bytes: little until we know whom we serve.
+    #[must_use]
+    pub fn message_bytes_max(&self, id: ConnectionId) -> usize {
+        let Some(session) = self.sessions.get(id) else {
+            return UNAUTHENTICATED_MESSAGE_BYTES_MAX;
+        };
+        let policy = &self.policy.dialects[session.dialect.index()];
+        if policy.auth_required && session.identity.is_none() {
+            let bytes_max = policy.message_bytes_max.as_usize();
+            return bytes_max.min(UNAUTHENTICATED_MESSAGE_BYTES_MAX);
+        }
+        policy.message_bytes_max.as_usize()
+    }
+
+    /// A subscription id that no other subscription of the process has: `sub_`, the shard, a number.
+    pub(super) fn assign_subscription_id(&self) -> SubscriptionId {
+        let number = self.subscription_ids_assigned.get() + 1;
+        self.subscription_ids_assigned.set(number);
+        let subscription_id = SubscriptionId::new(&format!("sub_{:04x}{number:012x}", self.shard));
+        debug_assert_eq!(
+            subscription_id.text().len(),
+            crate::base::SUBSCRIPTION_ID_BYTES
+        );
+        subscription_id
+    }
+
+    /// Whom the session speaks for.
+    pub(super) fn identity(&self, id: ConnectionId) -> Option<&Identity> {
+        self.sessions.get(id)?.identity.as_deref()
+    }
+}
+
+pub(super) fn view<'a>(
+    id: SessionId,
+    session: &'a Session,
+    channels: &'a Channels,
+    now: Now,
+) -> SessionView<'a> {
+    SessionView {
+        id,
+        dialect: session.dialect,
+        peer: session.peer,
+        connected_unix_ms: session.began.unix_ms,
+        uptime_ms: now.monotonic_ms.saturating_sub(session.began.monotonic_ms),
+        identity: session.identity.as_deref(),
+        tenant: session.tenant(),
+        channels: channel_names(session, channels),
+    }
+}
+
+/// The names of the channels that a session asked for, oldest first.
+pub(super) fn channel_names<'a>(session: &Session, channels: &'a Channels) -> Vec<&'a str> {
+    let client_side = session.client_side().iter();
+    client_side
+        .map(|subscription| channels.name(*subscription))
+        .collect()
+}

@@ -1,0 +1,67 @@
+//! What the broker wants done: by connections, or by the writer of publications.
+
+use super::Shard;
+use super::connection::CloseRequest;
+use super::connection_table::ConnectionTable;
+use super::publication_writer::PublicationWriter;
+use crate::base::{ConnectionId, Now};
+use crate::broker::{Command, Effect};
+use crate::dialect;
+
+impl Shard {
+    /// Gives the broker a command and carries out its effects.
+    pub(super) fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {
+        let Self {
+            broker,
+            connections,
+            writer,
+            ..
+        } = self;
+        broker.step(id, command, now, &mut |effect| {
+            apply(connections, writer, id, effect, now);
+        });
+    }
+
+    /// Counts a message against the session's rate limit; false when it is not to be read.
+    pub(super) fn is_within_rate_limit(&mut self, id: ConnectionId, now: Now) -> bool {
+        let Self {
+            broker,
+            connections,
+            writer,
+            ..
+        } = self;
+        let mut is_within = true;
+        broker.step(id, Command::Message, now, &mut |effect| match effect {
+            Effect::DropMessage => is_within = false,
+            other => apply(connections, writer, id, other, now),
+        });
+        is_within
+    }
+}
+
+fn apply(
+    connections: &mut ConnectionTable,
+    writer: &mut PublicationWriter,
+    id: ConnectionId,
+    effect: Effect<'_>,
+    now: Now,
+) {
+    match effect {
+        Effect::Reply(event) => connections.reply(id, &event, now),
+        Effect::Publish(publication) => writer.publish(&publication, now.unix_ms),
+        Effect::Announce(dialect, presence) => {
+            let mut scratch = String::new();
+            let dialect = dialect::of(dialect);
+            if let Some(publication) = dialect.presence(&presence, &mut scratch) {
+                writer.publish(&publication, now.unix_ms);
+            }
+        }
+        Effect::Ping => connections.ping(id),
+        Effect::Close { code, reason } => {
+            connections.end(id, CloseRequest::flushing(code, reason), now);
+        }
+        Effect::SetTimer(at_ms) => connections.set_timer(id, at_ms),
+        // Answered where the message is read.
+        Effect::DropMessage => {}
+    }
+}
