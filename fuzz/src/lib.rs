@@ -241,10 +241,10 @@ impl Stage {
         assert!(self.clients.iter().all(Option::is_none), "a client is left");
         let counters = &self.counters;
         let left = [
-            ("sessions", counters.sessions.value()),
+            ("sessions", counters.shard_sessions.value()),
             ("subscriptions", counters.subscriptions.value()),
             ("channels", counters.channels.value()),
-            ("authenticated", counters.authenticated.value()),
+            ("authenticated", counters.authenticated_sessions.value()),
             (
                 "sessions of the dialect",
                 self.process_counts.sessions(self.dialect),

@@ -48,7 +48,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &ConnectArgs) -> Result<Report
             wires
                 .last_mut()
                 .expect("a ring was made for connection 0")
-                .adopt(dialed.stream)?;
+                .register_socket(dialed.stream)?;
             keeping_ns += now_ns() - done_ns;
         }
     }

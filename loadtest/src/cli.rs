@@ -51,7 +51,8 @@ pub(crate) struct ServerArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// One publisher, many subscribers: latency, deliveries per second, CPU per delivery
-    Fanout {
+    #[command(name = "fanout")]
+    FanOut {
         /// The server.
         #[command(flatten)]
         server: ServerArgs,

@@ -4,9 +4,9 @@
 //! some 10,000 connections per second and core on loopback.
 
 use crate::{
-    blanks::SubscriptionId,
     dialect::{Awaited, Dialect, Reply, shorten},
     frames::{self, Reader},
+    placeholders::SubscriptionId,
     wire,
 };
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -34,7 +34,7 @@ pub(crate) enum ConnectError {
     /// The URL is not of the form ws://host:port/path.
     Url(String),
     /// Nobody listens there.
-    Refused(SocketAddr),
+    Rejected(SocketAddr),
     /// All local ports towards the server are taken.
     Ports,
     /// The process has no descriptors left.
@@ -43,7 +43,7 @@ pub(crate) enum ConnectError {
     Status(String),
     /// The server's answer to the upgrade is broken.
     Upgrade(String),
-    /// The server refused the token or the subscription.
+    /// The server rejected the token or the subscription.
     TestSources(String),
     /// The server closed the connection.
     Closed(&'static str),
@@ -59,7 +59,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(url) => write!(out, "`{url}` is not of the form ws://host:port/path"),
-            Self::Refused(address) => write!(out, "connection refused by {address}"),
+            Self::Rejected(address) => write!(out, "connection refused by {address}"),
             Self::Ports => write!(
                 out,
                 "not enough ports: all local ports towards the server are taken"
@@ -217,7 +217,7 @@ impl Dialer {
             _ => TcpStream::connect_timeout(&address, STEP_PATIENCE),
         };
         connected.map_err(|error| match (error.kind(), error.raw_os_error()) {
-            (io::ErrorKind::ConnectionRefused, _) => ConnectError::Refused(address),
+            (io::ErrorKind::ConnectionRefused, _) => ConnectError::Rejected(address),
             (io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse, _) => ConnectError::Ports,
             (_, Some(24 | 23)) => ConnectError::Descriptors, // EMFILE, ENFILE
             (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => {
@@ -325,9 +325,9 @@ impl Dialed {
             match frame.opcode {
                 frames::PING => frames::encode_client(frames::PONG, frame.payload, pongs),
                 frames::CLOSE => return Err(closing(frame.payload, step)),
-                frames::TEXT => match dialect.judge(awaited, frame.payload) {
+                frames::TEXT => match dialect.classify(awaited, frame.payload) {
                     Reply::Awaited(id) => return Ok((Some(id), self.leftover.len() - rest.len())),
-                    Reply::Refused(words) => return Err(ConnectError::TestSources(words)),
+                    Reply::Rejected(words) => return Err(ConnectError::TestSources(words)),
                     Reply::Other => {}
                 },
                 _ => {}
@@ -440,11 +440,11 @@ mod tests {
             None,
         );
         assert!(
-            matches!(dialer.open(false), Err(ConnectError::Refused(address)) if address == free)
+            matches!(dialer.open(false), Err(ConnectError::Rejected(address)) if address == free)
         );
         dialer.opened_count = CONNECTIONS_PER_SOURCE;
         assert!(
-            matches!(dialer.open(false), Err(ConnectError::Refused(address)) if address == free)
+            matches!(dialer.open(false), Err(ConnectError::Rejected(address)) if address == free)
         );
     }
 }

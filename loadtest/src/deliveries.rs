@@ -1,10 +1,10 @@
 //! What arrives at the subscribers, held against what was published.
 
 use crate::{
-    blanks::{BLANK_ID, SubscriptionId},
     dialect::{Dialect, difference, find_stamp, shorten},
     frames::{self, Frame, Reader},
-    ledger::{Ledger, Verdict},
+    ledger::{Ledger, SequenceCheck},
+    placeholders::{PLACEHOLDER_ID, SubscriptionId},
     publications::Publications,
     report::latency_histogram,
 };
@@ -105,7 +105,7 @@ impl Deliveries {
     /// One more subscriber, numbered from 0, and the id that the server gave it.
     pub(crate) fn add_subscriber(&mut self, id: Option<SubscriptionId>) {
         self.subscribers.push(Subscriber::default());
-        self.ids.push(id.unwrap_or(BLANK_ID));
+        self.ids.push(id.unwrap_or(PLACEHOLDER_ID));
         self.open_count += 1;
     }
 
@@ -275,7 +275,7 @@ impl Deliveries {
         for sequence in
             self.subscribers[index as usize].ledger.next()..self.publications.published()
         {
-            self.publications.settle(sequence);
+            self.publications.confirm_one(sequence);
         }
     }
 }
@@ -291,7 +291,7 @@ fn arrived(
     let latency = now_ns.saturating_sub(sent_ns);
     figures.delivered += 1;
     figures.delivery_ns.saturating_record(latency);
-    if publications.settle(sequence) {
+    if publications.confirm_one(sequence) {
         figures.fanout_ns.saturating_record(latency);
     }
 }
@@ -316,21 +316,21 @@ fn examine(
         faults.explain(|| difference(message, &wanted));
     }
     match ledger.take(sequence) {
-        Verdict::InOrder => arrived(publications, figures, sequence, sent_ns, now_ns),
-        Verdict::Gap(gap) => {
+        SequenceCheck::InOrder => arrived(publications, figures, sequence, sent_ns, now_ns),
+        SequenceCheck::Gap(gap) => {
             faults.lost += gap.end - gap.start;
             faults.explain(|| format!("publication {sequence} came where {} was due", gap.start));
             for skipped in gap {
-                publications.settle(skipped);
+                publications.confirm_one(skipped);
             }
             arrived(publications, figures, sequence, sent_ns, now_ns);
         }
-        Verdict::Late => {
+        SequenceCheck::Late => {
             faults.lost -= 1;
             faults.out_of_order += 1;
             figures.delivered += 1;
         }
-        Verdict::Duplicate => {
+        SequenceCheck::Duplicate => {
             faults.duplicated += 1;
             faults.explain(|| format!("publication {sequence} came twice"));
         }
@@ -451,7 +451,8 @@ mod tests {
                 for _ in 0..2 {
                     deliveries.publish(1000, &mut Vec::new());
                 }
-                let (blanks, mut stream) = (Dialect::Analytics.blanks().unwrap(), Vec::new());
+                let (placeholders, mut stream) =
+                    (Dialect::Analytics.placeholders().unwrap(), Vec::new());
                 for sequence in 0..2 {
                     let mut frame = deliveries
                         .publications
@@ -461,7 +462,7 @@ mod tests {
                         .to_vec();
                     let at = frame.len() - b"2024-01-01T00:00:00.000Z\"}".len();
                     frame[at..at + 24].copy_from_slice(b"2024-01-01T00:00:00.000Z");
-                    blanks.fill_id(&mut frame, &id);
+                    placeholders.fill_id(&mut frame, &id);
                     stream.extend_from_slice(&frame);
                 }
                 for piece in stream.chunks(piece_bytes) {

@@ -1,6 +1,6 @@
 //! What is said inside the frames: two of fanwire's dialects, and the verbatim one that peers speak.
 
-use crate::blanks::{Blanks, ID_BYTES, SubscriptionId};
+use crate::placeholders::{ID_BYTES, Placeholders, SubscriptionId};
 use clap::ValueEnum;
 use serde_json::Value;
 
@@ -24,8 +24,8 @@ pub(crate) enum Reply {
     Awaited(Option<SubscriptionId>),
     /// Something else, to be skipped: a greeting, a presence notice.
     Other,
-    /// The server refuses; its own words.
-    Refused(String),
+    /// The server rejects; its own words.
+    Rejected(String),
 }
 
 /// What is waited for while a connection is set up.
@@ -118,7 +118,7 @@ impl Dialect {
     }
 
     /// Reads one message of the server during set-up.
-    pub(crate) fn judge(self, awaited: Awaited, message: &[u8]) -> Reply {
+    pub(crate) fn classify(self, awaited: Awaited, message: &[u8]) -> Reply {
         if self == Self::Verbatim {
             return if message == b"OK" {
                 Reply::Awaited(None)
@@ -127,7 +127,7 @@ impl Dialect {
             };
         }
         let Ok(json) = serde_json::from_slice::<Value>(message) else {
-            return Reply::Refused(format!("a message that is not JSON: {}", shorten(message)));
+            return Reply::Rejected(format!("a message that is not JSON: {}", shorten(message)));
         };
         let kind = json["type"].as_str().unwrap_or_default();
         match awaited {
@@ -136,13 +136,13 @@ impl Dialect {
                 let id = json["subscription_id"].as_str().unwrap_or_default();
                 match id.as_bytes().try_into() {
                     Ok(id) => Reply::Awaited(Some(id)),
-                    Err(_) => Reply::Refused(format!("`{id}` is no id of {ID_BYTES} bytes")),
+                    Err(_) => Reply::Rejected(format!("`{id}` is no id of {ID_BYTES} bytes")),
                 }
             }
             Awaited::Subscribed if kind == "subscribed" && json["data"]["channel"] == "bench" => {
                 Reply::Awaited(None)
             }
-            _ if kind.contains("error") => Reply::Refused(shorten(message)),
+            _ if kind.contains("error") => Reply::Rejected(shorten(message)),
             _ => Reply::Other,
         }
     }
@@ -157,9 +157,9 @@ impl Dialect {
     }
 
     /// What the server writes into a delivery by itself.
-    pub(crate) fn blanks(self) -> Option<Blanks> {
+    pub(crate) fn placeholders(self) -> Option<Placeholders> {
         let (_, after) = self.delivery_wrapping();
-        Blanks::of(after)
+        Placeholders::of(after)
     }
 
     /// Least payload bytes of a delivery in this dialect.
@@ -185,7 +185,7 @@ impl Dialect {
         self.write(wrapping, sequence, sent_ns, delivery_bytes, out);
     }
 
-    /// What each subscriber must get, exactly but for [`Dialect::blanks`]: `delivery_bytes` bytes
+    /// What each subscriber must get, exactly but for [`Dialect::placeholders`]: `delivery_bytes` bytes
     /// with sequence number and time of sending.
     pub(crate) fn delivery(
         self,
@@ -335,8 +335,8 @@ mod tests {
         assert_eq!(publication["data"]["channel"], "stream:events");
         assert_eq!(delivery["data"]["subscription_type"], "events");
         assert_eq!(delivery["subscription_id"], "_".repeat(ID_BYTES));
-        assert!(Dialect::Analytics.blanks().is_some());
-        assert_eq!(Dialect::Gateway.blanks(), None);
+        assert!(Dialect::Analytics.placeholders().is_some());
+        assert_eq!(Dialect::Gateway.placeholders(), None);
     }
 
     #[test]
@@ -352,12 +352,13 @@ mod tests {
 
     #[test]
     fn an_analytics_subscription_is_confirmed_with_its_id() {
-        let judge = |text: &str| Dialect::Analytics.judge(Awaited::Subscribed, text.as_bytes());
+        let classify =
+            |text: &str| Dialect::Analytics.classify(Awaited::Subscribed, text.as_bytes());
         let confirmed = r#"{"type":"subscribed","subscription_id":"sub_0000000000000001"}"#;
         let id = *b"sub_0000000000000001";
-        assert_eq!(judge(confirmed), Reply::Awaited(Some(id)));
+        assert_eq!(classify(confirmed), Reply::Awaited(Some(id)));
         let odd = r#"{"type":"subscribed","subscription_id":"1"}"#;
-        assert!(matches!(judge(odd), Reply::Refused(_)));
+        assert!(matches!(classify(odd), Reply::Rejected(_)));
     }
 
     #[test]
@@ -369,25 +370,28 @@ mod tests {
 
     #[test]
     fn replies_are_told_apart() {
-        let judge = |awaited, text: &str| Dialect::Gateway.judge(awaited, text.as_bytes());
+        let classify = |awaited, text: &str| Dialect::Gateway.classify(awaited, text.as_bytes());
         let subscribed = r#"{"type":"subscribed","data":{"channel":"bench"}}"#;
-        assert_eq!(judge(Awaited::Subscribed, subscribed), Reply::Awaited(None));
-        assert_eq!(judge(Awaited::Authenticated, subscribed), Reply::Other);
         assert_eq!(
-            judge(Awaited::Subscribed, r#"{"type":"welcome"}"#),
+            classify(Awaited::Subscribed, subscribed),
+            Reply::Awaited(None)
+        );
+        assert_eq!(classify(Awaited::Authenticated, subscribed), Reply::Other);
+        assert_eq!(
+            classify(Awaited::Subscribed, r#"{"type":"welcome"}"#),
             Reply::Other
         );
-        let refusal = r#"{"type":"auth_error","data":{"message":"expired"}}"#;
+        let rejection = r#"{"type":"auth_error","data":{"message":"expired"}}"#;
         assert_eq!(
-            judge(Awaited::Authenticated, refusal),
-            Reply::Refused(refusal.to_owned())
+            classify(Awaited::Authenticated, rejection),
+            Reply::Rejected(rejection.to_owned())
         );
         assert!(matches!(
-            judge(Awaited::Subscribed, "oops"),
-            Reply::Refused(_)
+            classify(Awaited::Subscribed, "oops"),
+            Reply::Rejected(_)
         ));
         assert_eq!(
-            Dialect::Verbatim.judge(Awaited::Subscribed, b"OK"),
+            Dialect::Verbatim.classify(Awaited::Subscribed, b"OK"),
             Reply::Awaited(None)
         );
     }

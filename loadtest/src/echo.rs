@@ -9,7 +9,7 @@ use crate::{
     frames::{self, Reader},
     measure::{Meter, report_memory},
     report::{Report, approximate, latency_histogram},
-    wire::{Event, Outbox, Rest, Wire},
+    wire::{Event, Rest, SendQueue, Wire},
 };
 use hdrhistogram::Histogram;
 use std::time::Duration;
@@ -56,12 +56,12 @@ pub(crate) fn run(server: &ServerArgs, arguments: &EchoArgs) -> Result<Report, R
         let dialed = dialer.open(false).map_err(|error| {
             RunError::Failed(format!("{error} (with {permissive} connections open)"))
         })?;
-        let slot = wire.adopt(dialed.stream)?;
+        let slot = wire.register_socket(dialed.stream)?;
         echo.callers.push(Caller::default());
-        echo.received(slot, &dialed.leftover, wire.outbox());
+        echo.received(slot, &dialed.leftover, wire.send_queue());
     }
     for slot in 0..arguments.connections {
-        echo.ask(slot, wire.outbox());
+        echo.ask(slot, wire.send_queue());
     }
     let start_ns = now_ns();
     echo.turn_until(&mut wire, start_ns + WARM_UP_NS)?;
@@ -148,9 +148,9 @@ impl Echo {
             .count() as u64
     }
 
-    fn ask(&mut self, slot: u32, outbox: &mut Outbox) {
+    fn ask(&mut self, slot: u32, send_queue: &mut SendQueue) {
         self.callers[slot as usize].sent_ns = Some(now_ns());
-        outbox.send(slot, &self.request);
+        send_queue.send(slot, &self.request);
     }
 
     fn turn_until(&mut self, wire: &mut Wire, end_ns: u64) -> Result<(), RunError> {
@@ -163,8 +163,8 @@ impl Echo {
     fn turn(&mut self, wire: &mut Wire) -> Result<(), RunError> {
         wire.turn(
             Rest::until_event(TURN_PATIENCE),
-            |slot, event, outbox| match event {
-                Event::Received(bytes) => self.received(slot, bytes, outbox),
+            |slot, event, send_queue| match event {
+                Event::Received(bytes) => self.received(slot, bytes, send_queue),
                 Event::Closed(_) => {
                     self.callers[slot as usize].closed = true;
                     self.closed += 1;
@@ -177,13 +177,13 @@ impl Echo {
         Ok(())
     }
 
-    fn received(&mut self, slot: u32, mut bytes: &[u8], outbox: &mut Outbox) {
+    fn received(&mut self, slot: u32, mut bytes: &[u8], send_queue: &mut SendQueue) {
         let caller = &mut self.callers[slot as usize];
         let mut is_answered = false;
         loop {
             match caller.reader.next(&mut bytes) {
                 Ok(Some(frame)) if frame.opcode == frames::PING => {
-                    outbox.send_with(slot, |out| {
+                    send_queue.send_with(slot, |out| {
                         frames::encode_client(frames::PONG, frame.payload, out)
                     });
                 }
@@ -209,7 +209,7 @@ impl Echo {
             }
         }
         if is_answered && self.asking {
-            self.ask(slot, outbox);
+            self.ask(slot, send_queue);
         }
     }
 }

@@ -48,7 +48,7 @@ enum Until {
     Moment(u64),
 }
 
-struct Fanout {
+struct FanOut {
     wire: Wire,
     deliveries: Deliveries,
     samples: Samples,
@@ -135,7 +135,7 @@ fn set_up(
     arguments: &FanoutArgs,
     counted: u32,
     sample_count: u32,
-) -> Result<Fanout, RunError> {
+) -> Result<FanOut, RunError> {
     let target = Target::parse(&server.url)?;
     let mut dialer = Dialer::new(target.clone(), server.dialect, server.token.clone())
         .with_filters(arguments.filters);
@@ -147,7 +147,7 @@ fn set_up(
     let (spoken, path) = server.dialect.publisher();
     let publishing = path.map_or_else(|| target.clone(), |path| target.at_path(path));
     let mut publisher = Dialer::new(publishing, spoken, server.token.clone());
-    wire.adopt(publisher.open(false)?.stream)?;
+    wire.register_socket(publisher.open(false)?.stream)?;
     let samples = Samples::start(
         sample_count as usize,
         &Expectation {
@@ -165,14 +165,14 @@ fn set_up(
         let dialed = dialer.open(true).map_err(|error| {
             RunError::Failed(format!("{error} (with {permissive} subscribers connected)"))
         })?;
-        let slot = wire.adopt(dialed.stream)?;
+        let slot = wire.register_socket(dialed.stream)?;
         deliveries.add_subscriber(dialed.id);
         deliveries.received(slot - 1, &dialed.leftover, now_ns(), |bytes| {
-            wire.outbox().send(slot, bytes)
+            wire.send_queue().send(slot, bytes)
         });
     }
     let patience_ns = nanoseconds(arguments.patience);
-    Ok(Fanout {
+    Ok(FanOut {
         wire,
         deliveries,
         samples,
@@ -182,7 +182,7 @@ fn set_up(
     })
 }
 
-impl Fanout {
+impl FanOut {
     /// Publishes at `pace` and returns when all has arrived, or true if nothing more came.
     fn phase(&mut self, pace: Pace, until: Until) -> Result<bool, RunError> {
         let start_ns = now_ns();
@@ -244,7 +244,7 @@ impl Fanout {
             return false;
         }
         self.wire
-            .outbox()
+            .send_queue()
             .send_with(PUBLISHER, |out| deliveries.publish(sent_ns, out));
         true
     }
@@ -267,21 +267,24 @@ impl Fanout {
             },
             _ => Rest::until_event(sleep),
         };
-        self.wire.turn(rest, |slot, event, outbox| match event {
-            Event::Received(bytes) if slot == PUBLISHER => {
-                deliveries.overheard(bytes, |pong| outbox.send(PUBLISHER, pong));
-            }
-            Event::Closed(error) if slot == PUBLISHER => {
-                *publisher_lost = Some(error.map_or_else(
-                    || "the server ended it".to_owned(),
-                    |error| error.to_string(),
-                ));
-            }
-            Event::Received(bytes) => {
-                deliveries.received(slot - 1, bytes, now_ns(), |pong| outbox.send(slot, pong));
-            }
-            Event::Closed(_) => deliveries.closed(slot - 1),
-        })?;
+        self.wire
+            .turn(rest, |slot, event, send_queue| match event {
+                Event::Received(bytes) if slot == PUBLISHER => {
+                    deliveries.overheard(bytes, |pong| send_queue.send(PUBLISHER, pong));
+                }
+                Event::Closed(error) if slot == PUBLISHER => {
+                    *publisher_lost = Some(error.map_or_else(
+                        || "the server ended it".to_owned(),
+                        |error| error.to_string(),
+                    ));
+                }
+                Event::Received(bytes) => {
+                    deliveries.received(slot - 1, bytes, now_ns(), |pong| {
+                        send_queue.send(slot, pong)
+                    });
+                }
+                Event::Closed(_) => deliveries.closed(slot - 1),
+            })?;
         match &self.publisher_lost {
             Some(words) => Err(RunError::Failed(format!(
                 "the publisher's connection is gone: {words}"

@@ -10,7 +10,7 @@ use crate::{
     frames::{TEXT, encode_server},
     pin,
     report::{Report, approximate},
-    wire::{BareSender, Event, Rest, Shape, Wire},
+    wire::{BareSender, Event, Rest, RoundPayload, Wire},
 };
 use std::{
     io::{self, IoSlice, Write},
@@ -54,13 +54,13 @@ enum Way {
     /// One send() per socket.
     Call(&'static [u8]),
     /// One operation per socket in batches on an io_uring.
-    Ring(Shape),
+    Ring(RoundPayload),
 }
 
 struct Sender {
     sockets: Vec<TcpStream>,
     ring: BareSender,
-    refused: u64,
+    rejected: u64,
 }
 
 /// Runs the command. The calling thread becomes the sender.
@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: &FloorArgs, receiver_core: Option<usize>) -> Result
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("it panicked").into()));
     received.map_err(|error| RunError::Failed(format!("the receiver failed: {error}")))?;
-    let (kinds, refused) = outcome?;
+    let (kinds, rejected) = outcome?;
 
     let mut report = Report::new(format!(
         "bare sends to {connections} sockets, {} frame(s) of {} bytes payload each",
@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &FloorArgs, receiver_core: Option<usize>) -> Result
             "ns",
         );
     }
-    report.failure_count("refused_total", "sends short or refused", refused);
+    report.failure_count("refused_total", "sends short or refused", rejected);
     Ok(report)
 }
 
@@ -132,7 +132,7 @@ fn send_all(
     let mut sender = Sender {
         sockets,
         ring,
-        refused: 0,
+        rejected: 0,
     };
     let mut kinds = kinds(arguments.size, arguments.frames);
     let (mut sent_bytes, sockets) = (0, u64::from(arguments.connections));
@@ -142,8 +142,8 @@ fn send_all(
             sender.round(&kind.way)?;
             let used_ns = thread_cpu_ns() - start_ns;
             sent_bytes += kind.way.byte_count() * sockets;
-            if sender.refused > 0 {
-                return Ok((kinds, sender.refused));
+            if sender.rejected > 0 {
+                return Ok((kinds, sender.rejected));
             }
             wait_for(drain, sent_bytes)?;
             if round >= WARM_UP_ROUNDS {
@@ -152,7 +152,7 @@ fn send_all(
             }
         }
     }
-    Ok((kinds, sender.refused))
+    Ok((kinds, sender.rejected))
 }
 
 fn kinds(size: u32, frame_count: u32) -> Vec<Kind> {
@@ -171,14 +171,14 @@ fn kinds(size: u32, frame_count: u32) -> Vec<Kind> {
         kind(
             "ring",
             format!("io_uring SEND of {frame_count}"),
-            Way::Ring(Shape::contiguous(all)),
+            Way::Ring(RoundPayload::contiguous(all)),
         ),
     ];
     if frame_count > 1 {
         let parts: Vec<IoSlice<'static>> = (0..frame_count)
             .map(|_| IoSlice::new(&all[..frame.len()]))
             .collect();
-        let way = Way::Ring(Shape::vectored(parts.leak()));
+        let way = Way::Ring(RoundPayload::vectored(parts.leak()));
         kinds.push(kind(
             "ring_vector",
             format!("io_uring SENDMSG of {frame_count}"),
@@ -204,10 +204,10 @@ impl Sender {
                 for socket in &mut self.sockets {
                     // The socket does not block: a full one is an error like a short send.
                     let is_whole = matches!(socket.write(bytes), Ok(count) if count == bytes.len());
-                    self.refused += u64::from(!is_whole);
+                    self.rejected += u64::from(!is_whole);
                 }
             }
-            Way::Ring(shape) => self.refused += u64::from(self.ring.round(shape)?),
+            Way::Ring(shape) => self.rejected += u64::from(self.ring.round(shape)?),
         }
         Ok(())
     }
@@ -264,7 +264,7 @@ fn receive(
     core.map(pin).transpose()?;
     let mut wire = Wire::new(count)?;
     for _ in 0..count {
-        wire.adopt(TcpStream::connect_timeout(
+        wire.register_socket(TcpStream::connect_timeout(
             &address,
             Duration::from_secs(10),
         )?)?;

@@ -9,7 +9,7 @@ use crate::{
     measure::Meter,
     process::Memory,
     report::{Report, approximate},
-    wire::{Event, Outbox, Rest, Wire},
+    wire::{Event, Rest, SendQueue, Wire},
 };
 use std::{io, time::Duration};
 
@@ -61,13 +61,13 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
         match dialer.open(arguments.subscribe) {
             Ok(dialed) => {
                 let ward = wards.last_mut().expect("a ward was made for connection 0");
-                let slot = ward.wire.adopt(dialed.stream)?;
+                let slot = ward.wire.register_socket(dialed.stream)?;
                 ward.readers.push(Reader::default());
                 care.received(
                     &mut ward.readers[slot as usize],
                     slot,
                     &dialed.leftover,
-                    ward.wire.outbox(),
+                    ward.wire.send_queue(),
                 );
             }
             Err(error) => {
@@ -86,12 +86,12 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
     let meter = Meter::start(server.pid)?;
     care.rounds_until(&mut wards, now_ns() + arguments.hold * 1_000_000_000)?;
     let usage = meter.stop()?;
-    let held = memory()?;
+    let with_connections = memory()?;
 
     let mut report = Report::new(format!("{} idle connections", arguments.connections));
     report.count("connections", "connections opened", u64::from(permissive));
     report.row("open_seconds", "time to open them", open_seconds, "s");
-    if let (Some(before), Some(after), Some(held)) = (before, after, held) {
+    if let (Some(before), Some(after), Some(with_connections)) = (before, after, with_connections) {
         let per_connection = |later: u64, earlier: u64| {
             (approximate(later) - approximate(earlier)) / f64::from(permissive.max(1))
         };
@@ -102,7 +102,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
             anonymous,
             "bytes",
         );
-        let anonymous = per_connection(held.anonymous_bytes, before.anonymous_bytes);
+        let anonymous = per_connection(with_connections.anonymous_bytes, before.anonymous_bytes);
         report.row(
             "server_bytes_per_connection_held",
             "the same after holding",
@@ -119,7 +119,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
         report.row(
             "server_anonymous_mib",
             "server anonymous memory",
-            approximate(held.anonymous_bytes) / f64::from(1 << 20),
+            approximate(with_connections.anonymous_bytes) / f64::from(1 << 20),
             "MiB",
         );
     }
@@ -170,9 +170,9 @@ impl Care {
         for Ward { wire, readers } in wards {
             wire.turn(
                 Rest::until_event(patience),
-                |slot, event, outbox| match event {
+                |slot, event, send_queue| match event {
                     Event::Received(bytes) => {
-                        self.received(&mut readers[slot as usize], slot, bytes, outbox)
+                        self.received(&mut readers[slot as usize], slot, bytes, send_queue)
                     }
                     Event::Closed(_) => self.disconnects += 1,
                 },
@@ -181,12 +181,18 @@ impl Care {
         Ok(())
     }
 
-    fn received(&mut self, reader: &mut Reader, slot: u32, mut bytes: &[u8], outbox: &mut Outbox) {
+    fn received(
+        &mut self,
+        reader: &mut Reader,
+        slot: u32,
+        mut bytes: &[u8],
+        send_queue: &mut SendQueue,
+    ) {
         loop {
             match reader.next(&mut bytes) {
                 Ok(Some(frame)) if frame.opcode == frames::PING => {
                     self.pings += 1;
-                    outbox.send_with(slot, |out| {
+                    send_queue.send_with(slot, |out| {
                         frames::encode_client(frames::PONG, frame.payload, out)
                     });
                 }

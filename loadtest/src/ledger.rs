@@ -8,7 +8,7 @@ const MEMORY: u64 = 64;
 
 /// What an arrived sequence number means.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum SequenceCheck {
     /// The expected one.
     InOrder,
     /// These are missing before it; counted as lost unless they come late.
@@ -42,10 +42,10 @@ impl Ledger {
     }
 
     /// Some publication came.
-    pub(crate) fn take(&mut self, sequence: u64) -> Verdict {
+    pub(crate) fn take(&mut self, sequence: u64) -> SequenceCheck {
         if sequence == self.next {
             self.advance();
-            return Verdict::InOrder;
+            return SequenceCheck::InOrder;
         }
         if sequence > self.next {
             let gap = self.next..sequence;
@@ -62,15 +62,15 @@ impl Ledger {
                 | skipped;
             self.next = sequence;
             self.advance();
-            return Verdict::Gap(gap);
+            return SequenceCheck::Gap(gap);
         }
         let age = self.next - 1 - sequence;
         let bit = if age < MEMORY { 1 << age } else { 0 };
         if self.missing & bit != 0 {
             self.missing &= !bit;
-            return Verdict::Late;
+            return SequenceCheck::Late;
         }
-        Verdict::Duplicate
+        SequenceCheck::Duplicate
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashSet;
 
-    fn check(sequences: &[u64], expected: &[Verdict]) {
+    fn check(sequences: &[u64], expected: &[SequenceCheck]) {
         let mut ledger = Ledger::default();
         let verdicts: Vec<_> = sequences
             .iter()
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn loss_lateness_and_repetition_are_told_apart() {
-        use Verdict::{Duplicate, Gap, InOrder, Late};
+        use SequenceCheck::{Duplicate, Gap, InOrder, Late};
         check(&[0, 1, 2], &[InOrder, InOrder, InOrder]);
         check(&[0, 2, 3], &[InOrder, Gap(1..2), InOrder]);
         check(&[1, 0, 2], &[Gap(0..1), Late, InOrder]);
@@ -108,10 +108,10 @@ mod tests {
             for &sequence in &sequences {
                 let is_new = seen.insert(sequence);
                 match ledger.take(sequence) {
-                    Verdict::Gap(gap) => lost += i64::try_from(gap.count()).unwrap(),
-                    Verdict::Late => lost -= 1,
-                    Verdict::Duplicate => prop_assert!(!is_new),
-                    Verdict::InOrder => prop_assert!(is_new),
+                    SequenceCheck::Gap(gap) => lost += i64::try_from(gap.count()).unwrap(),
+                    SequenceCheck::Late => lost -= 1,
+                    SequenceCheck::Duplicate => prop_assert!(!is_new),
+                    SequenceCheck::InOrder => prop_assert!(is_new),
                 }
             }
             let never_came = (0..ledger.next()).filter(|sequence| !seen.contains(sequence)).count();

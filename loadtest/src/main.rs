@@ -9,7 +9,6 @@
 //! ```
 
 mod accept;
-mod blanks;
 mod cli;
 mod clock;
 mod connect;
@@ -23,6 +22,7 @@ mod frames;
 mod idle;
 mod ledger;
 mod measure;
+mod placeholders;
 mod process;
 mod publications;
 mod report;
@@ -72,7 +72,7 @@ fn run(cli: &Cli) -> Result<report::Report, RunError> {
         pin(core)?;
     }
     match &cli.command {
-        Command::Fanout { server, load } => fanout::run(server, load),
+        Command::FanOut { server, load } => fanout::run(server, load),
         Command::Echo { server, load } => echo::run(server, load),
         Command::Connect { server, load } => accept::run(server, load),
         Command::Idle { server, load } => idle::run(server, load),

@@ -2,9 +2,9 @@
 //! who still lacks it.
 
 use crate::{
-    blanks::{Blanks, SubscriptionId},
     dialect::Dialect,
     frames::{TEXT, encode_client, encode_server},
+    placeholders::{Placeholders, SubscriptionId},
 };
 
 /// Memory for expected frames, in bytes: bounds the window for large publications.
@@ -21,7 +21,7 @@ pub(crate) struct Publications {
     frame_bytes: usize,
     /// Bytes of a frame before its payload.
     header_bytes: usize,
-    blanks: Option<Blanks>,
+    placeholders: Option<Placeholders>,
     /// Window size, a power of two.
     window: usize,
     frames: Vec<u8>,
@@ -46,7 +46,7 @@ impl Publications {
             delivery_bytes,
             frame_bytes: frame.len(),
             header_bytes: frame.len() - text.len(),
-            blanks: dialect.blanks(),
+            placeholders: dialect.placeholders(),
             window,
             frames: vec![0; window * frame.len()],
             sent_ns: vec![0; window],
@@ -100,7 +100,7 @@ impl Publications {
         self.published += 1;
     }
 
-    /// The frame and the time of sending of a publication within the window; it has blanks if the
+    /// The frame and the time of sending of a publication within the window; it has placeholders if the
     /// dialect has.
     #[inline]
     pub(crate) fn expected(&self, sequence: u64) -> Option<(&[u8], u64)> {
@@ -124,11 +124,11 @@ impl Publications {
         id: &SubscriptionId,
     ) -> Option<(&'a [u8], u64)> {
         let (expected, sent_ns) = self.expected(sequence)?;
-        let rest = match self.blanks {
+        let rest = match self.placeholders {
             None => bytes.strip_prefix(expected)?,
-            Some(blanks) => {
+            Some(placeholders) => {
                 let (frame, rest) = bytes.split_at_checked(expected.len())?;
-                blanks.fits(frame, expected, id).then_some(rest)?
+                placeholders.fits(frame, expected, id).then_some(rest)?
             }
         };
         Some((rest, sent_ns))
@@ -147,21 +147,21 @@ impl Publications {
         self.expected(sequence)?;
         let start = self.place(sequence) * self.frame_bytes;
         let expected = &mut self.frames[start + self.header_bytes..start + self.frame_bytes];
-        let Some(blanks) = self.blanks else {
+        let Some(placeholders) = self.placeholders else {
             return (message != expected).then(|| expected.to_vec());
         };
-        blanks.fill_time(expected, message);
-        if blanks.fits(message, expected, id) {
+        placeholders.fill_time(expected, message);
+        if placeholders.fits(message, expected, id) {
             return None;
         }
         let mut wanted = expected.to_vec();
-        blanks.fill_id(&mut wanted, id);
+        placeholders.fill_id(&mut wanted, id);
         Some(wanted)
     }
 
     /// One subscriber lacks this publication no longer. Returns whether it was the last one.
     #[inline]
-    pub(crate) fn settle(&mut self, sequence: u64) -> bool {
+    pub(crate) fn confirm_one(&mut self, sequence: u64) -> bool {
         if sequence >= self.published || self.published - sequence > self.window as u64 {
             return false;
         }
@@ -196,15 +196,15 @@ mod tests {
         publications.publish(5, 2, &mut out);
         publications.publish(6, 1, &mut out);
         assert_eq!(out.len(), 2 * (2 + 4 + 64));
-        assert!(!publications.settle(0));
-        assert!(publications.settle(1));
+        assert!(!publications.confirm_one(0));
+        assert!(publications.confirm_one(1));
         assert_eq!(publications.completed(), 1);
-        assert!(publications.settle(0));
+        assert!(publications.confirm_one(0));
         assert!(
-            !publications.settle(0),
+            !publications.confirm_one(0),
             "settled once more than there are subscribers"
         );
-        assert!(!publications.settle(2), "not yet published");
+        assert!(!publications.confirm_one(2), "not yet published");
         assert_eq!((publications.published(), publications.completed()), (2, 2));
     }
 
@@ -245,7 +245,7 @@ mod tests {
             publications.publish(1, 1, &mut Vec::new());
         }
         assert_eq!(publications.room(), 0);
-        publications.settle(0);
+        publications.confirm_one(0);
         publications.publish(1, 1, &mut Vec::new());
         assert!(publications.expected(0).is_none());
         assert!(publications.expected(1).is_some());

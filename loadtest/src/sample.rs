@@ -3,10 +3,10 @@
 //! parser; these keep that honest.
 
 use crate::{
-    blanks::SubscriptionId,
     connect::Target,
     dialect::{Awaited, Dialect, Reply, difference, find_stamp, shorten},
-    ledger::{Ledger, Verdict},
+    ledger::{Ledger, SequenceCheck},
+    placeholders::SubscriptionId,
 };
 use async_executor::LocalExecutor;
 use async_io::Async;
@@ -248,9 +248,9 @@ async fn await_reply(
         if !message.is_text() {
             continue;
         }
-        match dialect.judge(awaited, &message.into_data()) {
+        match dialect.classify(awaited, &message.into_data()) {
             Reply::Awaited(id) => return Ok(id),
-            Reply::Refused(words) => return Err(words),
+            Reply::Rejected(words) => return Err(words),
             Reply::Other => {}
         }
     }
@@ -288,9 +288,9 @@ fn inspect(
     };
     let mut expected = Vec::with_capacity(expectation.delivery_bytes);
     dialect.delivery(sequence, sent_ns, expectation.delivery_bytes, &mut expected);
-    if let (Some(blanks), Some(id)) = (dialect.blanks(), &id) {
-        blanks.fill_id(&mut expected, id);
-        blanks.fill_time(&mut expected, message);
+    if let (Some(placeholders), Some(id)) = (dialect.placeholders(), &id) {
+        placeholders.fill_id(&mut expected, id);
+        placeholders.fill_time(&mut expected, message);
     }
     if message != expected {
         findings.altered += 1;
@@ -298,18 +298,18 @@ fn inspect(
     }
     findings.received += 1;
     match ledger.take(sequence) {
-        Verdict::InOrder => {}
-        Verdict::Gap(gap) => {
+        SequenceCheck::InOrder => {}
+        SequenceCheck::Gap(gap) => {
             findings.lost += gap.end - gap.start;
             complain(findings, || {
                 format!("publication {sequence} came where {} was due", gap.start)
             });
         }
-        Verdict::Late => {
+        SequenceCheck::Late => {
             findings.lost -= 1;
             findings.out_of_order += 1;
         }
-        Verdict::Duplicate => {
+        SequenceCheck::Duplicate => {
             findings.duplicated += 1;
             complain(findings, || format!("publication {sequence} came twice"));
         }

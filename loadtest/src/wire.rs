@@ -17,8 +17,8 @@ mod buffers;
 mod send_queue;
 mod socket;
 
-pub(crate) use bare::{BareSender, Shape};
-pub(crate) use send_queue::Outbox;
+pub(crate) use bare::{BareSender, RoundPayload};
+pub(crate) use send_queue::SendQueue;
 pub(crate) use socket::connect_from;
 
 use buffers::BufferRing;
@@ -72,7 +72,7 @@ impl Rest {
 pub(crate) struct Wire {
     ring: IoUring,
     buffers: BufferRing,
-    outbox: Outbox,
+    send_queue: SendQueue,
     /// Slots whose multishot receive has to be armed.
     arming: Vec<u32>,
     /// Scratch for [`Wire::turn`]: user data, result, flags.
@@ -84,7 +84,7 @@ impl Wire {
     /// A ring for up to `slot_count` connections; the kernel's limit for it is RLIMIT_NOFILE.
     ///
     /// # Errors
-    /// The kernel refuses io_uring, or the table is too large.
+    /// The kernel rejects io_uring, or the table is too large.
     pub(crate) fn new(slot_count: u32) -> io::Result<Self> {
         let ring = build_ring(SUBMISSIONS, COMPLETIONS)?;
         ring.submitter().register_files_sparse(slot_count)?;
@@ -92,7 +92,7 @@ impl Wire {
         Ok(Self {
             ring,
             buffers,
-            outbox: Outbox::default(),
+            send_queue: SendQueue::default(),
             arming: Vec::new(),
             completions: Vec::new(),
             slot_count,
@@ -104,8 +104,8 @@ impl Wire {
     ///
     /// # Errors
     /// The table is full.
-    pub(crate) fn adopt(&mut self, stream: TcpStream) -> io::Result<u32> {
-        let slot = self.outbox.lane_count();
+    pub(crate) fn register_socket(&mut self, stream: TcpStream) -> io::Result<u32> {
+        let slot = self.send_queue.lane_count();
         if slot >= self.slot_count {
             return Err(io::Error::other("the socket table is full"));
         }
@@ -113,14 +113,14 @@ impl Wire {
         self.ring
             .submitter()
             .register_files_update(slot, &[descriptor.as_raw_fd()])?;
-        self.outbox.add_lane();
+        self.send_queue.add_lane();
         self.arming.push(slot);
         Ok(slot)
     }
 
     /// Queues bytes outside [`Wire::turn`]; they leave with the next turn.
-    pub(crate) fn outbox(&mut self) -> &mut Outbox {
-        &mut self.outbox
+    pub(crate) fn send_queue(&mut self) -> &mut SendQueue {
+        &mut self.send_queue
     }
 
     /// Submits what is queued, rests, hands out all that happened meanwhile.
@@ -130,7 +130,7 @@ impl Wire {
     pub(crate) fn turn(
         &mut self,
         rest: Rest,
-        mut handler: impl FnMut(u32, Event<'_>, &mut Outbox),
+        mut handler: impl FnMut(u32, Event<'_>, &mut SendQueue),
     ) -> io::Result<()> {
         self.fill()?;
         let timeout = types::Timespec::from(rest.patience);
@@ -161,7 +161,7 @@ impl Wire {
             )]
             let slot = user_data as u32;
             if user_data & SEND != 0 {
-                self.outbox.sent(slot, result);
+                self.send_queue.sent(slot, result);
                 continue;
             }
             if !cqueue::more(flags) && (result > 0 || result == -libc::ENOBUFS) {
@@ -172,15 +172,15 @@ impl Wire {
                     // SAFETY: this completion lent us `buffer` with `length` bytes written, and it
                     // is given back only below, after the handler is done with the slice.
                     let bytes = unsafe { self.buffers.bytes(buffer, length) };
-                    handler(slot, Event::Received(bytes), &mut self.outbox);
+                    handler(slot, Event::Received(bytes), &mut self.send_queue);
                     self.buffers.give_back(buffer);
                 }
                 (Err(_), _) if result == -libc::ENOBUFS => {}
                 _ => {
                     let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
-                    self.outbox.shut(slot);
+                    self.send_queue.shut(slot);
                     self.ring.submitter().register_files_update(slot, &[-1])?;
-                    handler(slot, Event::Closed(error), &mut self.outbox);
+                    handler(slot, Event::Closed(error), &mut self.send_queue);
                 }
             }
         }
@@ -197,7 +197,7 @@ impl Wire {
             // never freed.
             unsafe { push(&mut self.ring, &entry) }?;
         }
-        while let Some((slot, bytes)) = self.outbox.take_off() {
+        while let Some((slot, bytes)) = self.send_queue.take_off() {
             // MSG_WAITALL: the kernel finishes a short send by itself instead of bothering us.
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let entry = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), length)
@@ -206,7 +206,7 @@ impl Wire {
                 .user_data(SEND | u64::from(slot));
             // SAFETY: `take_off` promises that the lane keeps these bytes unmoved and unchanged
             // until `sent` is called for the slot, which happens on this operation's completion; a
-            // dropped outbox leaks them.
+            // dropped send queue leaks them.
             unsafe { push(&mut self.ring, &entry) }?;
         }
         Ok(())
@@ -257,13 +257,13 @@ mod tests {
         let mut far_ends = Vec::new();
         for expected_slot in 0..3 {
             let (suggestion, far) = pair(&listener);
-            assert_eq!(wire.adopt(suggestion).unwrap(), expected_slot);
+            assert_eq!(wire.register_socket(suggestion).unwrap(), expected_slot);
             far_ends.push(far);
         }
         // More than the socket's buffers hold, in many pieces: order must survive short sends.
         let pieces: Vec<Vec<u8>> = (0..200u8).map(|value| vec![value; 40_000]).collect();
         for piece in &pieces {
-            wire.outbox().send(1, piece);
+            wire.send_queue().send(1, piece);
         }
         let mut far = far_ends.remove(1);
         let reader = std::thread::spawn(move || {
@@ -294,7 +294,7 @@ mod tests {
     fn a_full_table_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut wire = Wire::new(1).unwrap();
-        wire.adopt(pair(&listener).0).unwrap();
-        assert!(wire.adopt(pair(&listener).0).is_err());
+        wire.register_socket(pair(&listener).0).unwrap();
+        assert!(wire.register_socket(pair(&listener).0).is_err());
     }
 }

@@ -1,7 +1,8 @@
 //! The HTTP connections of one shard.
 
+use super::context::ApiContext;
 use super::pipe::{Output, Pipe};
-use super::routes::{self, ApiContext};
+use super::routes;
 use crate::base::{ConnectionId, SlotMap};
 use crate::net::wire::{HttpHandler, HttpOutput};
 use hyper::server::conn::http1;

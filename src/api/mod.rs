@@ -2,11 +2,12 @@
 //!
 //! hyper sees a pipe that the wire fills and empties; it knows no socket.
 
+mod answer;
+mod context;
 mod handler;
 mod notify;
 mod pipe;
 mod routes;
 
+pub use context::{ApiContext, NotifyAccess};
 pub use handler::Api;
-pub use notify::NotifyAccess;
-pub use routes::ApiContext;

@@ -1,6 +1,7 @@
 //! `POST /notify`: a notification to everyone.
 
-use super::routes::{Answer, ApiContext, respond};
+use super::answer::{Answer, respond};
+use super::context::{ApiContext, NotifyAccess};
 use crate::auth::is_same_secret;
 use crate::base::channel_names::EVERYONE;
 use crate::base::limits::NOTIFY_BYTES_MAX;
@@ -15,17 +16,6 @@ use hyper::{HeaderMap, Request, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::atomic::Ordering;
-
-/// Who may call it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotifyAccess {
-    /// It is not there.
-    Nobody,
-    /// Everyone who reaches it, as in the notifications document.
-    Everyone,
-    /// Whoever sends the key, as `X-API-Key` or as `Authorization: Bearer`.
-    Key(Secret),
-}
 
 #[derive(Deserialize)]
 struct NotifyRequest<'a> {

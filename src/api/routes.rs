@@ -1,44 +1,13 @@
 //! What the HTTP API answers.
 
-use super::notify::{self, NotifyAccess};
-use crate::base::{Now, ProcessCounts, ShardCounters};
-use crate::observe::{Metrics, metrics};
-use crate::shard::Publisher;
-use http_body_util::Full;
+use super::answer::{Answer, respond, text};
+use super::context::{ApiContext, NotifyAccess};
+use super::notify;
+use crate::observe::metrics;
 use hyper::body::{Body, Bytes};
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use hyper::{Request, Response, StatusCode};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// What the API shows.
-#[derive(Debug)]
-pub struct ApiContext {
-    /// All counters.
-    pub metrics: Metrics,
-    /// The counters of all shards, and of what is published from outside of them.
-    pub counters: Vec<Arc<ShardCounters>>,
-    /// Publishes from outside of the shards.
-    pub publisher: Arc<Publisher>,
-    /// Who may call `POST /notify`.
-    pub notify: NotifyAccess,
-    /// Counts shared by all shards.
-    pub process_counts: Arc<ProcessCounts>,
-    /// How many shards run.
-    pub shard_count: usize,
-    /// Whether the server is going away.
-    pub is_draining: AtomicBool,
-    /// Whether metrics are shown.
-    pub metrics_enabled: bool,
-    /// Whether `/health` answers.
-    pub health_enabled: bool,
-    /// When the server began.
-    pub began: Now,
-    /// Reads the time.
-    pub clock: crate::base::now::Clock,
-}
-
-pub(super) type Answer = Response<Full<Bytes>>;
+use hyper::header::{ACCEPT, ALLOW};
+use hyper::{Request, StatusCode};
+use std::sync::atomic::Ordering;
 
 /// The answer to a request.
 pub(super) async fn answer<B>(context: &ApiContext, request: Request<B>) -> Answer
@@ -73,32 +42,6 @@ where
     }
 }
 
-impl ApiContext {
-    /// The health of the server and of its parts: `healthy`, or `draining`.
-    #[must_use]
-    pub fn health(&self) -> serde_json::Value {
-        let word = if self.is_draining.load(Ordering::Relaxed) {
-            "draining"
-        } else {
-            "healthy"
-        };
-        let sessions = self.process_counts.sessions_total();
-        let uptime_ms = self.clock.now().monotonic_ms - self.began.monotonic_ms;
-        serde_json::json!({
-            "status": word,
-            "components": {
-                "server": {"status": word, "shards": self.shard_count},
-                "sessions": {"status": "healthy", "total_sessions": sessions},
-                "scaling_backend": {"status": "healthy", "type": "local"},
-            },
-            "shards": self.shard_count,
-            "sessions": sessions,
-            "uptime_seconds": uptime_ms / 1_000,
-            "version": env!("CARGO_PKG_VERSION"),
-        })
-    }
-}
-
 fn health(context: &ApiContext) -> Answer {
     let status = if context.is_draining.load(Ordering::Relaxed) {
         StatusCode::SERVICE_UNAVAILABLE
@@ -122,17 +65,4 @@ fn prometheus<B>(context: &ApiContext, request: &Request<B>) -> Answer {
         Ok(body) => respond(StatusCode::OK, content_type, body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
-}
-
-pub(super) fn text(status: StatusCode, body: String) -> Answer {
-    respond(status, "text/plain; charset=utf-8", body)
-}
-
-pub(super) fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    Response::builder()
-        .status(status)
-        .header(CONTENT_TYPE, content_type)
-        .header(CACHE_CONTROL, "no-store")
-        .body(Full::new(Bytes::from(body)))
-        .expect("fixed header values are valid")
 }

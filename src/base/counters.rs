@@ -1,62 +1,8 @@
-//! Counters of one shard. Every rejection, drop and cut adds to one of them.
-//!
-//! Each counter has a single writer, its shard, and any number of readers, so adding is a plain load
-//! and store without a locked instruction.
+//! What a shard counts. Every rejection, drop and cut adds to one of these metrics.
 
 use super::id::Variant;
-use super::label::{Label, label};
-use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A number that one shard writes and anyone reads.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds `amount`. Only the owning shard calls this.
-    pub fn add(&self, amount: u64) {
-        // Relaxed, and not read-modify-write: one writer, and readers want only the value itself.
-        let sum = self.0.load(Ordering::Relaxed).wrapping_add(amount);
-        self.0.store(sum, Ordering::Relaxed);
-    }
-
-    /// Sets the value of a gauge. Only the owning shard calls this.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// The value now.
-    #[must_use]
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// One counter per value of a label.
-#[derive(Debug)]
-pub struct CounterSet<L>(Box<[Counter]>, PhantomData<L>);
-
-impl<L: Label> Default for CounterSet<L> {
-    fn default() -> Self {
-        let counters = L::ALL.iter().map(|_| Counter::default());
-        Self(counters.collect(), PhantomData)
-    }
-}
-
-impl<L: Label> CounterSet<L> {
-    /// The counter of one label value.
-    #[must_use]
-    pub fn of(&self, label: L) -> &Counter {
-        &self.0[label.index()]
-    }
-
-    /// All label values with their counts.
-    pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        L::ALL
-            .iter()
-            .map(|label| (label.name(), self.of(*label).value()))
-    }
-}
+use super::label::label;
+use super::metric::{Counter, CounterSet, Gauge, metrics};
 
 label! {
     /// Why frames that were queued for a connection never left.
@@ -206,59 +152,61 @@ label! {
     }
 }
 
-/// All counters of one shard.
-#[derive(Debug, Default)]
-pub struct ShardCounters {
-    /// Sockets accepted.
-    pub connections_accepted: Counter,
-    /// Sockets open now (gauge).
-    pub connections: Counter,
-    /// WebSocket sessions open now (gauge).
-    pub sessions: Counter,
-    /// Sessions that have shown who they are (gauge).
-    pub authenticated: Counter,
-    /// Channels that exist now (gauge).
-    pub channels: Counter,
-    /// Subscriptions that exist now (gauge).
-    pub subscriptions: Counter,
-    /// Connections that did not become sessions.
-    pub connections_rejected: CounterSet<RejectReason>,
-    /// Complete messages received.
-    pub messages_received: Counter,
-    /// Bytes received from sockets.
-    pub bytes_received: Counter,
-    /// Bytes written to sockets.
-    pub bytes_sent: Counter,
-    /// Publications accepted from clients of this shard.
-    pub publications: Counter,
-    /// Frames encoded, per variant.
-    pub encodes: CounterSet<Variant>,
-    /// Publications written whole to a subscriber's socket.
-    pub deliveries: Counter,
-    /// Frames that never left.
-    pub dropped: CounterSet<DropReason>,
-    /// Protocol errors of peers.
-    pub protocol_errors: CounterSet<ProtocolError>,
-    /// Messages answered with an error.
-    pub message_errors: CounterSet<MessageError>,
-    /// Tokens rejected.
-    pub token_errors: CounterSet<TokenError>,
-    /// Connections closed.
-    pub closes: CounterSet<CloseReason>,
-    /// Filters evaluated: candidates that the index named.
-    pub filter_evaluations: Counter,
-    /// Values to keep that found their channel's table full.
-    pub retained_rejected: Counter,
-    /// Records read from the ring.
-    pub ring_records: Counter,
-    /// Writes that found the ring full and waited: back-pressure.
-    pub ring_full: Counter,
-    /// Bytes of the ring that this shard has not read yet (gauge).
-    pub ring_lag_bytes: Counter,
-    /// Sends that the socket did not take whole.
-    pub short_sends: Counter,
-    /// Receives that found no buffer and were armed again.
-    pub buffers_exhausted: Counter,
+metrics! {
+    /// All metrics of one shard. A metric is one entry here; `observe::metrics` exports it under the name
+    /// `fanwire_NAME`, counters with `_total`, and `docs/METRICS.md` lists it.
+    pub struct ShardCounters {
+        /// Sockets accepted.
+        connections_accepted: Counter;
+        /// Connections that did not become sessions.
+        connections_rejected: CounterSet<RejectReason>, label = "reason";
+        /// Sockets open.
+        connections: Gauge;
+        /// WebSocket sessions of the shard.
+        shard_sessions: Gauge;
+        /// Sessions that have authenticated.
+        authenticated_sessions: Gauge;
+        /// Channels that clients have subscribed to.
+        channels: Gauge;
+        /// Subscriptions of clients.
+        subscriptions: Gauge;
+        /// Upgraded connections closed, by who or what closed them.
+        closes: CounterSet<CloseReason>, label = "reason";
+        /// Complete messages received.
+        messages_received: Counter;
+        /// Bytes received from sockets.
+        bytes_received: Counter;
+        /// Bytes written to sockets.
+        bytes_sent: Counter;
+        /// Publications accepted.
+        publications: Counter;
+        /// Frames encoded: one per publication and variant in use.
+        encodes: CounterSet<Variant>, label = "variant";
+        /// Filters evaluated: the candidates that the index named.
+        filter_evaluations: Counter;
+        /// Retained values rejected because their channel's table was full.
+        retained_rejected: Counter;
+        /// Publications written completely to a subscriber's socket.
+        deliveries: Counter;
+        /// Publications queued for a subscriber and never sent.
+        dropped: CounterSet<DropReason>, label = "reason";
+        /// Sends that a socket did not accept completely.
+        short_sends: Counter;
+        /// Receives that found no buffer and were started again.
+        buffers_exhausted: Counter;
+        /// Violations of RFC 6455 by clients.
+        protocol_errors: CounterSet<ProtocolError>, label = "error";
+        /// Messages answered with an error.
+        message_errors: CounterSet<MessageError>, label = "error";
+        /// Tokens rejected.
+        token_errors: CounterSet<TokenError>, label = "error";
+        /// Records read from the ring.
+        ring_records: Counter;
+        /// Writes that found the ring full and waited.
+        ring_full: Counter;
+        /// Bytes of the ring that the shard has not read.
+        ring_lag_bytes: Gauge;
+    }
 }
 
 #[cfg(test)]

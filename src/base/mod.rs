@@ -7,6 +7,7 @@ pub mod counters;
 pub mod id;
 pub mod label;
 pub mod limits;
+pub mod metric;
 pub mod now;
 pub mod process_counts;
 pub mod run;

@@ -84,7 +84,9 @@ impl Broker {
             earlier.is_none(),
             "a slot's session ends before the next begins"
         );
-        self.counters.sessions.set(self.sessions.count() as u64);
+        self.counters
+            .shard_sessions
+            .set(self.sessions.count() as u64);
         self.check_timers(id, &policy, now, emit);
         match connect.token {
             // A token in the handshake has no second chance: the client cannot send another that
@@ -207,7 +209,9 @@ impl Broker {
             session.counted.tenant = true;
         }
         session.auth_failures = 0;
-        self.counters.authenticated.set(self.authenticated_count);
+        self.counters
+            .authenticated_sessions
+            .set(self.authenticated_count);
         self.refresh_server_subscriptions(id);
         self.drop_forbidden(id, now, emit);
         if let Some(session) = self.sessions.get(id)
@@ -259,8 +263,12 @@ impl Broker {
             }
             self.process_counts.remove_session(session.dialect);
             self.authenticated_count -= u64::from(session.identity.is_some());
-            self.counters.authenticated.set(self.authenticated_count);
-            self.counters.sessions.set(self.sessions.count() as u64);
+            self.counters
+                .authenticated_sessions
+                .set(self.authenticated_count);
+            self.counters
+                .shard_sessions
+                .set(self.sessions.count() as u64);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Publishing by clients, and which subscribers a publication is for.
+//! Publishing by clients, retained values, and which subscribers a publication is for.
 
 use super::command::{BroadcastTarget, Publication};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::names::{check_channel, is_name};
 use super::state::{Broker, Emit};
-use crate::base::ConnectionId;
 use crate::base::limits::KIND_BYTES_MAX;
+use crate::base::{ConnectionId, Now};
 use crate::config::DialectPolicy;
 
 /// The permission that a token must carry to publish.
@@ -54,6 +54,31 @@ impl Broker {
         emit(Effect::Publish(publication));
         let channel = publication.channel;
         emit(Effect::Reply(Event::Published { channel }));
+    }
+
+    /// Keeps what a publication that went through the ring says to keep.
+    pub fn retain(&mut self, publication: &Publication<'_>) {
+        if !self.retained.apply(publication) {
+            self.counters.retained_rejected.add(1);
+        }
+    }
+
+    pub(super) fn get_retained(
+        &mut self,
+        id: ConnectionId,
+        channel: &str,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        if let Err(rejection) = self.check_access(id, channel) {
+            return self.reject(rejection, emit);
+        }
+        let values = self.retained.of(channel);
+        emit(Effect::Reply(Event::Retained {
+            channel,
+            values,
+            now,
+        }));
     }
 
     /// Whether the session in `slot` is among those that a publication is for.

@@ -1,11 +1,7 @@
 //! Retained values: what a channel gives to those who ask later.
 
 use super::command::{Publication, Retain};
-use super::effect::Effect;
-use super::event::Event;
-use super::state::{Broker, Emit};
 use crate::base::limits::RETAINED_PER_CHANNEL_MAX;
-use crate::base::{ConnectionId, Now};
 use std::collections::{BTreeMap, HashMap};
 
 /// The values kept for channels, by key. All shards hear the same records, so each has them all.
@@ -14,7 +10,7 @@ pub(super) struct RetainedValues(HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>
 
 impl RetainedValues {
     /// Does what a publication says; false when there is no room for its value.
-    fn apply(&mut self, publication: &Publication<'_>) -> bool {
+    pub(super) fn apply(&mut self, publication: &Publication<'_>) -> bool {
         match publication.retain {
             Retain::None => {}
             Retain::Value(key) => {
@@ -33,36 +29,9 @@ impl RetainedValues {
         true
     }
 
-    fn of(&self, channel: &str) -> Vec<&str> {
+    pub(super) fn of(&self, channel: &str) -> Vec<&str> {
         let values = self.0.get(channel).into_iter().flat_map(BTreeMap::values);
         values.map(|value| &**value).collect()
-    }
-}
-
-impl Broker {
-    /// Keeps what a publication that went through the ring says to keep.
-    pub fn retain(&mut self, publication: &Publication<'_>) {
-        if !self.retained.apply(publication) {
-            self.counters.retained_rejected.add(1);
-        }
-    }
-
-    pub(super) fn get_retained(
-        &mut self,
-        id: ConnectionId,
-        channel: &str,
-        now: Now,
-        emit: &mut Emit<'_>,
-    ) {
-        if let Err(rejection) = self.check_access(id, channel) {
-            return self.reject(rejection, emit);
-        }
-        let values = self.retained.of(channel);
-        emit(Effect::Reply(Event::Retained {
-            channel,
-            values,
-            now,
-        }));
     }
 }
 

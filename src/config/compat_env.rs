@@ -1,52 +1,11 @@
 //! The variables of the legacy servers, as settings of ours.
 
+use super::dotenv::Environment;
 use super::error::SettingsError;
 use super::layer::Entry;
-use super::profiles::Profile;
+use super::profiles::{CompatForm, CompatVariable, Profile};
 use super::value::{SettingType, SettingValue};
 use crate::base::DialectId;
-use std::collections::BTreeMap;
-
-/// Variables and their values.
-pub(super) type Environment = BTreeMap<String, String>;
-
-/// A variable of a legacy server.
-pub(super) struct CompatVariable {
-    pub(super) name: &'static str,
-    /// The setting that it sets.
-    pub(super) key: &'static str,
-    pub(super) form: CompatForm,
-}
-
-/// How the text of a variable becomes a value.
-pub(super) enum CompatForm {
-    /// As it is.
-    Text,
-    /// A number of seconds.
-    Seconds,
-    /// A number of messages in one minute.
-    PerMinute,
-    /// False turns the rate limit off.
-    RateLimitSwitch,
-    /// True lowers the log level, unless `LOG_LEVEL` is set.
-    DebugSwitch,
-    /// A setting of the profile's listener.
-    Listener,
-    /// It has no effect; a notice says so for all values but those of `unless`.
-    Ignored {
-        notice: &'static str,
-        unless: &'static [&'static str],
-    },
-}
-
-/// A row of a profile.
-pub(super) const fn variable(
-    name: &'static str,
-    key: &'static str,
-    form: CompatForm,
-) -> CompatVariable {
-    CompatVariable { name, key, form }
-}
 
 /// The key of a setting of a profile's listener when every listener has a table of its own.
 pub(super) fn listener_key(dialect: DialectId, key: &str) -> String {

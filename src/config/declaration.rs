@@ -61,10 +61,14 @@ impl<T> Options<T> {
     where
         T: SettingType,
     {
+        let expected = |rule: &str| match self.is_secret {
+            true => entry.masked().expected(rule),
+            false => entry.expected(rule),
+        };
         let value = T::parse_over(&entry.value, default);
-        let value = value.ok_or_else(|| entry.expected(&T::rule()))?;
+        let value = value.ok_or_else(|| expected(&T::rule()))?;
         match self.rule {
-            Some((holds, rule)) if !holds(&value) => Err(entry.expected(rule)),
+            Some((holds, rule)) if !holds(&value) => Err(expected(rule)),
             _ => Ok(value),
         }
     }

@@ -4,6 +4,11 @@
 //! (`LOG_ROTATION=100 MB`); the crates for this format reject them. Nothing is substituted, and the
 //! environment of the process stays as it is.
 
+use std::collections::BTreeMap;
+
+/// Variables and their values.
+pub(super) type Environment = BTreeMap<String, String>;
+
 /// The lines of a file: names and values, in order.
 ///
 /// # Errors

@@ -1,7 +1,6 @@
 //! Where settings come from: the program, its flags, the environment and files.
 
-use super::compat_env::Environment;
-use super::dotenv;
+use super::dotenv::{self, Environment};
 use super::error::SettingsError;
 use super::file::File;
 use super::keys;
@@ -9,6 +8,7 @@ use super::layer::Entry;
 use super::listener::Listener;
 use super::loader::Loader;
 use super::settings::Settings;
+use super::sources::Sources;
 use super::value::SettingValue;
 use std::path::{Path, PathBuf};
 
@@ -20,19 +20,6 @@ pub struct Inputs {
     file: Option<PathBuf>,
     reads_environment: bool,
     has_token_check: bool,
-}
-
-/// Everything that was read, not yet checked.
-pub(super) struct Sources {
-    /// Set by the program or by flags; above all others.
-    pub(super) entries: Vec<Entry>,
-    pub(super) listeners: Option<Vec<Listener>>,
-    pub(super) environment: Environment,
-    /// Lines of the `.env` file whose names are not in the environment.
-    pub(super) dotenv: Environment,
-    pub(super) file: Option<File>,
-    /// Whether the embedding program checks tokens itself.
-    pub(super) has_token_check: bool,
 }
 
 impl Inputs {
@@ -120,18 +107,4 @@ fn read_dotenv(path: &Path) -> Result<Environment, SettingsError> {
         SettingsError::File(text)
     })?;
     Ok(pairs.into_iter().collect())
-}
-
-/// The entries of `FANWIRE_` variables.
-pub(super) fn own_variables(environment: &Environment, origin: &str) -> Vec<Entry> {
-    let entries = keys::all().iter().filter_map(|info| {
-        let name = info.variable.as_ref()?;
-        let text = environment.get(name)?;
-        Some(Entry::new(
-            &info.key,
-            text.as_str(),
-            format!("{origin} {name}"),
-        ))
-    });
-    entries.collect()
 }

@@ -1,11 +1,11 @@
 //! All settings by their names.
 
 use super::declaration::{Declaration, PREFIX, SettingInfo, variable};
+use super::dialect_policy::DialectPolicy;
 use super::listener_loader::ListenerSettings;
 use super::log::LogSettings;
-use super::policy::DialectPolicy;
+use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::rate_limit::PARTS;
-use super::settings::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use crate::base::DialectId;
 use std::sync::LazyLock;
 
@@ -98,11 +98,6 @@ pub(super) fn all() -> &'static [SettingInfo] {
 /// The setting with that key.
 pub(super) fn find(key: &str) -> Option<&'static SettingInfo> {
     all().iter().find(|info| info.key == key)
-}
-
-/// Whether values of `key` are masked.
-pub(super) fn is_secret(key: &str) -> bool {
-    find(key).is_some_and(|info| info.is_secret)
 }
 
 /// The setting with the name most similar to `key`.

@@ -1,7 +1,6 @@
 //! Layers of settings, one merged over the other; each value keeps its source.
 
 use super::error::SettingsError;
-use super::keys;
 use super::rate_limit::{KINDS, PARTS};
 use super::secret::MASK;
 use super::value::{SettingType, SettingValue};
@@ -33,16 +32,19 @@ impl Entry {
 
     /// The error that names the value, its source and what is allowed.
     pub(super) fn expected(&self, rule: &str) -> SettingsError {
-        let is_secret = keys::is_secret(&self.key);
         SettingsError::Value {
             key: self.key.clone(),
-            value: if is_secret {
-                MASK.to_owned()
-            } else {
-                self.value.to_string()
-            },
+            value: self.value.to_string(),
             source: self.source.clone(),
             rule: rule.to_owned(),
+        }
+    }
+
+    /// The same with a mask in place of its value, for errors about secrets.
+    pub(super) fn masked(&self) -> Self {
+        Self {
+            value: SettingValue::Unsupported(MASK.to_owned()),
+            ..self.clone()
         }
     }
 

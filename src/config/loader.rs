@@ -3,19 +3,18 @@
 
 use super::compat_env;
 use super::declaration::Declaration;
+use super::dialect_policy::DialectPolicy;
 use super::error::SettingsError;
-use super::inputs::{Sources, own_variables};
 use super::keys;
 use super::layer::{Entry, Layers, conflict};
 use super::listener::{Listener, Routes};
 use super::listener_loader::{ListenerLoader, profiles_of};
 use super::log::{LogFormat, LogSettings};
-use super::policy::DialectPolicy;
+use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::profiles::Profile;
 use super::report::Report;
-use super::settings::{
-    AssistSettings, GatewaySettings, Notice, NotificationsSettings, ProcessSettings, Settings,
-};
+use super::settings::{Notice, Settings};
+use super::sources::{Sources, own_variables};
 use crate::base::DialectId;
 
 /// Puts the settings together.
@@ -178,13 +177,16 @@ impl Loader {
         };
         for dialect in &self.profiles {
             let profile = Profile::of(*dialect);
-            push(format!("{} profile", dialect.name()), &profile.defaults);
+            push(format!("{} profile", dialect.name()), &|settings| {
+                (profile.defaults)(&mut settings.process, &mut settings.log);
+            });
         }
         if self.is_dev {
             push("--dev".to_owned(), &|settings| {
                 settings.log.log_format = LogFormat::Text;
                 for dialect in &self.profiles {
-                    (Profile::of(*dialect).dev_defaults)(settings);
+                    let profile = Profile::of(*dialect);
+                    (profile.dev_defaults)(&mut settings.process, &mut settings.log);
                 }
             });
         }
@@ -292,7 +294,7 @@ impl Loader {
         {
             let rule = "a secret of your own, not one from an example; \
                 `openssl rand -hex 32` makes one";
-            return Err(entry.expected(rule));
+            return Err(entry.masked().expected(rule));
         }
         if secret.is_short() {
             let text = "JWT secret shorter than 32 bytes: it can be guessed";

@@ -8,12 +8,13 @@
 //!  file                  ┘               └─ declarations, profiles
 //! ```
 //!
-//! A setting is one line of a `settings!` block: in `settings` (the process), `log`, `policy` (every
-//! dialect) or `listener_loader`. A profile is one row of `profiles`.
+//! A setting is one line of a `settings!` block: in `process`, `log`, `dialect_policy` (every dialect) or
+//! `listener_loader`. A profile is one row of `profiles`.
 
 pub mod access;
 mod compat_env;
 mod declaration;
+pub mod dialect_policy;
 mod dotenv;
 pub mod error;
 mod file;
@@ -25,29 +26,33 @@ mod listener_loader;
 mod loader;
 pub mod log;
 pub mod policy;
+pub mod process;
 pub mod profiles;
 pub mod rate_limit;
 mod report;
 mod secret;
 pub mod settings;
+mod sources;
 #[cfg(test)]
 mod tests;
 pub mod value;
 
 pub use access::{AccessRule, ChannelPattern, Requirement};
 pub use declaration::SettingInfo;
+pub use dialect_policy::{DialectPolicy, RateScope, TokenExpiryAction};
 pub use error::SettingsError;
 pub use inputs::Inputs;
 pub use listener::{Listener, Route, Routes};
 pub use log::{LogFormat, LogLevel, LogSettings};
-pub use policy::{DialectPolicy, Policy, RateScope, RejectionMode, TokenExpiryAction};
+pub use policy::Policy;
+pub use process::{
+    AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings, RejectionMode,
+};
 pub use profiles::Profile;
 pub use rate_limit::RateLimit;
 pub use report::Report;
 pub use secret::Secret;
-pub use settings::{
-    AssistSettings, GatewaySettings, Notice, NotificationsSettings, ProcessSettings, Settings,
-};
+pub use settings::{Notice, Settings};
 pub use value::{ByteSize, Millis, SettingValue, ShardCount};
 
 /// All settings by name, for command lines and documentation.

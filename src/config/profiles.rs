@@ -1,10 +1,9 @@
 //! The profiles: one row per dialect with everything that its legacy server fixed.
 
-use super::compat_env::{CompatForm as Form, CompatVariable, variable};
-use super::log::{LogFormat, LogLevel};
-use super::policy::{DialectPolicy, RateScope};
+use super::dialect_policy::{DialectPolicy, RateScope};
+use super::log::{LogFormat, LogLevel, LogSettings};
+use super::process::ProcessSettings;
 use super::rate_limit::RateLimit;
-use super::settings::Settings;
 use super::value::{ByteSize, Millis, ShardCount};
 use crate::auth::UserClaim;
 use crate::base::DialectId;
@@ -28,11 +27,57 @@ pub struct Profile {
     /// The rules for sessions.
     pub policy: fn() -> DialectPolicy,
     /// Changes the defaults of the process, while the profile is in use.
-    pub(super) defaults: fn(&mut Settings),
+    pub(super) defaults: fn(&mut ProcessSettings, &mut LogSettings),
     /// The same in development mode.
-    pub(super) dev_defaults: fn(&mut Settings),
+    pub(super) dev_defaults: fn(&mut ProcessSettings, &mut LogSettings),
     /// The variables of the legacy server, read while the profile is in use.
     pub(super) variables: &'static [CompatVariable],
+}
+
+/// A variable of a legacy server.
+pub(super) struct CompatVariable {
+    pub(super) name: &'static str,
+    /// The setting that it sets.
+    pub(super) key: &'static str,
+    pub(super) form: CompatForm,
+}
+
+/// How the text of a variable becomes a value.
+pub(super) enum CompatForm {
+    /// As it is.
+    Text,
+    /// A number of seconds.
+    Seconds,
+    /// A number of messages in one minute.
+    PerMinute,
+    /// False turns the rate limit off.
+    RateLimitSwitch,
+    /// True lowers the log level, unless `LOG_LEVEL` is set.
+    DebugSwitch,
+    /// A setting of the profile's listener.
+    Listener,
+    /// It has no effect; a notice says so for all values but those of `unless`.
+    Ignored {
+        notice: &'static str,
+        unless: &'static [&'static str],
+    },
+}
+
+/// A row of a profile.
+pub(super) const fn variable(
+    name: &'static str,
+    key: &'static str,
+    form: CompatForm,
+) -> CompatVariable {
+    CompatVariable { name, key, form }
+}
+
+impl DialectPolicy {
+    /// The rules of the dialect's profile.
+    #[must_use]
+    pub fn of(dialect: DialectId) -> Self {
+        (Profile::of(dialect).policy)()
+    }
 }
 
 impl Profile {
@@ -69,26 +114,26 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             ..DialectPolicy::default()
         },
         variables: &[
-            variable("WS_HOST", "host", Form::Listener),
-            variable("WS_PORT", "port", Form::Listener),
-            variable("WS_PATH", "path", Form::Listener),
-            variable("REDIS_URL", "redis_url", Form::Text),
-            variable("JWT_SECRET_KEY", "jwt_secret", Form::Text),
-            variable("JWT_ALGORITHM", "jwt_algorithm", Form::Text),
+            variable("WS_HOST", "host", CompatForm::Listener),
+            variable("WS_PORT", "port", CompatForm::Listener),
+            variable("WS_PATH", "path", CompatForm::Listener),
+            variable("REDIS_URL", "redis_url", CompatForm::Text),
+            variable("JWT_SECRET_KEY", "jwt_secret", CompatForm::Text),
+            variable("JWT_ALGORITHM", "jwt_algorithm", CompatForm::Text),
             variable(
                 "MAX_CONNECTIONS_PER_IP",
                 "gateway.sessions_per_ip_max",
-                Form::Text,
+                CompatForm::Text,
             ),
             variable(
                 "MESSAGES_PER_MINUTE",
                 "gateway.rate_limit.per_minute",
-                Form::Text,
+                CompatForm::Text,
             ),
             variable(
                 "RATE_LIMIT_ENABLED",
                 "gateway.rate_limit",
-                Form::RateLimitSwitch,
+                CompatForm::RateLimitSwitch,
             ),
         ],
         ..NEUTRAL
@@ -106,10 +151,14 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             ..DialectPolicy::default()
         },
         variables: &[
-            variable("JWT_SECRET", "jwt_secret", Form::Text),
-            variable("WEBSOCKET_HOST", "host", Form::Listener),
-            variable("WEBSOCKET_PORT", "port", Form::Listener),
-            variable("MAX_CONNECTIONS", "monitoring.sessions_max", Form::Text),
+            variable("JWT_SECRET", "jwt_secret", CompatForm::Text),
+            variable("WEBSOCKET_HOST", "host", CompatForm::Listener),
+            variable("WEBSOCKET_PORT", "port", CompatForm::Listener),
+            variable(
+                "MAX_CONNECTIONS",
+                "monitoring.sessions_max",
+                CompatForm::Text,
+            ),
         ],
         ..NEUTRAL
     },
@@ -126,37 +175,37 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             ..DialectPolicy::default()
         },
         variables: &[
-            variable("STREAMING_WEBSOCKET__HOST", "host", Form::Listener),
-            variable("STREAMING_WEBSOCKET__PORT", "port", Form::Listener),
+            variable("STREAMING_WEBSOCKET__HOST", "host", CompatForm::Listener),
+            variable("STREAMING_WEBSOCKET__PORT", "port", CompatForm::Listener),
             variable(
                 "STREAMING_WEBSOCKET__MAX_CONNECTIONS",
                 "analytics.sessions_max",
-                Form::Text,
+                CompatForm::Text,
             ),
             variable(
                 "STREAMING_WEBSOCKET__PING_INTERVAL",
                 "analytics.ping_interval",
-                Form::Seconds,
+                CompatForm::Seconds,
             ),
             variable(
                 "STREAMING_WEBSOCKET__PING_TIMEOUT",
                 "analytics.pong_timeout",
-                Form::Seconds,
+                CompatForm::Seconds,
             ),
             variable(
                 "STREAMING_WEBSOCKET__CLOSE_TIMEOUT",
                 "analytics.close_timeout",
-                Form::Seconds,
+                CompatForm::Seconds,
             ),
             variable(
                 "STREAMING_WEBSOCKET__MAX_MESSAGE_SIZE",
                 "analytics.message_bytes_max",
-                Form::Text,
+                CompatForm::Text,
             ),
             variable(
                 "STREAMING_WEBSOCKET__COMPRESSION",
                 "",
-                Form::Ignored {
+                CompatForm::Ignored {
                     notice: "this version negotiates no compression",
                     unless: &["", "none", "null"],
                 },
@@ -164,27 +213,27 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             variable(
                 "STREAMING_WEBSOCKET__REQUIRE_AUTH",
                 "analytics.auth_required",
-                Form::Text,
+                CompatForm::Text,
             ),
             variable(
                 "STREAMING_WEBSOCKET__AUTH_TIMEOUT_SECONDS",
                 "analytics.auth_timeout",
-                Form::Seconds,
+                CompatForm::Seconds,
             ),
             variable(
                 "STREAMING_WEBSOCKET__ALLOWED_ORIGINS",
                 "allowed_origins",
-                Form::Text,
+                CompatForm::Text,
             ),
             variable(
                 "STREAMING_WEBSOCKET__RATE_LIMIT_PER_MINUTE",
                 "analytics.rate_limit.messages",
-                Form::PerMinute,
+                CompatForm::PerMinute,
             ),
             variable(
                 "STREAMING_WEBSOCKET__ENABLE_RATE_LIMITING",
                 "analytics.rate_limit",
-                Form::RateLimitSwitch,
+                CompatForm::RateLimitSwitch,
             ),
         ],
         ..NEUTRAL
@@ -202,12 +251,20 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             ..DialectPolicy::default()
         },
         variables: &[
-            variable("WS_MAX_MESSAGES", "assist.rate_limit.messages", Form::Text),
-            variable("WS_RATE_WINDOW", "assist.rate_limit.window", Form::Seconds),
+            variable(
+                "WS_MAX_MESSAGES",
+                "assist.rate_limit.messages",
+                CompatForm::Text,
+            ),
+            variable(
+                "WS_RATE_WINDOW",
+                "assist.rate_limit.window",
+                CompatForm::Seconds,
+            ),
             variable(
                 "WS_CLEANUP_INTERVAL",
                 "assist.quota_sweep_interval",
-                Form::Seconds,
+                CompatForm::Seconds,
             ),
         ],
         ..NEUTRAL
@@ -222,46 +279,58 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             sessions_max: 1_000,
             ..DialectPolicy::default()
         },
-        defaults: |settings| {
-            settings.process.drain_grace_period = Duration::from_secs(1_800);
-            settings.log.log_format = LogFormat::Json;
+        defaults: |process, log| {
+            process.drain_grace_period = Duration::from_secs(1_800);
+            log.log_format = LogFormat::Json;
         },
-        dev_defaults: |settings| {
-            settings.process.shards = ShardCount::Fixed(1);
-            settings.log.log_level = LogLevel::Debug;
+        dev_defaults: |process, log| {
+            process.shards = ShardCount::Fixed(1);
+            log.log_level = LogLevel::Debug;
         },
         variables: &[
-            variable("HOST", "host", Form::Listener),
-            variable("PORT", "port", Form::Listener),
-            variable("WORKERS", "shards", Form::Text),
+            variable("HOST", "host", CompatForm::Listener),
+            variable("PORT", "port", CompatForm::Listener),
+            variable("WORKERS", "shards", CompatForm::Text),
             variable(
                 "PING_INTERVAL",
                 "notifications.ping_interval",
-                Form::Seconds,
+                CompatForm::Seconds,
             ),
-            variable("PING_TIMEOUT", "notifications.pong_timeout", Form::Seconds),
-            variable("MAX_CONNECTIONS", "notifications.sessions_max", Form::Text),
+            variable(
+                "PING_TIMEOUT",
+                "notifications.pong_timeout",
+                CompatForm::Seconds,
+            ),
+            variable(
+                "MAX_CONNECTIONS",
+                "notifications.sessions_max",
+                CompatForm::Text,
+            ),
             variable(
                 "NOTIFICATION_INTERVAL",
                 "notifications.test_message_interval",
-                Form::Seconds,
+                CompatForm::Seconds,
             ),
-            variable("SHUTDOWN_TIMEOUT", "drain_grace_period", Form::Seconds),
-            variable("LOG_LEVEL", "log_level", Form::Text),
-            variable("LOG_FORMAT", "log_format", Form::Text),
-            variable("LOG_ROTATION", "log_rotation", Form::Text),
-            variable("LOG_RETENTION", "log_retention", Form::Text),
-            variable("DEBUG", "log_level", Form::DebugSwitch),
+            variable(
+                "SHUTDOWN_TIMEOUT",
+                "drain_grace_period",
+                CompatForm::Seconds,
+            ),
+            variable("LOG_LEVEL", "log_level", CompatForm::Text),
+            variable("LOG_FORMAT", "log_format", CompatForm::Text),
+            variable("LOG_ROTATION", "log_rotation", CompatForm::Text),
+            variable("LOG_RETENTION", "log_retention", CompatForm::Text),
+            variable("DEBUG", "log_level", CompatForm::DebugSwitch),
             variable(
                 "RELOAD",
                 "",
-                Form::Ignored {
+                CompatForm::Ignored {
                     notice: "changed settings are read at the next start",
                     unless: &["", "false", "no", "off", "0"],
                 },
             ),
-            variable("METRICS_ENABLED", "metrics_enabled", Form::Text),
-            variable("HEALTH_CHECK_ENABLED", "health_enabled", Form::Text),
+            variable("METRICS_ENABLED", "metrics_enabled", CompatForm::Text),
+            variable("HEALTH_CHECK_ENABLED", "health_enabled", CompatForm::Text),
         ],
         ..NEUTRAL
     },
@@ -276,8 +345,8 @@ const NEUTRAL: Profile = Profile {
     has_tenant_paths: false,
     announces_users: false,
     policy: DialectPolicy::default,
-    defaults: |_| {},
-    dev_defaults: |_| {},
+    defaults: |_, _| {},
+    dev_defaults: |_, _| {},
     variables: &[],
 };
 

@@ -1,12 +1,11 @@
-//! All counters of all shards in the Prometheus text format.
+//! The metrics of all shards and of the process, in the Prometheus text format.
 
-use crate::base::counters::{Counter, CounterSet};
-use crate::base::label::Label;
+use crate::base::metric::{MetricDeclaration, MetricKind};
 use crate::base::{DialectId, ProcessCounts, ShardCounters};
 use fanwire_ring::Ring;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -96,204 +95,128 @@ impl Metrics {
     }
 }
 
+/// A metric of the whole process: its name, its help, its label and its values.
+type ProcessMetric = (
+    &'static str,
+    &'static str,
+    Option<&'static str>,
+    fn(&ProcessCollector) -> Values,
+);
+/// Label values, if there is a label, and values.
+type Values = Vec<(&'static str, u64)>;
+
+/// What is counted or known once per process; all gauges.
+const PROCESS_METRICS: &[ProcessMetric] = &[
+    (
+        "sessions",
+        "WebSocket sessions",
+        Some("dialect"),
+        |process| {
+            let count = |dialect: DialectId| process.process_counts.sessions(dialect);
+            let dialects = DialectId::ALL.into_iter();
+            dialects
+                .map(|dialect| (dialect.name(), count(dialect)))
+                .collect()
+        },
+    ),
+    (
+        "ring_depth_bytes",
+        "Bytes between the newest record of the ring and its slowest reader",
+        None,
+        |process| vec![("", process.ring.depth_bytes())],
+    ),
+    ("ring_capacity_bytes", "Size of the ring", None, |process| {
+        vec![("", process.ring.capacity_bytes().into())]
+    }),
+];
+
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.encode_connections(&mut encoder)?;
-        self.encode_traffic(&mut encoder)?;
-        self.encode_errors(&mut encoder)?;
-        self.encode_ring(&mut encoder)
-    }
-}
-
-type PickCounter = fn(&ShardCounters) -> &Counter;
-
-impl ProcessCollector {
-    fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        self.counter(
-            encoder,
-            "connections_accepted",
-            "Sockets accepted",
-            |shard| &shard.connections_accepted,
-        )?;
-        self.gauge(encoder, "connections", "Sockets open", |shard| {
-            &shard.connections
-        })?;
-        let help = "Sessions that have shown who they are";
-        self.gauge(encoder, "authenticated_sessions", help, |shard| {
-            &shard.authenticated
-        })?;
-        self.gauge(encoder, "channels", "Channels with subscribers", |shard| {
-            &shard.channels
-        })?;
-        let help = "Subscriptions of sessions";
-        self.gauge(encoder, "subscriptions", help, |shard| &shard.subscriptions)?;
-        let mut metric = encoder.encode_descriptor(
-            "fanwire_sessions",
-            "WebSocket sessions open",
-            None,
-            MetricType::Gauge,
-        )?;
-        for dialect in DialectId::ALL {
-            let count = self.process_counts.sessions(dialect);
-            let labels = [("dialect", dialect.name())];
-            ConstGauge::new(gauge_value(count)).encode(metric.encode_family(&labels)?)?;
+        for declaration in ShardCounters::DECLARATIONS {
+            self.encode_shards(&mut encoder, declaration)?;
         }
-        let help = "Connections that did not become sessions";
-        self.counters(encoder, "connections_rejected", help, "reason", |shard| {
-            &shard.connections_rejected
-        })?;
-        let help = "Upgraded connections closed, by who or what ended them";
-        self.counters(encoder, "closes", help, "reason", |shard| &shard.closes)
-    }
-
-    fn encode_traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Complete messages received";
-        self.counter(encoder, "messages_received", help, |shard| {
-            &shard.messages_received
-        })?;
-        let help = "Bytes received from sockets";
-        self.counter(encoder, "bytes_received", help, |shard| {
-            &shard.bytes_received
-        })?;
-        let help = "Bytes written to sockets";
-        self.counter(encoder, "bytes_sent", help, |shard| &shard.bytes_sent)?;
-        let help = "Publications accepted";
-        self.counter(encoder, "publications", help, |shard| &shard.publications)?;
-        let help = "Frames encoded, once per publication and variant in use";
-        self.counters(encoder, "encodes", help, "variant", |shard| &shard.encodes)?;
-        let help = "Filters evaluated, of those that the index named";
-        self.counter(encoder, "filter_evaluations", help, |shard| {
-            &shard.filter_evaluations
-        })?;
-        let help = "Values to keep that found their channel's table full";
-        self.counter(encoder, "retained_rejected", help, |shard| {
-            &shard.retained_rejected
-        })?;
-        let help = "Publications written whole to a subscriber's socket";
-        self.counter(encoder, "deliveries", help, |shard| &shard.deliveries)?;
-        let help = "Publications queued for a subscriber that never left";
-        self.counters(encoder, "dropped", help, "reason", |shard| &shard.dropped)?;
-        let help = "Sends that a socket did not take whole";
-        self.counter(encoder, "short_sends", help, |shard| &shard.short_sends)?;
-        let help = "Receives that found no buffer and were begun again";
-        self.counter(encoder, "buffers_exhausted", help, |shard| {
-            &shard.buffers_exhausted
-        })
-    }
-
-    fn encode_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Faults of peers against RFC 6455";
-        self.counters(encoder, "protocol_errors", help, "error", |shard| {
-            &shard.protocol_errors
-        })?;
-        let help = "Messages answered with an error";
-        self.counters(encoder, "message_errors", help, "error", |shard| {
-            &shard.message_errors
-        })?;
-        let help = "Tokens refused";
-        self.counters(encoder, "token_errors", help, "error", |shard| {
-            &shard.token_errors
-        })
-    }
-
-    fn encode_ring(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Records read from the ring";
-        self.counter(encoder, "ring_records", help, |shard| &shard.ring_records)?;
-        let help = "Writes that found the ring full and waited";
-        self.counter(encoder, "ring_full", help, |shard| &shard.ring_full)?;
-        let help = "Bytes of the ring not yet read";
-        self.gauge(encoder, "ring_lag_bytes", help, |shard| {
-            &shard.ring_lag_bytes
-        })?;
-        for (name, help, value) in [
-            (
-                "fanwire_ring_depth_bytes",
-                "Bytes between the ring's tail and its slowest reader",
-                self.ring.depth_bytes(),
-            ),
-            (
-                "fanwire_ring_capacity_bytes",
-                "Size of the ring",
-                u64::from(self.ring.capacity_bytes()),
-            ),
-        ] {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(gauge_value(value)).encode(metric)?;
+        for (name, help, label, values) in PROCESS_METRICS {
+            let name = format!("fanwire_{name}");
+            let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            match label {
+                Some(label) => {
+                    for (dialect, value) in values(self) {
+                        let labels = [(*label, dialect)];
+                        let family = metric.encode_family(&labels)?;
+                        ConstGauge::new(gauge_value(value)).encode(family)?;
+                    }
+                }
+                None => {
+                    let value = values(self).first().map_or(0, |(_, value)| *value);
+                    ConstGauge::new(gauge_value(value)).encode(metric)?;
+                }
+            }
         }
         Ok(())
     }
+}
 
-    fn counter(
+impl ProcessCollector {
+    /// Encodes a metric of every shard.
+    fn encode_shards(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        pick: PickCounter,
+        declaration: &MetricDeclaration<ShardCounters>,
     ) -> fmt::Result {
-        self.each_value(encoder, (name, help, MetricType::Counter), pick, |value| {
-            ConstCounter::new(value)
-        })
-    }
-
-    fn gauge(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        pick: PickCounter,
-    ) -> fmt::Result {
-        self.each_value(encoder, (name, help, MetricType::Gauge), pick, |value| {
-            ConstGauge::new(gauge_value(value))
-        })
-    }
-
-    fn each_value<M: EncodeMetric>(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        (name, help, kind): (&str, &str, MetricType),
-        pick: PickCounter,
-        metric_of: fn(u64) -> M,
-    ) -> fmt::Result {
-        let name = format!("fanwire_{name}");
-        let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
-        self.each_shard(|index, shard| {
-            let labels = [("shard", index)];
-            let metric = metric.encode_family(&labels)?;
-            metric_of(pick(shard).value()).encode(metric)
-        })
-    }
-
-    fn counters<L: Label>(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        label: &str,
-        pick: fn(&ShardCounters) -> &CounterSet<L>,
-    ) -> fmt::Result {
-        let name = format!("fanwire_{name}");
-        let mut metric: MetricEncoder<'_> =
-            encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
-        self.each_shard(|index, shard| {
-            for (value, count) in pick(shard).values() {
-                let labels = [(label, value), ("shard", index)];
-                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-            }
-            Ok(())
-        })
-    }
-
-    fn each_shard(
-        &self,
-        mut visit: impl FnMut(&str, &ShardCounters) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut shards = self.shards.iter().enumerate();
-        shards.try_for_each(|(index, shard)| visit(&index.to_string(), shard))
+        let kind = match declaration.kind {
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Gauge => MetricType::Gauge,
+        };
+        let help = declaration.help.trim().trim_end_matches('.');
+        let family = declaration.family();
+        let mut metric = encoder.encode_descriptor(&family, help, None, kind)?;
+        for (index, shard) in self.shards.iter().enumerate() {
+            let index = index.to_string();
+            let mut result = Ok(());
+            (declaration.of)(shard).visit(&mut |label, value| {
+                let labels = [
+                    declaration.label.zip(label),
+                    Some(("shard", index.as_str())),
+                ];
+                let labels: Vec<_> = labels.into_iter().flatten().collect();
+                let encoded = metric.encode_family(&labels).and_then(|metric| match kind {
+                    MetricType::Counter => ConstCounter::new(value).encode(metric),
+                    _ => ConstGauge::new(gauge_value(value)).encode(metric),
+                });
+                result = result.and(encoded);
+            });
+            result?;
+        }
+        Ok(())
     }
 }
 
 fn gauge_value(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Every metric: its name as Prometheus shows it, its labels and its help.
+#[must_use]
+pub fn all_metrics() -> Vec<(String, Vec<&'static str>, String)> {
+    let of_shards = ShardCounters::DECLARATIONS.iter().map(|declaration| {
+        let suffix = match declaration.kind {
+            MetricKind::Counter => "_total",
+            MetricKind::Gauge => "",
+        };
+        let labels = declaration.label.into_iter().chain(["shard"]);
+        let help = declaration.help.trim().trim_end_matches('.');
+        let name = format!("{}{suffix}", declaration.family());
+        (name, labels.collect(), help.to_owned())
+    });
+    let of_process = PROCESS_METRICS.iter().map(|(name, help, label, _)| {
+        let labels = label.iter().copied();
+        (
+            format!("fanwire_{name}"),
+            labels.collect(),
+            (*help).to_owned(),
+        )
+    });
+    of_shards.chain(of_process).collect()
 }
 
 #[cfg(test)]

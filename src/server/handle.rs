@@ -366,7 +366,7 @@ impl Server {
         Stats {
             running: !context.is_draining.load(Ordering::Relaxed),
             active_connections: context.process_counts.sessions_total(),
-            authenticated_connections: sum(|shard| shard.authenticated.value()),
+            authenticated_connections: sum(|shard| shard.authenticated_sessions.value()),
             total_connections: context.process_counts.sessions_opened(),
             total_subscriptions: sum(|shard| shard.subscriptions.value()),
             unique_channels: names.len() as u64,

@@ -18,12 +18,12 @@ fn builder() -> Builder {
 }
 
 /// A running server that stops when dropped.
-struct Program {
+struct Embedded {
     server: Server,
     address: SocketAddr,
 }
 
-impl Program {
+impl Embedded {
     fn of(builder: Builder) -> Self {
         let server = builder.start().unwrap();
         let address = server.addresses()[0];
@@ -53,7 +53,7 @@ impl Program {
     }
 }
 
-impl Drop for Program {
+impl Drop for Embedded {
     fn drop(&mut self) {
         self.server.stop();
     }
@@ -66,8 +66,8 @@ fn ask(client: &mut Client, message: &str, expected: &str) {
 }
 
 /// The gateway document's echo.
-fn echo() -> Program {
-    Program::of(builder().on_message("echo", |session, message| {
+fn echo() -> Embedded {
+    Embedded::of(builder().on_message("echo", |session, message| {
         session.send("echo_response", &message.parse::<Value>()?)
     }))
 }
@@ -158,7 +158,7 @@ fn a_handler_checks_credentials_of_its_own() {
         }
     };
     let program =
-        Program::of(builder().on_message_before_authentication("custom_auth", custom_auth));
+        Embedded::of(builder().on_message_before_authentication("custom_auth", custom_auth));
     let mut client = program.client("/ws");
     ask(
         &mut client,
@@ -198,7 +198,7 @@ fn a_handler_checks_credentials_of_its_own() {
 
 #[test]
 fn what_a_handler_asks_for_happens_in_its_order() {
-    let program = Program::of(builder().on_message("tour", |session, _| {
+    let program = Embedded::of(builder().on_message("tour", |session, _| {
         assert_eq!(session.user_id(), Some("ann"));
         assert!(session.is_authenticated() && session.tenant_id().is_none());
         session.send("before", &session.channels().len())?;
@@ -221,7 +221,7 @@ fn what_a_handler_asks_for_happens_in_its_order() {
 
 #[test]
 fn a_refusal_is_told_and_a_panic_is_not_the_end() {
-    let program = Program::of(
+    let program = Embedded::of(
         builder()
             .on_message("refuse", |_, _| Err(Denied::because("not on Sundays")))
             .on_message("panic", |_, _| panic!("a handler of a test panics"))
@@ -254,7 +254,7 @@ fn a_refusal_is_told_and_a_panic_is_not_the_end() {
 fn a_handler_may_publish_by_a_clone_of_the_server_but_not_wait_for_shards() {
     let own = Arc::new(OnceLock::<Server>::new());
     let (publishing, asking) = (Arc::clone(&own), Arc::clone(&own));
-    let program = Program::of(
+    let program = Embedded::of(
         builder()
             .on_message("tell", move |_, _| {
                 let server = publishing.get().unwrap();
@@ -277,7 +277,7 @@ fn a_handler_may_publish_by_a_clone_of_the_server_but_not_wait_for_shards() {
 #[test]
 fn middleware_sees_every_message_and_may_refuse_it() {
     let (sender, seen) = mpsc::channel();
-    let program = Program::of(
+    let program = Embedded::of(
         builder()
             .middleware(move |_, message| {
                 let _ = sender.send((message.kind.to_owned(), message.data.to_owned()));
@@ -310,7 +310,7 @@ fn middleware_sees_every_message_and_may_refuse_it() {
 fn the_program_is_told_of_sessions_that_begin_and_end() {
     let (began, begun) = mpsc::channel();
     let (ended, over) = mpsc::channel();
-    let program = Program::of(
+    let program = Embedded::of(
         builder()
             .on_connect(move |session| {
                 let _ = began.send((session.id(), session.user_id().map(str::to_owned)));
@@ -340,7 +340,7 @@ fn the_program_is_told_of_sessions_that_begin_and_end() {
 
 #[test]
 fn a_session_that_the_program_does_not_want_is_closed_with_1008() {
-    let program = Program::of(builder().on_connect(|session| match session.user_id() {
+    let program = Embedded::of(builder().on_connect(|session| match session.user_id() {
         Some("eve") => Err(Denied::because("not you")),
         _ => Ok(()),
     }));
@@ -355,7 +355,7 @@ fn a_session_that_the_program_does_not_want_is_closed_with_1008() {
 
 #[test]
 fn stats_count_what_the_documents_ask_for() {
-    let program = Program::of(builder());
+    let program = Embedded::of(builder());
     assert_eq!(program.server.stats().active_connections, 0);
     let mut ann = program.user("ann");
     let token = token("bob", &[]);
@@ -405,7 +405,7 @@ fn stats_count_what_the_documents_ask_for() {
 
 #[test]
 fn a_session_is_found_and_ended_by_both_of_its_ids() {
-    let program = Program::of(builder());
+    let program = Embedded::of(builder());
     let mut sessions = [(); 2].map(|()| {
         let token = token("ann", &[]);
         let mut raw = Raw::open(program.address, &format!("/monitoring?token={token}"), "");
@@ -450,7 +450,7 @@ fn a_session_is_found_and_ended_by_both_of_its_ids() {
 
 #[test]
 fn a_broadcast_may_mean_some_of_a_channels_subscribers() {
-    let program = Program::of(builder());
+    let program = Embedded::of(builder());
     let mut ann = program.user("ann");
     let mut bob = program.user("bob");
     for client in [&mut ann, &mut bob] {
@@ -475,7 +475,7 @@ fn a_broadcast_may_mean_some_of_a_channels_subscribers() {
 
 #[test]
 fn a_publication_without_sound_names_is_handed_back() {
-    let program = Program::of(builder());
+    let program = Embedded::of(builder());
     let server = &program.server;
     let long = "x".repeat(300);
     for (channel, kind) in [
@@ -495,7 +495,7 @@ fn a_publication_without_sound_names_is_handed_back() {
 
 #[test]
 fn a_stopped_server_has_closed_everyone_and_says_so() {
-    let program = Program::of(builder());
+    let program = Embedded::of(builder());
     let mut client = program.user("ann");
     let server = program.server.clone();
     let stopping = std::thread::spawn(move || server.stop());

@@ -275,7 +275,7 @@ fn each_subscription_hears_what_its_filter_matches_under_its_own_id() {
         }
         assert_eq!(streams.sum(|counters| counters.subscriptions.value()), 0);
         assert_eq!(streams.sum(|counters| counters.channels.value()), 0);
-        assert_eq!(streams.sum(|counters| counters.sessions.value()), 1);
+        assert_eq!(streams.sum(|counters| counters.shard_sessions.value()), 1);
         for stream in STREAMS {
             let place = streams
                 .process_counts

@@ -8,7 +8,7 @@ use std::{io, net::TcpStream, os::fd::AsRawFd};
 const BATCH: u32 = 256;
 
 /// What one round sends to every socket.
-pub(crate) struct Shape {
+pub(crate) struct RoundPayload {
     byte_count: usize,
     message: Message,
 }
@@ -18,7 +18,7 @@ enum Message {
     Vectored(&'static libc::msghdr),
 }
 
-impl Shape {
+impl RoundPayload {
     /// One SEND of one buffer.
     pub(crate) fn contiguous(bytes: &'static [u8]) -> Self {
         Self {
@@ -55,7 +55,7 @@ pub(crate) struct BareSender {
 
 impl BareSender {
     /// # Errors
-    /// The kernel refuses the ring or its table.
+    /// The kernel rejects the ring or its table.
     pub(crate) fn new(sockets: &[TcpStream]) -> io::Result<Self> {
         let ring = build_ring(BATCH, BATCH * 4)?;
         let socket_count = u32::try_from(sockets.len()).map_err(io::Error::other)?;
@@ -67,14 +67,14 @@ impl BareSender {
         Ok(Self { ring, socket_count })
     }
 
-    /// Sends `shape` once to every socket. Returns how many sends were short or refused (a full
+    /// Sends `shape` once to every socket. Returns how many sends were short or rejected (a full
     /// socket).
     ///
     /// # Errors
     /// The ring failed.
-    pub(crate) fn round(&mut self, shape: &Shape) -> io::Result<u32> {
+    pub(crate) fn round(&mut self, shape: &RoundPayload) -> io::Result<u32> {
         let wanted = i32::try_from(shape.byte_count()).map_err(io::Error::other)?;
-        let (mut completed, mut refused) = (0, 0);
+        let (mut completed, mut rejected) = (0, 0);
         for slot in 0..self.socket_count {
             let entry = match shape.message {
                 Message::Contiguous(bytes) => {
@@ -91,22 +91,22 @@ impl BareSender {
             unsafe { push(&mut self.ring, &entry) }?;
             if slot % BATCH == BATCH - 1 {
                 self.ring.submit()?;
-                refused += self.reap(wanted, &mut completed);
+                rejected += self.reap(wanted, &mut completed);
             }
         }
         while completed < self.socket_count {
             self.ring.submit_and_wait(1)?;
-            refused += self.reap(wanted, &mut completed);
+            rejected += self.reap(wanted, &mut completed);
         }
-        Ok(refused)
+        Ok(rejected)
     }
 
     fn reap(&mut self, wanted: i32, completed: &mut u32) -> u32 {
-        let mut refused = 0;
+        let mut rejected = 0;
         for entry in self.ring.completion() {
             *completed += 1;
-            refused += u32::from(entry.result() != wanted);
+            rejected += u32::from(entry.result() != wanted);
         }
-        refused
+        rejected
     }
 }

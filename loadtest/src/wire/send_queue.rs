@@ -10,7 +10,7 @@
 
 /// What is to be sent, per slot.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub(crate) struct SendQueue {
     lanes: Vec<Lane>,
     /// The slots whose lane is `Ready`, each once.
     ready: Vec<u32>,
@@ -39,7 +39,7 @@ enum State {
     ShutFlying,
 }
 
-impl Outbox {
+impl SendQueue {
     /// Queues bytes for a connection. Bytes for a connection that has ended are dropped: its end is
     /// reported anyway.
     pub(crate) fn send(&mut self, slot: u32, bytes: &[u8]) {
@@ -69,7 +69,7 @@ impl Outbox {
     }
 
     /// The next connection to send on and what to send: all that waits for it, in one piece. These
-    /// bytes neither move nor change before [`Outbox::sent`] is called for the slot.
+    /// bytes neither move nor change before [`SendQueue::sent`] is called for the slot.
     pub(super) fn take_off(&mut self) -> Option<(u32, &[u8])> {
         let slot = self.ready.pop()?;
         let lane = &mut self.lanes[slot as usize];
@@ -119,7 +119,7 @@ impl Outbox {
     }
 }
 
-impl Drop for Outbox {
+impl Drop for SendQueue {
     fn drop(&mut self) {
         for lane in &mut self.lanes {
             if matches!(lane.state, State::Flying | State::ShutFlying) {
@@ -135,51 +135,51 @@ impl Drop for Outbox {
 mod tests {
     use super::*;
 
-    fn two_lanes() -> Outbox {
-        let mut outbox = Outbox::default();
-        outbox.add_lane();
-        outbox.add_lane();
-        outbox
+    fn two_lanes() -> SendQueue {
+        let mut send_queue = SendQueue::default();
+        send_queue.add_lane();
+        send_queue.add_lane();
+        send_queue
     }
 
     #[test]
     fn what_waits_leaves_in_one_piece_and_only_one_at_a_time() {
-        let mut outbox = two_lanes();
-        outbox.send(1, b"ab");
-        outbox.send(1, b"cd");
-        assert_eq!(outbox.take_off(), Some((1, &b"abcd"[..])));
-        outbox.send(1, b"ef");
-        assert_eq!(outbox.take_off(), None);
-        outbox.sent(1, 4);
-        assert_eq!(outbox.take_off(), Some((1, &b"ef"[..])));
-        outbox.sent(1, 2);
-        assert_eq!(outbox.take_off(), None);
+        let mut send_queue = two_lanes();
+        send_queue.send(1, b"ab");
+        send_queue.send(1, b"cd");
+        assert_eq!(send_queue.take_off(), Some((1, &b"abcd"[..])));
+        send_queue.send(1, b"ef");
+        assert_eq!(send_queue.take_off(), None);
+        send_queue.sent(1, 4);
+        assert_eq!(send_queue.take_off(), Some((1, &b"ef"[..])));
+        send_queue.sent(1, 2);
+        assert_eq!(send_queue.take_off(), None);
     }
 
     #[test]
     fn a_short_send_goes_on_where_it_stopped_whatever_is_added_meanwhile() {
-        let mut outbox = two_lanes();
-        outbox.send(0, b"abcdef");
-        assert!(outbox.take_off().is_some());
-        outbox.sent(0, 2);
-        outbox.send(0, b"gh");
-        assert_eq!(outbox.take_off(), Some((0, &b"cdef"[..])));
-        assert_eq!(outbox.take_off(), None, "the lane is in flight");
-        outbox.sent(0, 4);
-        assert_eq!(outbox.take_off(), Some((0, &b"gh"[..])));
+        let mut send_queue = two_lanes();
+        send_queue.send(0, b"abcdef");
+        assert!(send_queue.take_off().is_some());
+        send_queue.sent(0, 2);
+        send_queue.send(0, b"gh");
+        assert_eq!(send_queue.take_off(), Some((0, &b"cdef"[..])));
+        assert_eq!(send_queue.take_off(), None, "the lane is in flight");
+        send_queue.sent(0, 4);
+        assert_eq!(send_queue.take_off(), Some((0, &b"gh"[..])));
     }
 
     #[test]
     fn an_ended_connection_takes_nothing_more() {
-        let mut outbox = two_lanes();
-        outbox.send(0, b"a");
-        outbox.shut(0);
-        outbox.send(0, b"b");
-        outbox.send(1, b"c");
-        assert_eq!(outbox.take_off(), Some((1, &b"c"[..])));
-        outbox.shut(1);
-        outbox.sent(1, 1);
-        outbox.send(1, b"d");
-        assert_eq!(outbox.take_off(), None);
+        let mut send_queue = two_lanes();
+        send_queue.send(0, b"a");
+        send_queue.shut(0);
+        send_queue.send(0, b"b");
+        send_queue.send(1, b"c");
+        assert_eq!(send_queue.take_off(), Some((1, &b"c"[..])));
+        send_queue.shut(1);
+        send_queue.sent(1, 1);
+        send_queue.send(1, b"d");
+        assert_eq!(send_queue.take_off(), None);
     }
 }

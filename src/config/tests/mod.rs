@@ -3,9 +3,9 @@
 mod errors;
 
 use super::file::File;
-use super::inputs::Sources;
 use super::layer::Entry;
 use super::loader::Loader;
+use super::sources::Sources;
 use super::{LogFormat, LogLevel, Notice, RateLimit, Routes, Secret, Settings};
 use super::{SettingsError, ShardCount};
 use crate::base::DialectId;

@@ -6,31 +6,31 @@ pub(crate) const ID_BYTES: usize = 20;
 /// Length of a time such as 2024-01-01T00:00:00.000Z in bytes.
 const TIME_BYTES: usize = 24;
 /// What stands in a template where a server writes an id.
-pub(crate) const BLANK_ID: SubscriptionId = [b'_'; ID_BYTES];
+pub(crate) const PLACEHOLDER_ID: SubscriptionId = [b'_'; ID_BYTES];
 /// What stands in a template where a server writes a time; `_` for digits.
-const BLANK_TIME: &[u8; TIME_BYTES] = b"____-__-__T__:__:__.___Z";
+const PLACEHOLDER_TIME: &[u8; TIME_BYTES] = b"____-__-__T__:__:__.___Z";
 
 /// The id that a server gave to a subscription.
 pub(crate) type SubscriptionId = [u8; ID_BYTES];
 
-/// Where the blanks of a message are: how far before its end each one begins.
+/// Where the placeholders of a message are: how far before its end each one begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Blanks {
+pub(crate) struct Placeholders {
     id_from_end: usize,
     time_from_end: usize,
 }
 
-impl Blanks {
-    /// The blanks of the template that ends with `after`; `None` if it has none.
+impl Placeholders {
+    /// The placeholders of the template that ends with `after`; `None` if it has none.
     pub(crate) fn of(after: &str) -> Option<Self> {
-        let find = |blank: &[u8]| {
-            let mut windows = after.as_bytes().windows(blank.len());
-            let at = windows.position(|window| window == blank)?;
+        let find = |placeholder: &[u8]| {
+            let mut windows = after.as_bytes().windows(placeholder.len());
+            let at = windows.position(|window| window == placeholder)?;
             Some(after.len() - at)
         };
         Some(Self {
-            id_from_end: find(&BLANK_ID)?,
-            time_from_end: find(BLANK_TIME)?,
+            id_from_end: find(&PLACEHOLDER_ID)?,
+            time_from_end: find(PLACEHOLDER_TIME)?,
         })
     }
 
@@ -56,7 +56,7 @@ impl Blanks {
     pub(crate) fn fill_time(self, expected: &mut [u8], message: &[u8]) {
         let start = expected.len() - self.time_from_end;
         let place = &mut expected[start..start + TIME_BYTES];
-        if place == BLANK_TIME
+        if place == PLACEHOLDER_TIME
             && let Some(at) = message.len().checked_sub(self.time_from_end)
             && let Some(time) = message.get(at..at + TIME_BYTES)
             && is_time(time)
@@ -67,10 +67,10 @@ impl Blanks {
 }
 
 fn is_time(text: &[u8]) -> bool {
-    let mut pairs = text.iter().zip(BLANK_TIME);
-    pairs.all(|(byte, blank)| match blank {
+    let mut pairs = text.iter().zip(PLACEHOLDER_TIME);
+    pairs.all(|(byte, placeholder)| match placeholder {
         b'_' => byte.is_ascii_digit(),
-        _ => byte == blank,
+        _ => byte == placeholder,
     })
 }
 
@@ -81,40 +81,40 @@ mod tests {
     const TEMPLATE: &str = "a____________________b____-__-__T__:__:__.___Zc";
     const ID: SubscriptionId = *b"sub_0000000000000001";
 
-    fn filled(time: &str) -> (Vec<u8>, Vec<u8>) {
-        let blanks = Blanks::of(TEMPLATE).unwrap();
+    fn with_placeholders_filled(time: &str) -> (Vec<u8>, Vec<u8>) {
+        let placeholders = Placeholders::of(TEMPLATE).unwrap();
         let mut message = TEMPLATE.as_bytes().to_vec();
-        blanks.fill_id(&mut message, &ID);
-        let at = message.len() - blanks.time_from_end;
+        placeholders.fill_id(&mut message, &ID);
+        let at = message.len() - placeholders.time_from_end;
         message[at..at + TIME_BYTES].copy_from_slice(time.as_bytes());
         let mut expected = TEMPLATE.as_bytes().to_vec();
-        blanks.fill_time(&mut expected, &message);
+        placeholders.fill_time(&mut expected, &message);
         (message, expected)
     }
 
     #[test]
     fn a_message_fits_with_its_own_id_and_the_time_that_was_seen_first() {
-        let blanks = Blanks::of(TEMPLATE).unwrap();
-        let (message, mut expected) = filled("2024-01-01T00:00:00.000Z");
-        assert!(blanks.fits(&message, &expected, &ID));
-        assert!(!blanks.fits(&message, &expected, b"sub_0000000000000002"));
-        assert!(!blanks.fits(&message[1..], &expected, &ID));
-        let (later, _) = filled("2024-01-01T00:00:00.001Z");
-        blanks.fill_time(&mut expected, &later);
-        assert!(!blanks.fits(&later, &expected, &ID));
+        let placeholders = Placeholders::of(TEMPLATE).unwrap();
+        let (message, mut expected) = with_placeholders_filled("2024-01-01T00:00:00.000Z");
+        assert!(placeholders.fits(&message, &expected, &ID));
+        assert!(!placeholders.fits(&message, &expected, b"sub_0000000000000002"));
+        assert!(!placeholders.fits(&message[1..], &expected, &ID));
+        let (later, _) = with_placeholders_filled("2024-01-01T00:00:00.001Z");
+        placeholders.fill_time(&mut expected, &later);
+        assert!(!placeholders.fits(&later, &expected, &ID));
     }
 
     #[test]
     fn what_is_no_time_fits_nothing() {
-        let blanks = Blanks::of(TEMPLATE).unwrap();
+        let placeholders = Placeholders::of(TEMPLATE).unwrap();
         for time in ["2024-01-01 00:00:00.000Z", "2024-01-0xT00:00:00.000Z"] {
-            let (message, expected) = filled(time);
-            assert!(!blanks.fits(&message, &expected, &ID), "{time}");
+            let (message, expected) = with_placeholders_filled(time);
+            assert!(!placeholders.fits(&message, &expected, &ID), "{time}");
         }
     }
 
     #[test]
     fn a_template_without_blanks_has_none() {
-        assert_eq!(Blanks::of(r#""}"#), None);
+        assert_eq!(Placeholders::of(r#""}"#), None);
     }
 }

@@ -1,0 +1,92 @@
+//! The rules for sessions of one dialect.
+
+use super::declaration::{Rule, settings};
+use super::rate_limit::RateLimit;
+use super::value::{ByteSize, Millis};
+use crate::auth::UserClaim;
+use crate::base::label::label;
+
+label! {
+    /// What a rate limit counts.
+    RateScope {
+        /// The messages of one connection.
+        Connection = "connection",
+        /// The messages of all connections of one user in the process; until the user is known, those
+        /// of one connection.
+        User = "user",
+    }
+}
+
+label! {
+    /// What happens when a token expires during its session.
+    TokenExpiryAction {
+        /// The client receives an error, and the session is closed with 1008.
+        Close = "close",
+        /// Nothing.
+        Ignore = "ignore",
+    }
+}
+
+settings! {
+    /// The rules for sessions of one dialect. The defaults are those of a dialect whose profile says
+    /// nothing else.
+    #[derive(Copy)]
+    pub struct DialectPolicy {
+        /// Whether a session must authenticate before it subscribes or publishes.
+        auth_required: bool = true;
+        /// Whether sessions without an identity may publish.
+        anonymous_publish: bool = false;
+        /// Failed authentication attempts after which a session is closed.
+        auth_attempts_max: u32 = 3,
+            rule = Some((|count| (1..=255).contains(count), "1 to 255"));
+        /// Time to authenticate; 0s = unlimited.
+        auth_timeout: Millis = Millis(30_000);
+        /// Time without any bytes from the client after which the server pings; 0s = never.
+        ping_interval: Millis = Millis(30_000);
+        /// Time to answer a ping.
+        pong_timeout: Millis = Millis(10_000), rule = ABOVE_ZERO;
+        /// Time to answer a close frame.
+        close_timeout: Millis = Millis(5_000), rule = ABOVE_ZERO;
+        /// Messages that a session may send.
+        rate_limit: RateLimit = RateLimit::Off;
+        /// Whether the rate limit counts the messages of one connection or of all connections of a user.
+        rate_scope: RateScope = RateScope::Connection;
+        /// Messages over the rate limit after which a session is closed; 0 = never.
+        rate_violations_max: u32 = 0;
+        /// Longest message.
+        message_bytes_max: ByteSize = ByteSize(1 << 20),
+            rule = Some((|size| (1 << 10..=1 << 30).contains(&size.0), "1 KiB to 1 GiB"));
+        /// Sessions of this dialect in the process; 0 = no limit of its own.
+        sessions_max: u64 = 0;
+        /// Sessions of this dialect from one address; 0 = no limit.
+        sessions_per_ip_max: u32 = 0;
+        /// Sessions of this dialect of one user; 0 = no limit.
+        sessions_per_user_max: u32 = 0;
+        /// Sessions of this dialect of one tenant; 0 = no limit.
+        sessions_per_tenant_max: u32 = 0;
+        /// What happens when a token expires during its session.
+        token_expiry_action: TokenExpiryAction = TokenExpiryAction::Close;
+        /// The claim that names the user; the other one is tried second.
+        user_claim: UserClaim = UserClaim::Sub;
+    }
+}
+
+const ABOVE_ZERO: Option<Rule<Millis>> = Some((|time| time.0 > 0, "a time longer than 0s"));
+
+impl DialectPolicy {
+    /// The same in insecure development mode: no authentication, no rate limit, no session limit.
+    #[must_use]
+    pub fn permissive(self) -> Self {
+        Self {
+            auth_required: false,
+            anonymous_publish: true,
+            auth_timeout: Millis(0),
+            rate_limit: RateLimit::Off,
+            sessions_max: 0,
+            sessions_per_ip_max: 0,
+            sessions_per_user_max: 0,
+            sessions_per_tenant_max: 0,
+            ..self
+        }
+    }
+}
