@@ -50,6 +50,7 @@ pub fn issue(
         iat: now.unix_s(),
         exp: now.unix_s().saturating_add(ttl_s),
     };
+    super::install_signing_library();
     let key = EncodingKey::from_secret(secret);
     jsonwebtoken::encode(&Header::default(), &claims, &key)
 }

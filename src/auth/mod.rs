@@ -7,3 +7,9 @@ pub mod verifier;
 pub use identity::Identity;
 pub use issuer::{Grant, issue};
 pub use verifier::{StaticToken, TokenCheck, UserClaim, Verifier, is_same_secret};
+
+/// Chooses the library that computes signatures. jsonwebtoken panics at the first token if another
+/// crate of the embedding program enables its other library too. What the program chose itself stays.
+fn install_signing_library() {
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+}

@@ -86,6 +86,7 @@ impl Verifier {
     /// A verifier of HS256 signatures made with `secret`.
     #[must_use]
     pub fn hs256(secret: &[u8]) -> Self {
+        super::install_signing_library();
         let mut validation = Validation::new(Algorithm::HS256);
         // Time is an argument here, so that the whole broker runs on simulated time.
         validation.validate_exp = false;
