@@ -4,6 +4,7 @@ use super::filters::{Filter, FilterId, FilterIndex};
 use crate::base::process_counts::CounterSlot;
 use crate::base::{SubscriptionId, Variant};
 use crate::json::Object;
+use slab::Slab;
 use std::collections::HashMap;
 
 /// What the subscribers of an subscriber group have in common, so that one run of frames serves them all.
@@ -35,9 +36,8 @@ pub struct Channel {
     counter_slot: CounterSlot,
     /// Whether sessions hear it without asking.
     is_server_side: bool,
-    groups: Vec<SubscriberGroup>,
-    /// Audiences without subscribers, to be used again.
-    vacant: Vec<u32>,
+    /// Those with subscribers.
+    groups: Slab<SubscriberGroup>,
     /// Those of `groups` that want everything.
     unfiltered: Vec<u32>,
     filters: Option<Box<Filters>>,
@@ -119,17 +119,8 @@ impl Channel {
             slots: Vec::new(),
             subscription_ids: Vec::new(),
         };
-        let index = match self.vacant.pop() {
-            Some(index) => {
-                self.groups[index as usize] = group;
-                index
-            }
-            None => {
-                self.groups.push(group);
-                let index = u32::try_from(self.groups.len() - 1);
-                index.expect("fewer audiences than subscriptions, which are u32")
-            }
-        };
+        let index = u32::try_from(self.groups.insert(group));
+        let index = index.expect("fewer groups than subscriptions, which are u32");
         match key.filter {
             None => self.unfiltered.push(index),
             Some(filter_id) => {
@@ -142,8 +133,7 @@ impl Channel {
 
     /// Forgets an subscriber group that has lost its last subscriber, and its filter if nobody else has it.
     fn vacate(&mut self, index: u32) {
-        let key = self.groups[index as usize].key;
-        self.vacant.push(index);
+        let key = self.groups.remove(index as usize).key;
         let Some(filter_id) = key.filter else {
             return self.unfiltered.retain(|other| *other != index);
         };
@@ -193,8 +183,7 @@ pub(super) struct NewSubscriber {
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     by_name: HashMap<Box<str>, ChannelIndex>,
-    channels: Vec<Channel>,
-    free: Vec<ChannelIndex>,
+    channels: Slab<Channel>,
     server_side_count: usize,
 }
 
@@ -257,22 +246,12 @@ impl Channels {
             name: name.into(),
             counter_slot: counter_slot(),
             is_server_side,
-            groups: Vec::new(),
-            vacant: Vec::new(),
+            groups: Slab::new(),
             unfiltered: Vec::new(),
             filters: None,
         };
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.channels[index.0 as usize] = channel;
-                index
-            }
-            None => {
-                self.channels.push(channel);
-                let index = u32::try_from(self.channels.len() - 1);
-                ChannelIndex(index.expect("fewer channels than subscriptions, which are u32"))
-            }
-        };
+        let index = u32::try_from(self.channels.insert(channel));
+        let index = ChannelIndex(index.expect("fewer channels than subscriptions, which are u32"));
         self.server_side_count += usize::from(is_server_side);
         self.by_name.insert(name.into(), index);
         index
@@ -333,11 +312,10 @@ impl Channels {
         if group.slots.is_empty() {
             channel.vacate(subscription.group);
         }
-        if channel.vacant.len() == channel.groups.len() {
+        if channel.groups.is_empty() {
+            let channel = self.channels.remove(subscription.channel.0 as usize);
             self.server_side_count -= usize::from(channel.is_server_side);
-            let name = std::mem::take(&mut channel.name);
-            self.by_name.remove(&name);
-            self.free.push(subscription.channel);
+            self.by_name.remove(&channel.name);
         }
         moved
     }

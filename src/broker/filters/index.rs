@@ -1,9 +1,10 @@
 //! The filters of one channel, found by what a publication has.
 
 use super::filter::Filter;
-use super::table::Table;
 use super::term_index::{InternedCondition, Positions, Posting, TermIndex, ValueIndex};
+use super::u32_key;
 use crate::json::Object;
+use slab::Slab;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ pub struct FilterId(u32);
 #[derive(Debug, Default)]
 pub struct FilterIndex {
     by_text: HashMap<Arc<str>, FilterId>,
-    filters: Table<IndexedFilter>,
+    filters: Slab<IndexedFilter>,
     term_index: TermIndex,
     /// Known values of the publication at hand; kept for its memory.
     found: Vec<ValueIndex>,
@@ -64,12 +65,12 @@ impl FilterIndex {
         if let Some((cheapest, _)) = cheapest {
             conditions.swap(0, cheapest);
         }
-        let filter_id = FilterId(self.filters.insert(IndexedFilter {
+        let filter_id = FilterId(u32_key(self.filters.insert(IndexedFilter {
             canonical: canonical.clone(),
             conditions,
             positions: Positions::default(),
-        }));
-        let entry = self.filters.at_mut(filter_id.0);
+        })));
+        let entry = &mut self.filters[filter_id.0 as usize];
         if let Some(posted) = entry.conditions.first() {
             entry.positions = self.term_index.post(posted, filter_id);
         }
@@ -86,14 +87,13 @@ impl FilterIndex {
             canonical,
             conditions,
             positions,
-        } = self.filters.remove(filter_id.0);
+        } = self.filters.remove(filter_id.0 as usize);
         self.by_text.remove(&canonical);
         if let Some(posted) = conditions.first() {
             // A list has each filter once, so what moved is never the filter that is gone.
             let filters = &mut self.filters;
             let moved = |posting: Posting, position| {
-                filters
-                    .at_mut(posting.filter_id.0)
+                filters[posting.filter_id.0 as usize]
                     .positions
                     .set(posting, position);
             };
@@ -111,7 +111,7 @@ impl FilterIndex {
     /// Whether there is no filter.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.filters.count() == 0
+        self.filters.is_empty()
     }
 
     /// Appends each filter whose filter matches the publication, in no order; returns how many were
@@ -128,7 +128,7 @@ impl FilterIndex {
             evaluations += candidates.len() as u64;
             let candidates = candidates.iter().map(|posting| posting.filter_id);
             matched.extend(candidates.filter(|filter_id| {
-                let mut others = self.filters.at(filter_id.0).conditions.iter().skip(1);
+                let mut others = self.filters[filter_id.0 as usize].conditions.iter().skip(1);
                 others.all(|other| self.term_index.satisfies(other))
             }));
         }
@@ -138,7 +138,7 @@ impl FilterIndex {
     /// Filters by text, filters, and what the term index counts.
     #[cfg(test)]
     pub(super) fn counts(&self) -> ([usize; 2], [usize; 5]) {
-        let own = [self.by_text.len(), self.filters.count()];
+        let own = [self.by_text.len(), self.filters.len()];
         (own, self.term_index.counts())
     }
 }

@@ -26,7 +26,6 @@
 
 mod filter;
 mod index;
-mod table;
 mod term_index;
 mod trie;
 mod value;
@@ -36,3 +35,8 @@ mod oracle;
 
 pub use filter::{Filter, FilterError};
 pub use index::{FilterId, FilterIndex};
+
+/// A key of a `Slab` in the four bytes that the indices here have for it.
+fn u32_key(key: usize) -> u32 {
+    u32::try_from(key).expect("memory ends before 2^32 entries")
+}

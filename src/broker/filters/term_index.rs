@@ -2,10 +2,11 @@
 
 use super::filter::Condition;
 use super::index::FilterId;
-use super::table::Table;
 use super::trie::Trie;
+use super::u32_key;
 use super::value::{FilterValue, Plain, canonical};
 use crate::json::{Members, ValueRef};
+use slab::Slab;
 use std::collections::HashMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ pub(super) struct ValueIndex(u32);
 #[derive(Debug, Default)]
 pub(super) struct TermIndex {
     trie: Trie,
-    paths: Table<Path>,
-    values: Table<Value>,
+    paths: Slab<Path>,
+    values: Slab<Value>,
     /// Publications read so far: what was read of an earlier one need not be cleared.
     readings: u64,
 }
@@ -75,7 +76,7 @@ impl TermIndex {
         self.readings += 1;
         let (reading, paths) = (self.readings, &mut self.paths);
         self.trie.walk(publication, |path, value| {
-            let path = paths.at_mut(path.0);
+            let path = &mut paths[path.0 as usize];
             if path.reading == reading {
                 // A shallower way led there already.
                 return;
@@ -88,14 +89,14 @@ impl TermIndex {
 
     /// Whether the publication that was last read fulfils the condition.
     pub(super) fn satisfies(&self, condition: &InternedCondition) -> bool {
-        let path = self.paths.at(condition.path.0);
+        let path = &self.paths[condition.path.0 as usize];
         let read = path.read.filter(|_| path.reading == self.readings);
         read.is_some_and(|value| condition.alternatives.binary_search(&value).is_ok())
     }
 
     /// The filters posted under a value.
     pub(super) fn posted(&self, value: ValueIndex) -> &[Posting] {
-        &self.values.at(value.0).posted
+        &self.values[value.0 as usize].posted
     }
 
     /// The candidates of the publication that is worst for the condition, and its alternatives.
@@ -109,7 +110,7 @@ impl TermIndex {
     pub(super) fn post(&mut self, condition: &InternedCondition, filter_id: FilterId) -> Positions {
         let ranked = (0..).zip(&condition.alternatives);
         let positions = ranked.map(|(rank, value)| {
-            let posted = &mut self.values.at_mut(value.0).posted;
+            let posted = &mut self.values[value.0 as usize].posted;
             posted.push(Posting { filter_id, rank });
             u32::try_from(posted.len() - 1).expect("a list is no longer than the table of groups")
         });
@@ -125,7 +126,7 @@ impl TermIndex {
         mut moved: impl FnMut(Posting, u32),
     ) {
         for (value, position) in condition.alternatives.iter().zip(&positions.0) {
-            let posted = &mut self.values.at_mut(value.0).posted;
+            let posted = &mut self.values[value.0 as usize].posted;
             let removed = posted.swap_remove(*position as usize);
             assert_eq!(removed.filter_id, filter_id, "places follow every move");
             if let Some(posting) = posted.get(*position as usize) {
@@ -137,7 +138,9 @@ impl TermIndex {
     /// Adds what the condition names.
     pub(super) fn intern(&mut self, condition: Condition) -> InternedCondition {
         let path = self.trie.find(&condition.path).unwrap_or_else(|| {
-            let path = PathIndex(self.paths.insert(Path::new(condition.path.clone())));
+            let path = PathIndex(u32_key(
+                self.paths.insert(Path::new(condition.path.clone())),
+            ));
             self.trie.insert(&condition.path, path);
             path
         });
@@ -151,17 +154,17 @@ impl TermIndex {
     /// Takes back what `intern` did; the condition is posted no more.
     pub(super) fn release(&mut self, condition: &InternedCondition) {
         for index in &condition.alternatives {
-            let value = self.values.at_mut(index.0);
+            let value = &mut self.values[index.0 as usize];
             value.conditions -= 1;
             if value.conditions > 0 {
                 continue;
             }
-            let value = self.values.remove(index.0);
+            let value = self.values.remove(index.0 as usize);
             assert!(value.posted.is_empty(), "who is posted names the value");
-            self.paths.at_mut(value.path.0).remove(&value.value);
+            self.paths[value.path.0 as usize].remove(&value.value);
         }
-        if self.paths.at(condition.path.0).is_empty() {
-            let path = self.paths.remove(condition.path.0);
+        if self.paths[condition.path.0 as usize].is_empty() {
+            let path = self.paths.remove(condition.path.0 as usize);
             self.trie.remove(&path.name);
         }
     }
@@ -169,15 +172,15 @@ impl TermIndex {
     /// The value at the path, with one more condition that names it.
     fn value(&mut self, path: PathIndex, value: FilterValue) -> ValueIndex {
         let values = &mut self.values;
-        let index = self.paths.at_mut(path.0).find_or_insert(&value, || {
-            ValueIndex(values.insert(Value {
+        let index = self.paths[path.0 as usize].find_or_insert(&value, || {
+            ValueIndex(u32_key(values.insert(Value {
                 path,
                 value: value.clone(),
                 conditions: 0,
                 posted: Vec::new(),
-            }))
+            })))
         });
-        self.values.at_mut(index.0).conditions += 1;
+        self.values[index.0 as usize].conditions += 1;
         index
     }
 
@@ -185,8 +188,12 @@ impl TermIndex {
     #[cfg(test)]
     pub(super) fn counts(&self) -> [usize; 5] {
         let (nodes, edges) = self.trie.counts();
-        let (paths, values) = (self.paths.count(), self.values.count());
-        let posted = self.values.iter().map(|value| value.posted.len()).sum();
+        let (paths, values) = (self.paths.len(), self.values.len());
+        let posted = self
+            .values
+            .iter()
+            .map(|(_, value)| value.posted.len())
+            .sum();
         [nodes, edges, paths, values, posted]
     }
 }

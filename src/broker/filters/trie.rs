@@ -8,9 +8,10 @@
 //!
 //! A node's own way and the rest of the path determine the path, so an edge leads to one at most.
 
-use super::table::Table;
 use super::term_index::PathIndex;
+use super::u32_key;
 use crate::json::{Members, ValueRef};
+use slab::Slab;
 use std::collections::HashMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ const ROOT: NodeIndex = NodeIndex(0);
 
 #[derive(Debug)]
 pub(super) struct Trie {
-    nodes: Table<Node>,
+    nodes: Slab<Node>,
     /// Publications walked so far: what was seen in an earlier one need not be cleared.
     walks: u64,
 }
@@ -52,8 +53,8 @@ struct Hit<'a> {
 
 impl Default for Trie {
     fn default() -> Self {
-        let mut nodes = Table::default();
-        let root = NodeIndex(nodes.insert(Node::default()));
+        let mut nodes = Slab::new();
+        let root = NodeIndex(u32_key(nodes.insert(Node::default())));
         assert_eq!(root, ROOT, "a new table begins at zero");
         Self { nodes, walks: 0 }
     }
@@ -87,7 +88,7 @@ impl Trie {
     /// hit once.
     fn scan<'a>(&mut self, node: NodeIndex, members: Members<'a>, hits: &mut Vec<Hit<'a>>) {
         let walk = self.walks;
-        let node = self.nodes.at_mut(node.0);
+        let node = &mut self.nodes[node.0 as usize];
         for (name, value) in members {
             let Some(edge) = node.edges.get_mut(name) else {
                 continue;
@@ -109,7 +110,7 @@ impl Trie {
 
     /// The path of that name.
     pub(super) fn find(&self, name: &str) -> Option<PathIndex> {
-        self.nodes.at(ROOT.0).edges.get(name)?.path
+        self.nodes[ROOT.0 as usize].edges.get(name)?.path
     }
 
     /// Adds the path of that name, which is not yet there.
@@ -124,7 +125,7 @@ impl Trie {
             let child = match self.edge(node, part).child {
                 Some(child) => child,
                 None => {
-                    let child = NodeIndex(self.nodes.insert(Node::default()));
+                    let child = NodeIndex(u32_key(self.nodes.insert(Node::default())));
                     self.edge(node, part).child = Some(child);
                     child
                 }
@@ -150,8 +151,8 @@ impl Trie {
         for (node, part) in way.into_iter().rev() {
             let child = self.edge(node, part).child;
             let child = child.expect("nodes go after what is behind them");
-            if self.nodes.at(child.0).edges.is_empty() {
-                self.nodes.remove(child.0);
+            if self.nodes[child.0 as usize].edges.is_empty() {
+                self.nodes.remove(child.0 as usize);
                 self.edge(node, part).child = None;
                 self.prune(node, part);
             }
@@ -160,13 +161,13 @@ impl Trie {
 
     /// The edge of that name, made if there is none.
     fn edge(&mut self, node: NodeIndex, name: &str) -> &mut Edge {
-        let edges = &mut self.nodes.at_mut(node.0).edges;
+        let edges = &mut self.nodes[node.0 as usize].edges;
         edges.entry(name.into()).or_default()
     }
 
     /// Removes the edge of that name if it leads nowhere.
     fn prune(&mut self, node: NodeIndex, name: &str) {
-        let edges = &mut self.nodes.at_mut(node.0).edges;
+        let edges = &mut self.nodes[node.0 as usize].edges;
         if edges
             .get(name)
             .is_some_and(|edge| edge.path.is_none() && edge.child.is_none())
@@ -178,8 +179,8 @@ impl Trie {
     /// Nodes and edges in the tree.
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize) {
-        let edges = self.nodes.iter().map(|node| node.edges.len()).sum();
-        (self.nodes.count(), edges)
+        let edges = self.nodes.iter().map(|(_, node)| node.edges.len()).sum();
+        (self.nodes.len(), edges)
     }
 }
 
