@@ -10,6 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use subtle::ConstantTimeEq;
 
 label! {
     /// Which claim names the user; the other one is tried second.
@@ -179,12 +180,11 @@ impl Verifier {
     }
 }
 
-/// Compares without telling by its time how much was right.
+/// Whether two secrets are equal, in a time that does not depend on where they differ. Lengths are
+/// not hidden: secrets of different lengths are told apart at once.
 #[must_use]
 pub fn is_same_secret(shown: &[u8], secret: &[u8]) -> bool {
-    let pairs = shown.iter().zip(secret);
-    let difference = pairs.fold(0, |all, (one, other)| all | (one ^ other));
-    shown.len() == secret.len() && difference == 0
+    shown.ct_eq(secret).into()
 }
 
 impl Claims {
@@ -359,6 +359,25 @@ mod tests {
             user(&Verifier::default(), "t1"),
             Err(TokenError::Unconfigured)
         );
+    }
+
+    #[test]
+    fn secrets_are_the_same_byte_for_byte() {
+        for (shown, expected) in [
+            ("secret", true),
+            ("", false),
+            ("secre", false),
+            ("secret1", false),
+            ("Secret", false),
+            ("secreT", false),
+        ] {
+            assert_eq!(
+                is_same_secret(shown.as_bytes(), b"secret"),
+                expected,
+                "{shown}"
+            );
+        }
+        assert!(is_same_secret(b"", b""));
     }
 
     #[test]
