@@ -1,5 +1,6 @@
 //! The request target: path, and parameters of the query (RFC 3986 3.4, percent-encoding 2.1).
 
+use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
 /// A request target taken apart.
@@ -33,30 +34,32 @@ impl<'a> Target<'a> {
             let (key, value) = pair.split_once('=')?;
             (key == name).then_some(value)
         })?;
-        percent_decode(value)
+        form_decode(value)
     }
 }
 
-/// `text` with its percent-encoded bytes decoded (RFC 3986 2.1); `None` when it is not valid UTF-8.
+/// A segment of a path with its percent-encoded bytes decoded (RFC 3986 2.1); a `+` stays one. `None`
+/// when a `%` is not followed by two hexadecimal digits, or the result is not valid UTF-8.
 #[must_use]
 pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
-        return Some(Cow::Borrowed(text));
+    // The crate leaves a malformed `%` as it is.
+    let is_valid = text.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes().first_chunk::<2>();
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    });
+    if !is_valid {
+        return None;
     }
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let high = char::from(bytes.next()?).to_digit(16)?;
-                let low = char::from(bytes.next()?).to_digit(16)?;
-                u8::try_from(high * 16 + low).ok()?
-            }
-            other => other,
-        });
+    percent_decode_str(text).decode_utf8().ok()
+}
+
+/// The same for a value of a query, where a `+` means a space, as HTML forms write it.
+fn form_decode(value: &str) -> Option<Cow<'_, str>> {
+    if !value.contains('+') {
+        return percent_decode(value);
     }
-    String::from_utf8(decoded).ok().map(Cow::Owned)
+    let decoded = percent_decode(&value.replace('+', " "))?.into_owned();
+    Some(Cow::Owned(decoded))
 }
 
 #[cfg(test)]
@@ -78,7 +81,27 @@ mod tests {
         check("/ws?token=%zz", "/ws", None);
         check("/ws?token=%ff", "/ws", None);
         check("/ws?token=%4", "/ws", None);
+        check("/ws?token=%", "/ws", None);
+        check("/ws?token=%%41", "/ws", None);
+        check("/ws?token=%+1", "/ws", None);
+        check("/ws?token=%2b+%2B", "/ws", Some("+ +"));
+        check("/ws?token=%E2%82%AC", "/ws", Some("\u{20ac}"));
         check("http://h:80/ws?token=a", "/ws", Some("a"));
         check("/ws?token=http://x/y", "/ws", Some("http://x/y"));
+    }
+    #[test]
+    fn a_plus_in_a_path_is_a_plus() {
+        for (segment, expected) in [
+            ("t1", Some("t1")),
+            ("a+b", Some("a+b")),
+            ("a%2Bb%20c", Some("a+b c")),
+            ("a+%C3%A9", Some("a+\u{e9}")),
+            ("%", None),
+            ("a%2", None),
+            ("%g0", None),
+            ("%ff", None),
+        ] {
+            assert_eq!(percent_decode(segment).as_deref(), expected, "{segment}");
+        }
     }
 }
