@@ -1,7 +1,7 @@
-//! A log file that is put aside when it is large, and deleted some time after.
+//! A log file that is rotated when it is large, and deleted some time after.
 //!
 //! ```text
-//!   logs/server.log ──rotation_bytes──▶ logs/server.2026-11-21T13-15-58.123Z.log ──retention──▶ gone
+//!   logs/server.log ──rotation_bytes──▶ logs/server.2026-11-21T13-15-58.123Z.log ──retention──▶ deleted
 //! ```
 
 use crate::base::now::Clock;
@@ -16,7 +16,7 @@ pub(super) struct LogFileConfig {
     pub(super) path: PathBuf,
     /// Size that no write goes beyond, unless it is larger alone, bytes.
     pub(super) rotation_bytes: u64,
-    /// Age at which a file that was put aside is deleted, at the next rotation or start.
+    /// Time since its rotation after which a rotated file is deleted, at the next rotation or start.
     pub(super) retention: Duration,
 }
 
@@ -54,20 +54,20 @@ impl LogFile {
 
     fn rotate(&mut self) -> io::Result<()> {
         let mut unix_ms = self.clock.now().unix_ms;
-        let mut aside = aside_path(&self.config.path, unix_ms);
+        let mut rotated = rotated_path(&self.config.path, unix_ms);
         // A rename would silently replace a file of the same millisecond.
-        while aside.exists() {
+        while rotated.exists() {
             unix_ms += 1;
-            aside = aside_path(&self.config.path, unix_ms);
+            rotated = rotated_path(&self.config.path, unix_ms);
         }
-        std::fs::rename(&self.config.path, aside)?;
+        std::fs::rename(&self.config.path, rotated)?;
         self.file = append(&self.config.path)?;
         self.bytes = 0;
         self.delete_expired();
         Ok(())
     }
 
-    /// Deletes what was put aside too long ago. What cannot be deleted is tried again next time.
+    /// Deletes files that were rotated too long ago. What cannot be deleted is tried again next time.
     fn delete_expired(&self) {
         let now = UNIX_EPOCH + Duration::from_millis(self.clock.now().unix_ms);
         let folder = match self.config.path.parent() {
@@ -78,8 +78,8 @@ impl LogFile {
             return;
         };
         for entry in entries.flatten() {
-            let put_aside = put_aside_at(&self.config.path, &entry.path());
-            let age = put_aside.and_then(|then| now.duration_since(then).ok());
+            let rotated_at = rotation_time(&self.config.path, &entry.path());
+            let age = rotated_at.and_then(|then| now.duration_since(then).ok());
             if age.is_some_and(|age| age > self.config.retention) {
                 let _ = std::fs::remove_file(entry.path());
             }
@@ -106,7 +106,7 @@ impl Write for LogFile {
             && let Err(error) = self.rotate()
         {
             // Too large is better than lost.
-            self.complain("put aside the log file", &error);
+            self.complain("rotate the log file", &error);
         }
         if let Err(error) = self.file.write_all(lines) {
             self.complain("write the log file", &error);
@@ -126,7 +126,7 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// What stands before and after the time in the names of files put aside.
+/// What stands before and after the time in the names of rotated files.
 fn name_parts(path: &Path) -> (String, String) {
     let text = |part: Option<&std::ffi::OsStr>| {
         part.map_or_else(String::new, |part| part.to_string_lossy().into_owned())
@@ -138,7 +138,7 @@ fn name_parts(path: &Path) -> (String, String) {
     (format!("{}.", text(path.file_stem())), extension)
 }
 
-fn aside_path(path: &Path, unix_ms: u64) -> PathBuf {
+fn rotated_path(path: &Path, unix_ms: u64) -> PathBuf {
     let (stem, extension) = name_parts(path);
     let time = UNIX_EPOCH + Duration::from_millis(unix_ms);
     // Colons are not allowed in names everywhere that logs are copied to.
@@ -148,8 +148,8 @@ fn aside_path(path: &Path, unix_ms: u64) -> PathBuf {
     path.with_file_name(format!("{stem}{time}{extension}"))
 }
 
-/// When the file at `candidate` was put aside, if it is one that was.
-fn put_aside_at(path: &Path, candidate: &Path) -> Option<SystemTime> {
+/// When the file at `candidate` was rotated, if it is a rotated file of `path`.
+fn rotation_time(path: &Path, candidate: &Path) -> Option<SystemTime> {
     let (stem, extension) = name_parts(path);
     let name = candidate.file_name()?.to_str()?;
     let time = name.strip_prefix(&stem)?.strip_suffix(&extension)?;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_put_aside_and_no_line_is_torn_or_lost() {
+    fn a_full_file_is_rotated_and_no_line_is_torn_or_lost() {
         let folder = Folder::new("rotation");
         let mut log = folder.open(10);
         for line in [
@@ -239,7 +239,7 @@ mod tests {
         let folder = Folder::new("retention");
         drop(folder.open(10));
         let yesterday = Clock::start().now().unix_ms - 86_400_000;
-        let recent = aside_path(&folder.0.join("deep/server.log"), yesterday);
+        let recent = rotated_path(&folder.0.join("deep/server.log"), yesterday);
         let recent = recent.file_name().unwrap().to_str().unwrap().to_owned();
         let kept = [
             recent.as_str(),
