@@ -27,6 +27,7 @@ pub(super) struct LogFile {
     clock: Clock,
     file: File,
     bytes: u64,
+    /// Whether the last line met a trouble, which was reported.
     has_complained: bool,
 }
 
@@ -60,7 +61,11 @@ impl LogFile {
             unix_ms += 1;
             rotated = rotated_path(&self.config.path, unix_ms);
         }
-        std::fs::rename(&self.config.path, rotated)?;
+        match std::fs::rename(&self.config.path, rotated) {
+            // The earlier attempt renamed it and could not begin a new file, or somebody moved it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         self.file = append(&self.config.path)?;
         self.bytes = 0;
         self.delete_expired();
@@ -101,11 +106,13 @@ impl LogFile {
 impl Write for LogFile {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         let length = lines.len() as u64;
+        let mut has_failed = false;
         if self.bytes > 0
             && self.bytes + length > self.config.rotation_bytes
             && let Err(error) = self.rotate()
         {
-            // Too large is better than lost.
+            // Too large is better than lost. The next line tries again.
+            has_failed = true;
             self.complain("rotate the log file", &error);
         }
         if let Err(error) = self.file.write_all(lines) {
@@ -113,7 +120,8 @@ impl Write for LogFile {
             return Err(error);
         }
         self.bytes += length;
-        self.has_complained = false;
+        // One trouble is reported once, not at each of its lines.
+        self.has_complained &= has_failed;
         Ok(lines.len())
     }
 
@@ -232,6 +240,39 @@ mod tests {
         assert_eq!(folder.files().len(), 1);
         folder.open(10).write_all(b"b\n").unwrap();
         assert_eq!(folder.files().len(), 2);
+    }
+
+    #[test]
+    fn a_failed_rotation_is_reported_once_and_no_line_is_lost() {
+        let folder = Folder::new("trouble");
+        let mut log = folder.open(10);
+        let (deep, moved) = (folder.0.join("deep"), folder.0.join("moved"));
+        log.write_all(b"1234567\n").unwrap();
+        // A file in place of the folder stops root too, who may write to any folder.
+        std::fs::rename(&deep, &moved).unwrap();
+        std::fs::write(&deep, "").unwrap();
+        for _ in 0..3 {
+            log.write_all(b"8901\n").unwrap();
+            assert!(log.has_complained, "forgotten, so the next line complains");
+        }
+        let text = std::fs::read_to_string(moved.join("server.log")).unwrap();
+        assert_eq!(text, "1234567\n8901\n8901\n8901\n");
+        std::fs::remove_file(&deep).unwrap();
+        std::fs::rename(&moved, &deep).unwrap();
+        log.write_all(b"rotated\n").unwrap();
+        assert!(!log.has_complained, "the next trouble is a new one");
+        assert_eq!(folder.files()[1], ("server.log".into(), "rotated\n".into()));
+    }
+
+    #[test]
+    fn a_new_file_is_begun_when_the_full_one_was_moved_away() {
+        let folder = Folder::new("moved");
+        let mut log = folder.open(10);
+        log.write_all(b"1234567\n").unwrap();
+        std::fs::rename(folder.0.join("deep/server.log"), folder.0.join("moved.log")).unwrap();
+        log.write_all(b"8901\n").unwrap();
+        assert!(!log.has_complained);
+        assert_eq!(folder.files(), [("server.log".into(), "8901\n".into())]);
     }
 
     #[test]
