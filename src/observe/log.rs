@@ -1,7 +1,7 @@
 //! Logs: on standard error or in files, written by a thread of their own, so that no shard waits for
 //! a disk or a terminal.
 
-use super::log_file::{LogFile, LogFileConfig};
+use super::log_file::{LogFile, LogFileConfig, ReopenRequests};
 use crate::base::now::Clock;
 use crate::config::{LogFormat, LogLevel, LogSettings};
 use std::io::{self, IsTerminal, Write};
@@ -16,6 +16,9 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 /// Lines that wait for the writing thread; more are dropped, and their count is said at the end.
 const LINES_MAX: usize = 16_384;
+
+/// For the log files of this process.
+static REOPEN_REQUESTS: ReopenRequests = ReopenRequests::new();
 
 /// Writes what is still waiting when it is dropped.
 #[must_use]
@@ -86,6 +89,14 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
     Ok(guard)
 }
 
+/// Makes the log files, from the next line on, continue in files of their configured names; for
+/// programs such as logrotate, which have moved the earlier ones away.
+pub fn reopen() {
+    REOPEN_REQUESTS.add();
+    // This line makes the new file.
+    tracing::info!("reopening the log files");
+}
+
 impl LogGuard {
     fn thread(&mut self, name: &str, writer: impl Write + Send + 'static) -> NonBlocking {
         let (lines, thread) = NonBlockingBuilder::default()
@@ -105,7 +116,7 @@ fn open(settings: &LogSettings, path: &Path) -> Result<LogFile, String> {
         rotation_bytes: settings.log_rotation.0,
         retention: settings.log_retention,
     };
-    LogFile::open(config, Clock::start())
+    LogFile::open(config, Clock::start(), &REOPEN_REQUESTS)
         .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))
 }
 

@@ -8,7 +8,29 @@ use crate::base::now::Clock;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Counts the requests to reopen log files. A file compares it with the count at its last opening.
+#[derive(Debug)]
+pub(super) struct ReopenRequests(AtomicU64);
+
+impl ReopenRequests {
+    pub(super) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Makes the files continue, from their next line on, in files of their configured names.
+    pub(super) fn add(&self) {
+        // Relaxed: pairs with the load in `count`; the count is all that is handed over.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        // Relaxed: pairs with the addition in `add`; nothing else is read because of it.
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Which file, and how large and how old it may become.
 #[derive(Clone, Debug)]
@@ -27,6 +49,9 @@ pub(super) struct LogFile {
     clock: Clock,
     file: File,
     bytes: u64,
+    requests: &'static ReopenRequests,
+    /// Requests that have been fulfilled.
+    reopened: u64,
     /// Whether the last line met a trouble, which was reported.
     has_complained: bool,
 }
@@ -36,7 +61,12 @@ impl LogFile {
     ///
     /// # Errors
     /// What the file system says.
-    pub(super) fn open(config: LogFileConfig, clock: Clock) -> io::Result<Self> {
+    pub(super) fn open(
+        config: LogFileConfig,
+        clock: Clock,
+        requests: &'static ReopenRequests,
+    ) -> io::Result<Self> {
+        let reopened = requests.count();
         if let Some(folder) = config.path.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -47,10 +77,24 @@ impl LogFile {
             clock,
             file,
             bytes,
+            requests,
+            reopened,
             has_complained: false,
         };
         log.delete_expired();
         Ok(log)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let requests = self.requests.count();
+        if self.reopened == requests {
+            return Ok(());
+        }
+        let file = append(&self.config.path)?;
+        self.bytes = file.metadata()?.len();
+        self.file = file;
+        self.reopened = requests;
+        Ok(())
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -105,8 +149,13 @@ impl LogFile {
 
 impl Write for LogFile {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        let length = lines.len() as u64;
         let mut has_failed = false;
+        if let Err(error) = self.reopen() {
+            // In the earlier file is better than lost. The next line tries again.
+            has_failed = true;
+            self.complain("reopen the log file", &error);
+        }
+        let length = lines.len() as u64;
         if self.bytes > 0
             && self.bytes + length > self.config.rotation_bytes
             && let Err(error) = self.rotate()
@@ -170,28 +219,32 @@ mod tests {
     use super::*;
 
     /// A folder that goes when it is dropped.
-    struct Folder(PathBuf);
+    struct Folder {
+        path: PathBuf,
+        requests: &'static ReopenRequests,
+    }
 
     impl Folder {
         fn new(name: &str) -> Self {
             let name = format!("fanwire-log-{}-{name}", std::process::id());
             let path = std::env::temp_dir().join(name);
             std::fs::create_dir_all(&path).unwrap();
-            Self(path)
+            let requests = Box::leak(Box::new(ReopenRequests::new()));
+            Self { path, requests }
         }
 
         fn open(&self, rotation_bytes: u64) -> LogFile {
             let config = LogFileConfig {
-                path: self.0.join("deep/server.log"),
+                path: self.path.join("deep/server.log"),
                 rotation_bytes,
                 retention: Duration::from_hours(24 * 30),
             };
-            LogFile::open(config, Clock::start()).unwrap()
+            LogFile::open(config, Clock::start(), self.requests).unwrap()
         }
 
         /// Names and texts, the current file last.
         fn files(&self) -> Vec<(String, String)> {
-            let entries = std::fs::read_dir(self.0.join("deep")).unwrap();
+            let entries = std::fs::read_dir(self.path.join("deep")).unwrap();
             let mut files: Vec<_> = entries
                 .map(|entry| {
                     let path = entry.unwrap().path();
@@ -206,7 +259,7 @@ mod tests {
 
     impl Drop for Folder {
         fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
+            let _ = std::fs::remove_dir_all(&self.path);
         }
     }
 
@@ -246,7 +299,7 @@ mod tests {
     fn a_failed_rotation_is_reported_once_and_no_line_is_lost() {
         let folder = Folder::new("trouble");
         let mut log = folder.open(10);
-        let (deep, moved) = (folder.0.join("deep"), folder.0.join("moved"));
+        let (deep, moved) = (folder.path.join("deep"), folder.path.join("moved"));
         log.write_all(b"1234567\n").unwrap();
         // A file in place of the folder stops root too, who may write to any folder.
         std::fs::rename(&deep, &moved).unwrap();
@@ -269,10 +322,55 @@ mod tests {
         let folder = Folder::new("moved");
         let mut log = folder.open(10);
         log.write_all(b"1234567\n").unwrap();
-        std::fs::rename(folder.0.join("deep/server.log"), folder.0.join("moved.log")).unwrap();
+        std::fs::rename(
+            folder.path.join("deep/server.log"),
+            folder.path.join("moved.log"),
+        )
+        .unwrap();
         log.write_all(b"8901\n").unwrap();
         assert!(!log.has_complained);
         assert_eq!(folder.files(), [("server.log".into(), "8901\n".into())]);
+    }
+
+    #[test]
+    fn lines_go_to_a_new_file_after_the_old_one_was_moved_and_reopening_was_requested() {
+        let folder = Folder::new("reopen");
+        let mut log = folder.open(10);
+        let (current, moved) = ("server.log", "server.log.1");
+        log.write_all(b"1234567\n").unwrap();
+        let path = |name: &str| folder.path.join("deep").join(name);
+        std::fs::rename(path(current), path(moved)).unwrap();
+        log.write_all(b"9\n").unwrap();
+        folder.requests.add();
+        log.write_all(b"new\n").unwrap();
+        // The new file begins empty: the size of the earlier one does not count any more.
+        log.write_all(b"line\n").unwrap();
+        let expected = [(current, "new\nline\n"), (moved, "1234567\n9\n")];
+        assert_eq!(
+            folder.files(),
+            expected.map(|(name, text)| (name.into(), text.into()))
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_reopened_goes_on_and_is_reported_once() {
+        let folder = Folder::new("reopen-trouble");
+        let mut log = folder.open(100);
+        let (deep, moved) = (folder.path.join("deep"), folder.path.join("moved"));
+        std::fs::rename(&deep, &moved).unwrap();
+        std::fs::write(&deep, "").unwrap();
+        folder.requests.add();
+        for line in ["1\n", "2\n"] {
+            log.write_all(line.as_bytes()).unwrap();
+            assert!(log.has_complained, "forgotten, so the next line complains");
+        }
+        let text = std::fs::read_to_string(moved.join("server.log")).unwrap();
+        assert_eq!(text, "1\n2\n");
+        std::fs::remove_file(&deep).unwrap();
+        std::fs::create_dir(&deep).unwrap();
+        log.write_all(b"3\n").unwrap();
+        assert!(!log.has_complained);
+        assert_eq!(folder.files(), [("server.log".into(), "3\n".into())]);
     }
 
     #[test]
@@ -280,7 +378,7 @@ mod tests {
         let folder = Folder::new("retention");
         drop(folder.open(10));
         let yesterday = Clock::start().now().unix_ms - 86_400_000;
-        let recent = rotated_path(&folder.0.join("deep/server.log"), yesterday);
+        let recent = rotated_path(&folder.path.join("deep/server.log"), yesterday);
         let recent = recent.file_name().unwrap().to_str().unwrap().to_owned();
         let kept = [
             recent.as_str(),
@@ -290,7 +388,7 @@ mod tests {
             "server.log",
         ];
         for name in kept.iter().chain(&["server.2001-02-03T04-05-06.789Z.log"]) {
-            std::fs::write(folder.0.join("deep").join(name), "").unwrap();
+            std::fs::write(folder.path.join("deep").join(name), "").unwrap();
         }
         drop(folder.open(10));
         let mut left: Vec<_> = folder.files().into_iter().map(|(name, _)| name).collect();

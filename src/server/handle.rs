@@ -497,7 +497,7 @@ impl Server {
     }
 
     /// Runs until SIGTERM or SIGINT, then drains as the settings say; a second signal ends it at
-    /// once.
+    /// once. SIGHUP reopens the log files.
     ///
     /// # Errors
     /// When the kernel refuses to watch signals.
@@ -511,8 +511,8 @@ impl Server {
         Ok(self.watch_signals()?.run())
     }
 
-    /// Takes over SIGTERM and SIGINT from now on, which would kill the process before; then
-    /// [`SignalWatch::run`] waits for them.
+    /// Takes over SIGTERM, SIGINT and SIGHUP from now on, which would kill the process before; then
+    /// [`SignalWatch::run`] waits for the first two. SIGHUP reopens the log files.
     ///
     /// # Errors
     /// When the kernel refuses to watch signals.

@@ -3,8 +3,9 @@
 use super::boot::Running;
 use super::shard_thread::Report;
 use crate::config::ProcessSettings;
+use crate::observe::log;
 use crossbeam_channel::{Receiver, RecvError, after, select, tick, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::time::Duration;
@@ -26,18 +27,21 @@ pub enum StopOutcome {
     Failed(String),
 }
 
-/// The signals that end the server, from now on; before this call they would kill it.
+/// The signals that end the server, from now on; before this call they would kill it. SIGHUP is
+/// handled here: it makes the log files be reopened.
 ///
 /// # Errors
 /// What the kernel says when signals cannot be watched.
 pub(super) fn watch_signals() -> io::Result<Receiver<i32>> {
     let (signal_sender, signals) = unbounded();
-    let mut watched = Signals::new([SIGTERM, SIGINT])?;
+    let mut watched = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for signal in watched.forever() {
-                if signal_sender.send(signal).is_err() {
+                if signal == SIGHUP {
+                    log::reopen();
+                } else if signal_sender.send(signal).is_err() {
                     return;
                 }
             }

@@ -4,7 +4,7 @@ use crate::harness::{Client, SECRET, http, http_get, token, upgrade_request};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 fn fanwire() -> Command {
@@ -313,6 +313,50 @@ fn logs_go_to_files_in_the_form_that_is_set() {
         assert!(is_object, "{line}");
     }
     assert_eq!(read("errors.log").unwrap(), "");
+}
+
+#[test]
+fn sighup_reopens_log_files_and_the_server_goes_on() {
+    let directory = Directory::new("reopen");
+    let mut command = fanwire();
+    command
+        .args(["serve", "--dev", "--listen", "127.0.0.1:0"])
+        .args(["--shards", "1"])
+        .env("FANWIRE_LOG_FILE", "server.log")
+        .env("FANWIRE_LOG_ERROR_FILE", "errors.log")
+        .current_dir(&directory.path);
+    let mut process = Process::of(command, "token ");
+    let mut client = Client::subscribed(process.address, "news");
+    let [log, moved] = ["server.log", "server.log.1"].map(|name| directory.path.join(name));
+    for round in 1..=2 {
+        // As logrotate does it: first the file goes, then the server is told.
+        std::fs::rename(&log, &moved).unwrap();
+        process.signal("HUP");
+        await_text(&log, "reopening the log files");
+        let before = std::fs::read_to_string(&moved).unwrap();
+        client.publish("news", &round.to_string());
+        let expected = format!(r#"{{"type":"m","channel":"news","data":{round}}}"#);
+        assert_eq!(client.receive(), expected);
+        assert_eq!(std::fs::read_to_string(&moved).unwrap(), before);
+        assert_eq!(before.lines().count(), round - 1);
+    }
+    drop(client);
+    process.signal("TERM");
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    await_text(&log, "draining");
+}
+
+/// Waits until a file is there and holds `expected`.
+fn await_text(path: &Path, expected: &str) {
+    let mut text = String::new();
+    for _ in 0..2_000_000 {
+        text = std::fs::read_to_string(path).unwrap_or_default();
+        if text.contains(expected) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("no {expected:?} in {}: {text:?}", path.display());
 }
 
 #[test]
