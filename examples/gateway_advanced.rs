@@ -47,13 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             if credentials.token != "opensesame" {
                 return session.send("auth_failed", &json!({"error": "Invalid token"}));
             }
-            session.identify(Identity {
-                user: "user_123".into(),
-                tenant: Some("tenant_456".into()),
-                roles: vec!["admin".into()],
-                permissions: vec!["read".into()],
-                expires_unix_s: u64::MAX,
-            });
+            let identity = Identity::new("user_123").with_tenant("tenant_456");
+            session.identify(identity.with_role("admin").with_permission("read"));
             session.subscribe("notifications");
             session.send("auth_success", &json!({"user_id": "user_123"}))
         })

@@ -103,11 +103,7 @@ pub fn settings() -> &'static [SettingInfo] {
 /// use fanwire::{TokenGrant, issue_token};
 /// use std::time::Duration;
 ///
-/// let grant = TokenGrant {
-///     user: "ann".into(),
-///     permissions: vec!["publish".into()],
-///     ..TokenGrant::default()
-/// };
+/// let grant = TokenGrant::new("ann").with_permission("publish");
 /// let token = issue_token(&grant, "a secret of 32 bytes or more, from a vault", Duration::from_secs(60))?;
 /// assert_eq!(token.split('.').count(), 3);
 /// # Ok::<(), String>(())

@@ -227,12 +227,10 @@ fn print_banner(server: &Server) {
 }
 
 fn token(arguments: Token) -> ExitCode {
-    let grant = TokenGrant {
-        user: arguments.user,
-        tenant: arguments.tenant,
-        roles: arguments.roles,
-        permissions: arguments.permissions,
-    };
+    let mut grant = TokenGrant::new(&arguments.user);
+    grant.tenant = arguments.tenant;
+    grant.roles = arguments.roles;
+    grant.permissions = arguments.permissions;
     match issue_token(&grant, &arguments.jwt_secret, arguments.ttl.into()) {
         Ok(token) => {
             println!("{token}");

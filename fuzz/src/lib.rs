@@ -264,20 +264,16 @@ impl Stage {
 /// Whom a token proves.
 fn identity(token: &str) -> Option<Identity> {
     let mut parts = token.split('/');
-    let user = parts.next().filter(|user| !user.is_empty())?.into();
+    let user = parts.next().filter(|user| !user.is_empty())?;
     let mut list = || {
         let part = parts.next().filter(|part| !part.is_empty());
         part.map(Box::from).into_iter().collect::<Vec<Box<str>>>()
     };
     let (roles, permissions) = (list(), list());
-    Some(Identity {
-        user,
-        roles,
-        permissions,
-        tenant: list().pop(),
-        // An hour after the beginning.
-        expires_unix_s: 1_700_003_600,
-    })
+    // An hour after the beginning.
+    let mut identity = Identity::new(user).until(1_700_003_600);
+    (identity.roles, identity.permissions, identity.tenant) = (roles, permissions, list().pop());
+    Some(identity)
     // What has no slash proves nothing.
     .filter(|_| token.contains('/'))
 }

@@ -1,29 +1,101 @@
-//! Who a session speaks for.
+//! Whom a session speaks for.
 
-/// What a valid token says of its bearer.
+/// Whom a session speaks for: what a valid token says of its bearer.
+///
+/// ```
+/// use fanwire::Identity;
+///
+/// let ann = Identity::new("ann").with_role("admin").with_permission("publish");
+/// assert!(ann.has_role("admin") && ann.may("publish"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Identity {
     /// The user.
     pub user: Box<str>,
-    /// The tenant, when the token names one.
+    /// The tenant, if there is one.
     pub tenant: Option<Box<str>>,
-    /// Roles, from `role` or `roles`.
+    /// Roles.
     pub roles: Vec<Box<str>>,
     /// Permissions.
     pub permissions: Vec<Box<str>>,
-    /// End of validity, seconds since 1970-01-01 UTC.
+    /// End of validity, seconds since 1970-01-01 UTC; `u64::MAX` = never.
     pub expires_unix_s: u64,
 }
 
 impl Identity {
-    /// Whether the token grants `permission`.
+    /// A user without tenant, roles and permissions, whose identity never expires.
+    #[must_use]
+    pub fn new(user: &str) -> Self {
+        Self {
+            user: user.into(),
+            expires_unix_s: u64::MAX,
+            ..Self::default()
+        }
+    }
+
+    /// The same in a tenant.
+    ///
+    /// ```
+    /// let ann = fanwire::Identity::new("ann").with_tenant("acme");
+    /// assert_eq!(ann.tenant.as_deref(), Some("acme"));
+    /// ```
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: &str) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// The same with one more role.
+    ///
+    /// ```
+    /// assert!(fanwire::Identity::new("ann").with_role("admin").has_role("admin"));
+    /// ```
+    #[must_use]
+    pub fn with_role(mut self, role: &str) -> Self {
+        self.roles.push(role.into());
+        self
+    }
+
+    /// The same with one more permission.
+    ///
+    /// ```
+    /// assert!(fanwire::Identity::new("ann").with_permission("publish").may("publish"));
+    /// ```
+    #[must_use]
+    pub fn with_permission(mut self, permission: &str) -> Self {
+        self.permissions.push(permission.into());
+        self
+    }
+
+    /// The same until this moment, seconds since 1970-01-01 UTC.
+    ///
+    /// ```
+    /// let ann = fanwire::Identity::new("ann").until(1_900_000_000);
+    /// assert_eq!(ann.expires_unix_s, 1_900_000_000);
+    /// ```
+    #[must_use]
+    pub fn until(mut self, expires_unix_s: u64) -> Self {
+        self.expires_unix_s = expires_unix_s;
+        self
+    }
+
+    /// Whether it has `permission`.
+    ///
+    /// ```
+    /// assert!(!fanwire::Identity::new("ann").may("publish"));
+    /// ```
     #[must_use]
     pub fn may(&self, permission: &str) -> bool {
         let mut permissions = self.permissions.iter();
         permissions.any(|granted| **granted == *permission)
     }
 
-    /// Whether the token names `role`.
+    /// Whether it has `role`.
+    ///
+    /// ```
+    /// assert!(!fanwire::Identity::new("ann").has_role("admin"));
+    /// ```
     #[must_use]
     pub fn has_role(&self, role: &str) -> bool {
         let mut roles = self.roles.iter();

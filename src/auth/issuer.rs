@@ -4,8 +4,14 @@ use crate::base::Now;
 use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
 
-/// What a token shall grant.
+/// What a token grants.
+///
+/// ```
+/// let grant = fanwire::TokenGrant::new("ann").with_permission("publish");
+/// assert_eq!(grant.permissions, ["publish"]);
+/// ```
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Grant {
     /// The user: claims `sub` and `user_id`.
     pub user: String,
@@ -15,6 +21,52 @@ pub struct Grant {
     pub roles: Vec<String>,
     /// Claim `permissions`.
     pub permissions: Vec<String>,
+}
+
+impl Grant {
+    /// A token for a user, without tenant, roles and permissions.
+    #[must_use]
+    pub fn new(user: &str) -> Self {
+        Self {
+            user: user.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The same in a tenant.
+    ///
+    /// ```
+    /// let grant = fanwire::TokenGrant::new("ann").with_tenant("acme");
+    /// assert_eq!(grant.tenant.as_deref(), Some("acme"));
+    /// ```
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: &str) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// The same with one more role.
+    ///
+    /// ```
+    /// assert_eq!(fanwire::TokenGrant::new("ann").with_role("admin").roles, ["admin"]);
+    /// ```
+    #[must_use]
+    pub fn with_role(mut self, role: &str) -> Self {
+        self.roles.push(role.into());
+        self
+    }
+
+    /// The same with one more permission, such as `publish`.
+    ///
+    /// ```
+    /// let grant = fanwire::TokenGrant::new("ann").with_permission("publish");
+    /// assert_eq!(grant.permissions, ["publish"]);
+    /// ```
+    #[must_use]
+    pub fn with_permission(mut self, permission: &str) -> Self {
+        self.permissions.push(permission.into());
+        self
+    }
 }
 
 #[derive(Serialize)]

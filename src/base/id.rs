@@ -56,6 +56,13 @@ impl fmt::Debug for ConnectionId {
 label! {
     /// The protocols that clients speak to the server. A new one has its name here, its row in
     /// `config::profiles` and its folder in `dialect`; the compiler asks for both.
+    ///
+    /// ```
+    /// use fanwire::DialectId;
+    ///
+    /// assert_eq!(DialectId::named("gateway"), Some(DialectId::Gateway));
+    /// ```
+    #[non_exhaustive]
     DialectId {
         /// `{"type","channel","data"}` messages on named channels.
         Gateway = "gateway",

@@ -37,7 +37,15 @@ pub enum Retain<'a> {
 }
 
 /// Which subscribers of the channel a publication is for.
+///
+/// ```no_run
+/// use fanwire::BroadcastTarget;
+/// # let server = fanwire::Server::builder().dev().start()?;
+/// server.broadcast_to("news", BroadcastTarget::Role("editor"), "draft", &"new draft")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BroadcastTarget<'a> {
     /// All of them.
     #[default]

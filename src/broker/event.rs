@@ -28,6 +28,11 @@ pub struct SessionView<'a> {
 }
 
 /// A session of the process: its shard and its connection there.
+///
+/// ```
+/// let id: fanwire::SessionId = "0001000002000003".parse().unwrap();
+/// assert_eq!(id.to_string(), "0001000002000003");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
     /// The shard's index.

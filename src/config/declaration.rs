@@ -75,6 +75,12 @@ impl<T> Options<T> {
 }
 
 /// A setting by its name, for command lines and documentation.
+///
+/// ```
+/// for setting in fanwire::settings() {
+///     println!("{}: {}", setting.key, setting.help);
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SettingInfo {

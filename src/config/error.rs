@@ -1,6 +1,11 @@
 //! Why there are no settings.
 
 /// What is wrong, the value, its source, and what is allowed.
+///
+/// ```
+/// let error = fanwire::Server::builder().set("shardz", 2).configure().unwrap_err();
+/// assert_eq!(error.to_string(), "unknown setting `shardz` in the program (did you mean `shards`?)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettingsError {

@@ -11,6 +11,13 @@ const PROFILE_PATHS: [&str; 2] = ["/", "/ws"];
 const TENANT: &str = "/tenant/";
 
 /// An address to listen on, and what is spoken there.
+///
+/// ```
+/// use fanwire::{DialectId, Listener};
+///
+/// let listener = Listener::of(DialectId::Monitoring, ([127, 0, 0, 1], 8765).into());
+/// assert_eq!(listener.to_string(), "127.0.0.1:8765 (monitoring at /)");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Address and port; port 0 lets the kernel choose one.
@@ -46,6 +53,11 @@ pub struct Route<'a> {
 
 impl Listener {
     /// A listener that speaks every dialect, each at a path of its own.
+    ///
+    /// ```
+    /// let listener = fanwire::Listener::by_path(([127, 0, 0, 1], 8765).into());
+    /// assert_eq!(listener.address.port(), 8765);
+    /// ```
     #[must_use]
     pub fn by_path(address: SocketAddr) -> Self {
         Self {
@@ -55,6 +67,13 @@ impl Listener {
     }
 
     /// A listener that speaks one dialect at the paths of its profile.
+    ///
+    /// ```
+    /// use fanwire::{DialectId, Listener};
+    ///
+    /// let listener = Listener::of(DialectId::Gateway, ([127, 0, 0, 1], 8765).into());
+    /// assert_eq!(listener.address.port(), 8765);
+    /// ```
     #[must_use]
     pub fn of(dialect: DialectId, address: SocketAddr) -> Self {
         Self {

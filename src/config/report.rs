@@ -3,6 +3,12 @@
 use crate::base::DialectId;
 
 /// All settings in force: a configuration file with the sources in comments.
+///
+/// ```
+/// let configured = fanwire::Server::builder().dev().configure()?;
+/// println!("{}", configured.report());
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     lines: Vec<Line>,

@@ -15,6 +15,13 @@ use std::time::Duration;
 const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 100);
 
 /// A value as its source has it. Values of variables and flags are always texts.
+///
+/// ```
+/// use fanwire::SettingValue;
+/// use std::time::Duration;
+///
+/// assert_eq!(SettingValue::from(Duration::from_secs(30)), SettingValue::from("30s"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettingValue {
@@ -137,6 +144,13 @@ pub struct ByteSize(pub u64);
 pub struct Millis(pub u64);
 
 /// A number of shards.
+///
+/// ```
+/// use fanwire::{Server, ShardCount};
+///
+/// let builder = Server::builder().shards(ShardCount::Fixed(2));
+/// # drop(builder);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShardCount {

@@ -8,6 +8,15 @@ use std::net::{SocketAddr, TcpListener};
 const BACKLOG: i32 = 4_096;
 
 /// Why no listener could be had.
+///
+/// ```no_run
+/// use fanwire::{BindError, Server, StartError};
+///
+/// match Server::builder().dev().start() {
+///     Err(StartError::Bind(BindError::InUse(address))) => println!("{address} is in use"),
+///     _ => {}
+/// }
+/// ```
 #[derive(Debug)]
 pub enum BindError {
     /// Another program listens there.

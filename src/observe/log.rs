@@ -21,6 +21,13 @@ const LINES_MAX: usize = 16_384;
 static REOPEN_REQUESTS: ReopenRequests = ReopenRequests::new();
 
 /// Writes what is still waiting when it is dropped.
+///
+/// ```no_run
+/// let configured = fanwire::Server::builder().dev().configure()?;
+/// let guard = configured.start_logging()?;
+/// # drop(guard);
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
 #[must_use]
 pub struct LogGuard {
     threads: Vec<WorkerGuard>,

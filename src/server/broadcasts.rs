@@ -17,6 +17,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_property("1012650001", &serde_json::json!({"type": "VIOLATION_UPDATE", "count": 5}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_property(
         &self,
         property_id: &str,
@@ -31,6 +37,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_stream(fanwire::Stream::Events, &serde_json::json!({"event_type": "click"}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_stream(
         &self,
         stream: Stream,
@@ -43,6 +55,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_event(&serde_json::json!({"event_type": "click"}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_event(&self, event: &impl Serialize) -> Result<(), PublishError> {
         self.broadcast_stream(Stream::Events, event)
     }
@@ -51,6 +69,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_metrics(&serde_json::json!({"requests": 7}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_metrics(&self, metrics: &impl Serialize) -> Result<(), PublishError> {
         self.broadcast_stream(Stream::Metrics, metrics)
     }
@@ -59,6 +83,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_alert(&serde_json::json!({"severity": "high"}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_alert(&self, alert: &impl Serialize) -> Result<(), PublishError> {
         self.broadcast_stream(Stream::Alerts, alert)
     }
@@ -67,6 +97,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_prediction(&serde_json::json!({"score": 0.9}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_prediction(&self, prediction: &impl Serialize) -> Result<(), PublishError> {
         self.broadcast_stream(Stream::Predictions, prediction)
     }
@@ -75,6 +111,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_aggregation(&serde_json::json!({"sum": 12}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_aggregation(&self, aggregation: &impl Serialize) -> Result<(), PublishError> {
         self.broadcast_stream(Stream::Aggregations, aggregation)
     }
@@ -83,6 +125,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_system_status(&serde_json::json!({"status": "ok"}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast_system_status(&self, status: &impl Serialize) -> Result<(), PublishError> {
         self.broadcast_stream(Stream::SystemStatus, status)
     }
@@ -91,6 +139,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.send_to_room("lobby", &serde_json::json!({"type": "chat", "text": "hello"}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_to_room(&self, room: &str, message: &impl Serialize) -> Result<(), PublishError> {
         let channel = format!("{ROOM}{room}");
         self.broadcast(&channel, "message", message)
@@ -100,6 +154,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.notify_document_processing_start("ann", "doc-1", "report.pdf")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn notify_document_processing_start(
         &self,
         user_id: &str,
@@ -114,6 +174,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.notify_document_processing_complete("ann", "doc-1", "report.pdf", true)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn notify_document_processing_complete(
         &self,
         user_id: &str,
@@ -141,6 +207,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.notify_job_status_change("job-1", "running", 40.0)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn notify_job_status_change(
         &self,
         job_id: &str,
@@ -160,6 +232,13 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// let details = serde_json::json!({"usage": 92.5});
+    /// server.notify_system_alert("disk_space", "critical", "Disk usage above 90%", &details)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn notify_system_alert(
         &self,
         alert_type: &str,
@@ -180,6 +259,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.notify_user_activity("ann", "uploading")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn notify_user_activity(&self, user_id: &str, event: &str) -> Result<(), PublishError> {
         let data = notices::user_activity(event, Some(user_id));
         self.publish(&Publication::new(
@@ -193,6 +278,12 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::broadcast`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.notify("notification", "Maintenance tonight", &serde_json::Value::Null)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn notify(
         &self,
         kind: &str,

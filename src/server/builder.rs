@@ -175,11 +175,7 @@ impl Builder {
     /// use fanwire::{Identity, Server};
     ///
     /// let builder = Server::builder().authenticate(|token| {
-    ///     (token == "letmein").then(|| Identity {
-    ///         user: "ann".into(),
-    ///         expires_unix_s: u64::MAX,
-    ///         ..Identity::default()
-    ///     })
+    ///     (token == "letmein").then(|| Identity::new("ann"))
     /// });
     /// # drop(builder);
     /// ```
@@ -221,11 +217,7 @@ impl Builder {
     ///     if password != "letmein" {
     ///         return Err(Denied::because("wrong password"));
     ///     }
-    ///     session.identify(Identity {
-    ///         user: "ann".into(),
-    ///         expires_unix_s: u64::MAX,
-    ///         ..Identity::default()
-    ///     });
+    ///     session.identify(Identity::new("ann"));
     ///     Ok(())
     /// });
     /// # drop(builder);
@@ -328,6 +320,12 @@ impl Builder {
 }
 
 /// A server whose settings are read and valid.
+///
+/// ```no_run
+/// let configured = fanwire::Server::builder().dev().configure()?;
+/// let server = configured.start()?;
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
 #[derive(Debug)]
 pub struct Configured {
     settings: Settings,

@@ -6,6 +6,13 @@ use crate::config::SettingsError;
 use crate::net::BindError;
 
 /// Why a server did not start. Nothing listens then.
+///
+/// ```
+/// use fanwire::{Server, StartError};
+///
+/// let error = Server::builder().configure().unwrap_err();
+/// assert!(matches!(error, StartError::Settings(_)), "no secret");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {

@@ -47,6 +47,12 @@ pub struct Server {
 }
 
 /// Signals that end the server.
+///
+/// ```no_run
+/// let server = fanwire::Server::builder().dev().start()?;
+/// let outcome = server.watch_signals()?.run();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct SignalWatch<'a> {
     server: &'a Server,
@@ -55,6 +61,12 @@ pub struct SignalWatch<'a> {
 
 impl SignalWatch<'_> {
     /// Waits for SIGTERM or SIGINT, then drains as the settings say; a second signal ends it at once.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().start()?;
+    /// let outcome = server.watch_signals()?.run();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn run(self) -> StopOutcome {
         let Server {
@@ -150,11 +162,7 @@ impl Server {
     pub fn dev_token(&self) -> Option<String> {
         let process = &self.settings.process;
         let secret = process.jwt_secret.as_ref().filter(|_| process.dev)?;
-        let grant = Grant {
-            user: "dev".into(),
-            permissions: vec!["publish".into()],
-            ..Grant::default()
-        };
+        let grant = Grant::new("dev").with_permission("publish");
         let now = self.running.context().clock.now();
         issue(&grant, secret.0.as_bytes(), DEV_TOKEN_TTL_S, now).ok()
     }

@@ -6,6 +6,14 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// What there is to know of a session.
+///
+/// ```no_run
+/// # let server = fanwire::Server::builder().dev().start()?;
+/// if let Some(info) = server.connection_info("0000000000000000") {
+///     println!("{:?} has used {} messages of its limit", info.user_id, info.rate_used);
+/// }
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
@@ -34,6 +42,13 @@ pub struct ConnectionInfo {
 }
 
 /// Numbers of the whole server.
+///
+/// ```no_run
+/// # let server = fanwire::Server::builder().dev().start()?;
+/// let stats = server.stats();
+/// println!("{} of {} have authenticated", stats.authenticated_connections, stats.active_connections);
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {

@@ -6,6 +6,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 
 /// Why the kernel does not carry the server, and what to do about it.
+///
+/// ```no_run
+/// use fanwire::{Server, StartError};
+///
+/// if let Err(StartError::Kernel(error)) = Server::builder().dev().start() {
+///     println!("{error}");
+/// }
+/// ```
 #[derive(Debug)]
 pub struct KernelError {
     cause: String,

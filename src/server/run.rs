@@ -14,6 +14,12 @@ use std::time::Duration;
 const PACE: Duration = Duration::from_millis(100);
 
 /// How a server ended.
+///
+/// ```no_run
+/// let server = fanwire::Server::builder().dev().start()?;
+/// assert_eq!(server.stop(), fanwire::StopOutcome::Drained);
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopOutcome {

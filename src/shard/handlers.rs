@@ -1,7 +1,8 @@
 //! Where the program's handlers are called, and what they asked for is done.
 
 use super::Shard;
-use super::hooks::{Message, Outcome, Session, SessionAction};
+use super::hooks::Outcome;
+use super::session::{Message, Session, SessionAction};
 use crate::base::counters::{CloseReason, MessageError};
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Event, Publication, Rejection};

@@ -1,7 +1,7 @@
 //! From the bytes of a session to commands for the broker.
 
 use super::connection::{CloseRequest, CloseWait, Phase};
-use super::hooks::Message;
+use super::session::Message;
 use super::{ConnectionAction, Shard};
 use crate::base::counters::ProtocolError;
 use crate::base::limits::JSON_BYTES_KEPT;

@@ -13,6 +13,7 @@
 
 mod batch;
 mod chunks;
+mod coalescer;
 mod connection;
 mod connection_table;
 mod effects;
@@ -26,6 +27,7 @@ mod publisher;
 mod ready_queue;
 mod record;
 mod send_queue;
+mod session;
 mod timer_wheel;
 
 use crate::auth::Verifier;
@@ -40,8 +42,9 @@ use publication_writer::PublicationWriter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use hooks::{Denied, Hooks, Message, Session};
+pub use hooks::Hooks;
 pub use publisher::{PublishError, Publisher};
+pub use session::{Denied, Message, Session};
 
 /// What a shard wants done to a connection beyond sending.
 #[derive(Debug, PartialEq, Eq)]

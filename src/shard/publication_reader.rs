@@ -1,12 +1,10 @@
-//! Publications arrive here: each record is read once, and its frames join a run for each subscriber group.
+//! The half of a shard that reads the ring: each record once, within a budget for one fan-out.
 
-use super::batch::Batches;
-use super::record::{self, Form, Frame, Record};
-use crate::base::limits::{JSON_BYTES_KEPT, RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
-use crate::base::{FrameRun, ShardCounters, SubscriptionId, Variant};
-use crate::broker::{BroadcastTarget, Broker, Channel, ChannelIndex};
-use crate::dialect;
-use crate::json::JsonReader;
+use super::coalescer::Coalescer;
+use super::record::{self, Form};
+use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
+use crate::base::{FrameRun, ShardCounters, SubscriptionId};
+use crate::broker::{BroadcastTarget, Broker};
 use fanwire_ring::Reader;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,36 +20,6 @@ pub(super) struct PublicationReader {
     /// Bytes that may be read until `renew_budget`, and how many it gives.
     bytes_left: usize,
     budget_bytes: usize,
-}
-
-/// Frames of one channel, gathered as long as the records that follow are for the same channel: so
-/// the order of all publications is kept, and publications in a row cost each subscriber one buffer.
-#[derive(Debug, Default)]
-struct Coalescer {
-    /// None while nothing is gathered.
-    channel: Option<ChannelIndex>,
-    batches: Batches,
-    /// What each subscriber group gets, by the indices of the channel's subscriber groups.
-    shares: Vec<Share>,
-    /// The subscriber groups that get something.
-    touched: Vec<u32>,
-    wanted: Vec<u32>,
-    json: JsonReader,
-}
-
-/// What an subscriber group gets: of one batch, the frames of the publications that it wants.
-#[derive(Debug, Default)]
-struct Share {
-    batch: usize,
-    frames: Vec<u32>,
-}
-
-/// A frame that the publisher did not make, as the variant came into use after it had looked.
-#[derive(Debug, Default)]
-struct LateFrame {
-    variant: Option<Variant>,
-    bytes: Vec<u8>,
-    placeholder: Option<usize>,
 }
 
 impl PublicationReader {
@@ -134,128 +102,5 @@ impl PublicationReader {
         }
         counters.ring_lag_bytes.set(reader.lag_bytes());
         count
-    }
-}
-
-impl Coalescer {
-    /// Adds the frames of a record, after finishing what is gathered for another channel.
-    fn add(
-        &mut self,
-        bytes: &[u8],
-        broker: &mut Broker,
-        counters: &ShardCounters,
-        deliver: &mut impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
-    ) {
-        let Some(record) = Record::read(bytes) else {
-            return;
-        };
-        let publication = &record.publication;
-        broker.retain(publication);
-        let is_for_all = publication.target == BroadcastTarget::All;
-        let is_same = |index| broker.channel(index).name() == publication.channel;
-        if !is_for_all || !self.channel.is_some_and(is_same) {
-            self.finish(broker, BroadcastTarget::All, deliver);
-            self.channel = broker.find_channel(publication.channel);
-        }
-        let Some(index) = self.channel else {
-            return;
-        };
-        self.find_groups(broker.channel_mut(index), publication.data, counters);
-        let channel = broker.channel(index);
-        let mut late = LateFrame::default();
-        self.batches.begin_publication();
-        for group in &self.wanted {
-            let key = channel.group(*group).key;
-            let batch = self.batches.of(key.variant, key.subscription_id_bytes);
-            let frame = self.batches.at(batch).add(|| {
-                let ready = record.frame(key.variant);
-                ready.unwrap_or_else(|| late.of(key.variant, &record, counters))
-            });
-            let at = *group as usize;
-            if self.shares.len() <= at {
-                self.shares.resize_with(at + 1, Share::default);
-            }
-            let share = &mut self.shares[at];
-            if share.frames.is_empty() {
-                self.touched.push(*group);
-            }
-            share.batch = batch;
-            share.frames.push(frame);
-        }
-        if self.batches.is_long() || !is_for_all {
-            self.finish(broker, publication.target, deliver);
-        }
-    }
-
-    /// Lists in `wanted` the subscriber groups that hear a publication with this data.
-    fn find_groups(&mut self, channel: &mut Channel, data: &str, counters: &ShardCounters) {
-        self.wanted.clear();
-        channel.unfiltered(&mut self.wanted);
-        if !channel.has_filters() {
-            return;
-        }
-        // Data that is no object has no fields that a filter could match.
-        if let Ok(document) = self.json.parse(data)
-            && let Ok(object) = document.object()
-        {
-            let evaluations = channel.matching(&object, &mut self.wanted);
-            counters.filter_evaluations.add(evaluations);
-        }
-        // One large publication should not make the shard large for good.
-        if data.len() > JSON_BYTES_KEPT {
-            self.json = JsonReader::default();
-        }
-    }
-
-    /// Hands out what is gathered, to the subscribers that it is for.
-    fn finish(
-        &mut self,
-        broker: &Broker,
-        target: BroadcastTarget<'_>,
-        deliver: &mut impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
-    ) {
-        if let Some(index) = self.channel.take() {
-            let channel = broker.channel(index);
-            for group in self.touched.drain(..) {
-                let share = &mut self.shares[group as usize];
-                let run = self.batches.at(share.batch).run(&share.frames);
-                share.frames.clear();
-                let group = channel.group(group);
-                if target != BroadcastTarget::All {
-                    for (at, slot) in group.slots.iter().enumerate() {
-                        if broker.matches_target(*slot, target) {
-                            deliver(*slot, &run, group.subscription_ids.get(at));
-                        }
-                    }
-                } else if group.subscription_ids.is_empty() {
-                    for slot in &group.slots {
-                        deliver(*slot, &run, None);
-                    }
-                } else {
-                    for (slot, subscription_id) in group.slots.iter().zip(&group.subscription_ids) {
-                        deliver(*slot, &run, Some(subscription_id));
-                    }
-                }
-            }
-        }
-        self.batches.clear();
-    }
-}
-
-impl LateFrame {
-    fn of(&mut self, variant: Variant, record: &Record<'_>, counters: &ShardCounters) -> Frame<'_> {
-        if self.variant != Some(variant) {
-            self.variant = Some(variant);
-            self.bytes.clear();
-            self.placeholder = record::append_frame(&mut self.bytes, |output| {
-                let dialect = dialect::of(variant.dialect());
-                dialect.publication(&record.publication, record.meta, output)
-            });
-            counters.encodes.of(variant).add(1);
-        }
-        Frame {
-            bytes: &self.bytes,
-            placeholder: self.placeholder,
-        }
     }
 }

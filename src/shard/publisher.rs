@@ -18,6 +18,15 @@ pub struct Publisher {
 }
 
 /// Why a publication was not accepted.
+///
+/// ```no_run
+/// use fanwire::PublishError;
+/// # let server = fanwire::Server::builder().dev().start()?;
+/// if let Err(PublishError::RingFull) = server.broadcast("news", "headline", &"hello") {
+///     println!("the shards have much to deliver");
+/// }
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PublishError {

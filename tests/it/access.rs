@@ -49,12 +49,7 @@ fn a_program_may_check_tokens_itself_and_needs_no_secret_then() {
         builder.profile(DialectId::Gateway).authenticate(|token| {
             assert_ne!(token, "panic", "a check that panics");
             let user = token.strip_prefix("key-of-")?;
-            Some(Identity {
-                user: user.into(),
-                roles: vec!["vip".into()],
-                expires_unix_s: u64::MAX,
-                ..Identity::default()
-            })
+            Some(Identity::new(user).with_role("vip"))
         })
     });
     let mut client = Client::open(server.addresses()[0], "/ws");

@@ -17,15 +17,7 @@ fn bad_tokens() -> Vec<(String, &'static str, &'static str)> {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let unsigned = format!("{}.{}.", part(json!({"alg": "none"})), part(claims.clone()));
     let past = Now::at(0, 1_000_000_000_000);
-    let expired = issue(
-        &Grant {
-            user: "eve".into(),
-            ..Grant::default()
-        },
-        SECRET.as_bytes(),
-        60,
-        past,
-    );
+    let expired = issue(&Grant::new("eve"), SECRET.as_bytes(), 60, past);
     vec![
         (expired.unwrap(), "Token expired", "expired"),
         (unsigned, "Invalid token", "algorithm"),
@@ -94,10 +86,7 @@ fn the_third_bad_token_closes_with_1008() {
 fn a_token_that_expires_while_connected_ends_the_session() {
     let server = Server::secured();
     let now = fanwire::base::now::Clock::start().now();
-    let grant = Grant {
-        user: "ann".into(),
-        ..Grant::default()
-    };
+    let grant = Grant::new("ann");
     let token = issue(&grant, SECRET.as_bytes(), 2, now).unwrap();
     let mut raw = Raw::open(server.address, &format!("/ws?token={token}"), "");
     assert!(raw.read_text().contains("auth_success"));

@@ -20,11 +20,17 @@ struct Example {
 impl Example {
     /// The program, which `cargo test` has built beside this one.
     fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// The same with variables in its environment.
+    fn start_with(name: &str, variables: &[(&str, &str)]) -> Self {
         let mut path: PathBuf = std::env::current_exe().unwrap();
         path.pop();
         path.pop();
         let mut child = Command::new(path.join("examples").join(name))
             .arg("127.0.0.1:0")
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("`cargo build --examples` or a plain `cargo test` builds it");
@@ -59,10 +65,7 @@ impl Drop for Example {
 }
 
 fn user(name: &str) -> Option<Grant> {
-    Some(Grant {
-        user: name.into(),
-        ..Grant::default()
-    })
+    Some(Grant::new(name))
 }
 
 /// The next message with that type.
@@ -197,4 +200,14 @@ fn the_advanced_gateway_checks_its_own_credentials_and_broadcasts() {
     ] {
         next(&mut client, kind);
     }
+}
+
+#[test]
+fn an_embedded_server_ignores_the_environment_unless_asked() {
+    // Either would end the start if it were read.
+    let variables = [("FANWIRE_SHARDS", "none"), ("FANWIRE_PROD", "true")];
+    let example = Example::start_with("gateway_basic", &variables);
+    let mut client = example.client("/ws", None);
+    client.send(r#"{"type":"echo","data":1}"#);
+    assert!(client.receive().contains("echo_response"));
 }

@@ -106,11 +106,8 @@ impl Drop for Server {
 }
 
 pub(crate) fn token(user: &str, permissions: &[&str]) -> String {
-    let grant = Grant {
-        user: user.into(),
-        permissions: permissions.iter().map(|name| (*name).into()).collect(),
-        ..Grant::default()
-    };
+    let permissions = permissions.iter();
+    let grant = permissions.fold(Grant::new(user), |grant, name| grant.with_permission(name));
     issue(&grant, SECRET.as_bytes(), 3_600, Clock::start().now()).unwrap()
 }
 

@@ -2,8 +2,8 @@
 
 use crate::harness::{Client, Frame, Raw, SECRET, token};
 use fanwire::{
-    BroadcastTarget, Builder, Denied, Identity, PublishError, Server, ShardCount, StartError,
-    StopOutcome,
+    BroadcastTarget, Builder, Denied, DialectId, Identity, PublishError, Server, SettingValue,
+    ShardCount, StartError, StopOutcome,
 };
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -146,12 +146,7 @@ fn a_handler_checks_credentials_of_its_own() {
     let custom_auth = |session: &mut fanwire::Session<'_>, message: fanwire::Message<'_>| {
         let data: Value = message.parse()?;
         if data["token"] == "a token of our own" {
-            session.identify(Identity {
-                user: "user_123".into(),
-                tenant: Some("tenant_456".into()),
-                expires_unix_s: u64::MAX,
-                ..Identity::default()
-            });
+            session.identify(Identity::new("user_123").with_tenant("tenant_456"));
             session.send("auth_success", &json!({"user_id": "user_123"}))
         } else {
             session.send("auth_failed", &json!({"error": "Invalid token"}))
@@ -520,4 +515,54 @@ fn without_a_secret_or_with_nonsense_it_does_not_start() {
     assert!(matches!(error, StartError::Settings(_)), "{error}");
     let error = builder().config_file("/nonexistent.toml").start();
     assert!(matches!(error, Err(StartError::Settings(_))));
+}
+
+#[test]
+fn a_handler_for_a_message_of_the_dialect_itself_does_not_start() {
+    for (dialect, kind) in [
+        (DialectId::Gateway, "subscribe"),
+        (DialectId::Monitoring, "PING"),
+        (DialectId::Analytics, "auth"),
+        (DialectId::Assist, "get_active_jobs"),
+        (DialectId::Notifications, "status_request"),
+    ] {
+        let builder = builder().profile(dialect).on_message(kind, |_, _| Ok(()));
+        match builder.start() {
+            Err(StartError::ReservedType { kind: found, .. }) => assert_eq!(found, kind),
+            other => panic!("{kind}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_setting_is_set_from_code_with_its_own_value() {
+    let configured = builder()
+        .set("gateway.rate_limit.burst", 7)
+        .set("gateway.ping_interval", std::time::Duration::from_secs(9))
+        .set("allowed_origins", vec!["https://a.example"])
+        .configure()
+        .unwrap();
+    let report = configured.report().to_string();
+    for line in [
+        "rate_limit = { per_minute = 120, burst = 7 }  # the program",
+        "ping_interval = \"9s\"  # the program",
+        "allowed_origins = [\"https://a.example\"]  # the program",
+    ] {
+        assert!(report.contains(line), "no {line} in\n{report}");
+    }
+    for setting in fanwire::settings() {
+        // A value that no setting accepts is found for each of them, so each of them is read.
+        let is_text = setting.rule.starts_with("a text") || setting.rule.contains("path of a file");
+        if is_text || setting.key == "redis_url" || setting.key == "path" {
+            continue;
+        }
+        let error = builder()
+            .set(&setting.key, vec![SettingValue::from(vec![true])])
+            .configure();
+        assert!(
+            matches!(error, Err(StartError::Settings(_))),
+            "{} accepts a list of lists",
+            setting.key
+        );
+    }
 }

@@ -59,10 +59,7 @@ impl Stage {
 
     /// A session that has said who it is, with a token that is valid for `ttl_s`.
     fn authenticated(&mut self, ttl_s: u64) -> ConnectionId {
-        let grant = Grant {
-            user: "ann".into(),
-            ..Grant::default()
-        };
+        let grant = Grant::new("ann");
         let token = issue(&grant, SECRET, ttl_s, self.now).unwrap();
         let upgrade = String::from_utf8(request(DialectId::Gateway)).unwrap();
         let id = self.accept(

@@ -5,6 +5,13 @@ use crate::base::label::{Label, label};
 
 label! {
     /// The streams of the analytics dialect.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_stream(fanwire::Stream::Alerts, &"disk full")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[non_exhaustive]
     Stream {
         /// Raw events.
         Events = "events",
