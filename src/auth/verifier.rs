@@ -1,4 +1,4 @@
-//! Checks tokens: signature first, then time, then who it is for.
+//! Verifies tokens: the signature, then the times, then the claims.
 
 use super::identity::Identity;
 use crate::base::Now;
@@ -22,7 +22,7 @@ label! {
     }
 }
 
-/// A program's own check of a token: whom it proves, if anyone.
+/// A program's own check of a token: whom it identifies, if anyone.
 pub type TokenCheck = dyn Fn(&str) -> Option<Identity> + Send + Sync;
 
 /// Checks tokens: by the program's own check if it has one, against a list, against a secret.
@@ -37,7 +37,7 @@ pub struct Verifier {
 /// A token that is valid as it is, for as long as the server runs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StaticToken {
-    /// Whom it proves.
+    /// Its user.
     pub user: Box<str>,
     /// The token.
     pub token: Box<str>,
@@ -139,7 +139,7 @@ impl Verifier {
         })
     }
 
-    /// The identity that `token` proves at the moment `now`.
+    /// The identity of `token` at the moment `now`.
     ///
     /// # Errors
     /// The error of the token.
@@ -147,7 +147,7 @@ impl Verifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Malformed);
         }
-        // A check that panics proves nothing, and must not take the shard with it.
+        // A check that panics identifies nobody, and must not take the shard with it.
         let own = self.check.as_ref().and_then(|check| {
             let checked = catch_unwind(AssertUnwindSafe(|| check(token)));
             checked.ok().flatten()

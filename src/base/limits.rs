@@ -18,7 +18,7 @@ pub const NOTIFY_BYTES_MAX: usize = 128 * 1024;
 /// Longest request target, bytes: it may hold a token of several KiB.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
-/// How deep arrays and objects of a message may nest. Clients of the five documents use four.
+/// How deep arrays and objects of a message may nest. Clients of the five legacy servers use four.
 pub const JSON_DEPTH_MAX: u32 = 64;
 /// Longest channel name, bytes; longer than any document's `tenant:{id}:{channel}`.
 pub const CHANNEL_BYTES_MAX: usize = 256;
@@ -28,8 +28,8 @@ pub const KIND_BYTES_MAX: usize = 128;
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest subscription id that a client chooses, bytes; a UUID has 36.
 pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
-/// Channels that a session hears without asking: everyone, its dialect, its user, tenant, roles and
-/// permissions. Tokens that grant more are heard in part.
+/// Server-side subscriptions of a session: everyone, its dialect, its user, tenant, roles and
+/// permissions. Those of a token that grants more are cut off.
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 /// Values kept for one channel, such as running jobs.
 pub const RETAINED_PER_CHANNEL_MAX: usize = 10_000;
@@ -38,7 +38,7 @@ pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
 /// Longest filter, bytes of JSON: what one client can make us keep and index, as often as it may
 /// subscribe.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
-/// Keys of one filter. The documents show two; each costs a look at every candidate.
+/// Keys of one filter. The analytics server's clients use two; each costs a check of every candidate.
 pub const FILTER_KEYS_MAX: usize = 32;
 /// Alternatives of one key of a filter: a list of users or devices on one screen. Each costs an entry
 /// in the table of values.
@@ -46,7 +46,7 @@ pub const FILTER_ALTERNATIVES_MAX: usize = 256;
 /// Longest dotted path of a filter, bytes; far longer than the names in any event.
 pub const FILTER_PATH_BYTES_MAX: usize = 256;
 /// Parts of a dotted path. Each costs two entries in the table of names, one of which holds the
-/// whole rest of the path. Events of the documents are three levels deep.
+/// whole rest of the path. Events of the analytics server are three levels deep.
 pub const FILTER_PATH_PARTS_MAX: usize = 16;
 
 /// Time a peer that is rejected, or answered over HTTP, has to close before we do, milliseconds.

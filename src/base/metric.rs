@@ -1,4 +1,4 @@
-//! Metrics: what one shard counts and anyone reads, and what there is to say of each, said once.
+//! Metrics: what one shard counts and anyone reads. Each is declared once.
 //!
 //! Each metric has a single writer, its shard, and any number of readers, so adding is a plain load and
 //! store without a locked instruction.

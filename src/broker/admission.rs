@@ -1,4 +1,4 @@
-//! Who becomes a session, and whom it speaks for.
+//! Which connections become sessions, and which identities they may have.
 
 use super::command::Connect;
 use super::effect::Effect;
@@ -100,7 +100,7 @@ impl Broker {
         }
     }
 
-    /// Gives the session the identity that `token` proves; false when it proves none.
+    /// Gives the session the identity of `token`; false when the token is not valid.
     pub(super) fn authenticate(
         &mut self,
         id: ConnectionId,
@@ -142,7 +142,7 @@ impl Broker {
         }
     }
 
-    /// Lets the session speak for `identity` from now on, if the tenant and the quotas allow it.
+    /// Gives the session an identity, if the tenant and the quotas allow it.
     pub(super) fn admit_identity(
         &mut self,
         id: ConnectionId,
@@ -229,7 +229,7 @@ impl Broker {
         Admission::Admitted
     }
 
-    /// Gives back the places that a session has among those of its user and its tenant.
+    /// Releases the quotas that a session uses of its user and its tenant.
     fn release_user(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;

@@ -7,7 +7,7 @@ use crate::json::Object;
 use slab::Slab;
 use std::collections::HashMap;
 
-/// What the subscribers of an subscriber group have in common, so that one run of frames serves them all.
+/// What the subscribers of a subscriber group have in common, so that one run of frames serves them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscriberGroupKey {
     /// The form in which they want frames.
@@ -34,7 +34,7 @@ pub struct SubscriberGroup {
 pub struct Channel {
     name: Box<str>,
     counter_slot: CounterSlot,
-    /// Whether sessions hear it without asking.
+    /// Whether its subscriptions are server-side.
     is_server_side: bool,
     /// Those with subscribers.
     groups: Slab<SubscriberGroup>,
@@ -131,7 +131,7 @@ impl Channel {
         index
     }
 
-    /// Forgets an subscriber group that has lost its last subscriber, and its filter if nobody else has it.
+    /// Forgets a subscriber group that has lost its last subscriber, and its filter if nobody else has it.
     fn vacate(&mut self, index: u32) {
         let key = self.groups.remove(index as usize).key;
         let Some(filter_id) = key.filter else {

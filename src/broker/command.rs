@@ -1,4 +1,4 @@
-//! What a session asks for, in the broker's words.
+//! What happens to a session and what its client asks for, in the broker's words.
 
 use super::event::Rejection;
 use super::names::is_name;
@@ -18,13 +18,13 @@ pub struct Publication<'a> {
     pub kind: &'a str,
     /// Valid JSON, as the publisher wrote it.
     pub data: &'a str,
-    /// Whether the data is kept for those who ask later.
+    /// Whether the data is retained for clients that ask later.
     pub retain: Retain<'a>,
-    /// Which of the subscribers are meant.
+    /// Which of the subscribers receive it.
     pub target: BroadcastTarget<'a>,
 }
 
-/// What a publication does to the values kept for its channel.
+/// What a publication does to the retained values of its channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Retain<'a> {
     /// Nothing.
@@ -105,7 +105,7 @@ pub enum SubscriptionIdRequest<'a> {
     ClientChosen(&'a str),
 }
 
-/// What a client wants to hear.
+/// What a client subscribes to.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscription<'a> {
     /// The channel's name.
@@ -131,19 +131,19 @@ impl<'a> Subscription<'a> {
     }
 }
 
-/// Something that happened to a session or that its client asked for.
+/// Something that happened to a session, or that its client asks for.
 #[derive(Clone, Copy, Debug)]
 pub enum Command<'a> {
     /// The connection was upgraded.
     Connect(Connect<'a>),
-    /// The client shows a token.
+    /// The client authenticates.
     Authenticate {
         /// A JSON Web Token.
         token: &'a str,
     },
-    /// The client wants what is published on a channel.
+    /// The client subscribes to a channel.
     Subscribe(Subscription<'a>),
-    /// The client no longer wants it.
+    /// The client unsubscribes.
     Unsubscribe {
         /// The channel's name.
         channel: &'a str,
@@ -153,35 +153,35 @@ pub enum Command<'a> {
         /// The subscription id.
         subscription_id: &'a str,
     },
-    /// The client wants what is published on the channel of its user: the prefix, and the user's id.
+    /// The client subscribes to the channel of its user: the prefix, and the user's id.
     SubscribePerUser {
         /// What stands before the user's id.
         prefix: &'static str,
     },
-    /// The client no longer wants it.
+    /// The client unsubscribes.
     UnsubscribePerUser {
         /// What stands before the user's id.
         prefix: &'static str,
     },
     /// The client publishes.
     Publish(Publication<'a>),
-    /// The client publishes by the right of a role.
+    /// The client publishes with the permission of a role.
     PublishWithRole {
         /// The role that it must have.
         role: &'static str,
         /// What it publishes.
         publication: Publication<'a>,
     },
-    /// The client asks for the values kept for a channel.
+    /// The client asks for the retained values of a channel.
     GetRetained {
         /// The channel's name.
         channel: &'a str,
     },
-    /// The client asks whether we are there.
+    /// The client sends a ping message.
     Ping,
-    /// The client asks what we know of it.
+    /// The client asks for its session's status.
     Status,
-    /// The client sent something that its dialect cannot read.
+    /// The client sent a message that its dialect cannot decode.
     Malformed(Rejection),
     /// Bytes came from the client.
     Activity,
@@ -219,9 +219,9 @@ pub enum Command<'a> {
 /// What is known of a connection when it was upgraded.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect<'a> {
-    /// The protocol it speaks.
+    /// Its dialect.
     pub dialect: DialectId,
-    /// The far address.
+    /// The address of the client.
     pub peer: SocketAddr,
     /// The token that came with the handshake.
     pub token: Option<&'a str>,

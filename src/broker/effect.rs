@@ -1,4 +1,4 @@
-//! What the broker wants done.
+//! The effects of a step.
 
 use super::command::Publication;
 use super::event::{Event, Presence};
@@ -9,7 +9,7 @@ use crate::ws::CloseCode;
 /// One consequence of a step, for the session that took it.
 #[derive(Debug)]
 pub enum Effect<'a> {
-    /// Tell the client, in its dialect.
+    /// Send the client this event, in its dialect.
     Reply(Event<'a>),
     /// Carry the publication to every shard.
     Publish(Publication<'a>),

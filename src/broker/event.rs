@@ -1,4 +1,4 @@
-//! What the broker tells a session; each dialect has its own words for it.
+//! What the broker tells a client; each dialect encodes it in its own way.
 
 use crate::auth::Identity;
 use crate::base::counters::MessageError;
@@ -6,20 +6,20 @@ use crate::base::{ConnectionId, DialectId, Now};
 use crate::json::JsonError;
 use std::net::SocketAddr;
 
-/// What a session may know of itself.
+/// What is known of a session.
 #[derive(Debug)]
 pub struct SessionView<'a> {
     /// Its id, unique in the process.
     pub id: SessionId,
-    /// The protocol it speaks.
+    /// Its dialect.
     pub dialect: DialectId,
-    /// The far address.
+    /// The address of the client.
     pub peer: SocketAddr,
     /// When the session began, milliseconds since 1970-01-01 UTC.
     pub connected_unix_ms: u64,
     /// How long it has lasted, milliseconds.
     pub uptime_ms: u64,
-    /// Who it speaks for.
+    /// Whom it speaks for.
     pub identity: Option<&'a Identity>,
     /// The tenant, by its token or else by its request.
     pub tenant: Option<&'a str>,
@@ -64,7 +64,7 @@ impl std::str::FromStr for SessionId {
     }
 }
 
-/// What there is to tell about a user.
+/// A change of a user's presence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presence<'a> {
     /// The user; `None` without authentication.
@@ -75,7 +75,7 @@ pub struct Presence<'a> {
     pub unix_ms: u64,
 }
 
-/// A change that others may want to know.
+/// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PresenceChange<'a> {
     /// The user joined a channel.
@@ -112,7 +112,7 @@ pub enum Event<'a> {
     Welcome {
         /// The session.
         session: &'a SessionView<'a>,
-        /// Whether it has yet to show who it is, or is about to be told that it did.
+        /// Whether it has yet to authenticate, or an answer to its token is about to follow.
         auth_pending: bool,
         /// The time.
         now: Now,
@@ -121,7 +121,7 @@ pub enum Event<'a> {
     Authenticated {
         /// The session.
         session: &'a SessionView<'a>,
-        /// Whom it speaks for now.
+        /// Whom the session speaks for now.
         identity: &'a Identity,
         /// The time.
         now: Now,
@@ -208,9 +208,9 @@ pub enum Rejection {
     RateLimited,
     /// Authenticate first.
     AuthenticationRequired,
-    /// The token proves nothing.
+    /// The token is not valid.
     InvalidToken,
-    /// The token's time is over.
+    /// The token has expired.
     TokenExpired,
     /// The permission for this is missing.
     PermissionDenied,

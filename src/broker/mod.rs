@@ -1,4 +1,4 @@
-//! The rules: who may do what, who hears what. No bytes, no sockets, no clock.
+//! The rules: who may do what, who receives what. No bytes, no sockets, no clock.
 //!
 //! [`Broker::step`] takes a command and the time and tells its effects as values; the shard carries
 //! them out. One broker per shard knows the sessions of that shard alone.

@@ -34,7 +34,7 @@ impl Broker {
         self.issue(publication, emit);
     }
 
-    /// Publishes by the right of a role, on a channel that the dialect chose.
+    /// Publishes with the permission of a role, on a channel that the dialect chose.
     pub(super) fn publish_with_role(
         &mut self,
         id: ConnectionId,

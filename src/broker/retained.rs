@@ -4,7 +4,7 @@ use super::command::{Publication, Retain};
 use crate::base::limits::RETAINED_PER_CHANNEL_MAX;
 use std::collections::{BTreeMap, HashMap};
 
-/// The values kept for channels, by key. All shards hear the same records, so each has them all.
+/// The retained values of channels, by key. All shards read the same records, so each has all values.
 #[derive(Debug, Default)]
 pub(super) struct RetainedValues(HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>);
 

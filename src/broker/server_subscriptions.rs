@@ -1,4 +1,5 @@
-//! Channels that a session hears without asking: everyone's, its dialect's, its user's and so on.
+//! Server-side subscriptions: the channels of everyone, of the session's dialect, user, tenant, roles and
+//! permissions.
 
 use super::channels::{NewSubscriber, SubscriptionRef};
 use super::state::{Broker, Emit};
@@ -9,7 +10,7 @@ use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::base::{ConnectionId, Now};
 
 impl Broker {
-    /// Gives a session the channels that it hears by what it is now, in place of those before.
+    /// Replaces a session's server-side subscriptions by those of its present identity.
     pub(super) fn refresh_server_subscriptions(&mut self, id: ConnectionId) {
         let names = self.server_side_channels(id);
         let Some(session) = self.sessions.get_mut(id) else {

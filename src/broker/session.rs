@@ -28,7 +28,7 @@ pub(super) struct Session {
     pub(super) subscriptions: Vec<SubscriptionRef>,
     /// The channels whose subscribers were told that it joined.
     pub(super) announced: Vec<ChannelIndex>,
-    /// When bytes came last, monotonic milliseconds.
+    /// When bytes last arrived, monotonic milliseconds.
     pub(super) last_activity_ms: u64,
     /// When an unanswered ping was sent, monotonic milliseconds.
     pub(super) pinged_ms: Option<u64>,
@@ -61,12 +61,12 @@ pub(super) enum Due {
 const LOOK_INTERVAL_MS: u64 = 3_600_000;
 
 impl Session {
-    /// What the client asked to hear, oldest first.
+    /// Its subscriptions that are not server-side, oldest first.
     pub(super) fn client_side(&self) -> &[SubscriptionRef] {
         &self.subscriptions[usize::from(self.server_side_count)..]
     }
 
-    /// Where in its list a channel stands that it hears, asked or not, without a subscription id.
+    /// The index of its subscription to a channel, server-side or not.
     pub(super) fn subscription(&self, channel: Option<ChannelIndex>) -> Option<usize> {
         let channel = channel?;
         let mut subscriptions = self.subscriptions.iter();
@@ -97,7 +97,7 @@ impl Session {
         Variant::plain(self.dialect)
     }
 
-    /// What is due at `now`, the gravest first.
+    /// What is due at `now`, the most serious first.
     pub(super) fn due(&self, policy: &DialectPolicy, now: Now) -> Due {
         let mut next_ms = now.monotonic_ms + LOOK_INTERVAL_MS;
         if let Some(identity) = &self.identity {

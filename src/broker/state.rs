@@ -49,7 +49,7 @@ pub struct BrokerParts {
     pub counters: Arc<ShardCounters>,
 }
 
-/// Where effects go.
+/// Receives effects.
 pub(super) type Emit<'e> = dyn FnMut(Effect<'_>) + 'e;
 
 impl Broker {

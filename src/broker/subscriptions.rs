@@ -286,7 +286,7 @@ impl Broker {
         *stale = moved.to;
     }
 
-    /// Whether the session may hear a channel.
+    /// Whether the session may subscribe to a channel.
     pub(super) fn check_access(&self, id: ConnectionId, channel: &str) -> Result<(), Rejection> {
         let Some(session) = self.sessions.get(id) else {
             return Ok(());

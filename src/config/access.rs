@@ -1,10 +1,10 @@
-//! Who may hear which channels, beyond those that are everyone's.
+//! Who may subscribe to which channels.
 
 use crate::auth::Identity;
 use crate::base::DialectId;
 use std::borrow::Cow;
 
-/// The channels that a rule speaks of.
+/// The channels that a rule is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelPattern {
     /// One channel.
@@ -13,7 +13,7 @@ pub enum ChannelPattern {
     Prefix(Cow<'static, str>),
 }
 
-/// What a session must show to hear a channel.
+/// What a session needs to subscribe to a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requirement {
     /// This role.
@@ -24,14 +24,14 @@ pub enum Requirement {
     OwnUser,
 }
 
-/// A rule; where several speak of a channel, all must be kept.
+/// A rule; where several match a channel, all must be met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRule {
     /// The channels.
     pub channels: ChannelPattern,
-    /// What they ask for.
+    /// What they require.
     pub requirement: Requirement,
-    /// Sessions of this dialect that fulfil the rule hear the channel without asking.
+    /// Sessions of this dialect that meet the rule are subscribed by the server.
     pub auto_subscribe: Option<DialectId>,
 }
 
@@ -76,7 +76,7 @@ impl std::fmt::Display for AccessRule {
 }
 
 impl ChannelPattern {
-    /// What stands behind the pattern in `channel`, if the pattern speaks of it.
+    /// What follows the prefix in `channel`, if the pattern matches.
     #[must_use]
     pub fn suffix<'a>(&self, channel: &'a str) -> Option<&'a str> {
         match self {
@@ -96,7 +96,7 @@ impl ChannelPattern {
 }
 
 impl Requirement {
-    /// Whether `identity` may hear a channel whose name ends in `suffix` behind the rule's pattern.
+    /// Whether `identity` may subscribe to a channel whose name ends in `suffix` after the rule's prefix.
     #[must_use]
     pub fn is_met(&self, identity: &Identity, suffix: &str) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! What there is to say of a setting, said once: its field, its name, its type, its default, its rule,
+//! Everything about a setting, declared once: its field, its name, its type, its default, its rule,
 //! its flag and its help.
 //!
 //! ```text

@@ -1,6 +1,6 @@
 //! Reads `.env` files.
 //!
-//! Like python-dotenv, which the documents' servers use, it takes spaces in values without quotes
+//! Like python-dotenv, which the legacy servers use, it accepts spaces in values without quotes
 //! (`LOG_ROTATION=100 MB`); the crates for this format reject them. Nothing is substituted, and the
 //! environment of the process stays as it is.
 

@@ -17,7 +17,7 @@ pub struct Policy {
     pub send_queue_bytes_max: u32,
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
-    /// Who may hear which channels.
+    /// Who may subscribe to which channels.
     pub access_rules: Vec<AccessRule>,
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,

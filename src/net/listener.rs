@@ -21,7 +21,7 @@ const BACKLOG: i32 = 4_096;
 pub enum BindError {
     /// Another program listens there.
     InUse(SocketAddr),
-    /// What else the kernel said.
+    /// Any other error of the kernel.
     Io(SocketAddr, io::Error),
 }
 

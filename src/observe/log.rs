@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// Lines that wait for the writing thread; more are dropped, and their count is said at the end.
+/// Lines that wait for the writing thread; more are dropped, and their count is printed at the end.
 const LINES_MAX: usize = 16_384;
 
 /// For the log files of this process.

@@ -1,4 +1,4 @@
-//! What the documents' programs tell their clients, in a call each.
+//! What the legacy servers' programs tell their clients, each in one call.
 
 use super::handle::Server;
 use crate::base::DialectId;
@@ -150,7 +150,7 @@ impl Server {
         self.broadcast(&channel, "message", message)
     }
 
-    /// Tells a user, and the admins who asked for all documents, that processing began.
+    /// Tells a user, and the admins who subscribed to all documents, that processing has begun.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
@@ -170,7 +170,7 @@ impl Server {
         self.notify_of_document(user_id, notices::DOCUMENT_START, &data)
     }
 
-    /// Tells a user, and the admins who asked for all documents, that processing ended.
+    /// Tells a user, and the admins who subscribed to all documents, that processing has ended.
     ///
     /// # Errors
     /// As [`Server::broadcast`].

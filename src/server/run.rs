@@ -80,7 +80,7 @@ pub(super) fn run_until_signal(
 
 /// Lets the server go away: no new sessions, a word to those that are there, up to `wait` for them
 /// to end, meanwhile some closed now and then so that they do not all come back elsewhere at once;
-/// then all are closed, and have `timeout` to say goodbye. A message in `force` ends it at once.
+/// then all are closed, and have `timeout` to answer the close frame. A message in `force` ends it at once.
 pub(super) fn drain(
     running: &Running,
     wait: Duration,

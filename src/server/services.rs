@@ -67,7 +67,7 @@ impl Services {
 
     /// Ends the services; publications that wait for room are still written.
     pub(super) fn stop(&self) {
-        // Full when it was said before.
+        // Full when it was stopped before.
         let _ = self.stop.try_send(());
     }
 }

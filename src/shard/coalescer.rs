@@ -23,7 +23,7 @@ pub(super) struct Coalescer {
     json: JsonReader,
 }
 
-/// What an subscriber group gets: of one batch, the frames of the publications that it wants.
+/// What a subscriber group gets: of one batch, the frames of the publications that it wants.
 #[derive(Debug, Default)]
 struct Share {
     batch: usize,
@@ -88,7 +88,7 @@ impl Coalescer {
         }
     }
 
-    /// Lists in `wanted` the subscriber groups that hear a publication with this data.
+    /// Lists in `wanted` the subscriber groups that receive a publication with this data.
     fn find_groups(&mut self, channel: &mut Channel, data: &str, counters: &ShardCounters) {
         self.wanted.clear();
         channel.unfiltered(&mut self.wanted);

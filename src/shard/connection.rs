@@ -45,13 +45,13 @@ pub(super) struct PendingRequest {
 /// How a connection that is being closed waits for its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseWait {
-    /// The peer has said goodbye: nothing to wait for.
-    TestSources,
+    /// The peer has sent its close frame, or ended its stream: nothing to wait for.
+    Done,
     /// The peer owes a close frame (RFC 6455 7.1.1); until then its frames are read and ignored.
     CloseFrame,
     /// The peer speaks no WebSocket, or broke its rules: our sending side is shut down, so that it
     /// sees the end, and what it still sends is discarded. Closing at once would reset the
-    /// connection and could destroy our last words on their way (RFC 9112 9.6).
+    /// connection and could destroy what is still on its way to the peer (RFC 9112 9.6).
     EndOfStream,
 }
 
@@ -98,7 +98,7 @@ impl CloseRequest {
         Self::flushing(close::code_for(error), CloseReason::Protocol)
     }
 
-    /// The peer said goodbye; RFC 6455 5.5.1 lets us answer with its own code.
+    /// The peer sent a close frame; RFC 6455 5.5.1 allows its own code as the answer.
     pub(super) fn echo(close: PeerClose) -> Self {
         Self {
             code: close.code,
@@ -119,7 +119,7 @@ impl CloseRequest {
     /// What is expected of the peer after our close frame.
     pub(super) fn close_wait(self) -> CloseWait {
         match self.reason {
-            CloseReason::Peer => CloseWait::TestSources,
+            CloseReason::Peer => CloseWait::Done,
             CloseReason::Protocol => CloseWait::EndOfStream,
             _ => CloseWait::CloseFrame,
         }

@@ -210,19 +210,19 @@ impl ConnectionTable {
         };
         connection.phase = Phase::Lingering(close_wait);
         match close_wait {
-            CloseWait::TestSources => self.abort(id),
+            CloseWait::Done => self.abort(id),
             CloseWait::CloseFrame => {}
             CloseWait::EndOfStream => self.actions.push(ConnectionAction::ShutdownWrite(id)),
         }
     }
 
-    /// The peer of a connection that is being closed has said goodbye too.
+    /// The peer of a connection that is being closed has sent its close frame, or ended its stream.
     pub(super) fn peer_closed(&mut self, id: ConnectionId) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         match &mut connection.phase {
-            Phase::Closing(close_wait) => *close_wait = CloseWait::TestSources,
+            Phase::Closing(close_wait) => *close_wait = CloseWait::Done,
             Phase::Lingering(_) => self.abort(id),
             _ => {}
         }
@@ -321,7 +321,7 @@ impl ConnectionTable {
         for id in ids {
             match self.slab.get(id).map(|connection| &connection.phase) {
                 Some(Phase::Open) => self.close_going_away(id, now),
-                // The answer is on its way; it gets as long as a session gets to say goodbye.
+                // The answer is on its way; it has as long as a session has to answer a close frame.
                 Some(Phase::Http) => self.set_timer(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
                 Some(Phase::Head(_)) => self.abort(id),
                 _ => {}

@@ -15,7 +15,7 @@ pub(super) struct Timer {
 }
 
 /// Alarms by the tick at which they are due. Nothing is ever taken out early: whoever no longer
-/// wants an timer ignores it when it rings.
+/// wants a timer ignores it when it rings.
 #[derive(Debug)]
 pub(super) struct TimerWheel {
     buckets: Box<[Vec<Timer>]>,
@@ -33,7 +33,7 @@ impl TimerWheel {
         }
     }
 
-    /// Sets an timer; it rings at most one tick late and never early.
+    /// Sets a timer; it rings at most one tick late and never early.
     pub(super) fn set(&mut self, id: ConnectionId, due_ms: u64) {
         let tick = due_ms.div_ceil(WHEEL_TICK_MS).max(self.tick + 1);
         let bucket = Self::bucket(tick);

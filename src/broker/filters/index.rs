@@ -114,7 +114,7 @@ impl FilterIndex {
         self.filters.is_empty()
     }
 
-    /// Appends each filter whose filter matches the publication, in no order; returns how many were
+    /// Appends each filter that matches the publication, in no order; returns how many were
     /// candidates, for the counter `filter_evaluations`.
     ///
     /// No filter is a candidate twice: it is posted under different values of one path, and the

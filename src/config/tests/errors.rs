@@ -1,4 +1,4 @@
-//! What is rejected, and what an operator is told.
+//! Rejected settings and their error texts.
 
 use super::{SECRET, TestSources, profile, secured, with, with_variables};
 use crate::config::{Notice, SettingsError};

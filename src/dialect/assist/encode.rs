@@ -72,7 +72,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Welcome { session, now, .. } | Event::Authenticated { session, now, .. } => {
             connection(session, now.unix_ms, output);
         }
-        // Who joins a room hears of it like everyone there; other answers are for one alone.
+        // A client that joins a room is told by the room event; other answers go to it alone.
         Event::Subscribed(view) if view.is_announced => {}
         Event::Subscribed(view) => {
             let data = joined(view.channel, view.user);

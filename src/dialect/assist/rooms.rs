@@ -16,7 +16,7 @@ pub(crate) const DOCUMENT_UPDATES_PREFIX: &str = "room:document_updates_";
 /// The role that opens what is for admins.
 pub(crate) const ADMIN_ROLE: &str = "admin";
 
-/// Who may hear what.
+/// The rules who may subscribe to which rooms.
 pub(super) fn access_rules() -> Vec<AccessRule> {
     let exact = |name: &'static str| ChannelPattern::Exact(name.into());
     vec![

@@ -1,7 +1,7 @@
 //! The monitoring dialect: upper-case types, flat fields, one channel `prop:{id}` per property.
 //!
 //! Client: `AUTHENTICATE{token}`, `SUBSCRIBE{property_id}`, `UNSUBSCRIBE{property_id}`, `GET_STATUS`,
-//! `PING`, and beyond the document `PUBLISH{property_id,message}`. Server: `WELCOME`,
+//! `PING`, and beyond the legacy server `PUBLISH{property_id,message}`. Server: `WELCOME`,
 //! `AUTHENTICATED`, `SUBSCRIBED`, `UNSUBSCRIBED`, `STATUS`, `PONG`, `PUBLISHED`, `ERROR{message}`,
 //! and publications as their publisher wrote them.
 

@@ -1,4 +1,4 @@
-//! The notifications dialect: nobody subscribes, everyone hears.
+//! The notifications dialect: every session receives every notification.
 //!
 //! Client: `ping`, `status_request`. Server: `pong`, `status_response{data}`, notifications
 //! `{type,message,data,timestamp,id}`, `shutdown`, `error{message}`.

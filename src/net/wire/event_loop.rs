@@ -103,7 +103,7 @@ pub(crate) struct EventLoop<K, H> {
 }
 
 impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
-    /// A event loop that has not begun. `peers` are the wakers of all shards, by index.
+    /// An event loop that has not begun. `peers` are the wakers of all shards, by index.
     pub(crate) fn new(
         kernel: K,
         shard: Shard,
@@ -486,7 +486,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
 
     fn send(&mut self, id: ConnectionId) -> usize {
         let slices = self.shard.begin_send(id, SLICES_PER_SEND);
-        // SAFETY: the slices lie in runs that the connection's send queue holds. An send queue lets go of a
+        // SAFETY: the slices lie in runs that the connection's send queue holds. A send queue lets go of a
         // run that is in flight only in `Shard::sent`, which is called for this send's completion,
         // or with the whole connection in `Shard::release`, which is called after the completion of
         // the close, which is queued only when no operation of the connection is left.

@@ -298,7 +298,7 @@ impl Kernel for FakeKernel {
     }
 }
 
-/// What a client sends: it subscribes, publishes ten numbers to itself and others, and may say goodbye.
+/// What a client sends: it subscribes, publishes ten numbers to itself and others, and may close.
 fn script(says_goodbye: bool) -> Vec<u8> {
     let mut bytes = b"GET /ws HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
