@@ -1,5 +1,6 @@
 //! Which source wins, and what each document's variables mean.
 
+mod documentation;
 mod errors;
 
 use super::file::File;
