@@ -36,7 +36,7 @@ pub(crate) struct ServerArgs {
     /// Server to measure, as ws://host:port/path
     #[arg(long, value_name = "URL")]
     pub(crate) url: String,
-    /// Language of the server
+    /// Protocol of the server
     #[arg(long, value_enum, default_value = "gateway")]
     pub(crate) dialect: Dialect,
     /// JSON Web Token sent as the first message of every connection (gateway, analytics)
