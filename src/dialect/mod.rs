@@ -29,7 +29,7 @@ pub struct PublicationMeta {
 /// Where subscribers' subscription ids go in a message: so many bytes behind its start begin [`SUBSCRIPTION_ID_BYTES`] bytes
 /// that are each subscriber's own.
 ///
-/// [`SUBSCRIPTION_ID_BYTES`]: crate::base::TAG_BYTES
+/// [`SUBSCRIPTION_ID_BYTES`]: crate::base::SUBSCRIPTION_ID_BYTES
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placeholder(pub usize);
 
