@@ -17,6 +17,10 @@ impl Broker {
         if let Command::Connect(connect) = command {
             return self.connect(id, connect, now, emit);
         }
+        // The most frequent ones first, and without a look at the policy.
+        if matches!(command, Command::Message) {
+            return self.check_rate_limit(id, now, emit);
+        }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -26,9 +30,6 @@ impl Broker {
         }
         if session.closing {
             return;
-        }
-        if matches!(command, Command::Message) {
-            return self.check_rate_limit(id, now, emit);
         }
         if !command.is_internal() {
             session.last_activity_ms = now.monotonic_ms;
@@ -83,7 +84,7 @@ impl Broker {
 
     /// Counts a message of session `id` against its rate limit.
     fn check_rate_limit(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some(session) = self.sessions.get_mut(id).filter(|it| !it.closing) else {
             return;
         };
         let policy = &self.policy.dialects[session.dialect.index()];
