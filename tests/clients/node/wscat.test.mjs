@@ -49,7 +49,7 @@ test("a subscriber hears what it publishes itself", async () => {
   ]);
 });
 
-test("the notifications document's two messages", async () => {
+test("the notification server's two published messages", async () => {
   const notifications = await startServer({
     profile: "notifications",
     variables: { NOTIFICATION_INTERVAL: "0" },

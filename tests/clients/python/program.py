@@ -1,4 +1,4 @@
-"""A document's program as a process, and the lines it prints."""
+"""A published program as a process, and the lines it prints."""
 
 import ast
 import os

@@ -15,7 +15,7 @@ from session import Session, authenticated, connected, publisher
 MESSAGE_BYTES_MAX = 10 * 1024 * 1024
 
 
-def test_status_tells_everything_in_the_documents_types(server):
+def test_status_tells_everything_in_the_legacy_types(server):
     async def conversation():
         async with connected(server.url()) as session:
             status = await session.ask("GET_STATUS")
@@ -54,7 +54,7 @@ def test_pings_of_both_kinds_are_answered(server):
 
 def test_tokens_of_the_program_and_of_pyjwt_are_accepted(server):
     async def conversation():
-        # `user_id` is the document's claim; `sub` alone is what other issuers write.
+        # `user_id` is the legacy servers' claim; `sub` alone is what other issuers write.
         for token in [
             program_token("ann"),
             library_token({"user_id": "ann"}),

@@ -1,4 +1,4 @@
-"""Each profile listens where its document says, and speaks the document's dialect there."""
+"""Each profile listens where its legacy server does, and speaks its dialect there."""
 
 import asyncio
 import json
@@ -12,8 +12,8 @@ import websockets
 from server import BINARY, PATIENCE_S, Server, environment, library_token
 
 TOKEN = library_token({"sub": "user123"})
-# Host, port and path of each document, and how it begins: what is sent there, and what is answered.
-DOCUMENTS = {
+# Host, port and path of each legacy server, and how a conversation begins: what is sent there, and what is answered.
+LEGACY_SERVERS = {
     "gateway": (
         ("0.0.0.0", 8765, "/ws"),
         {"type": "auth", "data": {"token": TOKEN}},
@@ -48,20 +48,20 @@ async def converses(url, sent, expected):
         assert expected.items() <= answer.items()
 
 
-@pytest.mark.parametrize("profile", DOCUMENTS)
-def test_a_profile_asked_nothing_else_is_where_its_document_says(profile):
+@pytest.mark.parametrize("profile", LEGACY_SERVERS)
+def test_a_profile_asked_nothing_else_is_where_its_legacy_server_listens(profile):
     done = subprocess.run(
         [BINARY, "config", "--profile", profile],
         env=environment(), capture_output=True, text=True, check=True,
     )
     settings = tomllib.loads(done.stdout)
     where = tuple(settings[name] for name in ["host", "port", "path"])
-    assert where == DOCUMENTS[profile][0]
+    assert where == LEGACY_SERVERS[profile][0]
 
 
-@pytest.mark.parametrize("profile", DOCUMENTS)
+@pytest.mark.parametrize("profile", LEGACY_SERVERS)
 def test_a_profile_speaks_at_its_path_at_the_root_and_at_ws(profile):
-    (_, _, path), sent, expected = DOCUMENTS[profile]
+    (_, _, path), sent, expected = LEGACY_SERVERS[profile]
     with Server("--profile", profile) as server:
         for at in {path, "/", "/ws"}:
             asyncio.run(converses(server.url(at), sent, expected))
@@ -93,8 +93,8 @@ def is_free(port):
 
 
 @pytest.mark.parametrize("profile", ["notifications", "monitoring"])
-def test_a_profile_is_found_at_its_documents_own_port(profile):
-    (_, port, path), sent, expected = DOCUMENTS[profile]
+def test_a_profile_is_found_at_the_port_of_its_legacy_server(profile):
+    (_, port, path), sent, expected = LEGACY_SERVERS[profile]
     if not is_free(port):
         pytest.skip(f"port {port} of this machine is in use")
     with Server("--profile", profile, "--host", "127.0.0.1") as server:

@@ -1,4 +1,4 @@
-"""The client and the lines for curl that the notifications document prints, changed in the URL only."""
+"""The published client and lines for curl of the notification server, changed in the URL only."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ CURL = Path(__file__).with_name("notifications_curl.sh")
 
 @pytest.fixture
 def running():
-    """A server as the document has it, but for the time between notifications and for the end."""
+    """A server set up as the legacy one, but for the time between notifications and for the end."""
     with Server("--profile", "notifications", NOTIFICATION_INTERVAL="0", SHUTDOWN_TIMEOUT="1") as server:
         yield server
 
@@ -25,7 +25,7 @@ def program(server):
 
 
 def curl(server, path):
-    """What the document's command for a path prints."""
+    """What the published curl command for a path prints."""
     commands = CURL.read_text().split("\n\n")
     [command] = [command for command in commands if f"localhost:8000{path} " in f"{command.strip()} "]
     command = command.replace("http://localhost:8000", f"http://{server.address}")

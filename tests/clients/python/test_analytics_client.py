@@ -1,4 +1,4 @@
-"""The client that the analytics document prints, changed in nothing but URL and token."""
+"""The published client of the analytics server, changed in nothing but URL and token."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ ANALYTICS, PUBLISHING = 0, 2
 
 @pytest.fixture(scope="module")
 def running():
-    """A server of the document's profile, and of a listener where programs publish."""
+    """A server of the analytics profile, and of a listener where programs publish."""
     with Server("--config", str(LISTENERS)) as server:
         yield server
 

@@ -1,4 +1,4 @@
-// The programs that the documents print, changed in nothing but URL and token, by both kinds of
+// The published programs of the legacy servers, changed in nothing but URL and token, by both kinds of
 // WebSocket that such programs meet. What a test adds stands behind the program.
 
 import assert from "node:assert/strict";
@@ -22,9 +22,9 @@ before(async () => {
 });
 after(() => Promise.all([server.stop(), notifications.stop()]));
 
-/** The document's text with what it prints of URLs and tokens replaced. */
+/** The program's text with what it has of URLs and tokens replaced. */
 function printed(name, replacements) {
-  let program = readFileSync(`documents/${name}.js`, "utf8");
+  let program = readFileSync(`legacy/${name}.js`, "utf8");
   for (const [text, ours] of Object.entries(replacements)) {
     assert.equal(program.split(text).length, 2, `${name} has ${text} once`);
     program = program.replace(text, () => ours);
@@ -50,7 +50,7 @@ async function expectLine(console, ...words) {
   assert.deepEqual(await console.lines.next(), words);
 }
 
-/** A gateway client that publishes, beside the document's program. */
+/** A gateway client that publishes, beside the published program. */
 async function publisher() {
   const socket = new ws(server.url(`/ws?token=${token("publisher", "publish")}`, PUBLISHING));
   const inbox = new Inbox();
@@ -132,7 +132,7 @@ for (const [name, WebSocket] of [["Node's own WebSocket", globalThis.WebSocket],
       const subscriber = new Subscriber(server.url("/", ANALYTICS), token("ann"));
       await expectLine(console, "Connected to streaming server");
       await expectLine(console, "Authentication successful");
-      // The document's two subscriptions.
+      // The published program's two subscriptions.
       subscriber.subscribe("events", {
         event_type: "user_action",
         "payload.user_id": "user123",
@@ -216,7 +216,7 @@ for (const [name, WebSocket] of [["Node's own WebSocket", globalThis.WebSocket],
       }
     });
 
-    test("a room of the assist document carries what is sent to it", async () => {
+    test("a room of the assist profile carries what is sent to it", async () => {
       const client = assist((program) => program, token("user123"));
       await isConnected(client, "user123");
       await isConnected(client, "user123");
@@ -248,7 +248,7 @@ for (const [name, WebSocket] of [["Node's own WebSocket", globalThis.WebSocket],
       socket.send('{"type": "ping"}');
       const [label, pong] = await console.lines.next();
       assert.deepEqual([label, pong.type], ["Received:", "pong"]);
-      // The document's request to /notify.
+      // The published request to /notify.
       const answer = await fetch(notifications.http("/notify"), {
         method: "POST",
         headers: { "Content-Type": "application/json" },

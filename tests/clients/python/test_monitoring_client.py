@@ -1,4 +1,4 @@
-"""The client that the monitoring document prints, changed in nothing but URL and secret."""
+"""The published client of the monitoring server, changed in nothing but URL and secret."""
 
 import asyncio
 import re
@@ -41,7 +41,7 @@ def test_the_printed_client_prints_every_answer_and_every_update(running):
         subscribed = {"type": "SUBSCRIBED", "property_id": "1012650001"}
         assert client.printed("Subscribed") == subscribed
 
-        # Both forms that the document shows: the quick start's and the reference's.
+        # Both forms that the legacy server documents: the quick start's and the reference's.
         property_id, timestamp = "1012650001", 1234567890.123
         updates = [
             {"type": "VIOLATION_UPDATE", "property_id": property_id, "new_violations": 5, "timestamp": timestamp},
