@@ -2,28 +2,21 @@
 //!
 //! It checks what a real kernel could not forgive: that the memory of a send is unchanged until its
 //! completion, that a slot is closed only when none of its operations is left, and that buffers are
-//! given back once.
+//! given back once. `deliveries` runs a shard on it and checks what the clients receive.
 
 #![expect(
     unsafe_code,
     reason = "like a kernel it reads a send's memory when the send completes"
 )]
 
-use super::event_loop::{EventLoop, HttpHandler, HttpOutput};
+mod deliveries;
+
 use super::kernel::{Completion, Kernel, Operation};
-use crate::auth::Verifier;
-use crate::base::now::Clock;
-use crate::base::{ConnectionId, DialectId, ProcessCounts, ShardCounters};
-use crate::config::{DialectPolicy, Policy, Routes};
-use crate::shard::{Shard, ShardParts};
-use crate::ws::Opcode;
-use crate::ws::frame::{server_header, unmask};
-use fanwire_ring::{Ring, RingConfig};
+use crate::base::ConnectionId;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 const BUFFERS: usize = 8;
@@ -43,6 +36,13 @@ struct Peer {
     has_ended: bool,
 }
 
+/// Bytes of a client that the shard has handled.
+struct Consumed {
+    turn: usize,
+    id: ConnectionId,
+    bytes: Vec<u8>,
+}
+
 #[derive(Default)]
 struct FakeKernel {
     random: u64,
@@ -54,6 +54,14 @@ struct FakeKernel {
     knocking: [usize; LISTENERS],
     buffers: Vec<Vec<u8>>,
     free_buffers: Vec<u16>,
+    /// Whose bytes lie in a buffer, and what they were before anyone changed them.
+    buffers_in_use: HashMap<u16, (ConnectionId, Vec<u8>)>,
+    /// What the shard was given, in the order in which it gave the buffers back.
+    consumed: Vec<Consumed>,
+    /// Turns of the loop so far.
+    turn: usize,
+    /// Clients so far; each has its number in what it publishes.
+    client_count: usize,
     completions: VecDeque<Completion>,
     next_socket: u16,
     closed: Vec<ConnectionId>,
@@ -115,6 +123,7 @@ impl FakeKernel {
         let most = peer.to_server.len().min(BUFFER_BYTES);
         let bytes: Vec<_> = peer.to_server.drain(..most).collect();
         self.buffers[usize::from(buffer)][..most].copy_from_slice(&bytes);
+        self.buffers_in_use.insert(buffer, (id, bytes));
         let length = i32::try_from(most).unwrap();
         self.complete(operation, length, luck > 1, Some(buffer));
     }
@@ -235,7 +244,10 @@ impl Kernel for FakeKernel {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let mut peer = Peer::default();
-        peer.to_server.extend(script(self.below(3) == 0));
+        self.client_count += 1;
+        let sends_close = self.below(3) == 0;
+        peer.to_server
+            .extend(deliveries::script(self.client_count, sends_close));
         let earlier = self.peers.insert(id, peer);
         assert!(earlier.is_none(), "the slot is in use");
         Ok(())
@@ -293,154 +305,10 @@ impl Kernel for FakeKernel {
     }
     unsafe fn recycle(&mut self, buffer: u16) {
         assert!(!self.free_buffers.contains(&buffer), "given back twice");
+        let (id, bytes) = self.buffers_in_use.remove(&buffer).unwrap();
+        let turn = self.turn;
+        self.consumed.push(Consumed { turn, id, bytes });
         self.buffers[usize::from(buffer)].fill(0xee);
         self.free_buffers.push(buffer);
-    }
-}
-
-/// What a client sends: it subscribes, publishes ten numbers to itself and others, and may close.
-fn script(says_goodbye: bool) -> Vec<u8> {
-    let mut bytes = b"GET /ws HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        .to_vec();
-    bytes.extend(masked(
-        Opcode::Text,
-        br#"{"type":"subscribe","data":{"channel":"c"}}"#,
-    ));
-    for number in 0..10 {
-        let publish = format!(r#"{{"type":"publish","data":{{"channel":"c","data":{number}}}}}"#);
-        bytes.extend(masked(Opcode::Text, publish.as_bytes()));
-    }
-    if says_goodbye {
-        bytes.extend(masked(Opcode::Close, &[3, 232]));
-    }
-    bytes
-}
-
-fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
-    let (header, header_bytes) = server_header(opcode, payload.len());
-    let mut frame = header[..header_bytes].to_vec();
-    frame[1] |= 0x80;
-    frame.extend([1, 2, 3, 4]);
-    let mut payload = payload.to_vec();
-    unmask(&mut payload, [1, 2, 3, 4], 0);
-    frame.extend(payload);
-    frame
-}
-
-struct NoHttp;
-
-impl HttpHandler for NoHttp {
-    fn receive(&mut self, _id: ConnectionId, _bytes: &[u8]) {
-        panic!("no client speaks HTTP");
-    }
-    fn end(&mut self, _id: ConnectionId) {}
-    fn closed(&mut self, _id: ConnectionId) {}
-    fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)> {
-        None
-    }
-    fn is_busy(&self) -> bool {
-        false
-    }
-    async fn run_tasks(&mut self) {}
-}
-
-fn event_loop(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> EventLoop<FakeKernel, NoHttp> {
-    let config = RingConfig {
-        capacity_bytes: 1 << 20,
-        readers_max: 1,
-    };
-    let ring = Ring::new(config).unwrap();
-    let clock = Clock::start();
-    let policy = Policy {
-        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
-        routes: vec![Routes::ByPath, Routes::of(DialectId::Gateway)],
-        ..Policy::default()
-    };
-    let parts = ShardParts {
-        index: 0,
-        connections_max: 64,
-        policy: Arc::new(policy),
-        verifier: Verifier::default(),
-        process_counts: Arc::<ProcessCounts>::default(),
-        quotas: Arc::default(),
-        hooks: Arc::default(),
-        counters: Arc::clone(counters),
-        reader: ring.reader().unwrap(),
-        ring,
-    };
-    let shard = Shard::new(parts, clock.now());
-    let commands = crossbeam_channel::never();
-    EventLoop::new(
-        kernel,
-        shard,
-        NoHttp,
-        commands,
-        Vec::new(),
-        Arc::clone(counters),
-        clock,
-    )
-}
-
-/// Text frames with a number, in what a client received; also checks that frames are whole in order.
-fn count_numbers(mut received: &[u8]) -> usize {
-    let head = received.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-    received = head.map_or(&[], |head| &received[head + 4..]);
-    let mut numbers = 0;
-    while let [first, length, rest @ ..] = received {
-        assert!(
-            matches!(first, 0x81 | 0x88),
-            "a frame begins with {first:#x}"
-        );
-        let Some((payload, rest)) = rest.split_at_checked(usize::from(*length)) else {
-            break;
-        };
-        numbers += usize::from(payload.starts_with(br#"{"type":"message","#));
-        received = rest;
-    }
-    numbers
-}
-
-#[test]
-fn late_reordered_partial_and_failing_completions_lose_nothing_and_free_every_slot() {
-    for seed in 1..=60 {
-        println!("seed {seed}");
-        let counters = Arc::<ShardCounters>::default();
-        let connections = 12;
-        let mut event_loop = event_loop(FakeKernel::new(seed, connections), &counters);
-        event_loop.begin();
-        for _ in 0..4_000 {
-            event_loop.turn();
-            event_loop.kernel().enter(None).unwrap();
-        }
-        let kernel = event_loop.kernel();
-        assert_eq!(kernel.knocking, [0; LISTENERS], "everybody was accepted");
-        let mut received = 0;
-        for peer in kernel.peers.values() {
-            assert!(peer.to_server.is_empty(), "everything was read");
-            received += count_numbers(&peer.from_server);
-        }
-        let said_goodbye: usize = kernel
-            .received
-            .values()
-            .map(|bytes| count_numbers(bytes))
-            .sum();
-        let deliveries = usize::try_from(counters.deliveries.value()).unwrap();
-        assert_eq!(received + said_goodbye, deliveries);
-        assert_eq!(
-            counters.publications.value() % 10,
-            0,
-            "no message was lost on the way in"
-        );
-        assert!(deliveries > 100);
-        assert_eq!(
-            kernel.free_buffers.len(),
-            BUFFERS,
-            "every buffer was given back"
-        );
-        // Whoever stays is all that the shard still knows.
-        let open = connections - kernel.closed.len();
-        assert_eq!(counters.connections.value(), open as u64);
-        assert!(kernel.peers.len() == open && open < connections);
     }
 }
