@@ -1,6 +1,38 @@
 //! A virtual client: bytes it sends, bytes it has received.
 
 use fanwire::base::{ConnectionId, DialectId};
+use std::collections::HashSet;
+
+/// A publication as a client receives it; its text says no more than this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) number: u64,
+    pub(crate) channel: usize,
+    pub(crate) padding_bytes: usize,
+}
+
+impl Received {
+    /// The whole text in which a client of `dialect` must find it.
+    pub(crate) fn text(self, dialect: DialectId) -> String {
+        let Self { channel, .. } = self;
+        let message = self.message();
+        match dialect {
+            DialectId::Gateway => {
+                format!(r#"{{"type":"m","channel":"prop:{channel}","data":{message}}}"#)
+            }
+            _ => message,
+        }
+    }
+
+    /// The data, which clients of the monitoring dialect receive as it is.
+    fn message(self) -> String {
+        let Self {
+            number, channel, ..
+        } = self;
+        let padding = "x".repeat(self.padding_bytes);
+        format!(r#"{{"type":"m","number":{number},"channel":{channel},"p":"{padding}"}}"#)
+    }
+}
 
 /// A WebSocket client without a socket.
 pub(crate) struct Client {
@@ -9,14 +41,18 @@ pub(crate) struct Client {
     pub(crate) dialect: DialectId,
     /// The kernel's side of the socket: it takes no bytes.
     pub(crate) is_blocked: bool,
-    /// It never reads again.
-    pub(crate) is_stuck: bool,
     pub(crate) is_gone: bool,
-    pub(crate) close_code: Option<u16>,
-    received: Vec<u8>,
+    /// Code and reason of the server's close frame.
+    pub(crate) close: Option<(u16, String)>,
+    unread: Vec<u8>,
     is_upgraded: bool,
-    /// Numbers of the publications received, in order.
-    pub(crate) numbers: Vec<u64>,
+    /// Publications received, in order.
+    pub(crate) received: Vec<Received>,
+    /// The channels whose subscription was acknowledged, and not yet its end.
+    subscribed: HashSet<usize>,
+    /// Subscriptions and their ends that were asked for, and those that were acknowledged.
+    pub(crate) requested: usize,
+    pub(crate) acknowledged: usize,
     pub(crate) pings: usize,
 }
 
@@ -66,21 +102,25 @@ impl Client {
             id,
             dialect,
             is_blocked: false,
-            is_stuck: false,
             is_gone: false,
-            close_code: None,
-            received: Vec::new(),
+            close: None,
+            unread: Vec::new(),
             is_upgraded: false,
-            numbers: Vec::new(),
+            received: Vec::new(),
+            subscribed: HashSet::new(),
+            requested: 0,
+            acknowledged: 0,
             pings: 0,
         }
     }
 
-    pub(crate) fn subscribe(&self, channel: usize) -> Vec<u8> {
+    pub(crate) fn subscribe(&mut self, channel: usize) -> Vec<u8> {
+        self.requested += 1;
         frame(1, self.channel_message("subscribe", channel).as_bytes())
     }
 
-    pub(crate) fn unsubscribe(&self, channel: usize) -> Vec<u8> {
+    pub(crate) fn unsubscribe(&mut self, channel: usize) -> Vec<u8> {
+        self.requested += 1;
         frame(1, self.channel_message("unsubscribe", channel).as_bytes())
     }
 
@@ -96,61 +136,106 @@ impl Client {
         }
     }
 
-    /// A publication that carries `number` and `padding` bytes.
-    pub(crate) fn publish(&self, channel: usize, number: u64, padding: usize) -> Vec<u8> {
-        let padding = "x".repeat(padding);
+    pub(crate) fn publish(&self, publication: Received) -> Vec<u8> {
+        let channel = publication.channel;
+        let message = publication.message();
         let message = match self.dialect {
             DialectId::Gateway => format!(
-                r#"{{"type":"publish","data":{{"channel":"prop:{channel}","type":"m","data":{{"number":{number},"p":"{padding}"}}}}}}"#
+                r#"{{"type":"publish","data":{{"channel":"prop:{channel}","type":"m","data":{message}}}}}"#
             ),
-            _ => format!(
-                r#"{{"type":"PUBLISH","property_id":"{channel}","message":{{"type":"m","number":{number},"p":"{padding}"}}}}"#
-            ),
+            _ => format!(r#"{{"type":"PUBLISH","property_id":"{channel}","message":{message}}}"#),
         };
         frame(1, message.as_bytes())
     }
 
     /// Takes bytes from the server and reads what is whole.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
-        self.received.extend_from_slice(bytes);
+        self.unread.extend_from_slice(bytes);
         if !self.is_upgraded {
             let end = b"\r\n\r\n";
-            let Some(at) = self.received.windows(4).position(|window| window == end) else {
+            let Some(at) = self.unread.windows(4).position(|window| window == end) else {
                 return;
             };
-            assert!(self.received.starts_with(b"HTTP/1.1 101 "));
-            self.received.drain(..at + 4);
+            assert!(self.unread.starts_with(b"HTTP/1.1 101 "));
+            self.unread.drain(..at + 4);
             self.is_upgraded = true;
         }
+        let unread = std::mem::take(&mut self.unread);
         let mut at = 0;
-        while let Some((opcode, payload)) = whole_frame(&self.received[at..]) {
+        while let Some((opcode, payload)) = whole_frame(&unread[at..]) {
+            assert_eq!(self.close, None, "nothing comes after the close frame");
+            let start = at + payload.start;
             at += payload.end;
-            let payload = &self.received[at - payload.len()..at];
+            let payload = &unread[start..at];
             match opcode {
-                1 => {
-                    let text = std::str::from_utf8(payload).unwrap();
-                    if let Some((_, rest)) = text.split_once("\"number\":") {
-                        let digits = rest.split(|digit: char| !digit.is_ascii_digit());
-                        self.numbers
-                            .push(digits.into_iter().next().unwrap().parse().unwrap());
-                    } else {
-                        assert!(!text.contains("rror"), "the server refused: {text}");
-                    }
-                }
+                1 => self.read(std::str::from_utf8(payload).unwrap()),
                 8 => {
-                    assert_eq!(self.close_code, None, "one close frame");
-                    self.close_code = Some(u16::from_be_bytes([payload[0], payload[1]]));
+                    let code = u16::from_be_bytes([payload[0], payload[1]]);
+                    let reason = std::str::from_utf8(&payload[2..]).unwrap();
+                    self.close = Some((code, reason.to_owned()));
                 }
                 9 => self.pings += 1,
                 opcode => panic!("opcode {opcode} from the server"),
             }
         }
-        self.received.drain(..at);
-        assert!(
-            self.close_code.is_none() || self.received.is_empty(),
-            "nothing after the close"
-        );
+        self.unread = unread[at..].to_vec();
     }
+
+    fn read(&mut self, text: &str) {
+        if let Some(channel) = self.acknowledgement("subscribed", text) {
+            self.subscribed.insert(channel);
+            self.acknowledged += 1;
+        } else if let Some(channel) = self.acknowledgement("unsubscribed", text) {
+            self.subscribed.remove(&channel);
+            self.acknowledged += 1;
+        } else if let Some(received) = publication(text) {
+            assert_eq!(text, received.text(self.dialect));
+            assert!(
+                self.subscribed.contains(&received.channel),
+                "{text} came without a subscription"
+            );
+            self.received.push(received);
+        } else {
+            let is_known = ["WELCOME", "PUBLISHED"]
+                .iter()
+                .any(|kind| text.starts_with(&format!(r#"{{"type":"{kind}","#)));
+            assert!(is_known, "the server sent {text}");
+        }
+    }
+
+    /// The channel, if `text` acknowledges this request.
+    fn acknowledgement(&self, kind: &str, text: &str) -> Option<usize> {
+        let rest = match self.dialect {
+            DialectId::Gateway => {
+                let start = format!(r#"{{"type":"{kind}","data":{{"channel":"prop:"#);
+                text.strip_prefix(&start)?.strip_suffix("\"}}")?
+            }
+            _ => {
+                let kind = kind.to_uppercase();
+                let start = format!(r#"{{"type":"{kind}","property_id":""#);
+                text.strip_prefix(&start)?.strip_suffix("\"}")?
+            }
+        };
+        rest.parse().ok()
+    }
+
+    /// Whether it reads no more of a frame that has begun.
+    pub(crate) fn has_part_of_a_frame(&self) -> bool {
+        !self.unread.is_empty()
+    }
+}
+
+/// What a publication's text says, wherever it stands in it.
+fn publication(text: &str) -> Option<Received> {
+    let (_, rest) = text.split_once(r#""number":"#)?;
+    let (number, rest) = rest.split_once(r#","channel":"#)?;
+    let (channel, rest) = rest.split_once(r#","p":""#)?;
+    let (padding, _) = rest.split_once('"')?;
+    Some(Received {
+        number: number.parse().ok()?,
+        channel: channel.parse().ok()?,
+        padding_bytes: padding.len(),
+    })
 }
 
 /// Opcode and payload range of the frame at the start of `bytes`, if it is whole.

@@ -8,37 +8,28 @@
     reason = "a test's helpers may panic like the test itself"
 )]
 
+mod checks;
 mod client;
 mod oracle;
+mod order;
 mod pace;
 mod random;
+mod seeds;
 mod shards;
+mod slow_consumers;
 mod streams;
 mod timeouts;
 mod world;
 
-use world::{Plan, World};
+use seeds::seeds;
+use world::{Plan, RING_FITS, World};
 
-/// Runs `plan` from the seed in the environment, or from `seeds`.
-fn run(plan: Plan, seeds: std::ops::Range<u64>) {
-    let seeds = match seed_from_environment() {
-        Some(seed) => seed..seed + 1,
-        None => seeds,
-    };
-    for seed in seeds {
-        println!("replay: FANWIRE_SIM_SEED={seed} cargo test --test sim");
+fn run(plan: Plan, range: std::ops::Range<u64>) {
+    for seed in seeds(range) {
         let mut world = World::new(plan, seed);
         world.run();
         world.finish();
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test binary reads its own seed"
-)]
-fn seed_from_environment() -> Option<u64> {
-    std::env::var("FANWIRE_SIM_SEED").ok()?.parse().ok()
 }
 
 const PLAN: Plan = Plan {
@@ -46,8 +37,7 @@ const PLAN: Plan = Plan {
     connections: 40,
     channels: 6,
     steps: 4_000,
-    ring_bytes: 1 << 20,
-    send_queue_bytes_max: 1 << 20,
+    ring_bytes: RING_FITS,
     churn: true,
     pause_ms: 5_000,
 };
@@ -63,7 +53,7 @@ fn thousands_of_connections_agree_on_one_order() {
         shards: 4,
         connections: 4_000,
         channels: 20,
-        steps: 20_000,
+        steps: 8_000,
         churn: false,
         ..PLAN
     };
@@ -80,15 +70,4 @@ fn a_ring_that_is_often_full_loses_nothing() {
         ..PLAN
     };
     run(plan, 200..205);
-}
-
-#[test]
-fn slow_consumers_are_closed_and_others_lose_nothing() {
-    let plan = Plan {
-        send_queue_bytes_max: 4_096,
-        churn: false,
-        pause_ms: 20,
-        ..PLAN
-    };
-    run(plan, 300..310);
 }

@@ -4,18 +4,19 @@
 //! made on a shard begins at the position of that shard and ends at the position it has when the
 //! client unsubscribes.
 
+use crate::client::Received;
 use std::collections::HashMap;
 
-/// A virtual connection, by its place in the world's list.
+/// A virtual connection, by its index in the world's list.
 pub(crate) type ClientIndex = usize;
 
 #[derive(Default)]
 pub(crate) struct Oracle {
-    /// Channel and message number of each publication, in the order of the node.
-    log: Vec<(usize, u64)>,
+    /// The publications, in the order of the node.
+    log: Vec<Received>,
     positions: Vec<usize>,
     subscriptions: HashMap<(ClientIndex, usize), usize>,
-    expected: HashMap<ClientIndex, Vec<(usize, usize)>>,
+    expected: HashMap<ClientIndex, Vec<usize>>,
 }
 
 impl Oracle {
@@ -26,8 +27,24 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn publish(&mut self, channel: usize, number: u64) {
-        self.log.push((channel, number));
+    pub(crate) fn publish(&mut self, publication: Received) {
+        self.log.push(publication);
+    }
+
+    /// The publications so far.
+    pub(crate) fn log(&self) -> &[Received] {
+        &self.log
+    }
+
+    /// How many publications the shard has read.
+    pub(crate) fn position(&self, shard: usize) -> usize {
+        self.positions[shard]
+    }
+
+    /// The shard has read so many more publications.
+    pub(crate) fn shard_read(&mut self, shard: usize, count: usize) {
+        self.positions[shard] += count;
+        assert!(self.positions[shard] <= self.log.len());
     }
 
     /// The shard has read everything in the log.
@@ -48,25 +65,24 @@ impl Oracle {
     }
 
     fn note(&mut self, client: ClientIndex, channel: usize, from: usize, until: usize) {
-        let hits = (from..until).filter(|at| self.log[*at].0 == channel);
-        let hits: Vec<_> = hits.map(|at| (at, channel)).collect();
+        let hits = (from..until).filter(|at| self.log[*at].channel == channel);
         self.expected.entry(client).or_default().extend(hits);
     }
 
-    /// Ends all subscriptions and tells, for each client, the numbers it must have, in order.
-    pub(crate) fn finish(mut self) -> HashMap<ClientIndex, Vec<u64>> {
+    /// Ends all subscriptions and returns, for each client, what it must have received, in order.
+    pub(crate) fn finish(mut self) -> HashMap<ClientIndex, Vec<Received>> {
         let open = std::mem::take(&mut self.subscriptions);
         for ((client, channel), from) in open {
             self.note(client, channel, from, self.log.len());
         }
         let Self { log, expected, .. } = self;
-        let numbers = |mut hits: Vec<(usize, usize)>| {
+        let publications = |mut hits: Vec<usize>| {
             hits.sort_unstable();
-            hits.into_iter().map(|(at, _)| log[at].1).collect()
+            hits.into_iter().map(|at| log[at]).collect()
         };
         expected
             .into_iter()
-            .map(|(client, hits)| (client, numbers(hits)))
+            .map(|(client, hits)| (client, publications(hits)))
             .collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Does a shard ever read faster than it sends?
 
-use crate::client::{Client, request};
+use crate::client::{Client, Received, request};
 use fanwire::auth::Verifier;
 use fanwire::base::{DialectId, Now, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy};
@@ -43,14 +43,21 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
     let mut clients = Vec::new();
     for _ in 0..SUBSCRIBERS {
         let id = shard.accept(([127, 0, 0, 1], 9).into(), 0, NOW).unwrap();
-        let client = Client::new(0, id, DialectId::Gateway);
+        let mut client = Client::new(0, id, DialectId::Gateway);
         shard.receive(id, &mut request(DialectId::Gateway), NOW);
         shard.receive(id, &mut client.subscribe(1), NOW);
         clients.push(client);
     }
     // Four megabytes, all published before the shard reads on: as after a pause of its machine.
-    for number in 0..PUBLICATIONS {
-        let mut bytes = clients[0].publish(1, number, 3_000);
+    let all: Vec<_> = (0..PUBLICATIONS)
+        .map(|number| Received {
+            number,
+            channel: 1,
+            padding_bytes: 3_000,
+        })
+        .collect();
+    for publication in &all {
+        let mut bytes = clients[0].publish(*publication);
         shard.receive(clients[0].id, &mut bytes, NOW);
     }
     assert!(!shard.is_congested(), "the ring was to hold all of them");
@@ -63,8 +70,7 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
             clients[id.slot() as usize].take(&bytes);
         }
     }
-    let all: Vec<_> = (0..PUBLICATIONS).collect();
-    assert!(clients.iter().all(|client| client.numbers == all));
+    assert!(clients.iter().all(|client| client.received == all));
     assert_eq!(
         counters
             .closes

@@ -1,7 +1,8 @@
-//! Shards that share a ring, with open doors.
+//! Shards that share a ring, and all that shards of one process share.
 
 use fanwire::auth::Verifier;
 use fanwire::base::{DialectId, Now, ProcessCounts, ShardCounters};
+use fanwire::broker::Quotas;
 use fanwire::config::{DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
@@ -14,17 +15,31 @@ pub(crate) struct Shards {
     pub(crate) process_counts: Arc<ProcessCounts>,
 }
 
+/// Shards whose sessions need no token and have no limits but the send queue.
 pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, now: Now) -> Shards {
+    let policy = Policy {
+        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
+        send_queue_bytes_max,
+        ..Policy::default()
+    };
+    shards_with(policy, &Verifier::default(), count, ring_bytes, now)
+}
+
+/// Shards with rules, and with a verifier of tokens.
+pub(crate) fn shards_with(
+    policy: Policy,
+    verifier: &Verifier,
+    count: usize,
+    ring_bytes: u32,
+    now: Now,
+) -> Shards {
     let ring = Ring::new(RingConfig {
         capacity_bytes: ring_bytes,
         readers_max: u32::try_from(count).unwrap(),
     })
     .unwrap();
-    let policy = Arc::new(Policy {
-        dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
-        send_queue_bytes_max,
-        ..Policy::default()
-    });
+    let policy = Arc::new(policy);
+    let quotas = Arc::<Quotas>::default();
     let process_counts = Arc::new(ProcessCounts::default());
     let counters: Vec<_> = (0..count)
         .map(|_| Arc::<ShardCounters>::default())
@@ -34,9 +49,9 @@ pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, n
             index: u16::try_from(index).unwrap(),
             connections_max: 20_000,
             policy: Arc::clone(&policy),
-            verifier: Verifier::default(),
+            verifier: verifier.clone(),
             process_counts: Arc::clone(&process_counts),
-            quotas: Arc::default(),
+            quotas: Arc::clone(&quotas),
             hooks: Arc::default(),
             counters: Arc::clone(counters),
             ring: ring.clone(),

@@ -2,6 +2,7 @@
 
 use crate::client::{frame, request, whole_frame};
 use crate::random::Random;
+use crate::seeds::seeds;
 use crate::shards::{Shards, shards};
 use fanwire::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters};
 use fanwire::shard::{ConnectionAction, Shard};
@@ -56,6 +57,7 @@ impl Streams {
             mut shards,
             counters,
             process_counts,
+            ..
         } = shards(SHARDS, 1 << 20, 1 << 20, NOW);
         let publisher = open(&mut shards[0], DialectId::Gateway);
         let mut streams = Self {
@@ -240,8 +242,7 @@ fn texts(bytes: &[u8]) -> Vec<Value> {
 
 #[test]
 fn each_subscription_hears_what_its_filter_matches_under_its_own_id() {
-    for seed in 0..30 {
-        println!("seed {seed}");
+    for seed in seeds(0..30) {
         let mut streams = Streams::new(seed);
         for _ in 0..400 {
             let count = streams.clients.len();
