@@ -27,6 +27,12 @@ impl Broker {
         }
         let mut server_subscriptions = Vec::with_capacity(names.len());
         for name in names {
+            // A session receives each publication once: a client-side subscription is enough.
+            let known = self.channels.find(&name);
+            let session = self.sessions.get(id);
+            if session.is_some_and(|session| session.subscription(known).is_some()) {
+                continue;
+            }
             let process_counts = &self.process_counts;
             let channel = self
                 .channels
