@@ -1,5 +1,6 @@
 //! Which connections become sessions, and which identities they may have.
 
+use super::channels::ChannelIndex;
 use super::command::Connect;
 use super::effect::Effect;
 use super::event::{Event, PresenceChange, Rejection};
@@ -163,7 +164,9 @@ impl Broker {
         }
         let is_same_user = session.user() == Some(&*identity.user)
             && session.tenant() == identity.tenant.as_deref().or(session.tenant.as_deref());
+        let mut rooms = Vec::new();
         if !is_same_user {
+            rooms = self.announce_leaving(id, now, emit);
             self.release_user(id, now, emit);
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -226,7 +229,46 @@ impl Broker {
                 announce(session, PresenceChange::Online, now, emit);
             }
         }
+        self.announce_joining(id, rooms, now, emit);
         Admission::Admitted
+    }
+
+    /// Announces to the rooms that know of the session's user that it leaves, and returns them: the
+    /// session's next user has not joined them yet.
+    fn announce_leaving(
+        &mut self,
+        id: ConnectionId,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) -> Vec<ChannelIndex> {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return Vec::new();
+        };
+        let rooms = std::mem::take(&mut session.announced);
+        for room in &rooms {
+            let change = PresenceChange::Left(self.channels.at(*room).name());
+            announce(session, change, now, emit);
+        }
+        rooms
+    }
+
+    /// Announces that the session's user joins to those of `rooms` that the session still subscribes to.
+    fn announce_joining(
+        &mut self,
+        id: ConnectionId,
+        mut rooms: Vec<ChannelIndex>,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        rooms.retain(|room| session.subscription(Some(*room)).is_some());
+        for room in &rooms {
+            let change = PresenceChange::Joined(self.channels.at(*room).name());
+            announce(session, change, now, emit);
+        }
+        session.announced.extend(rooms);
     }
 
     /// Releases the quotas that a session uses of its user and its tenant.
