@@ -5,7 +5,7 @@ use super::command::Connect;
 use super::effect::Effect;
 use super::event::{Event, PresenceChange, Rejection};
 use super::presence::announce;
-use super::quotas::Scope;
+use super::quotas::{QuotaFull, Quotas, Scope};
 use super::session::{Counted, Session};
 use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
@@ -173,44 +173,16 @@ impl Broker {
             return Admission::Admitted;
         };
         let dialect = session.dialect;
-        let mut is_first = false;
         self.authenticated_count += u64::from(session.identity.is_none());
-        if !is_same_user {
-            session.identity = Some(Box::new(identity));
-            let counts_users = policy.sessions_per_user_max > 0
-                || policy.rate_scope == RateScope::User
-                || Profile::of(dialect).announces_users;
-            if counts_users && let Some(user) = session.user() {
-                let sessions_max = policy.sessions_per_user_max;
-                match self
-                    .quotas
-                    .acquire((dialect, Scope::User), user, sessions_max)
-                {
-                    Ok(count) => is_first = count == 1,
-                    Err(_) => {
-                        session.identity = None;
-                        self.authenticated_count -= 1;
-                        return Admission::Rejected(CloseReason::Quota);
-                    }
-                }
-                session.counted.user = true;
+        session.identity = Some(Box::new(identity));
+        let Ok(is_first) = acquire_quotas(&self.quotas, session, policy) else {
+            self.release_user(id, now, emit);
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.identity = None;
+                self.authenticated_count -= 1;
             }
-        } else {
-            session.identity = Some(Box::new(identity));
-        }
-        if policy.sessions_per_tenant_max > 0
-            && !session.counted.tenant
-            && let Some(tenant) = session.tenant()
-        {
-            let sessions_max = policy.sessions_per_tenant_max;
-            let joined = self
-                .quotas
-                .acquire((dialect, Scope::Tenant), tenant, sessions_max);
-            if joined.is_err() {
-                return Admission::Rejected(CloseReason::Quota);
-            }
-            session.counted.tenant = true;
-        }
+            return Admission::Rejected(CloseReason::Quota);
+        };
         session.auth_failures = 0;
         self.counters
             .authenticated_sessions
@@ -313,4 +285,38 @@ impl Broker {
                 .set(self.sessions.count() as u64);
         }
     }
+}
+
+/// Acquires the quotas that a session uses of its tenant and its user, unless it has them already;
+/// returns whether it is the first session of its user.
+///
+/// The tenant is first: a session that the tenant's limit rejects must never count as one of its
+/// user, or another shard would take the user's first session for the second and not announce it.
+fn acquire_quotas(
+    quotas: &Quotas,
+    session: &mut Session,
+    policy: &DialectPolicy,
+) -> Result<bool, QuotaFull> {
+    let dialect = session.dialect;
+    if policy.sessions_per_tenant_max > 0
+        && !session.counted.tenant
+        && let Some(tenant) = session.tenant()
+    {
+        let sessions_max = policy.sessions_per_tenant_max;
+        quotas.acquire((dialect, Scope::Tenant), tenant, sessions_max)?;
+        session.counted.tenant = true;
+    }
+    let counts_users = policy.sessions_per_user_max > 0
+        || policy.rate_scope == RateScope::User
+        || Profile::of(dialect).announces_users;
+    if !counts_users || session.counted.user {
+        return Ok(false);
+    }
+    let Some(user) = session.user() else {
+        return Ok(false);
+    };
+    let sessions_max = policy.sessions_per_user_max;
+    let count = quotas.acquire((dialect, Scope::User), user, sessions_max)?;
+    session.counted.user = true;
+    Ok(count == 1)
 }
