@@ -14,6 +14,7 @@ mod oracle;
 mod order;
 mod pace;
 mod random;
+mod rules;
 mod seeds;
 mod shards;
 mod slow_consumers;

@@ -13,6 +13,8 @@ pub(crate) struct Shards {
     pub(crate) shards: Vec<Shard>,
     pub(crate) counters: Vec<Arc<ShardCounters>>,
     pub(crate) process_counts: Arc<ProcessCounts>,
+    pub(crate) quotas: Arc<Quotas>,
+    pub(crate) ring: Ring,
 }
 
 /// Shards whose sessions need no token and have no limits but the send queue.
@@ -63,5 +65,7 @@ pub(crate) fn shards_with(
         shards: shards.collect(),
         counters,
         process_counts,
+        quotas,
+        ring,
     }
 }

@@ -1,0 +1,519 @@
+//! The rules once more, as plainly as possible: what every client must be told at every step.
+//!
+//! The model keeps no counts. How many sessions a user has is counted when it matters, and who is
+//! told of a publication is asked of every session.
+
+use super::texts::{
+    self, Ask, Proof, Publication, Token, admitted, auth_failed, error, room_event, user_activity,
+};
+use super::usage::Usage;
+use fanwire::base::{DialectId, Now};
+use fanwire::config::{RateLimit, RateScope};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// How long a user without sessions is remembered, milliseconds.
+pub(super) const MEMORY_MS: u64 = 300_000;
+
+/// The rules of one dialect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) auth_required: bool,
+    pub(super) auth_attempts_max: u32,
+    pub(super) auth_timeout_ms: u64,
+    pub(super) sessions_max: usize,
+    pub(super) per_ip_max: usize,
+    pub(super) per_user_max: usize,
+    pub(super) per_tenant_max: usize,
+    pub(super) rate: RateLimit,
+    pub(super) rate_scope: RateScope,
+    pub(super) rate_violations_max: u32,
+    pub(super) announces_users: bool,
+}
+
+/// What a client says with its request.
+#[derive(Clone, Debug)]
+pub(super) struct Opening {
+    pub(super) dialect: DialectId,
+    pub(super) ip: u8,
+    pub(super) tenant: Option<&'static str>,
+    pub(super) proof: Option<Proof>,
+}
+
+/// What one client must be told in one step.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// In this order, before the publications.
+    pub(super) replies: Vec<Value>,
+    /// In any order: several shards may publish in one step.
+    pub(super) publications: Vec<Value>,
+    /// Code and reason of the close frame at the end.
+    pub(super) close: Option<(u16, String)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) dialect: DialectId,
+    ip: u8,
+    tenant: Option<&'static str>,
+    pub(super) identity: Option<Token>,
+    began_ms: u64,
+    auth_failures: u32,
+    violations: u32,
+    usage: Usage,
+    /// What it subscribed to, oldest first.
+    pub(super) channels: Vec<String>,
+    /// The rooms that were told that it joined.
+    announced: BTreeSet<String>,
+    /// The channels that the server has subscribed it to.
+    server_side: BTreeSet<String>,
+}
+
+pub(super) struct Model {
+    limits: HashMap<DialectId, Limits>,
+    pub(super) sessions: BTreeMap<usize, Session>,
+    /// Messages of users, and when the last session of each ended.
+    users: HashMap<(DialectId, &'static str), (Usage, u64)>,
+    published: Vec<Publication>,
+    told: BTreeMap<usize, Told>,
+    /// Sessions that the server closed, by reason.
+    pub(super) closes: BTreeMap<String, u64>,
+}
+
+impl Session {
+    pub(super) fn user(&self) -> Option<&'static str> {
+        self.identity.as_ref().map(|identity| identity.user)
+    }
+
+    /// The tenant of its token, or else the one that its request names.
+    pub(super) fn tenant(&self) -> Option<&'static str> {
+        let proven = self.identity.as_ref().and_then(|identity| identity.tenant);
+        proven.or(self.tenant)
+    }
+
+    fn has(&self, channel: &str) -> bool {
+        let mut channels = self.channels.iter();
+        self.server_side.contains(channel) || channels.any(|known| known == channel)
+    }
+
+    /// Whether rules let it have a channel.
+    fn may_have(&self, channel: &str) -> bool {
+        let has_role = |role| {
+            let identity = self.identity.as_ref();
+            identity.is_some_and(|identity| identity.roles.contains(&role))
+        };
+        match channel {
+            "room:admin" | "room:all_document_updates" => has_role("admin"),
+            "room:vip" => has_role("vip"),
+            _ => match channel.strip_prefix("room:document_updates_") {
+                Some(user) => self.user() == Some(user),
+                None => true,
+            },
+        }
+    }
+
+    /// The channels that the server subscribes it to: by its dialect, its tenant, its token.
+    fn server_side(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::from(["all".to_owned()]);
+        names.insert(format!("dialect:{}", self.dialect.name()));
+        names.extend(self.tenant().map(|tenant| format!("tenant:{tenant}")));
+        if let Some(identity) = &self.identity {
+            names.insert(format!("user:{}", identity.user));
+            names.extend(identity.roles.iter().map(|role| format!("role:{role}")));
+            let permissions = identity.permissions.iter();
+            names.extend(permissions.map(|permission| format!("permission:{permission}")));
+        }
+        // Admins of the assist dialect are in their room, unless they have joined it themselves.
+        let has_joined = self.channels.iter().any(|channel| channel == "room:admin");
+        if self.dialect == DialectId::Assist && self.may_have("room:admin") && !has_joined {
+            names.insert("room:admin".into());
+        }
+        names
+    }
+}
+
+/// Whether nobody is told who comes to a room and goes.
+fn is_reserved(channel: &str) -> bool {
+    let reserved = [
+        "room:admin",
+        "room:system_monitoring",
+        "room:background_jobs",
+        "room:all_document_updates",
+    ];
+    reserved.contains(&channel) || channel.starts_with("room:document_updates_")
+}
+
+impl Model {
+    pub(super) fn new(limits: HashMap<DialectId, Limits>) -> Self {
+        Self {
+            limits,
+            sessions: BTreeMap::new(),
+            users: HashMap::new(),
+            published: Vec::new(),
+            told: BTreeMap::new(),
+            closes: BTreeMap::new(),
+        }
+    }
+
+    /// What each client must be told of the last step.
+    pub(super) fn take_told(&mut self, now: Now) -> BTreeMap<usize, Told> {
+        for publication in std::mem::take(&mut self.published) {
+            for (client, session) in &self.sessions {
+                if session.has(&publication.channel) {
+                    let text = publication.text(session.dialect, now);
+                    let told = self.told.entry(*client).or_default();
+                    told.publications.push(text);
+                }
+            }
+        }
+        std::mem::take(&mut self.told)
+    }
+
+    fn reply(&mut self, client: usize, text: Value) {
+        self.told.entry(client).or_default().replies.push(text);
+    }
+
+    fn reject(&mut self, client: usize, reason: &str) {
+        let dialect = self.sessions[&client].dialect;
+        self.reply(client, error(dialect, reason));
+    }
+
+    fn close_frame(&mut self, client: usize, code: u16, reason: &str) {
+        *self.closes.entry(reason.to_owned()).or_default() += 1;
+        let told = self.told.entry(client).or_default();
+        told.close = Some((code, reason.to_owned()));
+    }
+
+    fn close(&mut self, client: usize, reason: &str, now: Now) {
+        self.close_frame(client, 1008, reason);
+        self.end(client, now);
+    }
+
+    /// How many sessions of a dialect are of a kind.
+    fn count(&self, dialect: DialectId, is_one: impl Fn(&Session) -> bool) -> usize {
+        let sessions = self.sessions.values();
+        let found = sessions.filter(|session| session.dialect == dialect && is_one(session));
+        found.count()
+    }
+
+    pub(super) fn publish(&mut self, publication: Publication) {
+        self.published.push(publication);
+    }
+
+    pub(super) fn connect(&mut self, client: usize, opening: &Opening, now: Now) {
+        let Opening {
+            dialect,
+            ip,
+            tenant,
+            ref proof,
+        } = *opening;
+        let limits = self.limits[&dialect];
+        if self.count(dialect, |_| true) >= limits.sessions_max {
+            return self.close_frame(client, 1013, "capacity");
+        }
+        if self.count(dialect, |session| session.ip == ip) >= limits.per_ip_max {
+            return self.close_frame(client, 1008, "quota");
+        }
+        let session = Session {
+            dialect,
+            ip,
+            tenant,
+            identity: None,
+            began_ms: now.monotonic_ms,
+            auth_failures: 0,
+            violations: 0,
+            usage: Usage::default(),
+            channels: Vec::new(),
+            announced: BTreeSet::new(),
+            server_side: BTreeSet::new(),
+        };
+        self.sessions.insert(client, session);
+        match proof {
+            Some(proof) => {
+                self.authenticate(client, proof, now);
+                let is_rejected = self.sessions.get(&client);
+                if is_rejected.is_some_and(|session| session.identity.is_none()) {
+                    self.close(client, "unauthorized", now);
+                }
+            }
+            None if !limits.auth_required => {
+                let session = self.sessions.get_mut(&client).unwrap();
+                session.server_side = session.server_side();
+                if dialect == DialectId::Assist {
+                    self.reply(client, admitted(dialect, None, now));
+                }
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn message(&mut self, client: usize, ask: &Ask, now: Now) {
+        let Some(session) = self.sessions.get(&client) else {
+            return;
+        };
+        let limits = self.limits[&session.dialect];
+        if !self.counts(client, now) {
+            self.reject(client, "Rate limit exceeded");
+            let session = self.sessions.get_mut(&client).unwrap();
+            session.violations += 1;
+            if limits.rate_violations_max > 0 && session.violations > limits.rate_violations_max {
+                self.close(client, "rate_limited", now);
+            }
+            return;
+        }
+        let session = &self.sessions[&client];
+        let (dialect, user) = (session.dialect, session.user());
+        let auth_satisfied = user.is_some() || !limits.auth_required;
+        match ask {
+            Ask::Ping => self.reply(client, json!({"type": "pong"})),
+            Ask::Unknown => self.reject(client, "Unknown message type"),
+            Ask::Authenticate(proof) => self.authenticate(client, proof, now),
+            _ if !auth_satisfied => self.reject(client, "Authentication required"),
+            Ask::Subscribe(channel) => {
+                let is_announced = dialect == DialectId::Assist && !is_reserved(channel);
+                self.subscribe(client, channel, is_announced, now);
+            }
+            Ask::Unsubscribe(channel) => self.unsubscribe(client, channel, now),
+            Ask::OwnDocuments { subscribe } => match user {
+                None => self.reject(client, "Authentication required"),
+                Some(user) if *subscribe => {
+                    let channel = format!("room:document_updates_{user}");
+                    self.subscribe(client, &channel, false, now);
+                }
+                Some(user) => {
+                    self.unsubscribe(client, &format!("room:document_updates_{user}"), now);
+                }
+            },
+            Ask::Publish(channel, number) => {
+                let identity = session.identity.as_ref();
+                if !identity.is_some_and(|identity| identity.permissions.contains(&"publish")) {
+                    self.reject(client, "Permission denied");
+                } else if channel == "all" || channel.starts_with("user:") {
+                    self.reject(client, "Channel is reserved");
+                } else {
+                    self.publish(Publication {
+                        channel: channel.clone(),
+                        kind: "m",
+                        data: json!({"number": number}),
+                    });
+                }
+            }
+            Ask::AlertAdmins(number) => {
+                if session.may_have("room:admin") {
+                    self.publish(texts::alert(*number));
+                } else {
+                    self.reject(client, "Permission denied");
+                }
+            }
+        }
+    }
+
+    /// Counts a message against the rate limit.
+    fn counts(&mut self, client: usize, now: Now) -> bool {
+        let session = self.sessions.get_mut(&client).unwrap();
+        let limits = self.limits[&session.dialect];
+        let usage = match (limits.rate_scope, session.user()) {
+            (RateScope::User, Some(user)) => {
+                &mut self.users.entry((session.dialect, user)).or_default().0
+            }
+            _ => &mut session.usage,
+        };
+        usage.allows(limits.rate, now.monotonic_ms)
+    }
+
+    fn subscribe(&mut self, client: usize, channel: &str, is_announced: bool, now: Now) {
+        let session = self.sessions.get_mut(&client).unwrap();
+        let (dialect, user) = (session.dialect, session.user());
+        if channel == "all" || channel.starts_with("user:") {
+            return self.reject(client, "Channel is reserved");
+        }
+        if !session.may_have(channel) {
+            return self.reject(client, "Permission denied");
+        }
+        let is_new = !session.has(channel);
+        if is_new {
+            session.channels.push(channel.to_owned());
+        }
+        let event = room_event("join", channel, user);
+        if is_new && is_announced {
+            session.announced.insert(channel.to_owned());
+            return self.publish(event);
+        }
+        self.reply(
+            client,
+            match dialect {
+                DialectId::Gateway => json!({"type": "subscribed", "data": {"channel": channel}}),
+                _ => event.text(dialect, now),
+            },
+        );
+    }
+
+    fn unsubscribe(&mut self, client: usize, channel: &str, now: Now) {
+        let session = self.sessions.get_mut(&client).unwrap();
+        let (dialect, user) = (session.dialect, session.user());
+        if channel == "all" || channel.starts_with("user:") {
+            return self.reject(client, "Channel is reserved");
+        }
+        session.channels.retain(|known| known != channel);
+        session.server_side.remove(channel);
+        let was_announced = session.announced.remove(channel);
+        let event = room_event("leave", channel, user);
+        let text = match dialect {
+            DialectId::Gateway => json!({"type": "unsubscribed", "data": {"channel": channel}}),
+            _ => event.text(dialect, now),
+        };
+        self.reply(client, text);
+        if was_announced {
+            self.publish(event);
+        }
+    }
+
+    fn authenticate(&mut self, client: usize, proof: &Proof, now: Now) {
+        let session = self.sessions.get_mut(&client).unwrap();
+        let (dialect, limits) = (session.dialect, self.limits[&session.dialect]);
+        let token = match proof {
+            Proof::Token(token) if token.expires_s > now.unix_s() => token,
+            _ => {
+                session.auth_failures += 1;
+                let is_last = session.auth_failures >= limits.auth_attempts_max;
+                let is_over = matches!(proof, Proof::Token(_));
+                let reason = ["Invalid token", "Token expired"][usize::from(is_over)];
+                self.reply(client, auth_failed(dialect, reason));
+                if is_last {
+                    self.close(client, "unauthorized", now);
+                }
+                return;
+            }
+        };
+        // A request that names another tenant than the token.
+        if token.tenant.is_some() && session.tenant.is_some() && token.tenant != session.tenant {
+            return self.close(client, "tenant", now);
+        }
+        let tenant = token.tenant.or(session.tenant);
+        let is_other = session.user() != Some(token.user) || session.tenant() != tenant;
+        let rooms = if is_other {
+            self.leave_identity(client, now)
+        } else {
+            BTreeSet::new()
+        };
+        let of_user = self.count(dialect, |session| session.user() == Some(token.user));
+        let of_tenant = self.count(dialect, |session| {
+            session.identity.is_some() && session.tenant() == tenant
+        });
+        let is_over_tenant = tenant.is_some() && of_tenant >= limits.per_tenant_max;
+        if is_other && (of_user >= limits.per_user_max || is_over_tenant) {
+            return self.close(client, "quota", now);
+        }
+        let session = self.sessions.get_mut(&client).unwrap();
+        session.auth_failures = 0;
+        session.identity = Some(token.clone());
+        session.server_side = session.server_side();
+        self.reply(client, admitted(dialect, Some(token.user), now));
+        self.drop_forbidden(client);
+        if is_other && of_user == 0 && limits.announces_users {
+            self.publish(user_activity("connected", token.user));
+        }
+        let session = self.sessions.get_mut(&client).unwrap();
+        let stays = |room: &String| session.channels.contains(room);
+        for room in rooms.into_iter().filter(stays) {
+            let event = room_event("join", &room, Some(token.user));
+            session.announced.insert(room);
+            self.published.push(event);
+        }
+    }
+
+    /// A new token of the same user may say less than the one before.
+    fn drop_forbidden(&mut self, client: usize) {
+        let session = self.sessions.get_mut(&client).unwrap();
+        let user = session.user();
+        for channel in std::mem::take(&mut session.channels) {
+            if session.may_have(&channel) {
+                session.channels.push(channel);
+            } else if session.announced.remove(&channel) {
+                self.published.push(room_event("leave", &channel, user));
+            }
+        }
+    }
+
+    /// The session no longer speaks for whom it did: others are told as if it had left. Returns the
+    /// rooms that were told.
+    fn leave_identity(&mut self, client: usize, now: Now) -> BTreeSet<String> {
+        let session = self.sessions.get_mut(&client).unwrap();
+        let (dialect, user) = (session.dialect, session.user());
+        let rooms = std::mem::take(&mut session.announced);
+        for room in &rooms {
+            self.published.push(room_event("leave", room, user));
+        }
+        session.identity = None;
+        let Some(user) = user else {
+            return rooms;
+        };
+        if self.count(dialect, |session| session.user() == Some(user)) == 0 {
+            if self.limits[&dialect].announces_users {
+                self.publish(user_activity("disconnected", user));
+            }
+            if let Some((_, left_ms)) = self.users.get_mut(&(dialect, user)) {
+                *left_ms = now.monotonic_ms;
+            }
+        }
+        rooms
+    }
+
+    fn end(&mut self, client: usize, now: Now) {
+        self.leave_identity(client, now);
+        self.sessions.remove(&client);
+    }
+
+    /// The client ends its session; a close frame of its is answered.
+    pub(super) fn leave(&mut self, client: usize, with_close_frame: bool, now: Now) {
+        if with_close_frame {
+            let told = self.told.entry(client).or_default();
+            told.close = Some((1000, String::new()));
+        }
+        self.end(client, now);
+    }
+
+    /// Time has passed.
+    pub(super) fn pass(&mut self, now: Now) {
+        for client in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let session = &self.sessions[&client];
+            let limits = self.limits[&session.dialect];
+            let waited_ms = now.monotonic_ms - session.began_ms;
+            match &session.identity {
+                Some(token) if token.expires_s <= now.unix_s() => {
+                    self.reject(client, "Token expired");
+                    self.close(client, "token_expired", now);
+                }
+                None if limits.auth_required && waited_ms >= limits.auth_timeout_ms => {
+                    self.close(client, "auth_timeout", now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets users that left long ago; returns how many addresses, users and tenants are left.
+    pub(super) fn sweep(&mut self, now: Now) -> usize {
+        let sessions: Vec<_> = self.sessions.values().collect();
+        let is_here = |dialect, user| {
+            let mut sessions = sessions.iter();
+            sessions.any(|session| session.dialect == dialect && session.user() == Some(user))
+        };
+        self.users.retain(|(dialect, user), (usage, left_ms)| {
+            is_here(*dialect, user) || (usage.is_used() && *left_ms + MEMORY_MS > now.monotonic_ms)
+        });
+        let mut remembered = BTreeSet::new();
+        for session in &sessions {
+            let dialect = session.dialect.index();
+            remembered.insert((dialect, 'i', session.ip.to_string()));
+            if let Some(user) = session.user() {
+                remembered.insert((dialect, 'u', user.to_owned()));
+                let tenant = session.tenant().map(str::to_owned);
+                remembered.extend(tenant.map(|tenant| (dialect, 't', tenant)));
+            }
+        }
+        let users = self.users.keys();
+        remembered.extend(users.map(|(dialect, user)| (dialect.index(), 'u', (*user).to_owned())));
+        remembered.len()
+    }
+}
