@@ -253,6 +253,11 @@ impl Pending {
 }
 
 #[cfg(test)]
+mod pieces;
+#[cfg(test)]
+mod streams;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::ws::CloseCode;
