@@ -27,6 +27,7 @@ pub struct Head<'a> {
     is_http_1_1: bool,
     hosts: u8,
     keys: u8,
+    versions: u8,
     has_body: bool,
     connection_upgrade: bool,
     upgrade_websocket: bool,
@@ -86,7 +87,7 @@ impl<'a> Head<'a> {
 
     fn note(&mut self, name: &str, value: &'a [u8]) {
         // What is not text is empty: an unreadable origin is no allowed one.
-        let value = str::from_utf8(value).unwrap_or_default().trim();
+        let value = trimmed(str::from_utf8(value).unwrap_or_default());
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("host") {
             self.hosts = self.hosts.saturating_add(1);
@@ -99,6 +100,7 @@ impl<'a> Head<'a> {
             self.keys = self.keys.saturating_add(1);
             self.key = Some(value);
         } else if is("sec-websocket-version") {
+            self.versions = self.versions.saturating_add(1);
             self.version = Some(value);
         } else if is("sec-websocket-protocol") {
             self.subprotocols.push(value);
@@ -112,7 +114,7 @@ impl<'a> Head<'a> {
             self.bearer = value
                 .split_once(' ')
                 .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-                .map(|(_, token)| token.trim());
+                .map(|(_, token)| trimmed(token));
         }
     }
 
@@ -131,7 +133,9 @@ impl<'a> Head<'a> {
             && self.is_http_1_1
             // RFC 9112 3.2: a request with more than one Host is bad. A body would be read as frames.
             && self.hosts == 1
+            // RFC 6455 11.3.1, 11.3.5: neither appears more than once.
             && self.keys == 1
+            && self.versions <= 1
             && !self.has_body
             && self.connection_upgrade
             && self.upgrade_websocket;
@@ -150,13 +154,18 @@ impl<'a> Head<'a> {
     /// The offered subprotocols, in order.
     pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
         let lines = self.subprotocols.iter();
-        lines.flat_map(|line| line.split(',').map(str::trim))
+        lines.flat_map(|line| line.split(',').map(trimmed))
     }
 }
 
 fn has_token(value: &str, token: &str) -> bool {
     let mut tokens = value.split(',');
-    tokens.any(|candidate| candidate.trim().eq_ignore_ascii_case(token))
+    tokens.any(|candidate| trimmed(candidate).eq_ignore_ascii_case(token))
+}
+
+/// Without optional white space (RFC 9110 5.6.3): other spaces are part of a value.
+fn trimmed(value: &str) -> &str {
+    value.trim_matches([' ', '\t'])
 }
 
 #[cfg(test)]
@@ -188,6 +197,8 @@ mod tests {
         check(&UPGRADE.replace("HTTP/1.1", "HTTP/1.0"), malformed);
         for line in [
             "Host: i\r\n",
+            "Sec-WebSocket-Version: 13\r\n",
+            "Sec-WebSocket-Version: 8\r\n",
             "Content-Length: 5\r\n",
             "Transfer-Encoding: chunked\r\n",
         ] {
@@ -197,6 +208,16 @@ mod tests {
             );
         }
         check(&UPGRADE.replace("ZQ==", "ZQ=!"), malformed);
+        // White space is space and tab.
+        check(
+            &UPGRADE.replace("Key: ", "Key:\t "),
+            Ok("dGhlIHNhbXBsZSBub25jZQ=="),
+        );
+        check(&UPGRADE.replace("Key: ", "Key: \u{a0}"), malformed);
+        check(
+            &UPGRADE.replace("WebSocket\r", "WebSocket\u{a0}\r"),
+            malformed,
+        );
         check(&UPGRADE.replace("13", "8"), Err(UpgradeError::Version));
     }
 
