@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Fuzzes the dialects, beginning with what their transcripts say.
+# Fuzzes the dialects, beginning with what their transcripts say, the decoder of frames, and request
+# heads.
 #
-#   fuzz/run.sh [SECONDS [DIALECT...]]
+#   fuzz/run.sh [SECONDS [TARGET...]]
 #
-# 60 seconds for each of the five unless said otherwise. Needs a nightly compiler and cargo-fuzz
+# A target is a dialect, `decoder` or `head`; 60 seconds for each of the seven unless said otherwise.
+# FANWIRE_FUZZ_TARGET_DIR may name a folder for what is built. Needs a nightly compiler and cargo-fuzz
 # (`cargo install cargo-fuzz`). Found inputs lie in fuzz/corpus, what failed in fuzz/artifacts.
 set -euo pipefail
 
 seconds=${1:-60}
 shift || true
-[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications
+[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder head
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 transcripts=$here/../tests/it/transcripts
 cd "$here"
@@ -52,15 +54,56 @@ as_input() { # FILE
 }
 
 dictionary=$(mktemp)
-trap 'rm -f "$dictionary"' EXIT
+trap 'rm -f "$dictionary" "$dictionary.more"' EXIT
 cat "$transcripts"/*/*.txt | grep -o '"[a-zA-Z_]*"' | sort -u | sed 's/"\(.*\)"/"\\"\1\\""/' >"$dictionary"
-printf '"!connect "\n"!leave "\n"!wait "\n"!as "\n"!end "\n"?token="\n"ann/admin/publish/t1"\n' >>"$dictionary"
+printf '"!connect "\n"!leave "\n"!wait "\n"!as "\n"!end "\n"!cut "\n"?token="\n"ann/admin/publish/t1"\n' >>"$dictionary"
 
-for dialect in "$@"; do
-    mkdir -p "corpus/$dialect"
-    for file in "$transcripts/$dialect"/*.txt; do
-        as_input "$file" >"corpus/$dialect/$(basename "$file" .txt)"
-    done
-    cargo +nightly fuzz run --fuzz-dir . "$dialect" -- \
-        -max_total_time="$seconds" -max_len=4096 -dict="$dictionary" -print_final_stats=1
+# Request heads: a listener and a way of cutting in two bytes, then the head without its empty line.
+heads() { # FOLDER
+    local key="Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
+    local space=$'\xc2\xa0'
+    local upgrade="Host: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n$key"
+    printf "\0\1GET /ws?token=a%%2Eb&tenant=t HTTP/1.1\r\n$upgrade" >"$1/upgrade"
+    printf "\1\2GET /ws/tenant/t%%31 HTTP/1.1\r\n$upgrade\r\nAuthorization: Bearer t" >"$1/tenant"
+    printf "\2\3GET / HTTP/1.1\r\n$upgrade\r\nOrigin: https://app.example" >"$1/origin"
+    printf "\0\4GET http://t.example.org/x HTTP/1.1\r\n%s\r\n$upgrade" \
+        "Sec-WebSocket-Protocol: bearer, t, fanwire.analytics.v1" >"$1/subprotocols"
+    printf "\0\5GET /ws HTTP/1.1\r\n$upgrade\r\nX-Tenant-ID: t\r\n\r\n\x89\x80\0\0\0\0" >"$1/ping"
+    printf "\0\7GET /ws HTTP/1.1\r\n$upgrade\r\nSec-WebSocket-Version: 13" >"$1/versions"
+    printf "\0\1GET /ws HTTP/1.1\r\n${upgrade/: web/: ${space}web}" >"$1/space"
+    printf "\0\6POST /notify HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}" >"$1/notify"
+    {
+        printf '"%s"\n' "Host: h" "Upgrade: websocket" "Connection: Upgrade" "HTTP/1.1" "HTTP/1.0" \
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==" "Sec-WebSocket-Version: 13" \
+            "Sec-WebSocket-Protocol: bearer, t" "Content-Length: 0" "Transfer-Encoding: chunked" \
+            "Origin: https://app.example" "X-Tenant-ID: t" "Authorization: Bearer t" \
+            "\\x0d\\x0a" "?token=%41" "/ws/tenant/t" "\\xc2\\xa0"
+    } >"$dictionary.more"
+}
+
+for target in "$@"; do
+    mkdir -p "corpus/$target"
+    words=$dictionary
+    case $target in
+        decoder)
+            # Headers: text, binary, a control frame, lengths in two and in eight bytes.
+            printf '"%s"\n' '\x81\x85' '\x02\xfe\x00\x7e' '\x80\xff' '\x89\x80' '\x88\x82' >"$dictionary.more"
+            words=$dictionary.more
+            ;;
+        head)
+            heads "corpus/$target"
+            words=$dictionary.more
+            ;;
+        *)
+            for file in "$transcripts/$target"/*.txt; do
+                name=$(basename "$file" .txt)
+                as_input "$file" >"corpus/$target/$name"
+                # The same in fragments, and in several reads.
+                { echo "!cut ${#name}"; as_input "$file"; } >"corpus/$target/$name.cut"
+            done
+            ;;
+    esac
+    cargo +nightly fuzz run --fuzz-dir . ${FANWIRE_FUZZ_TARGET_DIR:+--target-dir "$FANWIRE_FUZZ_TARGET_DIR"} \
+        "$target" -- -max_total_time="$seconds" -max_len=4096 -dict="$words" -print_final_stats=1 \
+        -malloc_limit_mb=64
 done

@@ -1,4 +1,5 @@
-//! One shard of one dialect, and clients that say anything at all.
+//! One shard of one dialect, and clients that say anything at all; [`decoder`] and [`head`] are about
+//! the bytes before.
 //!
 //! An input is lines. A line that begins with `!` says what happens; one that begins with `+` is a
 //! message of a gateway client that may publish; any other is a message of the client that speaks.
@@ -9,16 +10,23 @@
 //! !leave N           the socket of client N fails
 //! !end N             client N sends no more
 //! !wait MS           time passes
+//! !cut N             from now on messages come in fragments, with pings between, and in several
+//!                    reads; N says how. 0: whole, in one read
 //! ```
 //!
 //! A token is `USER/ROLE/PERMISSION/TENANT`. Whatever is said: nothing panics, every frame to a client
 //! is sound and holds a JSON object with a `type`, and when all are gone nothing of them is left.
+
+pub mod decoder;
+pub mod head;
+mod input;
 
 use fanwire::auth::{Identity, Verifier};
 use fanwire::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy, RateLimit, Routes};
 use fanwire::shard::{ConnectionAction, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
+use input::{chooser, expanded};
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -32,17 +40,17 @@ const OPEN: u8 = 1;
 
 /// Plays `input` with sessions of `dialect`.
 pub fn play(dialect: DialectId, input: &[u8]) {
-    let mut fixtures = Stage::new(dialect);
-    fixtures.connect(PUBLISHER, OPEN, "");
-    fixtures.connect(0, CHECKED, "");
+    let mut fixture = Fixture::new(dialect);
+    fixture.connect(PUBLISHER, OPEN, "");
+    fixture.connect(0, CHECKED, "");
     for line in input.split(|byte| *byte == b'\n') {
         match line {
-            [b'!', words @ ..] => fixtures.act(&String::from_utf8_lossy(words)),
-            [b'+', message @ ..] => fixtures.say(PUBLISHER, message),
-            message => fixtures.say(fixtures.speaker, message),
+            [b'!', words @ ..] => fixture.act(&String::from_utf8_lossy(words)),
+            [b'+', message @ ..] => fixture.say(PUBLISHER, message),
+            message => fixture.say(fixture.speaker, message),
         }
     }
-    fixtures.end();
+    fixture.end();
 }
 
 /// A client without a socket.
@@ -53,7 +61,7 @@ struct Client {
     is_closed: bool,
 }
 
-struct Stage {
+struct Fixture {
     dialect: DialectId,
     now: Now,
     shard: Shard,
@@ -61,9 +69,11 @@ struct Stage {
     process_counts: Arc<ProcessCounts>,
     clients: [Option<Client>; CLIENTS + 1],
     speaker: usize,
+    /// How messages are cut; 0: not at all.
+    cut: u64,
 }
 
-impl Stage {
+impl Fixture {
     fn new(dialect: DialectId) -> Self {
         let now = Now::at(1_000, 1_700_000_000_000);
         let config = RingConfig {
@@ -106,6 +116,7 @@ impl Stage {
             process_counts,
             clients: [const { None }; CLIENTS + 1],
             speaker: 0,
+            cut: 0,
         }
     }
 
@@ -120,6 +131,7 @@ impl Stage {
                 self.speaker = client;
             }
             "as" => self.speaker = client,
+            "cut" => self.cut = number.unwrap_or(0) as u64,
             "leave" => {
                 if let Some(Client { id, .. }) = self.clients[client] {
                     self.shard.abort(id, self.now);
@@ -138,7 +150,7 @@ impl Stage {
             }
             _ => {}
         }
-        self.reap_ended();
+        self.deliver_all();
     }
 
     fn connect(&mut self, client: usize, listener: u8, query: &str) {
@@ -160,34 +172,47 @@ impl Stage {
         )
         .into_bytes();
         self.shard.receive(id, &mut request, self.now);
-        self.reap_ended();
+        self.deliver_all();
     }
 
-    /// Sends `message` as a text frame; its mask is zero, so that an input is readable.
+    /// Sends `message` as text, cut as was said last.
     fn say(&mut self, client: usize, message: &[u8]) {
+        if self.cut == 0 {
+            return self.send(client, frame(0x81, message));
+        }
+        // Every message is cut in its own way.
+        self.cut = self.cut.wrapping_add(1 << 32);
+        let choices = expanded(self.cut, 256);
+        let mut choose = chooser(&choices);
+        let (mut bytes, mut left, mut opcode) = (Vec::new(), message, 1);
+        for _ in 0..choose(4) {
+            let (now, later) = left.split_at(choose(left.len() + 1));
+            bytes.extend(frame(opcode, now));
+            (left, opcode) = (later, 0);
+            if choose(3) == 0 {
+                bytes.extend(frame(0x89, b"between"));
+            }
+        }
+        bytes.extend(frame(0x80 | opcode, left));
+        let reads = 1 + choose(6);
+        for _ in 1..reads {
+            let later = bytes.split_off(choose(bytes.len() + 1));
+            let now = std::mem::replace(&mut bytes, later);
+            self.send(client, now);
+        }
+        self.send(client, bytes);
+    }
+
+    fn send(&mut self, client: usize, mut bytes: Vec<u8>) {
         let Some(Client { id, .. }) = self.clients[client] else {
             return;
         };
-        let mut frame = vec![0x81];
-        match (u8::try_from(message.len()), u16::try_from(message.len())) {
-            (Ok(length @ 0..126), _) => frame.push(0x80 | length),
-            (_, Ok(length)) => {
-                frame.push(0x80 | 126);
-                frame.extend(length.to_be_bytes());
-            }
-            _ => {
-                frame.push(0x80 | 127);
-                frame.extend((message.len() as u64).to_be_bytes());
-            }
-        }
-        frame.extend([0; 4]);
-        frame.extend(message);
-        self.shard.receive(id, &mut frame, self.now);
-        self.reap_ended();
+        self.shard.receive(id, &mut bytes, self.now);
+        self.deliver_all();
     }
 
     /// Lets everything arrive.
-    fn reap_ended(&mut self) {
+    fn deliver_all(&mut self) {
         loop {
             self.shard.retry_unsent();
             self.shard.drain_ring(self.now);
@@ -208,7 +233,7 @@ impl Stage {
     fn flush(&mut self) {
         while let Some(id) = self.shard.next_ready() {
             let bytes = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
-            let length = u32::try_from(bytes.len()).expect("an outbox is smaller");
+            let length = u32::try_from(bytes.len()).expect("a send queue is smaller");
             self.shard.sent(id, length);
             let mut clients = self.clients.iter_mut().flatten();
             let client = clients.find(|client| client.id == id);
@@ -235,7 +260,7 @@ impl Stage {
         for client in 0..=CLIENTS {
             if let Some(Client { id, .. }) = self.clients[client] {
                 self.shard.abort(id, self.now);
-                self.reap_ended();
+                self.deliver_all();
             }
         }
         assert!(self.clients.iter().all(Option::is_none), "a client is left");
@@ -259,6 +284,25 @@ impl Stage {
             assert_eq!(count, 0, "{what} are left");
         }
     }
+}
+
+/// A frame whose mask is zero, so that an input is readable.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(length @ 0..126), _) => frame.push(0x80 | length),
+        (_, Ok(length)) => {
+            frame.push(0x80 | 126);
+            frame.extend(length.to_be_bytes());
+        }
+        _ => {
+            frame.push(0x80 | 127);
+            frame.extend((payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
 }
 
 /// Whom a token proves.

@@ -1,0 +1,7 @@
+//! Streams of frames.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| fanwire_fuzz::decoder::decode(input));
