@@ -14,7 +14,7 @@ use crate::base::{ConnectionId, Now};
 use crate::config::{DialectPolicy, Profile, RateScope};
 use crate::ws::CloseCode;
 
-/// Whether a session may speak for an identity.
+/// Whether a session may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Admitted,
@@ -90,8 +90,8 @@ impl Broker {
             .set(self.sessions.count() as u64);
         self.check_timers(id, &policy, now, emit);
         match connect.token {
-            // A token in the handshake has no second chance: the client cannot send another that
-            // way.
+            // A session whose handshake token is rejected is closed: the client cannot send another
+            // token in the handshake.
             Some(token) if !self.authenticate(id, &policy, token, now, emit) => {
                 self.close_once(id, CloseReason::Unauthorized, now, emit);
             }
@@ -155,7 +155,7 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return Admission::Admitted;
         };
-        // The token's tenant is the one that counts; a request that names another is forged or
+        // The tenant of the token is authoritative; a request that names another one is forged or
         // mistaken.
         if let (Some(proven), Some(named)) = (&identity.tenant, &session.tenant)
             && proven != named
@@ -243,7 +243,7 @@ impl Broker {
         session.announced.extend(rooms);
     }
 
-    /// Releases the quotas that a session uses of its user and its tenant.
+    /// Releases the session's share of the quotas of its user and its tenant.
     fn release_user(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;

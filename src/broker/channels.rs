@@ -1,4 +1,4 @@
-//! Who subscribed to what, on one shard.
+//! The channels of one shard and their subscribers.
 
 use super::filters::{Filter, FilterId, FilterIndex};
 use crate::base::process_counts::CounterSlot;
@@ -7,23 +7,24 @@ use crate::json::Object;
 use slab::Slab;
 use std::collections::HashMap;
 
-/// What the subscribers of a subscriber group have in common, so that one run of frames serves them all.
+/// What the subscribers of a group have in common, so that one run of frames serves them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscriberGroupKey {
-    /// The form in which they want frames.
+    /// The form of their frames.
     pub variant: Variant,
     /// Width of their subscription ids, bytes; 0 = they have none.
     pub subscription_id_bytes: u16,
-    /// Their filter among the channel's; `None` = they want everything.
+    /// Their filter among those of the channel; `None` = they receive every publication.
     filter: Option<FilterId>,
 }
 
-/// Subscribers of a channel with the same taste.
+/// Subscribers of a channel with the same key.
 #[derive(Debug)]
 pub struct SubscriberGroup {
     /// What they have in common.
     pub key: SubscriberGroupKey,
-    /// Their slots, in no order. A slot leaves before its connection does, so none is stale.
+    /// Their slots, in no particular order. A slot is removed before its connection is, so none is
+    /// stale.
     pub slots: Vec<u32>,
     /// Their subscription ids, in the same order; empty if they have none.
     pub subscription_ids: Vec<SubscriptionId>,
@@ -36,9 +37,9 @@ pub struct Channel {
     counter_slot: CounterSlot,
     /// Whether its subscriptions are server-side.
     is_server_side: bool,
-    /// Those with subscribers.
+    /// The groups that have subscribers.
     groups: Slab<SubscriberGroup>,
-    /// Those of `groups` that want everything.
+    /// Indices of the groups without a filter.
     unfiltered: Vec<u32>,
     filters: Option<Box<Filters>>,
 }
@@ -70,24 +71,25 @@ impl Channel {
         &self.name
     }
 
-    /// Whether some subscribers want only what matches their filter.
+    /// Whether some subscribers have a filter.
     #[must_use]
     pub fn has_filters(&self) -> bool {
         self.filters.is_some()
     }
 
-    /// The subscriber group with that index.
+    /// The subscriber group at this index.
     #[must_use]
     pub fn group(&self, index: u32) -> &SubscriberGroup {
         &self.groups[index as usize]
     }
 
-    /// Appends the subscriber groups that want every publication.
+    /// Appends the subscriber groups without a filter, which receive every publication.
     pub fn unfiltered(&self, groups: &mut Vec<u32>) {
         groups.extend_from_slice(&self.unfiltered);
     }
 
-    /// Appends the subscriber groups whose filter matches `data`; returns how many filters were evaluated.
+    /// Appends the subscriber groups whose filter matches `data`; returns how many filters were
+    /// evaluated.
     pub fn matching(&mut self, data: &Object<'_>, groups: &mut Vec<u32>) -> u64 {
         let Some(filters) = &mut self.filters else {
             return 0;
@@ -131,14 +133,15 @@ impl Channel {
         index
     }
 
-    /// Forgets a subscriber group that has lost its last subscriber, and its filter if nobody else has it.
+    /// Removes a subscriber group that has lost its last subscriber, and its filter if no other
+    /// group has it.
     fn vacate(&mut self, index: u32) {
         let key = self.groups.remove(index as usize).key;
         let Some(filter_id) = key.filter else {
             return self.unfiltered.retain(|other| *other != index);
         };
         let filters = self.filters.as_mut();
-        let filters = filters.expect("an audience's filter is its channel's");
+        let filters = filters.expect("a group's filter is in its channel's index");
         let groups_of = filters.groups_of(filter_id);
         groups_of.retain(|other| *other != index);
         if groups_of.is_empty() {
@@ -154,7 +157,7 @@ impl Channel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelIndex(u32);
 
-/// One subscription of a session: the channel, and where in which subscriber group the session stands.
+/// One subscription of a session: the channel, the subscriber group, and the position in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SubscriptionRef {
     pub(super) channel: ChannelIndex,
@@ -162,7 +165,8 @@ pub(super) struct SubscriptionRef {
     position: u32,
 }
 
-/// A subscriber that moved to another position in its subscriber group when a neighbour left.
+/// A subscriber that moved to another position in its subscriber group when another subscriber
+/// left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) slot: u32,
@@ -170,7 +174,7 @@ pub(super) struct Moved {
     pub(super) to: SubscriptionRef,
 }
 
-/// Who joins a channel, and how.
+/// A subscriber to add to a channel.
 #[derive(Debug)]
 pub(super) struct NewSubscriber {
     pub(super) slot: u32,
@@ -188,17 +192,17 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    /// The channel of that name, if it has subscribers here.
+    /// The channel of this name, if it has subscribers on this shard.
     pub(super) fn find(&self, name: &str) -> Option<ChannelIndex> {
         self.by_name.get(name).copied()
     }
 
-    /// The channel with that index.
+    /// The channel at this index.
     pub(super) fn at(&self, index: ChannelIndex) -> &Channel {
         &self.channels[index.0 as usize]
     }
 
-    /// The channel with that index, to match filters.
+    /// The channel at this index, for matching filters.
     pub(super) fn at_mut(&mut self, index: ChannelIndex) -> &mut Channel {
         &mut self.channels[index.0 as usize]
     }
@@ -214,12 +218,12 @@ impl Channels {
         group.subscription_ids.get(subscription.position as usize)
     }
 
-    /// Where the subscriptions of a subscription's channel are counted.
+    /// Where the subscriptions of this subscription's channel are counted.
     pub(super) fn counter_slot(&self, subscription: SubscriptionRef) -> CounterSlot {
         self.at(subscription.channel).counter_slot
     }
 
-    /// The names of the channels that sessions asked for.
+    /// The names of the channels that clients have subscribed to.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let client_side = self.by_name.iter();
         client_side
@@ -227,12 +231,13 @@ impl Channels {
             .map(|(name, _)| &**name)
     }
 
-    /// How many channels have subscribers that asked for them.
+    /// How many channels clients have subscribed to.
     pub(super) fn count(&self) -> usize {
         self.by_name.len() - self.server_side_count
     }
 
-    /// The channel of that name, made if there is none. `counter_slot` is asked for a new one.
+    /// The channel of this name, created if there is none. `counter_slot` is called only for a new
+    /// channel.
     pub(super) fn open(
         &mut self,
         name: &str,
@@ -276,7 +281,7 @@ impl Channels {
         let key = SubscriberGroupKey {
             variant: subscriber.variant,
             subscription_id_bytes: u16::try_from(subscription_id_bytes)
-                .expect("tags are limited to 128 bytes"),
+                .expect("subscription ids are limited to 128 bytes"),
             filter,
         };
         let group_index = channel.group_for(key);
@@ -291,7 +296,7 @@ impl Channels {
         }
     }
 
-    /// Removes a subscriber; the channel goes with its last one.
+    /// Removes a subscriber; the channel is removed with its last subscriber.
     pub(super) fn leave(&mut self, subscription: SubscriptionRef) -> Option<Moved> {
         let channel = &mut self.channels[subscription.channel.0 as usize];
         let group = &mut channel.groups[subscription.group as usize];

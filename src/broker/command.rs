@@ -1,4 +1,4 @@
-//! What happens to a session and what its client asks for, in the broker's words.
+//! Commands: what happens to a session and what its client requests, independent of the dialect.
 
 use super::event::Rejection;
 use super::names::is_name;
@@ -12,13 +12,13 @@ use std::net::SocketAddr;
 /// A message to all subscribers of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Publication<'a> {
-    /// The channel's name, in the one namespace of all dialects.
+    /// The channel's name; all dialects share one namespace.
     pub channel: &'a str,
-    /// What the message is, for clients to tell apart.
+    /// The type of the message, for clients.
     pub kind: &'a str,
     /// Valid JSON, as the publisher wrote it.
     pub data: &'a str,
-    /// Whether the data is retained for clients that ask later.
+    /// Whether the data is retained for clients that request it later.
     pub retain: Retain<'a>,
     /// Which of the subscribers receive it.
     pub target: BroadcastTarget<'a>,
@@ -30,9 +30,9 @@ pub enum Retain<'a> {
     /// Nothing.
     #[default]
     None,
-    /// Its data is the value of this key from now on.
+    /// The data becomes the value of this key.
     Value(&'a str),
-    /// This key has no value from now on.
+    /// The value of this key is removed.
     Clear(&'a str),
 }
 
@@ -61,7 +61,7 @@ pub enum BroadcastTarget<'a> {
 }
 
 impl<'a> Publication<'a> {
-    /// A message to all subscribers of `channel`, of which nothing is kept.
+    /// A message to all subscribers of `channel`, without a retained value.
     #[must_use]
     pub const fn new(channel: &'a str, kind: &'a str, data: &'a str) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Whether the names are ones that a record can carry.
+    /// Whether a record can carry the names.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         let key = match self.retain {
@@ -94,14 +94,14 @@ impl<'a> Publication<'a> {
     }
 }
 
-/// How a session tells one subscription from another.
+/// How the subscriptions of a session are identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubscriptionIdRequest<'a> {
-    /// By the channel: one subscription for each.
+    /// By the channel: at most one subscription per channel.
     None,
-    /// By a subscription id that the server gives.
+    /// By a subscription id that the server assigns.
     ServerAssigned,
-    /// By a subscription id of the client's own.
+    /// By a subscription id that the client chooses.
     ClientChosen(&'a str),
 }
 
@@ -110,11 +110,11 @@ pub enum SubscriptionIdRequest<'a> {
 pub struct Subscription<'a> {
     /// The channel's name.
     pub channel: &'a str,
-    /// What stands in each frame to tell it from those of other subscriptions.
+    /// The subscription id that each frame contains.
     pub subscription_id: SubscriptionIdRequest<'a>,
-    /// Only publications whose data matches.
+    /// The filter that the data of a publication must match.
     pub filter: Option<Object<'a>>,
-    /// Whether the other subscribers are told.
+    /// Whether the other subscribers of the channel are notified.
     pub is_announced: bool,
 }
 
@@ -131,7 +131,7 @@ impl<'a> Subscription<'a> {
     }
 }
 
-/// Something that happened to a session, or that its client asks for.
+/// Something that happened to a session, or that its client requests.
 #[derive(Clone, Copy, Debug)]
 pub enum Command<'a> {
     /// The connection was upgraded.
@@ -148,54 +148,54 @@ pub enum Command<'a> {
         /// The channel's name.
         channel: &'a str,
     },
-    /// The client ends the subscription with this subscription id.
+    /// The client unsubscribes by subscription id.
     UnsubscribeById {
         /// The subscription id.
         subscription_id: &'a str,
     },
-    /// The client subscribes to the channel of its user: the prefix, and the user's id.
+    /// The client subscribes to the channel of its user: the prefix, then the user's id.
     SubscribePerUser {
-        /// What stands before the user's id.
+        /// The prefix before the user's id.
         prefix: &'static str,
     },
     /// The client unsubscribes.
     UnsubscribePerUser {
-        /// What stands before the user's id.
+        /// The prefix before the user's id.
         prefix: &'static str,
     },
     /// The client publishes.
     Publish(Publication<'a>),
     /// The client publishes with the permission of a role.
     PublishWithRole {
-        /// The role that it must have.
+        /// The role that the session must have.
         role: &'static str,
         /// What it publishes.
         publication: Publication<'a>,
     },
-    /// The client asks for the retained values of a channel.
+    /// The client requests the retained values of a channel.
     GetRetained {
         /// The channel's name.
         channel: &'a str,
     },
     /// The client sends a ping message.
     Ping,
-    /// The client asks for its session's status.
+    /// The client requests the status of its session.
     Status,
     /// The client sent a message that its dialect cannot decode.
     Malformed(Rejection),
-    /// Bytes came from the client.
+    /// Bytes arrived from the client.
     Activity,
-    /// A message came from the client; `Effect::DropMessage` when it is over the rate limit. It is
-    /// counted before anything is spent on reading it.
+    /// A message arrived from the client; the effect is `DropMessage` if it exceeds the rate limit.
+    /// A message is counted before it is parsed.
     Message,
-    /// The embedding program has found out whom the session speaks for.
+    /// The embedding program has identified the session.
     Identify(&'a Identity),
     /// The embedding program subscribes the session.
     SubscribeServerSide {
         /// The channel's name.
         channel: &'a str,
     },
-    /// The embedding program ends a subscription of the session.
+    /// The embedding program unsubscribes the session.
     UnsubscribeServerSide {
         /// The channel's name.
         channel: &'a str,
@@ -209,14 +209,14 @@ pub enum Command<'a> {
     TimerExpired,
     /// The server is about to shut down.
     AnnounceShutdown {
-        /// Time for sessions to end by themselves, milliseconds.
+        /// Grace period in which sessions may end by themselves, milliseconds.
         grace_ms: u64,
     },
     /// The connection is gone.
     Disconnect,
 }
 
-/// What is known of a connection when it was upgraded.
+/// What is known about a connection at its upgrade.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect<'a> {
     /// Its dialect.
@@ -230,7 +230,7 @@ pub struct Connect<'a> {
 }
 
 impl Command<'_> {
-    /// Whether the command comes from the server itself and is no sign of life.
+    /// Whether the command comes from the server and so does not count as activity of the client.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
         matches!(

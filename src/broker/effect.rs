@@ -6,26 +6,27 @@ use crate::base::DialectId;
 use crate::base::counters::CloseReason;
 use crate::ws::CloseCode;
 
-/// One consequence of a step, for the session that took it.
+/// One effect of a step, for the session of the step.
 #[derive(Debug)]
 pub enum Effect<'a> {
-    /// Send the client this event, in its dialect.
+    /// Send this event to the client, in its dialect.
     Reply(Event<'a>),
-    /// Carry the publication to every shard.
+    /// Publish to all shards.
     Publish(Publication<'a>),
-    /// Tell others about a user, in the words of the dialect.
+    /// Publish the change of a user's presence, in the form of the dialect.
     Announce(DialectId, Presence<'a>),
-    /// Send a protocol ping.
+    /// Send a ping frame.
     Ping,
-    /// Close the connection after what is queued for it.
+    /// Close the connection after its queued frames.
     Close {
         /// The code of the close frame.
         code: CloseCode,
         /// Why, for the counters; its label is the frame's reason text.
         reason: CloseReason,
     },
-    /// Send `Command::TimerExpired` at this time, monotonic milliseconds, in place of any earlier timer.
+    /// Send `Command::TimerExpired` at this time, monotonic milliseconds, in place of any earlier
+    /// timer.
     SetTimer(u64),
-    /// Do not read the message that `Command::Message` counted: it is over the rate limit.
+    /// Drop the message that `Command::Message` counted: it exceeds the rate limit.
     DropMessage,
 }

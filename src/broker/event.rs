@@ -1,4 +1,4 @@
-//! What the broker tells a client; each dialect encodes it in its own way.
+//! Events that the broker sends to a client; each dialect encodes them in its own way.
 
 use crate::auth::Identity;
 use crate::base::counters::MessageError;
@@ -6,7 +6,7 @@ use crate::base::{ConnectionId, DialectId, Now};
 use crate::json::JsonError;
 use std::net::SocketAddr;
 
-/// What is known of a session.
+/// What is known about a session.
 #[derive(Debug)]
 pub struct SessionView<'a> {
     /// Its id, unique in the process.
@@ -19,15 +19,15 @@ pub struct SessionView<'a> {
     pub connected_unix_ms: u64,
     /// How long it has lasted, milliseconds.
     pub uptime_ms: u64,
-    /// Whom it speaks for.
+    /// The identity, if it has one.
     pub identity: Option<&'a Identity>,
-    /// The tenant, by its token or else by its request.
+    /// The tenant of its token, else of its request.
     pub tenant: Option<&'a str>,
     /// The channels it subscribed to, oldest first.
     pub channels: Vec<&'a str>,
 }
 
-/// A session of the process: its shard and its connection there.
+/// Id of a session in the process: its shard and its connection there.
 ///
 /// ```
 /// let id: fanwire::SessionId = "0001000002000003".parse().unwrap();
@@ -84,11 +84,11 @@ pub enum PresenceChange<'a> {
     Left(&'a str),
     /// The user's first session of this dialect began.
     Online,
-    /// The last one ended.
+    /// The user's last session of this dialect ended.
     Offline,
 }
 
-/// A subscription as it is acknowledged.
+/// A subscription as the acknowledgement shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct SubscriptionView<'a> {
     /// The channel's name.
@@ -97,7 +97,7 @@ pub struct SubscriptionView<'a> {
     pub subscription_id: Option<&'a str>,
     /// Its filter, as the client wrote it.
     pub filter: Option<&'a str>,
-    /// Whether the subscribers of the channel, this session among them, are told as well.
+    /// Whether the subscribers of the channel, including this session, are notified as well.
     pub is_announced: bool,
     /// The user, if the session has one.
     pub user: Option<&'a str>,
@@ -105,14 +105,14 @@ pub struct SubscriptionView<'a> {
     pub now: Now,
 }
 
-/// Something to tell a session.
+/// An event for one session.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The session has begun.
     Welcome {
         /// The session.
         session: &'a SessionView<'a>,
-        /// Whether it has yet to authenticate, or an answer to its token is about to follow.
+        /// Whether it has not authenticated yet; the answer to a token of the handshake may follow.
         auth_pending: bool,
         /// The time.
         now: Now,
@@ -121,7 +121,7 @@ pub enum Event<'a> {
     Authenticated {
         /// The session.
         session: &'a SessionView<'a>,
-        /// Whom the session speaks for now.
+        /// The identity of the session.
         identity: &'a Identity,
         /// The time.
         now: Now,
@@ -131,16 +131,16 @@ pub enum Event<'a> {
         /// `InvalidToken` or `TokenExpired`.
         rejection: Rejection,
     },
-    /// Publications of the channel come from now on.
+    /// The session receives publications of the channel from now on.
     Subscribed(SubscriptionView<'a>),
-    /// No more publications of the channel come.
+    /// The session receives no more publications of the channel.
     Unsubscribed(SubscriptionView<'a>),
     /// The publication was accepted.
     Published {
         /// The channel's name.
         channel: &'a str,
     },
-    /// The values kept for a channel, as JSON, in the order of their keys.
+    /// The retained values of a channel, as JSON, in the order of their keys.
     Retained {
         /// The channel's name.
         channel: &'a str,
@@ -174,7 +174,7 @@ pub enum Event<'a> {
     },
     /// The server is about to shut down.
     ShuttingDown {
-        /// Time for sessions to end by themselves, milliseconds.
+        /// Grace period in which sessions may end by themselves, milliseconds.
         grace_ms: u64,
         /// The time.
         now: Now,
@@ -184,9 +184,9 @@ pub enum Event<'a> {
         /// Why.
         rejection: Rejection,
     },
-    /// The program that embeds the server rejected the request.
+    /// The embedding program rejected the request.
     Denied {
-        /// Why, in its words.
+        /// The reason that it gives.
         reason: &'a str,
     },
 }
@@ -200,13 +200,13 @@ pub enum Rejection {
     TooDeep,
     /// No `type`, or one that the dialect does not have.
     UnknownType,
-    /// A field that must be there, by the name that the dialect gives it.
+    /// A required field is missing; its name in the dialect.
     MissingField(&'static str),
-    /// A field of the wrong kind or length, by its name.
+    /// A field has the wrong type or length; its name.
     InvalidField(&'static str),
     /// More messages than allowed.
     RateLimited,
-    /// Authenticate first.
+    /// The session must authenticate first.
     AuthenticationRequired,
     /// The token is not valid.
     InvalidToken,
@@ -216,9 +216,9 @@ pub enum Rejection {
     PermissionDenied,
     /// Clients may not use this channel.
     ReservedChannel,
-    /// The session has as many subscriptions as it may.
+    /// The session has reached its limit of subscriptions.
     TooManySubscriptions,
-    /// The session uses this subscription id already.
+    /// The session already uses this subscription id.
     DuplicateSubscriptionId,
     /// The session has no subscription with this subscription id.
     UnknownSubscriptionId,
@@ -238,7 +238,7 @@ impl From<JsonError> for Rejection {
 }
 
 impl Rejection {
-    /// The sentence for clients, without the names of fields.
+    /// The text for clients.
     #[must_use]
     pub fn text(self) -> String {
         match self {
@@ -284,7 +284,7 @@ impl Rejection {
             Self::AuthenticationRequired => MessageError::Unauthenticated,
             Self::PermissionDenied | Self::ReservedChannel => MessageError::Forbidden,
             Self::TooManySubscriptions => MessageError::Subscriptions,
-            // Counted by the kind of token error.
+            // Counted in `token_errors`, by kind.
             Self::InvalidToken | Self::TokenExpired => return None,
         })
     }

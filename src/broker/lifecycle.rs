@@ -1,4 +1,4 @@
-//! Timers, rejections, and the end of a session for a reason of ours.
+//! Timers, rejections, and sessions that the server closes.
 
 use super::effect::Effect;
 use super::event::{Event, Rejection};
@@ -10,7 +10,7 @@ use crate::config::DialectPolicy;
 use crate::ws::CloseCode;
 
 impl Broker {
-    /// Does what is due, and sets the timer for what is next.
+    /// Does what is due, and sets the next timer.
     pub(super) fn check_timers(
         &mut self,
         id: ConnectionId,
@@ -29,7 +29,7 @@ impl Broker {
         }
         match due {
             Due::Later(at_ms) => emit(Effect::SetTimer(at_ms)),
-            // Only a pong timeout of zero makes a ping due twice.
+            // A second ping can be due only with a pong timeout of zero.
             Due::PongTimeout | Due::Ping => self.close(id, CloseReason::PongTimeout, now, emit),
             Due::AuthTimeout => self.close(id, CloseReason::AuthTimeout, now, emit),
             Due::TokenExpired => {
@@ -41,7 +41,7 @@ impl Broker {
         }
     }
 
-    /// Ends a session for a reason of ours; its subscriptions end at once.
+    /// Closes a session for a reason of the server; its subscriptions end at once.
     pub(super) fn close(
         &mut self,
         id: ConnectionId,
@@ -68,7 +68,7 @@ impl Broker {
         emit(Effect::Reply(Event::Error { rejection }));
     }
 
-    /// Closes a session that may have been closed a moment ago, for a graver reason.
+    /// Closes a session unless it has already been closed, for a more serious reason.
     pub(super) fn close_once(
         &mut self,
         id: ConnectionId,

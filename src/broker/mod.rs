@@ -1,7 +1,7 @@
 //! The rules: who may do what, who receives what. No bytes, no sockets, no clock.
 //!
-//! [`Broker::step`] takes a command and the time and tells its effects as values; the shard carries
-//! them out. One broker per shard knows the sessions of that shard alone.
+//! [`Broker::step`] takes a command and the time and returns its effects as values; the shard
+//! carries them out. Each shard has a broker of its own, which has only the sessions of that shard.
 
 mod admission;
 mod channels;

@@ -1,4 +1,4 @@
-//! Which names clients may use.
+//! Checks of the names that clients use.
 
 use super::event::Rejection;
 use crate::base::channel_names::is_reserved;
@@ -15,12 +15,12 @@ pub(super) fn check_channel(name: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Not empty, not too long, and nothing that would break a log line.
+/// Whether the name is not empty, not too long, and free of control characters.
 pub(super) fn is_name(name: &str, bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
-/// Whether a client may choose this subscription id: it goes into frames as it is, without escapes.
+/// Whether a client may choose this subscription id: it is written to frames without escapes.
 pub(super) fn is_subscription_id(text: &str) -> bool {
     is_name(text, SUBSCRIPTION_ID_BYTES_MAX) && !text.contains(['"', '\\'])
 }

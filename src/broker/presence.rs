@@ -1,4 +1,4 @@
-//! Telling others about the user of a session.
+//! Announcements of a user's presence.
 
 use super::effect::Effect;
 use super::event::{Presence, PresenceChange};
@@ -6,7 +6,7 @@ use super::session::Session;
 use super::state::Emit;
 use crate::base::Now;
 
-/// Tells others about the user of a session.
+/// Announces a change of presence of a session's user.
 pub(super) fn announce(
     session: &Session,
     change: PresenceChange<'_>,

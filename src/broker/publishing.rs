@@ -1,4 +1,4 @@
-//! Publishing by clients, retained values, and which subscribers a publication is for.
+//! Publishing by clients, retained values, and the targets of broadcasts.
 
 use super::command::{BroadcastTarget, Publication};
 use super::effect::Effect;
@@ -9,7 +9,7 @@ use crate::base::limits::KIND_BYTES_MAX;
 use crate::base::{ConnectionId, Now};
 use crate::config::DialectPolicy;
 
-/// The permission that a token must carry to publish.
+/// The permission that a token must have to publish.
 const PUBLISH_PERMISSION: &str = "publish";
 
 impl Broker {
@@ -34,7 +34,7 @@ impl Broker {
         self.issue(publication, emit);
     }
 
-    /// Publishes with the permission of a role, on a channel that the dialect chose.
+    /// Publishes with the permission of a role, on a channel that the dialect chooses.
     pub(super) fn publish_with_role(
         &mut self,
         id: ConnectionId,
@@ -56,7 +56,7 @@ impl Broker {
         emit(Effect::Reply(Event::Published { channel }));
     }
 
-    /// Keeps what a publication that went through the ring says to keep.
+    /// Updates the retained values with a publication from the ring.
     pub fn retain(&mut self, publication: &Publication<'_>) {
         if !self.retained.apply(publication) {
             self.counters.retained_rejected.add(1);
@@ -81,7 +81,7 @@ impl Broker {
         }));
     }
 
-    /// Whether the session in `slot` is among those that a publication is for.
+    /// Whether the session in `slot` matches the target of a publication.
     #[must_use]
     pub fn matches_target(&self, slot: u32, target: BroadcastTarget<'_>) -> bool {
         let Some(session) = self.sessions.at_slot(slot) else {

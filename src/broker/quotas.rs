@@ -1,4 +1,4 @@
-//! What the sessions of one address, user or tenant may use together, on all shards.
+//! Quotas of sessions and messages per address, user or tenant, over all shards.
 
 use super::rate::RateState;
 use crate::base::{DialectId, Now};
@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks of the table: a shard holds one for some tens of nanoseconds, and few sessions ask at once.
+/// Locks of the table: a shard holds one for some tens of nanoseconds, and contention is rare.
 const STRIPES: usize = 64;
-/// How long the use of a user without sessions is remembered, milliseconds: else a client would be
-/// given a new allowance with each connection.
+/// How long the rate limit state of a user without sessions is kept, milliseconds. Without it a
+/// client could reset its rate limit by reconnecting.
 const MEMORY_MS: u64 = 300_000;
 
 /// Whose sessions are counted together.
@@ -21,8 +21,8 @@ pub(super) enum Scope {
     Tenant,
 }
 
-/// The counts of the process. A session takes part only where its dialect sets a limit, or wants
-/// to know a user's first and last.
+/// The counts of the process. A session is counted only where its dialect sets a limit, or
+/// announces a user's first and last session.
 #[derive(Debug)]
 pub struct Quotas {
     stripes: [Mutex<Stripe>; STRIPES],
@@ -39,7 +39,7 @@ struct Usage {
     left_ms: u64,
 }
 
-/// The sessions are as many as they may be.
+/// The limit of sessions is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct QuotaFull;
 
@@ -57,11 +57,11 @@ impl Quotas {
         let index = self.hasher.hash_one(key) % STRIPES as u64;
         #[expect(clippy::cast_possible_truncation, reason = "a remainder of 64")]
         let stripe = &self.stripes[index as usize];
-        // A shard that panicked ends the process; what it left behind is whole all the same.
+        // A shard that panics ends the process; the table is consistent all the same.
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a session and returns how many there are now; 0 = no limit.
+    /// Counts a session and returns how many there are now; `sessions_max` 0 = no limit.
     pub(super) fn acquire(
         &self,
         (dialect, scope): (DialectId, Scope),
@@ -78,7 +78,7 @@ impl Quotas {
         Ok(usage.sessions)
     }
 
-    /// Gives a place back and returns how many sessions are left.
+    /// Removes a session from the count and returns how many are left.
     pub(super) fn release(
         &self,
         (dialect, scope): (DialectId, Scope),
@@ -99,7 +99,7 @@ impl Quotas {
         left
     }
 
-    /// Counts a message of a user; false when it is one too many.
+    /// Counts a message of a user; false when it exceeds the rate limit.
     pub(super) fn allows(
         &self,
         dialect: DialectId,
@@ -109,12 +109,12 @@ impl Quotas {
     ) -> bool {
         let key = key(dialect, Scope::User, user);
         let mut stripe = self.stripe(&key);
-        // A user without a place, as one whose place was swept, is given one again.
+        // A user without an entry, such as one whose entry was swept, gets a new one.
         let usage = stripe.entry(key.into()).or_default();
         usage.rate.allows(limit, now.monotonic_ms)
     }
 
-    /// Messages that a user has used of its limit now.
+    /// How many messages of its rate limit a user has used.
     pub(super) fn used(&self, dialect: DialectId, user: &str, limit: RateLimit, now: Now) -> u32 {
         let key = key(dialect, Scope::User, user);
         let stripe = self.stripe(&key);
@@ -122,7 +122,7 @@ impl Quotas {
         usage.map_or(0, |usage| usage.rate.used(limit, now.monotonic_ms))
     }
 
-    /// Forgets users that left long ago; returns how many are remembered.
+    /// Removes the entries of users that left long ago; returns how many entries remain.
     pub fn sweep(&self, now: Now) -> usize {
         let mut left = 0;
         for stripe in &self.stripes {

@@ -1,12 +1,13 @@
-//! Rate limits of one session in sixteen bytes.
+//! Rate limit state of one session, in sixteen bytes.
 
 use crate::config::RateLimit;
 
 /// How much of its limit a session has used.
 ///
-/// For a window: a sliding window counter, exact to the share of messages that were sent unevenly, which weighs the count of the window before by the share
-/// of it that still lies inside. For a bucket: the fill level as the time at which it was empty
-/// (generic cell rate algorithm, ITU-T I.371).
+/// For a window: a sliding window counter, which weighs the count of the previous window by the
+/// share of it that is still inside; it assumes that the messages of the previous window were
+/// evenly spread. For a bucket: the fill level as the time at which it was empty (generic cell rate
+/// algorithm, ITU-T I.371).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RateState {
     /// Window: start of the current one. Bucket: theoretical arrival time, microseconds.
@@ -16,12 +17,13 @@ pub(super) struct RateState {
 }
 
 impl RateState {
-    /// Whether no message was ever counted.
+    /// Whether no message has been counted yet.
     pub(super) fn is_unused(&self) -> bool {
         self.anchor == 0 && self.current == 0
     }
 
-    /// Counts a message at `now_ms`; false when it is one too many, which is not counted.
+    /// Counts a message at `now_ms`; false when it exceeds the limit, in which case it is not
+    /// counted.
     pub(super) fn allows(&mut self, limit: RateLimit, now_ms: u64) -> bool {
         match limit {
             RateLimit::Off => true,
@@ -53,7 +55,7 @@ impl RateState {
         u32::try_from(used).unwrap_or(u32::MAX)
     }
 
-    /// Moves on to the window of `now_ms` and returns what the one before still counts.
+    /// Advances to the window of `now_ms` and returns the weighted count of the previous window.
     fn weigh_earlier(&mut self, window_ms: u32, now_ms: u64) -> u64 {
         let window = u64::from(window_ms.max(1));
         let windows_passed = now_ms.saturating_sub(self.anchor) / window;
@@ -111,7 +113,7 @@ mod tests {
             (state.used(limit, 119_000), state.used(limit, 150_000)),
             (100, 50)
         );
-        // Half of the window before still counts.
+        // Half of the previous window still counts.
         assert_eq!(count_allowed(&mut state, limit, 150_000, 100), 50);
         assert_eq!(count_allowed(&mut state, limit, 400_000, 150), 100);
     }

@@ -1,15 +1,16 @@
-//! Retained values: what a channel gives to those who ask later.
+//! Retained values of channels, which clients can request later.
 
 use super::command::{Publication, Retain};
 use crate::base::limits::RETAINED_PER_CHANNEL_MAX;
 use std::collections::{BTreeMap, HashMap};
 
-/// The retained values of channels, by key. All shards read the same records, so each has all values.
+/// The retained values of channels, by key. All shards read the same records, so each has all
+/// values.
 #[derive(Debug, Default)]
 pub(super) struct RetainedValues(HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>);
 
 impl RetainedValues {
-    /// Does what a publication says; false when there is no room for its value.
+    /// Applies a publication; false when the channel has no room for its value.
     pub(super) fn apply(&mut self, publication: &Publication<'_>) -> bool {
         match publication.retain {
             Retain::None => {}

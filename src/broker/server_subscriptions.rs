@@ -1,5 +1,5 @@
-//! Server-side subscriptions: the channels of everyone, of the session's dialect, user, tenant, roles and
-//! permissions.
+//! Server-side subscriptions: `all`, and the channels of the session's dialect, user, tenant, roles
+//! and permissions.
 
 use super::channels::{NewSubscriber, SubscriptionRef};
 use super::state::{Broker, Emit};
@@ -10,7 +10,7 @@ use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::base::{ConnectionId, Now};
 
 impl Broker {
-    /// Replaces a session's server-side subscriptions by those of its present identity.
+    /// Replaces the server-side subscriptions of a session with those of its current identity.
     pub(super) fn refresh_server_subscriptions(&mut self, id: ConnectionId) {
         let names = self.server_side_channels(id);
         let Some(session) = self.sessions.get_mut(id) else {
@@ -56,7 +56,7 @@ impl Broker {
             return;
         };
         session.server_side_count =
-            u16::try_from(server_subscriptions.len()).expect("they are limited");
+            u16::try_from(server_subscriptions.len()).expect("bounded by SERVER_SUBSCRIPTIONS_MAX");
         server_subscriptions.append(&mut session.subscriptions);
         session.subscriptions = server_subscriptions;
         self.count_tables();
@@ -88,7 +88,7 @@ impl Broker {
         names
     }
 
-    /// Ends the subscriptions that a new identity may not have.
+    /// Ends the subscriptions that the new identity does not allow.
     pub(super) fn drop_forbidden(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let mut at = 0;
         while let Some(session) = self.sessions.get(id)

@@ -1,4 +1,4 @@
-//! What the broker knows of one connection.
+//! What the broker stores for one session.
 
 use super::channels::{ChannelIndex, SubscriptionRef};
 use super::rate::RateState;
@@ -7,34 +7,34 @@ use crate::base::{DialectId, Now, Variant};
 use crate::config::{DialectPolicy, TokenExpiryAction};
 use std::net::SocketAddr;
 
-/// A session; its size counts ten thousand times.
+/// A session. Keep it small: a shard has tens of thousands of them.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) dialect: DialectId,
     pub(super) auth_failures: u8,
     pub(super) closing: bool,
-    /// Whether it counts among the sessions of its address, its user, its tenant.
+    /// In which of the counts of sessions per address, user and tenant it is included.
     pub(super) counted: Counted,
-    /// How many of `subscriptions`, from the front, it has without having asked.
+    /// How many of `subscriptions`, from the front, are server-side.
     pub(super) server_side_count: u16,
     /// Messages over its rate limit.
     pub(super) violations: u32,
     pub(super) peer: SocketAddr,
     pub(super) began: Now,
     pub(super) identity: Option<Box<Identity>>,
-    /// The tenant that its request named; its token's goes over it.
+    /// The tenant that its request named; the tenant of its token takes precedence.
     pub(super) tenant: Option<Box<str>>,
     pub(super) rate: RateState,
     pub(super) subscriptions: Vec<SubscriptionRef>,
-    /// The channels whose subscribers were told that it joined.
+    /// The channels on which its joining was announced.
     pub(super) announced: Vec<ChannelIndex>,
     /// When bytes last arrived, monotonic milliseconds.
     pub(super) last_activity_ms: u64,
-    /// When an unanswered ping was sent, monotonic milliseconds.
+    /// When the ping that is still unanswered was sent, monotonic milliseconds.
     pub(super) pinged_ms: Option<u64>,
 }
 
-/// In which process-wide counts a session has a place.
+/// Which process-wide counts include a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counted {
     pub(super) ip: bool,
@@ -49,15 +49,15 @@ pub(super) enum Due {
     Later(u64),
     /// A ping.
     Ping,
-    /// It did not answer a ping.
+    /// Closing, because a ping was not answered in time.
     PongTimeout,
-    /// It did not authenticate.
+    /// Closing, because the session did not authenticate in time.
     AuthTimeout,
-    /// Its token is over.
+    /// Closing, because the token has expired.
     TokenExpired,
 }
 
-/// Longest time between two looks at a session, milliseconds; also what "never" means.
+/// Longest time between two checks of a session, milliseconds; also used for "never".
 const LOOK_INTERVAL_MS: u64 = 3_600_000;
 
 impl Session {
@@ -77,7 +77,7 @@ impl Session {
         self.identity.as_ref().map(|identity| &*identity.user)
     }
 
-    /// Its tenant: the token's, else the one that its request named.
+    /// The tenant of its token, else the one that its request named.
     pub(super) fn tenant(&self) -> Option<&str> {
         let proven = self
             .identity
@@ -86,7 +86,7 @@ impl Session {
         proven.or(self.tenant.as_deref())
     }
 
-    /// Whether its token's time is over, and that matters.
+    /// Whether its token has expired and the policy closes such sessions.
     pub(super) fn is_expired(&self, policy: &DialectPolicy, now: Now) -> bool {
         let is_over = |identity: &Identity| identity.expires_unix_s <= now.unix_s();
         policy.token_expiry_action == TokenExpiryAction::Close

@@ -1,4 +1,4 @@
-//! The state of a broker, and what may be asked about it.
+//! The state of a broker, and the queries on it.
 
 use super::channels::{Channel, ChannelIndex, Channels};
 use super::effect::Effect;
@@ -32,18 +32,18 @@ pub struct Broker {
     pub(super) subscription_ids_assigned: Cell<u64>,
 }
 
-/// What the brokers of a process have in common, and what is this one's.
+/// What a broker is made of.
 #[derive(Debug)]
 pub struct BrokerParts {
     /// Which shard of the process this is.
     pub shard: u16,
-    /// The rules.
+    /// The policy of the process.
     pub policy: Arc<Policy>,
     /// Checks tokens.
     pub verifier: Verifier,
     /// Counts shared by all shards.
     pub process_counts: Arc<ProcessCounts>,
-    /// What users, tenants and addresses use, on all shards.
+    /// Quotas of users, tenants and addresses, over all shards.
     pub quotas: Arc<Quotas>,
     /// This shard's counters.
     pub counters: Arc<ShardCounters>,
@@ -72,19 +72,20 @@ impl Broker {
         }
     }
 
-    /// The rules in force.
+    /// The policy of the process.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The channel of that name, if it has subscribers on this shard.
+    /// The channel of this name, if it has subscribers on this shard.
     #[must_use]
     pub fn find_channel(&self, name: &str) -> Option<ChannelIndex> {
         self.channels.find(name)
     }
 
-    /// The channels that sessions of this shard asked for and whose names begin so.
+    /// The channels that clients of this shard have subscribed to and whose names begin with
+    /// `prefix`.
     pub fn channel_names(&self, prefix: &str) -> impl Iterator<Item = &str> {
         self.channels
             .names()
@@ -97,7 +98,7 @@ impl Broker {
         self.channels.at(index)
     }
 
-    /// The same, to match filters.
+    /// The same, for matching filters.
     #[must_use]
     pub fn channel_mut(&mut self, index: ChannelIndex) -> &mut Channel {
         self.channels.at_mut(index)
@@ -112,7 +113,7 @@ impl Broker {
             && (total_max == 0 || self.process_counts.sessions_total() < total_max)
     }
 
-    /// Whether the session may do more than show who it is.
+    /// Whether the session has authenticated, or need not.
     #[must_use]
     pub fn auth_satisfied(&self, id: ConnectionId) -> bool {
         self.sessions.get(id).is_some_and(|session| {
@@ -121,7 +122,7 @@ impl Broker {
         })
     }
 
-    /// What session `id` may know of itself.
+    /// The view of session `id`.
     #[must_use]
     pub fn view(&self, id: ConnectionId, now: Now) -> Option<SessionView<'_>> {
         let session = self.sessions.get(id)?;
@@ -137,8 +138,8 @@ impl Broker {
         }
     }
 
-    /// Messages that session `id` has used of its rate limit now, and how many it allows in its
-    /// window or at once (`None` = any number).
+    /// How many messages of its rate limit session `id` has used, and how many the limit allows per
+    /// window or burst (`None` = any number).
     #[must_use]
     pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
         let session = self.sessions.get(id)?;
@@ -151,7 +152,7 @@ impl Broker {
         Some((used, limit.messages_max()))
     }
 
-    /// Longest message that session `id` may send now, bytes: little until we know whom we serve.
+    /// Longest message that session `id` may send, bytes; less until it has authenticated.
     #[must_use]
     pub fn message_bytes_max(&self, id: ConnectionId) -> usize {
         let Some(session) = self.sessions.get(id) else {
@@ -165,7 +166,8 @@ impl Broker {
         policy.message_bytes_max.as_usize()
     }
 
-    /// A subscription id that no other subscription of the process has: `sub_`, the shard, a number.
+    /// A subscription id that no other subscription of the process has: `sub_`, the shard, a
+    /// number.
     pub(super) fn assign_subscription_id(&self) -> SubscriptionId {
         let number = self.subscription_ids_assigned.get() + 1;
         self.subscription_ids_assigned.set(number);
@@ -177,7 +179,7 @@ impl Broker {
         subscription_id
     }
 
-    /// Whom the session speaks for.
+    /// The identity of the session, if it has one.
     pub(super) fn identity(&self, id: ConnectionId) -> Option<&Identity> {
         self.sessions.get(id)?.identity.as_deref()
     }
@@ -201,7 +203,7 @@ pub(super) fn view<'a>(
     }
 }
 
-/// The names of the channels that a session asked for, oldest first.
+/// The names of the channels that the client has subscribed to, oldest first.
 pub(super) fn channel_names<'a>(session: &Session, channels: &'a Channels) -> Vec<&'a str> {
     let client_side = session.client_side().iter();
     client_side

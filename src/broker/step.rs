@@ -11,8 +11,8 @@ use crate::base::{ConnectionId, Now};
 use crate::config::{DialectPolicy, RateLimit, RateScope};
 
 impl Broker {
-    /// Carries out one command of session `id`. A session that is being closed, or that this broker
-    /// does not have, is left alone.
+    /// Carries out one command of session `id`. A command for a session that is being closed, or
+    /// that this broker does not have, is ignored.
     pub fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now, emit: &mut Emit<'_>) {
         if let Command::Connect(connect) = command {
             return self.connect(id, connect, now, emit);
@@ -34,7 +34,8 @@ impl Broker {
         if !command.is_internal() {
             session.last_activity_ms = now.monotonic_ms;
             session.pinged_ms = None;
-            // The timer for a token's end follows the monotonic clock; the calendar may have jumped.
+            // The timer for the expiry of a token uses the monotonic clock; the wall clock may have
+            // jumped.
             if session.is_expired(&policy, now) {
                 return self.check_timers(id, &policy, now, emit);
             }
@@ -112,7 +113,7 @@ impl Broker {
         }
     }
 
-    /// Makes the session speak for `identity`; its client is told nothing.
+    /// Sets the identity of the session, without a message to its client.
     fn identify(
         &mut self,
         id: ConnectionId,

@@ -100,7 +100,7 @@ impl Broker {
         }
     }
 
-    /// Where in the session's list the subscription with that subscription id stands.
+    /// The position of the subscription with this subscription id in the session's list.
     fn find_subscription_id(&self, session: &Session, text: &str) -> Option<usize> {
         let has_id = |subscription: &SubscriptionRef| {
             let subscription_id = self.channels.subscription_id(*subscription);
@@ -109,7 +109,7 @@ impl Broker {
         session.subscriptions.iter().position(has_id)
     }
 
-    /// Makes the session a subscriber, without asking whether it may.
+    /// Subscribes the session, without checking access.
     pub(super) fn join(
         &mut self,
         id: ConnectionId,
@@ -139,7 +139,7 @@ impl Broker {
         self.subscription_count += 1;
     }
 
-    /// Makes the session a subscriber, without an answer to its client.
+    /// Subscribes the session, without an answer to its client.
     pub(super) fn subscribe_server_side(&mut self, id: ConnectionId, name: &str) {
         let Some(session) = self.sessions.get(id) else {
             return;
@@ -220,7 +220,7 @@ impl Broker {
         self.leave_at(id, at, now, emit);
     }
 
-    /// Ends the subscription at that place of the session's list.
+    /// Ends the subscription at this position of the session's list.
     pub(super) fn leave_at(&mut self, id: ConnectionId, at: usize, now: Now, emit: &mut Emit<'_>) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
@@ -257,7 +257,8 @@ impl Broker {
         }
         self.subscription_count -= session.client_side().len() as u64;
         session.server_side_count = 0;
-        // One by one: the others must be found in the list, as one may move when another leaves.
+        // One at a time, with the others still in the list: ending one subscription may move
+        // another, which is looked up there.
         while let Some(session) = self.sessions.get_mut(id)
             && let Some(subscription) = session.subscriptions.pop()
         {
@@ -278,11 +279,11 @@ impl Broker {
         let neighbour = self
             .sessions
             .at_slot_mut(moved.slot)
-            .expect("an audience holds only slots of sessions");
+            .expect("a subscriber group holds only slots of sessions");
         let mut subscriptions = neighbour.subscriptions.iter_mut();
         let stale = subscriptions
             .find(|subscription| **subscription == moved.from)
-            .expect("a session in an audience is a member of its channel");
+            .expect("a session in a subscriber group is subscribed to its channel");
         *stale = moved.to;
     }
 

@@ -1,4 +1,4 @@
-//! A filter as a client gave it, brought into canonical form.
+//! A client's filter, in canonical form.
 
 use super::value::{FilterValue, canonical, write_comma};
 use crate::base::limits::{
@@ -19,7 +19,7 @@ pub struct Filter {
     conditions: Vec<Condition>,
 }
 
-/// What one key of a filter asks for.
+/// One key of a filter, with the values that match.
 #[derive(Clone, Debug)]
 pub(super) struct Condition {
     pub(super) path: Box<str>,
@@ -32,18 +32,18 @@ pub(super) struct Condition {
 pub enum FilterError {
     /// More bytes of JSON than a filter may have.
     TooLong,
-    /// More keys than a filter may have, repeated ones counted.
+    /// More keys than a filter may have, counting repeated ones.
     TooManyKeys,
-    /// More alternatives than a key may have, repeated ones counted.
+    /// More alternatives than a key may have, counting repeated ones.
     TooManyAlternatives,
-    /// A path of too many bytes.
+    /// A path has too many bytes.
     PathTooLong,
-    /// A path of too many parts.
+    /// A path has too many parts.
     PathTooDeep,
 }
 
 impl Filter {
-    /// Reads the filter that `filters` describes; none if it has no keys and so matches everything.
+    /// Parses the filter in `filters`; `None` if it has no keys and so matches everything.
     ///
     /// # Errors
     /// A [`FilterError`] when it is larger than a filter may be.
@@ -57,7 +57,7 @@ impl Filter {
                 return Err(FilterError::TooManyKeys);
             }
             check_path(path)?;
-            // Of keys written twice the last counts.
+            // Of repeated keys the last one counts.
             keys.insert(path, alternatives(value)?);
         }
         if keys.is_empty() {
@@ -75,8 +75,8 @@ impl Filter {
         }))
     }
 
-    /// A JSON text that filters of the same meaning share and others do not. Read as a filter it
-    /// gives the same filter again.
+    /// A JSON text that is equal for filters of the same meaning and different for all others.
+    /// Parsed as a filter, it gives the same filter again.
     #[must_use]
     pub fn canonical(&self) -> &str {
         &self.canonical
@@ -107,7 +107,7 @@ fn check_path(path: &str) -> Result<(), FilterError> {
     Ok(())
 }
 
-/// What may stand at a path, by canonical text: sorted and each once.
+/// The values that match at a path, by canonical text: sorted and each once.
 fn alternatives(value: ValueRef<'_>) -> Result<BTreeMap<String, FilterValue>, FilterError> {
     let keyed = |value| (canonical(value), FilterValue::of(value));
     let ValueRef::Array(elements) = value else {
@@ -133,7 +133,7 @@ fn write_canonical(keys: &BTreeMap<&str, BTreeMap<String, FilterValue>>) -> Stri
         output.push(b']');
     }
     output.push(b'}');
-    String::from_utf8(output).expect("JSON of texts is text")
+    String::from_utf8(output).expect("JSON made of UTF-8 strings is UTF-8")
 }
 
 #[cfg(test)]

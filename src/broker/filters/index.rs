@@ -1,4 +1,4 @@
-//! The filters of one channel, found by what a publication has.
+//! The filters of one channel, found by the paths and values of a publication.
 
 use super::filter::Filter;
 use super::term_index::{InternedCondition, Positions, Posting, TermIndex, ValueIndex};
@@ -12,27 +12,27 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterId(u32);
 
-/// The different filters of a channel.
+/// The distinct filters of a channel.
 #[derive(Debug, Default)]
 pub struct FilterIndex {
     by_text: HashMap<Arc<str>, FilterId>,
     filters: Slab<IndexedFilter>,
     term_index: TermIndex,
-    /// Known values of the publication at hand; kept for its memory.
+    /// Known values of the current publication; kept to reuse its memory.
     found: Vec<ValueIndex>,
 }
 
-/// A filter, for all who gave it.
+/// A filter, shared by all subscribers that have it.
 #[derive(Debug)]
 struct IndexedFilter {
     canonical: Arc<str>,
-    /// The filter is posted under the first alone. None if the filter matches nothing.
+    /// The filter is posted under the first condition only. Empty if the filter matches nothing.
     conditions: Vec<InternedCondition>,
     positions: Positions,
 }
 
 impl FilterId {
-    /// The number of the position, for tables that follow this one.
+    /// The index as a number, for tables parallel to this one.
     #[must_use]
     pub fn slot(self) -> u32 {
         self.0
@@ -40,7 +40,7 @@ impl FilterId {
 }
 
 impl FilterIndex {
-    /// The filter of a filter of the same meaning.
+    /// The id of the filter with the same meaning.
     #[must_use]
     pub fn find(&self, filter: &Filter) -> Option<FilterId> {
         self.by_text.get(filter.canonical()).copied()
@@ -49,7 +49,7 @@ impl FilterIndex {
     /// Adds a filter.
     ///
     /// # Panics
-    /// When one of the same meaning is there: ask [`find`](Self::find) first.
+    /// When one of the same meaning is present: call [`find`](Self::find) first.
     pub fn insert(&mut self, filter: Filter) -> FilterId {
         assert!(self.find(&filter).is_none(), "a filter is inserted once");
         let (canonical, conditions) = filter.into_parts();
@@ -78,7 +78,7 @@ impl FilterIndex {
         filter_id
     }
 
-    /// Removes a filter and all that only it needed.
+    /// Removes a filter and all entries that only this filter needed.
     ///
     /// # Panics
     /// When there is none at the index.
@@ -90,7 +90,8 @@ impl FilterIndex {
         } = self.filters.remove(filter_id.0 as usize);
         self.by_text.remove(&canonical);
         if let Some(posted) = conditions.first() {
-            // A list has each filter once, so what moved is never the filter that is gone.
+            // A list has each filter once, so the posting that moved never belongs to the removed
+            // filter.
             let filters = &mut self.filters;
             let moved = |posting: Posting, position| {
                 filters[posting.filter_id.0 as usize]
@@ -103,7 +104,7 @@ impl FilterIndex {
             self.term_index.release(condition);
         }
         if self.is_empty() {
-            // Tables keep the memory of their largest size; an empty index needs none of it.
+            // Tables keep the memory of their largest size; an empty index releases it.
             *self = Self::default();
         }
     }
@@ -114,8 +115,8 @@ impl FilterIndex {
         self.filters.is_empty()
     }
 
-    /// Appends each filter that matches the publication, in no order; returns how many were
-    /// candidates, for the counter `filter_evaluations`.
+    /// Appends each filter that matches the publication, in no particular order; returns the number
+    /// of candidates, for the counter `filter_evaluations`.
     ///
     /// No filter is a candidate twice: it is posted under different values of one path, and the
     /// publication has one value there.
@@ -135,7 +136,7 @@ impl FilterIndex {
         evaluations
     }
 
-    /// Filters by text, filters, and what the term index counts.
+    /// Sizes of the tables: filters by text, filters, and those of the term index.
     #[cfg(test)]
     pub(super) fn counts(&self) -> ([usize; 2], [usize; 5]) {
         let own = [self.by_text.len(), self.filters.len()];
@@ -297,7 +298,7 @@ mod tests {
         type Text = fn(u32) -> String;
         let filters: [(Text, u64); 4] = [
             (|index| format!(r#"{{"id":{index}}}"#), 1),
-            // The first filter went under the key that all share.
+            // The first filter is posted under the key that all share.
             (|index| format!(r#"{{"all":0,"id":{index}}}"#), 2),
             (
                 |index| format!(r#"{{"id":[{index},-{index}],"all":[0,1]}}"#),
@@ -328,7 +329,7 @@ mod tests {
         index.remove(filter_id);
         assert_eq!(index.find(&same), None);
         assert!(!index.is_empty());
-        assert_eq!(index.insert(same), filter_id, "places are used again");
+        assert_eq!(index.insert(same), filter_id, "positions are reused");
         index.remove(filter_id);
         index.remove(other);
         assert!(index.is_empty());

@@ -1,17 +1,19 @@
-//! Which filters of a channel match a publication, without asking each of them.
+//! Finds the filters of a channel that match a publication, without evaluating each of them.
 //!
-//! A filter is a JSON object. Its keys are dotted paths, its values what must stand there:
+//! A filter is a JSON object. Its keys are dotted paths, its values are what a publication must
+//! have there:
 //!
-//! - an array means any of its elements; an empty one matches nothing;
+//! - an array matches any of its elements; an empty array matches nothing;
 //! - any other value must be equal. Equality is that of JSON: a number is not a text, numbers are
 //!   equal by value (`1` and `1.0`), objects whatever the order of their keys, arrays by element;
 //! - all keys must match; a path that the publication lacks does not; no keys match everything.
 //!
-//! A path is resolved level by level: the whole rest of it is tried as one key first, else it is
-//! split at its first dot and followed into the object found there. Of keys written twice the last
-//! counts, in filters and publications alike.
+//! A path is resolved level by level: first the whole rest of the path is tried as one key;
+//! otherwise it is split at its first dot and resolved in the object found there. Of repeated keys
+//! the last one counts, in filters and in publications.
 //!
-//! Numbers are those of the parser: integers of 64 bits exactly, all others as the nearest double.
+//! Numbers are compared as the parser returns them: 64-bit integers exactly, all others as the
+//! nearest double.
 //!
 //! ```text
 //!  publication ──Trie──▶ (path, value) ──TermIndex──▶ value index ──postings──▶ candidates
@@ -20,9 +22,9 @@
 //!                          matched filters ◀── the other conditions of each ────────┘
 //! ```
 //!
-//! Subscribers with equal filters form one *filter*. A filter is posted under one of its conditions
-//! only, that with the shortest lists, so the work per publication follows the number of its members
-//! and of the candidates, not of the filters.
+//! Subscribers with equal filters share one *filter*. A filter is posted under only one of its
+//! conditions, the one with the shortest lists, so the work per publication depends on the number
+//! of its members and of the candidates, not on the number of filters.
 
 mod filter;
 mod index;
@@ -36,7 +38,7 @@ mod oracle;
 pub use filter::{Filter, FilterError};
 pub use index::{FilterId, FilterIndex};
 
-/// A key of a `Slab` in the four bytes that the indices here have for it.
+/// Converts a key of a `Slab` to the four bytes that the indices here use.
 fn u32_key(key: usize) -> u32 {
-    u32::try_from(key).expect("memory ends before 2^32 entries")
+    u32::try_from(key).expect("memory is exhausted before 2^32 entries")
 }

@@ -1,4 +1,4 @@
-//! Random filters and publications against the simplest matcher that can be right.
+//! Tests random filters and publications against the simplest correct matcher.
 
 use super::{Filter, FilterId, FilterIndex};
 use crate::json::JsonReader;
@@ -12,12 +12,12 @@ use random::Random;
 const SEEDS: u64 = 300;
 const STEPS: usize = 150;
 
-/// Few names and values, so that they meet.
+/// Few names and values, so that filters and publications often match.
 const NAMES: &[&str] = &["a", "b", "c", "a.b", "b.c", "a.b.c", "", "."];
 const PATHS: &[&str] = &[
     "a", "b", "a.b", "b.c", "a.b.c", "c.a.b", "b.a.c", "", ".", ".a", "a.",
 ];
-/// Different values, each in spellings that are equal.
+/// Distinct values, each in several equal spellings.
 const VALUES: &[&[&str]] = &[
     &["1", "1.0", "10e-1"],
     &["2", "0.2e1"],
@@ -38,7 +38,7 @@ const VALUES: &[&[&str]] = &[
     ],
 ];
 
-/// A filter by its meaning: for each path the indices of the values that may stand there.
+/// The meaning of a filter: for each path the indices of the values that match there.
 type Meaning = BTreeMap<&'static str, BTreeSet<usize>>;
 
 fn pick<T: Copy>(random: &mut Random, choices: &[T]) -> T {
@@ -85,7 +85,7 @@ fn meaning(random: &mut Random) -> Meaning {
         .collect()
 }
 
-/// One of the many texts of a filter.
+/// One of the possible texts of a filter.
 fn write(random: &mut Random, meaning: &Meaning) -> String {
     let mut keys: Vec<_> = meaning.iter().collect();
     shuffle(random, &mut keys);
@@ -106,7 +106,7 @@ fn write(random: &mut Random, meaning: &Meaning) -> String {
         members.push(format!("{}:[{}]", Value::from(**path), values.join(",")));
     }
     if random.once_in(4) {
-        // What a later key of the same name replaces.
+        // A value that a later key of the same name replaces.
         let replaced = Value::from(*pick(random, &keys).0);
         let value = random.below(VALUES.len());
         members.insert(0, format!("{replaced}:{}", spell(random, value)));
@@ -121,7 +121,7 @@ fn parse(text: &str) -> Filter {
     filter.expect("a filter with keys")
 }
 
-/// The whole rest of the path as one key, else the first part and on.
+/// Tries the whole rest of the path as one key, then its first part and the rest of it.
 fn resolve<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     let members = value.as_object()?;
     if let Some(found) = members.get(path) {
@@ -168,7 +168,7 @@ struct World {
     random: Random,
     index: FilterIndex,
     filters: BTreeMap<FilterId, Value>,
-    /// A filter that stays, so that the index is never thrown away as a whole.
+    /// A filter that is never removed, so that the index is never reset as a whole.
     kept: FilterId,
 }
 
@@ -185,7 +185,10 @@ impl World {
         let earlier = self
             .filters
             .insert(filter_id, serde_json::from_str(&text).unwrap());
-        assert!(earlier.is_none(), "a place in use was given away: {text}");
+        assert!(
+            earlier.is_none(),
+            "an index in use was assigned again: {text}"
+        );
     }
 
     /// Removes any filter but the kept one; false if there is none.
@@ -226,7 +229,7 @@ impl World {
 #[test]
 fn the_index_finds_what_the_oracle_finds() {
     for seed in 0..SEEDS {
-        // Every run has the same seeds: the command replays a failure, whose seed is shown last.
+        // Every run uses the same seeds: the command replays a failure, whose seed is printed last.
         println!("seed {seed}: cargo test --lib filters::oracle");
         let mut index = FilterIndex::default();
         let text = r#"{"a.b":[1,null],"kept":true}"#;
@@ -254,7 +257,7 @@ fn the_index_finds_what_the_oracle_finds() {
 
 #[test]
 fn texts_are_canonical_if_and_only_if_meanings_are_equal() {
-    /// All filters with a key that nothing fulfils mean the same.
+    /// All filters with a key that no value matches have the same meaning.
     fn normal(meaning: &Meaning) -> Option<&Meaning> {
         meaning
             .values()

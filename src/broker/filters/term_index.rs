@@ -1,4 +1,4 @@
-//! The paths and values that the filters of a channel name, and where a publication has them.
+//! The paths and values in the filters of a channel, and which of them a publication has.
 
 use super::filter::Condition;
 use super::index::FilterId;
@@ -12,44 +12,44 @@ use std::collections::HashMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PathIndex(pub(super) u32);
 
-/// Index of a value at one path; the same value at another path has another.
+/// Index of a value at one path; the same value at another path has another index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ValueIndex(u32);
 
-/// Paths and values in use. Conditions become numbers here, so that a candidate is judged by
+/// Paths and values in use. Conditions become numbers here, so that a candidate is evaluated by
 /// comparing numbers.
 #[derive(Debug, Default)]
 pub(super) struct TermIndex {
     trie: Trie,
     paths: Slab<Path>,
     values: Slab<Value>,
-    /// Publications read so far: what was read of an earlier one need not be cleared.
+    /// Publications read so far; marks of earlier publications are stale and need not be cleared.
     readings: u64,
 }
 
-/// A path and the values that filters name at it; never without one.
+/// A path and the values that filters name there; at least one.
 #[derive(Debug)]
 struct Path {
     name: Box<str>,
     plain: HashMap<Plain, ValueIndex>,
     texts: HashMap<Box<str>, ValueIndex>,
     compounds: HashMap<Box<str>, ValueIndex>,
-    /// The publication that last had the path, and the known value it had there.
+    /// The last publication that had the path, and its known value there.
     reading: u64,
     read: Option<ValueIndex>,
 }
 
-/// A value at a path; there as long as conditions name it.
+/// A value at a path; it exists as long as conditions name it.
 #[derive(Debug)]
 struct Value {
     path: PathIndex,
     value: FilterValue,
     conditions: usize,
-    /// The filters posted under the value, in no order.
+    /// The filters posted under the value, in no particular order.
     posted: Vec<Posting>,
 }
 
-/// A filter under one of the values that it is posted under.
+/// The entry of a filter in the list of one value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Posting {
     pub(super) filter_id: FilterId,
@@ -57,8 +57,8 @@ pub(super) struct Posting {
     rank: u32,
 }
 
-/// Where a filter's postings stand in their lists, by rank. A search for them would let clients with
-/// many alternatives in common make removals slow.
+/// The positions of a filter's postings in their lists, by rank. Searching for them would be slow
+/// when clients have many alternatives in common.
 #[derive(Debug, Default)]
 pub(super) struct Positions(Vec<u32>);
 
@@ -71,14 +71,15 @@ pub(super) struct InternedCondition {
 }
 
 impl TermIndex {
-    /// Reads a publication. Appends the known values that it has; at most one for each path.
+    /// Reads a publication and appends the known values that it contains, at most one for each
+    /// path.
     pub(super) fn read(&mut self, publication: Members<'_>, found: &mut Vec<ValueIndex>) {
         self.readings += 1;
         let (reading, paths) = (self.readings, &mut self.paths);
         self.trie.walk(publication, |path, value| {
             let path = &mut paths[path.0 as usize];
             if path.reading == reading {
-                // A shallower way led there already.
+                // The path was already resolved at a shallower level.
                 return;
             }
             path.reading = reading;
@@ -87,7 +88,7 @@ impl TermIndex {
         });
     }
 
-    /// Whether the publication that was last read fulfils the condition.
+    /// Whether the publication that was last read satisfies the condition.
     pub(super) fn satisfies(&self, condition: &InternedCondition) -> bool {
         let path = &self.paths[condition.path.0 as usize];
         let read = path.read.filter(|_| path.reading == self.readings);
@@ -99,7 +100,8 @@ impl TermIndex {
         &self.values[value.0 as usize].posted
     }
 
-    /// The candidates of the publication that is worst for the condition, and its alternatives.
+    /// The cost of posting under the condition: the most candidates that one publication can have,
+    /// and the number of alternatives.
     pub(super) fn cost(&self, condition: &InternedCondition) -> (usize, usize) {
         let lists = condition.alternatives.iter();
         let longest = lists.map(|value| self.posted(*value).len()).max();
@@ -112,12 +114,12 @@ impl TermIndex {
         let positions = ranked.map(|(rank, value)| {
             let posted = &mut self.values[value.0 as usize].posted;
             posted.push(Posting { filter_id, rank });
-            u32::try_from(posted.len() - 1).expect("a list is no longer than the table of groups")
+            u32::try_from(posted.len() - 1).expect("a list is no longer than the table of filters")
         });
         Positions(positions.collect())
     }
 
-    /// Takes back what `post` did. Tells `moved` which postings have another position now.
+    /// Reverses `post`. Calls `moved` for the postings whose position has changed.
     pub(super) fn unpost(
         &mut self,
         condition: &InternedCondition,
@@ -128,14 +130,17 @@ impl TermIndex {
         for (value, position) in condition.alternatives.iter().zip(&positions.0) {
             let posted = &mut self.values[value.0 as usize].posted;
             let removed = posted.swap_remove(*position as usize);
-            assert_eq!(removed.filter_id, filter_id, "places follow every move");
+            assert_eq!(
+                removed.filter_id, filter_id,
+                "positions are updated at every move"
+            );
             if let Some(posting) = posted.get(*position as usize) {
                 moved(*posting, *position);
             }
         }
     }
 
-    /// Adds what the condition names.
+    /// Adds the path and the values of the condition.
     pub(super) fn intern(&mut self, condition: Condition) -> InternedCondition {
         let path = self.trie.find(&condition.path).unwrap_or_else(|| {
             let path = PathIndex(u32_key(
@@ -151,7 +156,7 @@ impl TermIndex {
         InternedCondition { path, alternatives }
     }
 
-    /// Takes back what `intern` did; the condition is posted no more.
+    /// Reverses `intern`; the condition must not be posted any more.
     pub(super) fn release(&mut self, condition: &InternedCondition) {
         for index in &condition.alternatives {
             let value = &mut self.values[index.0 as usize];
@@ -160,7 +165,7 @@ impl TermIndex {
                 continue;
             }
             let value = self.values.remove(index.0 as usize);
-            assert!(value.posted.is_empty(), "who is posted names the value");
+            assert!(value.posted.is_empty(), "a posted filter names the value");
             self.paths[value.path.0 as usize].remove(&value.value);
         }
         if self.paths[condition.path.0 as usize].is_empty() {
@@ -199,7 +204,7 @@ impl TermIndex {
 }
 
 impl Positions {
-    /// Takes note of what `unpost` told.
+    /// Records a new position that `unpost` reported.
     pub(super) fn set(&mut self, posting: Posting, position: u32) {
         self.0[posting.rank as usize] = position;
     }
@@ -221,7 +226,7 @@ impl Path {
     fn find(&self, value: ValueRef<'_>) -> Option<ValueIndex> {
         let found = match value {
             ValueRef::Text(text) => self.texts.get(text),
-            // The canonical text is costly, and such filters are rare.
+            // The canonical text is expensive, and such filters are rare.
             ValueRef::Array(_) | ValueRef::Object(_) if self.compounds.is_empty() => None,
             ValueRef::Array(_) | ValueRef::Object(_) => {
                 self.compounds.get(canonical(value).as_str())

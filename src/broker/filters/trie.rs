@@ -1,4 +1,4 @@
-//! The paths of all filters as a tree of names, walked side by side with a publication.
+//! The paths of all filters as a tree of names, traversed together with a publication.
 //!
 //! ```text
 //!  path a.b.c       root ── "a.b.c" ─▶ path          the whole rest as one key,
@@ -6,7 +6,8 @@
 //!                                    └───── "b" ──▶ node ── "c" ─▶ path
 //! ```
 //!
-//! A node's own way and the rest of the path determine the path, so an edge leads to one at most.
+//! The position of a node and the rest of the path determine the path, so an edge leads to at most
+//! one path.
 
 use super::term_index::PathIndex;
 use super::u32_key;
@@ -23,27 +24,27 @@ const ROOT: NodeIndex = NodeIndex(0);
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Slab<Node>,
-    /// Publications walked so far: what was seen in an earlier one need not be cleared.
+    /// Publications traversed so far; marks of earlier ones are stale and need not be cleared.
     walks: u64,
 }
 
-/// The names that filters know inside one object; none only in the root.
+/// The names that filters use inside one object; only the root may have none.
 #[derive(Debug, Default)]
 struct Node {
     edges: HashMap<Box<str>, Edge>,
 }
 
-/// What a name leads to: a path that ends with it, names behind it, or both.
+/// What a name leads to: a path that ends with it, names below it, or both.
 #[derive(Debug, Default)]
 struct Edge {
     path: Option<PathIndex>,
     child: Option<NodeIndex>,
-    /// The walk that last met the name, and which of its hits that was.
+    /// The last walk that found the name, and the index of its hit.
     walk: u64,
     hit: usize,
 }
 
-/// A member of the publication that some filter knows.
+/// A member of the publication whose name is in some filter.
 #[derive(Clone, Copy, Debug)]
 struct Hit<'a> {
     path: Option<PathIndex>,
@@ -61,8 +62,8 @@ impl Default for Trie {
 }
 
 impl Trie {
-    /// Tells `resolved` where paths lead in the publication, the shallower of two ways to one path
-    /// first: that is the one which counts.
+    /// Calls `resolved` for each path that the publication has. If a path can be resolved in two
+    /// ways, the shallower one comes first and counts.
     pub(super) fn walk<'a>(
         &mut self,
         publication: Members<'a>,
@@ -84,8 +85,8 @@ impl Trie {
         }
     }
 
-    /// Appends the members that `node` knows. A node is scanned once in a walk, for the edge to it is
-    /// hit once.
+    /// Appends the members whose names `node` has. A node is scanned once per walk, because the
+    /// edge to it is hit once.
     fn scan<'a>(&mut self, node: NodeIndex, members: Members<'a>, hits: &mut Vec<Hit<'a>>) {
         let walk = self.walks;
         let node = &mut self.nodes[node.0 as usize];
@@ -94,7 +95,7 @@ impl Trie {
                 continue;
             };
             if edge.walk == walk {
-                // Of members of one name the last counts; none has been followed yet.
+                // Of repeated members the last one counts; none has been followed yet.
                 hits[edge.hit].value = value;
                 continue;
             }
@@ -108,12 +109,12 @@ impl Trie {
         }
     }
 
-    /// The path of that name.
+    /// The path of this name.
     pub(super) fn find(&self, name: &str) -> Option<PathIndex> {
         self.nodes[ROOT.0 as usize].edges.get(name)?.path
     }
 
-    /// Adds the path of that name, which is not yet there.
+    /// Adds the path of this name, which must be new.
     pub(super) fn insert(&mut self, name: &str, path: PathIndex) {
         let (mut node, mut rest) = (ROOT, name);
         loop {
@@ -134,7 +135,7 @@ impl Trie {
         }
     }
 
-    /// Removes the path of that name, and nodes and names that led only to it.
+    /// Removes the path of this name, with the nodes and names that lead only to it.
     pub(super) fn remove(&mut self, name: &str) {
         let mut way = Vec::new();
         let (mut node, mut rest) = (ROOT, name);
@@ -150,7 +151,7 @@ impl Trie {
         }
         for (node, part) in way.into_iter().rev() {
             let child = self.edge(node, part).child;
-            let child = child.expect("nodes go after what is behind them");
+            let child = child.expect("nodes are removed after what is below them");
             if self.nodes[child.0 as usize].edges.is_empty() {
                 self.nodes.remove(child.0 as usize);
                 self.edge(node, part).child = None;
@@ -159,13 +160,13 @@ impl Trie {
         }
     }
 
-    /// The edge of that name, made if there is none.
+    /// The edge of this name, created if there is none.
     fn edge(&mut self, node: NodeIndex, name: &str) -> &mut Edge {
         let edges = &mut self.nodes[node.0 as usize].edges;
         edges.entry(name.into()).or_default()
     }
 
-    /// Removes the edge of that name if it leads nowhere.
+    /// Removes the edge of this name if it leads nowhere.
     fn prune(&mut self, node: NodeIndex, name: &str) {
         let edges = &mut self.nodes[node.0 as usize].edges;
         if edges

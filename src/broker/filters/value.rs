@@ -3,12 +3,12 @@
 use crate::json::{Members, ValueRef, write_text};
 use std::io::Write;
 
-/// A value without parts that is no text; two are equal if and only if their JSON values are.
+/// A scalar other than a string; two are equal if and only if their JSON values are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Plain {
     Null,
     Bool(bool),
-    /// A whole number below 2^64 in magnitude, however it was written.
+    /// An integer below 2^64 in magnitude, in any spelling.
     Integer(i128),
     /// The bits of any other number.
     Float(u64),
@@ -34,7 +34,7 @@ impl FilterValue {
 }
 
 impl Plain {
-    /// None for texts, arrays and objects.
+    /// `None` for strings, arrays and objects.
     pub(super) fn of(value: ValueRef<'_>) -> Option<Self> {
         match value {
             ValueRef::Null => Some(Self::Null),
@@ -45,7 +45,8 @@ impl Plain {
         }
     }
 
-    /// 2^64 and more can only be read as a double, so whole numbers need one form below it.
+    /// Numbers from 2^64 on are always parsed as doubles, so only integers below that need a common
+    /// form.
     fn number(number: f64) -> Self {
         const WHOLE_END: f64 = 18_446_744_073_709_551_616.0;
         if number.fract() == 0.0 && number.abs() < WHOLE_END {
@@ -59,14 +60,14 @@ impl Plain {
     }
 }
 
-/// JSON text that is the same for equal values and different for others.
+/// JSON text that is equal for equal values and different for others.
 pub(super) fn canonical(value: ValueRef<'_>) -> String {
     let mut output = Vec::new();
     write_value(&mut output, value);
-    String::from_utf8(output).expect("JSON of texts is text")
+    String::from_utf8(output).expect("JSON made of UTF-8 strings is UTF-8")
 }
 
-/// Recursion ends at the depth that the parser accepts, `JSON_DEPTH_MAX`.
+/// The recursion is bounded by the depth that the parser accepts, `JSON_DEPTH_MAX`.
 fn write_value(output: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
         ValueRef::Text(text) => write_text(output, text),
@@ -101,17 +102,17 @@ fn write_value(output: &mut Vec<u8>, value: ValueRef<'_>) {
     }
 }
 
-/// Members by name; of each name the last.
+/// Members sorted by name; of repeated names the last one.
 fn sorted(members: Members<'_>) -> Vec<(&str, ValueRef<'_>)> {
     let mut members: Vec<_> = members.collect();
-    // Reversed, then sorted stably: the last of a name becomes its first, which dedup keeps.
+    // Reversed, then stably sorted: the last member of a name becomes the first, which dedup keeps.
     members.reverse();
     members.sort_by_key(|(name, _)| *name);
     members.dedup_by_key(|(name, _)| *name);
     members
 }
 
-/// A comma before all but the first.
+/// Writes a comma before all elements but the first.
 pub(super) fn write_comma(output: &mut Vec<u8>, index: usize) {
     if index > 0 {
         output.push(b',');
