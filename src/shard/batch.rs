@@ -1,8 +1,8 @@
-//! The frames of a few publications of one channel, joined to runs that subscriber groups share.
+//! Joins the frames of a few publications of one channel into runs that subscriber groups share.
 //!
-//! Audiences with filters want different publications, but most of the frames are the same: so they
-//! are gathered once for all who want the same form, and subscriber groups that want the same publications
-//! get the same run.
+//! Subscriber groups with filters receive different publications, but most of their frames are the
+//! same. So frames are collected once per form, and groups that receive the same publications share
+//! a run.
 
 use super::record::{self, Frame};
 use crate::base::limits::RUN_BYTES_MAX;
@@ -10,14 +10,14 @@ use crate::base::{FrameRun, SUBSCRIPTION_ID_BYTES, Variant};
 use crate::dialect::Placeholder;
 use crate::ws::frame;
 
-/// Batches whose memory is kept: a client may choose a subscription id of any width, but few do.
+/// Batches whose memory is kept: clients may choose subscription ids of any width, but few do.
 const BATCHES_KEPT: usize = 8;
 
-/// A batch for each form that some subscriber group wants.
+/// A batch for each form that some subscriber group receives.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     batches: Vec<Batch>,
-    /// Publications gathered since the beginning; tells which frames are of the one at hand.
+    /// Publications so far; identifies the frames of the current publication.
     publication: u64,
 }
 
@@ -28,10 +28,10 @@ pub(super) struct Batch {
     subscription_id_bytes: u16,
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
-    /// The publication at hand, and the one of the last frame.
+    /// The current publication, and the publication of the last frame.
     publication: u64,
     newest: u64,
-    /// The run made last, and of which frames.
+    /// The latest run, and the frames that it was made of.
     latest: Option<(Vec<u32>, FrameRun)>,
 }
 
@@ -40,17 +40,17 @@ pub(super) struct Batch {
 struct Piece {
     start: usize,
     end: usize,
-    /// Where the subscription id goes, from the batch's start.
+    /// Offset of the placeholder from the start of the batch.
     placeholder: Option<usize>,
 }
 
 impl Batches {
-    /// Frames that are added from now on are of another publication.
+    /// Begins the next publication: frames that are added from now on belong to it.
     pub(super) fn begin_publication(&mut self) {
         self.publication += 1;
     }
 
-    /// The index of the batch for that form.
+    /// The index of the batch for this form.
     pub(super) fn of(&mut self, variant: Variant, subscription_id_bytes: u16) -> usize {
         let is_it = |batch: &Batch| {
             batch.variant == variant && batch.subscription_id_bytes == subscription_id_bytes
@@ -63,20 +63,20 @@ impl Batches {
         })
     }
 
-    /// The batch with that index, for the publication at hand.
+    /// The batch at this index, for the current publication.
     pub(super) fn at(&mut self, index: usize) -> &mut Batch {
         let batch = &mut self.batches[index];
         batch.publication = self.publication;
         batch
     }
 
-    /// Whether some batch is as long as a run should be.
+    /// Whether some batch has reached the target length of a run.
     pub(super) fn is_long(&self) -> bool {
         let mut batches = self.batches.iter();
         batches.any(|batch| batch.bytes.len() >= RUN_BYTES_MAX)
     }
 
-    /// Forgets all frames.
+    /// Removes all frames.
     pub(super) fn clear(&mut self) {
         self.batches.truncate(BATCHES_KEPT);
         for batch in &mut self.batches {
@@ -101,7 +101,7 @@ impl Batch {
         }
     }
 
-    /// Adds the frame of the publication at hand, unless it is there; returns its index.
+    /// Adds the frame of the current publication, unless it is already present; returns its index.
     pub(super) fn add<'a>(&mut self, frame: impl FnOnce() -> Frame<'a>) -> u32 {
         if self.newest != self.publication {
             self.newest = self.publication;
@@ -110,7 +110,7 @@ impl Batch {
         u32::try_from(self.pieces.len() - 1).expect("a run is far shorter than 4 GiB")
     }
 
-    /// Adds a frame, its placeholder made as wide as the subscribers' subscription ids.
+    /// Adds a frame, with its placeholder as wide as the subscription ids of the subscribers.
     fn append(&mut self, frame: Frame<'_>) {
         let start = self.bytes.len();
         let subscription_id_bytes = usize::from(self.subscription_id_bytes);
@@ -138,7 +138,7 @@ impl Batch {
         });
     }
 
-    /// The run of these frames, the same one as last time if they are the same.
+    /// The run of these frames; the latest run again if the frames are the same.
     pub(super) fn run(&mut self, frames: &[u32]) -> FrameRun {
         if let Some((latest, run)) = &self.latest
             && latest == frames

@@ -1,19 +1,20 @@
-//! Parts of runs in a queue that needs no memory of its own as long as there is but one.
+//! Parts of runs in a queue that allocates only when it holds more than one.
 
 use crate::base::{FrameRun, SubscriptionId};
 use std::collections::VecDeque;
 
-/// A part of a run: all of it, or what is left after a short write.
+/// A part of a run: all of it, or the rest after a short write.
 ///
-/// A chunk may start inside a frame, when the bytes before are already written, but always ends
-/// where a frame ends: so a control frame may stand behind any chunk.
+/// A chunk may start inside a frame whose first bytes are already written, but it always ends at
+/// the end of a frame, so a control frame may follow any chunk.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
     pub(super) run: FrameRun,
     pub(super) start: u32,
     pub(super) end: u32,
     pub(super) is_control: bool,
-    /// What belongs into the run's placeholders; `None` when it has none, or when they are filled.
+    /// The subscription id for the run's placeholders; `None` when it has none, or when they are
+    /// filled.
     pub(super) subscription_id: Option<SubscriptionId>,
 }
 
@@ -36,8 +37,9 @@ impl Chunk {
         }
     }
 
-    /// Puts the subscription id into the run's placeholders. Not before it is sent: a copy made now is still in the
-    /// processor's cache when the kernel copies it again, and few exist at a time.
+    /// Copies the run with the subscription id in its placeholders. This happens just before the
+    /// send: the copy is then still in the processor's cache when the kernel copies it again, and
+    /// few copies exist at a time.
     pub(super) fn insert_subscription_id(&mut self) {
         if let Some(subscription_id) = self.subscription_id.take() {
             self.run = self.run.with_subscription_id(&subscription_id);
@@ -67,15 +69,15 @@ impl Chunk {
     }
 }
 
-/// Chunks in order. Nearly always one waits per connection, so the first has its place here and
-/// only a backlog allocates; an idle connection holds nothing.
+/// Chunks in order. Nearly always one waits per connection, so the first is stored inline and only
+/// a backlog allocates.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     first: Option<Chunk>,
-    /// Never empty, and there only behind a first.
+    /// Never empty; `Some` only if `first` is.
     #[expect(
         clippy::box_collection,
-        reason = "an empty place of eight bytes instead of thirty-two, ten thousand times"
+        reason = "eight bytes instead of thirty-two in each connection without a backlog"
     )]
     rest: Option<Box<VecDeque<Chunk>>>,
 }
@@ -118,7 +120,7 @@ impl Chunks {
         self.first.iter_mut().chain(rest)
     }
 
-    /// Puts a chunk at `at`, at most `len`.
+    /// Inserts a chunk at index `at`, at most `len`.
     pub(super) fn insert(&mut self, at: usize, chunk: Chunk) {
         if at > 0 {
             let rest = self.rest.get_or_insert_default();
@@ -128,7 +130,7 @@ impl Chunks {
         }
     }
 
-    /// Takes the chunk at `at` out.
+    /// Removes the chunk at index `at`.
     pub(super) fn remove(&mut self, at: usize) -> Option<Chunk> {
         let removed = match at {
             0 => {
@@ -142,7 +144,7 @@ impl Chunks {
         removed
     }
 
-    /// Takes out everything from `at` on.
+    /// Removes and returns all chunks from index `at` on.
     pub(super) fn split_off(&mut self, at: usize) -> VecDeque<Chunk> {
         let mut taken = match &mut self.rest {
             Some(rest) => rest.split_off(at.saturating_sub(1).min(rest.len())),

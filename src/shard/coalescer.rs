@@ -1,4 +1,4 @@
-//! Joins the frames of publications that follow each other on a channel into runs, one for each form.
+//! Joins the frames of consecutive publications of a channel into runs, one for each form.
 
 use super::batch::Batches;
 use super::record::{self, Frame, Record};
@@ -8,29 +8,32 @@ use crate::broker::{BroadcastTarget, Broker, Channel, ChannelIndex};
 use crate::dialect;
 use crate::json::JsonReader;
 
-/// Frames of one channel, gathered as long as the records that follow are for the same channel: so
-/// the order of all publications is kept, and publications in a row cost each subscriber one buffer.
+/// Frames of one channel, collected as long as the next records are for the same channel. This
+/// keeps the order of all publications, and consecutive publications cost each subscriber one
+/// buffer.
 #[derive(Debug, Default)]
 pub(super) struct Coalescer {
-    /// None while nothing is gathered.
+    /// `None` while no frames are collected.
     channel: Option<ChannelIndex>,
     batches: Batches,
-    /// What each subscriber group gets, by the indices of the channel's subscriber groups.
+    /// What each subscriber group receives, by the indices of the channel's groups.
     shares: Vec<Share>,
-    /// The subscriber groups that get something.
+    /// The subscriber groups that receive something.
     touched: Vec<u32>,
     wanted: Vec<u32>,
     json: JsonReader,
 }
 
-/// What a subscriber group gets: of one batch, the frames of the publications that it wants.
+/// What a subscriber group receives: of one batch, the frames of the publications that match its
+/// filter.
 #[derive(Debug, Default)]
 struct Share {
     batch: usize,
     frames: Vec<u32>,
 }
 
-/// A frame that the publisher did not make, as the variant came into use after it had looked.
+/// A frame that the publisher did not encode, because the variant came into use after the publisher
+/// had checked.
 #[derive(Debug, Default)]
 struct LateFrame {
     variant: Option<Variant>,
@@ -39,7 +42,7 @@ struct LateFrame {
 }
 
 impl Coalescer {
-    /// Adds the frames of a record, after finishing what is gathered for another channel.
+    /// Adds the frames of a record, after delivering those collected for another channel.
     pub(super) fn add(
         &mut self,
         bytes: &[u8],
@@ -95,20 +98,20 @@ impl Coalescer {
         if !channel.has_filters() {
             return;
         }
-        // Data that is no object has no fields that a filter could match.
+        // Data other than an object has no fields that a filter could match.
         if let Ok(document) = self.json.parse(data)
             && let Ok(object) = document.object()
         {
             let evaluations = channel.matching(&object, &mut self.wanted);
             counters.filter_evaluations.add(evaluations);
         }
-        // One large publication should not make the shard large for good.
+        // One large publication should not increase the memory of the shard permanently.
         if data.len() > JSON_BYTES_KEPT {
             self.json = JsonReader::default();
         }
     }
 
-    /// Hands out what is gathered, to the subscribers that it is for.
+    /// Delivers the collected frames to their subscribers.
     pub(super) fn finish(
         &mut self,
         broker: &Broker,

@@ -8,75 +8,80 @@ use crate::ws::close::{self, PeerClose};
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
 use std::net::SocketAddr;
 
-/// Where a connection is in its life.
+/// The state of a connection.
 ///
 /// ```text
-///   Head ──upgrade──▶ Open ──close frame queued──▶ Closing ──written──▶ Lingering ──▶ Gone
-///     │ └─rejected────────────────────────────────▶ Closing    peer's close frame,      │
-///     └──other request──▶ Http ──answered────────▶ Closing    its end, or a timeout    ▼ slot free
+///   Head ──upgrade──▶ Open ──close frame queued──▶ Closing ──written──▶ Lingering ──▶ Closed
+///     │ └─rejected───────────────────────────────▶ Closing                              │
+///     └──other request──▶ Http ──answered────────▶ Closing                              ▼
+///                                                                                 slot free
 /// ```
+///
+/// `Lingering` ends with the peer's close frame, the end of its stream, or a timeout.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Waiting for a complete request head. Apart, as what is known until then is of no use to a
-    /// session and would make each connection larger.
+    /// Waiting for a complete request head. Boxed, because a session does not need this data and it
+    /// would make each connection larger.
     Head(Box<PendingRequest>),
     /// A WebSocket session.
     Open,
     /// Bytes go to the HTTP API.
     Http,
-    /// Something last waits in the send queue.
+    /// The last bytes wait in the send queue.
     Closing(CloseWait),
-    /// All is written; waiting for the peer's end.
+    /// Everything is written; waiting for the peer to close.
     Lingering(CloseWait),
     /// The wire was asked to close the socket.
     Closed,
 }
 
-/// What is known of a connection before its request.
+/// A connection whose request head is incomplete.
 #[derive(Debug)]
 pub(super) struct PendingRequest {
     pub(super) peer: SocketAddr,
-    /// Which listener it came by.
+    /// The listener that accepted it.
     pub(super) listener: u8,
-    /// The front of its request head.
+    /// The part of its request head that has arrived.
     pub(super) head: Vec<u8>,
 }
 
 /// How a connection that is being closed waits for its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseWait {
-    /// The peer has sent its close frame, or ended its stream: nothing to wait for.
+    /// The peer has sent its close frame, or ended its stream; there is nothing to wait for.
     Done,
-    /// The peer owes a close frame (RFC 6455 7.1.1); until then its frames are read and ignored.
+    /// The peer has yet to send its close frame (RFC 6455 7.1.1); until then its frames are read
+    /// and ignored.
     CloseFrame,
-    /// The peer speaks no WebSocket, or broke its rules: our sending side is shut down, so that it
-    /// sees the end, and what it still sends is discarded. Closing at once would reset the
-    /// connection and could destroy what is still on its way to the peer (RFC 9112 9.6).
+    /// The peer does not speak WebSocket, or violated the protocol: the server shuts down its
+    /// sending side, so that the peer sees the end of the stream, and discards further input.
+    /// Closing at once would reset the connection and could destroy data in flight to the peer (RFC
+    /// 9112 9.6).
     EndOfStream,
 }
 
-/// A connection; its size counts ten thousand times.
+/// A connection. Keep it small: a shard has tens of thousands of them.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) phase: Phase,
     pub(super) dialect: DialectId,
-    /// Stands in the list of connections to send to.
+    /// Whether it is in the queue of connections to send to.
     pub(super) is_queued: bool,
-    /// The socket took nothing; waiting for it to become writable.
+    /// The socket accepted no bytes; waiting for it to become writable.
     pub(super) is_blocked: bool,
     pub(super) decoder: Decoder,
     pub(super) send_queue: SendQueue,
-    /// When to look at the connection.
+    /// When its timer expires, monotonic milliseconds.
     pub(super) timer_ms: u64,
-    /// The earliest of its timers in the wheel; others are stale.
+    /// Time of its earliest timer in the wheel; other timers in the wheel are stale.
     pub(super) wheel_ms: u64,
 }
 
 /// How a session is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CloseRequest {
-    /// The code of our close frame; none echoes a close frame without one.
+    /// The code of the server's close frame; `None` echoes a close frame without a code.
     code: Option<CloseCode>,
     pub(super) reason: CloseReason,
     /// Whether what is queued is sent before the close frame.
@@ -84,7 +89,7 @@ pub(super) struct CloseRequest {
 }
 
 impl CloseRequest {
-    /// Everything queued is sent first.
+    /// Sends everything queued first.
     pub(super) fn flushing(code: CloseCode, reason: CloseReason) -> Self {
         Self {
             code: Some(code),
@@ -93,12 +98,12 @@ impl CloseRequest {
         }
     }
 
-    /// The peer broke the protocol. What came before was right and is still answered.
+    /// The peer violated the protocol. Answers to its earlier messages are still sent.
     pub(super) fn protocol_error(error: ProtocolError) -> Self {
         Self::flushing(close::code_for(error), CloseReason::Protocol)
     }
 
-    /// The peer sent a close frame; RFC 6455 5.5.1 allows its own code as the answer.
+    /// The peer sent a close frame; RFC 6455 5.5.1 allows echoing its code.
     pub(super) fn echo(close: PeerClose) -> Self {
         Self {
             code: close.code,
@@ -107,7 +112,7 @@ impl CloseRequest {
         }
     }
 
-    /// The peer does not read; what it has not read is dropped.
+    /// The peer reads too slowly; the frames queued for it are dropped.
     pub(super) fn slow_consumer() -> Self {
         Self {
             code: Some(CloseCode::POLICY_VIOLATION),
@@ -116,7 +121,7 @@ impl CloseRequest {
         }
     }
 
-    /// What is expected of the peer after our close frame.
+    /// What to wait for after the server's close frame.
     pub(super) fn close_wait(self) -> CloseWait {
         match self.reason {
             CloseReason::Peer => CloseWait::Done,

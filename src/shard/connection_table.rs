@@ -1,4 +1,4 @@
-//! The connections of a shard and what happens to them; the rules are the broker's.
+//! The connections of a shard and their transitions; the rules are in the broker.
 
 use super::ConnectionAction;
 use super::connection::{CloseRequest, CloseWait, Connection, Phase};
@@ -23,11 +23,11 @@ pub(super) struct ConnectionTable {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) actions: Vec<ConnectionAction>,
     send_queue_bytes_max: u32,
-    /// Per dialect, how long a peer has to answer our close frame.
+    /// Per dialect, how long a peer has to answer a close frame.
     close_timeouts_ms: [u64; DialectId::COUNT],
     wheel: TimerWheel,
     pub(super) ready_queue: ReadyQueue,
-    /// Sessions that the broker has not yet been told have ended.
+    /// Sessions that have ended and whose end the broker has not processed yet.
     ended: Vec<ConnectionId>,
     text: Vec<u8>,
     ping: FrameRun,
@@ -83,7 +83,7 @@ impl ConnectionTable {
         self.send_control(id, ping);
     }
 
-    /// Tells the client what happened, in its dialect.
+    /// Sends an event to the client, in its dialect.
     pub(super) fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
         let Some(connection) = self.slab.get(id) else {
             return;
@@ -102,7 +102,7 @@ impl ConnectionTable {
         }
     }
 
-    /// Queues a run of frames; a session without room for it is closed.
+    /// Queues a run of frames; a session whose send queue has no room for it is closed.
     pub(super) fn queue(&mut self, id: ConnectionId, run: FrameRun, now: Now) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
@@ -118,7 +118,7 @@ impl ConnectionTable {
         }
     }
 
-    /// Queues a publications' run for the session in `slot`, which is the hot path of the server.
+    /// Queues a run of publications for the session in `slot`. This is the hot path of the server.
     pub(super) fn deliver(
         &mut self,
         slot: u32,
@@ -172,7 +172,7 @@ impl ConnectionTable {
         }
         let close_frame = FrameRun::reply(&close.frame());
         let pushed = connection.send_queue.push(close_frame, u32::MAX);
-        assert!(pushed.is_ok(), "no outbox reaches 4 GiB");
+        assert!(pushed.is_ok(), "no send queue reaches 4 GiB");
         connection.phase = Phase::Closing(close.close_wait());
         self.ready_queue.join(connection);
         let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
@@ -180,7 +180,7 @@ impl ConnectionTable {
         self.set_timer(id, now.monotonic_ms + timeout_ms);
     }
 
-    /// Answers a request that gets no further, and closes.
+    /// Answers a rejected request, and closes the connection.
     pub(super) fn reject(&mut self, id: ConnectionId, reason: RejectReason, now: Now) {
         self.counters.connections_rejected.of(reason).add(1);
         let answer = FrameRun::reply(rejection::answer(reason).as_bytes());
@@ -200,7 +200,7 @@ impl ConnectionTable {
         }
     }
 
-    /// All is written to a connection that is being closed.
+    /// Handles a connection that is being closed and whose bytes are all written.
     fn finish_closing(&mut self, id: ConnectionId) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
@@ -216,7 +216,8 @@ impl ConnectionTable {
         }
     }
 
-    /// The peer of a connection that is being closed has sent its close frame, or ended its stream.
+    /// Handles the peer's close frame, or the end of its stream, on a connection that is being
+    /// closed.
     pub(super) fn peer_closed(&mut self, id: ConnectionId) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
@@ -245,14 +246,14 @@ impl ConnectionTable {
                 self.counters.protocol_errors.of(error).add(1);
                 self.abort(id);
             }
-            // A peer that has only shut its sending side down still reads our answer.
+            // A peer that has only shut down its sending side still reads the answer.
             Phase::Http => self.actions.push(ConnectionAction::HttpEnd(id)),
             Phase::Closing(_) | Phase::Lingering(_) => self.peer_closed(id),
             Phase::Closed => {}
         }
     }
 
-    /// Gives the socket up at once; what waits for it is counted as dropped.
+    /// Closes the socket at once; what waits in the send queue is counted as dropped.
     pub(super) fn abort(&mut self, id: ConnectionId) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
@@ -277,7 +278,7 @@ impl ConnectionTable {
             matches!(released.phase, Phase::Closed),
             "only closed sockets are released"
         );
-        // Not before: a send that was under way may still have written some of it.
+        // Not earlier: a send in flight may still have written some of it.
         let abandoned = released.send_queue.abandoned();
         self.counters
             .dropped
@@ -296,7 +297,8 @@ impl ConnectionTable {
         }
     }
 
-    /// Queues bytes of an answer. They are one answer, made by us: no limit but its own length.
+    /// Queues bytes of an HTTP answer. They have no limit, because they are one answer that the
+    /// server made.
     pub(super) fn send_http(&mut self, id: ConnectionId, bytes: &[u8]) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
@@ -321,7 +323,7 @@ impl ConnectionTable {
         for id in ids {
             match self.slab.get(id).map(|connection| &connection.phase) {
                 Some(Phase::Open) => self.close_going_away(id, now),
-                // The answer is on its way; it has as long as a session has to answer a close frame.
+                // An HTTP answer in progress has the same time as the answer to a close frame.
                 Some(Phase::Http) => self.set_timer(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
                 Some(Phase::Head(_)) => self.abort(id),
                 _ => {}
@@ -344,8 +346,8 @@ impl ConnectionTable {
     pub(super) fn set_timer(&mut self, id: ConnectionId, due_ms: u64) {
         if let Some(connection) = self.slab.get_mut(id) {
             connection.timer_ms = due_ms;
-            // An earlier one will ring first and find that it is too early: so a deadline that is
-            // put off again and again costs one entry in the wheel, not one each time.
+            // An earlier timer expires first, and is then set again. So a deadline that is
+            // postponed repeatedly costs one entry in the wheel, not one each time.
             if due_ms < connection.wheel_ms {
                 connection.wheel_ms = due_ms;
                 self.wheel.set(id, due_ms);
@@ -353,7 +355,7 @@ impl ConnectionTable {
         }
     }
 
-    /// The connections whose time has come.
+    /// The connections whose timers have expired.
     pub(super) fn expired_timers(&mut self, now: Now) -> Vec<ConnectionId> {
         let mut timers = Vec::new();
         self.wheel.expire(now.monotonic_ms, &mut timers);
@@ -376,7 +378,7 @@ impl ConnectionTable {
         due
     }
 
-    /// The timer of a connection that is no session has rung.
+    /// Handles the expired timer of a connection that is not a session.
     pub(super) fn time_out(&mut self, id: ConnectionId, now: Now) {
         match self.slab.get(id).map(|connection| &connection.phase) {
             Some(Phase::Head(_)) => self.reject(id, RejectReason::HeadTimeout, now),

@@ -1,4 +1,4 @@
-//! What the broker wants done: by connections, or by the writer of publications.
+//! Carries out the broker's effects on the connections and the publication writer.
 
 use super::Shard;
 use super::connection::CloseRequest;
@@ -9,7 +9,7 @@ use crate::broker::{Command, Effect};
 use crate::dialect;
 
 impl Shard {
-    /// Gives the broker a command and carries out its effects.
+    /// Passes a command to the broker and carries out its effects.
     pub(super) fn step(&mut self, id: ConnectionId, command: Command<'_>, now: Now) {
         let Self {
             broker,
@@ -22,7 +22,7 @@ impl Shard {
         });
     }
 
-    /// Counts a message against the session's rate limit; false when it is not to be read.
+    /// Counts a message against the session's rate limit; false when it must be dropped.
     pub(super) fn is_within_rate_limit(&mut self, id: ConnectionId, now: Now) -> bool {
         let Self {
             broker,
@@ -61,7 +61,7 @@ fn apply(
             connections.end(id, CloseRequest::flushing(code, reason), now);
         }
         Effect::SetTimer(at_ms) => connections.set_timer(id, at_ms),
-        // Answered where the message is read.
+        // Handled in `is_within_rate_limit`.
         Effect::DropMessage => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Where the program's handlers are called, and what they asked for is done.
+//! Calls the handlers of the embedding program, and carries out their actions.
 
 use super::Shard;
 use super::hooks::Outcome;
@@ -8,7 +8,7 @@ use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Event, Publication, Rejection};
 
 impl Shard {
-    /// Shows a message to the program's middleware; false when it was rejected.
+    /// Calls the middleware for a message; false when it rejected the message.
     pub(super) fn passes_middleware(
         &mut self,
         id: ConnectionId,
@@ -25,7 +25,7 @@ impl Shard {
         passes
     }
 
-    /// Calls the handler of a message that the dialect does not have.
+    /// Calls the handler of a message whose type the dialect does not have.
     pub(super) fn call_handler(&mut self, id: ConnectionId, message: Message<'_>, now: Now) {
         let rejection = match self.hooks.handler(message.kind) {
             None => Some(Rejection::UnknownType),
@@ -47,7 +47,7 @@ impl Shard {
         self.tell(id, outcome, now);
     }
 
-    /// Tells the program that a session has begun.
+    /// Calls the handler for new sessions.
     pub(super) fn call_connect(&mut self, id: ConnectionId, now: Now) {
         if !self.hooks.has_connect() || !self.connections.is_open(id) {
             return;
@@ -67,7 +67,7 @@ impl Shard {
         }
     }
 
-    /// Tells the program that a session has ended.
+    /// Calls the handler for ended sessions.
     pub(super) fn call_disconnect(&mut self, id: ConnectionId, now: Now) {
         if self.hooks.has_disconnect()
             && let Some(view) = self.broker.view(id, now)
@@ -138,7 +138,8 @@ impl Shard {
         self.connections.reply(id, &event, now);
     }
 
-    /// Ends a session by the word of the program or of an operator; false when there is none.
+    /// Closes a session on behalf of the embedding program or an operator; false when there is none
+    /// with this id.
     pub fn disconnect(&mut self, id: ConnectionId, now: Now) -> bool {
         let is_there = self.connections.is_open(id);
         self.end_session(id, CloseReason::Operator, now);

@@ -1,4 +1,5 @@
-//! From the first bytes of a connection to a WebSocket session, the HTTP API, or a rejection.
+//! Reads the request head of a connection and upgrades it, passes it to the HTTP API, or rejects
+//! it.
 
 use super::Shard;
 use super::connection::{CloseRequest, Phase};
@@ -13,7 +14,7 @@ use crate::ws::CloseCode;
 use crate::ws::handshake::switching_protocols;
 use std::borrow::Cow;
 
-/// The subprotocol whose neighbour in the list is a token, for browsers, which cannot set headers.
+/// The subprotocol that is followed by a token in the list, for browsers, which cannot set headers.
 const BEARER_SUBPROTOCOL: &str = "bearer";
 
 /// What a request head leads to.
@@ -34,7 +35,7 @@ struct Upgrade<'a> {
 }
 
 impl Shard {
-    /// Bytes came before the request head was complete.
+    /// Receives bytes while the request head is incomplete.
     pub(super) fn receive_head(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
         let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
@@ -47,7 +48,8 @@ impl Shard {
             return self.inspect_head(id, bytes, now);
         }
         waiting.extend_from_slice(bytes);
-        // A head ends with a line: bytes without one change nothing, however slowly they trickle in.
+        // A head ends with a line feed, so bytes without one cannot complete it and need no
+        // parsing.
         if bytes.contains(&b'\n') || waiting.len() >= HEAD_BYTES_MAX {
             let mut all = std::mem::take(waiting);
             self.inspect_head(id, &mut all, now);
@@ -83,7 +85,7 @@ impl Shard {
         }
     }
 
-    /// Why an upgrade is answered with a status of HTTP instead of a session that is closed.
+    /// Why an upgrade is rejected with an HTTP status, not by closing a session.
     fn reject_early(&self, upgrade: &Upgrade<'_>) -> Option<RejectReason> {
         let policy = self.broker.policy();
         if self.is_shutting_down {
@@ -107,9 +109,9 @@ impl Shard {
             unreachable!("only a request head is inspected, and it upgrades once");
         };
         connection.dialect = upgrade.dialect;
-        // Ahead of pongs for pings in the same packet.
+        // The answer goes ahead of pongs for pings in the same packet.
         connections.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
-        // A browser's script learns the reason of a rejection only from a close code.
+        // A script in a browser sees the reason of a rejection only in a close code.
         if !self.broker.policy().allows_origin(upgrade.origin) {
             let close = CloseRequest::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
             return connections.end(id, close, now);
@@ -124,7 +126,7 @@ impl Shard {
     }
 }
 
-/// The tenant that a request names: in its path, a header, its query, or the name of the host.
+/// The tenant that a request names: in its path, a header, its query, or its host name.
 fn tenant<'a>(
     head: &Head<'a>,
     target: &Target<'a>,

@@ -1,4 +1,4 @@
-//! What the program that embeds the server wants done: its handlers, called on the session's shard.
+//! Handlers of the embedding program, called on the session's shard.
 
 use super::session::{Denied, Message, Session};
 use std::collections::HashMap;
@@ -11,14 +11,14 @@ type ConnectHandler = dyn Fn(&mut Session<'_>) -> Result<(), Denied> + Send + Sy
 type DisconnectHandler = dyn Fn(&Session<'_>) + Send + Sync + 'static;
 type Middleware = dyn Fn(&Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static;
 
-/// A handler of messages, and who may call it.
+/// A handler of messages, and for which sessions it is called.
 struct Handler {
     call: Box<MessageHandler>,
     before_authentication: bool,
 }
 
-/// The handlers of a program. They run on the shard of the session, between two turns of its loop:
-/// whatever takes long belongs on another thread.
+/// The handlers of the embedding program. They run on the shard of the session, inside its event
+/// loop: slow work belongs on another thread.
 #[derive(Default)]
 pub struct Hooks {
     messages: HashMap<Box<str>, Handler>,
@@ -34,7 +34,7 @@ impl fmt::Debug for Hooks {
     }
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Done,
@@ -43,8 +43,8 @@ pub(super) enum Outcome {
 }
 
 impl Hooks {
-    /// Calls `handler` for messages of type `kind` that the dialect does not have. Sessions that
-    /// have yet to authenticate are rejected, unless `before_authentication`.
+    /// Calls `handler` for messages of type `kind`, which the dialect does not have. Messages of
+    /// sessions that have yet to authenticate are rejected, unless `before_authentication`.
     pub fn on_message(
         &mut self,
         kind: &str,
@@ -71,8 +71,8 @@ impl Hooks {
         self.disconnects.push(Box::new(handler));
     }
 
-    /// Shows every message to `middleware` before anything is done about it; its rejection is told to
-    /// the client, and the message dropped.
+    /// Calls `middleware` for every message before it is handled; if it rejects the message, the
+    /// client receives an error and the message is dropped.
     pub fn middleware(
         &mut self,
         middleware: impl Fn(&Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
@@ -97,8 +97,8 @@ impl Hooks {
         !self.disconnects.is_empty()
     }
 
-    /// Whether there is a handler for messages of that type; `true` inside if it also serves
-    /// sessions that have yet to authenticate.
+    /// The handler for messages of this type, if there is one: `true` if it also serves sessions
+    /// that have yet to authenticate.
     pub(super) fn handler(&self, kind: &str) -> Option<bool> {
         let handler = self.messages.get(kind)?;
         Some(handler.before_authentication)
@@ -133,7 +133,7 @@ impl Hooks {
     }
 }
 
-/// A handler that panics must not take the shard, and everyone on it, with it.
+/// Catches panics: a handler that panics must not end the shard and all its sessions.
 fn call(handler: impl FnOnce() -> Result<(), Denied>) -> Outcome {
     match catch_unwind(AssertUnwindSafe(handler)) {
         Ok(Ok(())) => Outcome::Done,

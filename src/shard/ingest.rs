@@ -1,4 +1,4 @@
-//! From the bytes of a session to commands for the broker.
+//! Decodes the bytes of a session into commands for the broker.
 
 use super::connection::{CloseRequest, CloseWait, Phase};
 use super::session::Message;
@@ -12,7 +12,7 @@ use crate::json::Object;
 use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
 
 impl Shard {
-    /// The socket of `id` gave `bytes`; they may be overwritten.
+    /// Receives `bytes` from the socket of `id`; they may be overwritten.
     pub fn receive(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
         let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
@@ -47,13 +47,14 @@ impl Shard {
                 Err(error) => return self.end_for(id, error, now),
             }
         }
-        // We are closing, but the answer to our close frame may be among these bytes already.
+        // The session is being closed, but these bytes may already contain the answer to the close
+        // frame.
         self.keep_decoder(id, decoder);
         self.await_close_frame(id, &mut bytes[consumed..]);
     }
 
-    /// Reads what comes after we have begun to close a connection, for the peer's close frame alone;
-    /// whoever owes none is not read at all.
+    /// Reads input of a connection that is being closed, only for the peer's close frame; input of
+    /// a peer that need not send one is ignored.
     fn await_close_frame(&mut self, id: ConnectionId, bytes: &mut [u8]) {
         let limits = self.message_limits(id);
         let Some(connection) = self.connections.slab.get_mut(id) else {
@@ -114,7 +115,7 @@ impl Shard {
         if !self.is_within_rate_limit(id, now) {
             return;
         }
-        // Taken out, as what is read borrows them while the shard works.
+        // Taken out, because the parsed message borrows from it while the shard is in use.
         let mut json = self.json.take().unwrap_or_default();
         let mut scratch = std::mem::take(&mut self.scratch);
         match json.parse(text) {
@@ -124,13 +125,13 @@ impl Shard {
             },
             Err(error) => self.step(id, Command::Malformed(error.into()), now),
         }
-        // One large message should not make the shard large for good.
+        // One large message should not increase the memory of the shard permanently.
         if text.len() <= JSON_BYTES_KEPT {
             (self.json, self.scratch) = (Some(json), scratch);
         }
     }
 
-    /// Does what a message says.
+    /// Decodes a message and carries it out.
     fn dispatch(
         &mut self,
         id: ConnectionId,

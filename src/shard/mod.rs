@@ -1,14 +1,14 @@
-//! The state of one core: connections with their send queues and timers, and the two halves that
-//! publications pass: the writer into the ring and the reader out of it. Neither half is known to the
-//! connections.
+//! The state of one core: connections with their send queues and timers, the writer of publications
+//! to the ring, and the reader of publications from it. The connections depend on neither of the
+//! two.
 //!
-//! A shard has no socket, no thread and no clock. Whoever drives it (the wire, or a simulation) tells
-//! it what came and what was written, and carries out what it asks for:
+//! A shard has no socket, no thread and no clock. Its driver (the wire, or a simulation) reports
+//! what was received and written, and carries out the actions of the shard:
 //!
 //! ```text
 //!   accept, receive, on_eof  ─▶ ┌───────┐ ─▶ begin_send, sent      bytes for sockets
 //!   expire_timers            ─▶ │ Shard │ ─▶ take_actions          close, hand over to HTTP
-//!   drain_ring               ─▶ └───────┘ ─▶ wake_peers            other shards have records to read
+//!   drain_ring               ─▶ └───────┘ ─▶ wake_peers            records for other shards
 //! ```
 
 mod batch;
@@ -46,10 +46,10 @@ pub use hooks::Hooks;
 pub use publisher::{PublishError, Publisher};
 pub use session::{Denied, Message, Session};
 
-/// What a shard wants done to a connection beyond sending.
+/// An action on a connection that a shard requests, other than sending.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ConnectionAction {
-    /// All is written: shut the sending side down and wait for the peer's end.
+    /// Everything is written: shut down the sending side and wait for the peer to close.
     ShutdownWrite(ConnectionId),
     /// Close the socket, then call `Shard::release`.
     Close(ConnectionId),
@@ -64,21 +64,21 @@ pub enum ConnectionAction {
 pub struct ShardParts {
     /// Which shard of the process this is, from 0.
     pub index: u16,
-    /// Connections it may hold: the size of the wire ring's file table.
+    /// Connections that it may hold: the size of the wire ring's file table.
     pub connections_max: u32,
-    /// The rules.
+    /// The policy of the process.
     pub policy: Arc<Policy>,
     /// Checks tokens.
     pub verifier: Verifier,
     /// Counts shared by all shards.
     pub process_counts: Arc<ProcessCounts>,
-    /// What users, tenants and addresses use, on all shards.
+    /// Quotas of users, tenants and addresses, over all shards.
     pub quotas: Arc<Quotas>,
     /// This shard's counters.
     pub counters: Arc<ShardCounters>,
-    /// What the embedding program wants done.
+    /// The handlers of the embedding program.
     pub hooks: Arc<Hooks>,
-    /// The ring that joins the shards.
+    /// The ring that connects the shards.
     pub ring: Ring,
     /// This shard's reader of it.
     pub reader: Reader,
@@ -88,14 +88,14 @@ pub struct ShardParts {
 #[derive(Debug)]
 pub struct Shard {
     broker: Broker,
-    /// None while a message is read, and after one so large that its reader was not kept.
+    /// `None` while a message is read, and after a message so large that its reader was not kept.
     json: Option<JsonReader>,
     scratch: String,
     writer: PublicationWriter,
     reader: PublicationReader,
     connections: ConnectionTable,
     hooks: Arc<Hooks>,
-    /// No new session begins.
+    /// No new sessions are accepted.
     is_shutting_down: bool,
 }
 
@@ -136,10 +136,10 @@ impl Shard {
         }
     }
 
-    /// Takes a new connection, which came by the listener of that index in [`Policy::routes`].
+    /// Registers a new connection of the listener with this index in [`Policy::routes`].
     ///
     /// # Errors
-    /// [`SlabFull`] when the shard holds as many as it may; the socket is then to be closed.
+    /// [`SlabFull`] when the shard has no room; the caller then closes the socket.
     pub fn accept(
         &mut self,
         peer: SocketAddr,
@@ -149,7 +149,7 @@ impl Shard {
         self.connections.accept(peer, listener, now)
     }
 
-    /// Does what is due at `now`: heartbeats and timeouts.
+    /// Handles the timers that are due at `now`: heartbeats and timeouts.
     pub fn expire_timers(&mut self, now: Now) {
         for id in self.connections.expired_timers(now) {
             if self.connections.is_open(id) {
@@ -169,9 +169,9 @@ impl Shard {
 
     /// Delivers what other shards and this one have published; returns the count of records read.
     ///
-    /// While connections still wait for their part of a fan-out it reads on only within a budget:
-    /// publications that come meanwhile leave in the same sends, but no send queue fills because we read
-    /// faster than we send.
+    /// While connections still wait for their part of a fan-out, it continues to read only within a
+    /// budget. Publications that arrive meanwhile join the same sends, but no send queue fills
+    /// because the shard reads faster than it sends.
     pub fn drain_ring(&mut self, now: Now) -> usize {
         let Self {
             broker,
@@ -193,20 +193,20 @@ impl Shard {
         count
     }
 
-    /// Whether records wait in the ring that `drain_ring` has not read: because they are new, or
-    /// because a fan-out has to be sent first.
+    /// Whether the ring has records that `drain_ring` has not read, because they are new or because
+    /// a fan-out has to be sent first.
     #[must_use]
     pub fn has_unread(&self) -> bool {
         self.reader.has_unread()
     }
 
-    /// Publications wait here for room in the ring: give no more input until there is some.
+    /// Whether publications wait for room in the ring; the driver then passes no more input.
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.writer.is_congested()
     }
 
-    /// Tries again to write what found the ring full.
+    /// Tries again to write the publications that found the ring full.
     pub fn retry_unsent(&mut self) {
         self.writer.retry();
     }
@@ -216,29 +216,29 @@ impl Shard {
         self.writer.wake_peers(wake);
     }
 
-    /// Announces that the shard is going to sleep; false when there are records to read first.
+    /// Announces that the shard is about to sleep; false when there are records to read first.
     #[must_use]
     pub fn park(&self) -> bool {
         self.reader.park()
     }
 
-    /// Takes the announcement back.
+    /// Withdraws the announcement.
     pub fn unpark(&self) {
         self.reader.unpark();
     }
 
-    /// The next connection that has bytes to send and no send under way.
+    /// The next connection that has bytes to send and no send in flight.
     pub fn next_ready(&mut self) -> Option<ConnectionId> {
         self.connections.next_ready()
     }
 
-    /// Whether a connection waits for `next_ready`.
+    /// Whether `next_ready` would return a connection.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         !self.connections.ready_queue.is_empty()
     }
 
-    /// The bytes to send to `id`, at most `slices_max` slices. They stay where they are until `sent`
+    /// The bytes to send to `id`, as at most `slices_max` slices. They stay in place until `sent`
     /// is called for the connection.
     pub fn begin_send(
         &mut self,
@@ -249,33 +249,33 @@ impl Shard {
         slices.into_iter().flatten()
     }
 
-    /// The socket of `id` took `bytes`.
+    /// The socket of `id` has accepted `bytes` bytes.
     pub fn sent(&mut self, id: ConnectionId, bytes: u32) {
         self.connections.sent(id, bytes);
     }
 
-    /// The socket of `id` takes nothing now; nothing is sent to it until `writable` is called.
+    /// The socket of `id` accepts nothing now; nothing is sent to it until `writable` is called.
     pub fn would_block(&mut self, id: ConnectionId) {
         self.connections.would_block(id);
     }
 
-    /// The socket of `id` takes bytes again.
+    /// The socket of `id` is writable again.
     pub fn writable(&mut self, id: ConnectionId) {
         self.connections.writable(id);
     }
 
-    /// Whether `take_actions` has something to tell.
+    /// Whether `take_actions` would return any.
     #[must_use]
     pub fn has_actions(&self) -> bool {
         !self.connections.actions.is_empty()
     }
 
-    /// What was asked for since the last call.
+    /// The actions requested since the last call.
     pub fn take_actions(&mut self) -> Vec<ConnectionAction> {
         std::mem::take(&mut self.connections.actions)
     }
 
-    /// The peer of `id` sends no more.
+    /// The peer of `id` has ended its stream.
     pub fn on_eof(&mut self, id: ConnectionId, now: Now) {
         self.connections.on_eof(id);
         self.reap_ended(now);
@@ -287,7 +287,7 @@ impl Shard {
         self.reap_ended(now);
     }
 
-    /// The socket of `id` is closed and nothing of the kernel's refers to it any more.
+    /// The socket of `id` is closed and the kernel has no operation for it any more.
     pub fn release(&mut self, id: ConnectionId) {
         self.connections.release(id);
     }
@@ -297,12 +297,13 @@ impl Shard {
         self.connections.send_http(id, bytes);
     }
 
-    /// The HTTP API is done with `id`: close when all is written.
+    /// The HTTP API has finished with `id`: closes the connection when everything is written.
     pub fn end_http(&mut self, id: ConnectionId, now: Now) {
         self.connections.end_http(id, now);
     }
 
-    /// Tells every session that the server shuts down in `grace_ms`; no new one begins.
+    /// Announces to every session that the server shuts down in `grace_ms`, and accepts no new
+    /// sessions.
     pub fn announce_shutdown(&mut self, grace_ms: u64, now: Now) {
         self.is_shutting_down = true;
         for id in self.connections.open_sessions() {
@@ -326,26 +327,27 @@ impl Shard {
         self.reap_ended(now);
     }
 
-    /// What there is to know of the session `id`.
+    /// The view of session `id`.
     #[must_use]
     pub fn describe(&self, id: ConnectionId, now: Now) -> Option<SessionView<'_>> {
         self.broker.view(id, now)
     }
 
-    /// Messages that session `id` has used of its rate limit now, and how many it allows in its
-    /// window or at once (`None` = any number).
+    /// How many messages of its rate limit session `id` has used, and how many the limit allows per
+    /// window or burst (`None` = any number).
     #[must_use]
     pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
         self.broker.rate_status(id, now)
     }
 
-    /// The sessions, in no order.
+    /// The sessions, in no particular order.
     #[must_use]
     pub fn sessions(&self) -> Vec<ConnectionId> {
         self.connections.open_sessions()
     }
 
-    /// The channels that sessions of this shard subscribed to and whose names begin so.
+    /// The channels that clients of this shard have subscribed to and whose names begin with
+    /// `prefix`.
     pub fn channels(&self, prefix: &str) -> impl Iterator<Item = &str> {
         self.broker.channel_names(prefix)
     }
@@ -356,7 +358,7 @@ impl Shard {
         self.connections.connection_count()
     }
 
-    /// Lets the broker forget the sessions that the machine began to close.
+    /// Disconnects from the broker the sessions that the connection table has begun to close.
     fn reap_ended(&mut self, now: Now) {
         while let Some(id) = self.connections.next_ended() {
             self.call_disconnect(id, now);

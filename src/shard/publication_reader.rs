@@ -1,4 +1,4 @@
-//! The half of a shard that reads the ring: each record once, within a budget for one fan-out.
+//! Reads the ring for a shard: each record once, within a budget for one fan-out.
 
 use super::coalescer::Coalescer;
 use super::record::{self, Form};
@@ -9,15 +9,15 @@ use fanwire_ring::Reader;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// One shard's way out of the ring.
+/// The reader of one shard.
 #[derive(Debug)]
 pub(super) struct PublicationReader {
     reader: Reader,
-    /// Publications that come in fragments, by the shard that writes them.
+    /// Publications that arrive in fragments, by the shard that writes them.
     fragments: HashMap<u16, Vec<u8>>,
     coalescer: Coalescer,
     counters: Arc<ShardCounters>,
-    /// Bytes that may be read until `renew_budget`, and how many it gives.
+    /// Bytes that may still be read until `renew_budget`, and the budget that it restores.
     bytes_left: usize,
     budget_bytes: usize,
 }
@@ -28,8 +28,8 @@ impl PublicationReader {
         send_queue_bytes_max: u32,
         counters: Arc<ShardCounters>,
     ) -> Self {
-        // Twice the budget can wait for a connection that was first in one fan-out and last in the
-        // next; half of the send queue stays free.
+        // Up to twice the budget can wait for a connection that was first in one fan-out and last
+        // in the next; half of the send queue stays free.
         let budget_bytes = RING_BYTES_PER_FANOUT.min(send_queue_bytes_max as usize / 4);
         Self {
             bytes_left: budget_bytes,
@@ -49,17 +49,18 @@ impl PublicationReader {
         self.reader.unpark();
     }
 
-    /// Allows as many bytes again as are good for one fan-out.
+    /// Restores the budget of one fan-out.
     pub(super) fn renew_budget(&mut self) {
         self.bytes_left = self.budget_bytes;
     }
 
-    /// Whether records wait.
+    /// Whether the ring has unread records.
     pub(super) fn has_unread(&self) -> bool {
         !self.reader.is_empty()
     }
 
-    /// Reads records as long as the budget lasts, and hands a run to `deliver` for each subscriber.
+    /// Reads records as long as the budget lasts, and passes a run to `deliver` for each
+    /// subscriber.
     pub(super) fn drain(
         &mut self,
         broker: &mut Broker,

@@ -1,4 +1,4 @@
-//! Publications leave here: encoded once per variant in use, written once to the ring.
+//! Encodes publications once per variant in use, and writes them once to the ring.
 
 use super::record::{self, Form};
 use crate::base::{ProcessCounts, ShardCounters, Variant};
@@ -8,10 +8,10 @@ use fanwire_ring::{Ring, WriteError, Writer};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Bits of a publication's serial that count; those above name the shard.
+/// Bits of a publication's id that hold its number; the bits above hold the shard.
 const ID_BITS: u32 = 48;
 
-/// One shard's way into the ring.
+/// The writer of one shard.
 #[derive(Debug)]
 pub(super) struct PublicationWriter {
     shard: u16,
@@ -48,7 +48,7 @@ impl PublicationWriter {
         }
     }
 
-    /// Sends a publication to all shards, this one included.
+    /// Publishes to all shards, including this one.
     pub(super) fn publish(&mut self, publication: &Publication<'_>, unix_ms: u64) {
         self.count += 1;
         let meta = PublicationMeta {
@@ -115,7 +115,7 @@ impl PublicationWriter {
         }
     }
 
-    /// Writes what waits, as far as there is room.
+    /// Writes waiting records, as far as there is room.
     pub(super) fn retry(&mut self) {
         while let Some(record) = self.unsent.front() {
             let written = self.writer.try_write(&[record]);
@@ -126,7 +126,7 @@ impl PublicationWriter {
         }
     }
 
-    /// Whether publications wait for room.
+    /// Whether publications wait for room in the ring.
     pub(super) fn is_congested(&self) -> bool {
         !self.unsent.is_empty()
     }

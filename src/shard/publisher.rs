@@ -1,4 +1,4 @@
-//! The way into the ring for threads that are no shards.
+//! Publishing from threads that are not shards.
 
 use super::publication_writer::PublicationWriter;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX};
@@ -23,14 +23,14 @@ pub struct Publisher {
 /// use fanwire::PublishError;
 /// # let server = fanwire::Server::builder().dev().start()?;
 /// if let Err(PublishError::RingFull) = server.broadcast("news", "headline", &"hello") {
-///     println!("the shards have much to deliver");
+///     println!("the shards are behind with deliveries");
 /// }
 /// # Ok::<(), fanwire::StartError>(())
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The ring has no space: the shards have much to deliver. Try again in a moment.
+    /// The ring has no space: the shards are behind with deliveries. Try again in a moment.
     RingFull,
     /// The name of the channel or the type is empty, too long, or has control characters.
     Name,
@@ -72,7 +72,7 @@ impl fmt::Debug for Publisher {
 
 impl Publisher {
     /// A publisher for the ring. `wake` is called with the index of each shard that sleeps and has
-    /// something to read.
+    /// records to read.
     #[must_use]
     pub fn new(
         ring: &Ring,
@@ -97,16 +97,16 @@ impl Publisher {
     /// Publishes, without waiting.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was published then.
+    /// [`PublishError`], in which case nothing was published.
     pub fn publish(&self, publication: &Publication<'_>, now: Now) -> Result<(), PublishError> {
-        // Relaxed: whoever stops the server and publishes afterwards orders the two itself.
+        // Relaxed: a caller that stops the server and then publishes orders the two itself.
         if self.is_stopped.load(Ordering::Relaxed) {
             return Err(PublishError::Stopped);
         }
         if !publication.is_valid() {
             return Err(PublishError::Name);
         }
-        // A panic while the lock was held would leave a record unwritten, never half of one.
+        // A panic while the lock was held leaves a record unwritten, never half written.
         let mut publication_writer = self
             .publication_writer
             .lock()
@@ -122,13 +122,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Accepts no more publications.
+    /// Rejects all further publications.
     pub fn stop(&self) {
         // Relaxed: see `publish`.
         self.is_stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Writes what found the ring full, as far as there is room now; whether all is written.
+    /// Writes the publications that found the ring full, as far as there is room; true when all are
+    /// written.
     pub fn retry(&self) -> bool {
         let mut publication_writer = self
             .publication_writer

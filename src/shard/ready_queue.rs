@@ -1,21 +1,21 @@
-//! The connections that have bytes to send, first come first served.
+//! The connections that have bytes to send, first in first out.
 
 use super::connection::Connection;
 use crate::base::ConnectionId;
 use std::collections::VecDeque;
 
-/// The line of connections that wait for a send, and how far it had come at the last fan-out.
+/// The queue of connections that wait for a send, and its end at the last fan-out.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
     line: VecDeque<ConnectionId>,
-    /// Connections that ever left the line.
+    /// Connections that have left the queue so far.
     left: u64,
-    /// What `left` is when everyone who stood in line at the last fan-out has left it.
+    /// The value of `left` at which all connections of the last fan-out have left the queue.
     fanout_end: u64,
 }
 
 impl ReadyQueue {
-    /// Puts the connection in line, unless it stands there or a completion will put it there.
+    /// Queues the connection, unless it is queued already or a completion will queue it.
     pub(super) fn join(&mut self, connection: &mut Connection) {
         if !connection.is_queued && !connection.is_blocked && !connection.send_queue.is_sending() {
             connection.is_queued = true;
@@ -33,19 +33,19 @@ impl ReadyQueue {
         self.line.is_empty()
     }
 
-    /// Notes that a fan-out was just queued, and puts the line in the order of slots.
+    /// Records that a fan-out was just queued, and sorts the queue by slot.
     ///
-    /// Connections that were accepted one after the other lie side by side, in our memory and in the
-    /// kernel's; a channel's subscriber groups come in any order, and its subscribers too when some have
-    /// left. Nobody waits longer for it: until all who stand in line have left it, none is let in
-    /// before them.
+    /// Connections that were accepted one after the other are adjacent in the memory of the server
+    /// and of the kernel, while subscriber groups are in any order, and so are subscribers after
+    /// some have left. Sorting does not delay any connection: connections that join later are
+    /// behind all that are queued now.
     pub(super) fn note_fanout(&mut self) {
         let line = self.line.make_contiguous();
         line.sort_unstable_by_key(|id| id.slot());
         self.fanout_end = self.left + self.line.len() as u64;
     }
 
-    /// Whether everyone who stood in line at the last fan-out has had a turn.
+    /// Whether all connections of the last fan-out have had their turn.
     pub(super) fn is_fanout_sent(&self) -> bool {
         self.left >= self.fanout_end
     }

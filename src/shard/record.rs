@@ -1,17 +1,19 @@
-//! A publication as it travels through the ring: its canonical form and its finished frames.
+//! A publication as a record of the ring: its canonical form and its finished frames.
 //!
 //! ```text
-//!   0      1          2        4         6            8          12         16
-//!   ├ form ┼ variants ┼ writer ┼ channel ┼ kind (u16) ┼ data (u32)┼ keep (u8) ┼ only (u8), 2 zero ┤
-//!   │      │ (count)  │ (u16)  │ (u16)   │ bytes      │ bytes     │           │                   │
-//!   ├──────┴──────────┴────────┴─────────┼────────────┴───────────┴───────────┴───────────────────┤
-//!   │ time (u64, unix ms)                │ serial (u64)                                           │
-//!   │ variants × (variant u32, frame bytes u32, placeholder u32 from the frame's start)                   │
-//!   │ channel │ kind │ data │ key (u16 bytes, text) │ whom (u16 bytes, text) │ frame │ frame …     │
+//!   0      1          2        4         6       8       12       13       14      16
+//!   ├ form ┼ variants ┼ writer ┼ channel ┼ kind  ┼ data  ┼ retain ┼ target ┼ zero  ┤
+//!   │ (u8) │ (count)  │ (u16)  │ bytes   │ bytes │ bytes │ (u8)   │ (u8)   │ (u16) │
+//!   │      │ (u8)     │        │ (u16)   │ (u16) │ (u32) │        │        │       │
+//!   16                                   24                                        32
+//!   ├ time (u64, unix ms)                ┼ id (u64)                                ┤
+//!   32
+//!   ├ variants × (variant u32, frame bytes u32, placeholder u32 from the frame's start) ┤
+//!   ├ channel ┼ kind ┼ data ┼ key (u16 bytes, text) ┼ target (u16 bytes, text) ┼ frame ┼ frame … ┤
 //! ```
 //!
-//! A publication longer than a record travels as fragments: the same bytes in pieces, each behind a
-//! prefix of four bytes (form, zero, writer), put together again by every reader.
+//! A publication longer than a record is written as fragments: the same bytes in pieces, each after
+//! a prefix of four bytes (form, zero, writer). Every reader reassembles them.
 
 use crate::base::Variant;
 use crate::broker::{BroadcastTarget, Publication, Retain};
@@ -25,7 +27,7 @@ const NO_PLACEHOLDER: u32 = u32::MAX;
 /// Bytes in front of each piece of a fragmented publication.
 pub(super) const FRAGMENT_PREFIX_BYTES: usize = 4;
 
-/// What the first byte of a record says.
+/// The first byte of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Form {
@@ -33,9 +35,9 @@ pub(super) enum Form {
     Whole = 1,
     /// The first piece of one.
     First = 2,
-    /// A further piece.
+    /// A further piece of one.
     Middle = 3,
-    /// The last piece.
+    /// The last piece of one.
     Last = 4,
 }
 
@@ -48,7 +50,7 @@ pub(super) struct Record<'a> {
     frames: &'a [u8],
 }
 
-/// A finished frame, and where its subscribers' subscription ids go.
+/// A finished frame, and the placeholder for its subscribers' subscription ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
     pub(super) bytes: &'a [u8],
@@ -104,7 +106,7 @@ pub(super) fn write(
         let placeholder = append_frame(output, |output| render(variant, output));
         let frame_bytes = u32::try_from(output.len() - base).expect("frames are under 4 GiB");
         let placeholder = placeholder.map_or(NO_PLACEHOLDER, |placeholder| {
-            u32::try_from(placeholder).expect("a hole is inside its frame")
+            u32::try_from(placeholder).expect("a placeholder is inside its frame")
         });
         let entry = HEADER_BYTES + index * TABLE_ENTRY_BYTES;
         output[entry..entry + 4].copy_from_slice(&u32::from(variant.index()).to_le_bytes());
@@ -113,7 +115,8 @@ pub(super) fn write(
     }
 }
 
-/// Appends a text frame with what `render` writes; returns where its placeholder is, from its start.
+/// Appends a text frame with the payload that `render` writes; returns the offset of its
+/// placeholder from the frame's start.
 pub(super) fn append_frame(
     output: &mut Vec<u8>,
     render: impl FnOnce(&mut Vec<u8>) -> Option<Placeholder>,
@@ -152,7 +155,7 @@ pub(super) fn fragment_prefix(form: Form, writer: u16) -> [u8; FRAGMENT_PREFIX_B
 }
 
 impl<'a> Record<'a> {
-    /// Reads a whole record; `None` when the bytes are none, as another program could have written.
+    /// Parses a whole record; `None` when the bytes are not a valid record.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         let variant_count = usize::from(*bytes.get(1)?);
         let channel_bytes = usize::from(read_u16(bytes, 4)?);
@@ -197,7 +200,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The finished frame of `variant`, if the writer made one.
+    /// The finished frame of `variant`, if the writer encoded one.
     pub(super) fn frame(&self, variant: Variant) -> Option<Frame<'a>> {
         let mut offset = 0;
         for entry in self.table.chunks_exact(TABLE_ENTRY_BYTES) {
@@ -215,7 +218,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A text behind its length, and the bytes behind it.
+/// A text after its length, and the bytes after the text.
 fn read_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let length = usize::from(read_u16(bytes, 0)?);
     let (text, rest) = bytes.get(2..)?.split_at_checked(length)?;

@@ -1,4 +1,4 @@
-//! What waits to be written to one connection.
+//! The bytes that wait to be written to one connection.
 
 use super::chunks::{Chunk, Chunks};
 use crate::base::{FrameRun, SubscriptionId};
@@ -7,7 +7,7 @@ use crate::base::{FrameRun, SubscriptionId};
 ///
 /// ```text
 ///   ┌ in flight ─────────┐
-///   chunk (partly written) │ control… │ chunk │ chunk …     bytes = all that is not yet written
+///   chunk (partly written) │ control… │ chunk │ chunk …     bytes = everything not yet written
 /// ```
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
@@ -17,24 +17,25 @@ pub(super) struct SendQueue {
     in_flight: u32,
 }
 
-/// The send queue has no room for a run.
+/// The send queue has no room for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SendQueueFull;
 
-/// Publications that left or were given up.
+/// A number of publications that were sent or dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrameCount(pub(super) u64);
 
 impl SendQueue {
-    /// Puts a run at the end.
+    /// Appends a run.
     ///
     /// # Errors
-    /// [`SendQueueFull`] when `bytes_max` would be passed. An empty send queue takes a run of any length.
+    /// [`SendQueueFull`] when `bytes_max` would be exceeded. An empty send queue accepts a run of
+    /// any length.
     pub(super) fn push(&mut self, run: FrameRun, bytes_max: u32) -> Result<(), SendQueueFull> {
         self.push_publications(run, None, bytes_max)
     }
 
-    /// Puts a run at the end, `subscription_id` in its placeholders.
+    /// Appends a run, with `subscription_id` for its placeholders.
     ///
     /// # Errors
     /// As `push`.
@@ -54,11 +55,11 @@ impl SendQueue {
         Ok(())
     }
 
-    /// Puts a control frame ahead of all data, behind control frames before it and behind the frame
+    /// Inserts a control frame ahead of all data, after earlier control frames and after the frame
     /// that is partly written.
     ///
-    /// Of more than `frames_max` the newest takes the place of the one before: RFC 6455 5.5.3 lets
-    /// an endpoint answer only the latest of several pings.
+    /// When `frames_max` control frames wait, the new one replaces the latest of them: RFC 6455
+    /// 5.5.3 lets an endpoint answer only the latest of several pings.
     pub(super) fn push_control(&mut self, run: FrameRun, frames_max: usize) {
         let mut at = self.in_flight as usize;
         if at == 0 {
@@ -76,7 +77,8 @@ impl SendQueue {
         self.chunks.insert(at, Chunk::whole(run, true));
     }
 
-    /// Cuts the front chunk where its partly written frame ends; returns the index behind that frame.
+    /// Splits the front chunk where its partly written frame ends; returns the index after that
+    /// frame.
     fn split_front(&mut self) -> usize {
         let Some(front) = self.chunks.front_mut() else {
             return 0;
@@ -96,7 +98,7 @@ impl SendQueue {
         1
     }
 
-    /// Gives up everything but the rest of a partly written frame and what is in flight.
+    /// Drops everything but the rest of a partly written frame and what is in flight.
     pub(super) fn give_up(&mut self) -> FrameCount {
         let mut keep = self.in_flight as usize;
         if keep == 0 {
@@ -112,12 +114,13 @@ impl SendQueue {
         FrameCount(frames)
     }
 
-    /// Everything that was never written whole, when the connection is gone.
+    /// The publications that were never written completely, once the connection is closed.
     pub(super) fn abandoned(&self) -> FrameCount {
         FrameCount(self.chunks.iter().map(Chunk::publications).sum())
     }
 
-    /// The bytes for the next send, as at most `slices_max` slices; they stay until `sent`.
+    /// The bytes for the next send, as at most `slices_max` slices; they stay in place until
+    /// `sent`.
     pub(super) fn begin_send(&mut self, slices_max: usize) -> impl Iterator<Item = &[u8]> {
         let count = self.chunks.len().min(slices_max);
         self.in_flight = u32::try_from(count).expect("slices_max is small");
@@ -128,7 +131,7 @@ impl SendQueue {
         chunks.map(Chunk::bytes)
     }
 
-    /// The send that `begin_send` began has written `bytes`.
+    /// The send that `begin_send` began has written `bytes` bytes.
     ///
     /// # Panics
     /// When more was written than was waiting, which the kernel cannot do.
@@ -152,12 +155,12 @@ impl SendQueue {
         FrameCount(frames)
     }
 
-    /// Whether a send is unfinished.
+    /// Whether a send is in flight.
     pub(super) fn is_sending(&self) -> bool {
         self.in_flight > 0
     }
 
-    /// Whether nothing waits.
+    /// Whether the queue is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }

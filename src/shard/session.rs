@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 pub struct Denied(String);
 
 impl Denied {
-    /// An error for that reason.
+    /// An error with this reason.
     #[must_use]
     pub fn because(reason: impl Into<String>) -> Self {
         Self(reason.into())
@@ -46,16 +46,16 @@ impl std::error::Error for Denied {}
 pub struct Message<'a> {
     /// Its type.
     pub kind: &'a str,
-    /// Its data, as JSON. For handlers the field `data` in the dialects that have one, else the whole
-    /// message; for middleware always the whole message.
+    /// Its data, as JSON. For handlers the field `data` in the dialects that have one, else the
+    /// whole message; for middleware always the whole message.
     pub data: &'a str,
 }
 
 impl Message<'_> {
-    /// The data as a value of the program's own.
+    /// The data, deserialized into a type of the program.
     ///
     /// # Errors
-    /// When the data does not fit, as an error that may be returned to the client.
+    /// When the data does not match the type; the error may be returned to the client.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_message("add", |session, message| {
@@ -69,7 +69,7 @@ impl Message<'_> {
     }
 }
 
-/// What a handler wants done to its session.
+/// An action on its session that a handler requests.
 #[derive(Debug)]
 pub(super) enum SessionAction {
     Send(String, String),
@@ -84,7 +84,8 @@ pub(super) enum SessionAction {
     Close,
 }
 
-/// A session, as a handler sees it. What the handler asks for happens when it has returned.
+/// A session, as a handler sees it. The actions that the handler requests are carried out after it
+/// has returned.
 ///
 /// ```
 /// let builder = fanwire::Server::builder().on_connect(|session| {
@@ -155,7 +156,7 @@ impl<'a> Session<'a> {
         self.view.peer
     }
 
-    /// Whom it speaks for; `None` before authentication.
+    /// Its identity; `None` before authentication.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_connect(|session| {
@@ -183,7 +184,7 @@ impl<'a> Session<'a> {
         self.view.identity.map(|identity| &*identity.user)
     }
 
-    /// The tenant of its token, or else of its request.
+    /// The tenant of its token, else of its request.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_connect(|session| {
@@ -213,7 +214,7 @@ impl<'a> Session<'a> {
         self.view.identity.is_some()
     }
 
-    /// The channels that its client or the program has subscribed it to, oldest first.
+    /// The channels that the client or the program has subscribed it to, oldest first.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_connect(|session| {
@@ -298,7 +299,7 @@ impl<'a> Session<'a> {
             .push(SessionAction::Unsubscribe(channel.into()));
     }
 
-    /// Makes the session speak for `identity`, as a token would, without an answer to its client.
+    /// Sets the identity of the session, as a token would, without an answer to its client.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_connect(|session| {
@@ -311,7 +312,7 @@ impl<'a> Session<'a> {
         self.actions.push(SessionAction::Identify(identity));
     }
 
-    /// Closes the connection (1000) after what is queued for it.
+    /// Closes the connection (1000) after its queued frames.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_connect(|session| {

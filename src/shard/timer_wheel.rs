@@ -1,26 +1,26 @@
-//! One timer wheel per shard: coarse, and without a timer per connection (Varghese and Lauck, 1987).
+//! The timer wheel of a shard: coarse timers at constant cost (Varghese and Lauck, 1987).
 
 use crate::base::ConnectionId;
 use crate::base::limits::WHEEL_TICK_MS;
 
 /// Buckets of the wheel, a multiple of 64. With ticks of 100 ms one turn takes 51 s, longer than
-/// every timeout but a token's; what is due later stays in its bucket for another turn.
+/// most timeouts; a timer that is due later stays in its bucket for another turn.
 const BUCKETS: usize = 512;
 
-/// When a connection asked to be looked at.
+/// A timer of a connection, and when it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timer {
     pub(super) id: ConnectionId,
     pub(super) due_ms: u64,
 }
 
-/// Alarms by the tick at which they are due. Nothing is ever taken out early: whoever no longer
-/// wants a timer ignores it when it rings.
+/// Timers by the tick at which they are due. Timers are never cancelled: the owner ignores a timer
+/// that it no longer needs when it expires.
 #[derive(Debug)]
 pub(super) struct TimerWheel {
     buckets: Box<[Vec<Timer>]>,
     occupied: [u64; BUCKETS / 64],
-    /// The last tick whose timers have rung.
+    /// The last tick whose timers have expired.
     tick: u64,
 }
 
@@ -33,7 +33,7 @@ impl TimerWheel {
         }
     }
 
-    /// Sets a timer; it rings at most one tick late and never early.
+    /// Sets a timer; it expires at most one tick late and never early.
     pub(super) fn set(&mut self, id: ConnectionId, due_ms: u64) {
         let tick = due_ms.div_ceil(WHEEL_TICK_MS).max(self.tick + 1);
         let bucket = Self::bucket(tick);
@@ -41,17 +41,18 @@ impl TimerWheel {
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
     }
 
-    /// Takes out all timers that are due at `now_ms`.
+    /// Removes all timers that are due at `now_ms` and appends them to `due`.
     pub(super) fn expire(&mut self, now_ms: u64, due: &mut Vec<Timer>) {
         let now_tick = now_ms / WHEEL_TICK_MS;
-        // After a long sleep every bucket is looked at once, not once per tick slept.
+        // After a long sleep every bucket is checked once, not once per tick slept.
         let turns = (now_tick.saturating_sub(self.tick)).min(BUCKETS as u64);
         for tick in self.tick + 1..=self.tick + turns {
             let bucket = Self::bucket(tick);
             let timers = &mut self.buckets[bucket];
             due.extend(timers.extract_if(.., |timer| timer.due_ms <= now_ms));
             if timers.is_empty() {
-                // Ten thousand heartbeats should not keep their memory in every bucket they visit.
+                // Releases the memory of a burst of timers, which would otherwise stay in every
+                // bucket that it passes.
                 timers.shrink_to(64);
                 self.occupied[bucket / 64] &= !(1 << (bucket % 64));
             }
@@ -59,10 +60,11 @@ impl TimerWheel {
         self.tick = self.tick.max(now_tick);
     }
 
-    /// When to look again, monotonic milliseconds; `None` while no timer is set.
+    /// When to call `expire` next, monotonic milliseconds; `None` while no timer is set.
     pub(super) fn next_ms(&self) -> Option<u64> {
         let first = Self::bucket(self.tick + 1);
-        // The rest of the first word, the other words, and the beginning of the first word again.
+        // Searches the rest of the first word, the other words, and then the beginning of the first
+        // word.
         let words = self.occupied.len();
         let found = (0..=words).find_map(|turn| {
             let index = (first / 64 + turn) % words;
