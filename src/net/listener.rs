@@ -1,13 +1,15 @@
-//! Listening sockets: one per shard on the same address, so that the kernel spreads connections.
+//! Listening sockets: one per shard on the same address, so that the kernel distributes
+//! connections.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-/// Connections that may wait for `accept` in one shard; the kernel caps it at `net.core.somaxconn`.
+/// Connections that may wait for `accept` in one shard; the kernel limits it to
+/// `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
 
-/// Why no listener could be had.
+/// Why an address cannot be listened on.
 ///
 /// ```no_run
 /// use fanwire::{BindError, Server, StartError};
@@ -19,7 +21,7 @@ const BACKLOG: i32 = 4_096;
 /// ```
 #[derive(Debug)]
 pub enum BindError {
-    /// Another program listens there.
+    /// Another program listens on the address.
     InUse(SocketAddr),
     /// Any other error of the kernel.
     Io(SocketAddr, io::Error),
@@ -42,14 +44,14 @@ impl std::error::Error for BindError {}
 /// Listeners for `shard_count` shards. With port 0 the kernel chooses one port for all.
 ///
 /// # Errors
-/// [`BindError`], before any listener is open.
+/// [`BindError`]; no listener stays open then.
 pub fn bind_shards(address: SocketAddr, shard_count: usize) -> Result<Vec<TcpListener>, BindError> {
     let fail = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse(address),
         _ => BindError::Io(address, error),
     };
-    // Without SO_REUSEPORT first: with it, a second server of the same user would silently get half
-    // of the first one's connections.
+    // First without SO_REUSEPORT: with it, a second server of the same user would silently receive
+    // half of the first one's connections.
     let probe = open(address, false).map_err(fail)?;
     let address = probe.local_addr().map_err(fail)?;
     drop(probe);
@@ -71,7 +73,8 @@ fn open(address: SocketAddr, reuse_port: bool) -> io::Result<BoundSocket> {
     )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
-    // Accepted sockets inherit it: a frame is complete when it is sent, so waiting gains nothing.
+    // Accepted sockets inherit it: frames are complete when they are sent, so waiting for more data
+    // gains nothing.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     Ok(BoundSocket(socket))

@@ -1,4 +1,4 @@
-//! The shard's contact with the kernel: sockets through a raw `io_uring`, listeners, wake-ups.
+//! The shard's interface to the kernel: sockets through a raw `io_uring`, listeners, wake-ups.
 
 pub mod listener;
 pub mod waker;

@@ -10,16 +10,16 @@ use std::sync::Arc;
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// A waker that nobody reads yet.
+    /// A waker that no ring reads yet.
     ///
     /// # Errors
-    /// What the kernel says: out of descriptors or memory.
+    /// The error of the kernel: out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
         let descriptor = eventfd(0, EventfdFlags::CLOEXEC)?;
         Ok(Self(Arc::new(descriptor)))
     }
 
-    /// Ends the shard's sleep, or its next one if it is awake.
+    /// Wakes the shard, or prevents its next sleep if it is awake.
     pub fn wake(&self) {
         // The write fails only when the counter is at its maximum: then the shard is woken already.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());

@@ -1,5 +1,5 @@
 //! The ring of provided buffers: memory that the kernel fills when bytes arrive, so that an idle
-//! connection holds none.
+//! connection holds no buffer.
 
 #![expect(
     unsafe_code,
@@ -20,7 +20,7 @@ pub(super) const GROUP: u16 = 0;
 /// Buffers of one size, and the ring through which they are offered.
 ///
 /// ```text
-///   entries   ┌ addr len id ┐┌ addr len id ┐ …   one per buffer; the kernel takes from its own head,
+///   entries   ┌ addr len id ┐┌ addr len id ┐ …   one per buffer; the kernel takes at its head,
 ///             └─────────────┘└─────────────┘     we append at `tail`
 ///   memory    ├ buffer 0 ┤├ buffer 1 ┤ …
 /// ```
@@ -82,8 +82,8 @@ impl Buffers {
             "the kernel fills one buffer"
         );
         let start = self.start(buffer);
-        // SAFETY: the bytes lie in one buffer, which is initialised and, being taken, ours; `self` is
-        // borrowed as long as they are, so the buffer is not offered meanwhile.
+        // SAFETY: the bytes lie in one buffer, which is initialised and, being taken, ours; `self`
+        // is borrowed as long as they are, so the buffer is not offered meanwhile.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), length) }
     }
 
@@ -122,11 +122,11 @@ impl Buffers {
     fn publish(&mut self) {
         // SAFETY: the pointer is to the ring's first entry, as `tail` asks.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
-        // SAFETY: the tail is an aligned u16 inside the first entry; the kernel only reads it, and we
-        // refer to it here alone. `set_addr`, `set_len` and `set_bid` do not touch it.
+        // SAFETY: the tail is an aligned u16 inside the first entry; the kernel only reads it, and
+        // we refer to it here alone. `set_addr`, `set_len` and `set_bid` do not touch it.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
-        // Release pairs with the kernel's acquire load of the tail (io_uring_register(2)): it sees the
-        // entries that were written before.
+        // Release pairs with the kernel's acquire load of the tail (io_uring_register(2)): it sees
+        // the entries that were written before.
         tail.store(self.tail, Ordering::Release);
     }
 }

@@ -1,8 +1,9 @@
-//! The loop of a shard: completions in, one submission for everything that became ready out.
+//! The event loop of a shard: handles completions, then submits everything that became ready at
+//! once.
 
 #![expect(
     unsafe_code,
-    reason = "the duties towards the kernel are fulfilled here: each call says how"
+    reason = "the safety conditions of `Kernel` are met here: each call says how"
 )]
 
 use super::kernel::{Completion, Kernel, Operation};
@@ -18,32 +19,34 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connections whose sends go into one submission. Large enough that entering the kernel costs
-/// nothing per send, small enough that input which arrives meanwhile is looked at between two.
+/// Connections whose sends go into one submission. Large enough that the cost of entering the
+/// kernel is negligible per send, small enough that input is handled between two submissions.
 const SENDS_PER_SUBMISSION: usize = 256;
-/// Bytes after which a submission takes no further connection: large frames that carry each
-/// subscriber's own subscription id exist only while they are being sent.
+/// Bytes after which a submission takes no further connection: copies of frames with a subscriber's
+/// own subscription id exist only while they are being sent.
 const BYTES_PER_SUBMISSION: usize = 4 * 1024 * 1024;
-/// Slices of one send. Rarely more than a few: publications in a row share a buffer.
+/// Slices of one send. Rarely more than a few: consecutive publications share a buffer.
 const SLICES_PER_SEND: usize = 64;
-/// How soon to look again when accepting failed or the ring is full, milliseconds.
+/// Times until the next attempt, milliseconds: to write when the ring is full, and to accept after a
+/// failure.
 const RETRY_MS: u64 = 1;
 const ACCEPT_RETRY_MS: u64 = 100;
 /// Longest sleep, milliseconds.
 const SLEEP_MAX_MS: u64 = 60_000;
 
-/// Something to be done on a shard's thread.
+/// A call to run on a shard's thread.
 type ShardCall = Box<dyn FnOnce(&mut Shard, Now) + Send>;
 
-/// What the server tells a shard.
+/// A command of the server to a shard.
 pub enum ShardCommand {
-    /// Begin no new session, and tell the others that they have this many milliseconds.
+    /// Accept no new session, and announce the shutdown to the others, with this grace period in
+    /// milliseconds.
     AnnounceShutdown(u64),
     /// Close this many sessions (1001).
     CloseSome(usize),
-    /// Stop accepting, close all sessions (1001), return when the last is gone.
+    /// Stop accepting, close all sessions (1001), and return when the last one has ended.
     Drain,
-    /// Do this to the shard.
+    /// Call this with the shard.
     Call(ShardCall),
 }
 
@@ -58,26 +61,27 @@ impl std::fmt::Debug for ShardCommand {
     }
 }
 
-/// What the HTTP side says of a connection.
+/// Output of the HTTP side for a connection.
 #[derive(Debug)]
 pub enum HttpOutput {
     /// Bytes of an answer.
     Bytes(Vec<u8>),
-    /// All answers are given.
+    /// All answers are written.
     End,
 }
 
-/// The HTTP side of a shard: it gets bytes of connections that are no WebSockets, and answers.
+/// The HTTP side of a shard: it receives the bytes of connections other than WebSocket, and
+/// answers.
 pub trait HttpHandler {
-    /// Bytes came from `id`.
+    /// Bytes arrived from `id`.
     fn receive(&mut self, id: ConnectionId, bytes: &[u8]);
-    /// The peer of `id` sends no more.
+    /// The peer of `id` has ended its stream.
     fn end(&mut self, id: ConnectionId);
-    /// The connection is gone.
+    /// The connection is closed.
     fn closed(&mut self, id: ConnectionId);
-    /// Takes what there is to say.
+    /// Takes the next output, if there is any.
     fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)>;
-    /// Whether tasks of the executor may have something to do for it.
+    /// Whether tasks of the executor may have work for it.
     fn is_busy(&self) -> bool;
     /// Lets the executor's tasks run.
     fn run_tasks(&mut self) -> impl Future<Output = ()>;
@@ -89,21 +93,21 @@ pub(crate) struct EventLoop<K, H> {
     shard: Shard,
     http: H,
     sockets: SlotMap<Socket>,
-    /// Receive completions that wait until publications before them have found room in the ring.
+    /// Receive completions that wait until earlier publications have found room in the ring.
     deferred: VecDeque<(ConnectionId, Completion)>,
-    /// Connections whose receive has to be armed again.
+    /// Connections whose receive must be armed again.
     unarmed: Vec<ConnectionId>,
     commands: Receiver<ShardCommand>,
     peers: Vec<Waker>,
     counters: Arc<ShardCounters>,
     clock: Clock,
-    /// Listeners that stopped accepting, and when each is to begin again.
+    /// Listeners that stopped accepting, and when each one starts again, monotonic milliseconds.
     accept_again: Vec<(u8, u64)>,
     is_draining: bool,
 }
 
 impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
-    /// An event loop that has not begun. `peers` are the wakers of all shards, by index.
+    /// An event loop that is not running yet. `peers` are the wakers of all shards, by index.
     pub(crate) fn new(
         kernel: K,
         shard: Shard,
@@ -132,7 +136,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// Runs until a drain is finished.
     ///
     /// # Errors
-    /// What the kernel says when the ring itself fails.
+    /// The error of the kernel when the ring itself fails.
     pub(crate) async fn run(mut self) -> io::Result<()> {
         self.begin();
         loop {
@@ -166,7 +170,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         &mut self.kernel
     }
 
-    /// Handles everything at hand; true when there is nothing left to do but wait.
+    /// Handles everything that is ready; true when nothing is left to do but wait.
     pub(super) fn turn(&mut self) -> bool {
         let now = self.clock.now();
         while let Some(completion) = self.kernel.next_completion() {
@@ -214,13 +218,13 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             wake_ms = wake_ms.min(*accept_ms);
         }
         if self.shard.is_congested() {
-            // No reader of the ring tells its writers that it has moved on.
+            // Readers of the ring do not notify writers of free space, so the writer polls.
             wake_ms = wake_ms.min(now_ms + RETRY_MS);
         }
         Duration::from_millis(wake_ms.saturating_sub(now_ms))
     }
 
-    /// Writes publications that found the ring full, then takes up the input held for them.
+    /// Writes publications that found the ring full, then handles the deferred input.
     fn retry_congested(&mut self, now: Now) {
         if self.shard.is_congested() {
             self.shard.retry_unsent();
@@ -242,7 +246,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         match operation {
             Operation::Accept(listener) => self.accepted(listener, result, has_more, now),
             Operation::Wake => self.kernel.await_wake(),
-            // Everything a connection sends stays in order, its end included.
+            // The input of a connection stays in order, including its end.
             Operation::Receive(id) if self.shard.is_congested() || !self.deferred.is_empty() => {
                 self.deferred.push_back((id, completion));
             }
@@ -353,7 +357,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
     }
 
-    /// Notes one more operation of `id`; false when its socket is being closed.
+    /// Counts one more operation of `id`; false when its socket is being closed.
     fn begin_operation(&mut self, id: ConnectionId) -> bool {
         match self.sockets.get_mut(id) {
             Some(socket) if !socket.is_closing => {
@@ -389,7 +393,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
     }
 
-    /// Arms what ran out of buffers, now that they are given back, and accepts again after a pause.
+    /// Arms receives that ran out of buffers, now that buffers are available again, and resumes
+    /// accepting after a pause.
     fn arm_receives(&mut self, now: Now) {
         if self.deferred.is_empty() {
             for id in std::mem::take(&mut self.unarmed) {
@@ -414,7 +419,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                     if self.begin_operation(id) {
                         self.kernel.shutdown_write(id);
                     }
-                    // The peer may have ended before us: then no end is to come.
+                    // The peer may have ended its stream already: then no end will come.
                     if self
                         .sockets
                         .get(id)
@@ -431,7 +436,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
     }
 
-    /// Ends what the kernel still does for `id`, then its socket.
+    /// Cancels the pending operations of `id`, then closes its socket.
     fn begin_close(&mut self, id: ConnectionId) {
         let Some(socket) = self.sockets.get_mut(id) else {
             return;
@@ -486,10 +491,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
 
     fn send(&mut self, id: ConnectionId) -> usize {
         let slices = self.shard.begin_send(id, SLICES_PER_SEND);
-        // SAFETY: the slices lie in runs that the connection's send queue holds. A send queue lets go of a
-        // run that is in flight only in `Shard::sent`, which is called for this send's completion,
-        // or with the whole connection in `Shard::release`, which is called after the completion of
-        // the close, which is queued only when no operation of the connection is left.
+        // SAFETY: the slices lie in runs that the connection's send queue holds. A send queue
+        // drops a run that is in flight only in `Shard::sent`, which is called for this send's
+        // completion, or with the whole connection in `Shard::release`, which is called after the
+        // completion of the close, which is queued only when no operation of the connection is
+        // left.
         let bytes = unsafe { self.kernel.send(id, slices) };
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.send_bytes = bytes;

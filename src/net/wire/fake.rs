@@ -1,8 +1,8 @@
-//! A kernel that does everything late, in another order, in parts, or not at all.
+//! A kernel for tests that completes operations late, out of order, partially, or not at all.
 //!
-//! It checks what a real kernel could not forgive: that the memory of a send is unchanged until its
+//! It checks what a real kernel relies on: that the memory of a send is unchanged until its
 //! completion, that a slot is closed only when none of its operations is left, and that buffers are
-//! given back once. `deliveries` runs a shard on it and checks what the clients receive.
+//! recycled once. `deliveries` runs a shard on it and checks what the clients receive.
 
 #![expect(
     unsafe_code,
@@ -23,7 +23,7 @@ const BUFFERS: usize = 8;
 const BUFFER_BYTES: usize = 64;
 const LISTENERS: usize = 2;
 
-/// A send that has not completed: where its bytes lie and what they were.
+/// A send that has not completed: the address of its bytes and a copy of them.
 struct Sending {
     slices: Vec<(*const u8, usize)>,
     bytes: Vec<u8>,
@@ -50,7 +50,7 @@ struct FakeKernel {
     cancelled: Vec<Operation>,
     sends: HashMap<ConnectionId, Sending>,
     peers: HashMap<ConnectionId, Peer>,
-    /// Connections to come, by listener.
+    /// Connections still to be accepted, by listener.
     knocking: [usize; LISTENERS],
     buffers: Vec<Vec<u8>>,
     free_buffers: Vec<u16>,
@@ -132,8 +132,8 @@ impl FakeKernel {
         let sending = self.sends.remove(&id).unwrap();
         let mut now = Vec::new();
         for (start, length) in &sending.slices {
-            // SAFETY: the sender promised that the memory is valid until the completion, which comes
-            // after this. If it was not, the comparison below most likely tells.
+            // SAFETY: the sender promised that the memory is valid until the completion, which
+            // comes after this. If it was not, the comparison below most likely fails.
             now.extend_from_slice(unsafe { std::slice::from_raw_parts(*start, *length) });
         }
         assert_eq!(
@@ -155,7 +155,7 @@ impl FakeKernel {
         self.complete(Operation::Send(id), result, false, None);
     }
 
-    /// Lets one pending operation, or a completion of it, happen.
+    /// Performs one pending operation, or delivers a completion of it.
     fn happen(&mut self) {
         if self.pending.is_empty() {
             return;
@@ -218,7 +218,7 @@ impl Kernel for FakeKernel {
         }
     }
     fn cancel(&mut self, operation: Operation) {
-        // Now, or too late: then the operation ends by itself.
+        // At once, or too late, in which case the operation completes by itself.
         let is_pending = self.pending.contains(&operation);
         assert!(
             is_pending
@@ -287,7 +287,7 @@ impl Kernel for FakeKernel {
     }
     fn close(&mut self, id: ConnectionId) {
         assert!(!self.has_pending(id), "closed with operations left");
-        // A socket that was never adopted leaves an empty place in the table.
+        // A socket that was never registered leaves an empty entry in the table.
         self.peers.entry(id).or_default();
         self.pending.push(Operation::Close(id));
     }
@@ -304,7 +304,7 @@ impl Kernel for FakeKernel {
         &mut self.buffers[usize::from(buffer)][..length]
     }
     unsafe fn recycle(&mut self, buffer: u16) {
-        assert!(!self.free_buffers.contains(&buffer), "given back twice");
+        assert!(!self.free_buffers.contains(&buffer), "recycled twice");
         let (id, bytes) = self.buffers_in_use.remove(&buffer).unwrap();
         let turn = self.turn;
         self.consumed.push(Consumed { turn, id, bytes });

@@ -1,12 +1,12 @@
 //! Sockets of a shard, all in one raw `io_uring`.
 //!
 //! ```text
-//!   accept ─▶ file table ─▶ receive into provided buffers ─▶ Shard ─▶ send, one submission for many
+//!   accept ─▶ file table ─▶ receive into provided buffers ─▶ Shard ─▶ send, submitted together
 //! ```
 //!
-//! `event_loop` is the loop that drives a shard, over the trait `Kernel`. `uring` is the kernel behind it and
-//! holds nearly all unsafe code of this crate; the tests put one there whose completions fail and come
-//! in another order.
+//! `event_loop` is the loop that drives a shard, over the trait `Kernel`. `uring` implements it
+//! with the real kernel and holds nearly all unsafe code of this crate; the tests implement it with
+//! a kernel whose completions fail and arrive out of order.
 
 mod buffers;
 mod event_loop;

@@ -1,19 +1,19 @@
-//! What the wire keeps of each socket: which operations the kernel still has.
+//! The state of each socket on the wire: which operations are pending in the kernel.
 
 /// A socket in the file table.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Socket {
-    /// Operations whose last completion has not come. The slot is free only when none is left: so no
-    /// completion ever meets another connection's memory.
+    /// Operations whose last completion is outstanding. The slot is freed only when none is left,
+    /// so no completion ever refers to the memory of another connection.
     pub(super) operations: u8,
     /// A multishot receive is armed.
     pub(super) is_receiving: bool,
     /// A wait for writability is armed.
     pub(super) is_polling: bool,
-    /// The shard has given the connection up.
+    /// The shard has asked to close the connection.
     pub(super) is_closing: bool,
-    /// The close is on its way.
+    /// The close has been submitted.
     pub(super) close_sent: bool,
-    /// Bytes that the send under way should write.
+    /// Bytes that the send in flight should write.
     pub(super) send_bytes: u32,
 }

@@ -19,7 +19,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// How large a wire ring is.
+/// The sizes of a wire ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UringConfig {
     /// Operations that one submission carries.
@@ -47,7 +47,7 @@ impl Default for UringConfig {
     }
 }
 
-/// Which step of the set-up the kernel rejected.
+/// The step of the setup that the kernel rejected.
 #[derive(Debug)]
 pub enum SetupError {
     /// `io_uring_setup` itself.
@@ -58,7 +58,7 @@ pub enum SetupError {
     Buffers(io::Error),
 }
 
-/// The wire ring of a shard. It must be made and used on the shard's own thread.
+/// The wire ring of a shard. It must be created and used on the shard's own thread.
 pub(crate) struct Uring {
     // Declared, and so dropped, before the memory that its operations name.
     ring: IoUring,
@@ -117,7 +117,7 @@ impl Uring {
         })
     }
 
-    /// Queues an operation; hands the queue over first when it is full.
+    /// Queues an operation; submits the queue first when it is full.
     ///
     /// # Safety
     /// The memory that the entry names stays valid until the operation's completion.
@@ -129,7 +129,7 @@ impl Uring {
                 return;
             }
             self.enter_kernel(0, None)
-                .expect("a full submission queue can be handed over");
+                .expect("a full submission queue can be submitted");
         }
     }
 
@@ -138,7 +138,7 @@ impl Uring {
         self.collect();
         match submitted.map_err(|error| (error.raw_os_error(), error)) {
             Ok(_) => Ok(()),
-            // Time is over, a signal came, or completions had to be collected first.
+            // A timeout, a signal, or completions that must be collected first.
             Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
             Err((_, error)) => Err(error),
         }
@@ -158,7 +158,7 @@ impl Uring {
             queue.sync();
             u32::try_from(queue.len()).expect("the queue's length is a u32")
         };
-        // With DEFER_TASKRUN completions appear only on entering with GETEVENTS.
+        // With DEFER_TASKRUN, completions appear only after entering the kernel with GETEVENTS.
         // SAFETY: no argument is passed.
         unsafe {
             self.ring
@@ -202,11 +202,12 @@ impl Kernel for Uring {
     }
 
     fn stop_accepting(&mut self) {
-        // Ends the listening at once: who comes now is rejected and tries another server, instead of
-        // waiting in a queue that nobody reads. The accept is cancelled in case it does not notice.
+        // Stops listening at once: new connections are rejected and can try another server, instead
+        // of waiting in a backlog that is never read. The accept is cancelled too, in case the
+        // shutdown does not end it.
         for listener in &self.listeners {
             if let Err(error) = rustix::net::shutdown(listener, Shutdown::Both) {
-                tracing::warn!(%error, "cannot shut a listener down");
+                tracing::warn!(%error, "cannot shut down a listener");
             }
         }
         for listener in 0..self.listener_count() {
@@ -223,8 +224,8 @@ impl Kernel for Uring {
     fn await_wake(&mut self) {
         let target = std::ptr::from_mut(&mut *self.wake_count).cast();
         let entry = opcode::Read::new(Fd(self.waker.as_raw_fd()), target, 8).build();
-        // SAFETY: the eight bytes are boxed, dropped after the ring, and the event loop waits for one wake
-        // at a time.
+        // SAFETY: the eight bytes are boxed, dropped after the ring, and the event loop waits for
+        // one wake at a time.
         unsafe { self.push(entry, Operation::Wake) };
     }
 
@@ -239,7 +240,7 @@ impl Kernel for Uring {
         let descriptors = [socket.as_raw_fd()];
         let submitter = self.ring.submitter();
         submitter.register_files_update(id.slot(), &descriptors)?;
-        // The table holds the file now; the descriptor goes when `socket` is dropped.
+        // The table holds the file now; the descriptor is closed when `socket` is dropped.
         Ok(())
     }
 
@@ -326,8 +327,9 @@ impl Kernel for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        // Closing a ring cancels its operations some time later; the memory that they name goes now.
-        // Only when all are cancelled may the fields be dropped. Nothing left is an error too.
+        // Closing a ring cancels its operations asynchronously, but the memory that they name is
+        // freed now. So the fields may be dropped only when all operations are cancelled. The
+        // cancellation also fails when no operation is left.
         let everything = CancelBuilder::any();
         let submitter = self.ring.submitter();
         let _ = submitter.register_sync_cancel(None, everything);
@@ -363,8 +365,8 @@ const SLOT_BITS: u32 = 32;
 const KIND_SHIFT: u32 = SLOT_BITS + GENERATION_BITS;
 const _: () = assert!(KIND_SHIFT + 8 <= 64, "operation, generation and slot fit");
 
-/// The user data of an operation: kind (8 bits), generation (24), slot (32); for an accept the
-/// listener's index stands in the place of the slot.
+/// The user data of an operation: kind (8 bits), generation (24), slot (32); for an accept the slot
+/// holds the listener's index.
 fn pack(operation: Operation) -> u64 {
     let of = |id: ConnectionId| u64::from(id.generation()) << SLOT_BITS | u64::from(id.slot());
     let (kind, low) = match operation {
