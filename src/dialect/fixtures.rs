@@ -1,4 +1,4 @@
-//! What the dialects' tests have in common: one session, one moment.
+//! Fixtures of the dialects' tests: one session at one moment.
 
 use super::{Decoded, Dialect};
 use crate::auth::Identity;
@@ -43,7 +43,7 @@ pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
     }
 }
 
-/// How the dialect reads `text`, as the debugger shows it.
+/// How the dialect decodes `text`, in `Debug` form.
 pub(super) fn decoded(dialect: &dyn Dialect, text: &str) -> String {
     let mut reader = JsonReader::default();
     let mut scratch = String::new();
@@ -55,7 +55,7 @@ pub(super) fn decoded(dialect: &dyn Dialect, text: &str) -> String {
     }
 }
 
-/// What the dialect says of `event`.
+/// How the dialect encodes `event`.
 pub(super) fn told(dialect: &dyn Dialect, event: &Event<'_>) -> String {
     let mut output = Vec::new();
     dialect.event(event, &mut output);

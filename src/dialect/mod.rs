@@ -1,7 +1,7 @@
-//! The protocols of clients: text to commands, events and publications to text.
+//! The client protocols: decode text to commands, encode events and publications as text.
 //!
-//! A dialect is one folder. It knows the broker's words and its own, no other dialect, no table and
-//! no socket. [`of`] finds a dialect by its id.
+//! A dialect is one folder. It depends on the broker's types, not on other dialects, tables or
+//! sockets. [`of`] finds a dialect by its id.
 
 pub mod analytics;
 pub(crate) mod assist;
@@ -20,14 +20,14 @@ use crate::json::{JsonReader, Object};
 /// What the server adds to a publication when it is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicationMeta {
-    /// When, milliseconds since 1970-01-01 UTC.
+    /// When it was accepted, milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
     /// A number that no other publication of the process has.
     pub id: u64,
 }
 
-/// Where subscribers' subscription ids go in a message: so many bytes behind its start begin [`SUBSCRIPTION_ID_BYTES`] bytes
-/// that are each subscriber's own.
+/// The offset in a message, from its start, of the [`SUBSCRIPTION_ID_BYTES`] bytes that each
+/// subscriber's subscription id replaces.
 ///
 /// [`SUBSCRIPTION_ID_BYTES`]: crate::base::SUBSCRIPTION_ID_BYTES
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +49,22 @@ pub enum Decoded<'a> {
 
 /// One protocol.
 pub trait Dialect: Sync {
-    /// Reads a message; `scratch` holds what the command borrows and the message does not contain.
+    /// Decodes a message; `scratch` holds what the command borrows and the message does not
+    /// contain.
     ///
     /// # Errors
-    /// Why the message means nothing in this dialect.
+    /// Why the message is invalid in this dialect.
     fn decode<'a>(
         &self,
         message: &Object<'a>,
         scratch: &'a mut String,
     ) -> Result<Decoded<'a>, Rejection>;
 
-    /// Appends the message that tells `event`; appends nothing if this dialect does not tell it.
+    /// Appends the message for `event`; appends nothing if this dialect has no message for it.
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>);
 
-    /// Appends the message that carries `publication`; returns where its subscribers' subscription ids go, if
-    /// they have any.
+    /// Appends the message for `publication`; returns the placeholder for its subscribers'
+    /// subscription ids, if they have any.
     fn publication(
         &self,
         publication: &Publication<'_>,
@@ -71,8 +72,8 @@ pub trait Dialect: Sync {
         output: &mut Vec<u8>,
     ) -> Option<Placeholder>;
 
-    /// The publication that tells others about a user; `scratch` holds its text. `None` if this
-    /// dialect tells nobody.
+    /// The publication that announces a change of presence; `scratch` holds its text. `None` if
+    /// this dialect does not announce it.
     fn presence<'a>(
         &self,
         _presence: &Presence<'a>,
@@ -81,20 +82,20 @@ pub trait Dialect: Sync {
         None
     }
 
-    /// The rules of its channels.
+    /// The access rules of its channels.
     fn access_rules(&self) -> Vec<AccessRule> {
         Vec::new()
     }
 }
 
-/// The rules of the channels of all dialects.
+/// The access rules of the channels of all dialects.
 #[must_use]
 pub fn access_rules() -> Vec<AccessRule> {
     let dialects = DialectId::ALL.into_iter().map(of);
     dialects.flat_map(Dialect::access_rules).collect()
 }
 
-/// Whether messages of that type belong to the dialect itself.
+/// Whether the dialect itself has messages of this type.
 #[must_use]
 pub fn is_own_type(dialect: DialectId, kind: &str) -> bool {
     let message = serde_json::json!({ "type": kind }).to_string();
@@ -105,14 +106,14 @@ pub fn is_own_type(dialect: DialectId, kind: &str) -> bool {
     let Ok(object) = document.object() else {
         return false;
     };
-    // A message of its own may lack fields here; one of no type is of no dialect.
+    // The probe has only a type, so decoding a message of the dialect may fail with another error.
     !matches!(
         of(dialect).decode(&object, &mut scratch),
         Ok(Decoded::Custom { .. }) | Err(Rejection::UnknownType)
     )
 }
 
-/// The dialect with that id.
+/// The dialect with this id.
 #[must_use]
 pub fn of(id: DialectId) -> &'static dyn Dialect {
     match id {

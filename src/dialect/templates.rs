@@ -1,4 +1,4 @@
-//! The shapes of messages that several dialects write.
+//! Templates of messages that several dialects write.
 
 use crate::json::write_text;
 
@@ -38,13 +38,13 @@ fn pair(output: &mut Vec<u8>, name: &str, value: &str) {
     write_text(output, value);
 }
 
-/// Whether the object in `data` has a `type` that is text: then it is a message of its own.
+/// Whether the object in `data` has a `type` that is text, and so is a complete message.
 pub(super) fn is_message(data: &str) -> bool {
     #[derive(serde::Deserialize)]
     struct Typed {
         #[serde(rename = "type")]
         _kind: String,
     }
-    // Once per publication and variant, so a second parser's pass costs little.
+    // Called once per publication and variant, so the cost of parsing again is small.
     data.starts_with('{') && data.contains("type") && serde_json::from_str::<Typed>(data).is_ok()
 }

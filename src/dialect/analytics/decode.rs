@@ -52,7 +52,7 @@ fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Comman
     }))
 }
 
-/// The subscription that a message names, beside its data or in it.
+/// The subscription id of a message, which stands beside its data or in it.
 fn subscription_id<'a>(message: &Object<'a>) -> Result<Option<&'a str>, Rejection> {
     const NAME: &str = "subscription_id";
     let data = message.field("data").and_then(|data| data.object());

@@ -50,7 +50,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Authenticated { session, .. } => {
             nested(output, "auth_success", "client_id", &session.id.to_string());
         }
-        // The document has one sentence for all errors.
+        // The analytics server has one text for all errors of a token.
         Event::AuthenticationFailed { .. } => {
             nested(output, "auth_failed", "error", "Invalid credentials");
         }
@@ -64,7 +64,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Message { kind, data, now } => typed(kind, data, now.unix_ms, output),
         Event::Error { rejection } => nested(output, "error", "error", &text(*rejection)),
         Event::Denied { reason } => nested(output, "error", "error", reason),
-        // Clients of analytics speak first, publish nothing and ask for no status.
+        // Analytics clients send the first message, do not publish and do not request a status.
         Event::Welcome { .. }
         | Event::Published { .. }
         | Event::Retained { .. }
@@ -75,7 +75,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
 
 fn text(rejection: Rejection) -> String {
     match rejection {
-        // The broker's names of fields, in the dialect's words.
+        // The broker's field names, as the dialect names them.
         Rejection::InvalidField("filter") => text(Rejection::InvalidField("filters")),
         Rejection::InvalidJson
         | Rejection::TooDeep

@@ -1,8 +1,8 @@
-//! The analytics dialect: six streams `stream:{type}`, filters, subscriptions told apart by their ids.
+//! The analytics dialect: six streams `stream:{type}`, filters, and subscriptions with ids.
 //!
-//! Client: `auth{token}`, `subscribe{type,filters,subscription_id?}`, `unsubscribe{subscription_id}`,
-//! `ping`. Server: `auth_success{client_id}`, `auth_failed{error}`, `subscribed`, `unsubscribed`,
-//! `data` with the subscription's id, `pong`, `error{error}`.
+//! Client: `auth{token}`, `subscribe{type,filters,subscription_id?}`,
+//! `unsubscribe{subscription_id}`, `ping`. Server: `auth_success{client_id}`, `auth_failed{error}`,
+//! `subscribed`, `unsubscribed`, `data` with the subscription's id, `pong`, `error{error}`.
 
 mod decode;
 mod encode;
@@ -14,7 +14,7 @@ use super::{Decoded, Dialect, Placeholder, PublicationMeta};
 use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
-/// The dialect of the streaming analytics server's clients.
+/// The dialect of the clients of the streaming analytics server.
 pub(super) struct Analytics;
 
 impl Dialect for Analytics {

@@ -44,7 +44,7 @@ impl Stream {
         }
     }
 
-    /// The stream of that name.
+    /// The stream of this name.
     pub(super) fn named(name: &str) -> Option<Self> {
         let mut streams = Self::ALL.iter().copied();
         streams.find(|stream| Label::name(*stream) == name)

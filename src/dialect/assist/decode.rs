@@ -69,7 +69,7 @@ fn room_channel<'a>(message: &Object<'_>, scratch: &'a mut String) -> Result<&'a
     Ok(scratch)
 }
 
-/// An alert to all admins, as the integration functions of the assistant's server send it.
+/// An alert to all admins, as the integration functions of the assistant server send it.
 fn broadcast_admin<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,

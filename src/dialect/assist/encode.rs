@@ -6,8 +6,8 @@ use crate::broker::{Event, Presence, PresenceChange, Publication, Rejection, Ses
 use crate::dialect::templates::{flat, is_message, start, start_with_data};
 use crate::json::{write_iso_time, write_text};
 
-/// A message that has its own `type` passes unchanged. The server's notices have their fields beside
-/// `type`; other data stands in `data`.
+/// A message that has its own `type` passes unchanged. The server's notices have their fields
+/// beside `type`; other data stands in `data`.
 pub(super) fn publication(kind: &str, data: &str, unix_ms: u64, output: &mut Vec<u8>) {
     if is_message(data) {
         return output.extend_from_slice(data.as_bytes());
@@ -32,7 +32,7 @@ fn end(unix_ms: u64, output: &mut Vec<u8>) {
     output.push(b'}');
 }
 
-/// Others learn of a user: in the room that it joined or left, or among the admins.
+/// A change of presence is published in the room that the user joined or left, or to the admins.
 pub(super) fn presence<'a>(presence: &Presence<'a>, scratch: &'a mut String) -> Publication<'a> {
     let user = presence.user;
     let (channel, kind, data) = match presence.change {
@@ -65,14 +65,15 @@ fn room(channel: &str) -> &str {
 
 pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
-        // Who has yet to show a token is told when it did.
+        // A session that has yet to authenticate receives this message after its authentication.
         Event::Welcome {
             auth_pending: true, ..
         } => {}
         Event::Welcome { session, now, .. } | Event::Authenticated { session, now, .. } => {
             connection(session, now.unix_ms, output);
         }
-        // A client that joins a room is told by the room event; other answers go to it alone.
+        // A client that joins a room receives the room event instead; other answers go to the
+        // client alone.
         Event::Subscribed(view) if view.is_announced => {}
         Event::Subscribed(view) => {
             let data = joined(view.channel, view.user);

@@ -1,10 +1,11 @@
 //! The assist dialect: rooms `room:{name}`, some of them reserved, and messages with flat fields.
 //!
-//! Client: `auth{token}`, `ping`, `join_room{room}`, `leave_room{room}`, `subscribe_system_metrics`,
-//! `subscribe_job_updates`, `subscribe_document_updates` and the opposite of each, `get_active_jobs`,
-//! `broadcast_admin{message,severity?,details?}`. Server: `connection`, `room_event`, `system_metrics`,
-//! `job_updates`, `document_processing_start`, `document_processing_complete`, `system_alert`,
-//! `user_activity`, `pong`, `error{message}`, and what is published in a room.
+//! Client: `auth{token}`, `ping`, `join_room{room}`, `leave_room{room}`,
+//! `subscribe_system_metrics`, `subscribe_job_updates`, `subscribe_document_updates` and the
+//! opposite of each, `get_active_jobs`, `broadcast_admin{message,severity?,details?}`. Server:
+//! `connection`, `room_event`, `system_metrics`, `job_updates`, `document_processing_start`,
+//! `document_processing_complete`, `system_alert`, `user_activity`, `pong`, `error{message}`, and
+//! what is published in a room.
 
 mod decode;
 mod encode;
@@ -16,7 +17,7 @@ use crate::broker::{Event, Presence, Publication, Rejection};
 use crate::config::AccessRule;
 use crate::json::Object;
 
-/// The dialect of the assistant's live features.
+/// The dialect of the clients of the assistant server.
 pub(super) struct Assist;
 
 impl Dialect for Assist {

@@ -1,12 +1,12 @@
-//! What the server itself publishes in rooms: the data of each kind of notice.
+//! Notices that the server itself publishes in rooms: their types and their data.
 
 use serde_json::{Value, json};
 
-/// Someone joined or left a room.
+/// A user joined or left a room.
 pub(crate) const ROOM_EVENT: &str = "room_event";
-/// A user came or went.
+/// Activity of a user, such as connecting.
 pub(crate) const USER_ACTIVITY: &str = "user_activity";
-/// Something that people should look at.
+/// An alert for people.
 pub(crate) const SYSTEM_ALERT: &str = "system_alert";
 /// A document is being processed.
 pub(crate) const DOCUMENT_START: &str = "document_processing_start";
@@ -17,7 +17,7 @@ pub(crate) const JOB_UPDATES: &str = "job_updates";
 /// Load of the host.
 pub(crate) const SYSTEM_METRICS: &str = "system_metrics";
 
-/// Kinds whose fields stand beside `type`; the others' stand in `data`.
+/// Types whose fields stand beside `type`; the fields of all others stand in `data`.
 pub(super) const FLAT: [&str; 5] = [
     ROOM_EVENT,
     USER_ACTIVITY,
@@ -47,7 +47,7 @@ pub(crate) fn job(id: &str, status: &str, progress: f64) -> String {
     json!({"job_id": id, "status": status, "progress": progress}).to_string()
 }
 
-/// Whether a job with that status will have no other.
+/// Whether this status of a job is final.
 pub(crate) fn is_final(status: &str) -> bool {
     [
         "completed",
@@ -61,7 +61,7 @@ pub(crate) fn is_final(status: &str) -> bool {
     .any(|last| status.eq_ignore_ascii_case(last))
 }
 
-/// The data of a document's start, or with `success` of its end.
+/// The data of the start of a document's processing, or with `success` of its end.
 pub(crate) fn document(user: &str, id: &str, filename: &str, success: Option<bool>) -> String {
     let mut data = json!({"user_id": user, "document_id": id, "filename": filename});
     if let Some(success) = success {

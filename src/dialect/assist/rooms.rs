@@ -1,22 +1,22 @@
-//! Rooms and their channels; some names are reserved for a meaning.
+//! Rooms and their channels; some names are reserved.
 
 use crate::base::DialectId;
 use crate::config::{AccessRule, ChannelPattern, Requirement};
 
-/// All admins; they are in it without joining.
+/// All admins, whom the server subscribes.
 pub(crate) const ADMIN: &str = "room:admin";
-/// Who wants the host's metrics.
+/// Subscribers of the host's metrics.
 pub(crate) const SYSTEM_MONITORING: &str = "room:system_monitoring";
-/// Who wants to know how jobs get on.
+/// Subscribers of job updates.
 pub(crate) const BACKGROUND_JOBS: &str = "room:background_jobs";
 /// All documents of all users; for admins.
 pub(crate) const ALL_DOCUMENT_UPDATES: &str = "room:all_document_updates";
 /// The documents of one user, whose id follows; for that user.
 pub(crate) const DOCUMENT_UPDATES_PREFIX: &str = "room:document_updates_";
-/// The role that opens what is for admins.
+/// The role that gives access to the rooms for admins.
 pub(crate) const ADMIN_ROLE: &str = "admin";
 
-/// The rules who may subscribe to which rooms.
+/// The rules for who may subscribe to which rooms.
 pub(super) fn access_rules() -> Vec<AccessRule> {
     let exact = |name: &'static str| ChannelPattern::Exact(name.into());
     vec![
@@ -38,7 +38,7 @@ pub(super) fn access_rules() -> Vec<AccessRule> {
     ]
 }
 
-/// Whether the server itself gives a room its meaning: nobody is told who comes and goes there.
+/// Whether the room is reserved by the server: joining and leaving it is not announced.
 pub(super) fn is_reserved(channel: &str) -> bool {
     [
         ADMIN,

@@ -4,7 +4,7 @@ use crate::broker::{Command, Publication, Rejection, Subscription};
 use crate::dialect::Decoded;
 use crate::json::Object;
 
-/// The type of a publication that names none.
+/// The type of a publication that has none.
 const DEFAULT_KIND: &str = "message";
 
 pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection> {

@@ -15,7 +15,7 @@ pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
 
 pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     match event {
-        // The gateway's clients expect to speak first, and no answer to a publication.
+        // Gateway clients expect to send the first message, and no answer to a publication.
         Event::Welcome { .. }
         | Event::Published { .. }
         | Event::Retained { .. }

@@ -1,8 +1,9 @@
-//! The gateway dialect: every message is `{"type":T,"data":D}`, publications also name their channel.
+//! The gateway dialect: every message is `{"type":T,"data":D}`; publications also have a channel.
 //!
-//! Client: `auth{token}`, `subscribe{channel}`, `unsubscribe{channel}`, `publish{channel,type,data}`,
-//! `ping`, `status`. Server: `auth_success{user_id}`, `auth_failed{error}`, `subscribed{channel}`,
-//! `unsubscribed{channel}`, `pong`, `status{…}`, `error{error}`, and `{"type","channel","data"}`.
+//! Client: `auth{token}`, `subscribe{channel}`, `unsubscribe{channel}`,
+//! `publish{channel,type,data}`, `ping`, `status`. Server: `auth_success{user_id}`,
+//! `auth_failed{error}`, `subscribed{channel}`, `unsubscribed{channel}`, `pong`, `status{…}`,
+//! `error{error}`, and `{"type","channel","data"}`.
 
 mod decode;
 mod encode;
@@ -11,7 +12,7 @@ use super::{Decoded, Dialect, Placeholder, PublicationMeta};
 use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
-/// The dialect of the multi-tenant gateway's clients.
+/// The dialect of the clients of the multi-tenant gateway.
 pub(super) struct Gateway;
 
 impl Dialect for Gateway {

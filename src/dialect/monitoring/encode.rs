@@ -6,7 +6,7 @@ use crate::dialect::templates::{flat, is_message, start};
 use crate::json::{write_seconds, write_text};
 
 /// A message that has its own `type` passes unchanged. Data from other dialects gets one: in front
-/// of an object's fields, or beside data that is no object.
+/// of the fields of an object, or beside other data.
 pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
     typed(publication.kind, publication.data, output);
 }

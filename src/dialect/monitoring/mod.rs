@@ -1,9 +1,9 @@
 //! The monitoring dialect: upper-case types, flat fields, one channel `prop:{id}` per property.
 //!
-//! Client: `AUTHENTICATE{token}`, `SUBSCRIBE{property_id}`, `UNSUBSCRIBE{property_id}`, `GET_STATUS`,
-//! `PING`, and beyond the legacy server `PUBLISH{property_id,message}`. Server: `WELCOME`,
-//! `AUTHENTICATED`, `SUBSCRIBED`, `UNSUBSCRIBED`, `STATUS`, `PONG`, `PUBLISHED`, `ERROR{message}`,
-//! and publications as their publisher wrote them.
+//! Client: `AUTHENTICATE{token}`, `SUBSCRIBE{property_id}`, `UNSUBSCRIBE{property_id}`,
+//! `GET_STATUS`, `PING`, and beyond the legacy server `PUBLISH{property_id,message}`. Server:
+//! `WELCOME`, `AUTHENTICATED`, `SUBSCRIBED`, `UNSUBSCRIBED`, `STATUS`, `PONG`, `PUBLISHED`,
+//! `ERROR{message}`, and publications unchanged.
 
 mod decode;
 mod encode;
@@ -35,7 +35,7 @@ pub fn update_kind(message: &serde_json::Value) -> &str {
     kind.unwrap_or(DEFAULT_KIND)
 }
 
-/// The id that clients of this dialect know a connection by: `ip:port:unix_ts`.
+/// The connection id that clients of this dialect see: `ip:port:unix_ts`.
 #[must_use]
 pub fn connection_id(session: &SessionView<'_>) -> String {
     let (ip, port) = (session.peer.ip(), session.peer.port());
@@ -44,7 +44,7 @@ pub fn connection_id(session: &SessionView<'_>) -> String {
     format!("{ip}:{port}:{seconds}.{millis:03}")
 }
 
-/// The dialect of the property monitoring server's clients.
+/// The dialect of the clients of the property monitoring server.
 pub(super) struct Monitoring;
 
 impl Dialect for Monitoring {

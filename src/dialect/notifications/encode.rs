@@ -8,7 +8,7 @@ use crate::json::{write_iso_time, write_seconds, write_text};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// What `POST /notify` publishes; other publications are data alone.
+/// What `POST /notify` publishes; other publications have only data.
 #[derive(serde::Deserialize)]
 struct Notification<'a> {
     #[serde(borrow)]
@@ -71,7 +71,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             flat(output, "error", "message", &rejection.text());
         }
         Event::Denied { reason } => flat(output, "error", "message", reason),
-        // Notifications come to everyone, so there is nothing to acknowledge.
+        // Every session receives all notifications, so there is no subscription to acknowledge.
         Event::Welcome { .. }
         | Event::Authenticated { .. }
         | Event::Subscribed(_)
@@ -91,7 +91,7 @@ fn status(session: &SessionView<'_>, sessions: u64, now: Now, output: &mut Vec<u
     output.extend_from_slice(b"{\"type\":\"status_response\",\"data\":{\"status\":\"running\",");
     output.extend_from_slice(b"\"active_connections\":");
     output.extend_from_slice(sessions.to_string().as_bytes());
-    // The monotonic clock begins with the server.
+    // The monotonic clock starts with the server.
     output.extend_from_slice(b",\"uptime_seconds\":");
     write_seconds(output, now.monotonic_ms);
     output.extend_from_slice(b",\"client_id\":");

@@ -21,7 +21,7 @@ pub fn notification(message: &str, data: Option<&str>) -> String {
     format!("{{\"message\":{message},\"data\":{data}}}")
 }
 
-/// The dialect of the notification server's clients.
+/// The dialect of the clients of the notification server.
 pub(super) struct Notifications;
 
 impl Dialect for Notifications {
