@@ -1,14 +1,17 @@
-//! The namespace of channels: every prefix that the server gives a meaning to.
+//! The namespace of channels: every prefix that has a meaning for the server.
 //!
 //! | channel | subscribers |
 //! | --- | --- |
 //! | `all` | every session |
-//! | `user:{id}`, `tenant:{id}`, `role:{name}`, `permission:{name}`, `dialect:{name}` | the sessions of one |
-//! | `prop:{id}` | those of a property of the monitoring dialect |
-//! | `stream:{name}` | those of a stream of the analytics dialect |
-//! | `room:{name}` | those of a room of the assist dialect |
+//! | `user:{id}`, `tenant:{id}` | the sessions of one user or tenant |
+//! | `role:{name}`, `permission:{name}` | the sessions with one role or permission |
+//! | `dialect:{name}` | the sessions of one dialect |
+//! | `prop:{id}` | subscribers of a property of the monitoring dialect |
+//! | `stream:{name}` | subscribers of a stream of the analytics dialect |
+//! | `room:{name}` | subscribers of a room of the assist dialect |
 //!
-//! The first two rows are server-side subscriptions: clients can neither subscribe nor publish there.
+//! The first four rows are server-side subscriptions: clients can neither subscribe nor publish
+//! there.
 
 use super::id::DialectId;
 
@@ -19,11 +22,11 @@ const TENANT: &str = "tenant:";
 const ROLE: &str = "role:";
 const PERMISSION: &str = "permission:";
 const DIALECT: &str = "dialect:";
-/// Before a property's id.
+/// Prefix of a property's id.
 pub const PROPERTY: &str = "prop:";
-/// Before a stream's name.
+/// Prefix of a stream's name.
 pub const STREAM: &str = "stream:";
-/// Before a room's name.
+/// Prefix of a room's name.
 pub const ROOM: &str = "room:";
 
 /// Whether clients can neither subscribe nor publish there.

@@ -1,13 +1,13 @@
-//! What a shard counts. Every rejection, drop and cut adds to one of these metrics.
+//! The metrics of a shard. Every rejection, drop and close adds to one of these metrics.
 
 use super::id::Variant;
 use super::label::label;
 use super::metric::{Counter, CounterSet, Gauge, metrics};
 
 label! {
-    /// Why frames that were queued for a connection never left.
+    /// Why frames that were queued for a connection were never sent.
     DropReason {
-        /// The send queue was full: the peer reads slower than it is sent to.
+        /// The send queue was full: the peer reads more slowly than the server sends.
         SlowConsumer = "slow_consumer",
         /// The connection was closed, by either side, with frames waiting.
         Closed = "closed",
@@ -27,27 +27,27 @@ label! {
         HeadTimeout = "head_timeout",
         /// An upgrade to a path that speaks no dialect, answered with 404.
         UnknownPath = "unknown_path",
-        /// A page of another origin, answered with 403.
+        /// A page of an origin that is not allowed, answered with 403.
         Origin = "origin",
-        /// A session too many, answered with 503.
+        /// A limit of sessions was reached, answered with 503.
         Capacity = "capacity",
-        /// An upgrade while the server goes away, answered with 503.
+        /// An upgrade while the server is shutting down, answered with 503.
         Draining = "draining",
         /// An upgrade with an unsupported version, answered with 426.
         Version = "version",
-        /// The kernel could not accept: out of descriptors or memory.
+        /// The kernel could not accept a connection: out of descriptors or memory.
         Accept = "accept",
-        /// The peer left before its request head was complete.
+        /// The peer disconnected before its request head was complete.
         Abandoned = "abandoned",
     }
 }
 
 label! {
-    /// What a WebSocket peer did against RFC 6455.
+    /// How a WebSocket peer violated RFC 6455.
     ProtocolError {
         /// A reserved bit was set without an extension that defines it.
         ReservedBits = "reserved_bits",
-        /// An opcode without a meaning.
+        /// A reserved opcode.
         Opcode = "opcode",
         /// A client frame without a mask.
         Unmasked = "unmasked",
@@ -63,9 +63,9 @@ label! {
         TooLarge = "too_large",
         /// A close frame with one byte, an invalid code or an invalid reason.
         ClosePayload = "close_payload",
-        /// A binary message where the dialect speaks text.
+        /// A binary message, while the dialect is text only.
         Binary = "binary",
-        /// The socket ended without a close handshake.
+        /// The connection ended without a close handshake.
         AbruptEnd = "abrupt_end",
     }
 }
@@ -77,21 +77,21 @@ label! {
         Json = "json",
         /// JSON nested deeper than the limit.
         Depth = "depth",
-        /// `type` is missing or not a known one.
+        /// `type` is missing or unknown.
         UnknownType = "unknown_type",
-        /// A field is missing or of the wrong kind.
+        /// A field is missing or has the wrong type.
         Field = "field",
         /// More messages than the rate limit allows.
         RateLimited = "rate_limited",
-        /// The session has to authenticate first.
+        /// The session must authenticate first.
         Unauthenticated = "unauthenticated",
         /// The session lacks a permission, or the name is reserved.
         Forbidden = "forbidden",
         /// Too many subscriptions.
         Subscriptions = "subscriptions",
-        /// A subscription's id that the session uses already.
+        /// The session already uses the subscription id.
         Duplicate = "duplicate",
-        /// A handler of the program that embeds the server rejected, or panicked.
+        /// A handler of the embedding program rejected the message, or panicked.
         Handler = "handler",
     }
 }
@@ -99,9 +99,9 @@ label! {
 label! {
     /// Why a token was rejected.
     TokenError {
-        /// Not three base64url parts of JSON, or claims of the wrong kind.
+        /// Not three base64url parts of JSON, or claims of the wrong type.
         Malformed = "malformed",
-        /// Signed with another algorithm than configured, `none` included.
+        /// Signed with another algorithm than configured, including `none`.
         Algorithm = "algorithm",
         /// The signature does not match.
         Signature = "signature",
@@ -109,52 +109,52 @@ label! {
         Expired = "expired",
         /// `nbf` has not come yet.
         NotYetValid = "not_yet_valid",
-        /// Neither in the list nor known to the program's own check.
+        /// Neither a static token nor accepted by the program's own check.
         Unknown = "unknown",
         /// No user claim.
         NoUser = "no_user",
-        /// The server has no secret, so no token can be checked.
+        /// The server has no secret and so cannot verify tokens.
         Unconfigured = "unconfigured",
     }
 }
 
 label! {
-    /// Who or what ended a connection that was upgraded.
+    /// Why a connection that was upgraded was closed.
     CloseReason {
         /// The peer closed first.
         Peer = "peer",
         /// The server is shutting down (1001).
         Shutdown = "shutdown",
-        /// The peer broke the protocol (1002, 1003, 1007, 1009).
+        /// The peer violated the protocol (1002, 1003, 1007, 1009).
         Protocol = "protocol",
-        /// No valid token, or too many bad ones (1008).
+        /// No valid token, or too many failed authentication attempts (1008).
         Unauthorized = "unauthorized",
         /// No authentication in time (1008).
         AuthTimeout = "auth_timeout",
         /// The token expired while connected (1008).
         TokenExpired = "token_expired",
-        /// No answer to a ping in time.
+        /// No answer to a ping in time (1008).
         PongTimeout = "pong_timeout",
         /// The send queue was full (1008).
         SlowConsumer = "slow_consumer",
-        /// The connection limit (1013).
+        /// A limit of sessions was reached (1013).
         Capacity = "capacity",
         /// The origin is not allowed (1008).
         Origin = "origin",
         /// Too many sessions of the address, the user or the tenant (1008).
         Quota = "quota",
-        /// The tenant of the request is not the token's (1008).
+        /// The tenant of the request is not the tenant of the token (1008).
         Tenant = "tenant",
         /// Too many messages over the rate limit (1008).
         RateLimited = "rate_limited",
-        /// The program that embeds the server, or an operator, ended it.
+        /// The embedding program, or an operator, closed it (1000).
         Operator = "operator",
     }
 }
 
 metrics! {
-    /// All metrics of one shard. A metric is one entry here; `observe::metrics` exports it under the name
-    /// `fanwire_NAME`, counters with `_total`, and `docs/METRICS.md` lists it.
+    /// All metrics of one shard. A metric is one entry here: `observe::metrics` exports it under
+    /// the name `fanwire_NAME`, counters with `_total`, and `docs/METRICS.md` lists it.
     pub struct ShardCounters {
         /// Sockets accepted.
         connections_accepted: Counter;

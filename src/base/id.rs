@@ -3,15 +3,14 @@
 use super::label::{Label, label};
 use std::fmt;
 
-/// Bits of a generation that travel in an `io_uring` user data word beside the slot and the
-/// operation.
+/// Bits of a generation in the `io_uring` user data, beside the slot and the operation.
 pub const GENERATION_BITS: u32 = 24;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-/// One connection of one shard: a slot and the generation of its use.
+/// Id of a connection of a shard: a slot and its generation.
 ///
-/// A slot is reused, a (slot, generation) pair is not until 2^24 later uses of the same slot, so a
-/// late completion or a stale list entry never touches a newer connection.
+/// A slot is reused, but a (slot, generation) pair only after 2^24 uses of the same slot, so a late
+/// completion or a stale list entry never refers to a newer connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     slot: u32,
@@ -54,8 +53,8 @@ impl fmt::Debug for ConnectionId {
 }
 
 label! {
-    /// The protocols that clients speak to the server. A new one has its name here, its row in
-    /// `config::profiles` and its folder in `dialect`; the compiler asks for both.
+    /// The protocols that clients speak to the server. A new one needs its name here, its row in
+    /// `config::profiles` and its folder in `dialect`; without them the crate does not compile.
     ///
     /// ```
     /// use fanwire::DialectId;
@@ -68,7 +67,7 @@ label! {
         Gateway = "gateway",
         /// Upper-case, flat messages on properties.
         Monitoring = "monitoring",
-        /// Streams of analytics with filters, told apart by subscription ids.
+        /// Streams of analytics with filters and subscription ids.
         Analytics = "analytics",
         /// Rooms, jobs, documents and the metrics of the host.
         Assist = "assist",
@@ -91,13 +90,13 @@ impl DialectId {
         all
     };
 
-    /// Position in tables that hold one entry per dialect.
+    /// Index in tables that have one entry per dialect.
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The dialect of that name.
+    /// The dialect of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dialect| dialect.name() == name)
@@ -110,7 +109,7 @@ impl DialectId {
     }
 }
 
-/// A form in which a publication leaves the process: a dialect's text in a plain frame.
+/// The form in which a publication is sent: the text of one dialect in an uncompressed frame.
 ///
 /// Compressed forms take the indices from `DialectId::COUNT` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,7 +130,7 @@ impl Variant {
         DialectId::ALL.into_iter().map(Self::plain)
     }
 
-    /// Position in tables that hold one entry per variant, and bit in masks.
+    /// Index in tables that have one entry per variant, and bit number in masks.
     #[must_use]
     pub const fn index(self) -> u8 {
         self.0
@@ -143,7 +142,7 @@ impl Variant {
         1 << self.0
     }
 
-    /// Whose text the frame carries.
+    /// The dialect whose text the frame contains.
     #[must_use]
     pub fn dialect(self) -> DialectId {
         DialectId::ALL[usize::from(self.0) % DialectId::COUNT]

@@ -1,18 +1,18 @@
 //! Values of metric labels, and of other small sets whose members have names.
 
-/// A set of values that each have a name.
+/// A type whose values are a small set, each with a name.
 pub trait Label: Copy + 'static {
     /// All values, in the order of their indices.
     const ALL: &'static [Self];
-    /// Further names that mean a value when they are read.
+    /// Further names that are accepted when a value is parsed.
     const ALIASES: &'static [(&'static str, Self)];
-    /// Position of this value in `ALL`.
+    /// Index of this value in `ALL`.
     fn index(self) -> usize;
     /// The name of the value.
     fn name(self) -> &'static str;
 }
 
-/// Makes an enum whose values have names; a plain enum would repeat each value three times.
+/// Declares an enum whose values have names; a plain enum would repeat each value three times.
 macro_rules! label {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident = $text:literal $(| $alias:literal)*,)+ }) => {
         $(#[$outer])*

@@ -1,6 +1,7 @@
 //! Every fixed limit of the server, with its unit and the reason for its size.
 //!
-//! What an operator may change is in `config`; these bound what a stranger can make us hold.
+//! What an operator may change is in `config`; these limits bound the memory and time that a client
+//! can use.
 
 /// Longest request head (request line and headers), bytes. Browsers send 1 to 4 KiB, proxies with
 /// large cookies up to 8 KiB.
@@ -11,16 +12,17 @@ pub const HEAD_HEADERS_MAX: usize = 100;
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Time for an HTTP request's body and its answer, milliseconds.
 pub const HTTP_TIMEOUT_MS: u64 = 30_000;
-/// Bytes that wait for the HTTP side of one connection before it is cut.
+/// Bytes that may wait for the HTTP side of one connection before its input is ended.
 pub const HTTP_INPUT_BYTES_MAX: usize = 256 * 1024;
-/// Longest body of `POST /notify`, bytes; with its head it must fit what may wait for HTTP.
+/// Longest body of `POST /notify`, bytes; together with its head it must fit
+/// `HTTP_INPUT_BYTES_MAX`.
 pub const NOTIFY_BYTES_MAX: usize = 128 * 1024;
 /// Longest request target, bytes: it may hold a token of several KiB.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
 /// How deep arrays and objects of a message may nest. Clients of the five legacy servers use four.
 pub const JSON_DEPTH_MAX: u32 = 64;
-/// Longest channel name, bytes; longer than any document's `tenant:{id}:{channel}`.
+/// Longest channel name, bytes; longer than any `tenant:{id}:{channel}` of the legacy servers.
 pub const CHANNEL_BYTES_MAX: usize = 256;
 /// Longest `type` of a publication, bytes.
 pub const KIND_BYTES_MAX: usize = 128;
@@ -28,28 +30,29 @@ pub const KIND_BYTES_MAX: usize = 128;
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest subscription id that a client chooses, bytes; a UUID has 36.
 pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
-/// Server-side subscriptions of a session: everyone, its dialect, its user, tenant, roles and
-/// permissions. Those of a token that grants more are cut off.
+/// Server-side subscriptions of a session: `all`, its dialect, user, tenant, roles and permissions.
+/// If a token grants more, the rest is ignored.
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
-/// Values kept for one channel, such as running jobs.
+/// Retained values of one channel, such as running jobs.
 pub const RETAINED_PER_CHANNEL_MAX: usize = 10_000;
 /// Channels of one session.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
-/// Longest filter, bytes of JSON: what one client can make us keep and index, as often as it may
-/// subscribe.
+/// Longest filter, bytes of JSON. A client can have one filter per subscription stored and indexed.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
-/// Keys of one filter. The analytics server's clients use two; each costs a check of every candidate.
+/// Keys of one filter. The analytics server's clients use two; each costs a check of every
+/// candidate.
 pub const FILTER_KEYS_MAX: usize = 32;
-/// Alternatives of one key of a filter: a list of users or devices on one screen. Each costs an entry
-/// in the table of values.
+/// Alternatives of one key of a filter: for example the users or devices on one screen. Each costs
+/// an entry in the table of values.
 pub const FILTER_ALTERNATIVES_MAX: usize = 256;
-/// Longest dotted path of a filter, bytes; far longer than the names in any event.
+/// Longest dotted path of a filter, bytes; much longer than the paths in any event.
 pub const FILTER_PATH_BYTES_MAX: usize = 256;
 /// Parts of a dotted path. Each costs two entries in the table of names, one of which holds the
 /// whole rest of the path. Events of the analytics server are three levels deep.
 pub const FILTER_PATH_PARTS_MAX: usize = 16;
 
-/// Time a peer that is rejected, or answered over HTTP, has to close before we do, milliseconds.
+/// Time for a peer that was rejected, or answered over HTTP, to close before the server does,
+/// milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// Ping and pong frames waiting for one connection; at most 127 bytes each.
 pub const CONTROL_FRAMES_MAX: usize = 32;
@@ -58,21 +61,22 @@ pub const CONTROL_FRAMES_MAX: usize = 32;
 pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
 /// Memory that a shard's JSON parser keeps between messages, bytes of text.
 pub const JSON_BYTES_KEPT: usize = 256 * 1024;
-/// Frames that one run may join, bytes: large enough that one send carries sixty-four small
-/// publications, small enough that a run held by one slow connection is cheap.
+/// Longest run, bytes: large enough to join sixty-four small publications in one send, small enough
+/// that a run held by one slow connection is cheap.
 pub const RUN_BYTES_MAX: usize = 64 * 1024;
-/// Records read from the ring in one turn, so that input and timers get theirs.
+/// Records read from the ring in one turn of the event loop, so that input and timers get their
+/// turn.
 pub const RING_RECORDS_PER_TURN: usize = 1_024;
-/// Bytes of records read while one fan-out is being sent; less if send queues are small. What is read
-/// reaches send queues at once, and a subscriber that keeps up must never find its send queue full because
-/// we read too far ahead of its socket.
+/// Bytes of records read while one fan-out is being sent; less if send queues are small. Records
+/// that are read enter the send queues at once, and the send queue of a subscriber that keeps up
+/// must never be full because the shard reads too far ahead of the sockets.
 pub const RING_BYTES_PER_FANOUT: usize = 256 * 1024;
 
 /// Resolution of timeouts and heartbeats, milliseconds.
 pub const WHEEL_TICK_MS: u64 = 100;
 
-/// Listeners in one process; the five dialects, each on addresses of two families, are ten. An index
-/// of a listener is a `u8`.
+/// Listeners in one process; five dialects on addresses of two families need ten. The index of a
+/// listener is a `u8`.
 pub const LISTENERS_MAX: usize = 16;
 const _: () = assert!(NOTIFY_BYTES_MAX + HEAD_BYTES_MAX <= HTTP_INPUT_BYTES_MAX);
 

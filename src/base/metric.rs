@@ -1,7 +1,7 @@
-//! Metrics: what one shard counts and anyone reads. Each is declared once.
+//! Metrics of a shard, which any thread can read. Each is declared once.
 //!
-//! Each metric has a single writer, its shard, and any number of readers, so adding is a plain load and
-//! store without a locked instruction.
+//! Each metric has a single writer, its shard, and any number of readers, so adding needs a load
+//! and a store but no locked instruction.
 
 use super::label::Label;
 use std::marker::PhantomData;
@@ -14,7 +14,8 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds `amount`. Only the owning shard calls this.
     pub fn add(&self, amount: u64) {
-        // Relaxed, and not read-modify-write: one writer, and readers want only the value itself.
+        // Relaxed, and not read-modify-write: there is one writer, and readers need only the value
+        // itself.
         let sum = self.0.load(Ordering::Relaxed).wrapping_add(amount);
         self.0.store(sum, Ordering::Relaxed);
     }
@@ -22,7 +23,7 @@ impl Counter {
     /// The value now.
     #[must_use]
     pub fn value(&self) -> u64 {
-        // Relaxed: the value stands alone.
+        // Relaxed: no other data depends on the value.
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -34,14 +35,14 @@ pub struct Gauge(AtomicU64);
 impl Gauge {
     /// Sets the value. Only the owning shard calls this.
     pub fn set(&self, value: u64) {
-        // Relaxed: one writer, and readers want only the value itself.
+        // Relaxed: there is one writer, and readers need only the value itself.
         self.0.store(value, Ordering::Relaxed);
     }
 
     /// The value now.
     #[must_use]
     pub fn value(&self) -> u64 {
-        // Relaxed: the value stands alone.
+        // Relaxed: no other data depends on the value.
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -71,9 +72,9 @@ impl<L: Label> CounterSet<L> {
     }
 }
 
-/// A type of metrics, known without a value of it.
+/// The kind of a type of metrics, without a value of it.
 pub(super) trait HasKind {
-    /// What it is.
+    /// Its kind.
     const KIND: MetricKind;
 }
 
@@ -89,7 +90,7 @@ impl<L> HasKind for CounterSet<L> {
     const KIND: MetricKind = MetricKind::Counter;
 }
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
     /// A count that only grows; its series end in `_total`.
@@ -124,29 +125,30 @@ impl<L: Label> Metric for CounterSet<L> {
     }
 }
 
-/// What there is to say of a metric of the group `G`.
+/// The declaration of a metric of the group `G`.
 pub struct MetricDeclaration<G: 'static> {
     /// The name, without prefix and `_total`.
     pub name: &'static str,
     /// One sentence.
     pub help: &'static str,
-    /// What it is.
+    /// Its kind.
     pub kind: MetricKind,
     /// The name of its label, if it has one.
     pub label: Option<&'static str>,
-    /// The metric of a group.
+    /// Returns the metric of a group.
     pub of: fn(&G) -> &dyn Metric,
 }
 
 impl<G> MetricDeclaration<G> {
-    /// The family's name, as it is exported: the prefix, and for counters without `_total`.
+    /// The exported name of the metric family: with the prefix, and for counters without `_total`.
     #[must_use]
     pub fn family(&self) -> String {
         format!("fanwire_{}", self.name)
     }
 }
 
-/// Declares a group of metrics: a struct with a field for each, and the table of their declarations.
+/// Declares a group of metrics: a struct with a field for each, and the table of their
+/// declarations.
 macro_rules! metrics {
     ($(#[$outer:meta])* pub struct $Group:ident {
         $($(#[doc = $help:literal])+ $name:ident: $Type:ty $(, label = $label:literal)?;)+

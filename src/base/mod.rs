@@ -1,6 +1,6 @@
-//! What every layer above shares: ids, time as a value, limits, finished frames and counters.
+//! What all layers above share: ids, time as a value, limits, finished frames and counters.
 //!
-//! Nothing here knows a protocol, a socket or a thread.
+//! Nothing here depends on a protocol, a socket or a thread.
 
 pub mod channel_names;
 pub mod counters;

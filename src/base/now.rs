@@ -1,11 +1,11 @@
-//! Time as a value: read once per turn of a shard's loop, passed to everything below.
+//! Time as a value: read once per turn of the event loop, and passed to all layers below.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// One moment, on the monotonic clock and on the calendar.
+/// One moment, on the monotonic clock and on the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Milliseconds since the clock was made; never goes back.
+    /// Milliseconds since the clock was created; never goes back.
     pub monotonic_ms: u64,
     /// Milliseconds since 1970-01-01 UTC; may jump when the host's clock is set.
     pub unix_ms: u64,
@@ -35,11 +35,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock whose monotonic time begins now.
+    /// A clock whose monotonic time starts at zero.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
-        reason = "this is the one place that reads time"
+        reason = "this is the only place that reads the clocks"
     )]
     pub fn start() -> Self {
         Self {
@@ -51,7 +51,7 @@ impl Clock {
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
-        reason = "this is the one place that reads time"
+        reason = "this is the only place that reads the clocks"
     )]
     pub fn now(&self) -> Now {
         let unix = SystemTime::now()

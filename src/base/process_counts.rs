@@ -1,11 +1,11 @@
-//! What the shards of a process count together: sessions, and which variants are in use where.
+//! Counts shared by the shards of a process: sessions, and the variants in use on each channel.
 
 use super::id::{DialectId, Variant};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Buckets of the table that tells which variants a channel needs. Channels that share a bucket cost
-/// each other an encode at most, never a delivery.
+/// Buckets of the table of variants in use. Channels that share a bucket can cost each other an
+/// encode, never a delivery.
 const BUCKETS: usize = 1_024;
 
 /// Where a channel's subscriptions are counted.
@@ -17,9 +17,9 @@ pub struct CounterSlot {
 
 /// Counts shared by all shards.
 ///
-/// All accesses are relaxed: each value stands alone, and nothing else is published through it. A
-/// reader that sees a count late encodes one variant too many, or lets a shard that needs one encode
-/// it itself.
+/// All accesses are relaxed: the values are independent, and no other data is published through
+/// them. A reader that sees a count late encodes one variant too many, or leaves the encoding of
+/// one variant to the shard that needs it.
 #[derive(Debug)]
 pub struct ProcessCounts {
     sessions: [AtomicU64; DialectId::COUNT],
@@ -35,7 +35,7 @@ impl Default for ProcessCounts {
 }
 
 impl ProcessCounts {
-    /// A table of process-wide counts that also counts the subscriptions of `channels` one by one.
+    /// Counts that also include the exact number of subscriptions of each of `channels`.
     #[must_use]
     pub fn tracking(channels: &[String]) -> Self {
         let buckets = (0..BUCKETS).map(|_| std::array::from_fn(|_| AtomicU32::new(0)));
@@ -50,8 +50,8 @@ impl ProcessCounts {
         }
     }
 
-    /// Takes a place for a session of `dialect`, unless `dialect_max` or `total_max` sessions are
-    /// there already; 0 means no limit.
+    /// Counts a session of `dialect`, unless `dialect_max` or `total_max` is reached; 0 means no
+    /// limit.
     pub fn add_session(&self, dialect: DialectId, dialect_max: u64, total_max: u64) -> bool {
         let count = self.sessions[dialect.index()].fetch_add(1, Ordering::Relaxed) + 1;
         let over_dialect = dialect_max != 0 && count > dialect_max;
@@ -64,7 +64,7 @@ impl ProcessCounts {
         true
     }
 
-    /// Gives a session's place back.
+    /// Removes a session of `dialect` from the count.
     pub fn remove_session(&self, dialect: DialectId) {
         self.sessions[dialect.index()].fetch_sub(1, Ordering::Relaxed);
     }
@@ -82,7 +82,7 @@ impl ProcessCounts {
         counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Sessions that ever were.
+    /// Sessions opened since the start.
     #[must_use]
     pub fn sessions_opened(&self) -> u64 {
         self.sessions_opened.load(Ordering::Relaxed)
@@ -106,7 +106,7 @@ impl ProcessCounts {
         }
     }
 
-    /// Notes one more subscription that wants frames of `variant`.
+    /// Counts one more subscription that receives frames of `variant`.
     pub fn subscribe(&self, counter_slot: CounterSlot, variant: Variant) {
         self.count_of(counter_slot, variant)
             .fetch_add(1, Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl ProcessCounts {
         }
     }
 
-    /// Notes one subscription fewer.
+    /// Counts one subscription fewer.
     pub fn unsubscribe(&self, counter_slot: CounterSlot, variant: Variant) {
         self.count_of(counter_slot, variant)
             .fetch_sub(1, Ordering::Relaxed);
@@ -130,7 +130,7 @@ impl ProcessCounts {
         &self.subscriptions[usize::from(counter_slot.bucket)][usize::from(variant.index())]
     }
 
-    /// The variants that subscribers of a channel want, anywhere in the process, as a mask.
+    /// The variants that subscribers of a channel receive, anywhere in the process, as a mask.
     #[must_use]
     pub fn variants_in_use(&self, counter_slot: CounterSlot) -> u32 {
         let in_use = |variant: &Variant| {
@@ -142,7 +142,7 @@ impl ProcessCounts {
         in_use.map(Variant::bit).fold(0, |mask, bit| mask | bit)
     }
 
-    /// Subscriptions of a channel that this table of process-wide counts tracks; 0 for any other.
+    /// Subscriptions of a channel given to [`tracking`](Self::tracking); 0 for any other.
     #[must_use]
     pub fn subscriptions_of(&self, channel: &str) -> u64 {
         let mut tracked = self.tracked.iter();

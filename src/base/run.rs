@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 
-/// What stands in a subscriber's frames alone: the id of its subscription.
+/// A subscription id, which the frames of one subscriber contain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SubscriptionId(Rc<str>);
 
-/// Length of the subscription ids that the server gives, bytes: frames are made with a placeholder of this width.
+/// Length of the subscription ids that the server assigns, bytes: frames are encoded with a
+/// placeholder of this width.
 pub const SUBSCRIPTION_ID_BYTES: usize = 20;
 
 impl SubscriptionId {
-    /// A subscription id of that text, which needs no escapes in JSON.
+    /// A subscription id with this text, which must need no escapes in JSON.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
@@ -25,9 +26,9 @@ impl SubscriptionId {
 
 /// One or more finished WebSocket frames, back to back, shared within a shard.
 ///
-/// Publications that follow each other on a channel are joined in one run, so that a connection
-/// with sixty-four of them waiting costs one pointer and one buffer of one send. Cloning counts a
-/// reference, without atomics: a run never leaves its shard.
+/// Consecutive publications of a channel are joined in one run, so that sixty-four of them waiting
+/// for a connection cost one pointer and one buffer of one send. Cloning counts a reference,
+/// without atomics: a run never leaves its shard.
 #[derive(Clone, Debug)]
 pub struct FrameRun(Rc<Inner>);
 
@@ -53,11 +54,11 @@ impl FrameRun {
         }))
     }
 
-    /// Publications' frames: `bytes` holds them one after the other, `ends` where each one ends,
+    /// Frames of publications: `bytes` holds them back to back, `ends` where each one ends,
     /// `placeholders` where a subscriber's subscription id goes.
     ///
     /// # Panics
-    /// When `ends` is empty or does not finish at the end of `bytes`: only this program makes them.
+    /// When `ends` is empty or its last entry is not the length of `bytes`.
     #[must_use]
     pub fn publications(bytes: &[u8], ends: &[u32], placeholders: &[u32]) -> Self {
         let (last, inner) = ends.split_last().expect("a run has at least one frame");
@@ -70,10 +71,10 @@ impl FrameRun {
         }))
     }
 
-    /// The same frames with `subscription_id` in each placeholder: a copy of its own for one subscriber.
+    /// A copy of the frames for one subscriber, with `subscription_id` in each placeholder.
     ///
     /// # Panics
-    /// When the subscription id is wider than what is left of the run behind a placeholder.
+    /// When the subscription id is wider than the rest of the run after a placeholder.
     #[must_use]
     pub fn with_subscription_id(&self, subscription_id: &SubscriptionId) -> Self {
         let subscription_id = subscription_id.text().as_bytes();
@@ -91,7 +92,7 @@ impl FrameRun {
         }))
     }
 
-    /// The frames as they go to the socket.
+    /// The bytes of all frames.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0.bytes
@@ -125,7 +126,7 @@ impl FrameRun {
         self.0.publications
     }
 
-    /// Frames that lie wholly in the first `offset` bytes.
+    /// Frames that lie completely in the first `offset` bytes.
     #[must_use]
     pub fn frames_before(&self, offset: u32) -> u64 {
         if offset >= self.len() {
@@ -134,7 +135,7 @@ impl FrameRun {
         self.0.ends.partition_point(|end| *end <= offset) as u64
     }
 
-    /// The first frame border at or after `offset`.
+    /// The first frame boundary at or after `offset`.
     #[must_use]
     pub fn frame_end(&self, offset: u32) -> u32 {
         if offset == 0 {

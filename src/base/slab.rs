@@ -1,12 +1,12 @@
-//! Tables indexed by slot: one that hands out ids, one that follows them.
+//! Tables indexed by slot: one that assigns ids, one that is indexed by them.
 
 use super::id::ConnectionId;
 
 /// Entries that are allocated together.
 const PAGE_ENTRIES: usize = 256;
 
-/// A table that grows by pages. A vector that doubles would move every connection at each growth and
-/// keep up to half of its memory unused.
+/// A table that grows by pages. A vector would move every entry when it grows, and leave up to half
+/// of its memory unused.
 #[derive(Debug)]
 struct Pages<T> {
     pages: Vec<Box<[Option<T>]>>,
@@ -25,7 +25,7 @@ impl<T> Pages<T> {
         page[index % PAGE_ENTRIES].as_mut()
     }
 
-    /// The entry of `slot`, made if there is none.
+    /// The entry of `slot`, created if there is none.
     fn entry(&mut self, slot: u32) -> &mut Option<T> {
         let index = slot as usize;
         while self.pages.len() <= index / PAGE_ENTRIES {
@@ -39,13 +39,13 @@ impl<T> Pages<T> {
     }
 }
 
-/// A table that hands out ids and rejects stale ones.
+/// A table that assigns ids and rejects stale ones.
 ///
-/// Slots are reused last-in first-out, so a busy server keeps touching the same warm entries.
+/// Slots are reused last-in first-out, so a busy server keeps using entries that are in the cache.
 #[derive(Debug)]
 pub struct Slab<T> {
     entries: Pages<Entry<T>>,
-    /// Slots that were ever used.
+    /// Slots that have been used at least once.
     used: u32,
     free: Vec<u32>,
     slots_max: u32,
@@ -108,14 +108,14 @@ impl<T> Slab<T> {
         entry.value.as_ref().filter(|_| entry.id == id)
     }
 
-    /// The entry of `id` for change, unless it has been removed.
+    /// The entry of `id`, mutable, unless it has been removed.
     #[must_use]
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
         let (found, value) = self.at_slot_mut(id.slot())?;
         (found == id).then_some(value)
     }
 
-    /// The entry now living in `slot` and its id.
+    /// The entry in `slot` and its id.
     #[must_use]
     pub fn at_slot_mut(&mut self, slot: u32) -> Option<(ConnectionId, &mut T)> {
         let entry = self.entries.get_mut(slot)?;
@@ -123,7 +123,7 @@ impl<T> Slab<T> {
         entry.value.as_mut().map(|value| (id, value))
     }
 
-    /// Takes the entry of `id` out and frees its slot.
+    /// Removes the entry of `id` and frees its slot.
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
         let entry = self.entries.get_mut(id.slot())?;
         if entry.id != id {
@@ -149,7 +149,7 @@ impl<T> Slab<T> {
     }
 }
 
-/// A table that follows the ids of a [`Slab`]: what another layer keeps for the same connection.
+/// A table indexed by the ids of a [`Slab`]: what another layer stores for the same connection.
 #[derive(Debug)]
 pub struct SlotMap<T> {
     entries: Pages<(u32, T)>,
@@ -166,7 +166,7 @@ impl<T> Default for SlotMap<T> {
 }
 
 impl<T> SlotMap<T> {
-    /// Stores `value` for `id` and returns what an earlier use of the slot had left.
+    /// Stores `value` for `id` and returns what an earlier use of the slot left.
     pub fn insert(&mut self, id: ConnectionId, value: T) -> Option<T> {
         let entry = self.entries.entry(id.slot());
         let earlier = entry.replace((id.generation(), value));
@@ -181,26 +181,26 @@ impl<T> SlotMap<T> {
         (*generation == id.generation()).then_some(value)
     }
 
-    /// The entry of `id` for change.
+    /// The entry of `id`, mutable.
     #[must_use]
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
         let (generation, value) = self.entries.get_mut(id.slot())?;
         (*generation == id.generation()).then_some(value)
     }
 
-    /// The entry of whatever lives in `slot`.
+    /// The entry in `slot`.
     #[must_use]
     pub fn at_slot(&self, slot: u32) -> Option<&T> {
         self.entries.get(slot).map(|(_, value)| value)
     }
 
-    /// The entry of whatever lives in `slot`, for change.
+    /// The entry in `slot`, mutable.
     #[must_use]
     pub fn at_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.entries.get_mut(slot).map(|(_, value)| value)
     }
 
-    /// Takes the entry of `id` out.
+    /// Removes the entry of `id`.
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
         self.get(id)?;
         self.count -= 1;
