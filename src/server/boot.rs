@@ -1,4 +1,4 @@
-//! From settings to shards that accept connections.
+//! Starts the shards from the settings.
 
 use super::cores;
 use super::error::StartError;
@@ -23,11 +23,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Why a handler that asks shards is stopped: it would wait for itself.
-const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: hand the \
-    question to another thread";
+/// Why a handler that calls shards panics: it would wait for itself.
+const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: make this \
+    call on another thread";
 
-/// What the program that embeds the server brings along.
+/// What the embedding program supplies.
 #[derive(Default)]
 pub(super) struct ProgramHooks {
     /// Its handlers.
@@ -41,7 +41,7 @@ impl std::fmt::Debug for ProgramHooks {
         let checks = self.token_check.is_some();
         write!(
             formatter,
-            "Program {{ {:?}, checks tokens: {checks} }}",
+            "ProgramHooks {{ {:?}, checks tokens: {checks} }}",
             self.hooks
         )
     }
@@ -50,11 +50,11 @@ impl std::fmt::Debug for ProgramHooks {
 /// A server whose shards accept connections.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// Where it listens, in the order of the settings' listeners.
+    /// The addresses that it listens on, in the order of the settings' listeners.
     pub addresses: Vec<SocketAddr>,
     /// The core of each shard.
     pub cores: Vec<usize>,
-    /// Connections that each shard may hold.
+    /// Connections that each shard can hold.
     pub connections_per_shard: u32,
     commands: Vec<(Sender<ShardCommand>, Waker)>,
     reports: Receiver<Report>,
@@ -65,7 +65,7 @@ pub(super) struct Running {
 /// Starts the shards and waits until all accept connections.
 ///
 /// # Errors
-/// [`StartError`]; nothing keeps running then but threads that end with the process.
+/// [`StartError`]; threads that were started may then run until the process ends.
 pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Running, StartError> {
     kernel_probe::probe().map_err(StartError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();
@@ -82,7 +82,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
         .collect();
-    // One more for what is published from outside of the shards.
+    // One more for publications from outside the shards.
     let outside = Arc::<ShardCounters>::default();
     let all_counters: Vec<_> = counters.iter().chain([&outside]).cloned().collect();
     let wakers = cores.iter().map(|_| Waker::new());
@@ -185,8 +185,9 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     })
 }
 
-/// Who may call `POST /notify`: whoever knows the key; without one, everyone on a server that was
-/// started as the notifications document's, as there, and nobody elsewhere.
+/// Who may call `POST /notify`: callers with the key. Without a key, everyone if a listener has the
+/// notifications profile, as on the notification server, or serves all dialects in development
+/// mode; otherwise nobody.
 fn notify_access(settings: &Settings) -> NotifyAccess {
     let is_documents = |listener: &Listener| match listener.routes {
         Routes::ByPath => settings.process.dev,
@@ -197,9 +198,7 @@ fn notify_access(settings: &Settings) -> NotifyAccess {
         None if settings.listeners.iter().any(is_documents) => {
             let is_open = |listener: &Listener| !listener.address.ip().is_loopback();
             if settings.listeners.iter().any(is_open) {
-                tracing::warn!(
-                    "POST /notify is open to everyone who reaches it: set notify_api_key"
-                );
+                tracing::warn!("POST /notify accepts requests without a key: set notify_api_key");
             }
             NotifyAccess::Everyone
         }
@@ -250,10 +249,10 @@ fn other(error: impl std::fmt::Display) -> StartError {
 }
 
 impl Running {
-    /// Stops the periodic services, begins no new session, and tells the sessions that they have
-    /// `wait_ms` to end by themselves.
+    /// Stops the periodic services, accepts no new sessions, and announces to the sessions that
+    /// they have `grace_ms` to end by themselves.
     pub(super) fn announce_shutdown(&self, grace_ms: u64) {
-        // Relaxed: a health check that comes a moment early sees the old answer.
+        // Relaxed: a concurrent health check may still see the old value.
         self.api.is_draining.store(true, Ordering::Relaxed);
         self.services.stop();
         self.tell_shards(|| ShardCommand::AnnounceShutdown(grace_ms));
@@ -265,14 +264,16 @@ impl Running {
         self.tell_shards(|| ShardCommand::CloseSome(share));
     }
 
-    /// Stops accepting, closes all sessions with 1001; each shard reports when its last is gone.
+    /// Stops accepting, and closes all sessions with 1001; each shard reports when its last session
+    /// has ended.
     pub(super) fn drain(&self) {
         self.api.is_draining.store(true, Ordering::Relaxed);
         self.services.stop();
         self.tell_shards(|| ShardCommand::Drain);
     }
 
-    /// Calls `call` on each shard; the answers come in no order, none from a shard that has ended.
+    /// Calls `call` on each shard; the results arrive in no particular order, none from a shard
+    /// that has stopped.
     ///
     /// # Panics
     /// On a shard's own thread, which would wait for itself.
@@ -285,7 +286,7 @@ impl Running {
         self.tell_shards(|| {
             let (call, answers_sender) = (call.clone(), answers_sender.clone());
             ShardCommand::Call(Box::new(move |shard, now| {
-                // Nobody waits any more only when the asking thread is gone.
+                // Fails only when the calling thread has ended.
                 let _ = answers_sender.send(call(shard, now));
             }))
         });
@@ -293,7 +294,7 @@ impl Running {
         answers.iter().collect()
     }
 
-    /// Calls `call` on one shard and returns its answer; `None` if the shard has ended.
+    /// Calls `call` on one shard and returns its result; `None` if the shard has stopped.
     ///
     /// # Panics
     /// On a shard's own thread, which would wait for itself.
@@ -315,18 +316,18 @@ impl Running {
 
     fn tell_shards(&self, command: impl Fn() -> ShardCommand) {
         for (commands, waker) in &self.commands {
-            // A shard that has ended already needs no command.
+            // A shard that has stopped already needs no command.
             let _ = commands.send(command());
             waker.wake();
         }
     }
 
-    /// What the HTTP API shows and uses.
+    /// The context of the HTTP API.
     pub(super) fn context(&self) -> &ApiContext {
         &self.api
     }
 
-    /// Where shards report that they have stopped or failed.
+    /// The channel on which shards report that they have stopped or failed.
     #[must_use]
     pub(super) fn reports(&self) -> &Receiver<Report> {
         &self.reports

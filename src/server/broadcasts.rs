@@ -1,4 +1,4 @@
-//! What the legacy servers' programs tell their clients, each in one call.
+//! Publications of the legacy servers, each in one call.
 
 use super::handle::Server;
 use crate::base::DialectId;
@@ -135,7 +135,7 @@ impl Server {
         self.broadcast_stream(Stream::SystemStatus, status)
     }
 
-    /// Sends a message to everyone in a room; one with a `type` passes unchanged.
+    /// Publishes a message in a room; a message with a `type` passes unchanged.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
@@ -150,7 +150,8 @@ impl Server {
         self.broadcast(&channel, "message", message)
     }
 
-    /// Tells a user, and the admins who subscribed to all documents, that processing has begun.
+    /// Notifies a user, and the admins who subscribed to all documents, that the processing of a
+    /// document has begun.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
@@ -170,7 +171,8 @@ impl Server {
         self.notify_of_document(user_id, notices::DOCUMENT_START, &data)
     }
 
-    /// Tells a user, and the admins who subscribed to all documents, that processing has ended.
+    /// Notifies a user, and the admins who subscribed to all documents, that the processing of a
+    /// document has ended.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
@@ -202,8 +204,8 @@ impl Server {
         self.publish(&Publication::new(rooms::ALL_DOCUMENT_UPDATES, kind, data))
     }
 
-    /// Tells those who asked for job updates, and keeps the job among the active ones until its
-    /// status is `completed`, `failed` or `cancelled`. `progress` is a percentage.
+    /// Publishes a job update to its subscribers, and retains the job as active until its status is
+    /// `completed`, `failed` or `cancelled`. `progress` is a percentage.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
@@ -228,7 +230,7 @@ impl Server {
         self.publish_retained(rooms::BACKGROUND_JOBS, notices::JOB_UPDATES, &data, retain)
     }
 
-    /// Alerts all clients of the assist dialect.
+    /// Sends an alert to all clients of the assist dialect.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
@@ -255,7 +257,7 @@ impl Server {
         ))
     }
 
-    /// Tells the admins of the assist dialect what a user does.
+    /// Notifies the admins of the assist dialect of a user's activity.
     ///
     /// # Errors
     /// As [`Server::broadcast`].
@@ -274,7 +276,7 @@ impl Server {
         ))
     }
 
-    /// Notifies everyone, as `POST /notify` does.
+    /// Sends a notification to all clients of all dialects, as `POST /notify` does.
     ///
     /// # Errors
     /// As [`Server::broadcast`].

@@ -15,10 +15,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A server that is not yet running.
+/// A server that is not running yet.
 ///
-/// A builder reads neither the environment nor files unless it is told to with [`from_env`] and
-/// [`config_file`]. What the program sets overrides both.
+/// A builder reads the environment and files only after [`from_env`] and [`config_file`]. Settings
+/// of the program override both.
 ///
 /// ```no_run
 /// let server = fanwire::Server::builder()
@@ -43,7 +43,8 @@ const PROGRAM: &str = "the program";
 
 impl Builder {
     /// Sets any setting by its key, with the values that the configuration file accepts.
-    /// [`settings`](crate::settings) lists the keys; mistakes are found when the server starts.
+    /// [`settings`](crate::settings) lists the keys; invalid settings are reported when the server
+    /// starts.
     ///
     /// ```
     /// let builder = fanwire::Server::builder()
@@ -68,7 +69,8 @@ impl Builder {
         self
     }
 
-    /// Reads a configuration file (TOML) too; what the program and the environment set overrides it.
+    /// Also reads a configuration file (TOML); settings of the program and the environment override
+    /// it.
     ///
     /// ```no_run
     /// let server = fanwire::Server::builder().config_file("/etc/fanwire.toml").start()?;
@@ -79,8 +81,8 @@ impl Builder {
         self
     }
 
-    /// Reads the variables of the environment and the `.env` file of the working directory too; what the
-    /// program sets overrides them.
+    /// Also reads the environment variables and the `.env` file of the working directory; settings
+    /// of the program override them.
     ///
     /// ```no_run
     /// let server = fanwire::Server::builder().from_env().start()?;
@@ -101,8 +103,8 @@ impl Builder {
         self.set("dev", true)
     }
 
-    /// Stands in for one legacy server: speaks its dialect only, at its port and path, with its
-    /// defaults and limits.
+    /// Replaces one legacy server: serves only its dialect, at its port and path, with its defaults
+    /// and limits.
     ///
     /// ```no_run
     /// use fanwire::{DialectId, Server};
@@ -143,7 +145,7 @@ impl Builder {
         self
     }
 
-    /// How many shards, each on a core of its own.
+    /// The number of shards, each on a core of its own.
     ///
     /// ```
     /// use fanwire::{Server, ShardCount};
@@ -168,8 +170,8 @@ impl Builder {
         self.set("jwt_secret", secret.into())
     }
 
-    /// Asks `check` whom a token identifies, before the JWT secret and the static tokens; `None` leaves
-    /// it to them. It runs on the session's shard and must return at once.
+    /// Authenticates tokens with `check`, before static tokens and the JWT secret; if it returns
+    /// `None`, these are tried. It runs on the session's shard and must not block.
     ///
     /// ```
     /// use fanwire::{Identity, Server};
@@ -188,8 +190,8 @@ impl Builder {
         self
     }
 
-    /// Calls `handler` on the session's shard for messages of type `kind`, which its dialect does not
-    /// have; sessions must have authenticated where their dialect requires it.
+    /// Calls `handler` on the session's shard for messages of type `kind`, which its dialect does
+    /// not have; sessions must have authenticated where their dialect requires it.
     ///
     /// ```
     /// let builder = fanwire::Server::builder().on_message("echo", |session, message| {
@@ -206,8 +208,8 @@ impl Builder {
         self
     }
 
-    /// The same also before authentication: so a program checks credentials of its own and calls
-    /// [`Session::identify`].
+    /// The same, also before authentication: for programs that check credentials of their own and
+    /// call [`Session::identify`].
     ///
     /// ```
     /// use fanwire::{Denied, Identity, Server};
@@ -231,7 +233,7 @@ impl Builder {
         self
     }
 
-    /// Calls `handler` when a session begins; an error closes it (1008).
+    /// Calls `handler` when a session begins; an error closes the session (1008).
     ///
     /// ```
     /// let builder = fanwire::Server::builder().on_connect(|session| {
@@ -260,8 +262,8 @@ impl Builder {
         self
     }
 
-    /// Calls `middleware` for every message before anything else; an error is sent to the client, and
-    /// the message dropped.
+    /// Calls `middleware` for every message before anything else; an error is sent to the client,
+    /// and the message is dropped.
     ///
     /// ```
     /// use fanwire::{Denied, Server};
@@ -345,9 +347,9 @@ impl Configured {
         &self.settings.report
     }
 
-    /// Writes the logs of the process as the settings say, until the guard is dropped, beginning with
-    /// what there is to say of the settings. Programs with a `tracing` subscriber of their own do not
-    /// call it.
+    /// Writes the logs of the process as the settings specify, until the guard is dropped, and
+    /// first logs the notices about the settings. Programs with a `tracing` subscriber of their own
+    /// do not call it.
     ///
     /// # Errors
     /// When a log file cannot be written.
@@ -370,8 +372,8 @@ impl Configured {
         Ok(guard)
     }
 
-    /// Starts the server and returns when all shards accept connections. In development mode without
-    /// a JWT secret it makes one for this run.
+    /// Starts the server and returns when all shards accept connections. In development mode
+    /// without a JWT secret, it generates one for this run.
     ///
     /// # Errors
     /// [`StartError`]; nothing listens then.

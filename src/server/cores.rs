@@ -2,9 +2,9 @@
 
 use crate::config::ShardCount;
 
-/// The core of each shard, among those that this process may use.
+/// Assigns a core to each shard, from those that this process may use.
 ///
-/// More shards than cores share them in turn; that is for tests, not for speed.
+/// If there are more shards than cores, shards share cores; that is for tests, not for performance.
 #[must_use]
 pub(super) fn assign(shards: ShardCount) -> Vec<usize> {
     let allowed = core_affinity::get_core_ids().unwrap_or_default();

@@ -18,18 +18,18 @@ use crate::net::BindError;
 pub enum StartError {
     /// A setting is invalid, unknown or missing.
     Settings(SettingsError),
-    /// A handler is for a message type that a dialect in use has itself.
+    /// A handler is registered for a message type of a dialect in use.
     ReservedType {
         /// The message type.
         kind: String,
         /// The dialect.
         dialect: DialectId,
     },
-    /// The kernel refuses what the server needs.
+    /// The kernel rejects an operation that the server needs.
     Kernel(KernelError),
     /// An address cannot be listened on.
     Bind(BindError),
-    /// Something else failed; the text says what.
+    /// Something else failed; the text describes it.
     Other(String),
 }
 
@@ -39,7 +39,7 @@ impl std::fmt::Display for StartError {
             Self::Settings(error) => write!(formatter, "{error}"),
             Self::ReservedType { kind, dialect } => write!(
                 formatter,
-                "message type `{kind}` belongs to dialect {}: a handler for it would never be called",
+                "message type `{kind}` belongs to dialect {}: its handler would never be called",
                 dialect.name()
             ),
             Self::Kernel(error) => write!(formatter, "{error}"),

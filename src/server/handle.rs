@@ -1,4 +1,4 @@
-//! A running server: publishing, questions about sessions, the end.
+//! A running server: publishing, queries about sessions, shutdown.
 
 use super::boot::Running;
 use super::builder::Builder;
@@ -21,17 +21,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long a publication waits for space in the ring before the caller gets an error, milliseconds.
+/// How long a publication waits for space in the ring before the call returns an error,
+/// milliseconds.
 const SPACE_TIMEOUT_MS: u64 = 5_000;
 /// How long the token of `dev_token` is valid, seconds.
 const DEV_TOKEN_TTL_S: u64 = 86_400;
 
-/// A running server. Clones are the same server; it runs until [`Server::stop`], even when all
-/// clones are dropped.
+/// A running server. All clones refer to the same server; it runs until [`Server::stop`], even when
+/// all clones are dropped.
 ///
-/// Handlers may hold a clone and publish with it. What asks shards (`stats`, `connection_info`,
-/// `disconnect`, `send`, `stop`) belongs on another thread: on a shard it would wait for itself, and
-/// panics, which is an error of that handler's message alone.
+/// Handlers may hold a clone and publish with it. Methods that call shards (`stats`,
+/// `connection_info`, `disconnect`, `send`, `stop`) must be called on another thread: on a shard
+/// they would wait for themselves, so they panic, which causes an error for that handler's message
+/// only.
 ///
 /// ```no_run
 /// let server = fanwire::Server::builder().dev().start()?;
@@ -46,7 +48,7 @@ pub struct Server {
     outcome: Arc<Mutex<Option<StopOutcome>>>,
 }
 
-/// Signals that end the server.
+/// Watches the signals that stop the server.
 ///
 /// ```no_run
 /// let server = fanwire::Server::builder().dev().start()?;
@@ -60,7 +62,8 @@ pub struct SignalWatch<'a> {
 }
 
 impl SignalWatch<'_> {
-    /// Waits for SIGTERM or SIGINT, then drains as the settings say; a second signal ends it at once.
+    /// Waits for SIGTERM or SIGINT, then drains as the settings specify; a second signal ends the
+    /// drain at once.
     ///
     /// ```no_run
     /// let server = fanwire::Server::builder().dev().start()?;
@@ -96,7 +99,7 @@ impl Server {
         Builder::default()
     }
 
-    /// Where it listens, in the order of the listeners.
+    /// The addresses that it listens on, in the order of the listeners.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -151,7 +154,8 @@ impl Server {
         self.running.connections_per_shard
     }
 
-    /// In development mode a token for the user `dev` with the permission `publish`, valid for a day.
+    /// In development mode, a token for the user `dev` with the permission `publish`, valid for a
+    /// day.
     ///
     /// ```no_run
     /// let server = fanwire::Server::builder().dev().start()?;
@@ -170,7 +174,8 @@ impl Server {
     /// Publishes to all subscribers of a channel.
     ///
     /// # Errors
-    /// [`PublishError`]; nothing was published then. Waits up to five seconds for space in the ring.
+    /// [`PublishError`], in which case nothing was published. Waits up to five seconds for space in
+    /// the ring.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -294,7 +299,7 @@ impl Server {
         loop {
             let now = context.clock.now();
             match context.publisher.publish(publication, now) {
-                // A shard that waited would keep the ring full itself.
+                // A shard that waits does not read, and so would keep the ring full.
                 Err(PublishError::RingFull)
                     if !is_shard() && now.monotonic_ms < began + SPACE_TIMEOUT_MS =>
                 {
@@ -318,7 +323,7 @@ impl Server {
         })
     }
 
-    /// Sends a message to one session; false when there is none with that id.
+    /// Sends a message to one session; false when there is none with this id.
     ///
     /// # Errors
     /// [`PublishError::Data`] when `data` cannot be written as JSON.
@@ -348,7 +353,7 @@ impl Server {
         Ok(is_there.unwrap_or(false))
     }
 
-    /// Counts of the whole server.
+    /// Statistics of the whole server.
     ///
     /// # Panics
     /// In a handler.
@@ -409,7 +414,7 @@ impl Server {
         text.unwrap_or_default()
     }
 
-    /// The health of the server and its components, as `GET /health` answers.
+    /// The health of the server and its components, as in the answer to `GET /health`.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -421,7 +426,7 @@ impl Server {
         self.running.context().health()
     }
 
-    /// A session by its id, or by the id that monitoring clients know.
+    /// A session by its id, or by the connection id of the monitoring dialect.
     ///
     /// # Panics
     /// In a handler.
@@ -442,7 +447,7 @@ impl Server {
         })
     }
 
-    /// Closes a session (1000); false when there is none with that id.
+    /// Closes a session (1000); false when there is none with this id.
     ///
     /// # Panics
     /// In a handler.
@@ -460,7 +465,7 @@ impl Server {
         closed.is_some()
     }
 
-    /// What `look` finds of the session with that id.
+    /// What `look` returns for the session with this id.
     fn find<T: Send + 'static>(
         &self,
         id: &str,
@@ -484,8 +489,9 @@ impl Server {
         found.into_iter().flatten().next()
     }
 
-    /// Closes all sessions with 1001 and returns when the last is gone, or `drain_close_timeout` is
-    /// over. A second call returns what the first one did. Publishing is an error from then on.
+    /// Closes all sessions with 1001 and returns when the last one has ended, or after
+    /// `drain_close_timeout`. Further calls return the same outcome. Publishing is an error from
+    /// then on.
     ///
     /// # Panics
     /// In a handler.
@@ -496,19 +502,16 @@ impl Server {
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
     pub fn stop(&self) -> StopOutcome {
-        assert!(
-            !is_shard(),
-            "a handler cannot wait for the end of its shard"
-        );
+        assert!(!is_shard(), "a handler cannot wait for its shard to stop");
         let timeout = self.settings.process.drain_close_timeout;
         self.end(|| drain(&self.running, Duration::ZERO, timeout, &never()))
     }
 
-    /// Runs until SIGTERM or SIGINT, then drains as the settings say; a second signal ends it at
-    /// once. SIGHUP reopens the log files.
+    /// Runs until SIGTERM or SIGINT, then drains as the settings specify; a second signal ends the
+    /// drain at once. SIGHUP reopens the log files.
     ///
     /// # Errors
-    /// When the kernel refuses to watch signals.
+    /// When signals cannot be watched.
     ///
     /// ```no_run
     /// let server = fanwire::Server::builder().from_env().start()?;
@@ -519,11 +522,11 @@ impl Server {
         Ok(self.watch_signals()?.run())
     }
 
-    /// Takes over SIGTERM, SIGINT and SIGHUP from now on, which would kill the process before; then
+    /// Handles SIGTERM, SIGINT and SIGHUP from now on, which would otherwise kill the process;
     /// [`SignalWatch::run`] waits for the first two. SIGHUP reopens the log files.
     ///
     /// # Errors
-    /// When the kernel refuses to watch signals.
+    /// When signals cannot be watched.
     ///
     /// ```no_run
     /// let server = fanwire::Server::builder().from_env().start()?;

@@ -1,11 +1,11 @@
-//! What a program may ask about the server and its sessions.
+//! Information about the server and its sessions, for the embedding program.
 
 use crate::broker::SessionView;
 use crate::dialect::monitoring::connection_id;
 use serde::Serialize;
 use std::time::Duration;
 
-/// What there is to know of a session.
+/// Information about a session.
 ///
 /// ```no_run
 /// # let server = fanwire::Server::builder().dev().start()?;
@@ -19,7 +19,7 @@ use std::time::Duration;
 pub struct ConnectionInfo {
     /// Its id, unique in the process.
     pub id: String,
-    /// The id that clients of the monitoring dialect know: `ip:port:unix_ts`.
+    /// The connection id of the monitoring dialect: `ip:port:unix_ts`.
     pub connection_id: String,
     /// The dialect's name.
     pub dialect: &'static str,
@@ -29,19 +29,19 @@ pub struct ConnectionInfo {
     pub tenant_id: Option<String>,
     /// Roles.
     pub roles: Vec<String>,
-    /// The channels it subscribed to, oldest first.
+    /// The channels that it has subscribed to, oldest first.
     pub channels: Vec<String>,
     /// When it began, seconds since 1970-01-01 UTC.
     pub connected_at: f64,
     /// How long it has lasted, seconds.
     pub uptime: f64,
-    /// Messages counted against its rate limit at the moment.
+    /// Messages that currently count against its rate limit.
     pub rate_used: u32,
-    /// Messages that the limit allows in its window, or at once; `None` = any number.
+    /// Messages that the limit allows per window or burst; `None` = any number.
     pub rate_max: Option<u32>,
 }
 
-/// Numbers of the whole server.
+/// Statistics of the whole server.
 ///
 /// ```no_run
 /// # let server = fanwire::Server::builder().dev().start()?;
@@ -52,15 +52,15 @@ pub struct ConnectionInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Whether it takes new sessions.
+    /// Whether it accepts new sessions.
     pub running: bool,
     /// Sessions.
     pub active_connections: u64,
     /// Of them, those that have authenticated.
     pub authenticated_connections: u64,
-    /// Sessions that ever were.
+    /// Sessions opened since the start.
     pub total_connections: u64,
-    /// Subscriptions that clients asked for.
+    /// Subscriptions of clients, without server-side subscriptions.
     pub total_subscriptions: u64,
     /// Channels that have such subscriptions.
     pub unique_channels: u64,
@@ -73,7 +73,7 @@ pub struct Stats {
 }
 
 impl ConnectionInfo {
-    /// What `view` and the use of the rate limit tell.
+    /// The information from `view` and the state of the rate limit.
     pub(super) fn new(view: &SessionView<'_>, (rate_used, rate_max): (u32, Option<u32>)) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let roles = view.identity.map_or(&[][..], |identity| &identity.roles);

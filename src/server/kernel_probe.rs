@@ -1,11 +1,11 @@
-//! What the kernel lets us do, found out before anything else starts.
+//! Checks what the kernel supports, before anything else starts.
 
 use crate::net::wire::SetupError;
 use io_uring::{IoUring, Probe, opcode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 
-/// Why the kernel does not carry the server, and what to do about it.
+/// Why the server cannot run on this kernel, and the remedy.
 ///
 /// ```no_run
 /// use fanwire::{Server, StartError};
@@ -28,7 +28,7 @@ impl std::fmt::Display for KernelError {
 
 impl std::error::Error for KernelError {}
 
-/// Makes a small ring and looks for every operation that the wire uses.
+/// Creates a small ring and checks that it has every operation that the wire uses.
 ///
 /// # Errors
 /// [`KernelError`] names what is missing and the remedy.
@@ -59,17 +59,17 @@ pub(super) fn probe() -> Result<(), KernelError> {
     }
 }
 
-/// What a failed set-up of a shard's wire ring means.
+/// The cause and remedy of a failed setup of a shard's wire ring.
 #[must_use]
 pub(super) fn explain(error: &SetupError) -> KernelError {
     match error {
         SetupError::Ring(error) => explain_setup(error),
         SetupError::FileTable(error) => KernelError {
-            cause: format!("the kernel refuses the table of sockets: {error}"),
+            cause: format!("the kernel rejected the file table: {error}"),
             remedy: "Raise the hard limit of open files (`ulimit -Hn`, systemd: LimitNOFILE=).",
         },
         SetupError::Buffers(error) => KernelError {
-            cause: format!("the kernel refuses the ring of receive buffers: {error}"),
+            cause: format!("the kernel rejected the ring of receive buffers: {error}"),
             remedy: "Raise the limit of locked memory (`ulimit -l`, systemd: LimitMEMLOCK=); \
                      the kernel must be Linux 6.1 or newer.",
         },
@@ -81,11 +81,11 @@ fn explain_setup(error: &io::Error) -> KernelError {
     let disabled = disabled.map(|text| text.trim().to_owned());
     let (cause, remedy) = match (error.raw_os_error(), disabled.as_deref()) {
         (Some(libc::EPERM), Ok("1" | "2")) => (
-            "io_uring is switched off on this host (kernel.io_uring_disabled)",
+            "io_uring is disabled on this host (kernel.io_uring_disabled)",
             "Allow it: sysctl -w kernel.io_uring_disabled=0.",
         ),
         (Some(libc::EPERM), _) => (
-            "io_uring is forbidden to this process, most likely by a container's seccomp profile",
+            "io_uring is forbidden for this process, most likely by a container's seccomp profile",
             "Allow the system calls io_uring_setup, io_uring_enter and io_uring_register \
              (docker run --security-opt seccomp=…).",
         ),
@@ -94,7 +94,7 @@ fn explain_setup(error: &io::Error) -> KernelError {
             "fanwire needs Linux 6.1 or newer and a profile that allows io_uring.",
         ),
         (Some(libc::ENOMEM), _) => (
-            "there is not enough memory that may be locked for io_uring",
+            "the limit of locked memory is too low for io_uring",
             "Raise the limit of locked memory (`ulimit -l`, systemd: LimitMEMLOCK=).",
         ),
         (Some(libc::EINVAL), _) => (
@@ -124,7 +124,7 @@ pub(super) fn raise_files_limit() -> u32 {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    // No limit at all: the kernel still bounds a file table.
+    // Without a limit, the kernel still bounds the file table.
     let files = now.unwrap_or(u64::MAX).min(FILE_TABLE_MAX);
     u32::try_from(files).expect("bounded by a u32 constant")
 }

@@ -1,4 +1,4 @@
-//! Start and shutdown: settings to running shards, signals to a drain. `Server` is the library's handle.
+//! Start and shutdown of the server. `Server` is the library's handle.
 
 mod boot;
 mod broadcasts;

@@ -1,4 +1,4 @@
-//! Waits for a signal, then for the shards to drain.
+//! Waits for a signal, then drains the shards.
 
 use super::boot::Running;
 use super::shard_thread::Report;
@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use std::io;
 use std::time::Duration;
 
-/// How often sessions are closed while the server waits for them.
+/// How often sessions are closed during the grace period.
 const PACE: Duration = Duration::from_millis(100);
 
 /// How a server ended.
@@ -25,19 +25,19 @@ const PACE: Duration = Duration::from_millis(100);
 pub enum StopOutcome {
     /// All sessions were closed.
     Drained,
-    /// The time for draining was over with sessions left.
+    /// The drain timed out with sessions left.
     TimedOut,
-    /// A second signal came.
+    /// A second signal arrived.
     Forced,
     /// A shard failed.
     Failed(String),
 }
 
-/// The signals that end the server, from now on; before this call they would kill it. SIGHUP is
-/// handled here: it makes the log files be reopened.
+/// Receives the signals that stop the server, from now on; before this call they kill the process.
+/// SIGHUP is handled here: it reopens the log files.
 ///
 /// # Errors
-/// What the kernel says when signals cannot be watched.
+/// The error of the kernel, when signals cannot be watched.
 pub(super) fn watch_signals() -> io::Result<Receiver<i32>> {
     let (signal_sender, signals) = unbounded();
     let mut watched = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
@@ -55,7 +55,7 @@ pub(super) fn watch_signals() -> io::Result<Receiver<i32>> {
     Ok(signals)
 }
 
-/// Runs until one of `signals` comes, then drains; a second one ends it at once.
+/// Runs until one of `signals` arrives, then drains; a second one ends the drain at once.
 #[must_use]
 pub(super) fn run_until_signal(
     running: &Running,
@@ -78,9 +78,10 @@ pub(super) fn run_until_signal(
     )
 }
 
-/// Lets the server go away: no new sessions, a word to those that are there, up to `wait` for them
-/// to end, meanwhile some closed now and then so that they do not all come back elsewhere at once;
-/// then all are closed, and have `timeout` to answer the close frame. A message in `force` ends it at once.
+/// Drains the server: accepts no new sessions, announces the shutdown to the others, and waits up
+/// to `wait` for them to end. During this grace period it closes sessions evenly, so that their
+/// clients do not all reconnect elsewhere at once. Then it closes all sessions, which have
+/// `timeout` to answer the close frame. A message in `force` ends the drain at once.
 pub(super) fn drain(
     running: &Running,
     wait: Duration,
@@ -127,7 +128,7 @@ fn wait_for_sessions(
         if sessions == 0 || elapsed_ms >= wait_ms {
             return None;
         }
-        // The share of the time that is left is the share of the sessions that may be left.
+        // The share of sessions that may be left equals the share of the time that is left.
         let left = u128::from(first) * u128::from(wait_ms - elapsed_ms);
         let left = left.div_ceil(u128::from(wait_ms));
         let excess = u128::from(sessions).saturating_sub(left);
@@ -144,7 +145,7 @@ fn wait_for_sessions(
     }
 }
 
-/// What a shard reported instead of going on.
+/// The failure that a shard reported, as text.
 pub(super) fn describe(report: Result<Report, RecvError>) -> String {
     match report {
         Ok(report) => report.to_string(),

@@ -1,4 +1,4 @@
-//! What the server does by itself now and then, on a thread that is no shard.
+//! Periodic services, on a thread of their own.
 
 use crate::base::channel_names::dialect_channel;
 use crate::base::now::Clock;
@@ -13,29 +13,29 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Channels whose subscribers must be counted to the last one: nothing is measured for nobody.
+/// Channels whose subscribers are counted exactly: without subscribers a service does nothing.
 pub(super) fn tracked_channels() -> [String; 2] {
     [rooms::SYSTEM_MONITORING.to_owned(), notified_channel()]
 }
 
-/// Where periodic notifications go: to the sessions of one dialect.
+/// The channel of periodic notifications: the sessions of one dialect.
 fn notified_channel() -> String {
     dialect_channel(DialectId::Notifications)
 }
 
-/// Longest time between two looks at what is due, milliseconds.
+/// Longest time between two checks of what is due, milliseconds.
 const TICK_MS: u64 = 200;
-/// How soon a publication that found the ring full is tried again, milliseconds.
+/// Time until a publication that found the ring full is tried again, milliseconds.
 const RETRY_MS: u64 = 20;
 
-/// How often each service acts, milliseconds; 0 = never.
+/// The period of each service, milliseconds; 0 = never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Periods {
     /// A test notification to all clients of the notifications dialect.
     pub(super) notification_ms: u64,
-    /// The host's metrics to those who subscribed to them.
+    /// The host's metrics to their subscribers.
     pub(super) host_metrics_ms: u64,
-    /// Forgetting what users used who left.
+    /// The removal of rate limit state of users without sessions.
     pub(super) quota_sweep_ms: u64,
 }
 
@@ -65,14 +65,14 @@ impl Services {
         Ok(Self { stop })
     }
 
-    /// Ends the services; publications that wait for room are still written.
+    /// Stops the services; publications that wait for room are still written.
     pub(super) fn stop(&self) {
-        // Full when it was stopped before.
+        // Fails if it was stopped before.
         let _ = self.stop.try_send(());
     }
 }
 
-/// When a service acts next.
+/// When a service runs next.
 #[derive(Clone, Copy, Debug)]
 struct Schedule {
     period_ms: u64,
@@ -91,7 +91,7 @@ impl Schedule {
         if self.period_ms == 0 || now_ms < self.due_ms {
             return false;
         }
-        // From now, not from when it was due: after a pause nothing is made up for.
+        // Relative to now, not to when it was due: after a delay, missed runs are not repeated.
         self.due_ms = now_ms + self.period_ms;
         true
     }
@@ -142,7 +142,7 @@ impl ServiceLoop {
         }
     }
 
-    /// Until something is due, but no longer than a tick.
+    /// Time until something is due, at most one tick.
     fn next_ms(&self) -> u64 {
         let now_ms = self.parts.clock.now().monotonic_ms;
         let schedules = [self.notification, self.host_metrics, self.quota_sweep];
@@ -172,7 +172,7 @@ impl ServiceLoop {
                     Ok(data) => {
                         self.publish(&Publication::new(channel, notices::SYSTEM_METRICS, &data));
                     }
-                    Err(error) => tracing::warn!(%error, "the host's load cannot be read"),
+                    Err(error) => tracing::warn!(%error, "cannot read the load of the host"),
                 }
             } else {
                 self.host.release();
@@ -186,7 +186,7 @@ impl ServiceLoop {
     fn publish(&self, publication: &Publication<'_>) {
         let now = self.parts.clock.now();
         if let Err(error) = self.parts.publisher.publish(publication, now) {
-            tracing::warn!(%error, channel = publication.channel, "a periodic message was left out");
+            tracing::warn!(%error, channel = publication.channel, "a periodic message was skipped");
         }
     }
 }

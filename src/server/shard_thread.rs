@@ -12,7 +12,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-/// Memory that the executor registers for file I/O; the shards do none.
+/// Memory that the executor registers for file I/O, which the shards do not use.
 const EXECUTOR_IO_BYTES: usize = 64 * 1024;
 /// Entries of the executor's own rings.
 const EXECUTOR_RING_DEPTH: usize = 64;
@@ -21,7 +21,7 @@ thread_local! {
     static IS_SHARD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the caller is a shard, which must never wait for one.
+/// Whether the calling thread is a shard, which must never wait for a shard.
 pub(super) fn is_shard() -> bool {
     IS_SHARD.get()
 }
@@ -39,7 +39,7 @@ pub(super) struct ShardThread {
     pub(super) reports: Sender<Report>,
 }
 
-/// What a shard's thread tells the main thread.
+/// A report of a shard's thread to the main thread.
 #[derive(Debug)]
 pub(super) enum Report {
     /// It accepts connections.
@@ -56,17 +56,20 @@ impl std::fmt::Display for Report {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ready => formatter.write_str("a shard reported readiness twice"),
-            Self::Rejected(error) => write!(formatter, "the kernel refused a shard: {error:?}"),
+            Self::Rejected(error) => write!(
+                formatter,
+                "the kernel rejected the wire ring of a shard: {error:?}"
+            ),
             Self::Stopped => formatter.write_str("a shard stopped unexpectedly"),
             Self::Failed(error) => write!(formatter, "a shard failed: {error}"),
         }
     }
 }
 
-/// Starts the thread; it reports on its own.
+/// Starts the thread, which sends its reports by itself.
 ///
 /// # Errors
-/// What glommio says when it cannot make an executor on the core.
+/// The error of glommio when it cannot create an executor on the core.
 pub(super) fn spawn(thread: ShardThread) -> Result<(), GlommioError<()>> {
     let name = format!("shard-{}", thread.parts.index);
     LocalExecutorBuilder::new(Placement::Fixed(thread.core))
@@ -77,7 +80,7 @@ pub(super) fn spawn(thread: ShardThread) -> Result<(), GlommioError<()>> {
         .map(drop)
 }
 
-/// Reports a shard that ends without a word, as a panic does.
+/// Reports a shard that ends without a report, as after a panic.
 struct Watch {
     reports: Sender<Report>,
     has_reported: bool,
@@ -86,7 +89,7 @@ struct Watch {
 impl Watch {
     fn report(&mut self, report: Report) {
         self.has_reported = true;
-        // The main thread may have left already, on a second signal.
+        // The main thread may have ended already, after a second signal.
         let _ = self.reports.send(report);
     }
 }
