@@ -4,39 +4,39 @@ use crate::auth::Identity;
 use crate::base::DialectId;
 use std::borrow::Cow;
 
-/// The channels that a rule is for.
+/// The channels that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelPattern {
     /// One channel.
     Exact(Cow<'static, str>),
-    /// All channels whose names begin so.
+    /// All channels whose names begin with this prefix.
     Prefix(Cow<'static, str>),
 }
 
-/// What a session needs to subscribe to a channel.
+/// What a session must have to subscribe to a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requirement {
     /// This role.
     Role(Cow<'static, str>),
     /// This permission.
     Permission(Cow<'static, str>),
-    /// The user whose id is the suffix of the channel's name behind the prefix.
+    /// The user whose id follows the prefix in the channel's name.
     OwnUser,
 }
 
-/// A rule; where several match a channel, all must be met.
+/// An access rule; if several match a channel, all must be met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRule {
     /// The channels.
     pub channels: ChannelPattern,
     /// What they require.
     pub requirement: Requirement,
-    /// Sessions of this dialect that meet the rule are subscribed by the server.
+    /// The server subscribes sessions of this dialect that meet the rule.
     pub auto_subscribe: Option<DialectId>,
 }
 
 impl AccessRule {
-    /// The rule that an operator writes: `CHANNEL role=R`, `CHANNEL permission=P`, `PREFIX* user`;
+    /// Parses a rule from the settings: `CHANNEL role=R`, `CHANNEL permission=P`, `PREFIX* user`;
     /// `*` at the end of a channel's name stands for any suffix.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -96,7 +96,8 @@ impl ChannelPattern {
 }
 
 impl Requirement {
-    /// Whether `identity` may subscribe to a channel whose name ends in `suffix` after the rule's prefix.
+    /// Whether `identity` may subscribe to a channel whose name has `suffix` after the rule's
+    /// prefix.
     #[must_use]
     pub fn is_met(&self, identity: &Identity, suffix: &str) -> bool {
         match self {

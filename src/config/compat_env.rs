@@ -1,4 +1,4 @@
-//! The variables of the legacy servers, as settings of ours.
+//! Translates the variables of the legacy servers to settings.
 
 use super::dotenv::Environment;
 use super::error::SettingsError;
@@ -7,16 +7,16 @@ use super::profiles::{CompatForm, CompatVariable, Profile};
 use super::value::{SettingType, SettingValue};
 use crate::base::DialectId;
 
-/// The key of a setting of a profile's listener when every listener has a table of its own.
+/// The key of a setting of a profile's listener, for files with a table per listener.
 pub(super) fn listener_key(dialect: DialectId, key: &str) -> String {
     format!("listener.{}.{key}", dialect.name())
 }
 
-/// The entries of the variables of `profiles`. `origin` stands before the names in sources;
-/// `has_tables` when every listener has a table of its own.
+/// The entries of the variables of `profiles`. `origin` is the prefix of the names in sources;
+/// `has_tables` is set for files with a table per listener.
 ///
 /// # Errors
-/// When a switch is neither on nor off.
+/// When the value of a switch is neither true nor false.
 pub(super) fn entries(
     profiles: &[DialectId],
     has_tables: bool,

@@ -12,23 +12,23 @@ use super::error::SettingsError;
 use super::layer::Entry;
 use super::value::SettingType;
 
-/// Before the name of every variable of ours.
+/// The prefix of the variables of fanwire.
 pub(super) const PREFIX: &str = "FANWIRE_";
 
-/// What must hold for a value beyond its type, and how errors say it.
+/// A condition on a value beyond its type, and its text in errors.
 pub(super) type Rule<T> = (fn(&T) -> bool, &'static str);
 
-/// What most settings do not say.
+/// Options that most settings leave at their defaults.
 pub(super) struct Options<T: 'static> {
-    /// The flag takes a value of this name; an empty name makes it a switch. `None`: no flag.
+    /// Name of the flag's value; an empty name makes the flag a switch. `None`: no flag.
     pub(super) flag: Option<&'static str>,
     /// Further names of the same setting.
     pub(super) aliases: &'static [&'static str],
-    /// The value is masked wherever it is shown.
+    /// Whether the value is masked wherever it is shown.
     pub(super) is_secret: bool,
     /// Whether there is a `FANWIRE_` variable.
     pub(super) has_variable: bool,
-    /// What must hold beyond the type.
+    /// The condition beyond the type.
     pub(super) rule: Option<Rule<T>>,
 }
 
@@ -53,10 +53,10 @@ impl<T> Options<T> {
         }
     }
 
-    /// The value of `entry`; what it leaves open is taken from `default`.
+    /// The value of `entry`; parts that it does not set are taken from `default`.
     ///
     /// # Errors
-    /// When it is not of the type, or breaks the rule.
+    /// When the value is not of the type, or violates the rule.
     pub(super) fn parse(&self, entry: &Entry, default: &T) -> Result<T, SettingsError>
     where
         T: SettingType,
@@ -74,7 +74,7 @@ impl<T> Options<T> {
     }
 }
 
-/// A setting by its name, for command lines and documentation.
+/// Description of a setting, for command lines and documentation.
 ///
 /// ```
 /// for setting in fanwire::settings() {
@@ -90,11 +90,11 @@ pub struct SettingInfo {
     pub help: String,
     /// The flag, without `--`.
     pub flag: Option<String>,
-    /// The name of the value that the flag takes; `None`: it is a switch.
+    /// The name of the flag's value; `None`: the flag is a switch.
     pub value_name: Option<&'static str>,
     /// The variable.
     pub variable: Option<String>,
-    /// The default without a profile and a mode, as TOML; `None`: not set.
+    /// The default without profile and mode, as TOML; `None`: not set.
     pub default: Option<String>,
     /// What is allowed.
     pub rule: String,
@@ -151,7 +151,8 @@ pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
-/// Declares a group of settings: a struct with a field for each, and the table of their declarations.
+/// Declares a group of settings: a struct with a field for each, and the table of their
+/// declarations.
 macro_rules! settings {
     ($(#[$outer:meta])* $visibility:vis struct $Group:ident {
         $($(#[doc = $help:literal])+ $name:ident: $Type:ty = $default:expr

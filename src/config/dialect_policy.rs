@@ -11,8 +11,8 @@ label! {
     RateScope {
         /// The messages of one connection.
         Connection = "connection",
-        /// The messages of all connections of one user in the process; until the user is known, those
-        /// of one connection.
+        /// The messages of all connections of one user in the process; until the user is known,
+        /// those of one connection.
         User = "user",
     }
 }
@@ -22,14 +22,14 @@ label! {
     TokenExpiryAction {
         /// The client receives an error, and the session is closed with 1008.
         Close = "close",
-        /// Nothing.
+        /// Nothing happens.
         Ignore = "ignore",
     }
 }
 
 settings! {
-    /// The rules for sessions of one dialect. The defaults are those of a dialect whose profile says
-    /// nothing else.
+    /// The rules for sessions of one dialect. The defaults apply to a dialect whose profile has no
+    /// others.
     #[derive(Copy)]
     pub struct DialectPolicy {
         /// Whether a session must authenticate before it subscribes or publishes.
@@ -49,7 +49,8 @@ settings! {
         close_timeout: Millis = Millis(5_000), rule = ABOVE_ZERO;
         /// Messages that a session may send.
         rate_limit: RateLimit = RateLimit::Off;
-        /// Whether the rate limit counts the messages of one connection or of all connections of a user.
+        /// Whether the rate limit counts the messages of one connection or of all connections of a
+        /// user.
         rate_scope: RateScope = RateScope::Connection;
         /// Messages over the rate limit after which a session is closed; 0 = never.
         rate_violations_max: u32 = 0;
@@ -66,7 +67,7 @@ settings! {
         sessions_per_tenant_max: u32 = 0;
         /// What happens when a token expires during its session.
         token_expiry_action: TokenExpiryAction = TokenExpiryAction::Close;
-        /// The claim that names the user; the other one is tried second.
+        /// The claim with the user's id; the other one is the fallback.
         user_claim: UserClaim = UserClaim::Sub;
     }
 }

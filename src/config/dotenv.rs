@@ -1,8 +1,8 @@
 //! Reads `.env` files.
 //!
-//! Like python-dotenv, which the legacy servers use, it accepts spaces in values without quotes
-//! (`LOG_ROTATION=100 MB`); the crates for this format reject them. Nothing is substituted, and the
-//! environment of the process stays as it is.
+//! Like python-dotenv, which the legacy servers use, the parser accepts spaces in values without
+//! quotes (`LOG_ROTATION=100 MB`); the crates for this format reject them. It does not substitute
+//! variables, and does not change the environment of the process.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ pub(super) type Environment = BTreeMap<String, String>;
 /// The lines of a file: names and values, in order.
 ///
 /// # Errors
-/// The number of the first line that is none, from 1.
+/// The number of the first invalid line, from 1.
 pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, usize> {
     let mut pairs = Vec::new();
-    // Editors on Windows put a byte order mark first.
+    // Editors on Windows write a byte order mark first.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -44,7 +44,7 @@ fn parse_value(value: &str) -> Option<String> {
     if let Some(quoted) = value.strip_prefix('"') {
         return unescape(quoted);
     }
-    // A # inside a word belongs to it.
+    // A # inside a word is part of it.
     let comment = value.find(" #").or_else(|| value.find("\t#"));
     let text = &value[..comment.unwrap_or(value.len())];
     Some(if text.starts_with('#') {

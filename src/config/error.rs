@@ -1,4 +1,4 @@
-//! Why there are no settings.
+//! Errors of settings.
 
 /// What is wrong, the value, its source, and what is allowed.
 ///
@@ -9,7 +9,7 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// A value is not of its setting's type, or breaks its rule.
+    /// A value is not of its setting's type, or violates its rule.
     #[non_exhaustive]
     Value {
         /// The setting.
@@ -38,7 +38,7 @@ pub enum SettingsError {
         one: String,
         /// The second and its source.
         two: String,
-        /// Why not both.
+        /// Why they exclude each other.
         rule: String,
     },
     /// A file cannot be read.

@@ -71,7 +71,7 @@ impl Lines<'_> {
         format!("{}:{line}", self.name)
     }
 
-    /// Adds the settings of a value, which may be a table of some.
+    /// Adds the settings of a value, which may be a table.
     fn flatten(
         &self,
         prefix: &str,
@@ -170,7 +170,7 @@ fn convert(value: DeValue<'_>) -> SettingValue {
     }
 }
 
-/// Whether `key` holds further settings.
+/// Whether `key` is a table of further settings.
 fn is_table(key: &str) -> bool {
     let name = key.strip_suffix(".rate_limit").unwrap_or(key);
     DialectId::named(name).is_some()

@@ -12,7 +12,8 @@ use super::sources::Sources;
 use super::value::SettingValue;
 use std::path::{Path, PathBuf};
 
-/// What a program chose to read settings from. By default neither the environment nor files.
+/// The sources that a program has chosen for its settings. By default neither the environment nor
+/// files are read.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     entries: Vec<Entry>,
@@ -23,7 +24,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Sets a setting. A later value replaces an earlier one; mistakes are found by `load`.
+    /// Sets a setting. A later value replaces an earlier one; `load` reports invalid values.
     pub fn set(&mut self, key: &str, value: SettingValue, source: String) {
         self.entries.retain(|entry| entry.key != key);
         self.entries.push(Entry {
@@ -38,22 +39,22 @@ impl Inputs {
         self.listeners = Some(listeners);
     }
 
-    /// Reads this configuration file too.
+    /// Also reads this configuration file.
     pub fn read_file(&mut self, path: PathBuf) {
         self.file = Some(path);
     }
 
-    /// Reads the variables of the environment and the `.env` file of the working directory too.
+    /// Also reads the environment variables and the `.env` file of the working directory.
     pub fn read_environment(&mut self) {
         self.reads_environment = true;
     }
 
-    /// The embedding program checks tokens itself, so that no secret is required.
+    /// Declares that the embedding program checks tokens itself, so that no secret is required.
     pub fn set_token_check(&mut self) {
         self.has_token_check = true;
     }
 
-    /// Reads all of it and checks it.
+    /// Reads all sources and checks the settings.
     ///
     /// # Errors
     /// [`SettingsError`] names what is wrong, the value, its source and what is allowed.
@@ -72,7 +73,7 @@ impl Inputs {
         let mut environment = Environment::new();
         let mut dotenv = Environment::new();
         if self.reads_environment {
-            // Settings are UTF-8, so other variables are none.
+            // Settings are UTF-8, so other variables cannot be settings.
             let variables = std::env::vars_os().filter_map(|(name, value)| {
                 let name = name.into_string().ok()?;
                 Some((name, value.into_string().ok()?))

@@ -40,7 +40,7 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
         );
         for info in settings {
             if info.key.ends_with(".rate_limit") {
-                // The parts before the whole: "off" then wins over what it turns off.
+                // The parts come before the whole, so that "off" overrides them.
                 all.extend(PARTS.iter().map(|part| part_of(&info, part)));
             }
             all.push(info);
@@ -95,7 +95,7 @@ pub(super) fn all() -> &'static [SettingInfo] {
     &ALL
 }
 
-/// The setting with that key.
+/// The setting with this key.
 pub(super) fn find(key: &str) -> Option<&'static SettingInfo> {
     all().iter().find(|info| info.key == key)
 }
@@ -105,11 +105,12 @@ pub(super) fn suggestion(key: &str) -> Option<String> {
     most_similar(key, all().iter().map(|info| info.key.clone()))
 }
 
-/// A warning about a variable with our prefix that no setting has; `None` if it is known or not ours.
+/// A warning about a variable with the prefix `FANWIRE_` that is not a setting; `None` if the
+/// variable is known or not meant for fanwire.
 pub(super) fn unknown_variable(name: &str) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?;
-    // Kubernetes sets variables for Services named fanwire or fanwire-something: FANWIRE_SERVICE_HOST,
-    // FANWIRE_PORT_8765_TCP_ADDR, FANWIRE_REDIS_SERVICE_PORT.
+    // Kubernetes sets variables for Services named fanwire or fanwire-something:
+    // FANWIRE_SERVICE_HOST, FANWIRE_PORT_8765_TCP_ADDR, FANWIRE_REDIS_SERVICE_PORT.
     let words: Vec<_> = rest.split('_').collect();
     let is_of_a_service = words.contains(&"SERVICE") || words.contains(&"PORT");
     let known = || all().iter().filter_map(|info| info.variable.clone());
@@ -122,7 +123,7 @@ pub(super) fn unknown_variable(name: &str) -> Option<String> {
 }
 
 fn most_similar(name: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
-    // Two typing errors; a name further away is another word.
+    // Two typing errors; a name with more differences is another word.
     const DISTANCE_MAX: usize = 2;
     let measured = candidates.map(|known| (strsim::damerau_levenshtein(name, &known), known));
     let similar = measured.filter(|(distance, _)| *distance <= DISTANCE_MAX);

@@ -1,4 +1,4 @@
-//! Layers of settings, one merged over the other; each value keeps its source.
+//! Layers of settings, merged in order; each value keeps its source.
 
 use super::error::SettingsError;
 use super::rate_limit::{KINDS, PARTS};
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 /// One value of one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The setting, a dialect's with its table before it.
+    /// The setting; for a dialect with its table as prefix.
     pub(super) key: String,
     pub(super) value: SettingValue,
     /// The flag, variable, or line of a file, for people.
@@ -54,7 +54,7 @@ impl Entry {
     }
 }
 
-/// The settings of all layers so far; of each the value of the last layer that has it.
+/// The settings of all layers so far, each with the value of the last layer that sets it.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     entries: BTreeMap<String, Entry>,
@@ -74,7 +74,7 @@ impl Layers {
             }
         }
         check_rate_limits(&layer)?;
-        // The parts of a rate limit before the whole: "off" then wins over what it turns off.
+        // The parts of a rate limit come before the whole, so that "off" overrides them.
         let (whole, others): (Vec<_>, Vec<_>) = layer
             .into_iter()
             .partition(|entry| entry.key.ends_with(".rate_limit"));
@@ -104,7 +104,7 @@ impl Layers {
         self.entries.insert(entry.key.clone(), entry);
     }
 
-    /// The value of a setting, if a layer has one; a rate limit in parts is one table.
+    /// The value of a setting, if a layer sets it; the parts of a rate limit form one table.
     pub(super) fn find(&self, key: &str) -> Option<Entry> {
         if let Some(entry) = self.entries.get(key) {
             return Some(entry.clone());
@@ -133,7 +133,7 @@ impl Layers {
         })
     }
 
-    /// The value of a setting and its source, if a layer has one.
+    /// The value of a setting and its source, if a layer sets it.
     ///
     /// # Errors
     /// When the value is not of this type.
@@ -187,7 +187,7 @@ fn check_rate_limits(layer: &[Entry]) -> Result<(), SettingsError> {
     Ok(())
 }
 
-/// Splits `listen` into host and port, and writes `shards` for `workers`.
+/// Splits `listen` into host and port, and replaces `workers` by `shards`.
 fn resolve_aliases(layer: &[Entry]) -> Result<Vec<Entry>, SettingsError> {
     let mut resolved = Vec::new();
     for entry in layer {
@@ -218,14 +218,14 @@ fn resolve_aliases(layer: &[Entry]) -> Result<Vec<Entry>, SettingsError> {
     Ok(resolved)
 }
 
-/// What an address is.
+/// The form of an address.
 pub(super) const ADDRESS_RULE: &str =
     "an address and a port, such as 0.0.0.0:8765, [::1]:8765 or :8765";
 
 /// Host, if there is one, and port of an address.
 pub(super) fn parse_address(value: &SettingValue) -> Option<(Option<IpAddr>, u16)> {
     let (host, port) = value.as_str()?.trim().rsplit_once(':')?;
-    // An IPv6 address without brackets would lose its last group to the port.
+    // The last group of an IPv6 address without brackets would be taken for the port.
     let is_ambiguous = host.contains(':') && !host.starts_with('[');
     let host = match host {
         "" => None,

@@ -1,16 +1,16 @@
-//! An address and what is spoken there: which dialect a request's path and subprotocol lead to.
+//! Listeners, and the routing of requests to dialects by path and subprotocol.
 
 use super::profiles::{PROFILES, Profile};
 use crate::base::DialectId;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// Where a listener with a profile speaks besides the profile's own path.
+/// Paths of a listener with a profile, besides the path of the profile.
 const PROFILE_PATHS: [&str; 2] = ["/", "/ws"];
-/// What stands between the gateway's path and the name of a tenant.
+/// The part of a path between the gateway's path and the name of a tenant.
 const TENANT: &str = "/tenant/";
 
-/// An address to listen on, and what is spoken there.
+/// An address to listen on, and the dialects that it serves.
 ///
 /// ```
 /// use fanwire::{DialectId, Listener};
@@ -22,37 +22,37 @@ const TENANT: &str = "/tenant/";
 pub struct Listener {
     /// Address and port; port 0 lets the kernel choose one.
     pub address: SocketAddr,
-    /// Which dialect a request leads to.
+    /// How requests are routed to dialects.
     pub routes: Routes,
 }
 
-/// Which dialect a request leads to.
+/// How requests are routed to dialects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Routes {
     /// Every dialect at a path of its own.
     ByPath,
-    /// One dialect, as its document has it.
+    /// One dialect, as on its legacy server.
     Profile {
-        /// The only one.
+        /// The dialect.
         dialect: DialectId,
-        /// The document's path, or the operator's.
+        /// The path of the legacy server, or the one set by the operator.
         path: String,
     },
 }
 
-/// Where a request leads.
+/// The route of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route<'a> {
     /// The dialect of the session.
     pub dialect: DialectId,
-    /// The subprotocol that named it, for the answer.
+    /// The subprotocol that selected the dialect, for the answer.
     pub subprotocol: Option<&'a str>,
-    /// The tenant that the path names, as it stands there.
+    /// The tenant that the path names, not decoded.
     pub tenant: Option<&'a str>,
 }
 
 impl Listener {
-    /// A listener that speaks every dialect, each at a path of its own.
+    /// A listener that serves every dialect, each at a path of its own.
     ///
     /// ```
     /// let listener = fanwire::Listener::by_path(([127, 0, 0, 1], 8765).into());
@@ -66,7 +66,7 @@ impl Listener {
         }
     }
 
-    /// A listener that speaks one dialect at the paths of its profile.
+    /// A listener that serves one dialect at the paths of its profile.
     ///
     /// ```
     /// use fanwire::{DialectId, Listener};
@@ -88,7 +88,7 @@ impl Listener {
         let (one, two) = (self.address, other.address);
         let is_any_v6 = |address: SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
         let meets = |any: IpAddr, ip: IpAddr| any.is_unspecified() && any.is_ipv4() == ip.is_ipv4();
-        // `[::]` takes IPv4 too (ipv6(7), IPV6_V6ONLY).
+        // `[::]` accepts IPv4 too (ipv6(7), IPV6_V6ONLY).
         one.port() == two.port()
             && one.port() != 0
             && (one.ip() == two.ip()
@@ -100,7 +100,7 @@ impl Listener {
 }
 
 impl Routes {
-    /// The routes of a profile at its document's path.
+    /// The routes of a profile, at the path of its legacy server.
     #[must_use]
     pub fn of(dialect: DialectId) -> Self {
         Self::Profile {
@@ -109,8 +109,8 @@ impl Routes {
         }
     }
 
-    /// Where a request for `path` leads: by subprotocol `fanwire.<dialect>.v1`, else by path;
-    /// `None` if no dialect of this listener is there.
+    /// Routes a request for `path`: by subprotocol `fanwire.<dialect>.v1`, else by path; `None` if
+    /// this listener has no dialect for it.
     #[must_use]
     pub fn route<'a>(
         &self,
@@ -160,7 +160,7 @@ impl Routes {
         }
     }
 
-    /// Where dialects are found, for people: a path and the dialect's name.
+    /// The path of each dialect, for people.
     #[must_use]
     pub fn endpoints(&self) -> Vec<(&str, DialectId)> {
         match self {

@@ -1,5 +1,5 @@
-//! Where to listen: one address by single settings, tables of them in the file, or listeners that the
-//! program sets.
+//! Loads the listeners: a single one from settings, several from tables in the file, or those that
+//! the program sets.
 
 use super::compat_env::listener_key;
 use super::declaration::settings;
@@ -37,7 +37,7 @@ impl SettingType for UrlPath {
     }
 }
 
-/// What a setting of one listener may be; nothing is set by default.
+/// Implements the type of an optional setting, which is not set by default.
 macro_rules! optional {
     ($($Type:ty),+) => {
         $(impl SettingType for Option<$Type> {
@@ -60,34 +60,34 @@ optional!(IpAddr, u16, DialectId, UrlPath);
 settings! {
     /// The settings of a single listener.
     pub(super) struct ListenerSettings {
-        /// Profile: stand in for one legacy server, with its port, path, variables and defaults. Without
-        /// a profile all dialects are spoken, each at a path of its own.
+        /// Profile of the legacy server to replace, with its port, path, variables and defaults.
+        /// Without a profile all dialects are served, each at a path of its own.
         profile: Option<DialectId> = None, flag = Some("NAME");
         /// Address and port to listen on.
         listen: Option<IpAddr> = None, flag = Some("ADDR:PORT");
-        /// The address alone.
+        /// Address to listen on, without the port.
         host: Option<IpAddr> = None, flag = Some("ADDR"), has_variable = false;
-        /// The port alone; 0 lets the kernel choose.
+        /// Port to listen on; 0 lets the kernel choose.
         port: Option<u16> = None, flag = Some("PORT"), has_variable = false;
         /// Path of the profile's dialect, besides / and /ws.
         path: Option<UrlPath> = None, flag = Some("PATH");
     }
 }
 
-/// Settings of a single listener, as `listen` is split into host and port.
+/// Settings of a single listener, after `listen` is split into host and port.
 const SINGLE: [&str; 4] = ["profile", "host", "port", "path"];
 
-/// Reads where to listen.
+/// Loads the listeners.
 pub(super) struct ListenerLoader<'a> {
     pub(super) layers: &'a Layers,
     pub(super) report: &'a mut Report,
     pub(super) is_dev: bool,
 }
 
-/// The profiles of tables of listeners.
+/// The profiles in the tables of listeners.
 ///
 /// # Errors
-/// When there is no such profile.
+/// When a profile does not exist.
 pub(super) fn profiles_of(tables: &[Vec<Entry>]) -> Result<Vec<DialectId>, SettingsError> {
     let profiles = tables.iter().map(|table| part(table, "profile"));
     let profiles: Vec<Option<DialectId>> = profiles.collect::<Result<_, _>>()?;
@@ -134,7 +134,7 @@ impl ListenerLoader<'_> {
     /// The listener of single settings.
     ///
     /// # Errors
-    /// When a value is invalid, or a path has no profile.
+    /// When a value is invalid, or a path is set without a profile.
     pub(super) fn single_listener(
         &mut self,
         profile: Option<DialectId>,
@@ -155,7 +155,7 @@ impl ListenerLoader<'_> {
             None => {
                 if let Some(path) = self.layers.find("path") {
                     return Err(path.expected(
-                        "a profile beside it: without one each dialect has a path of its own",
+                        "a profile to be set too: without one each dialect has its own path",
                     ));
                 }
                 Routes::ByPath
@@ -173,7 +173,7 @@ impl ListenerLoader<'_> {
     /// The listeners that the program has set.
     ///
     /// # Errors
-    /// When a single setting is set too, or two listeners want one address.
+    /// When a setting of a single listener is set too, or two listeners have the same address.
     pub(super) fn set_by_program(
         &mut self,
         listeners: Vec<Listener>,
@@ -189,7 +189,8 @@ impl ListenerLoader<'_> {
     /// The listeners of tables in the file.
     ///
     /// # Errors
-    /// When a value is invalid, a single setting is set too, or two listeners want one address.
+    /// When a value is invalid, a setting of a single listener is set too, or two listeners have
+    /// the same address.
     pub(super) fn tables(
         &mut self,
         tables: &[Vec<Entry>],
@@ -264,7 +265,7 @@ impl ListenerLoader<'_> {
         Ok(listener)
     }
 
-    /// What a variable of the profile's legacy server says of its listener.
+    /// The value that a variable of the profile's legacy server sets for its listener.
     fn legacy_variable(
         &self,
         dialect: DialectId,
@@ -289,7 +290,7 @@ impl ListenerLoader<'_> {
     }
 
     fn note(&mut self, index: usize, listener: &Listener, source: &str) {
-        // The number keeps tables apart that begin with the same line.
+        // The number distinguishes tables that begin with the same line.
         let table = format!("[[listeners]]#{index}");
         let address = quoted(&listener.address.to_string());
         self.report.add(&table, "listen", Some(address), source);
@@ -300,7 +301,7 @@ impl ListenerLoader<'_> {
         }
     }
 
-    /// Every address of the host; in development mode only what other hosts cannot reach.
+    /// All addresses of the host; in development mode only loopback.
     fn default_host(&self) -> (IpAddr, &'static str) {
         if self.is_dev {
             (Ipv4Addr::LOCALHOST.into(), "--dev")

@@ -1,5 +1,5 @@
-//! From sources to settings: which layers there are, the defaults below them, and what must hold for all
-//! together.
+//! Loads the settings from their sources: the layers, the defaults below them, and the checks
+//! across settings.
 
 use super::compat_env;
 use super::declaration::Declaration;
@@ -17,7 +17,7 @@ use super::settings::{Notice, Settings};
 use super::sources::{Sources, own_variables};
 use crate::base::DialectId;
 
-/// Puts the settings together.
+/// Loads the settings.
 pub(super) struct Loader {
     layers: Layers,
     report: Report,
@@ -50,7 +50,7 @@ impl Loader {
         let file = sources.file.as_ref().map_or(&none, |file| &file.entries);
         let dotenv = own_variables(&sources.dotenv, ".env");
         let environment = own_variables(&sources.environment, "variable");
-        // Which legacy variables count depends on the profiles, so these are looked for first.
+        // The profiles determine which legacy variables are read, so they are loaded first.
         let mut early = Layers::default();
         for layer in [file, &dotenv, &environment, &sources.entries] {
             early.merge(layer)?;
@@ -77,7 +77,7 @@ impl Loader {
                 .map(|entry| format!("{} sets {}", entry.source, entry.key));
             notices.extend(effects.chain(ignored).map(Notice::Info));
             layers.merge(&legacy)?;
-            // The whole `.env` file lies below the environment.
+            // The whole `.env` file has a lower precedence than the environment.
             layers.merge(own)?;
         }
         layers.merge(&sources.entries)?;
@@ -166,8 +166,8 @@ impl Loader {
         Ok(settings)
     }
 
-    /// The settings without any source: first those of the process, then what profiles and modes make of
-    /// them, each with what it is called.
+    /// The defaults in layers, each with its name: first the built-in ones, then those of profiles
+    /// and modes.
     fn defaults(&self) -> Vec<(String, Settings)> {
         let mut layers = vec![("default".to_owned(), neutral())];
         let mut push = |name: String, change: &dyn Fn(&mut Settings)| {
@@ -257,7 +257,7 @@ impl Loader {
         Ok(policy)
     }
 
-    /// The source of a dialect's settings that nobody has set.
+    /// The source of a dialect's default settings.
     fn profile_source(&self, dialect: DialectId) -> String {
         if self.profiles.contains(&dialect) {
             format!("{} profile", dialect.name())
@@ -266,17 +266,17 @@ impl Loader {
         }
     }
 
-    /// Two writers of one file would rotate it under each other.
+    /// Two writers must not rotate the same file.
     fn check_log(&self, log: &LogSettings) -> Result<(), SettingsError> {
         match self.layers.find("log_error_file") {
             Some(entry) if log.log_error_file.is_some() && log.log_error_file == log.log_file => {
-                Err(entry.expected("another file than log_file"))
+                Err(entry.expected("a file other than `log_file`"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Fails closed: where tokens are required there must be a secret that nobody can guess.
+    /// Fails closed: where tokens are required, a secret must be set that cannot be guessed.
     fn check_secret(&mut self, settings: &Settings) -> Result<(), SettingsError> {
         let Some(secret) = &settings.process.jwt_secret else {
             let mut dialects = settings.dialects_in_use().into_iter();
@@ -317,7 +317,7 @@ impl Loader {
     }
 }
 
-/// The settings without any source, profile and mode.
+/// The settings without any source, profile or mode.
 fn neutral() -> Settings {
     Settings {
         process: ProcessSettings::default(),

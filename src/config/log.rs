@@ -1,4 +1,4 @@
-//! What is logged, how and where.
+//! Settings of the log.
 
 use super::declaration::settings;
 use super::value::ByteSize;
@@ -7,17 +7,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 label! {
-    /// How important a line is.
+    /// The level of a line.
     LogLevel {
         /// Everything.
         Trace = "trace",
-        /// What helps to find a fault.
+        /// Details for debugging.
         Debug = "debug",
-        /// What an operator wants to know.
+        /// Normal events.
         Info = "info",
-        /// What an operator should look at.
+        /// Problems that an operator should look at.
         Warn = "warn" | "warning",
-        /// What has failed.
+        /// Failures.
         Error = "error" | "critical",
     }
 }
@@ -25,7 +25,7 @@ label! {
 label! {
     /// The form of a line.
     LogFormat {
-        /// For people.
+        /// Text for people.
         Text = "text",
         /// One JSON object.
         Json = "json",
@@ -33,7 +33,7 @@ label! {
 }
 
 settings! {
-    /// What is logged, how and where.
+    /// Settings of the log.
     pub struct LogSettings {
         /// Lowest level that is logged; the variable `RUST_LOG` overrides it.
         log_level: LogLevel = LogLevel::Info, flag = Some("LEVEL");

@@ -1,4 +1,4 @@
-//! Settings: their declarations, their sources, and what is in force when nothing is set.
+//! Settings: their declarations, their sources and their defaults.
 //!
 //! ```text
 //!  the program, flags    ┐
@@ -8,8 +8,8 @@
 //!  file                  ┘               └─ declarations, profiles
 //! ```
 //!
-//! A setting is one line of a `settings!` block: in `process`, `log`, `dialect_policy` (every dialect) or
-//! `listener_loader`. A profile is one row of `profiles`.
+//! A setting is one line of a `settings!` block: in `process`, `log`, `dialect_policy` (every
+//! dialect) or `listener_loader`. A profile is one row of `profiles`.
 
 pub mod access;
 mod compat_env;

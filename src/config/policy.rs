@@ -17,15 +17,15 @@ pub struct Policy {
     pub send_queue_bytes_max: u32,
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
-    /// Who may subscribe to which channels.
+    /// The access rules: who may subscribe to which channels.
     pub access_rules: Vec<AccessRule>,
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,
     /// How a page of another origin is rejected.
     pub origin_rejection: RejectionMode,
-    /// How a session too many is rejected.
+    /// How a session over the limit is rejected.
     pub capacity_rejection: RejectionMode,
-    /// What each listener speaks, by its index.
+    /// The routes of each listener, by its index.
     pub routes: Vec<Routes>,
 }
 
@@ -36,7 +36,8 @@ impl Policy {
         &self.dialects[dialect.index()]
     }
 
-    /// Whether a page of `origin` may connect. Clients that send no origin are not browsers.
+    /// Whether a page of `origin` may connect. Clients without an origin are not browsers and may
+    /// connect.
     #[must_use]
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         let Some(origin) = origin else { return true };

@@ -11,7 +11,8 @@ use std::time::Duration;
 label! {
     /// How an upgrade is rejected.
     RejectionMode {
-        /// The upgrade is accepted and the session closed with a code, which scripts in browsers see.
+        /// The upgrade is accepted and the session closed with a code, which scripts in browsers
+        /// see.
         Close = "close",
         /// The upgrade is answered with an HTTP status.
         Http = "http",
@@ -21,30 +22,31 @@ label! {
 settings! {
     /// The settings of the process.
     pub struct ProcessSettings {
-        /// Insecure development mode: listening on loopback, makes a JWT secret for this run, lets
-        /// anonymous clients subscribe and publish, sets no rate limits and no session limits. Settings
-        /// that are set explicitly keep their values.
+        /// Insecure development mode: listens on loopback, generates a JWT secret for this run,
+        /// lets anonymous clients subscribe and publish, and has no rate limits and no session
+        /// limits. Settings that are set explicitly keep their values.
         dev: bool = false, flag = Some("");
         /// Production mode: one shard per core, logs in JSON.
         prod: bool = false, flag = Some("");
         /// Shards, each a thread on its own core: a number, or `auto` for one per allowed core.
         shards: ShardCount = ShardCount::Auto, flag = Some("N|auto"), aliases = &["workers"];
-        /// Secret that JSON Web Tokens are signed with, 32 bytes or more. Other users of the host can
-        /// read command lines: prefer the variable.
+        /// Secret that JSON Web Tokens are signed with, 32 bytes or more. Other users of the host
+        /// can read command lines: prefer the variable.
         jwt_secret: Option<Secret> = None, flag = Some("SECRET"), is_secret = true,
             rule = Some((
                 |secret| secret.as_ref().is_none_or(|secret| !secret.0.is_empty()),
-                "a text that is not empty: with an empty secret every token would be valid",
+                "a string that is not empty: with an empty secret anyone can sign tokens",
             ));
         /// Algorithm of the tokens' signatures.
         jwt_algorithm: String = "HS256".to_owned(),
             rule = Some((|name| name == "HS256", "HS256, the only algorithm in this version"));
-        /// Static tokens, each valid for its user as long as the server runs; with them no JWT secret is
-        /// required.
+        /// Static tokens, each valid for its user as long as the server runs; with them no JWT
+        /// secret is required.
         static_tokens: Vec<StaticToken> = Vec::new(), is_secret = true;
-        /// Rules who may subscribe to which channels.
+        /// Rules for who may subscribe to which channels.
         access_rules: Vec<AccessRule> = Vec::new();
-        /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables hold.
+        /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables
+        /// hold.
         connections_max: u64 = 0, flag = Some("N");
         /// Bytes that may wait to be sent to one connection before it is closed as a slow consumer.
         send_queue_bytes_max: ByteSize = ByteSize(1 << 20), flag = Some("SIZE"),
@@ -59,10 +61,11 @@ settings! {
         allowed_origins: Vec<String> = vec!["*".to_owned()];
         /// How an upgrade from another origin is rejected: closed with 1008, or answered with 403.
         origin_rejection: RejectionMode = RejectionMode::Close;
-        /// How an upgrade over a limit of sessions is rejected: closed with 1013, or answered with 503.
+        /// How an upgrade over a limit of sessions is rejected: closed with 1013, or answered with
+        /// 503.
         capacity_rejection: RejectionMode = RejectionMode::Close;
-        /// Time for sessions to end by themselves after SIGTERM or SIGINT; meanwhile they are closed
-        /// evenly.
+        /// Time for sessions to end by themselves after SIGTERM or SIGINT; meanwhile the server
+        /// closes them evenly.
         drain_grace_period: Duration = Duration::ZERO, flag = Some("TIME");
         /// Time for clients to answer the close frame after that; a second signal ends it at once.
         drain_close_timeout: Duration = Duration::from_secs(10), flag = Some("TIME");
@@ -70,23 +73,23 @@ settings! {
         notify_api_key: Option<Secret> = None, is_secret = true,
             rule = Some((
                 |key| key.as_ref().is_none_or(|key| !key.0.is_empty()),
-                "a text that is not empty",
+                "a string that is not empty",
             ));
-        /// Whether `GET /metrics/prometheus` answers; off = 404.
+        /// Whether `GET /metrics/prometheus` answers; if not, it returns 404.
         metrics_enabled: bool = true;
-        /// Whether `GET /health` answers; off = 404.
+        /// Whether `GET /health` answers; if not, it returns 404.
         health_enabled: bool = true;
         /// Redis server that connects several nodes; not in this version, so any value is an error.
         redis_url: Option<String> = None, is_secret = true,
             rule = Some((
                 |url| url.is_none(),
-                "nothing: the redis backend is not in this version",
+                "no value: the redis backend is not in this version",
             ));
     }
 }
 
 settings! {
-    /// What only the gateway dialect has.
+    /// Settings of the gateway dialect only.
     pub struct GatewaySettings {
         /// Domain whose subdomains name tenants.
         tenant_domain: Option<String> = None;
@@ -94,18 +97,18 @@ settings! {
 }
 
 settings! {
-    /// What only the assist dialect has.
+    /// Settings of the assist dialect only.
     pub struct AssistSettings {
         /// Time between two samples of the host's load; 0s = none.
         metrics_interval: Millis = Millis(5_000);
-        /// Time between two sweeps of the rate limits of users without sessions.
+        /// Time between two sweeps of the rate limit state of users without sessions.
         quota_sweep_interval: Millis = Millis(300_000),
             rule = Some((|time| time.0 > 0, "a time longer than 0s"));
     }
 }
 
 settings! {
-    /// What only the notifications dialect has.
+    /// Settings of the notifications dialect only.
     pub struct NotificationsSettings {
         /// Time between two periodic test notifications; 0s = none.
         test_message_interval: Millis = Millis(10_000);

@@ -1,4 +1,4 @@
-//! The profiles: one row per dialect with everything that its legacy server fixed.
+//! The profiles: one row per dialect, with everything that its legacy server determines.
 
 use super::dialect_policy::{DialectPolicy, RateScope};
 use super::log::{LogFormat, LogLevel, LogSettings};
@@ -9,10 +9,9 @@ use crate::auth::UserClaim;
 use crate::base::DialectId;
 use std::time::Duration;
 
-/// What makes the server a stand-in for one legacy server: its port, its path, its defaults and its
-/// variables.
+/// What the server needs to replace one legacy server: its port, path, defaults and variables.
 pub struct Profile {
-    /// The only dialect that the profile's listener speaks.
+    /// The only dialect of the profile's listener.
     pub dialect: DialectId,
     /// The port.
     pub port: u16,
@@ -22,15 +21,15 @@ pub struct Profile {
     pub shared_path: &'static str,
     /// Whether `{path}/tenant/{tenant}` names a tenant.
     pub has_tenant_paths: bool,
-    /// Whether others are told when a user's first session begins and the last one ends.
+    /// Whether the beginning of a user's first session and the end of the last one are announced.
     pub announces_users: bool,
     /// The rules for sessions.
     pub policy: fn() -> DialectPolicy,
-    /// Changes the defaults of the process, while the profile is in use.
+    /// Changes the defaults of the process, if the profile is in use.
     pub(super) defaults: fn(&mut ProcessSettings, &mut LogSettings),
     /// The same in development mode.
     pub(super) dev_defaults: fn(&mut ProcessSettings, &mut LogSettings),
-    /// The variables of the legacy server, read while the profile is in use.
+    /// The variables of the legacy server, which are read if the profile is in use.
     pub(super) variables: &'static [CompatVariable],
 }
 
@@ -44,26 +43,26 @@ pub(super) struct CompatVariable {
 
 /// How the text of a variable becomes a value.
 pub(super) enum CompatForm {
-    /// As it is.
+    /// The text, unchanged.
     Text,
     /// A number of seconds.
     Seconds,
     /// A number of messages in one minute.
     PerMinute,
-    /// False turns the rate limit off.
+    /// A switch; false turns the rate limit off.
     RateLimitSwitch,
-    /// True lowers the log level, unless `LOG_LEVEL` is set.
+    /// A switch; true lowers the log level, unless `LOG_LEVEL` is set.
     DebugSwitch,
     /// A setting of the profile's listener.
     Listener,
-    /// It has no effect; a notice says so for all values but those of `unless`.
+    /// The variable has no effect; a notice reports it for all values but those of `unless`.
     Ignored {
         notice: &'static str,
         unless: &'static [&'static str],
     },
 }
 
-/// A row of a profile.
+/// A variable in a row.
 pub(super) const fn variable(
     name: &'static str,
     key: &'static str,
@@ -336,7 +335,7 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
     },
 ];
 
-/// What most profiles do not change.
+/// The defaults of a row.
 const NEUTRAL: Profile = Profile {
     dialect: DialectId::Gateway,
     port: 8765,
@@ -362,7 +361,7 @@ const _: () = {
     while index < PROFILES.len() {
         assert!(
             PROFILES[index].dialect.index() == index,
-            "rows stand in the order of the dialects"
+            "rows are in the order of the dialects"
         );
         index += 1;
     }

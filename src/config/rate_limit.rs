@@ -1,29 +1,29 @@
-//! How many messages a session may send, as a setting: a word, or a table of parts.
+//! The rate limit of a session, as a setting: a word, or a table of parts.
 
 use super::value::{SettingType, SettingValue};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The parts of a limit as they may be set one by one.
+/// The parts of a limit, which may be set one by one.
 pub(super) const PARTS: [&str; 4] = ["messages", "window", "per_minute", "burst"];
 /// The parts of each kind of limit; they do not mix.
 pub(super) const KINDS: [[&str; 2]; 2] = [["messages", "window"], ["per_minute", "burst"]];
 
-/// How many messages a session may send.
+/// The rate limit of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RateLimit {
     /// Any number.
     Off,
-    /// About `messages` in any `window_ms`, exactly this many in the first.
+    /// About `messages` in any `window_ms`, exactly as many in the first window.
     Window {
         /// Messages per window.
         messages: u32,
         /// Length of the window, milliseconds.
         window_ms: u32,
     },
-    /// A token bucket: `burst` at once, refilled at `per_minute`.
+    /// A token bucket: `burst` messages at once, refilled at `per_minute`.
     Bucket {
         /// Messages per minute in the long run.
         per_minute: u32,
@@ -33,7 +33,7 @@ pub enum RateLimit {
 }
 
 impl RateLimit {
-    /// Messages in a window, or at once; `None` = any number.
+    /// Messages per window or burst; `None` = any number.
     #[must_use]
     pub const fn messages_max(self) -> Option<u32> {
         match self {

@@ -23,7 +23,8 @@ struct Line {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The process first: in TOML what follows a table's name belongs to the table.
+        // The settings of the process come first: in TOML everything after the name of a table
+        // belongs to the table.
         let (process, tables): (Vec<_>, Vec<_>) =
             self.lines.iter().partition(|line| line.table.is_empty());
         for line in process {
@@ -48,7 +49,7 @@ impl std::fmt::Display for Report {
 impl Report {
     /// Adds a setting of the table that the line `table` opens.
     pub(super) fn add(&mut self, table: &str, name: &str, value: Option<String>, source: &str) {
-        // A source is the name of a file or variable, and could hold anything.
+        // A source contains the name of a file or variable, which may have control characters.
         let source = source.replace(char::is_control, " ");
         let text = match value {
             Some(value) => format!("{name} = {value}  # {source}"),
@@ -60,7 +61,7 @@ impl Report {
         });
     }
 
-    /// Drops the tables of dialects that no listener speaks.
+    /// Keeps only the tables of dialects that a listener serves.
     pub(super) fn retain_dialects(&mut self, dialects: &[DialectId]) {
         let table = |dialect: &DialectId| format!("[{}]", dialect.name());
         self.lines.retain(|line| {

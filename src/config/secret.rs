@@ -1,8 +1,8 @@
-//! Texts that never show, and which of them anybody could guess.
+//! Secrets, which are never shown, and checks for weak ones.
 
 /// What is printed in place of a secret.
 pub(super) const MASK: &str = "(secret)";
-/// Secrets of examples and tutorials, in small letters.
+/// Secrets of examples and tutorials, in lower case.
 const PLACEHOLDERS: [&str; 14] = [
     "your-secret-key",
     "your-secret-key-change-this",
@@ -22,7 +22,7 @@ const PLACEHOLDERS: [&str; 14] = [
 /// Bytes of a key of HS256 (RFC 7518 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 
-/// A text that never shows in logs.
+/// A text that is never shown in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 

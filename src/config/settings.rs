@@ -1,4 +1,4 @@
-//! All settings together.
+//! All settings.
 
 use super::dialect_policy::DialectPolicy;
 use super::listener::{Listener, Routes};
@@ -13,36 +13,36 @@ use crate::base::DialectId;
 pub struct Settings {
     /// Those of the process.
     pub process: ProcessSettings,
-    /// What is logged.
+    /// Settings of the log.
     pub log: LogSettings,
-    /// Where to listen, and the dialects there; at least one.
+    /// The listeners and their dialects; at least one.
     pub listeners: Vec<Listener>,
     /// The rules of each dialect, in the order of their indices.
     pub dialects: [DialectPolicy; DialectId::COUNT],
-    /// What only the gateway dialect has.
+    /// Settings of the gateway dialect only.
     pub gateway: GatewaySettings,
-    /// What only the assist dialect has.
+    /// Settings of the assist dialect only.
     pub assist: AssistSettings,
-    /// What only the notifications dialect has.
+    /// Settings of the notifications dialect only.
     pub notifications: NotificationsSettings,
-    /// All of this with its sources.
+    /// All settings with their sources.
     pub report: Report,
-    /// What the operator should know, to be logged at start.
+    /// Notices for the operator, logged at start.
     pub notices: Vec<Notice>,
 }
 
-/// Something about the settings that is not an error.
+/// A message about the settings that is not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notice {
-    /// How something was understood.
+    /// How a setting is interpreted.
     Info(String),
     /// A likely mistake.
     Warning(String),
 }
 
 impl Settings {
-    /// The dialects that some listener speaks.
+    /// The dialects that at least one listener serves.
     #[must_use]
     pub fn dialects_in_use(&self) -> Vec<DialectId> {
         let mut dialects: Vec<_> = DialectId::ALL.to_vec();

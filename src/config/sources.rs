@@ -1,4 +1,4 @@
-//! Everything that settings are read from, as it was found.
+//! The content of all sources of settings.
 
 use super::dotenv::Environment;
 use super::file::File;
@@ -6,7 +6,7 @@ use super::keys;
 use super::layer::Entry;
 use super::listener::Listener;
 
-/// Everything that was read, not yet checked.
+/// The content of all sources, not yet checked.
 pub(super) struct Sources {
     /// Set by the program or by flags; above all others.
     pub(super) entries: Vec<Entry>,

@@ -1,4 +1,4 @@
-//! Values of settings: what a text, a number or a list means, and how a value is printed.
+//! Values of settings: parsing of strings, numbers and lists, and printing.
 
 use super::access::AccessRule;
 use super::secret::Secret;
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Longest time that may be set.
 const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 100);
 
-/// A value as its source has it. Values of variables and flags are always texts.
+/// A value as in its source. Values of variables and flags are always strings.
 ///
 /// ```
 /// use fanwire::SettingValue;
@@ -25,7 +25,7 @@ const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 100);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettingValue {
-    /// A text.
+    /// A string.
     Text(String),
     /// A whole number.
     Integer(i128),
@@ -35,7 +35,7 @@ pub enum SettingValue {
     List(Vec<SettingValue>),
     /// A table with named parts.
     Table(BTreeMap<String, SettingValue>),
-    /// A value of a kind that no setting has, such as a date, as it is written.
+    /// A value of a type that no setting has, such as a date, as written in the file.
     Unsupported(String),
 }
 
@@ -126,7 +126,7 @@ pub(super) trait SettingType: Sized + Clone + PartialEq {
     /// The value; `None` if it is not of this type.
     fn parse(value: &SettingValue) -> Option<Self>;
 
-    /// The same; what the value leaves open is taken from `default`.
+    /// The same; parts that the value does not set are taken from `default`.
     fn parse_over(value: &SettingValue, _default: &Self) -> Option<Self> {
         Self::parse(value)
     }
@@ -164,7 +164,7 @@ impl ByteSize {
     /// The size for fields of 32 bits.
     ///
     /// # Panics
-    /// Above 4 GiB, which the rules of the settings that use it exclude.
+    /// From 4 GiB on, which the rules of the settings that use it exclude.
     #[must_use]
     pub(crate) fn as_u32(self) -> u32 {
         u32::try_from(self.0).expect("the setting's rule allows less than 4 GiB")
@@ -204,7 +204,7 @@ impl SettingType for u64 {
     }
 
     fn parse(value: &SettingValue) -> Option<Self> {
-        // TOML's integers have 63 bits: what it cannot hold could not be printed either.
+        // Integers of TOML have 63 bits, and larger ones could not be printed.
         let number = value.integer();
         number.filter(|number| i64::try_from(*number).is_ok())
     }
@@ -266,7 +266,7 @@ impl SettingType for ShardCount {
 
 impl SettingType for ByteSize {
     fn rule() -> Cow<'static, str> {
-        "a number of bytes, or a text with a unit such as \"64 KiB\" or \"100 MB\"".into()
+        "a number of bytes, or a string with a unit such as \"64 KiB\" or \"100 MB\"".into()
     }
 
     fn parse(value: &SettingValue) -> Option<Self> {
@@ -287,7 +287,7 @@ impl SettingType for ByteSize {
             "gib" => 1 << 30,
             _ => return None,
         };
-        // Decimals without the rounding of floats.
+        // Computed in decimal, without the rounding of floats.
         let digits = u32::try_from(decimals.len())
             .ok()
             .filter(|digits| *digits <= 6)?;
@@ -323,10 +323,10 @@ impl SettingType for Duration {
 
     fn parse(value: &SettingValue) -> Option<Self> {
         let text = value.as_str()?.trim();
-        // humantime accepts a bare 0 too; one rule is easier to remember than two.
+        // humantime also accepts a 0 without a unit; here every time needs one.
         let has_unit = text.contains(|c: char| c.is_ascii_alphabetic());
         let time = has_unit.then(|| humantime::parse_duration(text).ok())??;
-        // So that no sum of times overflows.
+        // This limit ensures that no sum of times overflows.
         (time <= DURATION_MAX).then_some(time)
     }
 
@@ -365,7 +365,7 @@ impl SettingType for String {
     }
 }
 
-/// An empty text means that nothing is set.
+/// An empty string means that nothing is set.
 impl SettingType for Option<String> {
     fn rule() -> Cow<'static, str> {
         "a text".into()
@@ -381,7 +381,7 @@ impl SettingType for Option<String> {
     }
 }
 
-/// An empty text means that nothing is set.
+/// An empty string means that nothing is set.
 impl SettingType for Option<PathBuf> {
     fn rule() -> Cow<'static, str> {
         "the path of a file".into()
@@ -397,7 +397,7 @@ impl SettingType for Option<PathBuf> {
     }
 }
 
-/// Taken as it is, spaces and quotes included.
+/// Used unchanged, including spaces and quotes.
 impl SettingType for Option<Secret> {
     fn rule() -> Cow<'static, str> {
         "a text".into()
@@ -412,10 +412,10 @@ impl SettingType for Option<Secret> {
     }
 }
 
-/// In variables and flags an array of JSON, or texts separated by commas.
+/// In variables and flags a JSON array, or strings separated by commas.
 impl SettingType for Vec<String> {
     fn rule() -> Cow<'static, str> {
-        "a list of texts".into()
+        "a list of strings".into()
     }
 
     fn parse(value: &SettingValue) -> Option<Self> {
@@ -441,7 +441,7 @@ impl SettingType for Vec<String> {
 /// Each is a user, `=`, and a token.
 impl SettingType for Vec<StaticToken> {
     fn rule() -> Cow<'static, str> {
-        "a list of texts \"USER=TOKEN\"".into()
+        "a list of strings \"USER=TOKEN\"".into()
     }
 
     fn parse(value: &SettingValue) -> Option<Self> {
@@ -466,7 +466,7 @@ impl SettingType for Vec<StaticToken> {
 /// Each is a channel or a prefix with `*`, a space, and a requirement.
 impl SettingType for Vec<AccessRule> {
     fn rule() -> Cow<'static, str> {
-        "a list of texts \"CHANNEL role=ROLE\", \"CHANNEL permission=PERMISSION\" or \
+        "a list of strings \"CHANNEL role=ROLE\", \"CHANNEL permission=PERMISSION\" or \
          \"PREFIX* user\""
             .into()
     }
@@ -499,7 +499,7 @@ impl SettingType for IpAddr {
     }
 }
 
-/// A label is written as its name, in capitals or not.
+/// A label is written as its name, in any case.
 impl<T: Label + PartialEq> SettingType for T {
     fn rule() -> Cow<'static, str> {
         let names: Vec<_> = T::ALL.iter().map(|value| value.name()).collect();
@@ -523,7 +523,7 @@ impl<T: Label + PartialEq> SettingType for T {
     }
 }
 
-/// A basic string of TOML; those of JSON are a subset.
+/// A basic string of TOML; JSON strings are a subset.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

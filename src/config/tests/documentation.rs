@@ -1,4 +1,4 @@
-//! Whether the tables of settings in the documentation agree with the declarations.
+//! Compares the tables of settings in the documentation with the declarations.
 
 use crate::config::{SettingInfo, all_settings};
 use std::collections::BTreeSet;
@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 const CONFIGURATION: &str = include_str!("../../../docs/CONFIGURATION.md");
 const README: &str = include_str!("../../../README.md");
 
-/// The cells of the table whose first column is called `setting`, in the section of that heading; the
-/// header comes first.
+/// The cells of the table whose first column is called `setting`, in the section of that heading;
+/// the header comes first.
 fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let (_, section) = document.split_once(heading).expect("the heading is there");
     let lines = section
@@ -37,17 +37,17 @@ fn default(setting: &SettingInfo) -> String {
     }
 }
 
-/// The names that a process table has, after comparing each row with its declaration.
+/// The names in a table of process settings, after comparing each row with its declaration.
 fn check_process_table(document: &'static str, heading: &str) -> BTreeSet<&'static str> {
     let rows = table(document, heading);
     assert_eq!(rows[0][1..3], ["default", "flag"]);
     let names = rows[1..].iter().map(|row| {
         let name = row[0].trim_matches('`');
         let setting = all_settings().iter().find(|setting| setting.key == name);
-        let setting = setting.unwrap_or_else(|| panic!("`{name}` is no setting"));
+        let setting = setting.unwrap_or_else(|| panic!("`{name}` is not a setting"));
         match setting.default {
             Some(_) => assert_eq!(row[1], format!("`{}`", default(setting)), "`{name}`"),
-            // What holds instead depends on the profile and the mode, so it is told in words.
+            // The default depends on the profile and the mode, so it is described in words.
             None => assert!(!row[1].is_empty() && !row[1].contains('`'), "`{name}`"),
         }
         let flag = setting.flag.as_ref().map(|flag| format!("`--{flag}`"));

@@ -58,7 +58,7 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         "log_file = \"a\"\nlog_error_file = \"a\"",
         &["value \"a\" for `log_error_file`", "another file"],
     );
-    of_file("path = \"/x\"", &["path", "a profile beside it"]);
+    of_file("path = \"/x\"", &["path", "a profile to be set too"]);
     of_file(
         "profile = \"chat\"",
         &["value \"chat\" for `profile`", "gateway, monitoring"],

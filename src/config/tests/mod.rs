@@ -1,4 +1,4 @@
-//! Which source wins, and what each document's variables mean.
+//! The precedence of sources, and the variables of each legacy server.
 
 mod documentation;
 mod errors;
@@ -92,7 +92,7 @@ fn with_variables(flags: Flags, environment: &[(&str, &str)]) -> Settings {
 
 #[test]
 fn a_later_layer_wins() {
-    // Each row adds the next higher layer; the last one says what holds.
+    // Each row adds the next higher layer; the last layer wins.
     let file = "profile = \"notifications\"\n[notifications]\nping_interval = \"1s\"";
     let dotenv_document = [("PING_INTERVAL", "2")];
     let dotenv_both = [
@@ -630,7 +630,7 @@ fn the_document_names_every_setting_and_variable() {
             || document.contains(&format!("__{}`", name.to_ascii_uppercase()));
         assert!(
             is_named,
-            "docs/CONFIGURATION.md says nothing of {}",
+            "docs/CONFIGURATION.md does not mention {}",
             setting.key
         );
     }
@@ -638,6 +638,9 @@ fn the_document_names_every_setting_and_variable() {
     for variable in profiles.flat_map(|profile| profile.variables) {
         let variable = variable.name;
         let is_named = document.contains(&format!("`{variable}`"));
-        assert!(is_named, "docs/CONFIGURATION.md says nothing of {variable}");
+        assert!(
+            is_named,
+            "docs/CONFIGURATION.md does not mention {variable}"
+        );
     }
 }
