@@ -4,7 +4,10 @@
 ///
 /// ```
 /// let error = fanwire::Server::builder().set("shardz", 2).configure().unwrap_err();
-/// assert_eq!(error.to_string(), "unknown setting `shardz` in the program (did you mean `shards`?)");
+/// assert_eq!(
+///     error.to_string(),
+///     "unknown setting `shardz` in the program (did you mean `shards`?)"
+/// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

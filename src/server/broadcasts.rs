@@ -20,7 +20,8 @@ impl Server {
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast_property("1012650001", &serde_json::json!({"type": "VIOLATION_UPDATE", "count": 5}))?;
+    /// let update = serde_json::json!({"type": "VIOLATION_UPDATE", "count": 5});
+    /// server.broadcast_property("1012650001", &update)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn broadcast_property(
@@ -40,7 +41,8 @@ impl Server {
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast_stream(fanwire::Stream::Events, &serde_json::json!({"event_type": "click"}))?;
+    /// let event = serde_json::json!({"event_type": "click"});
+    /// server.broadcast_stream(fanwire::Stream::Events, &event)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn broadcast_stream(

@@ -163,7 +163,8 @@ impl Builder {
     /// The secret that JSON Web Tokens are signed with, 32 bytes or more.
     ///
     /// ```
-    /// let builder = fanwire::Server::builder().jwt_secret("a secret of 32 bytes or more, from a vault");
+    /// let secret = "a secret of 32 bytes or more, from a vault";
+    /// let builder = fanwire::Server::builder().jwt_secret(secret);
     /// # drop(builder);
     /// ```
     pub fn jwt_secret(self, secret: impl Into<String>) -> Self {
@@ -214,7 +215,8 @@ impl Builder {
     /// ```
     /// use fanwire::{Denied, Identity, Server};
     ///
-    /// let builder = Server::builder().on_message_before_authentication("login", |session, message| {
+    /// let builder = Server::builder();
+    /// let builder = builder.on_message_before_authentication("login", |session, message| {
     ///     let password: String = message.parse()?;
     ///     if password != "letmein" {
     ///         return Err(Denied::because("wrong password"));
@@ -268,9 +270,11 @@ impl Builder {
     /// ```
     /// use fanwire::{Denied, Server};
     ///
-    /// let builder = Server::builder().middleware(|_, message| match message.data.contains("spam") {
-    ///     true => Err(Denied::because("no spam")),
-    ///     false => Ok(()),
+    /// let builder = Server::builder().middleware(|_, message| {
+    ///     match message.data.contains("spam") {
+    ///         true => Err(Denied::because("no spam")),
+    ///         false => Ok(()),
+    ///     }
     /// });
     /// # drop(builder);
     /// ```

@@ -46,7 +46,7 @@ pub struct ConnectionInfo {
 /// ```no_run
 /// # let server = fanwire::Server::builder().dev().start()?;
 /// let stats = server.stats();
-/// println!("{} of {} have authenticated", stats.authenticated_connections, stats.active_connections);
+/// println!("{} sessions have authenticated", stats.authenticated_connections);
 /// # Ok::<(), fanwire::StartError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

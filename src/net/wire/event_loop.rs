@@ -27,8 +27,8 @@ const SENDS_PER_SUBMISSION: usize = 256;
 const BYTES_PER_SUBMISSION: usize = 4 * 1024 * 1024;
 /// Slices of one send. Rarely more than a few: consecutive publications share a buffer.
 const SLICES_PER_SEND: usize = 64;
-/// Times until the next attempt, milliseconds: to write when the ring is full, and to accept after a
-/// failure.
+/// Times until the next attempt, milliseconds: to write when the ring is full, and to accept after
+/// a failure.
 const RETRY_MS: u64 = 1;
 const ACCEPT_RETRY_MS: u64 = 100;
 /// Longest sleep, milliseconds.

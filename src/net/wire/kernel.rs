@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "memory and descriptors are shared with the kernel: callers must meet the stated conditions"
+    reason = "memory and descriptors are shared with the kernel: callers meet the conditions"
 )]
 
 use crate::base::ConnectionId;
