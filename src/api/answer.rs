@@ -5,7 +5,7 @@ use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{Response, StatusCode};
 
-/// An answer whose body is at hand.
+/// An answer with its complete body.
 pub(super) type Answer = Response<Full<Bytes>>;
 
 pub(super) fn text(status: StatusCode, body: String) -> Answer {

@@ -1,4 +1,4 @@
-//! What the HTTP API shows and uses.
+//! What the HTTP API depends on.
 
 use crate::base::{Now, ProcessCounts, ShardCounters};
 use crate::config::Secret;
@@ -7,28 +7,28 @@ use crate::shard::Publisher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What the HTTP API shows and uses.
+/// What the HTTP API depends on.
 #[derive(Debug)]
 pub struct ApiContext {
     /// All counters.
     pub metrics: Metrics,
-    /// The counters of all shards, and of what is published from outside of them.
+    /// The counters of all shards, and those of publications from outside the shards.
     pub counters: Vec<Arc<ShardCounters>>,
-    /// Publishes from outside of the shards.
+    /// Publishes from outside the shards.
     pub publisher: Arc<Publisher>,
     /// Who may call `POST /notify`.
     pub notify: NotifyAccess,
     /// Counts shared by all shards.
     pub process_counts: Arc<ProcessCounts>,
-    /// How many shards run.
+    /// The number of shards.
     pub shard_count: usize,
-    /// Whether the server is going away.
+    /// Whether the server is draining.
     pub is_draining: AtomicBool,
-    /// Whether metrics are shown.
+    /// Whether `/metrics/prometheus` answers.
     pub metrics_enabled: bool,
     /// Whether `/health` answers.
     pub health_enabled: bool,
-    /// When the server began.
+    /// When the server started.
     pub began: Now,
     /// Reads the time.
     pub clock: crate::base::now::Clock,
@@ -39,14 +39,14 @@ pub struct ApiContext {
 pub enum NotifyAccess {
     /// Nobody: the answer is 404.
     Nobody,
-    /// Everyone who reaches it, as on the notification server.
+    /// Every client, as on the notification server.
     Everyone,
-    /// Whoever sends the key, as `X-API-Key` or as `Authorization: Bearer`.
+    /// Clients that send the key, as `X-API-Key` or as `Authorization: Bearer`.
     Key(Secret),
 }
 
 impl ApiContext {
-    /// The health of the server and of its parts: `healthy`, or `draining`.
+    /// The health of the server and of its components: `healthy` or `draining`.
     #[must_use]
     pub fn health(&self) -> serde_json::Value {
         let word = if self.is_draining.load(Ordering::Relaxed) {

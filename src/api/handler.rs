@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Turns that tasks get in a row before sockets are looked after again.
+/// Consecutive turns that tasks get before sockets are handled again.
 const TURNS_MAX: usize = 8;
 
 /// hyper on the shard's executor.
@@ -21,7 +21,7 @@ const TURNS_MAX: usize = 8;
 pub struct Api {
     context: Arc<ApiContext>,
     pipes: SlotMap<Pipe>,
-    /// Connections that were given input since tasks ran last.
+    /// Connections that have received input since tasks last ran.
     fed: Vec<ConnectionId>,
     output: Output,
     finished: Rc<RefCell<VecDeque<ConnectionId>>>,
@@ -46,13 +46,13 @@ impl Api {
         let context = Arc::clone(&self.context);
         let finished = Rc::clone(&self.finished);
         let connection = http1::Builder::new()
-            // A peer that shuts its sending side after the request still wants the answer.
+            // A peer that shuts down its sending side after the request still expects the answer.
             .half_close(true)
-            // One request per connection: the next one may be an upgrade, as proxies reuse
-            // connections for both, and only the shard can judge that. It also bounds how many
-            // answers wait for a peer that does not read.
+            // One request per connection: proxies reuse connections, so the next request may be an
+            // upgrade, which only the shard can decide. It also bounds the number of answers that
+            // wait for a peer that does not read.
             .keep_alive(false)
-            // The shard's wheel ends idle connections; hyper needs no timer.
+            // The shard's timer wheel closes idle connections; hyper needs no timer.
             .header_read_timeout(None)
             .serve_connection(
                 pipe.clone(),
@@ -62,7 +62,7 @@ impl Api {
                 }),
             );
         glommio::spawn_local(async move {
-            // What a peer can do wrong here, hyper has answered with a status already.
+            // hyper has already answered errors of the peer with a status.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "http connection");
             }
@@ -92,7 +92,7 @@ impl HttpHandler for Api {
 
     fn closed(&mut self, id: ConnectionId) {
         if let Some(pipe) = self.pipes.remove(id) {
-            // Its task ends at the end of its input.
+            // The task of the connection ends at the end of its input.
             pipe.end();
             self.fed.push(id);
         }
@@ -116,9 +116,8 @@ impl HttpHandler for Api {
     async fn run_tasks(&mut self) {
         for _ in 0..TURNS_MAX {
             glommio::executor().yield_task_queue_now().await;
-            // A task that does not wait for input has more to do, whatever its pipe holds: hyper
-            // gives way to others now and then. (Answers wait for nothing
-            // but the request's body.)
+            // A task that does not wait for input has more to do, whatever its pipe holds, because
+            // hyper yields now and then. (Answers wait only for the body of the request.)
             let pipes = &self.pipes;
             let is_runnable = |pipe: &Pipe| !pipe.awaits_input();
             self.fed

@@ -1,6 +1,6 @@
 //! The HTTP API: hyper over the wire's connections, one task of the executor per connection.
 //!
-//! hyper sees a pipe that the wire fills and empties; it knows no socket.
+//! hyper reads and writes a pipe that the wire fills and empties, not a socket.
 
 mod answer;
 mod context;

@@ -1,4 +1,4 @@
-//! `POST /notify`: a notification to everyone.
+//! `POST /notify`: a notification to all clients.
 
 use super::answer::{Answer, respond};
 use super::context::{ApiContext, NotifyAccess};
@@ -40,7 +40,7 @@ where
         return reject(StatusCode::SERVICE_UNAVAILABLE, "the server is going away");
     }
     let too_large = || reject(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 128 KiB");
-    // Said in the head: no need to wait for what is not read.
+    // The head contains the length: a body that is too long need not be read.
     if request.body().size_hint().lower() > NOTIFY_BYTES_MAX as u64 {
         return too_large();
     }

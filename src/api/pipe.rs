@@ -1,4 +1,4 @@
-//! A connection as hyper sees it: bytes that came, bytes to send.
+//! A connection as hyper sees it: bytes received and bytes to send.
 
 use crate::base::ConnectionId;
 use crate::base::limits::HTTP_INPUT_BYTES_MAX;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 /// What the tasks of all HTTP connections of a shard have written, in order.
 pub(super) type Output = Rc<RefCell<VecDeque<(ConnectionId, Vec<u8>)>>>;
 
-/// The bytes of one connection on their way to its task.
+/// Received bytes of one connection that its task has not read yet.
 #[derive(Debug, Default)]
 struct Input {
     bytes: Vec<u8>,
@@ -21,7 +21,7 @@ struct Input {
     reader: Option<Waker>,
 }
 
-/// One end is hyper's, the other the wire's.
+/// A pipe between hyper and the wire.
 #[derive(Clone, Debug)]
 pub(super) struct Pipe {
     id: ConnectionId,
@@ -38,8 +38,8 @@ impl Pipe {
         }
     }
 
-    /// Gives hyper more to read. What it cannot take ends its input, and after the end it gets
-    /// nothing more: bytes behind a gap would be another request than the peer's.
+    /// Adds bytes for hyper to read. If they exceed the limit, the input ends, and later bytes are
+    /// discarded: bytes after a gap would form another request than the peer's.
     pub(super) fn push(&self, bytes: &[u8]) {
         let mut input = self.input.borrow_mut();
         if input.is_ended || input.bytes.len() + bytes.len() > HTTP_INPUT_BYTES_MAX {
@@ -50,14 +50,14 @@ impl Pipe {
         wake(&mut input);
     }
 
-    /// Tells hyper that nothing more comes.
+    /// Ends the input of hyper.
     pub(super) fn end(&self) {
         let mut input = self.input.borrow_mut();
         input.is_ended = true;
         wake(&mut input);
     }
 
-    /// Whether hyper has read all there is and waits for more.
+    /// Whether hyper has read all input and waits for more.
     pub(super) fn awaits_input(&self) -> bool {
         self.input.borrow().reader.is_some()
     }

@@ -1,4 +1,4 @@
-//! What the HTTP API answers.
+//! The routes of the HTTP API.
 
 use super::answer::{Answer, respond, text};
 use super::context::{ApiContext, NotifyAccess};
