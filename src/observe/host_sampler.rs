@@ -3,7 +3,7 @@
 use serde_json::json;
 use sysinfo::{Disks, Networks, System};
 
-/// Samples the host's load. It holds what it needs only between samples of one series.
+/// Samples the host's load. It holds memory only between samples of one series.
 #[derive(Debug, Default)]
 pub struct HostSampler {
     sources: Option<Sources>,
@@ -19,11 +19,11 @@ struct Sources {
 impl HostSampler {
     /// A sample as JSON: `{"cpu":{percent,cores},"memory":{total_bytes,used_bytes,percent},
     /// "disk":{…},"network":{received_bytes,sent_bytes}}`. The processor's percentage and the
-    /// network's bytes are of the time since the sample before; the first of a series takes
-    /// [`sysinfo::MINIMUM_CPU_UPDATE_INTERVAL`] to have such a time.
+    /// network's bytes cover the time since the previous sample; the first sample of a series takes
+    /// [`sysinfo::MINIMUM_CPU_UPDATE_INTERVAL`] to measure over.
     ///
     /// # Errors
-    /// What the host does not tell.
+    /// When the host does not provide the data.
     pub fn sample(&mut self) -> Result<String, sysinfo::Error> {
         let mut sources = match self.sources.take() {
             Some(sources) => sources,
@@ -58,7 +58,7 @@ impl HostSampler {
         Ok(sample.to_string())
     }
 
-    /// Nobody listens: gives back what the samples hold.
+    /// Ends a series of samples and releases its memory.
     pub fn release(&mut self) {
         self.sources = None;
     }

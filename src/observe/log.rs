@@ -1,5 +1,5 @@
-//! Logs: on standard error or in files, written by a thread of their own, so that no shard waits for
-//! a disk or a terminal.
+//! Logs: to standard error or files, written by a thread of their own, so that no shard waits for a
+//! disk or a terminal.
 
 use super::log_file::{LogFile, LogFileConfig, ReopenRequests};
 use crate::base::now::Clock;
@@ -14,13 +14,14 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// Lines that wait for the writing thread; more are dropped, and their count is printed at the end.
+/// Lines that may wait for the writing thread; further lines are dropped, and their number is
+/// printed at the end.
 const LINES_MAX: usize = 16_384;
 
-/// For the log files of this process.
+/// Requests to reopen the log files of this process.
 static REOPEN_REQUESTS: ReopenRequests = ReopenRequests::new();
 
-/// Writes what is still waiting when it is dropped.
+/// Writes the lines that still wait when it is dropped.
 ///
 /// ```no_run
 /// let configured = fanwire::Server::builder().dev().configure()?;
@@ -39,12 +40,12 @@ impl Drop for LogGuard {
         self.threads.clear();
         let dropped: usize = self.dropped.iter().map(ErrorCounter::dropped_lines).sum();
         if dropped > 0 {
-            eprintln!("fanwire: {dropped} lines of the log were dropped: they came too fast");
+            eprintln!("fanwire: {dropped} log lines were dropped: the writer was too slow");
         }
     }
 }
 
-/// Begins to write logs, from the settings' level on; `RUST_LOG` chooses otherwise.
+/// Starts logging at the level of the settings; `RUST_LOG` overrides it.
 ///
 /// # Errors
 /// When a file cannot be written; the text names it.
@@ -89,18 +90,18 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
         .with(filter)
         .with(lines)
         .with(errors);
-    // A second start in one process, as tests do, keeps the first.
+    // A second start in one process, as in tests, keeps the first logger.
     if subscriber.try_init().is_ok() && settings.log_file.is_some() {
         log_panics();
     }
     Ok(guard)
 }
 
-/// Makes the log files, from the next line on, continue in files of their configured names; for
-/// programs such as logrotate, which have moved the earlier ones away.
+/// Reopens the log files under their configured names, from the next line on; for programs such as
+/// logrotate, which have renamed the earlier files.
 pub fn reopen() {
     REOPEN_REQUESTS.add();
-    // This line makes the new file.
+    // Writing this line creates the new file.
     tracing::info!("reopening the log files");
 }
 
@@ -140,7 +141,7 @@ where
     }
 }
 
-/// Panics go to the log too, with the way that led there; standard error may be read by nobody.
+/// Also logs panics, with their backtraces; standard error may be discarded.
 fn log_panics() {
     let earlier = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,7 +1,7 @@
-//! A log file that is rotated when it is large, and deleted some time after.
+//! A log file that is rotated at a size, with rotated files that are deleted after a time.
 //!
 //! ```text
-//!   logs/server.log ──rotation_bytes──▶ logs/server.2026-11-21T13-15-58.123Z.log ──retention──▶ deleted
+//!   server.log ──rotation_bytes──▶ server.2026-11-21T13-15-58.123Z.log ──retention──▶ deleted
 //! ```
 
 use crate::base::now::Clock;
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Counts the requests to reopen log files. A file compares it with the count at its last opening.
+/// Counts the requests to reopen log files. A file compares it with the count when it was last
+/// opened.
 #[derive(Debug)]
 pub(super) struct ReopenRequests(AtomicU64);
 
@@ -20,29 +21,31 @@ impl ReopenRequests {
         Self(AtomicU64::new(0))
     }
 
-    /// Makes the files continue, from their next line on, in files of their configured names.
+    /// Requests that the files be reopened under their configured names, from their next line on.
     pub(super) fn add(&self) {
-        // Relaxed: pairs with the load in `count`; the count is all that is handed over.
+        // Relaxed: pairs with the load in `count`; no other data is published through the count.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     fn count(&self) -> u64 {
-        // Relaxed: pairs with the addition in `add`; nothing else is read because of it.
+        // Relaxed: pairs with the addition in `add`; no other data depends on the count.
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Which file, and how large and how old it may become.
+/// The path of a log file, its size limit, and the retention of rotated files.
 #[derive(Clone, Debug)]
 pub(super) struct LogFileConfig {
     pub(super) path: PathBuf,
-    /// Size that no write goes beyond, unless it is larger alone, bytes.
+    /// Size limit of the file, bytes. Only a single write that is larger itself exceeds it.
     pub(super) rotation_bytes: u64,
-    /// Time since its rotation after which a rotated file is deleted, at the next rotation or start.
+    /// Time since its rotation after which a rotated file is deleted, at the next rotation or
+    /// start.
     pub(super) retention: Duration,
 }
 
-/// Writes lines to a file. Each write is whole lines, so that no line is torn by a rotation.
+/// Writes lines to a file. Each write consists of whole lines, so that rotation does not split a
+/// line.
 #[derive(Debug)]
 pub(super) struct LogFile {
     config: LogFileConfig,
@@ -52,15 +55,15 @@ pub(super) struct LogFile {
     requests: &'static ReopenRequests,
     /// Requests that have been fulfilled.
     reopened: u64,
-    /// Whether the last line met a trouble, which was reported.
+    /// Whether the last line failed, which was reported.
     has_complained: bool,
 }
 
 impl LogFile {
-    /// Opens the file, and makes its folder; what it holds already stays.
+    /// Opens the file for appending, and creates its folder.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub(super) fn open(
         config: LogFileConfig,
         clock: Clock,
@@ -100,13 +103,14 @@ impl LogFile {
     fn rotate(&mut self) -> io::Result<()> {
         let mut unix_ms = self.clock.now().unix_ms;
         let mut rotated = rotated_path(&self.config.path, unix_ms);
-        // A rename would silently replace a file of the same millisecond.
+        // A rename would silently replace a file that was rotated in the same millisecond.
         while rotated.exists() {
             unix_ms += 1;
             rotated = rotated_path(&self.config.path, unix_ms);
         }
         match std::fs::rename(&self.config.path, rotated) {
-            // The earlier attempt renamed it and could not begin a new file, or somebody moved it.
+            // An earlier attempt renamed the file but could not create a new one, or another
+            // program moved it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed?,
         }
@@ -116,7 +120,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Deletes files that were rotated too long ago. What cannot be deleted is tried again next time.
+    /// Deletes rotated files that are older than the retention. A file that cannot be deleted is
+    /// tried again next time.
     fn delete_expired(&self) {
         let now = UNIX_EPOCH + Duration::from_millis(self.clock.now().unix_ms);
         let folder = match self.config.path.parent() {
@@ -135,7 +140,7 @@ impl LogFile {
         }
     }
 
-    /// There is nowhere to log that the log fails, but standard error.
+    /// Errors of the log itself can only go to standard error.
     fn complain(&mut self, what: &str, error: &io::Error) {
         if !self.has_complained {
             self.has_complained = true;
@@ -151,7 +156,7 @@ impl Write for LogFile {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         let mut has_failed = false;
         if let Err(error) = self.reopen() {
-            // In the earlier file is better than lost. The next line tries again.
+            // The line goes to the earlier file rather than being lost. The next line tries again.
             has_failed = true;
             self.complain("reopen the log file", &error);
         }
@@ -160,7 +165,7 @@ impl Write for LogFile {
             && self.bytes + length > self.config.rotation_bytes
             && let Err(error) = self.rotate()
         {
-            // Too large is better than lost. The next line tries again.
+            // The file exceeds its limit rather than losing the line. The next line tries again.
             has_failed = true;
             self.complain("rotate the log file", &error);
         }
@@ -169,7 +174,7 @@ impl Write for LogFile {
             return Err(error);
         }
         self.bytes += length;
-        // One trouble is reported once, not at each of its lines.
+        // A persistent error is reported once, not for each line.
         self.has_complained &= has_failed;
         Ok(lines.len())
     }
@@ -183,7 +188,7 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// What stands before and after the time in the names of rotated files.
+/// The parts of the names of rotated files before and after the time.
 fn name_parts(path: &Path) -> (String, String) {
     let text = |part: Option<&std::ffi::OsStr>| {
         part.map_or_else(String::new, |part| part.to_string_lossy().into_owned())
@@ -198,7 +203,7 @@ fn name_parts(path: &Path) -> (String, String) {
 fn rotated_path(path: &Path, unix_ms: u64) -> PathBuf {
     let (stem, extension) = name_parts(path);
     let time = UNIX_EPOCH + Duration::from_millis(unix_ms);
-    // Colons are not allowed in names everywhere that logs are copied to.
+    // Some file systems that logs are copied to do not allow colons in names.
     let time = humantime::format_rfc3339_millis(time)
         .to_string()
         .replace(':', "-");
@@ -218,7 +223,7 @@ fn rotation_time(path: &Path, candidate: &Path) -> Option<SystemTime> {
 mod tests {
     use super::*;
 
-    /// A folder that goes when it is dropped.
+    /// A folder that is deleted when it is dropped.
     struct Folder {
         path: PathBuf,
         requests: &'static ReopenRequests,
@@ -301,19 +306,19 @@ mod tests {
         let mut log = folder.open(10);
         let (deep, moved) = (folder.path.join("deep"), folder.path.join("moved"));
         log.write_all(b"1234567\n").unwrap();
-        // A file in place of the folder stops root too, who may write to any folder.
+        // A file in place of the folder makes writing fail for root too.
         std::fs::rename(&deep, &moved).unwrap();
         std::fs::write(&deep, "").unwrap();
         for _ in 0..3 {
             log.write_all(b"8901\n").unwrap();
-            assert!(log.has_complained, "forgotten, so the next line complains");
+            assert!(log.has_complained, "not reported: the next line reports it");
         }
         let text = std::fs::read_to_string(moved.join("server.log")).unwrap();
         assert_eq!(text, "1234567\n8901\n8901\n8901\n");
         std::fs::remove_file(&deep).unwrap();
         std::fs::rename(&moved, &deep).unwrap();
         log.write_all(b"rotated\n").unwrap();
-        assert!(!log.has_complained, "the next trouble is a new one");
+        assert!(!log.has_complained, "the next error is a new one");
         assert_eq!(folder.files()[1], ("server.log".into(), "rotated\n".into()));
     }
 
@@ -343,7 +348,7 @@ mod tests {
         log.write_all(b"9\n").unwrap();
         folder.requests.add();
         log.write_all(b"new\n").unwrap();
-        // The new file begins empty: the size of the earlier one does not count any more.
+        // The new file is empty: the size of the earlier one no longer counts.
         log.write_all(b"line\n").unwrap();
         let expected = [(current, "new\nline\n"), (moved, "1234567\n9\n")];
         assert_eq!(
@@ -362,7 +367,7 @@ mod tests {
         folder.requests.add();
         for line in ["1\n", "2\n"] {
             log.write_all(line.as_bytes()).unwrap();
-            assert!(log.has_complained, "forgotten, so the next line complains");
+            assert!(log.has_complained, "not reported: the next line reports it");
         }
         let text = std::fs::read_to_string(moved.join("server.log")).unwrap();
         assert_eq!(text, "1\n2\n");

@@ -18,7 +18,7 @@ pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; char
 /// The `Content-Type` of what [`Metrics::text`] returns.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Everything that is counted in the process.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -32,7 +32,7 @@ struct ProcessCollector {
 }
 
 impl Metrics {
-    /// The metrics of a process with these shards.
+    /// The metrics of a process with the given shards.
     #[must_use]
     pub fn new(
         shards: Vec<Arc<ShardCounters>>,
@@ -51,18 +51,19 @@ impl Metrics {
     /// All metrics now, in OpenMetrics 1.0.
     ///
     /// # Errors
-    /// What the formatter says; writing to memory has no reason to fail.
+    /// The error of the formatter; none is expected when writing to memory.
     pub fn openmetrics(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    /// All metrics now, in the Prometheus text format 0.0.4. It names a counter's family like its
-    /// samples, with `_total`, and has no end mark; else the two are the same here.
+    /// All metrics now, in the Prometheus text format 0.0.4. It names the family of a counter like
+    /// its samples, with `_total`, and has no end marker; otherwise the two formats are the same
+    /// here.
     ///
     /// # Errors
-    /// What the formatter says; writing to memory has no reason to fail.
+    /// The error of the formatter; none is expected when writing to memory.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let openmetrics = self.openmetrics()?;
         let mut text = String::with_capacity(openmetrics.len());
@@ -105,7 +106,7 @@ type ProcessMetric = (
 /// Label values, if there is a label, and values.
 type Values = Vec<(&'static str, u64)>;
 
-/// What is counted or known once per process; all gauges.
+/// Metrics of the whole process; all are gauges.
 const PROCESS_METRICS: &[ProcessMetric] = &[
     (
         "sessions",

@@ -1,4 +1,4 @@
-//! What the server shows of itself: metrics, logs, and the load of its host.
+//! Observability: metrics, logs, and the load of the host.
 
 pub mod host_sampler;
 pub mod log;
