@@ -11,9 +11,9 @@ impl CloseCode {
     pub const NORMAL: Self = Self(1000);
     /// The server is shutting down.
     pub const GOING_AWAY: Self = Self(1001);
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// A kind of data that this endpoint does not take.
+    /// A type of data that this endpoint does not accept.
     pub const UNSUPPORTED_DATA: Self = Self(1003);
     /// Text that is not UTF-8.
     pub const INVALID_PAYLOAD: Self = Self(1007);
@@ -21,7 +21,7 @@ impl CloseCode {
     pub const POLICY_VIOLATION: Self = Self(1008);
     /// A message over the limit.
     pub const TOO_BIG: Self = Self(1009);
-    /// A error of ours.
+    /// An error of the server.
     pub const INTERNAL_ERROR: Self = Self(1011);
     /// Too many connections; try later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
@@ -32,7 +32,7 @@ impl CloseCode {
         self.0
     }
 
-    /// Whether a peer may put this number into a close frame.
+    /// Whether a peer may send this number in a close frame.
     ///
     /// RFC 6455 7.4.2 and the IANA registry: 1004 to 1006 and 1015 never appear on the wire,
     /// 1016 to 2999 are unassigned, 3000 to 4999 belong to libraries and applications.
@@ -42,17 +42,17 @@ impl CloseCode {
     }
 }
 
-/// What a close frame of a peer says.
+/// The content of a peer's close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerClose {
-    /// The code to answer with: the peer's own, or none if it gave none.
+    /// The code to answer with: the peer's own, or `None` if it sent none.
     pub code: Option<CloseCode>,
 }
 
-/// Reads the payload of a close frame.
+/// Parses the payload of a close frame.
 ///
 /// # Errors
-/// The error, when the payload has one byte, a code that may not travel, or a reason that is not
+/// When the payload has one byte, a code that is not allowed on the wire, or a reason that is not
 /// UTF-8 (RFC 6455 5.5.1).
 pub fn parse(payload: &[u8]) -> Result<PeerClose, ProtocolError> {
     match payload {
@@ -73,7 +73,7 @@ pub fn parse(payload: &[u8]) -> Result<PeerClose, ProtocolError> {
     }
 }
 
-/// The code with which a peer's error is answered.
+/// The close code that answers a protocol error.
 #[must_use]
 pub fn code_for(error: ProtocolError) -> CloseCode {
     match error {

@@ -1,18 +1,18 @@
-//! Bytes of a socket to messages, in place where a message lies whole in the bytes at hand.
+//! Decodes the bytes of a socket into messages, in place if the input contains a whole message.
 
 use super::close::{self, PeerClose};
 use super::frame::{CLIENT_HEADER_BYTES_MAX, Header, Opcode, unmask};
 use super::utf8::Utf8Check;
 use crate::base::counters::ProtocolError;
 
-/// What bounds a message.
+/// Limits of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageLimits {
     /// Longest message, all fragments together, bytes.
     pub message_bytes_max: usize,
 }
 
-/// Something whole that a peer sent.
+/// A complete message or control frame of a peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
     /// A text message.
@@ -21,13 +21,13 @@ pub enum Incoming<'a> {
     Binary(&'a [u8]),
     /// A ping to be answered with the same payload.
     Ping(&'a [u8]),
-    /// An answer to a ping, or an unasked one.
+    /// An answer to a ping, or an unsolicited pong.
     Pong,
-    /// The peer wants to close.
+    /// A close frame.
     Close(PeerClose),
 }
 
-/// The decoder of one connection. Between messages it holds nothing but an empty pointer.
+/// The decoder of one connection. Between messages it holds only a null pointer.
 ///
 /// ```text
 ///              whole frame at hand                    message handed out
@@ -53,7 +53,7 @@ struct Pending {
     utf8: Utf8Check,
 }
 
-/// Where the result of a step lies; references to it are made when the state is settled.
+/// Where the result of a step is stored; references to it are created after the state is updated.
 enum Outcome {
     More,
     InPlace {
@@ -65,11 +65,12 @@ enum Outcome {
 }
 
 impl Decoder {
-    /// Reads on from `input[*consumed..]` and returns the next whole thing, or `None` when all bytes
-    /// are consumed. What it returns is gone with the next call.
+    /// Decodes `input[*consumed..]` and returns the next message or control frame, or `None` when
+    /// all bytes are consumed. The next call invalidates the result.
     ///
     /// # Errors
-    /// The peer's error; the connection must then be closed and no more bytes given.
+    /// The protocol error of the peer; the connection must then be closed, and no more bytes may be
+    /// passed.
     pub fn step<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -122,8 +123,8 @@ impl Decoder {
     }
 }
 
-/// The header of the frame at the start of `input`, if the frame is whole, and is a message of its
-/// own or a control frame.
+/// The header of the frame at the start of `input`, if the frame is complete, and is an
+/// unfragmented message or a control frame.
 fn whole_frame(input: &[u8], limits: MessageLimits) -> Result<Option<Header>, ProtocolError> {
     let Some(header) = Header::parse(input)? else {
         return Ok(None);
@@ -138,7 +139,7 @@ fn whole_frame(input: &[u8], limits: MessageLimits) -> Result<Option<Header>, Pr
     Ok((header.fin && is_here).then_some(header))
 }
 
-/// The payload's length as an index; whoever asks has compared it with a limit or with the input.
+/// The payload's length as an index; callers have compared it with a limit or with the input.
 fn frame_payload_bytes(header: &Header) -> usize {
     usize::try_from(header.payload_bytes).expect("bounded by the message limit, a usize")
 }
@@ -157,12 +158,12 @@ fn hand_out(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, ProtocolErro
 }
 
 impl Pending {
-    /// Nothing begun; what was handed out last may be dropped.
+    /// Whether no frame or message has begun; the last result may then be dropped.
     fn is_idle(&self) -> bool {
         self.frame.is_none() && self.head_bytes == 0 && self.message.is_none()
     }
 
-    /// Consumes input until something is whole or nothing is left.
+    /// Consumes input until a message or control frame is complete, or nothing is left.
     fn advance(
         &mut self,
         input: &mut [u8],
@@ -214,7 +215,8 @@ impl Pending {
         }
     }
 
-    /// Adds bytes of `rest` to the header; returns it when complete, and how many bytes were used.
+    /// Adds bytes of `rest` to the header; returns the header when it is complete, and the number
+    /// of bytes used.
     fn read_head(&mut self, rest: &[u8]) -> Result<(Option<Header>, usize), ProtocolError> {
         let room = &mut self.head[self.head_bytes..];
         let taken = room.len().min(rest.len());
@@ -282,7 +284,7 @@ mod tests {
         bytes
     }
 
-    /// All that the decoder says of `stream` when it comes in pieces of `piece_bytes`.
+    /// The results of the decoder for `stream`, passed in pieces of `piece_bytes`.
     fn decode(stream: &[u8], piece_bytes: usize) -> Vec<String> {
         let mut decoder = Decoder::default();
         let mut said = Vec::new();

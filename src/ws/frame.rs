@@ -1,4 +1,4 @@
-//! The frame header (RFC 6455 5.2), read and written, and the mask.
+//! The frame header (RFC 6455 5.2) and the mask.
 
 use crate::base::counters::ProtocolError;
 
@@ -9,21 +9,21 @@ pub const CLIENT_HEADER_BYTES_MAX: usize = 14;
 /// Longest payload of a control frame (RFC 6455 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
-/// What a frame is.
+/// The opcode of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
-    /// More of the message before.
+    /// A further fragment of a message.
     Continuation = 0,
-    /// UTF-8.
+    /// A text message (UTF-8), or its first fragment.
     Text = 1,
-    /// Bytes.
+    /// A binary message, or its first fragment.
     Binary = 2,
-    /// The sender has no more to say.
+    /// A close frame; the sender sends no more data.
     Close = 8,
-    /// Asks for a pong.
+    /// A ping, which requests a pong.
     Ping = 9,
-    /// Answers a ping.
+    /// A pong.
     Pong = 10,
 }
 
@@ -61,11 +61,11 @@ impl Opcode {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Last frame of its message.
+    /// Whether this is the last frame of its message.
     pub fin: bool,
-    /// What the frame is.
+    /// The opcode.
     pub opcode: Opcode,
-    /// Key that the payload is masked with.
+    /// The key with which the payload is masked.
     pub mask: [u8; 4],
     /// Bytes of the header itself.
     pub header_bytes: usize,
@@ -74,10 +74,10 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header at the start of `input`; `None` when more bytes are needed.
+    /// Parses the header at the start of `input`; `None` when more bytes are needed.
     ///
     /// # Errors
-    /// The error, as soon as the bytes at hand show it.
+    /// The protocol error, as soon as the available bytes show it.
     pub fn parse(input: &[u8]) -> Result<Option<Self>, ProtocolError> {
         let Some(&first) = input.first() else {
             return Ok(None);
@@ -96,7 +96,7 @@ impl Header {
             return Err(ProtocolError::Unmasked);
         }
         let short_length = second & 0x7f;
-        // RFC 6455 5.5: control frames are whole and have at most 125 bytes.
+        // RFC 6455 5.5: control frames are not fragmented and have at most 125 bytes.
         if opcode.is_control() && (!fin || usize::from(short_length) > CONTROL_PAYLOAD_BYTES_MAX) {
             return Err(ProtocolError::Control);
         }
@@ -138,7 +138,8 @@ impl Header {
     }
 }
 
-/// Removes (or applies) the mask in place; `phase` is the payload's offset of the first byte.
+/// Removes (or applies) the mask in place; `phase` is the offset of the first byte in the whole
+/// payload.
 pub fn unmask(payload: &mut [u8], mask: [u8; 4], phase: usize) {
     let mut turned = mask;
     turned.rotate_left(phase % 4);
@@ -178,10 +179,12 @@ pub fn server_header(
     }
 }
 
-/// Makes a whole text frame in `output` from what `render` appends, and returns where it starts.
+/// Builds a text frame in `output` from the payload that `render` appends, and returns where the
+/// frame starts.
 ///
-/// The payload's length is known only when it has been written, so it is written behind room for
-/// the longest header, and the header is put right before it: the frame is `output[start..]`.
+/// The payload's length is known only after the payload has been written. So space for the longest
+/// header is left before the payload, and the header is written directly in front of it: the frame
+/// is `output[start..]`.
 pub fn build_text(output: &mut Vec<u8>, render: impl FnOnce(&mut Vec<u8>)) -> usize {
     let base = output.len();
     output.resize(base + SERVER_HEADER_BYTES_MAX, 0);
@@ -203,7 +206,7 @@ pub fn header_bytes(frame: &[u8]) -> usize {
     }
 }
 
-/// A whole control frame; the payload is cut at the limit of 125 bytes.
+/// A complete control frame; the payload is truncated to the limit of 125 bytes.
 #[must_use]
 pub fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let payload = &payload[..payload.len().min(CONTROL_PAYLOAD_BYTES_MAX)];

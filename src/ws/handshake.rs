@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455 4.2): which upgrades are taken and how they are answered.
+//! The opening handshake (RFC 6455 4.2): which upgrades are accepted, and the answer.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 

@@ -1,8 +1,8 @@
-//! UTF-8 checked as it arrives, so that bad text is rejected before the message is complete.
+//! Validates UTF-8 as it arrives, so that invalid text is rejected before the message is complete.
 
 use crate::base::counters::ProtocolError;
 
-/// How far a growing text is known to be valid.
+/// The state of the validation of a growing text.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Utf8Check {
     valid_bytes: usize,
@@ -30,7 +30,7 @@ mod tests {
     fn check(text: &[u8]) {
         let mut check = Utf8Check::default();
         let stepwise = (1..=text.len()).try_for_each(|end| check.extend(&text[..end]));
-        // What only lacks the end of its last character may still become valid.
+        // A text that lacks only the end of its last character may still become valid.
         let can_be_valid = match std::str::from_utf8(text) {
             Ok(_) => true,
             Err(error) => error.error_len().is_none(),
