@@ -1,12 +1,13 @@
-//! A request head as the upgrade needs it. Other requests are read again by the HTTP API.
+//! Parses the parts of a request head that an upgrade needs. The HTTP API parses other requests
+//! again.
 
 use crate::base::limits::{HEAD_BYTES_MAX, HEAD_HEADERS_MAX, TARGET_BYTES_MAX};
 use crate::ws::handshake;
 
-/// The parts of a request head that decide about an upgrade; all borrowed from the bytes.
+/// The parts of a request head that an upgrade needs, borrowed from the bytes.
 #[derive(Debug, Default)]
 pub struct Head<'a> {
-    /// Length of the head with its empty line, bytes.
+    /// Length of the head including its empty line, bytes.
     pub head_bytes: usize,
     /// `GET`, `POST`, …
     pub method: &'a str,
@@ -20,7 +21,7 @@ pub struct Head<'a> {
     pub tenant: Option<&'a str>,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<&'a str>,
-    /// `Sec-WebSocket-Protocol`, all lines of it.
+    /// `Sec-WebSocket-Protocol`, all its lines.
     subprotocols: Vec<&'a str>,
     key: Option<&'a str>,
     version: Option<&'a str>,
@@ -42,20 +43,20 @@ pub enum HeadError {
     TooLarge,
 }
 
-/// Why a request that asks for WebSocket cannot have it.
+/// Why a request for an upgrade to WebSocket is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpgradeError {
-    /// RFC 6455 4.2.1 asks for GET, HTTP/1.1, Host, Connection and a key.
+    /// RFC 6455 4.2.1 requires GET, HTTP/1.1, Host, Connection and a key.
     Malformed,
     /// A version other than 13 (RFC 6455 4.2.2).
     Version,
 }
 
 impl<'a> Head<'a> {
-    /// Reads a head from the start of `bytes`; `None` when more are needed.
+    /// Parses a head from the start of `bytes`; `None` when more bytes are needed.
     ///
     /// # Errors
-    /// [`HeadError`] says which answer to give.
+    /// [`HeadError`] determines the answer.
     pub fn parse(bytes: &'a [u8]) -> Result<Option<Self>, HeadError> {
         let mut headers = [httparse::EMPTY_HEADER; HEAD_HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
@@ -86,7 +87,7 @@ impl<'a> Head<'a> {
     }
 
     fn note(&mut self, name: &str, value: &'a [u8]) {
-        // What is not text is empty: an unreadable origin is no allowed one.
+        // A value that is not UTF-8 is read as empty: such an origin is not allowed.
         let value = trimmed(str::from_utf8(value).unwrap_or_default());
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("host") {
@@ -118,7 +119,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Whether the request asks for WebSocket at all; all others go to the HTTP API.
+    /// Whether the request asks for WebSocket; all others go to the HTTP API.
     #[must_use]
     pub fn asks_for_websocket(&self) -> bool {
         self.upgrade_websocket
@@ -127,11 +128,12 @@ impl<'a> Head<'a> {
     /// The key of a request that may be upgraded.
     ///
     /// # Errors
-    /// [`UpgradeError`] says which answer to give.
+    /// [`UpgradeError`] determines the answer.
     pub fn upgrade_key(&self) -> Result<&'a str, UpgradeError> {
         let is_upgrade = self.method == "GET"
             && self.is_http_1_1
-            // RFC 9112 3.2: a request with more than one Host is bad. A body would be read as frames.
+            // RFC 9112 3.2: a request with more than one Host is invalid. A body would be read as
+            // frames.
             && self.hosts == 1
             // RFC 6455 11.3.1, 11.3.5: neither appears more than once.
             && self.keys == 1

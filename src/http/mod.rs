@@ -1,4 +1,5 @@
-//! The request head: parsed with httparse, judged for an upgrade, answered when it is rejected.
+//! The request head: parsed with httparse, checked for an upgrade, and answered when it is
+//! rejected.
 
 pub mod head;
 pub mod rejection;

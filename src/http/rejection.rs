@@ -1,4 +1,4 @@
-//! Answers to requests that end before the HTTP API or a dialect sees them.
+//! Answers to requests that are rejected before the HTTP API or a dialect handles them.
 
 use crate::base::counters::RejectReason;
 

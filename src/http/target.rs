@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
-/// A request target taken apart.
+/// A request target, split into its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     /// Everything before `?`.
@@ -38,8 +38,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A segment of a path with its percent-encoded bytes decoded (RFC 3986 2.1); a `+` stays one. `None`
-/// when a `%` is not followed by two hexadecimal digits, or the result is not valid UTF-8.
+/// Decodes the percent-encoded bytes of a path segment (RFC 3986 2.1); a `+` is kept. `None` when a
+/// `%` is not followed by two hexadecimal digits, or the result is not valid UTF-8.
 #[must_use]
 pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     // The crate leaves a malformed `%` as it is.
@@ -53,7 +53,7 @@ pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }
 
-/// The same for a value of a query, where a `+` means a space, as HTML forms write it.
+/// The same for a value of a query, where a `+` means a space, as in HTML forms.
 fn form_decode(value: &str) -> Option<Cow<'_, str>> {
     if !value.contains('+') {
         return percent_decode(value);
