@@ -1,6 +1,6 @@
-//! Whom a session speaks for.
+//! Identities of sessions.
 
-/// Whom a session speaks for: what a valid token says of its bearer.
+/// The identity of a session: the claims of a valid token about its bearer.
 ///
 /// ```
 /// use fanwire::Identity;
@@ -34,7 +34,7 @@ impl Identity {
         }
     }
 
-    /// The same in a tenant.
+    /// The same identity, in a tenant.
     ///
     /// ```
     /// let ann = fanwire::Identity::new("ann").with_tenant("acme");
@@ -46,7 +46,7 @@ impl Identity {
         self
     }
 
-    /// The same with one more role.
+    /// The same identity, with one more role.
     ///
     /// ```
     /// assert!(fanwire::Identity::new("ann").with_role("admin").has_role("admin"));
@@ -57,7 +57,7 @@ impl Identity {
         self
     }
 
-    /// The same with one more permission.
+    /// The same identity, with one more permission.
     ///
     /// ```
     /// assert!(fanwire::Identity::new("ann").with_permission("publish").may("publish"));
@@ -68,7 +68,7 @@ impl Identity {
         self
     }
 
-    /// The same until this moment, seconds since 1970-01-01 UTC.
+    /// The same identity, valid until this moment, seconds since 1970-01-01 UTC.
     ///
     /// ```
     /// let ann = fanwire::Identity::new("ann").until(1_900_000_000);

@@ -33,7 +33,7 @@ impl Grant {
         }
     }
 
-    /// The same in a tenant.
+    /// The same grant, in a tenant.
     ///
     /// ```
     /// let grant = fanwire::TokenGrant::new("ann").with_tenant("acme");
@@ -45,7 +45,7 @@ impl Grant {
         self
     }
 
-    /// The same with one more role.
+    /// The same grant, with one more role.
     ///
     /// ```
     /// assert_eq!(fanwire::TokenGrant::new("ann").with_role("admin").roles, ["admin"]);
@@ -56,7 +56,7 @@ impl Grant {
         self
     }
 
-    /// The same with one more permission, such as `publish`.
+    /// The same grant, with one more permission, such as `publish`.
     ///
     /// ```
     /// let grant = fanwire::TokenGrant::new("ann").with_permission("publish");
@@ -86,7 +86,7 @@ struct Claims<'a> {
 /// An HS256 token for `grant`, valid for `ttl_s` seconds from `now`.
 ///
 /// # Errors
-/// What the signing library says; it has no reason to.
+/// The error of the signing library; none is expected.
 pub fn issue(
     grant: &Grant,
     secret: &[u8],

@@ -1,4 +1,5 @@
-//! Tokens: HS256 JSON Web Tokens (RFC 7519) checked and issued, claims made an identity.
+//! Tokens: verifies HS256 JSON Web Tokens (RFC 7519), turns their claims into identities, and
+//! issues tokens.
 
 pub mod identity;
 pub mod issuer;
@@ -9,7 +10,8 @@ pub use issuer::{Grant, issue};
 pub use verifier::{StaticToken, TokenCheck, UserClaim, Verifier, is_same_secret};
 
 /// Chooses the library that computes signatures. jsonwebtoken panics at the first token if another
-/// crate of the embedding program enables its other library too. What the program chose itself stays.
+/// crate of the embedding program also enables its other library. A choice of the program itself is
+/// kept.
 fn install_signing_library() {
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
 }

@@ -1,4 +1,4 @@
-//! Verifies tokens: the signature, then the times, then the claims.
+//! Verifies tokens: the signature, then the validity period, then the claims.
 
 use super::identity::Identity;
 use crate::base::Now;
@@ -13,20 +13,21 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 label! {
-    /// Which claim names the user; the other one is tried second.
+    /// The claim with the user's id; the other one is the fallback.
     UserClaim {
         /// RFC 7519 4.1.2.
         Sub = "sub",
-        /// The claim of tokens made for the monitoring server.
+        /// The claim in tokens of the monitoring server.
         UserId = "user_id",
     }
 }
 
-/// A program's own check of a token: whom it identifies, if anyone.
+/// A token check of the embedding program: returns the identity, or `None` if the token is not
+/// valid.
 pub type TokenCheck = dyn Fn(&str) -> Option<Identity> + Send + Sync;
 
-/// Checks tokens: by the program's own check if it has one, against a list, against a secret.
-/// Without any of them every token is rejected.
+/// Verifies tokens: by the program's own check if it has one, then against the static tokens, then
+/// with the secret. Without any of these every token is rejected.
 #[derive(Clone, Default)]
 pub struct Verifier {
     key: Option<(DecodingKey, Validation)>,
@@ -34,7 +35,7 @@ pub struct Verifier {
     check: Option<Arc<TokenCheck>>,
 }
 
-/// A token that is valid as it is, for as long as the server runs.
+/// A token that is compared as a whole, and is valid as long as the server runs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StaticToken {
     /// Its user.
@@ -45,7 +46,7 @@ pub struct StaticToken {
 
 impl std::fmt::Debug for StaticToken {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "ListedToken {{ user: {:?} }}", self.user)
+        write!(formatter, "StaticToken {{ user: {:?} }}", self.user)
     }
 }
 
@@ -68,7 +69,7 @@ struct Claims {
     nbf: Option<f64>,
 }
 
-/// An id: text, or a number as some issuers write it.
+/// An id: a string, or a number, which some issuers use.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Name {
@@ -89,7 +90,8 @@ impl Verifier {
     pub fn hs256(secret: &[u8]) -> Self {
         super::install_signing_library();
         let mut validation = Validation::new(Algorithm::HS256);
-        // Time is an argument here, so that the whole broker runs on simulated time.
+        // Time is an argument, so that the broker can run on simulated time; `verify` checks the
+        // times itself.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.validate_aud = false;
@@ -100,7 +102,7 @@ impl Verifier {
         }
     }
 
-    /// The same, which also takes these tokens as they are.
+    /// The same verifier, which also accepts these static tokens.
     #[must_use]
     pub fn with_static_tokens(self, static_tokens: Vec<StaticToken>) -> Self {
         Self {
@@ -109,7 +111,7 @@ impl Verifier {
         }
     }
 
-    /// The same, which asks `check` first.
+    /// The same verifier, which calls `check` first.
     #[must_use]
     pub fn with_check(self, check: Arc<TokenCheck>) -> Self {
         Self {
@@ -118,14 +120,14 @@ impl Verifier {
         }
     }
 
-    /// Whether any token can be valid.
+    /// Whether the verifier can accept any token.
     #[must_use]
     pub fn is_configured(&self) -> bool {
         self.key.is_some() || !self.static_tokens.is_empty() || self.check.is_some()
     }
 
     fn static_tokens(&self, token: &str) -> Option<Identity> {
-        // All of them, each to its end: the time tells nothing of what was right.
+        // Compares all tokens completely, so that the time does not depend on which part matched.
         let mut found = None;
         for static_tokens in &*self.static_tokens {
             if is_same_secret(token.as_bytes(), static_tokens.token.as_bytes()) {
@@ -142,12 +144,12 @@ impl Verifier {
     /// The identity of `token` at the moment `now`.
     ///
     /// # Errors
-    /// The error of the token.
+    /// Why the token is rejected.
     pub fn verify(&self, token: &str, claim: UserClaim, now: Now) -> Result<Identity, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Malformed);
         }
-        // A check that panics identifies nobody, and must not take the shard with it.
+        // A check that panics rejects the token, and must not end the shard.
         let own = self.check.as_ref().and_then(|check| {
             let checked = catch_unwind(AssertUnwindSafe(|| check(token)));
             checked.ok().flatten()
@@ -169,7 +171,7 @@ impl Verifier {
                 ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
                     TokenError::Algorithm
                 }
-                // `alg: none` and unknown names fail while the header is read.
+                // `alg: none` and unknown algorithms already fail when the header is parsed.
                 ErrorKind::Json(error) if error.to_string().contains("unknown variant") => {
                     TokenError::Algorithm
                 }
@@ -181,7 +183,7 @@ impl Verifier {
 }
 
 /// Whether two secrets are equal, in a time that does not depend on where they differ. Lengths are
-/// not hidden: secrets of different lengths are told apart at once.
+/// not hidden: secrets of different lengths are unequal at once.
 #[must_use]
 pub fn is_same_secret(shown: &[u8], secret: &[u8]) -> bool {
     shown.ct_eq(secret).into()
@@ -189,8 +191,8 @@ pub fn is_same_secret(shown: &[u8], secret: &[u8]) -> bool {
 
 impl Claims {
     fn into_identity(self, claim: UserClaim, now: Now) -> Result<Identity, TokenError> {
-        // RFC 7519 2: a NumericDate counts seconds and may have a fraction. A date beyond f64's
-        // whole numbers, or NaN, is no date.
+        // RFC 7519 2: a NumericDate counts seconds and may have a fraction. A date that f64 cannot
+        // represent exactly, or NaN, is rejected.
         let seconds = |date: f64| {
             let is_date = (0.0..9e15).contains(&date);
             #[expect(
