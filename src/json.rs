@@ -1,25 +1,25 @@
-//! JSON of clients: parsed in place by simd-json into a flat tape, read without recursion.
+//! JSON of clients, parsed by simd-json into a flat tape and read without recursion.
 //!
-//! The parser overwrites strings with their unescaped form, so it works on a copy; the original text
-//! stays as the client wrote it, and a publication's data is cut out of it unchanged.
+//! The parser overwrites strings with their unescaped form, so it works on a copy; the original
+//! text is unchanged, and the data of a publication is a part of it.
 
 use crate::base::limits::JSON_DEPTH_MAX;
 use simd_json::{Buffers, ErrorType, Node, StaticNode, Tape};
 
-/// Why a text, or a part of it, is not what was asked for.
+/// Why a text is invalid, or has no field of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JsonError {
     /// Not JSON, or not an object.
     Invalid,
     /// Nested deeper than the limit.
     TooDeep,
-    /// A field that is not there, by its name.
+    /// A field is missing; its name.
     MissingField(&'static str),
-    /// A field of another kind, by its name.
+    /// A field has another type; its name.
     InvalidField(&'static str),
 }
 
-/// How deep a path into a message may go.
+/// Longest path into a message, levels.
 const PATH_MAX: usize = 4;
 
 /// The reusable memory of a parser.
@@ -66,19 +66,19 @@ pub struct Value<'a> {
     path: Path,
 }
 
-/// A value by what it is, for readers that take any. It exists at every depth, but cannot tell the
-/// text that the client wrote.
+/// A value by its type, for readers that accept any type. It exists at every depth, but has no
+/// access to the original text.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueRef<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number without fraction and exponent that fits into 64 bits, with or without sign.
+    /// A number without fraction and exponent that fits an `i64` or a `u64`.
     Integer(i128),
     /// Any other number: the nearest double, which is always finite.
     Float(f64),
-    /// A text, unescaped.
+    /// A string, unescaped.
     Text(&'a str),
     /// The elements of an array.
     Array(Elements<'a>),
@@ -90,11 +90,11 @@ pub enum ValueRef<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Elements<'a>(&'a [Node<'a>]);
 
-/// Iterates over the members of an object as they were written; a name may come again.
+/// Iterates over the members of an object in their original order; a name may be repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct Members<'a>(&'a [Node<'a>]);
 
-/// Where a value stands: the index of the member at each level.
+/// The path to a value: the index of the member at each level.
 #[derive(Clone, Copy, Debug, Default)]
 struct Path {
     members: [u32; PATH_MAX],
@@ -122,7 +122,7 @@ impl<'a> Document<'a> {
     /// The document as an object.
     ///
     /// # Errors
-    /// [`JsonError::Invalid`] when it is an array or a plain value.
+    /// [`JsonError::Invalid`] when it is an array or a scalar.
     pub fn object(&'a self) -> Result<Object<'a>, JsonError> {
         let value = Value {
             text: self.text,
@@ -140,7 +140,7 @@ impl<'a> Object<'a> {
         Members(self.nodes)
     }
 
-    /// The value of the field of that name; of several, the last, as most parsers take it.
+    /// The value of the field of this name; of repeated fields the last one, as in most parsers.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<Value<'a>> {
         let mut found = None;
@@ -168,19 +168,19 @@ impl<'a> Object<'a> {
         self.path.raw(self.text)
     }
 
-    /// The text of the field of that name.
+    /// The string in the field of this name.
     ///
     /// # Errors
-    /// [`JsonError::MissingField`] or, when it is no text, [`JsonError::InvalidField`].
+    /// [`JsonError::MissingField`] or, when it is not a string, [`JsonError::InvalidField`].
     pub fn text(&self, name: &'static str) -> Result<&'a str, JsonError> {
         let value = self.field(name).ok_or(JsonError::MissingField(name))?;
         value.text().ok_or(JsonError::InvalidField(name))
     }
 
-    /// The object in the field of that name.
+    /// The object in the field of this name.
     ///
     /// # Errors
-    /// [`JsonError::MissingField`] or, when it is no object, [`JsonError::InvalidField`].
+    /// [`JsonError::MissingField`] or, when it is not an object, [`JsonError::InvalidField`].
     pub fn object(&self, name: &'static str) -> Result<Object<'a>, JsonError> {
         let value = self.field(name).ok_or(JsonError::MissingField(name))?;
         value.object().ok_or(JsonError::InvalidField(name))
@@ -188,7 +188,7 @@ impl<'a> Object<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The unescaped text, if the value is one.
+    /// The unescaped string, if the value is one.
     #[must_use]
     pub fn text(&self) -> Option<&'a str> {
         match self.nodes.first() {
@@ -230,7 +230,7 @@ impl<'a> Value<'a> {
 }
 
 impl<'a> ValueRef<'a> {
-    /// The value whose nodes these are; none of an empty slice, which no value has.
+    /// The value with these nodes; `None` for an empty slice, which no value has.
     fn of(nodes: &'a [Node<'a>]) -> Option<Self> {
         let (first, inner) = nodes.split_first()?;
         Some(match first {
@@ -287,7 +287,7 @@ impl Path {
     }
 }
 
-/// Nodes that a value takes on the tape.
+/// The number of nodes of a value on the tape.
 fn value_nodes(node: &Node<'_>) -> usize {
     match node {
         Node::Object { count, .. } | Node::Array { count, .. } => 1 + count,
@@ -295,12 +295,13 @@ fn value_nodes(node: &Node<'_>) -> usize {
     }
 }
 
-/// The text of the value of the `member`-th field of the object in `json`, which is known to be valid.
+/// The text of the value of the `member`-th field of the object in `json`, which must be valid
+/// JSON.
 fn member_value(json: &str, member: u32) -> Option<&str> {
     let bytes = json.as_bytes();
     let mut at = skip_space(bytes, 0);
     for index in 0..=member {
-        // Past the brace or the comma, the key and the colon.
+        // Skips the brace or the comma, the key and the colon.
         at = skip_value(bytes, skip_space(bytes, at + 1));
         at = skip_space(bytes, skip_space(bytes, at) + 1);
         let end = skip_value(bytes, at);
@@ -347,7 +348,7 @@ fn skip_value(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Just past the quote that ends the string whose inside begins at `at`.
+/// The position after the quote that ends the string whose content begins at `at`.
 fn skip_string(bytes: &[u8], mut at: usize) -> usize {
     while let Some(byte) = bytes.get(at) {
         match byte {
@@ -364,14 +365,14 @@ pub fn write_text(output: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(output, text).expect("writing to memory does not fail");
 }
 
-/// Appends a time as ISO 8601 writes it, with milliseconds and `Z`, in quotes.
+/// Appends a time in ISO 8601 form, with milliseconds and `Z`, in quotes.
 pub fn write_iso_time(output: &mut Vec<u8>, unix_ms: u64) {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
     let text = humantime::format_rfc3339_millis(time);
     output.extend_from_slice(format!("\"{text}\"").as_bytes());
 }
 
-/// Appends a time in seconds with three decimals, as Python's clients expect it.
+/// Appends a time in seconds with three decimals, as Python clients expect it.
 pub fn write_seconds(output: &mut Vec<u8>, milliseconds: u64) {
     let (seconds, rest) = (milliseconds / 1_000, milliseconds % 1_000);
     output.extend_from_slice(format!("{seconds}.{rest:03}").as_bytes());
@@ -507,7 +508,7 @@ mod tests {
         assert_eq!(error(&nested(1_000_000), &mut reader), JsonError::TooDeep);
         assert!(
             reader.parse("{}").is_ok(),
-            "the reader works on after an error"
+            "the reader is usable after an error"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! A WebSocket fan-out server for Linux: one pinned executor per core, one encode per publication.
 //!
-//! A program embeds the server through [`Server`]: it builds one, registers handlers for its own message
-//! types, starts it, and publishes.
+//! A program embeds the server through [`Server`]: it configures the server, registers handlers for
+//! its own message types, starts the server, and publishes.
 //!
 //! ```no_run
 //! let server = fanwire::Server::builder()
@@ -16,17 +16,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What is re-exported here is the library. The modules below it are its inside: they are visible to the
-//! simulation, the benches and the fuzz targets of this repository, and change without notice. They stand
-//! in the order of their layers; imports point only downward, from later modules to earlier ones, and
-//! within a layer modules do not know each other, except as `docs/ARCHITECTURE.md` says.
+//! The items re-exported here are the public API. The modules are internal: they are visible to the
+//! simulation, the benches and the fuzz targets of this repository, and change without notice. They
+//! are in the order of their layers; imports point only downward, from later modules to earlier
+//! ones, and modules of one layer do not import each other, except as `docs/ARCHITECTURE.md`
+//! describes.
 //!
 //! ```text
 //!  socket ─▶ net::wire ─▶ http ─▶ ws ─▶ dialect ─▶ broker ─▶ shard::publication_writer ─▶ ring ─┐
 //!  socket ◀─ net::wire ◀─ shard::send_queue ◀─ shard::publication_reader ◀──────────────────────┘
 //! ```
 
-// Layer 0: what everything above shares.
+// Layer 0: shared by all layers above.
 #[doc(hidden)]
 pub mod base;
 
@@ -50,11 +51,11 @@ pub mod broker;
 #[doc(hidden)]
 pub mod dialect;
 
-// Layer 4: one core's state.
+// Layer 4: the state of one core.
 #[doc(hidden)]
 pub mod shard;
 
-// Layer 5: the kernel, and what the server shows of itself.
+// Layer 5: the kernel, the HTTP API, and observability.
 #[doc(hidden)]
 pub mod api;
 #[doc(hidden)]
@@ -97,14 +98,15 @@ pub fn settings() -> &'static [SettingInfo] {
 /// A JSON Web Token (HS256) that a server with the same secret accepts, valid from now on.
 ///
 /// # Errors
-/// When the secret is empty, with which every token would be valid, or the token cannot be written.
+/// When the secret is empty, with which anyone could sign tokens, or the token cannot be encoded.
 ///
 /// ```
 /// use fanwire::{TokenGrant, issue_token};
 /// use std::time::Duration;
 ///
 /// let grant = TokenGrant::new("ann").with_permission("publish");
-/// let token = issue_token(&grant, "a secret of 32 bytes or more, from a vault", Duration::from_secs(60))?;
+/// let secret = "a secret of 32 bytes or more, from a vault";
+/// let token = issue_token(&grant, secret, Duration::from_secs(60))?;
 /// assert_eq!(token.split('.').count(), 3);
 /// # Ok::<(), String>(())
 /// ```

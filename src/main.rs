@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Invalid arguments or settings.
 const EXIT_USAGE: u8 = 2;
-/// The kernel refuses io_uring.
+/// The kernel does not allow io_uring.
 const EXIT_KERNEL: u8 = 3;
 /// The address is in use.
 const EXIT_ADDRESS: u8 = 4;
@@ -44,7 +44,8 @@ enum Command {
     Token(Token),
 }
 
-/// Flags of settings, and the configuration file. They come from the declarations of the settings.
+/// Flags of settings, and the configuration file. The flags are generated from the declarations of
+/// the settings.
 struct SettingFlags {
     config: Option<PathBuf>,
     /// Flag, setting and value.
@@ -170,7 +171,7 @@ fn serve(flags: SettingFlags) -> ExitCode {
         Ok(configured) => configured,
         Err(error) => return fail(exit_code(&error), &error),
     };
-    // Dropped last, so that what is logged on the way out is written.
+    // Dropped last, so that messages of the shutdown are written.
     let _guard = match configured.start_logging() {
         Ok(guard) => guard,
         Err(error) => return fail(exit_code(&error), &error),
@@ -179,7 +180,7 @@ fn serve(flags: SettingFlags) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(exit_code(&error), &error),
     };
-    // Before anyone is told that it runs, and may want to end it.
+    // Before the server is reported as ready, after which a signal may arrive.
     let signals = match server.watch_signals() {
         Ok(signals) => signals,
         Err(error) => return fail(1, &error),
@@ -188,7 +189,7 @@ fn serve(flags: SettingFlags) -> ExitCode {
     match signals.run() {
         StopOutcome::Drained => ExitCode::SUCCESS,
         StopOutcome::TimedOut => {
-            tracing::warn!("drain_close_timeout is over; the remaining sessions were cut");
+            tracing::warn!("drain_close_timeout has passed; the remaining sessions were dropped");
             ExitCode::SUCCESS
         }
         StopOutcome::Forced => ExitCode::from(EXIT_FORCED),
