@@ -426,7 +426,7 @@ mod tests {
         );
     }
 
-    /// Writes values as `Debug` does, so that integers and floats can be told apart.
+    /// Writes values as `Debug` does, so that integers and floats differ.
     fn show(value: ValueRef<'_>) -> String {
         match value {
             ValueRef::Null => "null".to_owned(),

@@ -25,7 +25,7 @@ label! {
         HeadTooLarge = "head_too_large",
         /// The request head did not arrive in time, answered with 408.
         HeadTimeout = "head_timeout",
-        /// An upgrade to a path that speaks no dialect, answered with 404.
+        /// An upgrade to a path without a dialect, answered with 404.
         UnknownPath = "unknown_path",
         /// A page of an origin that is not allowed, answered with 403.
         Origin = "origin",
@@ -107,7 +107,7 @@ label! {
         Signature = "signature",
         /// `exp` has passed.
         Expired = "expired",
-        /// `nbf` has not come yet.
+        /// `nbf` has not been reached yet.
         NotYetValid = "not_yet_valid",
         /// Neither a static token nor accepted by the program's own check.
         Unknown = "unknown",

@@ -38,7 +38,7 @@ impl File {
         let lines = Lines { name: &name, text };
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            // Without an excerpt of the line, which may hold a secret whose quotes were forgotten.
+            // Without an excerpt of the line, which may contain a secret whose quotes are missing.
             SettingsError::File(format!("{}: {}", lines.source(at), error.message()))
         })?;
         let mut file = Self {

@@ -1,4 +1,4 @@
-//! Where settings come from: the program, its flags, the environment and files.
+//! The sources of settings: the program, its flags, the environment and files.
 
 use super::dotenv::{self, Environment};
 use super::error::SettingsError;

@@ -80,7 +80,7 @@ impl Hooks {
         self.middleware.push(Box::new(middleware));
     }
 
-    /// The types of messages that handlers are for.
+    /// The message types that have handlers.
     pub fn message_kinds(&self) -> impl Iterator<Item = &str> {
         self.messages.keys().map(|kind| &**kind)
     }

@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
         self.view.id
     }
 
-    /// The dialect it speaks.
+    /// Its dialect.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_connect(|session| {

@@ -249,7 +249,7 @@ fn the_index_finds_what_the_oracle_finds() {
             }
         }
         while world.remove() {}
-        assert_eq!(world.index.counts(), before, "something was left behind");
+        assert_eq!(world.index.counts(), before, "entries were left over");
         world.index.remove(kept);
         assert!(world.index.is_empty());
     }

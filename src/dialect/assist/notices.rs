@@ -61,7 +61,7 @@ pub(crate) fn is_final(status: &str) -> bool {
     .any(|last| status.eq_ignore_ascii_case(last))
 }
 
-/// The data of the start of a document's processing, or with `success` of its end.
+/// The data of a notice that the processing of a document has begun or, with `success`, has ended.
 pub(crate) fn document(user: &str, id: &str, filename: &str, success: Option<bool>) -> String {
     let mut data = json!({"user_id": user, "document_id": id, "filename": filename});
     if let Some(success) = success {

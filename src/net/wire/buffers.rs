@@ -12,7 +12,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Alignment that `IORING_REGISTER_PBUF_RING` asks for.
+/// Alignment that `IORING_REGISTER_PBUF_RING` requires.
 const PAGE_BYTES: usize = 4_096;
 /// The one buffer group of a wire ring.
 pub(super) const GROUP: u16 = 0;

@@ -337,7 +337,7 @@ impl Drop for Uring {
         let accepted = self.completions.iter();
         for completion in accepted.filter(|done| matches!(done.operation, Operation::Accept(_))) {
             if completion.result >= 0 {
-                // SAFETY: nobody has taken this descriptor, and nobody will.
+                // SAFETY: no other code owns this descriptor or will take it.
                 drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
             }
         }
