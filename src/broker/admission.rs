@@ -205,8 +205,8 @@ impl Broker {
         Admission::Admitted
     }
 
-    /// Announces to the rooms that know of the session's user that it leaves, and returns them: the
-    /// session's next user has not joined them yet.
+    /// Announces that the session's user leaves the channels on which its joining was announced,
+    /// and returns them: the next user of the session has not joined them yet.
     fn announce_leaving(
         &mut self,
         id: ConnectionId,
@@ -224,7 +224,8 @@ impl Broker {
         rooms
     }
 
-    /// Announces that the session's user joins to those of `rooms` that the session still subscribes to.
+    /// Announces that the session's user joins those of `rooms` that the session is still
+    /// subscribed to.
     fn announce_joining(
         &mut self,
         id: ConnectionId,
@@ -287,11 +288,11 @@ impl Broker {
     }
 }
 
-/// Acquires the quotas that a session uses of its tenant and its user, unless it has them already;
-/// returns whether it is the first session of its user.
+/// Acquires the quotas of the session's tenant and user, unless it has them already; returns
+/// whether it is the first session of its user.
 ///
 /// The tenant is first: a session that the tenant's limit rejects must never count as one of its
-/// user, or another shard would take the user's first session for the second and not announce it.
+/// user, or another shard would treat the user's first session as the second and not announce it.
 fn acquire_quotas(
     quotas: &Quotas,
     session: &mut Session,

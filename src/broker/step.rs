@@ -17,7 +17,7 @@ impl Broker {
         if let Command::Connect(connect) = command {
             return self.connect(id, connect, now, emit);
         }
-        // The most frequent ones first, and without a look at the policy.
+        // The most frequent commands come first and do not read the policy.
         if matches!(command, Command::Message) {
             return self.check_rate_limit(id, now, emit);
         }

@@ -135,7 +135,7 @@ impl<'a> Head<'a> {
             // RFC 9112 3.2: a request with more than one Host is invalid. A body would be read as
             // frames.
             && self.hosts == 1
-            // RFC 6455 11.3.1, 11.3.5: neither appears more than once.
+            // RFC 6455 11.3.1, 11.3.5: neither header appears more than once.
             && self.keys == 1
             && self.versions <= 1
             && !self.has_body
@@ -165,7 +165,7 @@ fn has_token(value: &str, token: &str) -> bool {
     tokens.any(|candidate| trimmed(candidate).eq_ignore_ascii_case(token))
 }
 
-/// Without optional white space (RFC 9110 5.6.3): other spaces are part of a value.
+/// The value without optional white space (RFC 9110 5.6.3); other spaces are part of it.
 fn trimmed(value: &str) -> &str {
     value.trim_matches([' ', '\t'])
 }
@@ -210,7 +210,7 @@ mod tests {
             );
         }
         check(&UPGRADE.replace("ZQ==", "ZQ=!"), malformed);
-        // White space is space and tab.
+        // Optional white space is space and tab.
         check(
             &UPGRADE.replace("Key: ", "Key:\t "),
             Ok("dGhlIHNhbXBsZSBub25jZQ=="),

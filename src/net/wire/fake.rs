@@ -54,13 +54,13 @@ struct FakeKernel {
     knocking: [usize; LISTENERS],
     buffers: Vec<Vec<u8>>,
     free_buffers: Vec<u16>,
-    /// Whose bytes lie in a buffer, and what they were before anyone changed them.
+    /// The connection whose bytes are in a buffer, and a copy of the bytes as received.
     buffers_in_use: HashMap<u16, (ConnectionId, Vec<u8>)>,
-    /// What the shard was given, in the order in which it gave the buffers back.
+    /// The bytes that the shard has handled, in the order in which it recycled the buffers.
     consumed: Vec<Consumed>,
-    /// Turns of the loop so far.
+    /// Turns of the event loop so far.
     turn: usize,
-    /// Clients so far; each has its number in what it publishes.
+    /// Clients so far; each one publishes its number.
     client_count: usize,
     completions: VecDeque<Completion>,
     next_socket: u16,

@@ -1,4 +1,4 @@
-//! Does the decoder find the same, however the bytes are cut?
+//! Checks that the decoder returns the same messages for every way to cut the bytes.
 
 use super::streams::{Choose, MESSAGE_BYTES_MAX, Sent, pieces, stream};
 use super::{Decoder, Incoming, MessageLimits};
@@ -9,7 +9,7 @@ const LIMITS: MessageLimits = MessageLimits {
 };
 const SEEDS: std::ops::Range<u64> = 0..3_000;
 
-/// What the decoder finds, up to the first error.
+/// The messages that the decoder returns, up to the first error.
 type Found = (Vec<Sent>, Option<ProtocolError>);
 
 fn decode(bytes: &[u8], pieces: &[usize]) -> Found {
@@ -49,7 +49,7 @@ fn sent(incoming: &Incoming<'_>) -> Sent {
     }
 }
 
-/// Numbers from one seed; the generator is Marsaglia's xorshift64 (2003).
+/// Random numbers from one seed; the generator is Marsaglia's xorshift64 (2003).
 fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     move |end| {
@@ -74,7 +74,7 @@ fn check(seed: u64) -> Option<ProtocolError> {
         let found = decode(&stream.bytes, &pieces);
         assert_eq!(found, whole, "seed {seed}: in pieces of {pieces:?}");
     }
-    // Everything that was complete before the first wrong byte is found; all of it, if none is.
+    // The decoder returns everything that is complete before the first invalid byte.
     let end = stream.wrong_from.unwrap_or(usize::MAX);
     let right = stream.sent.iter().filter(|(complete, _)| *complete <= end);
     let right: Vec<_> = right.map(|(_, sent)| sent.clone()).collect();

@@ -1,15 +1,15 @@
-//! Streams of frames as clients may send them: mostly right, now and then changed in one place.
+//! Random streams of frames of clients: mostly valid, sometimes with one violation.
 //!
-//! Whoever uses this chooses: `choose(end)` returns a number below `end`. The tests choose by a seed,
-//! the fuzz target `decoder` by its input.
+//! The caller chooses: `choose(end)` returns a number below `end`. The tests choose by a seed, the
+//! fuzz target `decoder` by its input.
 
 /// Something that chooses a number below its argument, which is never zero.
 pub(crate) type Choose<'a> = dyn FnMut(usize) -> usize + 'a;
 
-/// Longest message that a stream's receiver takes, bytes.
+/// Longest message that the receiver accepts, bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1_000;
 
-/// What a receiver must find in a stream.
+/// What a receiver must decode from a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// A text message.
@@ -24,14 +24,14 @@ pub(crate) enum Sent {
     Close(Option<u16>),
 }
 
-/// Frames one after another.
+/// A sequence of frames.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     /// The bytes on the wire.
     pub(crate) bytes: Vec<u8>,
-    /// What the frames carry, and where each message is complete.
+    /// The content of the frames, and the offset at which each message is complete.
     pub(crate) sent: Vec<(usize, Sent)>,
-    /// Where the first frame begins that is not as it should be; `None` if all are right.
+    /// The offset of the first invalid frame; `None` if all are valid.
     pub(crate) wrong_from: Option<usize>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn stream(choose: &mut Choose<'_>) -> Stream {
             stream.is_wrong_from(at);
         }
         1 => {
-            // Cut short: what is left of the last frame is never complete.
+            // Truncated: the last frame is never complete.
             let at = choose(stream.bytes.len());
             stream.bytes.truncate(at);
             stream.is_wrong_from(at);
@@ -87,7 +87,7 @@ fn message(stream: &mut Stream, choose: &mut Choose<'_>) {
     }
 }
 
-/// A length, often next to where the header changes its form or a message is too long.
+/// A length, often close to a limit of the header's forms or of messages.
 fn payload_bytes(choose: &mut Choose<'_>) -> usize {
     match choose(12) {
         0 => 0,
@@ -101,7 +101,7 @@ fn byte(choose: &mut Choose<'_>) -> u8 {
     u8::try_from(choose(256)).unwrap_or(u8::MAX)
 }
 
-/// Characters of one to four bytes, together not over `bytes_max`.
+/// Characters of one to four bytes, at most `bytes_max` bytes in total.
 fn text(bytes_max: usize, choose: &mut Choose<'_>) -> String {
     let mut text = String::new();
     while text.len() < bytes_max {
@@ -151,7 +151,7 @@ fn control(stream: &mut Stream, choose: &mut Choose<'_>) {
     }
 }
 
-/// A frame against one of the rules of RFC 6455 5.
+/// A frame that violates one of the rules of RFC 6455 5.
 fn wrong_frame(stream: &mut Stream, choose: &mut Choose<'_>) {
     let start = stream.bytes.len();
     stream.is_wrong_from(start);
@@ -160,16 +160,16 @@ fn wrong_frame(stream: &mut Stream, choose: &mut Choose<'_>) {
         // Reserved bits and opcodes.
         0 => frame(stream, 0x81 | 0x10 << choose(3), b"rsv", choose),
         1 => frame(stream, [0x83, 0x87, 0x8b, 0x8f][choose(4)], b"op", choose),
-        // A control frame that is not the last, or too long.
+        // A control frame that is fragmented or too long.
         2 => frame(stream, [0x08, 0x09, 0x0a][choose(3)], b"fin", choose),
         3 => frame(stream, 0x89, &[b'x'; 126], choose),
-        // A continuation of nothing; a message in a message.
+        // A continuation without a start; a start inside a message.
         4 => frame(stream, [0x80, 0x00][choose(2)], b"continued", choose),
         5 => {
             frame(stream, 0x01, b"begun", choose);
             frame(stream, 0x81, b"another", choose);
         }
-        // Text that is none, and close frames that may not be.
+        // Text that is not UTF-8, and invalid close frames.
         6 => frame(stream, 0x81, b"\xf0\x9f\x98 \xff", choose),
         7 => frame(
             stream,
@@ -182,7 +182,7 @@ fn wrong_frame(stream: &mut Stream, choose: &mut Choose<'_>) {
             let payload = vec![b'l'; MESSAGE_BYTES_MAX + 1 + choose(500)];
             fragments(stream, 1 + byte(choose) % 2, &payload, choose);
         }
-        // Without a mask; a length that is not the shortest, or not there, or far over the limit.
+        // No mask; a length that is not minimal, is missing, or is far over the limit.
         10 => {
             frame(stream, 0x81, b"unmasked", choose);
             stream.bytes[start + 1] &= 0x7f;
@@ -219,7 +219,7 @@ fn frame(stream: &mut Stream, first: u8, payload: &[u8], choose: &mut Choose<'_>
     bytes.extend(masked.map(|(byte, key)| byte ^ key));
 }
 
-/// The lengths of pieces that make up so many bytes.
+/// The lengths of pieces with this total number of bytes.
 pub(crate) fn pieces(bytes: usize, choose: &mut Choose<'_>) -> Vec<usize> {
     let longest = [1, 7, 100, bytes.max(1)][choose(4)];
     let (mut pieces, mut left) = (Vec::new(), bytes);

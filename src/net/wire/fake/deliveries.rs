@@ -1,8 +1,8 @@
-//! Does every publication reach every client that subscribed to it, whatever the kernel does?
+//! Checks that every publication reaches every subscriber, whatever the kernel does.
 //!
-//! The kernel notes the bytes that the shard handled, in order. Read as messages they are the log of
-//! what was published and who had subscribed by then: so what each client must have received is known
-//! to the byte, without asking the shard.
+//! The kernel records the bytes that the shard has handled, in order. Decoded as messages they are
+//! a log of the subscriptions and publications, which determines every byte that each client must
+//! have received, without looking at the shard.
 
 use super::super::event_loop::{EventLoop, HttpHandler, HttpOutput};
 use super::super::kernel::Kernel;
@@ -21,11 +21,11 @@ use std::sync::Arc;
 const CONNECTIONS: usize = 12;
 const PUBLICATIONS_PER_CLIENT: usize = 10;
 const CHANNELS: [&str; 2] = ["c", "d"];
-/// Far more turns than the clients' bytes need.
+/// Many more turns than the bytes of the clients need.
 const TURNS: usize = 8_000;
 
-/// What client number `client` sends: it subscribes to one channel and later to another, publishes
-/// numbers to both, and may close at the end.
+/// The bytes that client number `client` sends: it subscribes to one channel and later to another,
+/// publishes numbers to both, and may close at the end.
 pub(super) fn script(client: usize, sends_close: bool) -> Vec<u8> {
     let mut bytes = b"GET /ws HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -64,25 +64,25 @@ fn masked(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What the shard was asked for, in the order in which it was.
+/// The commands that the shard has received, in order.
 #[derive(Default)]
 struct Log {
-    /// The channel and the whole text of each publication.
+    /// The channel and the complete text of each publication.
     published: Vec<(String, String)>,
-    /// How many publications were in the log at the beginning of each turn: those the shard has read
-    /// from its ring, as it reads to the end in every turn.
+    /// The number of publications in the log at the beginning of each turn. The shard has read
+    /// these from its ring, because it reads to the end in every turn.
     at_turn: Vec<usize>,
     clients: HashMap<ConnectionId, Requests>,
 }
 
-/// What one client asked for.
+/// The commands of one client.
 #[derive(Default)]
 struct Requests {
     head_is_over: bool,
     unread: Vec<u8>,
     /// The channels of its subscriptions, and the first publication that it must receive of each.
     subscriptions: Vec<(String, usize)>,
-    /// The first publication that no longer comes, when it has closed.
+    /// The first publication that it no longer receives, if it has closed.
     end: Option<usize>,
 }
 
@@ -152,7 +152,7 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
         .map(|at| at + 4)
 }
 
-/// Reads what a client received, and compares; returns how many publications there were.
+/// Decodes what a client received, and compares it; returns the number of publications.
 fn check_received(mut received: &[u8], requests: &Requests, log: &Log, who: &str) -> usize {
     let answer = head_end(received).unwrap_or_else(|| panic!("{who} got no answer"));
     assert!(received.starts_with(b"HTTP/1.1 101 "), "{who}");
@@ -199,7 +199,7 @@ struct NoHttp;
 
 impl HttpHandler for NoHttp {
     fn receive(&mut self, _id: ConnectionId, _bytes: &[u8]) {
-        panic!("no client speaks HTTP");
+        panic!("no client sends other HTTP requests");
     }
     fn end(&mut self, _id: ConnectionId) {}
     fn closed(&mut self, _id: ConnectionId) {}
@@ -281,15 +281,18 @@ fn late_reordered_partial_and_failing_completions_lose_nothing_and_free_every_sl
     assert!(closed > 0 || is_replay, "no connection was closed");
 }
 
-/// Checks what there is at the end; returns how many connections were closed.
+/// Checks the state at the end; returns how many connections were closed.
 fn check(kernel: &FakeKernel, counters: &ShardCounters) -> usize {
-    assert_eq!(kernel.knocking, [0; LISTENERS], "everybody was accepted");
+    assert_eq!(
+        kernel.knocking, [0; LISTENERS],
+        "every connection was accepted"
+    );
     let log = Log::of(&kernel.consumed);
     assert_eq!(counters.publications.value(), log.published.len() as u64);
     assert_eq!(
         log.published.len(),
         kernel.client_count * PUBLICATIONS_PER_CLIENT,
-        "everything that was sent was read"
+        "everything sent was read"
     );
     let (mut received, mut stayed) = (0, 0);
     for (id, requests) in &log.clients {
@@ -297,7 +300,7 @@ fn check(kernel: &FakeKernel, counters: &ShardCounters) -> usize {
         assert_eq!(
             open.is_none(),
             requests.end.is_some(),
-            "who closed, and only who closed, is gone"
+            "exactly the connections that closed are closed"
         );
         let bytes = open.map_or_else(|| &kernel.received[id], |peer| &peer.from_server);
         let who = format!("{id:?}");
@@ -309,9 +312,10 @@ fn check(kernel: &FakeKernel, counters: &ShardCounters) -> usize {
     assert_eq!(
         kernel.free_buffers.len(),
         BUFFERS,
-        "every buffer was given back"
+        "every buffer was recycled"
     );
-    // Whoever stays is all that the shard still knows; a socket that could not be adopted is closed.
+    // The shard has no connections but those that stay open; a socket that could not be registered
+    // is closed.
     assert_eq!(log.clients.len(), kernel.client_count);
     assert_eq!(kernel.peers.len(), stayed);
     assert_eq!(counters.connections.value(), stayed as u64);
