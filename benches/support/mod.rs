@@ -71,7 +71,7 @@ pub(crate) fn flush(shard: &mut Shard) -> usize {
     let mut total = 0;
     while let Some(id) = shard.next_ready() {
         let bytes: usize = shard.begin_send(id, 64).map(<[u8]>::len).sum();
-        shard.sent(id, u32::try_from(bytes).expect("outboxes are small"));
+        shard.sent(id, u32::try_from(bytes).expect("send queues are small"));
         total += bytes;
     }
     total

@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &FloorArgs, receiver_core: Option<usize>) -> Result
             "ns",
         );
     }
-    report.failure_count("refused_total", "sends short or refused", rejected);
+    report.failure_count("rejected_total", "sends short or rejected", rejected);
     Ok(report)
 }
 

@@ -16,12 +16,12 @@ impl Broker {
     pub(super) fn subscribe(
         &mut self,
         id: ConnectionId,
-        wish: Subscription<'_>,
+        requested: Subscription<'_>,
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        let rejected = check_channel(wish.channel)
-            .and_then(|()| self.check_access(id, wish.channel))
+        let rejected = check_channel(requested.channel)
+            .and_then(|()| self.check_access(id, requested.channel))
             .err();
         if let Some(rejection) = rejected {
             return self.reject(rejection, emit);
@@ -29,11 +29,12 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let is_known = wish.subscription_id == SubscriptionIdRequest::None
+        let is_known = requested.subscription_id == SubscriptionIdRequest::None
             && session
-                .subscription(self.channels.find(wish.channel))
+                .subscription(self.channels.find(requested.channel))
                 .is_some();
-        let subscription_id = match self.choose_subscription_id(session, wish.subscription_id) {
+        let subscription_id = match self.choose_subscription_id(session, requested.subscription_id)
+        {
             Ok(subscription_id) => subscription_id,
             Err(rejection) => return self.reject(rejection, emit),
         };
@@ -41,30 +42,37 @@ impl Broker {
             if session.client_side().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
                 return self.reject(Rejection::TooManySubscriptions, emit);
             }
-            let Ok(filter) = wish.filter.as_ref().map(Filter::parse).transpose() else {
+            let Ok(filter) = requested.filter.as_ref().map(Filter::parse).transpose() else {
                 return self.reject(Rejection::InvalidField("filter"), emit);
             };
             let filter = filter.flatten();
-            self.join(id, wish.channel, subscription_id.clone(), filter);
+            self.join(id, requested.channel, subscription_id.clone(), filter);
             self.count_tables();
         }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let is_announced = wish.is_announced && !is_known;
+        let is_announced = requested.is_announced && !is_known;
         if is_announced {
-            session.announced.extend(self.channels.find(wish.channel));
+            session
+                .announced
+                .extend(self.channels.find(requested.channel));
         }
         emit(Effect::Reply(Event::Subscribed(SubscriptionView {
-            channel: wish.channel,
+            channel: requested.channel,
             subscription_id: subscription_id.as_ref().map(SubscriptionId::text),
-            filter: wish.filter.as_ref().map(|filter| filter.raw()),
+            filter: requested.filter.as_ref().map(|filter| filter.raw()),
             is_announced,
             user: session.user(),
             now,
         })));
         if is_announced {
-            announce(session, PresenceChange::Joined(wish.channel), now, emit);
+            announce(
+                session,
+                PresenceChange::Joined(requested.channel),
+                now,
+                emit,
+            );
         }
     }
 

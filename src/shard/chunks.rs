@@ -186,15 +186,15 @@ mod tests {
             .collect()
     }
 
-    fn chunk(letter: u8) -> Chunk {
-        Chunk::whole(FrameRun::reply(&[letter]), false)
+    fn chunk(byte: u8) -> Chunk {
+        Chunk::whole(FrameRun::reply(&[byte]), false)
     }
 
     #[test]
     fn insertions_and_removals_keep_the_order() {
         let mut chunks = Chunks::default();
-        for letter in *b"bd" {
-            chunks.push_back(chunk(letter));
+        for byte in *b"bd" {
+            chunks.push_back(chunk(byte));
         }
         chunks.insert(0, chunk(b'a'));
         chunks.insert(2, chunk(b'c'));

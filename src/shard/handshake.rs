@@ -20,7 +20,7 @@ const BEARER_SUBPROTOCOL: &str = "bearer";
 /// What a request head leads to.
 enum HandshakeDecision<'a> {
     NeedMore,
-    Refuse(RejectReason),
+    Reject(RejectReason),
     Http,
     Upgrade(Upgrade<'a>),
 }
@@ -67,7 +67,7 @@ impl Shard {
         let routes = &policy.routes[usize::from(pending_request.listener)];
         let head_bytes = match decide(bytes, routes, policy.tenant_domain.as_deref()) {
             HandshakeDecision::NeedMore => return pending_request.head = bytes.to_vec(),
-            HandshakeDecision::Refuse(reason) => return self.connections.reject(id, reason, now),
+            HandshakeDecision::Reject(reason) => return self.connections.reject(id, reason, now),
             HandshakeDecision::Http => {
                 return self.connections.begin_http(id, bytes, now);
             }
@@ -154,27 +154,27 @@ fn decide<'a>(
     let head = match Head::parse(bytes) {
         Ok(Some(head)) => head,
         Ok(None) => return HandshakeDecision::NeedMore,
-        Err(HeadError::TooLarge) => return HandshakeDecision::Refuse(RejectReason::HeadTooLarge),
-        Err(HeadError::Malformed) => return HandshakeDecision::Refuse(RejectReason::BadRequest),
+        Err(HeadError::TooLarge) => return HandshakeDecision::Reject(RejectReason::HeadTooLarge),
+        Err(HeadError::Malformed) => return HandshakeDecision::Reject(RejectReason::BadRequest),
     };
     if !head.asks_for_websocket() {
         return HandshakeDecision::Http;
     }
     let key = match head.upgrade_key() {
         Ok(key) => key,
-        Err(UpgradeError::Version) => return HandshakeDecision::Refuse(RejectReason::Version),
-        Err(UpgradeError::Malformed) => return HandshakeDecision::Refuse(RejectReason::BadRequest),
+        Err(UpgradeError::Version) => return HandshakeDecision::Reject(RejectReason::Version),
+        Err(UpgradeError::Malformed) => return HandshakeDecision::Reject(RejectReason::BadRequest),
     };
     let target = Target::parse(head.target);
     let Some(route) = routes.route(target.path, head.subprotocols()) else {
-        return HandshakeDecision::Refuse(RejectReason::UnknownPath);
+        return HandshakeDecision::Reject(RejectReason::UnknownPath);
     };
     let tenant = tenant(&head, &target, route.tenant, tenant_domain);
     if tenant
         .as_ref()
         .is_some_and(|tenant| tenant.len() > CHANNEL_BYTES_MAX)
     {
-        return HandshakeDecision::Refuse(RejectReason::BadRequest);
+        return HandshakeDecision::Reject(RejectReason::BadRequest);
     }
     let mut subprotocols = head.subprotocols();
     let bearer = subprotocols.find(|subprotocol| *subprotocol == BEARER_SUBPROTOCOL);

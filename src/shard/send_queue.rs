@@ -260,8 +260,8 @@ mod tests {
     fn of_too_many_control_frames_the_newest_replaces_the_one_before() {
         let mut send_queue = SendQueue::default();
         send_queue.push(data(b"aa", &[2]), 100).unwrap();
-        for letter in *b"UVWXYZ" {
-            send_queue.push_control(FrameRun::reply(&[letter]), 3);
+        for byte in *b"UVWXYZ" {
+            send_queue.push_control(FrameRun::reply(&[byte]), 3);
         }
         assert_eq!(send_queue.bytes, 5);
         assert_eq!(waiting(&mut send_queue), b"UVZaa");
