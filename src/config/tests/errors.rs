@@ -56,7 +56,7 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     );
     of_file(
         "log_file = \"a\"\nlog_error_file = \"a\"",
-        &["value \"a\" for `log_error_file`", "another file"],
+        &["value \"a\" for `log_error_file`", "a file other than"],
     );
     of_file("path = \"/x\"", &["path", "a profile to be set too"]);
     of_file(
