@@ -37,7 +37,10 @@ where
         return reject(StatusCode::UNAUTHORIZED, "the key is missing or wrong");
     }
     if context.is_draining.load(Ordering::Relaxed) {
-        return reject(StatusCode::SERVICE_UNAVAILABLE, "the server is going away");
+        return reject(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the server is shutting down",
+        );
     }
     let too_large = || reject(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 128 KiB");
     // The head contains the length: a body that is too long need not be read.
@@ -50,7 +53,7 @@ where
     {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return too_large(),
-        Err(_) => return reject(StatusCode::BAD_REQUEST, "the body ended early"),
+        Err(_) => return reject(StatusCode::BAD_REQUEST, "the request body is incomplete"),
     };
     let notify: NotifyRequest<'_> = match serde_json::from_slice(&body) {
         Ok(notify) => notify,

@@ -24,13 +24,13 @@ where
     if !is_known {
         return text(
             StatusCode::NOT_FOUND,
-            "Not here. HTTP: /health, /metrics/prometheus, /notify. WebSocket: see docs/PROTOCOLS.md.\n"
+            "Not found. HTTP: /health, /metrics/prometheus, /notify. WebSocket: see docs/PROTOCOLS.md.\n"
                 .into(),
         );
     }
     if !allowed.split(", ").any(|method| request.method() == method) {
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        let mut rejection = text(status, format!("Only {allowed}.\n"));
+        let mut rejection = text(status, format!("Method not allowed; allowed: {allowed}.\n"));
         let allowed = hyper::header::HeaderValue::from_static(allowed);
         rejection.headers_mut().insert(ALLOW, allowed);
         return rejection;

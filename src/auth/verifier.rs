@@ -126,12 +126,12 @@ impl Verifier {
         self.key.is_some() || !self.static_tokens.is_empty() || self.check.is_some()
     }
 
-    fn static_tokens(&self, token: &str) -> Option<Identity> {
+    fn identity_of_static(&self, token: &str) -> Option<Identity> {
         // Compares all tokens completely, so that the time does not depend on which part matched.
         let mut found = None;
-        for static_tokens in &*self.static_tokens {
-            if is_same_secret(token.as_bytes(), static_tokens.token.as_bytes()) {
-                found = Some(&static_tokens.user);
+        for static_token in &*self.static_tokens {
+            if is_same_secret(token.as_bytes(), static_token.token.as_bytes()) {
+                found = Some(&static_token.user);
             }
         }
         Some(Identity {
@@ -154,7 +154,7 @@ impl Verifier {
             let checked = catch_unwind(AssertUnwindSafe(|| check(token)));
             checked.ok().flatten()
         });
-        if let Some(identity) = own.or_else(|| self.static_tokens(token)) {
+        if let Some(identity) = own.or_else(|| self.identity_of_static(token)) {
             return Ok(identity);
         }
         let Some((key, validation)) = &self.key else {
@@ -336,12 +336,12 @@ mod tests {
 
     #[test]
     fn listed_tokens_and_a_program_s_own_check_prove_users_too() {
-        let static_tokens = |user: &str, token: &str| StaticToken {
+        let static_token = |user: &str, token: &str| StaticToken {
             user: user.into(),
             token: token.into(),
         };
         let verifier = Verifier::default()
-            .with_static_tokens(vec![static_tokens("ann", "t1"), static_tokens("bob", "t2")]);
+            .with_static_tokens(vec![static_token("ann", "t1"), static_token("bob", "t2")]);
         let user = |verifier: &Verifier, token| {
             let identity = verifier.verify(token, UserClaim::Sub, NOW);
             identity.map(|identity| identity.user.to_string())

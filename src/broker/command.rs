@@ -80,7 +80,7 @@ impl<'a> Publication<'a> {
             Retain::None => "",
             Retain::Value(key) | Retain::Clear(key) => key,
         };
-        let whom = match self.target {
+        let name = match self.target {
             BroadcastTarget::All => "",
             BroadcastTarget::User(name)
             | BroadcastTarget::Role(name)
@@ -90,7 +90,7 @@ impl<'a> Publication<'a> {
         is_name(self.channel, CHANNEL_BYTES_MAX)
             && is_name(self.kind, KIND_BYTES_MAX)
             && key.len() <= CHANNEL_BYTES_MAX
-            && whom.len() <= CHANNEL_BYTES_MAX
+            && name.len() <= CHANNEL_BYTES_MAX
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const STRIPES: usize = 64;
 /// How long the rate limit state of a user without sessions is kept, milliseconds. Without it a
 /// client could reset its rate limit by reconnecting.
-const MEMORY_MS: u64 = 300_000;
+const IDLE_RETENTION_MS: u64 = 300_000;
 
 /// Whose sessions are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Quotas {
         for stripe in &self.stripes {
             let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
             stripe.retain(|_, usage| {
-                usage.sessions > 0 || usage.left_ms + MEMORY_MS > now.monotonic_ms
+                usage.sessions > 0 || usage.left_ms + IDLE_RETENTION_MS > now.monotonic_ms
             });
             left += stripe.len();
         }
@@ -176,9 +176,9 @@ mod tests {
         quotas.acquire(USER, "ann", 0).unwrap();
         assert!(allows(0) && !allows(1));
         quotas.release(USER, "ann", Now::at(2, 0));
-        assert_eq!(quotas.sweep(Now::at(MEMORY_MS, 0)), 1);
-        assert!(!allows(MEMORY_MS));
-        assert_eq!(quotas.sweep(Now::at(MEMORY_MS + 2, 0)), 0);
-        assert!(allows(MEMORY_MS + 3));
+        assert_eq!(quotas.sweep(Now::at(IDLE_RETENTION_MS, 0)), 1);
+        assert!(!allows(IDLE_RETENTION_MS));
+        assert_eq!(quotas.sweep(Now::at(IDLE_RETENTION_MS + 2, 0)), 0);
+        assert!(allows(IDLE_RETENTION_MS + 3));
     }
 }

@@ -58,7 +58,7 @@ pub(super) enum Due {
 }
 
 /// Longest time between two checks of a session, milliseconds; also used for "never".
-const LOOK_INTERVAL_MS: u64 = 3_600_000;
+const CHECK_INTERVAL_MAX_MS: u64 = 3_600_000;
 
 impl Session {
     /// Its subscriptions that are not server-side, oldest first.
@@ -99,7 +99,7 @@ impl Session {
 
     /// What is due at `now`, the most serious first.
     pub(super) fn due(&self, policy: &DialectPolicy, now: Now) -> Due {
-        let mut next_ms = now.monotonic_ms + LOOK_INTERVAL_MS;
+        let mut next_ms = now.monotonic_ms + CHECK_INTERVAL_MAX_MS;
         if let Some(identity) = &self.identity {
             let left_s = identity.expires_unix_s.saturating_sub(now.unix_s());
             if policy.token_expiry_action == TokenExpiryAction::Close {

@@ -56,7 +56,7 @@ pub(super) fn decoded(dialect: &dyn Dialect, text: &str) -> String {
 }
 
 /// How the dialect encodes `event`.
-pub(super) fn told(dialect: &dyn Dialect, event: &Event<'_>) -> String {
+pub(super) fn encoded(dialect: &dyn Dialect, event: &Event<'_>) -> String {
     let mut output = Vec::new();
     dialect.event(event, &mut output);
     String::from_utf8(output).unwrap()

@@ -19,28 +19,28 @@ pub fn answer(reason: RejectReason) -> String {
         RejectReason::UnknownPath => (
             "404 Not Found",
             "",
-            "No dialect speaks here. docs/PROTOCOLS.md has the paths of each.",
+            "No dialect is served on this path. docs/PROTOCOLS.md lists the paths.",
         ),
         RejectReason::Version => (
             "426 Upgrade Required",
             "Sec-WebSocket-Version: 13\r\n",
-            "Only version 13 of the WebSocket protocol (RFC 6455) is spoken.",
+            "Only version 13 of the WebSocket protocol (RFC 6455) is supported.",
         ),
-        RejectReason::Origin => ("403 Forbidden", "", "Pages of this origin may not connect."),
+        RejectReason::Origin => ("403 Forbidden", "", "This Origin is not allowed."),
         RejectReason::Capacity => (
             "503 Service Unavailable",
             "Retry-After: 5\r\n",
-            "The server has as many sessions as it may.",
+            "The server is at its connection limit.",
         ),
         RejectReason::Draining => (
             "503 Service Unavailable",
             "Retry-After: 5\r\n",
-            "The server is going away.",
+            "The server is shutting down.",
         ),
         _ => (
             "400 Bad Request",
             "",
-            "The request is not HTTP/1.1, not a WebSocket upgrade as RFC 6455 4.1 asks for it, or names a \
+            "The request is not HTTP/1.1, not a valid WebSocket upgrade (RFC 6455, 4.1), or names a \
              tenant of over 256 bytes.",
         ),
     };

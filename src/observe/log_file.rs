@@ -56,7 +56,7 @@ pub(super) struct LogFile {
     /// Requests that have been fulfilled.
     reopened: u64,
     /// Whether the last line failed, which was reported.
-    has_complained: bool,
+    is_reported: bool,
 }
 
 impl LogFile {
@@ -82,7 +82,7 @@ impl LogFile {
             bytes,
             requests,
             reopened,
-            has_complained: false,
+            is_reported: false,
         };
         log.delete_expired();
         Ok(log)
@@ -141,9 +141,9 @@ impl LogFile {
     }
 
     /// Errors of the log itself can only go to standard error.
-    fn complain(&mut self, what: &str, error: &io::Error) {
-        if !self.has_complained {
-            self.has_complained = true;
+    fn report_once(&mut self, what: &str, error: &io::Error) {
+        if !self.is_reported {
+            self.is_reported = true;
             eprintln!(
                 "fanwire: cannot {what} {}: {error}",
                 self.config.path.display()
@@ -158,7 +158,7 @@ impl Write for LogFile {
         if let Err(error) = self.reopen() {
             // The line goes to the earlier file rather than being lost. The next line tries again.
             has_failed = true;
-            self.complain("reopen the log file", &error);
+            self.report_once("reopen the log file", &error);
         }
         let length = lines.len() as u64;
         if self.bytes > 0
@@ -167,15 +167,15 @@ impl Write for LogFile {
         {
             // The file exceeds its limit rather than losing the line. The next line tries again.
             has_failed = true;
-            self.complain("rotate the log file", &error);
+            self.report_once("rotate the log file", &error);
         }
         if let Err(error) = self.file.write_all(lines) {
-            self.complain("write the log file", &error);
+            self.report_once("write the log file", &error);
             return Err(error);
         }
         self.bytes += length;
         // A persistent error is reported once, not for each line.
-        self.has_complained &= has_failed;
+        self.is_reported &= has_failed;
         Ok(lines.len())
     }
 
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_failed_rotation_is_reported_once_and_no_line_is_lost() {
-        let folder = Folder::new("trouble");
+        let folder = Folder::new("errors");
         let mut log = folder.open(10);
         let (deep, moved) = (folder.path.join("deep"), folder.path.join("moved"));
         log.write_all(b"1234567\n").unwrap();
@@ -311,14 +311,14 @@ mod tests {
         std::fs::write(&deep, "").unwrap();
         for _ in 0..3 {
             log.write_all(b"8901\n").unwrap();
-            assert!(log.has_complained, "not reported: the next line reports it");
+            assert!(log.is_reported, "not reported: the next line reports it");
         }
         let text = std::fs::read_to_string(moved.join("server.log")).unwrap();
         assert_eq!(text, "1234567\n8901\n8901\n8901\n");
         std::fs::remove_file(&deep).unwrap();
         std::fs::rename(&moved, &deep).unwrap();
         log.write_all(b"rotated\n").unwrap();
-        assert!(!log.has_complained, "the next error is a new one");
+        assert!(!log.is_reported, "the next error is a new one");
         assert_eq!(folder.files()[1], ("server.log".into(), "rotated\n".into()));
     }
 
@@ -333,7 +333,7 @@ mod tests {
         )
         .unwrap();
         log.write_all(b"8901\n").unwrap();
-        assert!(!log.has_complained);
+        assert!(!log.is_reported);
         assert_eq!(folder.files(), [("server.log".into(), "8901\n".into())]);
     }
 
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_reopened_goes_on_and_is_reported_once() {
-        let folder = Folder::new("reopen-trouble");
+        let folder = Folder::new("reopen-errors");
         let mut log = folder.open(100);
         let (deep, moved) = (folder.path.join("deep"), folder.path.join("moved"));
         std::fs::rename(&deep, &moved).unwrap();
@@ -367,14 +367,14 @@ mod tests {
         folder.requests.add();
         for line in ["1\n", "2\n"] {
             log.write_all(line.as_bytes()).unwrap();
-            assert!(log.has_complained, "not reported: the next line reports it");
+            assert!(log.is_reported, "not reported: the next line reports it");
         }
         let text = std::fs::read_to_string(moved.join("server.log")).unwrap();
         assert_eq!(text, "1\n2\n");
         std::fs::remove_file(&deep).unwrap();
         std::fs::create_dir(&deep).unwrap();
         log.write_all(b"3\n").unwrap();
-        assert!(!log.has_complained);
+        assert!(!log.is_reported);
         assert_eq!(folder.files(), [("server.log".into(), "3\n".into())]);
     }
 

@@ -189,13 +189,13 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
 /// notifications profile, as on the notification server, or serves all dialects in development
 /// mode; otherwise nobody.
 fn notify_access(settings: &Settings) -> NotifyAccess {
-    let is_documents = |listener: &Listener| match listener.routes {
+    let allows_everyone = |listener: &Listener| match listener.routes {
         Routes::ByPath => settings.process.dev,
         Routes::Profile { dialect, .. } => dialect == DialectId::Notifications,
     };
     match &settings.process.notify_api_key {
         Some(key) => NotifyAccess::Key(key.clone()),
-        None if settings.listeners.iter().any(is_documents) => {
+        None if settings.listeners.iter().any(allows_everyone) => {
             let is_open = |listener: &Listener| !listener.address.ip().is_loopback();
             if settings.listeners.iter().any(is_open) {
                 tracing::warn!("POST /notify accepts requests without a key: set notify_api_key");

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 /// The queue of connections that wait for a send, and its end at the last fan-out.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
-    line: VecDeque<ConnectionId>,
+    queue: VecDeque<ConnectionId>,
     /// Connections that have left the queue so far.
-    left: u64,
-    /// The value of `left` at which all connections of the last fan-out have left the queue.
+    removed: u64,
+    /// The value of `removed` at which all connections of the last fan-out have left the queue.
     fanout_end: u64,
 }
 
@@ -19,18 +19,18 @@ impl ReadyQueue {
     pub(super) fn join(&mut self, connection: &mut Connection) {
         if !connection.is_queued && !connection.is_blocked && !connection.send_queue.is_sending() {
             connection.is_queued = true;
-            self.line.push_back(connection.id);
+            self.queue.push_back(connection.id);
         }
     }
 
     pub(super) fn pop(&mut self) -> Option<ConnectionId> {
-        let first = self.line.pop_front()?;
-        self.left += 1;
+        let first = self.queue.pop_front()?;
+        self.removed += 1;
         Some(first)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.line.is_empty()
+        self.queue.is_empty()
     }
 
     /// Records that a fan-out was just queued, and sorts the queue by slot.
@@ -40,14 +40,14 @@ impl ReadyQueue {
     /// some have left. Sorting does not delay any connection: connections that join later are
     /// behind all that are queued now.
     pub(super) fn note_fanout(&mut self) {
-        let line = self.line.make_contiguous();
-        line.sort_unstable_by_key(|id| id.slot());
-        self.fanout_end = self.left + self.line.len() as u64;
+        let queue = self.queue.make_contiguous();
+        queue.sort_unstable_by_key(|id| id.slot());
+        self.fanout_end = self.removed + self.queue.len() as u64;
     }
 
     /// Whether all connections of the last fan-out have had their turn.
     pub(super) fn is_fanout_sent(&self) -> bool {
-        self.left >= self.fanout_end
+        self.removed >= self.fanout_end
     }
 }
 
@@ -58,21 +58,21 @@ mod tests {
 
     #[test]
     fn a_fanout_leaves_in_the_order_of_slots_and_who_joins_later_comes_behind() {
-        let mut line = ReadyQueue::default();
-        let join = |line: &mut ReadyQueue, slot| {
+        let mut queue = ReadyQueue::default();
+        let join = |queue: &mut ReadyQueue, slot| {
             let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-            line.join(&mut Connection::new(ConnectionId::new(slot, 0), peer, 0));
+            queue.join(&mut Connection::new(ConnectionId::new(slot, 0), peer, 0));
         };
         for slot in [2, 0, 3] {
-            join(&mut line, slot);
+            join(&mut queue, slot);
         }
-        line.note_fanout();
-        join(&mut line, 1);
+        queue.note_fanout();
+        join(&mut queue, 1);
         let mut left = Vec::new();
-        while !line.is_fanout_sent() {
-            left.extend(line.pop().map(ConnectionId::slot));
+        while !queue.is_fanout_sent() {
+            left.extend(queue.pop().map(ConnectionId::slot));
         }
         assert_eq!(left, [0, 2, 3]);
-        assert_eq!(line.pop().map(ConnectionId::slot), Some(1));
+        assert_eq!(queue.pop().map(ConnectionId::slot), Some(1));
     }
 }

@@ -233,13 +233,13 @@ mod tests {
         let mut reader = JsonReader::default();
         let text = r#"{"a":{"b":{"c":3},"b.c":2},"a.b.c":1,"other":{"c":4}}"#;
         let document = reader.parse(text).unwrap();
-        let mut told = Vec::new();
+        let mut matched = Vec::new();
         trie.walk(document.object().unwrap().members(), |path, value| {
-            told.push(match value {
+            matched.push(match value {
                 ValueRef::Integer(number) => (path, number),
                 _ => (path, 0),
             });
         });
-        assert_eq!(told, [1, 2, 3].map(|number| (PathIndex(7), number)));
+        assert_eq!(matched, [1, 2, 3].map(|number| (PathIndex(7), number)));
     }
 }

@@ -5,19 +5,19 @@ use crate::config::{Notice, SettingsError};
 
 #[test]
 fn errors_name_the_key_its_value_its_source_and_the_rule() {
-    fn check(said: &TestSources<'_>, parts: &[&str]) {
-        let error = said.load().expect_err(parts[0]).to_string();
+    fn check(sources: &TestSources<'_>, parts: &[&str]) {
+        let error = sources.load().expect_err(parts[0]).to_string();
         for part in parts {
             assert!(error.contains(part), "no {part} in: {error}");
         }
     }
     let of_file = |file, parts: &[&str]| {
-        let said = TestSources {
+        let sources = TestSources {
             flags: secured(),
             file,
             ..TestSources::default()
         };
-        check(&said, parts);
+        check(&sources, parts);
     };
     of_file(
         "shardz = 2",
@@ -115,13 +115,13 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     );
     let of_variable = |name, variable, value, parts: &[&str]| {
         let environment = [(variable, value)];
-        let said = TestSources {
+        let sources = TestSources {
             flags: profile(name),
             environment: &environment,
             ..TestSources::default()
         };
         let source = format!("variable {variable}");
-        check(&said, &[parts, &[&*source]].concat());
+        check(&sources, &[parts, &[&*source]].concat());
     };
     let time = ["a time with its unit"];
     of_variable("analytics", "FANWIRE_ANALYTICS__PING_INTERVAL", "30", &time);
@@ -150,11 +150,11 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
 
 #[test]
 fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
-    let said = TestSources {
+    let sources = TestSources {
         file: "shards = 2\njwt_secret = hunter2-hunter2",
         ..TestSources::default()
     };
-    let error = said.load().unwrap_err().to_string();
+    let error = sources.load().unwrap_err().to_string();
     assert!(
         error.contains("f.toml") && error.contains("f.toml:2"),
         "{error}"
@@ -164,14 +164,14 @@ fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
 
 #[test]
 fn contradictions_name_both_sides() {
-    fn check(said: &TestSources<'_>, one: &str, two: &str) {
-        let error = said.load().expect_err(one);
+    fn check(sources: &TestSources<'_>, one: &str, two: &str) {
+        let error = sources.load().expect_err(one);
         assert!(matches!(error, SettingsError::Conflict { .. }), "{error}");
         let error = error.to_string();
         assert!(error.contains(one) && error.contains(two), "{error}");
     }
     let listeners = "[[listeners]]\nprofile = \"monitoring\"\n";
-    let said = |flags, environment, file| TestSources {
+    let sources = |flags, environment, file| TestSources {
         flags,
         environment,
         file,
@@ -180,32 +180,32 @@ fn contradictions_name_both_sides() {
     let none: &[(&str, &str)] = &[];
     let dev_and_prod = with(secured(), &[("dev", "true")]);
     check(
-        &said(dev_and_prod, &[("FANWIRE_PROD", "true")], ""),
+        &sources(dev_and_prod, &[("FANWIRE_PROD", "true")], ""),
         "`dev` (--dev)",
         "`prod` (variable FANWIRE_PROD)",
     );
     check(
-        &said(profile("gateway"), none, listeners),
+        &sources(profile("gateway"), none, listeners),
         "`profile` (--profile)",
         "`listeners` (f.toml",
     );
     check(
-        &said(secured(), &[("FANWIRE_LISTEN", "0.0.0.0:1")], listeners),
+        &sources(secured(), &[("FANWIRE_LISTEN", "0.0.0.0:1")], listeners),
         "`host` (variable FANWIRE_LISTEN)",
         "`listeners` (f.toml",
     );
     check(
-        &said(secured(), none, "listen = \"0.0.0.0:1\"\nport = 2"),
+        &sources(secured(), none, "listen = \"0.0.0.0:1\"\nport = 2"),
         "`listen` (f.toml",
         "`port` (f.toml",
     );
     check(
-        &said(secured(), none, "shards = 1\nworkers = 2"),
+        &sources(secured(), none, "shards = 1\nworkers = 2"),
         "`workers` (f.toml",
         "`shards` (f.toml",
     );
     check(
-        &said(
+        &sources(
             secured(),
             none,
             "[gateway.rate_limit]\nmessages = 1\nburst = 2",
@@ -215,21 +215,21 @@ fn contradictions_name_both_sides() {
     );
     let same = format!("{listeners}{}", listeners.replace("monitoring", "gateway"));
     check(
-        &said(secured(), none, &same),
+        &sources(secured(), none, &same),
         "0.0.0.0:8765 (monitoring at /)",
         "0.0.0.0:8765 (gateway at /ws)",
     );
     let two_secrets = [("JWT_SECRET", SECRET), ("JWT_SECRET_KEY", "another")];
     let different = same.replace("\"gateway\"", "\"gateway\"\nlisten = \"0.0.0.0:1\"");
     check(
-        &said(Vec::new(), &two_secrets, &different),
+        &sources(Vec::new(), &two_secrets, &different),
         "JWT_SECRET)",
         "JWT_SECRET_KEY)",
     );
     let twice = "[[listeners]]\nprofile = \"notifications\"\n\
         [[listeners]]\nprofile = \"notifications\"\nlisten = \"0.0.0.0:1\"";
     check(
-        &said(secured(), &[("PORT", "1")], twice),
+        &sources(secured(), &[("PORT", "1")], twice),
         "`port` (variable PORT)",
         "`listeners` (f.toml",
     );
@@ -245,17 +245,17 @@ fn secrets_of_examples_are_refused_unless_in_development() {
         "(secret)",
         "",
     ] {
-        let mut said = TestSources {
+        let mut sources = TestSources {
             flags: vec![("jwt_secret", secret)],
             ..TestSources::default()
         };
-        let error = said.load().expect_err(secret).to_string();
+        let error = sources.load().expect_err(secret).to_string();
         assert!(
             error.contains("value (secret) for `jwt_secret` (--jwt-secret)"),
             "{error}"
         );
-        said.flags.push(("dev", "true"));
-        assert_eq!(said.load().is_ok(), !secret.is_empty());
+        sources.flags.push(("dev", "true"));
+        assert_eq!(sources.load().is_ok(), !secret.is_empty());
     }
     let short = vec![("jwt_secret", "a short one")];
     let settings = with_variables(short, &[]);

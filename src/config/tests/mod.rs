@@ -105,13 +105,13 @@ fn a_later_layer_wins() {
         ("FANWIRE_NOTIFICATIONS__PING_INTERVAL", "5s"),
     ];
     let check = |file, dotenv, environment, expected_ms| {
-        let said = TestSources {
+        let sources = TestSources {
             flags: profile("notifications"),
             environment,
             dotenv,
             file,
         };
-        let policy = said.settings().dialects[DialectId::Notifications.index()];
+        let policy = sources.settings().dialects[DialectId::Notifications.index()];
         assert_eq!(policy.ping_interval.0, expected_ms);
     };
     check("", &[][..], &[][..], 30_000);
@@ -124,7 +124,7 @@ fn a_later_layer_wins() {
 
 #[test]
 fn flags_win_over_everything() {
-    let said = TestSources {
+    let sources = TestSources {
         flags: with(
             profile("notifications"),
             &[("shards", "9"), ("port", "9"), ("log_level", "CRITICAL")],
@@ -138,7 +138,7 @@ fn flags_win_over_everything() {
         file: "shards = 6",
         ..TestSources::default()
     };
-    let settings = said.settings();
+    let settings = sources.settings();
     assert_eq!(settings.process.shards, ShardCount::Fixed(9));
     assert_eq!(settings.listeners[0].address.port(), 9);
     assert_eq!(settings.log.log_level, LogLevel::Error);
@@ -303,8 +303,8 @@ fn variables_of_profiles_not_in_use_mean_nothing() {
     ];
     for flags in [secured(), profile("analytics")] {
         let settings = with_variables(flags.clone(), &variables);
-        let unsaid = with_variables(flags, &[]);
-        assert_eq!(settings, unsaid);
+        let unset = with_variables(flags, &[]);
+        assert_eq!(settings, unset);
     }
 }
 
@@ -329,13 +329,13 @@ fn a_secret_comes_from_the_profiles_own_variable_as_it_is() {
 
 #[test]
 fn one_name_that_two_profiles_claim_sets_both_and_says_so() {
-    let said = TestSources {
+    let sources = TestSources {
         flags: secured(),
         environment: &[("MAX_CONNECTIONS", "77")],
         file: "[[listeners]]\nprofile = \"monitoring\"\n[[listeners]]\nprofile = \"notifications\"",
         ..TestSources::default()
     };
-    let settings = said.settings();
+    let settings = sources.settings();
     for dialect in [DialectId::Monitoring, DialectId::Notifications] {
         assert_eq!(settings.dialects[dialect.index()].sessions_max, 77);
         let text = format!(
@@ -404,13 +404,13 @@ fn only_a_profile_without_tokens_starts_without_a_secret() {
 
 #[test]
 fn development_opens_what_nobody_said_explicitly() {
-    let said = TestSources {
+    let sources = TestSources {
         flags: vec![("dev", "true"), ("log_level", "DEBUG")],
         environment: &[("FANWIRE_GATEWAY__AUTH_REQUIRED", "true")],
         file: "[monitoring]\nrate_limit = { messages = 5, window = \"1s\" }",
         ..TestSources::default()
     };
-    let settings = said.settings();
+    let settings = sources.settings();
     assert_eq!(settings.listeners[0].address, ([127, 0, 0, 1], 8765).into());
     assert_eq!(settings.log.log_level, LogLevel::Debug);
     let [gateway, monitoring, analytics, ..] = settings.dialects;
@@ -430,13 +430,13 @@ fn development_opens_what_nobody_said_explicitly() {
 #[test]
 fn rate_limits_of_two_forms_do_not_mix() {
     let check = |file: &str, environment: &[(&str, &str)], expected| {
-        let said = TestSources {
+        let sources = TestSources {
             flags: profile("gateway"),
             environment,
             file,
             ..TestSources::default()
         };
-        let policy = said.settings().dialects[DialectId::Gateway.index()];
+        let policy = sources.settings().dialects[DialectId::Gateway.index()];
         assert_eq!(policy.rate_limit, expected, "{file} {environment:?}");
     };
     let window = |messages, window_ms| RateLimit::Window {
@@ -470,14 +470,14 @@ fn rate_limits_of_two_forms_do_not_mix() {
 
 #[test]
 fn listeners_are_tables_with_a_place_each() {
-    let said = TestSources {
+    let sources = TestSources {
         flags: secured(),
         environment: &[("PORT", "9000"), ("WS_PATH", "/live")],
         file: "[[listeners]]\nprofile = \"notifications\"\n[[listeners]]\nprofile = \"gateway\"\n\
             listen = \"[::1]:80\"\n[[listeners]]\nlisten = \"127.0.0.1:81\"",
         ..TestSources::default()
     };
-    let listeners = said.settings().listeners;
+    let listeners = sources.settings().listeners;
     let shown: Vec<_> = listeners.iter().map(ToString::to_string).collect();
     let expected = [
         "0.0.0.0:9000 (notifications at /ws)",
@@ -552,12 +552,12 @@ fn the_environment_file_of_the_notifications_document_is_understood() {
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect();
-    let said = TestSources {
+    let sources = TestSources {
         flags: profile("notifications"),
         dotenv: &pairs,
         ..TestSources::default()
     };
-    let settings = said.settings();
+    let settings = sources.settings();
     assert_eq!(settings.process.shards, ShardCount::Fixed(2));
     assert_eq!(settings.log.log_rotation.0, 100_000_000);
     let report = settings.report.to_string();
@@ -596,12 +596,12 @@ fn the_examples_of_the_environment_are_understood() {
             .iter()
             .map(|(name, value)| (&**name, &**value))
             .collect();
-        let said = TestSources {
+        let sources = TestSources {
             flags: profile(name),
             dotenv: &pairs,
             ..TestSources::default()
         };
-        let report = said.settings().report.to_string();
+        let report = sources.settings().report.to_string();
         for (variable, _) in pairs {
             let is_masked = variable.contains("SECRET");
             let is_silent = [

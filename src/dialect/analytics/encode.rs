@@ -111,7 +111,7 @@ fn begin_acknowledgement(kind: &str, view: &SubscriptionView<'_>, output: &mut V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::fixtures::{self, told};
+    use crate::dialect::fixtures::{self, encoded};
 
     const STAMP: PublicationMeta = PublicationMeta {
         unix_ms: 1_704_067_200_000,
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn check(event: &Event<'_>, expected: &str) {
-        assert_eq!(told(&super::super::Analytics, event), expected);
+        assert_eq!(encoded(&super::super::Analytics, event), expected);
     }
 
     #[test]

@@ -125,10 +125,10 @@ fn jobs(values: &[&str], unix_ms: u64, output: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::broker::SubscriptionView;
-    use crate::dialect::fixtures::{self, told};
+    use crate::dialect::fixtures::{self, encoded};
 
     fn check(event: &Event<'_>, expected: &str) {
-        assert_eq!(told(&super::super::Assist, event), expected);
+        assert_eq!(encoded(&super::super::Assist, event), expected);
     }
 
     #[test]

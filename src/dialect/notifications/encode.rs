@@ -107,7 +107,7 @@ fn status(session: &SessionView<'_>, sessions: u64, now: Now, output: &mut Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::fixtures::{self, told};
+    use crate::dialect::fixtures::{self, encoded};
 
     fn check_publication(data: &str, expected: &str) {
         let meta = PublicationMeta {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn check(event: &Event<'_>, expected: &str) {
-        assert_eq!(told(&super::super::Notifications, event), expected);
+        assert_eq!(encoded(&super::super::Notifications, event), expected);
     }
 
     #[test]

@@ -51,7 +51,7 @@ struct FakeKernel {
     sends: HashMap<ConnectionId, Sending>,
     peers: HashMap<ConnectionId, Peer>,
     /// Connections still to be accepted, by listener.
-    knocking: [usize; LISTENERS],
+    pending_accepts: [usize; LISTENERS],
     buffers: Vec<Vec<u8>>,
     free_buffers: Vec<u16>,
     /// The connection whose bytes are in a buffer, and a copy of the bytes as received.
@@ -72,7 +72,7 @@ impl FakeKernel {
     fn new(seed: u64, connections: usize) -> Self {
         Self {
             random: seed,
-            knocking: [connections / LISTENERS; LISTENERS],
+            pending_accepts: [connections / LISTENERS; LISTENERS],
             buffers: vec![vec![0; BUFFER_BYTES]; BUFFERS],
             free_buffers: (0..8).collect(),
             ..Self::default()
@@ -167,8 +167,8 @@ impl FakeKernel {
             return self.complete(operation, -libc::ECANCELED, false, None);
         }
         match operation {
-            Operation::Accept(listener) if self.knocking[usize::from(listener)] > 0 => {
-                self.knocking[usize::from(listener)] -= 1;
+            Operation::Accept(listener) if self.pending_accepts[usize::from(listener)] > 0 => {
+                self.pending_accepts[usize::from(listener)] -= 1;
                 let has_more = self.below(4) > 0;
                 self.complete(operation, i32::from(self.next_socket), has_more, None);
                 self.next_socket += 1;

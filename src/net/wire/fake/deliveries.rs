@@ -284,7 +284,7 @@ fn late_reordered_partial_and_failing_completions_lose_nothing_and_free_every_sl
 /// Checks the state at the end; returns how many connections were closed.
 fn check(kernel: &FakeKernel, counters: &ShardCounters) -> usize {
     assert_eq!(
-        kernel.knocking, [0; LISTENERS],
+        kernel.pending_accepts, [0; LISTENERS],
         "every connection was accepted"
     );
     let log = Log::of(&kernel.consumed);
