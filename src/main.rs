@@ -7,6 +7,7 @@ use fanwire::{
     BindError, Builder, Configured, Server, StartError, StopOutcome, TokenGrant, issue_token,
     settings,
 };
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -158,10 +159,7 @@ fn main() -> ExitCode {
 
 fn config(flags: SettingFlags) -> ExitCode {
     match flags.configure() {
-        Ok(configured) => {
-            print!("{}", configured.report());
-            ExitCode::SUCCESS
-        }
+        Ok(configured) => print_result(&configured.report().to_string()),
         Err(error) => fail(exit_code(&error), &error),
     }
 }
@@ -185,7 +183,10 @@ fn serve(flags: SettingFlags) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(1, &error),
     };
-    print_banner(&server);
+    // The server runs whether anybody reads this or not.
+    if let Err(error) = print(&banner(&server)) {
+        tracing::warn!(%error, "cannot write to standard output");
+    }
     match signals.run() {
         StopOutcome::Drained => ExitCode::SUCCESS,
         StopOutcome::TimedOut => {
@@ -207,24 +208,32 @@ fn exit_code(error: &StartError) -> u8 {
     }
 }
 
-fn print_banner(server: &Server) {
+fn banner(server: &Server) -> String {
+    use std::fmt::Write as _;
     let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     let version = env!("CARGO_PKG_VERSION");
-    println!("fanwire {version} listening on {}", addresses.join(", "));
+    let mut text = format!("fanwire {version} listening on {}\n", addresses.join(", "));
     for (url, dialect) in server.endpoints() {
-        println!("  WebSocket  {url} ({})", dialect.name());
+        let _ = writeln!(text, "  WebSocket  {url} ({})", dialect.name());
     }
     for address in &addresses {
-        println!("  HTTP       http://{address}/health  http://{address}/metrics/prometheus");
+        let _ = writeln!(
+            text,
+            "  HTTP       http://{address}/health  http://{address}/metrics/prometheus"
+        );
     }
     let connections = server.connections_per_shard();
     for (shard, core) in server.shard_cores().iter().enumerate() {
-        println!("  shard {shard}    core {core}, up to {connections} connections");
+        let _ = writeln!(
+            text,
+            "  shard {shard}    core {core}, up to {connections} connections"
+        );
     }
     if let Some(token) = server.dev_token() {
-        println!("  --dev      insecure: anonymous clients may subscribe and publish");
-        println!("  token      {token}");
+        text += "  --dev      insecure: anonymous clients may subscribe and publish\n";
+        let _ = writeln!(text, "  token      {token}");
     }
+    text
 }
 
 fn token(arguments: Token) -> ExitCode {
@@ -233,15 +242,28 @@ fn token(arguments: Token) -> ExitCode {
     grant.roles = arguments.roles;
     grant.permissions = arguments.permissions;
     match issue_token(&grant, &arguments.jwt_secret, arguments.ttl.into()) {
-        Ok(token) => {
-            println!("{token}");
-            ExitCode::SUCCESS
-        }
+        Ok(token) => print_result(&format!("{token}\n")),
         Err(error) => fail(EXIT_USAGE, &error),
     }
 }
 
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A reader such as `head` that has enough is no failure.
+fn print_result(text: &str) -> ExitCode {
+    match print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(1, &format!("cannot write to standard output: {error}")),
+    }
+}
+
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("fanwire: {error}");
+    // Standard error may be closed or full; the exit code remains.
+    let _ = writeln!(io::stderr(), "fanwire: {error}");
     ExitCode::from(code)
 }

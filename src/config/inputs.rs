@@ -49,6 +49,12 @@ impl Inputs {
         self.reads_environment = true;
     }
 
+    /// Whether environment variables are read.
+    #[must_use]
+    pub fn reads_environment(&self) -> bool {
+        self.reads_environment
+    }
+
     /// Declares that the embedding program checks tokens itself, so that no secret is required.
     pub fn set_token_check(&mut self) {
         self.has_token_check = true;
@@ -73,12 +79,22 @@ impl Inputs {
         let mut environment = Environment::new();
         let mut dotenv = Environment::new();
         if self.reads_environment {
-            // Settings are UTF-8, so other variables cannot be settings.
-            let variables = std::env::vars_os().filter_map(|(name, value)| {
-                let name = name.into_string().ok()?;
-                Some((name, value.into_string().ok()?))
-            });
-            environment = variables.collect();
+            for (name, value) in std::env::vars_os() {
+                let Ok(name) = name.into_string() else {
+                    continue;
+                };
+                match value.into_string() {
+                    Ok(value) => {
+                        environment.insert(name, value);
+                    }
+                    // Variables of other programs may contain any bytes.
+                    Err(_) if name.starts_with("FANWIRE_") => {
+                        let text = format!("the value of the variable {name} is not UTF-8");
+                        return Err(SettingsError::File(text));
+                    }
+                    Err(_) => {}
+                }
+            }
             dotenv = read_dotenv(Path::new(".env"))?;
             dotenv.retain(|name, _| !environment.contains_key(name));
         }

@@ -6,6 +6,8 @@ use crate::base::now::Clock;
 use crate::config::{LogFormat, LogLevel, LogSettings};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
@@ -33,6 +35,8 @@ static REOPEN_REQUESTS: ReopenRequests = ReopenRequests::new();
 pub struct LogGuard {
     threads: Vec<WorkerGuard>,
     dropped: Vec<ErrorCounter>,
+    /// Of each file.
+    lost: Vec<Arc<AtomicU64>>,
 }
 
 impl Drop for LogGuard {
@@ -40,16 +44,27 @@ impl Drop for LogGuard {
         self.threads.clear();
         let dropped: usize = self.dropped.iter().map(ErrorCounter::dropped_lines).sum();
         if dropped > 0 {
-            eprintln!("fanwire: {dropped} log lines were dropped: the writer was too slow");
+            let cause = "log lines were dropped: the writer was too slow";
+            let _ = writeln!(io::stderr(), "fanwire: {dropped} {cause}");
+        }
+        // Relaxed: the writing threads have ended.
+        let lost = self.lost.iter().map(|lines| lines.load(Ordering::Relaxed));
+        let lost: u64 = lost.sum();
+        if lost > 0 {
+            let _ = writeln!(
+                io::stderr(),
+                "fanwire: {lost} log lines could not be written"
+            );
         }
     }
 }
 
-/// Starts logging at the level of the settings; `RUST_LOG` overrides it.
+/// Starts logging at the level of the settings; `RUST_LOG` overrides it if the environment is a
+/// source of settings.
 ///
 /// # Errors
 /// When a file cannot be written; the text names it.
-pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
+pub fn start(settings: &LogSettings, reads_environment: bool) -> Result<LogGuard, String> {
     let level = match settings.log_level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -57,16 +72,20 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .from_env_lossy();
+    let filter = EnvFilter::builder().with_default_directive(level.into());
+    let filter = if reads_environment {
+        filter.from_env_lossy()
+    } else {
+        filter.parse_lossy("")
+    };
     let mut guard = LogGuard {
         threads: Vec::new(),
         dropped: Vec::new(),
+        lost: Vec::new(),
     };
     let lines = match &settings.log_file {
         Some(path) => {
-            let file = open(settings, path)?;
+            let file = guard.open(settings, path)?;
             layer(settings.log_format, false, guard.thread("log", file))
         }
         None => {
@@ -80,7 +99,7 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, String> {
     };
     let errors = match &settings.log_error_file {
         Some(path) => {
-            let file = open(settings, path)?;
+            let file = guard.open(settings, path)?;
             let errors = layer(settings.log_format, false, guard.thread("log-errors", file));
             Some(errors.with_filter(LevelFilter::ERROR))
         }
@@ -116,16 +135,18 @@ impl LogGuard {
         self.dropped.push(lines.error_counter());
         lines
     }
-}
 
-fn open(settings: &LogSettings, path: &Path) -> Result<LogFile, String> {
-    let config = LogFileConfig {
-        path: path.to_owned(),
-        rotation_bytes: settings.log_rotation.0,
-        retention: settings.log_retention,
-    };
-    LogFile::open(config, Clock::start(), &REOPEN_REQUESTS)
-        .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))
+    fn open(&mut self, settings: &LogSettings, path: &Path) -> Result<LogFile, String> {
+        let config = LogFileConfig {
+            path: path.to_owned(),
+            rotation_bytes: settings.log_rotation.0,
+            retention: settings.log_retention,
+        };
+        let file = LogFile::open(config, Clock::start(), &REOPEN_REQUESTS)
+            .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
+        self.lost.push(file.lost_lines());
+        Ok(file)
+    }
 }
 
 fn layer<S>(format: LogFormat, ansi: bool, lines: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>

@@ -8,6 +8,7 @@ use crate::base::now::Clock;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -57,6 +58,8 @@ pub(super) struct LogFile {
     reopened: u64,
     /// Whether the last line failed, which was reported.
     is_reported: bool,
+    /// Lines that could not be written.
+    lost: Arc<AtomicU64>,
 }
 
 impl LogFile {
@@ -70,9 +73,6 @@ impl LogFile {
         requests: &'static ReopenRequests,
     ) -> io::Result<Self> {
         let reopened = requests.count();
-        if let Some(folder) = config.path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
         let file = append(&config.path)?;
         let bytes = file.metadata()?.len();
         let log = Self {
@@ -83,9 +83,37 @@ impl LogFile {
             requests,
             reopened,
             is_reported: false,
+            lost: Arc::default(),
         };
         log.delete_expired();
         Ok(log)
+    }
+
+    /// The count of lines that could not be written, which goes on after the file is closed.
+    pub(super) fn lost_lines(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lost)
+    }
+
+    /// Writes all lines or none, so that a full disk tears no line.
+    fn append_lines(&mut self, lines: &[u8]) -> io::Result<()> {
+        let mut written = 0;
+        while written < lines.len() {
+            let error = match self.file.write(&lines[written..]) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(bytes) => {
+                    written += bytes;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            if written > 0 {
+                let end = self.file.metadata()?.len();
+                self.file.set_len(end - written as u64)?;
+            }
+            return Err(error);
+        }
+        Ok(())
     }
 
     fn reopen(&mut self) -> io::Result<()> {
@@ -144,10 +172,8 @@ impl LogFile {
     fn report_once(&mut self, what: &str, error: &io::Error) {
         if !self.is_reported {
             self.is_reported = true;
-            eprintln!(
-                "fanwire: cannot {what} {}: {error}",
-                self.config.path.display()
-            );
+            let path = self.config.path.display();
+            let _ = writeln!(io::stderr(), "fanwire: cannot {what} {path}: {error}");
         }
     }
 }
@@ -169,7 +195,10 @@ impl Write for LogFile {
             has_failed = true;
             self.report_once("rotate the log file", &error);
         }
-        if let Err(error) = self.file.write_all(lines) {
+        if let Err(error) = self.append_lines(lines) {
+            let count = lines.iter().filter(|byte| **byte == b'\n').count();
+            // Relaxed: only a count, read after the writing thread has ended.
+            self.lost.fetch_add(count as u64, Ordering::Relaxed);
             self.report_once("write the log file", &error);
             return Err(error);
         }
@@ -184,7 +213,11 @@ impl Write for LogFile {
     }
 }
 
+/// Opens a file for appending, and creates it and its folder.
 fn append(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     OpenOptions::new().create(true).append(true).open(path)
 }
 
@@ -376,6 +409,31 @@ mod tests {
         log.write_all(b"3\n").unwrap();
         assert!(!log.is_reported);
         assert_eq!(folder.files(), [("server.log".into(), "3\n".into())]);
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let folder = Folder::new("full");
+        let mut log = folder.open(100);
+        log.file = append(Path::new("/dev/full")).unwrap();
+        let lost = log.lost_lines();
+        for _ in 0..2 {
+            let error = log.write_all(b"1\n").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+        drop(log);
+        assert_eq!(lost.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_folder_that_was_deleted_is_created_again_on_reopening() {
+        let folder = Folder::new("gone");
+        let mut log = folder.open(100);
+        std::fs::remove_dir_all(folder.path.join("deep")).unwrap();
+        folder.requests.add();
+        log.write_all(b"1\n").unwrap();
+        assert!(!log.is_reported);
+        assert_eq!(folder.files(), [("server.log".into(), "1\n".into())]);
     }
 
     #[test]

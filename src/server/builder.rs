@@ -307,6 +307,7 @@ impl Builder {
         }
         Ok(Configured {
             settings,
+            reads_environment: self.inputs.reads_environment(),
             program: self.program,
         })
     }
@@ -335,6 +336,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Configured {
     settings: Settings,
+    reads_environment: bool,
     program: ProgramHooks,
 }
 
@@ -353,7 +355,7 @@ impl Configured {
 
     /// Writes the logs of the process as the settings specify, until the guard is dropped, and
     /// first logs the notices about the settings. Programs with a `tracing` subscriber of their own
-    /// do not call it.
+    /// do not call it. After [`Builder::from_env`], `RUST_LOG` overrides the level.
     ///
     /// # Errors
     /// When a log file cannot be written.
@@ -366,7 +368,8 @@ impl Configured {
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
     pub fn start_logging(&self) -> Result<LogGuard, StartError> {
-        let guard = log::start(&self.settings.log).map_err(SettingsError::File)?;
+        let guard =
+            log::start(&self.settings.log, self.reads_environment).map_err(SettingsError::File)?;
         for notice in &self.settings.notices {
             match notice {
                 Notice::Info(text) => tracing::info!("{text}"),

@@ -371,6 +371,97 @@ fn a_log_file_that_cannot_be_written_is_named() {
     assert!(said.contains("/proc/nothing/server.log"), "{said}");
 }
 
+#[test]
+fn a_full_disk_tears_no_line_and_lost_lines_are_counted() {
+    let directory = Directory::new("full");
+    let mut command = Command::new("sh");
+    // A file size limit of 4 blocks, with its signal ignored, makes writes partial and then fail.
+    let script =
+        "trap '' XFSZ; ulimit -f 4; exec \"$0\" serve --dev --listen 127.0.0.1:0 --shards 1";
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_fanwire")])
+        .env_clear()
+        .env("RUST_LOG", "trace")
+        .env("FANWIRE_LOG_FILE", "server.log")
+        .current_dir(&directory.path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let address: SocketAddr = first.rsplit(' ').next().unwrap().parse().unwrap();
+    for _ in 0..40 {
+        assert_eq!(http_get(address, "/health").0, 200);
+    }
+    let id = child.id().to_string();
+    for name in std::iter::repeat_n("HUP", 60).chain(["TERM"]) {
+        let status = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(status.unwrap().success());
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("cannot write the log file"), "{errors}");
+    assert!(
+        errors.contains("log lines could not be written"),
+        "{errors}"
+    );
+    let text = std::fs::read_to_string(directory.path.join("server.log")).unwrap();
+    assert!(text.ends_with('\n'), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("20")), "{text}");
+}
+
+#[test]
+fn output_that_nobody_reads_neither_panics_nor_ends_the_server() {
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let status = fanwire().args(["config", "--dev"]).stdout(full()).status();
+    assert_eq!(status.unwrap().code(), Some(1));
+    let script = "\"$0\" config --dev | :; \"$0\" config --dev 2>&1 | true";
+    let piped = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_fanwire")])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(piped.stderr).unwrap(), "");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    drop(port);
+    let mut child = fanwire()
+        .args(["serve", "--dev", "--listen", &address.to_string()])
+        .stdout(full())
+        .stderr(full())
+        .spawn()
+        .unwrap();
+    let is_ready = (0..2_000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::net::TcpStream::connect(address).is_ok()
+    });
+    assert!(is_ready && http_get(address, "/health").0 == 200);
+    let id = child.id().to_string();
+    let killed = Command::new("kill").args(["-s", "TERM", &id]).status();
+    assert!(killed.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let value = std::ffi::OsStr::from_bytes(b"2\xff");
+    let output = fanwire()
+        .args(["config", "--dev"])
+        .env("FANWIRE_SHARDS", value)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("FANWIRE_SHARDS is not UTF-8"), "{errors}");
+}
+
 /// A directory that goes when it is dropped.
 struct Directory {
     path: PathBuf,
