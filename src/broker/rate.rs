@@ -46,7 +46,7 @@ impl RateState {
                 weighed + u64::from(self.current)
             }
             RateLimit::Bucket { per_minute, .. } => {
-                let interval = 60_000_000 / u64::from(per_minute.max(1));
+                let interval = interval_us(per_minute);
                 self.anchor
                     .saturating_sub(now_ms * 1_000)
                     .div_ceil(interval)
@@ -82,7 +82,7 @@ impl RateState {
             return false;
         }
         let now = now_ms * 1_000;
-        let interval = 60_000_000 / u64::from(per_minute);
+        let interval = interval_us(per_minute);
         let tolerance = interval * u64::from(burst - 1);
         if self.anchor > now + tolerance {
             return false;
@@ -92,9 +92,25 @@ impl RateState {
     }
 }
 
+/// Time after which a token bucket gains a token, microseconds, at least 1.
+fn interval_us(per_minute: u32) -> u64 {
+    (60_000_000 / u64::from(per_minute.max(1))).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_beyond_the_clock_neither_panics_nor_lifts_the_burst() {
+        let limit = RateLimit::Bucket {
+            per_minute: u32::MAX,
+            burst: 5,
+        };
+        let mut state = RateState::default();
+        assert_eq!(count_allowed(&mut state, limit, 0, 9), 5);
+        assert_eq!(state.used(limit, 0), 5);
+    }
 
     fn count_allowed(state: &mut RateState, limit: RateLimit, now_ms: u64, tries: u32) -> usize {
         (0..tries).filter(|_| state.allows(limit, now_ms)).count()

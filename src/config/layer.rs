@@ -8,13 +8,22 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// One value of one setting.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     /// The setting; for a dialect with its table as prefix.
     pub(super) key: String,
     pub(super) value: SettingValue,
     /// The flag, variable, or line of a file, for people.
     pub(super) source: String,
+}
+
+/// Without the value, which may be a secret.
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut entry = formatter.debug_struct("Entry");
+        entry.field("key", &self.key).field("source", &self.source);
+        entry.finish_non_exhaustive()
+    }
 }
 
 impl Entry {

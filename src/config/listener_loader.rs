@@ -10,6 +10,7 @@ use super::profiles::Profile;
 use super::report::Report;
 use super::value::{SettingType, quoted};
 use crate::base::DialectId;
+use crate::base::limits::LISTENERS_MAX;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -173,12 +174,21 @@ impl ListenerLoader<'_> {
     /// The listeners that the program has set.
     ///
     /// # Errors
-    /// When a setting of a single listener is set too, or two listeners have the same address.
+    /// When there are none or too many, a setting of a single listener is set too, or two listeners
+    /// have the same address.
     pub(super) fn set_by_program(
         &mut self,
         listeners: Vec<Listener>,
     ) -> Result<Vec<Listener>, SettingsError> {
         let source = "the program";
+        if !(1..=LISTENERS_MAX).contains(&listeners.len()) {
+            let count = Entry::new(
+                "listeners",
+                format!("{} listeners", listeners.len()),
+                source,
+            );
+            return Err(count.expected(&format!("1 to {LISTENERS_MAX} listeners")));
+        }
         self.no_single_settings(source)?;
         for (index, listener) in listeners.iter().enumerate() {
             self.note(index, listener, source);

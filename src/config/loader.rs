@@ -13,6 +13,7 @@ use super::log::{LogFormat, LogSettings};
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::profiles::Profile;
 use super::report::Report;
+use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
 use super::sources::{Sources, own_variables};
 use crate::base::DialectId;
@@ -39,7 +40,7 @@ impl Loader {
     /// # Errors
     /// When settings exclude each other.
     pub(super) fn new(mut sources: Sources) -> Result<Self, SettingsError> {
-        let unknown = sources.environment.keys();
+        let unknown = sources.environment.keys().chain(sources.dotenv.keys());
         let unknown = unknown.filter_map(|name| keys::unknown_variable(name));
         let mut notices: Vec<_> = unknown.map(Notice::Warning).collect();
         let tables = sources.file.as_mut().and_then(|file| {
@@ -159,6 +160,7 @@ impl Loader {
             group,
             |_| notifications.clone(),
         )?;
+        self.check_masks(&settings)?;
         self.check_secret(&settings)?;
         self.report.retain_dialects(&settings.dialects_in_use());
         settings.report = self.report;
@@ -273,6 +275,28 @@ impl Loader {
                 Err(entry.expected("a file other than `log_file`"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A report that is read back as a file contains masks, which everyone knows.
+    fn check_masks(&self, settings: &Settings) -> Result<(), SettingsError> {
+        let process = &settings.process;
+        let has_mask = |key: &str| match key {
+            "notify_api_key" => process.notify_api_key.as_ref().is_some_and(Secret::is_mask),
+            _ => process
+                .static_tokens
+                .iter()
+                .any(|token| &*token.token == MASK),
+        };
+        let masked = ["notify_api_key", "static_tokens"]
+            .into_iter()
+            .find(|key| has_mask(key))
+            .and_then(|key| self.layers.find(key));
+        match masked {
+            Some(entry) => Err(entry
+                .masked()
+                .expected("a secret, not the mask that reports print instead")),
+            None => Ok(()),
         }
     }
 

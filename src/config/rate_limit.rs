@@ -10,6 +10,9 @@ pub(super) const PARTS: [&str; 4] = ["messages", "window", "per_minute", "burst"
 /// The parts of each kind of limit; they do not mix.
 pub(super) const KINDS: [[&str; 2]; 2] = [["messages", "window"], ["per_minute", "burst"]];
 
+/// Highest rate of a token bucket: one message per microsecond, the resolution of its clock.
+const PER_MINUTE_MAX: u32 = 60_000_000;
+
 /// The rate limit of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,7 +63,9 @@ fn from_parts(parts: &BTreeMap<String, SettingValue>, default: RateLimit) -> Opt
             _ => (None, BURST),
         };
         return Some(RateLimit::Bucket {
-            per_minute: count("per_minute")?.or(per_minute)?,
+            per_minute: count("per_minute")?
+                .or(per_minute)
+                .filter(|per_minute| *per_minute <= PER_MINUTE_MAX)?,
             burst: count("burst")?.unwrap_or(burst),
         });
     }
@@ -87,7 +92,7 @@ fn from_parts(parts: &BTreeMap<String, SettingValue>, default: RateLimit) -> Opt
 impl SettingType for RateLimit {
     fn rule() -> Cow<'static, str> {
         "\"off\", \"on\", { messages = N, window = \"60s\" } or { per_minute = N, burst = N }, each \
-         N 1 or more"
+         N 1 or more, per_minute at most 60000000, window at most 49 days"
             .into()
     }
 

@@ -3,7 +3,7 @@
 /// What is printed in place of a secret.
 pub(super) const MASK: &str = "(secret)";
 /// Secrets of examples and tutorials, in lower case.
-const PLACEHOLDERS: [&str; 14] = [
+const PLACEHOLDERS: [&str; 16] = [
     "your-secret-key",
     "your-secret-key-change-this",
     "your-secret-key-here",
@@ -17,6 +17,8 @@ const PLACEHOLDERS: [&str; 14] = [
     "change-this-in-production",
     "secret",
     "password",
+    "your-256-bit-secret",
+    "a secret of 32 bytes or more, from a vault",
     MASK,
 ];
 /// Bytes of a key of HS256 (RFC 7518 3.2).
@@ -27,9 +29,16 @@ const SECRET_BYTES_MIN: usize = 32;
 pub struct Secret(pub String);
 
 impl Secret {
-    /// Whether it is known from examples.
+    /// Whether it is known from examples, or blank.
     pub(super) fn is_placeholder(&self) -> bool {
-        PLACEHOLDERS.contains(&&*self.0.trim().to_ascii_lowercase())
+        let text = self.0.trim();
+        let is_blank = text.is_empty() && !self.0.is_empty();
+        is_blank || PLACEHOLDERS.contains(&&*text.to_ascii_lowercase())
+    }
+
+    /// Whether it is what reports print in place of a secret.
+    pub(super) fn is_mask(&self) -> bool {
+        self.0 == MASK
     }
 
     /// Whether it is shorter than its hash.

@@ -535,6 +535,36 @@ fn a_handler_for_a_message_of_the_dialect_itself_does_not_start() {
 }
 
 #[test]
+fn no_listeners_or_too_many_are_an_error() {
+    let loopback = |_| fanwire::Listener::by_path(([127, 0, 0, 1], 0).into());
+    for count in [0, 17, 256] {
+        let builder = Server::builder().dev().listeners((0..count).map(loopback));
+        let error = builder
+            .configure()
+            .expect_err("too few or too many")
+            .to_string();
+        assert!(error.contains("1 to 16 listeners"), "{error}");
+    }
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let builder = builder().set("static_tokens", vec!["ann=t0ken-of-ann"]);
+    let mut text = format!("{builder:?}");
+    text += &format!("{:?}", builder.configure().unwrap());
+    assert!(text.contains("static_tokens"), "{text}");
+    assert!(!text.contains("t0ken") && !text.contains(SECRET), "{text}");
+}
+
+#[test]
+fn a_rate_beyond_the_clock_is_an_error() {
+    let rate = |per_minute: u64| builder().set("gateway.rate_limit.per_minute", per_minute);
+    let error = rate(60_000_001).configure().unwrap_err().to_string();
+    assert!(error.contains("at most 60000000"), "{error}");
+    rate(60_000_000).configure().unwrap();
+}
+
+#[test]
 fn every_setting_is_set_from_code_with_its_own_value() {
     let configured = builder()
         .set("gateway.rate_limit.burst", 7)

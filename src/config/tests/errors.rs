@@ -163,6 +163,29 @@ fn a_secret_without_quotes_is_not_shown_by_the_error_about_them() {
 }
 
 #[test]
+fn masks_of_a_report_are_not_secrets() {
+    for (key, file) in [
+        ("notify_api_key", "notify_api_key = \"(secret)\""),
+        ("static_tokens", "static_tokens = [\"ann=(secret)\"]"),
+    ] {
+        let sources = TestSources {
+            flags: secured(),
+            file,
+            ..TestSources::default()
+        };
+        let error = sources.load().expect_err(key).to_string();
+        let expected = [key, "f.toml:1", "not the mask"];
+        assert!(expected.iter().all(|part| error.contains(part)), "{error}");
+        let file = file.replace("(secret)", "another");
+        let sources = TestSources {
+            file: &file,
+            ..sources
+        };
+        assert!(sources.load().is_ok(), "{key}");
+    }
+}
+
+#[test]
 fn contradictions_name_both_sides() {
     fn check(sources: &TestSources<'_>, one: &str, two: &str) {
         let error = sources.load().expect_err(one);
@@ -242,6 +265,9 @@ fn secrets_of_examples_are_refused_unless_in_development() {
         "Your-Secret-Key-Change-This",
         "secret",
         "changeme",
+        "your-256-bit-secret",
+        "A secret of 32 bytes or more, from a vault",
+        "   ",
         "(secret)",
         "",
     ] {

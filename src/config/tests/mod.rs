@@ -54,6 +54,22 @@ impl TestSources<'_> {
     }
 }
 
+#[test]
+fn unknown_variables_are_warned_about_wherever_they_are() {
+    let sources = TestSources {
+        flags: secured(),
+        environment: &[("FANWIRE_LISTNE", "1")],
+        dotenv: &[("FANWIRE_SHARDZ", "3")],
+        ..TestSources::default()
+    };
+    let notices = sources.settings().notices;
+    for name in ["FANWIRE_LISTNE", "FANWIRE_SHARDZ"] {
+        let is_warning =
+            |notice: &Notice| matches!(notice, Notice::Warning(text) if text.contains(name));
+        assert!(notices.iter().any(is_warning), "{name}: {notices:?}");
+    }
+}
+
 /// Flags with a secret, so that nothing else is missing.
 fn secured() -> Flags {
     vec![("jwt_secret", SECRET)]
