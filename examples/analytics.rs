@@ -1,6 +1,7 @@
 //! Streaming analytics: events that subscribers filter, metrics, alerts.
 //!
 //! ```sh
+//! export FANWIRE_JWT_SECRET=$(openssl rand -hex 32)
 //! cargo run --example analytics
 //! ```
 
@@ -11,19 +12,16 @@ use serde_json::json;
 use std::error::Error;
 use std::time::Duration;
 
-/// Of the tokens; yours is yours alone.
-const SECRET: &str = "the secret of the examples, known to everyone";
-
 fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .profile(DialectId::Analytics)
         .listen(support::address("127.0.0.1:8765")?)
-        .jwt_secret(SECRET)
+        .from_env()
         .start()?;
     support::announce(&server, "/");
 
     let source = server.clone();
-    std::thread::spawn(move || -> Result<(), fanwire::shard::PublishError> {
+    std::thread::spawn(move || -> Result<(), fanwire::PublishError> {
         for number in 0_u64.. {
             source.broadcast_event(&json!({
                 "event_id": format!("evt_{number}"),

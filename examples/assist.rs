@@ -1,6 +1,7 @@
 //! An assistant's live features: documents, jobs, alerts, rooms.
 //!
 //! ```sh
+//! export FANWIRE_JWT_SECRET=$(openssl rand -hex 32)
 //! cargo run --example assist
 //! ```
 
@@ -11,10 +12,7 @@ use serde_json::json;
 use std::error::Error;
 use std::time::Duration;
 
-/// Of the tokens; yours is yours alone.
-const SECRET: &str = "the secret of the examples, known to everyone";
-
-fn work(server: &Server) -> Result<(), fanwire::shard::PublishError> {
+fn work(server: &Server) -> Result<(), fanwire::PublishError> {
     for turn in 0_u32.. {
         let document = format!("doc{turn}");
         server.notify_document_processing_start("user123", &document, "report.pdf")?;
@@ -36,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .profile(DialectId::Assist)
         .listen(support::address("127.0.0.1:8000")?)
-        .jwt_secret(SECRET)
+        .from_env()
         .start()?;
     support::announce(&server, "/ws/connect");
     let worker = server.clone();

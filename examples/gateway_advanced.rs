@@ -1,21 +1,18 @@
 //! A gateway with credentials of its own, middleware, hooks, and broadcasts to roles and tenants.
 //!
 //! ```sh
+//! export FANWIRE_JWT_SECRET=$(openssl rand -hex 32)
 //! cargo run --example gateway_advanced
 //! npx wscat -c ws://127.0.0.1:8765/ws -x '{"type":"custom_auth","data":{"token":"opensesame"}}' -w 3
 //! ```
 
 mod support;
 
-use fanwire::auth::Identity;
-use fanwire::{Denied, DialectId, Server};
+use fanwire::{Denied, DialectId, Identity, Server};
 use serde::Deserialize;
 use serde_json::json;
 use std::error::Error;
 use std::time::Duration;
-
-/// Of the tokens; yours is yours alone.
-const SECRET: &str = "the secret of the examples, known to everyone";
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -29,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .profile(DialectId::Gateway)
         .listen(support::address("127.0.0.1:8765")?)
-        .jwt_secret(SECRET)
+        .from_env()
         .on_connect(|session| {
             println!("{} comes from {}", session.id(), session.peer());
             Ok(())
@@ -56,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     support::announce(&server, "/ws");
 
     let news = server.clone();
-    std::thread::spawn(move || -> Result<(), fanwire::shard::PublishError> {
+    std::thread::spawn(move || -> Result<(), fanwire::PublishError> {
         loop {
             let message = json!({"message": "System maintenance in 5 minutes"});
             news.broadcast("notifications", "notification", &message)?;

@@ -1,8 +1,9 @@
 //! Property monitoring: a poller publishes, an operator looks at connections and ends one.
 //!
 //! ```sh
+//! export FANWIRE_JWT_SECRET=$(openssl rand -hex 32)
 //! cargo run --example monitoring
-//! fanwire token --user ann --jwt-secret "the secret of the examples, known to everyone"
+//! fanwire token --user ann     # in another shell with the same secret
 //! ```
 
 mod support;
@@ -12,9 +13,6 @@ use serde_json::json;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Of the tokens; yours is yours alone.
-const SECRET: &str = "the secret of the examples, known to everyone";
 
 /// Stands for the client of a city's open data.
 fn fetch_violations(turn: u32) -> Vec<&'static str> {
@@ -27,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .profile(DialectId::Monitoring)
         .listen(support::address("127.0.0.1:8765")?)
-        .jwt_secret(SECRET)
+        .from_env()
         .on_connect(move |session| {
             *seen.lock().expect("nobody panics with the lock") = Some(session.id());
             Ok(())

@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .start()?;
     support::announce(&server, "/ws");
     let notifier = server.clone();
-    std::thread::spawn(move || -> Result<(), fanwire::shard::PublishError> {
+    std::thread::spawn(move || -> Result<(), fanwire::PublishError> {
         for number in 1_u32.. {
             let message = format!("Hello for the {number}. time");
             notifier.notify("greeting", &message, &json!({"number": number}))?;

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 /// Where to listen: the first argument, or `default`.
 pub(crate) fn address(default: &str) -> Result<SocketAddr, Box<dyn Error>> {
-    let said = std::env::args().nth(1);
-    Ok(said.as_deref().unwrap_or(default).parse()?)
+    let given = std::env::args().nth(1);
+    Ok(given.as_deref().unwrap_or(default).parse()?)
 }
 
 /// Tells where the server listens.

@@ -1,6 +1,6 @@
 //! Do the programs under `examples/` do what they say?
 
-use crate::harness::{Client, http, http_get};
+use crate::harness::{Client, SECRET, http, http_get};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use serde_json::Value;
@@ -8,9 +8,6 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-
-/// The secret that the examples share.
-const SECRET: &[u8] = b"the secret of the examples, known to everyone";
 
 struct Example {
     child: Child,
@@ -30,6 +27,7 @@ impl Example {
         path.pop();
         let mut child = Command::new(path.join("examples").join(name))
             .arg("127.0.0.1:0")
+            .env("FANWIRE_JWT_SECRET", SECRET)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
@@ -46,7 +44,7 @@ impl Example {
 
     fn client(&self, path: &str, grant: Option<Grant>) -> Client {
         let token = grant.map(|grant| {
-            let token = issue(&grant, SECRET, 3_600, Clock::start().now()).unwrap();
+            let token = issue(&grant, SECRET.as_bytes(), 3_600, Clock::start().now()).unwrap();
             format!("?token={token}")
         });
         Client::open(
