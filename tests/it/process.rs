@@ -437,15 +437,23 @@ fn output_that_nobody_reads_neither_panics_nor_ends_the_server() {
         .stderr(full())
         .spawn()
         .unwrap();
+    let id = child.id().to_string();
+    // The banner, which would tell that it is ready, is lost; it then watches signals.
     let is_ready = (0..2_000).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(5));
-        std::net::TcpStream::connect(address).is_ok()
+        catches_sigterm(&id)
     });
     assert!(is_ready && http_get(address, "/health").0 == 200);
-    let id = child.id().to_string();
     let killed = Command::new("kill").args(["-s", "TERM", &id]).status();
     assert!(killed.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Whether the process has a handler for SIGTERM, by `SigCgt` in proc_pid_status(5).
+fn catches_sigterm(id: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    u64::from_str_radix(caught.unwrap().trim(), 16).unwrap() & (1 << (15 - 1)) != 0
 }
 
 #[test]
