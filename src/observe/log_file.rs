@@ -109,7 +109,8 @@ impl LogFile {
             };
             if written > 0 {
                 let end = self.file.metadata()?.len();
-                self.file.set_len(end - written as u64)?;
+                // Less if another program has just truncated the file.
+                self.file.set_len(end.saturating_sub(written as u64))?;
             }
             return Err(error);
         }
