@@ -62,7 +62,7 @@ const RETIRED_NAMES: &[(&str, &str)] = &[
     ("Audience", "SubscriberGroup"),
     ("Membership", "SubscriptionRef"),
     ("Joiner", "NewSubscriber"),
-    ("Census", "ProcessCounts"),
+    ("Census", "ProcessState"),
     ("Place", "CounterSlot"),
     ("Stamp", "PublicationMeta"),
     ("Heard", "Activity"),

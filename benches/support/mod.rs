@@ -26,7 +26,7 @@ pub(crate) fn shard() -> Shard {
         connections_max: 20_000,
         policy: Arc::new(policy),
         verifier: Verifier::default(),
-        process_counts: Arc::default(),
+        process_state: Arc::default(),
         quotas: Arc::default(),
         hooks: Arc::default(),
         counters: Arc::<ShardCounters>::default(),

@@ -70,7 +70,7 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
             ..Policy::default()
         }),
         verifier: Verifier::default(),
-        process_counts: Arc::default(),
+        process_state: Arc::default(),
         quotas: Arc::default(),
         counters: Arc::default(),
         hooks: Arc::default(),

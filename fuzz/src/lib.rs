@@ -22,7 +22,7 @@ pub mod head;
 mod input;
 
 use fanwire::auth::{Identity, Verifier};
-use fanwire::base::{ConnectionId, DialectId, Now, ProcessCounts, ShardCounters};
+use fanwire::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy, RateLimit, Routes};
 use fanwire::shard::{ConnectionAction, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
@@ -66,7 +66,7 @@ struct Fixture {
     now: Now,
     shard: Shard,
     counters: Arc<ShardCounters>,
-    process_counts: Arc<ProcessCounts>,
+    process_state: Arc<ProcessState>,
     clients: [Option<Client>; CLIENTS + 1],
     speaker: usize,
     /// How messages are cut; 0: not at all.
@@ -95,13 +95,13 @@ impl Fixture {
             policy.dialects[gateway] = policy.dialects[gateway].permissive();
         }
         let counters = Arc::<ShardCounters>::default();
-        let process_counts = Arc::<ProcessCounts>::default();
+        let process_state = Arc::<ProcessState>::default();
         let parts = ShardParts {
             index: 0,
             connections_max: 16,
             policy: Arc::new(policy),
             verifier: Verifier::default().with_check(Arc::new(identity)),
-            process_counts: Arc::clone(&process_counts),
+            process_state: Arc::clone(&process_state),
             quotas: Arc::default(),
             counters: Arc::clone(&counters),
             hooks: Arc::default(),
@@ -113,7 +113,7 @@ impl Fixture {
             now,
             shard: Shard::new(parts, now),
             counters,
-            process_counts,
+            process_state,
             clients: [const { None }; CLIENTS + 1],
             speaker: 0,
             cut: 0,
@@ -214,7 +214,7 @@ impl Fixture {
     /// Lets everything arrive.
     fn deliver_all(&mut self) {
         loop {
-            self.shard.retry_unsent();
+            self.shard.retry_unsent(self.now);
             self.shard.drain_ring(self.now);
             self.flush();
             for action in self.shard.take_actions() {
@@ -272,11 +272,11 @@ impl Fixture {
             ("authenticated", counters.authenticated_sessions.value()),
             (
                 "sessions of the dialect",
-                self.process_counts.sessions(self.dialect),
+                self.process_state.sessions(self.dialect),
             ),
             (
                 "sessions of the process",
-                self.process_counts.sessions_total(),
+                self.process_state.sessions_total(),
             ),
             ("connections", self.shard.connection_count() as u64),
         ];

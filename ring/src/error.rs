@@ -89,3 +89,23 @@ impl fmt::Display for WriteError {
 }
 
 impl Error for WriteError {}
+
+/// A reader that was put out of the gate has been overtaken by the writers: records that it had not
+/// read are overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lapped {
+    /// Bytes of records, with their headers, that were written and not visited.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Lapped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "the reader missed {} bytes of records",
+            self.bytes
+        )
+    }
+}
+
+impl Error for Lapped {}

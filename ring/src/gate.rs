@@ -1,34 +1,39 @@
-//! How far writers may go: the cached limit, the slots, and how a reader joins while writers write.
+//! How far writers may go: the cached limit, the slots, and how readers come into the gate and are
+//! put out of it while writers write.
 //!
 //! The invariant, at every moment of the modification order of the gate:
 //!
-//! > every record before `limit - capacity` is committed, and every joined reader's position is at
-//! > or after `limit - capacity`.
+//! > every record before `limit - capacity` is committed, and every reader in the gate has its
+//! > position at or after `limit - capacity`.
 //!
 //! *Raising keeps it.* A writer loads the gate, then scans the slots, then swaps in a limit of
 //! `slowest + capacity`. Positions in slots only grow, and a slot moves only over committed
 //! records, so `slowest` is a lower bound for every reader the scan saw, and every record before it
-//! is committed. A reader that the scan did not see has joined after the gate was loaded; its join
+//! is committed. A reader that the scan did not see has entered after the gate was loaded; its entry
 //! changed the gate, so the swap fails.
 //!
-//! *Joining keeps it.* The reader stores `limit - capacity` in its slot and then counts itself into
-//! the gate that it took this limit from. If that swap succeeds, no limit was raised in between; a
-//! later raise begins with a load of the gate that reads this swap or a later one (all are
-//! read-modify-writes, so the release sequence goes on) and therefore sees the slot. If it fails,
-//! the reader takes the newer limit and tries again: until then its slot holds an older position,
-//! which can only make writers wait.
+//! *Entering keeps it.* The reader stores its position, not before `limit - capacity`, in its slot
+//! and then counts itself into the gate that it took this limit from. If that swap succeeds, no
+//! limit was raised in between; a later raise begins with a load of the gate that reads this swap or
+//! a later one (all are read-modify-writes, so the release sequence goes on) and therefore sees the
+//! slot. If it fails, the reader takes the newer limit and tries again: until then its slot holds an
+//! older position, which can only make writers wait.
 //!
-//! *Leaving keeps it*: the condition on that reader falls away.
+//! *Leaving keeps it*: the condition on that reader falls away. Anybody may put a reader out of the
+//! gate, by a bit in its slot; a reader publishes a position only by a swap of the one it published
+//! before, so it never takes the bit away unawares. It finds out at its next look (rule 3 of
+//! `record.rs`) and enters again where it stands, or, if the limit has passed it, at the tail.
 //!
-//! *A ring without readers* has no slot to take a limit from, yet a slow writer may hold a grant in
-//! an old lap. So a writer that finds no reader becomes one, in the sweeper's slot, walks over what
-//! is committed, raises the limit to there and leaves.
+//! *A ring without readers in the gate* has no slot to take a limit from, yet a slow writer may hold
+//! a grant in an old lap. So a writer that finds no reader becomes one, in the sweeper's slot, walks
+//! over what is committed, raises the limit to there and leaves.
 //!
 //! *Happens-before.* Commit (release stamp) to the reader that walked over it (acquire stamp), to
-//! its slot (release), to the scan (acquire), to the gate (release), to the claim or join (acquire):
-//! whoever acts on a limit is ordered after every access to the records before `limit - capacity`.
+//! its slot (release), to the scan (acquire), to the gate (release), to the claim or entry (acquire):
+//! whoever acts on a limit is ordered after every access of readers in the gate to the records
+//! before `limit - capacity`, and after the change of every slot that put a reader out of it.
 
-use crate::layout::{Gate, SLOT_FREE};
+use crate::layout::{Gate, SLOT_FREE, SLOT_UNGATED};
 use crate::region::Region;
 use crate::sync::Ordering;
 
@@ -64,17 +69,26 @@ impl Region {
         }
     }
 
-    /// The slowest of all slots in use, the sweeper's included; nothing if none is.
+    /// The slowest reader in the gate, the sweeper included; nothing if there is none.
     ///
     /// For a raise, call it after the snapshot.
     pub(crate) fn slowest(&self) -> Option<u64> {
         // Acquire: pairs with the release stores of `Reader::publish` and `Reader::drop` (the
-        // reader's last look at a record comes before the writer's first touch) and with the
-        // release swap in `join`.
+        // reader's last look at a record comes before the writer's first touch), of `enter`, and of
+        // `put_out`.
         let slowest = (0..=self.geometry().readers_max())
             .map(|index| self.slot(index).load(Ordering::Acquire))
             .min();
-        slowest.filter(|position| *position != SLOT_FREE)
+        slowest.filter(|position| *position < SLOT_UNGATED)
+    }
+
+    /// The fastest reader in the gate: all records before it are committed.
+    pub(crate) fn fastest(&self) -> Option<u64> {
+        // Acquire: pairs with the release of `Reader::publish`, so its commits are ours to vouch for.
+        let in_gate = (0..self.geometry().readers_max())
+            .map(|index| self.slot(index).load(Ordering::Acquire))
+            .filter(|position| *position < SLOT_UNGATED);
+        in_gate.max()
     }
 
     /// Raises the limit of `snapshot`, unless a reader joined or another writer raised it since.
@@ -96,20 +110,39 @@ impl Region {
 
     /// Takes slot `index` and returns the position at which it gates; nothing if it is taken.
     pub(crate) fn join(&self, index: u32) -> Option<u64> {
-        let capacity = self.geometry().capacity();
-        let mut snapshot = self.snapshot();
         // Acquire: pairs with the release store by which the slot's last reader left, so that a
-        // scan which sees what this reader publishes is ordered after that reader too. Release: the
-        // same for a scan that sees this position.
+        // scan which sees what this reader publishes is ordered after that reader too. No release:
+        // the value says nothing.
         self.slot(index)
             .compare_exchange(
                 SLOT_FREE,
-                snapshot.limit - capacity,
-                Ordering::AcqRel,
+                SLOT_UNGATED,
+                Ordering::Acquire,
                 Ordering::Relaxed,
             )
             .ok()?;
+        self.enter(index, Some)
+    }
+
+    /// Brings the owner of slot `index` into the gate at the position that `position_for` names for
+    /// a given `limit - capacity`; all records before it must be committed. Nothing, and the slot
+    /// stays out of the gate, when it names none.
+    pub(crate) fn enter(
+        &self,
+        index: u32,
+        position_for: impl Fn(u64) -> Option<u64>,
+    ) -> Option<u64> {
+        let capacity = self.geometry().capacity();
         loop {
+            let snapshot = self.snapshot();
+            let Some(position) = position_for(snapshot.limit - capacity) else {
+                // Release: as in `put_out`.
+                self.slot(index).store(SLOT_UNGATED, Ordering::Release);
+                return None;
+            };
+            debug_assert!(position >= snapshot.limit - capacity);
+            // Release: pairs with the scan's acquire load.
+            self.slot(index).store(position, Ordering::Release);
             let joined = snapshot.gate.joined();
             // Release: pairs with the acquire load of the gate before every later scan, which
             // therefore sees the slot. No acquire, as in `raise`: the snapshot had it.
@@ -120,12 +153,30 @@ impl Region {
                 Ordering::Relaxed,
             );
             if swapped.is_ok() {
-                return Some(snapshot.limit - capacity);
+                return Some(position);
             }
-            snapshot = self.snapshot();
-            // Release: pairs with the scan's acquire load, as the swap above.
-            self.slot(index)
-                .store(snapshot.limit - capacity, Ordering::Release);
         }
+    }
+
+    /// Puts the reader of slot `index` out of the gate; false if it is not in it.
+    pub(crate) fn put_out(&self, index: u32) -> bool {
+        let slot = self.slot(index);
+        // Relaxed: the swap below orders what matters.
+        let mut position = slot.load(Ordering::Relaxed);
+        while position < SLOT_UNGATED {
+            // Release: pairs with the scan's acquire load, so that this change happens before every
+            // store that a limit without this reader allows. Acquire: what the reader did before it
+            // published goes on to the scan.
+            match slot.compare_exchange_weak(
+                position,
+                position | SLOT_UNGATED,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(moved) => position = moved,
+            }
+        }
+        false
     }
 }

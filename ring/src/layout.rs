@@ -4,41 +4,40 @@
 use crate::error::RingError;
 
 /// First bytes of a region: "fanwring" in memory order on a little-endian machine.
-#[cfg_attr(
-    loom,
-    expect(dead_code, reason = "the loom region has no bytes to identify")
-)]
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"fanwring");
 /// Changes with every change of the layout.
-#[cfg_attr(
-    loom,
-    expect(dead_code, reason = "the loom region has no bytes to identify")
-)]
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Two cache lines, because processors prefetch them in pairs.
 pub(crate) const LINE_BYTES: usize = 128;
-/// Records start at multiples of this, and it is the size of a record's header: whatever is left
-/// at the end of the data has room for the header of a padding record.
-pub(crate) const GRANULE_BYTES: u32 = 16;
+/// All memory of a region is accessed as words of this size.
+pub(crate) const WORD_BYTES: usize = 8;
+/// Stamp, size and kind, tag.
+pub(crate) const HEADER_BYTES: u32 = 24;
+/// Records start at multiples of this. Whatever is left at the end of the data has room for the
+/// header of a padding record, and no header crosses a cache line.
+pub(crate) const GRANULE_BYTES: u32 = 32;
 
 /// Two records of the largest size and their padding always fit (asserted below). Under loom a few
 /// records must already fill the ring, or its models would never reach the limit.
-pub(crate) const CAPACITY_BYTES_MIN: u32 = if cfg!(loom) { 128 } else { 4096 };
+pub(crate) const CAPACITY_BYTES_MIN: u32 = if cfg!(loom) { 256 } else { 4096 };
 /// One parked bit per reader in one line, one of them unused for the sweeper's slot.
 pub(crate) const READERS_MAX: u32 = 1023;
 /// A record may take this part of the ring, so that a few in flight never fill it.
 pub(crate) const RECORD_PARTS: u32 = 8;
 
-/// Value of a slot without a reader. No position: positions are below 2^63 (a ring that moves
-/// 10 GB/s needs 29 years to get there).
+/// Value of a slot without a reader.
 pub(crate) const SLOT_FREE: u64 = u64::MAX;
+/// Bit of a slot whose reader does not gate the writers; the bits below are the position at which
+/// it stopped. Positions are below it: a ring that moves 10 GB/s needs 29 years to get there.
+pub(crate) const SLOT_UNGATED: u64 = 1 << 63;
 
 const _: () = assert!(
     usize::BITS >= 64,
     "offsets and sizes of a region are computed in usize"
 );
 const _: () = assert!(CAPACITY_BYTES_MIN.is_power_of_two());
+const _: () = assert!(HEADER_BYTES <= GRANULE_BYTES && 64 % GRANULE_BYTES == 0);
 const _: () = assert!((READERS_MAX + 1) as usize <= LINE_BYTES * 8);
 const _: () = {
     let span_max = CAPACITY_BYTES_MIN / RECORD_PARTS + 2 * GRANULE_BYTES;
@@ -126,7 +125,7 @@ impl Geometry {
 
 /// Bytes from the start of a record to the start of the next.
 pub(crate) fn span(payload_bytes: u32) -> u64 {
-    (u64::from(GRANULE_BYTES) + u64::from(payload_bytes)).next_multiple_of(u64::from(GRANULE_BYTES))
+    (u64::from(HEADER_BYTES) + u64::from(payload_bytes)).next_multiple_of(u64::from(GRANULE_BYTES))
 }
 
 /// The cached limit and a count of joins, in one word so that one compare-and-swap checks both.
@@ -134,11 +133,11 @@ pub(crate) fn span(payload_bytes: u32) -> u64 {
 /// ```text
 ///  63           32 31                   0
 ///  ┌──────────────┬──────────────────────┐
-///  │ joins        │ limit / 16 mod 2^32  │
+///  │ joins        │ limit / 32 mod 2^32  │
 ///  └──────────────┴──────────────────────┘
 /// ```
 ///
-/// The limit is cut to 32 bits, a window of 64 GiB, and restored from a tail that is known to be at
+/// The limit is cut to 32 bits, a window of 128 GiB, and restored from a tail that is known to be at
 /// most [`Gate::WINDOW_BYTES`] behind it; it is never more than 2 GiB ahead of the present tail.
 /// Joins are counted because a scan of the slots must not be used once a reader has joined after
 /// it; a scan would have to sleep through 2^32 joins to be deceived.
@@ -187,32 +186,33 @@ mod tests {
                 "claim({tail}, {span})"
             );
         };
-        check(0, 16, (0, 16));
-        check(4080, 16, (4080, 4096));
-        check(4080, 32, (4096, 4128));
+        check(0, 32, (0, 32));
+        check(4064, 32, (4064, 4096));
+        check(4064, 64, (4096, 4160));
         check(4096 * 7 + 4000, 96, (4096 * 7 + 4000, 4096 * 8));
-        check(4096 * 7 + 4000, 112, (4096 * 8, 4096 * 8 + 112));
+        check(4096 * 7 + 4000, 128, (4096 * 8, 4096 * 8 + 128));
     }
 
     #[test]
-    fn span_is_a_multiple_of_sixteen_with_room_for_the_header() {
-        for (payload_bytes, expected) in [(0, 16), (1, 32), (16, 32), (17, 48), (128, 144)] {
+    fn span_is_a_multiple_of_the_granule_with_room_for_the_header() {
+        for (payload_bytes, expected) in [(0, 32), (8, 32), (9, 64), (40, 64), (41, 96), (128, 160)]
+        {
             assert_eq!(span(payload_bytes), expected);
         }
-        assert_eq!(span(u32::MAX), (1 << 32) + 16);
+        assert_eq!(span(u32::MAX), (1 << 32) + 32);
     }
 
     #[test]
     fn gate_gives_back_the_limit_at_any_tail_and_keeps_joins_apart() {
         let tails = [
             0,
-            16,
+            32,
             4096,
-            Gate::WINDOW_BYTES - 16,
+            Gate::WINDOW_BYTES - 32,
             Gate::WINDOW_BYTES,
-            (1 << 62) + 48,
+            (1 << 62) + 96,
         ];
-        let aheads = [0, 16, 4096, 1 << 31, Gate::WINDOW_BYTES - 16];
+        let aheads = [0, 32, 4096, 1 << 31, Gate::WINDOW_BYTES - 32];
         for (tail, ahead) in tails
             .into_iter()
             .flat_map(|tail| aheads.map(|ahead| (tail, ahead)))

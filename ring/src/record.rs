@@ -1,31 +1,31 @@
-//! What a record is: how it is committed and how a commit is recognised.
+//! What a record is: how it is filled, committed, recognized and copied.
 //!
-//! The rules on which every SAFETY comment of this crate rests:
+//! The rules of the ring:
 //!
 //! 1. The claim of `[position, end)` succeeded by moving the tail, so no two claims overlap, and it
 //!    ended at or below a limit that the writer had read with acquire.
-//! 2. The release chain of that limit (commit, then reader, then slot, then gate) orders everything
-//!    ever done to the bytes of `[position - capacity, end - capacity)` before the claim: each
-//!    record there was committed by its writer and passed by every reader. `gate.rs` proves it.
-//! 3. Between claim and commit only the claimer touches the record, except that readers load its
-//!    stamp, which is an atomic.
-//! 4. After the commit nobody writes it, until rule 2 allows the next lap.
-//! 5. A reader looks only at the record at its own position. Its slot holds a position at or before
-//!    that, so the limit is at most a capacity ahead of it and the next lap cannot have started.
-#![expect(
-    unsafe_code,
-    reason = "a record's metadata lies in memory that is reused"
-)]
+//! 2. Every record before `limit - capacity` is committed, and every reader *in the gate* stands at
+//!    or after `limit - capacity`. `gate.rs` proves it. So a claim never takes bytes that a reader
+//!    in the gate has not passed.
+//! 3. A reader can be put out of the gate while it reads. Whoever does so changes the reader's slot
+//!    before any limit ignores the reader. The writer of a later claim has a release fence between
+//!    its claim and its first store; the reader has an acquire fence between its last load and a
+//!    look at its own slot. So if any load saw such a store, the look finds the slot changed (C11
+//!    7.17.4, fence-fence synchronization through the word that was loaded), and the reader forgets
+//!    what it loaded. A slot that is unchanged proves the copy whole. (Boehm, "Can seqlocks get along
+//!    with programming language memory models?", MSPC 2012.)
+//! 4. A stamp is stored with release after everything else of its record, and loaded with acquire.
 
+use crate::layout::{HEADER_BYTES, WORD_BYTES};
 use crate::region::Region;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
-/// Length and kind, as they lie in a record behind the stamp.
+/// Length, kind and tag, as they lie in a record behind the stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
 pub(crate) struct Meta {
     pub(crate) payload_bytes: u32,
     pub(crate) kind: u32,
+    pub(crate) tag: u64,
 }
 
 /// A record for the readers.
@@ -35,6 +35,18 @@ pub(crate) const KIND_PADDING: u32 = 2;
 /// A grant that was dropped.
 pub(crate) const KIND_ABORTED: u32 = 3;
 
+impl Meta {
+    /// What fills the rest of a lap of `bytes`.
+    pub(crate) fn padding(bytes: u64) -> Self {
+        let payload_bytes = u32::try_from(bytes - u64::from(HEADER_BYTES));
+        Self {
+            payload_bytes: payload_bytes.expect("padding is smaller than the largest record"),
+            kind: KIND_PADDING,
+            tag: 0,
+        }
+    }
+}
+
 impl Region {
     /// The stamp that commits `position`. The salt's top bit is set and no position has it, so a
     /// stamp is never zero, which is what memory holds before its first lap.
@@ -42,33 +54,112 @@ impl Region {
         position ^ self.salt()
     }
 
-    /// # Safety
-    ///
-    /// The caller claimed the record at `position` with this length, has not committed it before
-    /// and uses no reference to its payload any more.
-    pub(crate) unsafe fn commit(&self, position: u64, meta: Meta) {
-        // SAFETY: claimed and not yet committed, says the caller (rule 3).
-        unsafe { self.write_meta(position, meta) };
-        // Release: pairs with the acquire load in `committed`, so whoever sees the stamp sees the
-        // payload and the metadata.
-        self.stamp(position)
-            .store(self.stamp_value(position), Ordering::Release);
+    /// Must be called after a claim and before the first store into it (rule 3).
+    pub(crate) fn begin_fill(&self) {
+        fence(Ordering::Release);
     }
 
-    /// The metadata of the record at `position`, or nothing if it is not committed yet.
-    ///
-    /// # Safety
-    ///
-    /// A slot that the caller owns holds a position `p` with `p <= position`, every record from `p`
-    /// up to `position` was seen committed, and `p` came from `join` or from such a walk.
-    pub(crate) unsafe fn committed(&self, position: u64) -> Option<Meta> {
+    /// Commits the record at `position`, which the caller has claimed and filled.
+    pub(crate) fn commit(&self, position: u64, meta: Meta) {
+        let header = self.header(position);
+        let size_and_kind = u64::from(meta.payload_bytes) | u64::from(meta.kind) << u32::BITS;
+        // Relaxed, both: the stamp orders them.
+        header[1].store(size_and_kind, Ordering::Relaxed);
+        header[2].store(meta.tag, Ordering::Relaxed);
+        // Release: pairs with the acquire load in `committed`, so whoever sees the stamp sees the
+        // payload and the metadata.
+        header[0].store(self.stamp_value(position), Ordering::Release);
+    }
+
+    /// The metadata of the record at `position`, or nothing if it is not committed yet. Both answers
+    /// hold only for a reader that finds itself in the gate afterwards (rule 3).
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half of a word")]
+    pub(crate) fn committed(&self, position: u64) -> Option<Meta> {
+        let header = self.header(position);
         // Acquire: pairs with the release store in `commit`.
-        let stamp = self.stamp(position).load(Ordering::Acquire);
-        if stamp != self.stamp_value(position) {
+        if header[0].load(Ordering::Acquire) != self.stamp_value(position) {
             return None;
         }
-        // SAFETY: committed, as the stamp says: no other position has it, and whoever could forge
-        // it as payload does not know the salt. The caller's slot keeps the next lap away (rule 5).
-        Some(unsafe { self.meta(position) })
+        let size_and_kind = header[1].load(Ordering::Relaxed);
+        Some(Meta {
+            payload_bytes: size_and_kind as u32,
+            kind: (size_and_kind >> u32::BITS) as u32,
+            tag: header[2].load(Ordering::Relaxed),
+        })
+    }
+
+    /// Copies the payload of the record at `position` to the beginning of `target`.
+    pub(crate) fn copy_payload(&self, position: u64, bytes: u32, target: &mut Vec<u8>) {
+        let words = self.payload(position, bytes);
+        // Never shrinks, so a buffer in use is not filled with zeros each time.
+        if target.len() < words.len() * WORD_BYTES {
+            target.resize(words.len() * WORD_BYTES, 0);
+        }
+        for (word, chunk) in words.iter().zip(target.as_chunks_mut::<WORD_BYTES>().0) {
+            *chunk = word.load(Ordering::Relaxed).to_le_bytes();
+        }
+    }
+}
+
+/// Fills the payload of a claimed record from its start.
+#[derive(Debug)]
+pub(crate) struct Filler {
+    position: u64,
+    payload_bytes: u32,
+    filled_bytes: usize,
+    /// The bytes of a word that is not complete.
+    carry: [u8; WORD_BYTES],
+}
+
+impl Filler {
+    pub(crate) fn new(position: u64, payload_bytes: u32) -> Self {
+        Self {
+            position,
+            payload_bytes,
+            filled_bytes: 0,
+            carry: [0; WORD_BYTES],
+        }
+    }
+
+    pub(crate) fn rest_bytes(&self) -> usize {
+        self.payload_bytes as usize - self.filled_bytes
+    }
+
+    /// # Panics
+    ///
+    /// If `bytes` are more than the rest.
+    pub(crate) fn write(&mut self, region: &Region, mut bytes: &[u8]) {
+        assert!(bytes.len() <= self.rest_bytes(), "more bytes than reserved");
+        let words = region.payload(self.position, self.payload_bytes);
+        let carried = self.filled_bytes % WORD_BYTES;
+        let mut next = self.filled_bytes / WORD_BYTES;
+        self.filled_bytes += bytes.len();
+        if carried > 0 {
+            let (head, rest) = bytes.split_at(bytes.len().min(WORD_BYTES - carried));
+            self.carry[carried..carried + head.len()].copy_from_slice(head);
+            if carried + head.len() < WORD_BYTES {
+                return;
+            }
+            words[next].store(u64::from_le_bytes(self.carry), Ordering::Relaxed);
+            next += 1;
+            bytes = rest;
+        }
+        let (chunks, rest) = bytes.as_chunks::<WORD_BYTES>();
+        for (word, chunk) in words[next..].iter().zip(chunks) {
+            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+        }
+        self.carry[..rest.len()].copy_from_slice(rest);
+    }
+
+    /// Stores the last bytes, and zeros after them if fewer were written than reserved.
+    pub(crate) fn finish(&mut self, region: &Region) {
+        let words = region.payload(self.position, self.payload_bytes);
+        let carried = self.filled_bytes % WORD_BYTES;
+        self.carry[carried..].fill(0);
+        for word in &words[self.filled_bytes / WORD_BYTES..] {
+            word.store(u64::from_le_bytes(self.carry), Ordering::Relaxed);
+            self.carry.fill(0);
+        }
+        self.filled_bytes = self.payload_bytes as usize;
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::RingError;
-use crate::layout::Geometry;
+use crate::layout::{Geometry, SLOT_UNGATED};
 use crate::reader::Reader;
 use crate::region::Region;
 use crate::sync::Ordering;
@@ -64,7 +64,7 @@ impl Ring {
     }
 
     /// A reader that sees every record claimed after this call, and perhaps some claimed during it.
-    /// Writers wait for it until it is dropped.
+    /// Writers wait for it until it is dropped, or put out of the gate.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Ring {
         self.region.geometry().record_bytes_max()
     }
 
-    /// Bytes the slowest reader has not passed, `0..=capacity`; zero without readers. A gauge: it
+    /// Bytes the slowest reader in the gate has not passed, `0..=capacity`; zero without readers. A gauge: it
     /// may be old when it arrives.
     #[must_use]
     pub fn depth_bytes(&self) -> u64 {
@@ -96,6 +96,32 @@ impl Ring {
         // Relaxed: the acquire above orders it. A free slot's value is above every tail.
         let tail = self.region.tail().load(Ordering::Relaxed);
         tail.saturating_sub(slowest).min(geometry.capacity())
+    }
+
+    /// Puts a reader out of the gate: writers do not wait for it any longer. False if it was not in
+    /// the gate. For a reader whose thread does not get on.
+    ///
+    /// At its next look the reader enters the gate again where it stands; if its next record is
+    /// overwritten by then, it is told so ([`Lapped`](crate::Lapped)).
+    ///
+    /// # Panics
+    ///
+    /// If the index is not below `readers_max`.
+    #[expect(clippy::must_use_candidate, reason = "the answer need not matter")]
+    pub fn put_out(&self, reader_index: u32) -> bool {
+        assert!(reader_index < self.region.geometry().readers_max());
+        self.region.put_out(reader_index)
+    }
+
+    /// Bytes that this reader has not passed; nothing if it is not in the gate. A gauge: it may be
+    /// old when it arrives.
+    #[must_use]
+    pub fn lag_bytes_of(&self, reader_index: u32) -> Option<u64> {
+        // Acquire: as in `depth_bytes`.
+        let position = self.region.slot(reader_index).load(Ordering::Acquire);
+        // Relaxed: the acquire above orders it.
+        let tail = self.region.tail().load(Ordering::Relaxed);
+        (position < SLOT_UNGATED).then(|| tail.saturating_sub(position))
     }
 
     /// Bytes of records the ring holds.

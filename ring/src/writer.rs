@@ -1,15 +1,13 @@
 //! Writing: claim, fill, commit, wake.
-#![expect(unsafe_code, reason = "a claim gives exclusive use of raw ring memory")]
 
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::error::WriteError;
-use crate::layout::{self, GRANULE_BYTES, Gate};
+use crate::layout::{self, Gate};
 use crate::reader::Reader;
-use crate::record::{KIND_ABORTED, KIND_DATA, KIND_PADDING, Meta};
+use crate::record::{Filler, KIND_ABORTED, KIND_DATA, Meta};
 use crate::region::Region;
 use crate::sync::{Ordering, fence};
 
@@ -24,30 +22,29 @@ impl Writer {
         Self { region }
     }
 
-    /// Writes one record made of the concatenation of `parts`. Call [`Writer::wake_parked`] after
-    /// it, or once after several.
+    /// Writes one record made of the concatenation of `parts`, and returns its position. `tag` is
+    /// what readers decide by whether they want it. Call [`Writer::wake_parked`] after it, or once
+    /// after several.
     ///
     /// # Errors
     ///
     /// [`WriteError`]; then nothing was written.
-    pub fn try_write(&self, parts: &[&[u8]]) -> Result<(), WriteError> {
+    pub fn try_write(&self, tag: u64, parts: &[&[u8]]) -> Result<u64, WriteError> {
         // Saturating: the same large slice can be given often enough to overflow.
         let payload_bytes = parts
             .iter()
             .fold(0, |sum: usize, part| sum.saturating_add(part.len()));
         let payload_bytes = u32::try_from(payload_bytes).map_err(|_| WriteError::TooLarge)?;
-        let mut grant = self.try_reserve(payload_bytes)?;
-        let mut rest: &mut [u8] = &mut grant;
+        let mut grant = self.try_reserve(tag, payload_bytes)?;
         for part in parts {
-            let (target, behind) = rest.split_at_mut(part.len());
-            target.copy_from_slice(part);
-            rest = behind;
+            grant.write(part);
         }
+        let position = grant.position();
         grant.commit();
-        Ok(())
+        Ok(position)
     }
 
-    /// Claims a record to be filled in place. Its bytes are those of earlier records: fill all.
+    /// Claims a record to be filled in place.
     ///
     /// Readers do not get past the record until the grant is committed or dropped, so hold it
     /// briefly.
@@ -55,7 +52,7 @@ impl Writer {
     /// # Errors
     ///
     /// [`WriteError`]; then nothing was claimed.
-    pub fn try_reserve(&self, payload_bytes: u32) -> Result<Grant<'_>, WriteError> {
+    pub fn try_reserve(&self, tag: u64, payload_bytes: u32) -> Result<Grant<'_>, WriteError> {
         if payload_bytes > self.region.geometry().record_bytes_max() {
             return Err(WriteError::TooLarge);
         }
@@ -63,24 +60,34 @@ impl Writer {
         Ok(Grant {
             region: &self.region,
             position,
+            tag,
             payload_bytes,
+            filler: Filler::new(position, payload_bytes),
         })
     }
 
-    /// Calls `wake(reader_index)` once for every reader that has parked since, and clears its mark.
+    /// Calls `wake(reader_index)` once for every parked reader that `wanted` names, and clears its
+    /// mark. `wanted` gives the bits of the readers `64 * word ..`; it is called after the caller's
+    /// commits can be seen.
     ///
     /// Every writer must call it after its own commits (and after dropping a grant): a reader that
     /// stands before a slower writer's record sleeps until that record is committed, whoever has
-    /// committed behind it. A reader that left meanwhile may be named; waking is never wrong.
-    pub fn wake_parked(&self, mut wake: impl FnMut(u32)) {
+    /// committed behind it. A parked reader that is not woken holds the ring at its position, so
+    /// wake all readers at least once per part of a lap, and when the ring is full. A reader that
+    /// left meanwhile may be named; waking is never wrong.
+    pub fn wake_parked(&self, mut wanted: impl FnMut(u32) -> u64, mut wake: impl FnMut(u32)) {
         // SeqCst: pairs with the fence in `Reader::park`. Of the two fences one comes first. If it
         // is ours, the reader's look at the ring sees our commit; if it is the reader's, our load
         // of its mark sees it. Never neither.
         fence(Ordering::SeqCst);
         for word in 0..self.region.geometry().parked_words() {
             let parked = self.region.parked(word);
-            // Relaxed: the fence above orders it.
-            let mut marks = parked.load(Ordering::Relaxed);
+            // Acquire: pairs with the release in `Reader::park`, for what `wanted` looks up. The fence
+            // above orders it behind the commits.
+            let mut marks = parked.load(Ordering::Acquire);
+            if marks != 0 {
+                marks &= wanted(word);
+            }
             while marks != 0 {
                 let bit = marks.trailing_zeros();
                 marks &= marks - 1;
@@ -123,31 +130,15 @@ impl Writer {
                 Ordering::Acquire,
             ) {
                 Ok(_) => {
-                    self.commit_padding(tail, claim.position);
+                    region.begin_fill();
+                    if tail != claim.position {
+                        region.commit(tail, Meta::padding(claim.position - tail));
+                    }
                     return Ok(claim.position);
                 }
                 Err(moved) => tail = moved,
             }
         }
-    }
-
-    /// Makes `[tail, position)`, which the caller has claimed, a padding record.
-    fn commit_padding(&self, tail: u64, position: u64) {
-        if tail == position {
-            return;
-        }
-        let payload_bytes = u32::try_from(position - tail - u64::from(GRANULE_BYTES))
-            .expect("padding is smaller than the largest record");
-        // SAFETY: part of the caller's claim, not committed before, and no payload was handed out.
-        unsafe {
-            self.region.commit(
-                tail,
-                Meta {
-                    payload_bytes,
-                    kind: KIND_PADDING,
-                },
-            )
-        };
     }
 
     /// Raises the limit until `span` bytes fit; returns a tail at which they did.
@@ -211,13 +202,38 @@ impl fmt::Debug for Writer {
 pub struct Grant<'a> {
     region: &'a Region,
     position: u64,
+    tag: u64,
     payload_bytes: u32,
+    filler: Filler,
 }
 
 impl Grant<'_> {
-    /// Makes the record visible to all readers.
+    /// Where the record is: bytes since the ring was made, greater than that of every record before.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes that are reserved and not written yet.
+    #[must_use]
+    pub fn rest_bytes(&self) -> usize {
+        self.filler.rest_bytes()
+    }
+
+    /// Appends `bytes` to the record.
+    ///
+    /// # Panics
+    ///
+    /// If they are more than [`Grant::rest_bytes`].
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.filler.write(self.region, bytes);
+    }
+
+    /// Makes the record visible to all readers. What was not written is zero.
     pub fn commit(self) {
-        let grant = ManuallyDrop::new(self);
+        let mut grant = ManuallyDrop::new(self);
+        let region = grant.region;
+        grant.filler.finish(region);
         grant.end(KIND_DATA);
     }
 
@@ -225,33 +241,9 @@ impl Grant<'_> {
         let meta = Meta {
             payload_bytes: self.payload_bytes,
             kind,
+            tag: self.tag,
         };
-        // SAFETY: claimed by `try_reserve`. Once: `commit` consumes the grant without dropping it,
-        // else `drop` is the only caller. Both hold the grant exclusively, so no slice is left.
-        unsafe { self.region.commit(self.position, meta) };
-    }
-}
-
-impl Deref for Grant<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let payload = self
-            .region
-            .payload_to_read(self.position, self.payload_bytes);
-        // SAFETY: within the claim, whose bytes are initialised and touched by nobody else until
-        // the commit (rule 3 of `record.rs`); the lifetime is that of a shared borrow of the grant.
-        unsafe { payload.as_ref() }
-    }
-}
-
-impl DerefMut for Grant<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        let mut payload = self
-            .region
-            .payload_to_write(self.position, self.payload_bytes);
-        // SAFETY: as above, and the borrow of the grant is exclusive.
-        unsafe { payload.as_mut() }
+        self.region.commit(self.position, meta);
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use fanwire_ring::{Grant, Reader, Ring, RingConfig, RingError, WriteError, Writer};
+use fanwire_ring::{Grant, Lapped, Reader, Ring, RingConfig, RingError, WriteError, Writer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -17,6 +17,8 @@ const CAPACITY_BYTES: u32 = 4096;
 const READERS_MAX: u32 = 3;
 const STEPS_MAX: usize = 600;
 const CASES: u32 = 2000;
+/// Tags are 0, 1 or 2.
+const UNWANTED_TAG: u64 = 2;
 
 /// Numbers are taken modulo what there is, so that every list of steps is a valid one.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ enum Step {
     Abort(usize),
     Join,
     Leave(usize),
+    PutOut(usize),
+    ParkAway(usize),
     Drain { reader: usize, records_max: usize },
     DrainUntilPanic { reader: usize, records: usize },
     IsEmpty(usize),
@@ -45,6 +49,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => any_index().prop_map(Step::Abort),
         2 => Just(Step::Join),
         1 => any_index().prop_map(Step::Leave),
+        3 => any_index().prop_map(Step::PutOut),
+        1 => any_index().prop_map(Step::ParkAway),
         12 => (any_index(), 0..20_usize)
             .prop_map(|(reader, records_max)| Step::Drain { reader, records_max }),
         1 => (any_index(), 0..3_usize)
@@ -69,6 +75,7 @@ struct OracleRecord {
     position: u64,
     end: u64,
     state: State,
+    tag: u64,
     payload: Vec<u8>,
 }
 
@@ -77,12 +84,17 @@ struct OracleReader {
     start: u64,
     position: u64,
     parked: bool,
+    /// Not in the gate.
+    out: bool,
+    /// Not in the gate by its own wish.
+    away: bool,
 }
 
 /// Every record ever written, never forgotten.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Oracle {
     tail: u64,
+    limit: u64,
     records: Vec<OracleRecord>,
     readers: [Option<OracleReader>; READERS_MAX as usize],
     aborted_total: u64,
@@ -95,20 +107,29 @@ impl Oracle {
         if payload_bytes > capacity / 8 {
             return Err(WriteError::TooLarge);
         }
-        let span = 16 + payload_bytes.div_ceil(16) * 16;
+        let span = (24 + payload_bytes).div_ceil(32) * 32;
         let mut position = self.tail;
         if position % capacity + span > capacity {
             position = (position / capacity + 1) * capacity;
         }
         let end = position + span;
-        if end > self.slowest().unwrap_or(self.first_open()) + capacity {
-            return Err(WriteError::Full);
+        if end > self.limit {
+            let limit = self.slowest().unwrap_or(self.first_open()) + capacity;
+            if end > limit {
+                // The sweeper goes as far as it can.
+                if self.slowest().is_none() {
+                    self.limit = self.limit.max(limit);
+                }
+                return Err(WriteError::Full);
+            }
+            self.limit = limit;
         }
         self.tail = end;
         self.records.push(OracleRecord {
             position,
             end,
             state: State::Open,
+            tag: payload_bytes % 3,
             payload,
         });
         Ok(self.records.len() - 1)
@@ -123,11 +144,33 @@ impl Oracle {
     }
 
     fn slowest(&self) -> Option<u64> {
-        self.readers
-            .iter()
-            .flatten()
-            .map(|reader| reader.position)
-            .min()
+        self.in_gate().min()
+    }
+
+    fn in_gate(&self) -> impl Iterator<Item = u64> {
+        let in_gate = self.readers.iter().flatten().filter(|reader| !reader.out);
+        in_gate.map(|reader| reader.position)
+    }
+
+    /// Brings a reader back that was put out of the gate; bytes it has missed, if it was lapped.
+    fn enter(&mut self, index: usize) -> Result<(), u64> {
+        let before = self.limit - u64::from(CAPACITY_BYTES);
+        let reader = self.readers[index].as_mut().expect("the reader has joined");
+        if !reader.out || reader.position >= before {
+            reader.out = false;
+            return Ok(());
+        }
+        Err(self.tail - reader.position)
+    }
+
+    fn catch_up(&mut self, index: usize) {
+        let before = self.limit - u64::from(CAPACITY_BYTES);
+        let fastest = self.in_gate().max().unwrap_or(0);
+        let tail = self.tail;
+        let reader = self.readers[index].as_mut().expect("the reader has joined");
+        reader.position = reader.position.max(before).max(fastest);
+        reader.start = tail;
+        reader.out = false;
     }
 
     fn depth_bytes(&self) -> u64 {
@@ -141,12 +184,14 @@ impl Oracle {
             start,
             position,
             parked: false,
+            out: false,
+            away: false,
         });
         Some(index)
     }
 
     /// Moves the reader to its next record to be visited, and returns that record's payload.
-    fn peek(&mut self, index: usize) -> Option<(Vec<u8>, u64)> {
+    fn peek(&mut self, index: usize) -> Option<(u64, Vec<u8>, u64)> {
         let reader = self.readers[index].as_mut().expect("the reader has joined");
         for record in &self.records {
             if record.position < reader.position {
@@ -157,7 +202,7 @@ impl Oracle {
             match record.state {
                 State::Open => return None,
                 State::Committed if record.position >= reader.start => {
-                    return Some((record.payload.clone(), record.end));
+                    return Some((record.tag, record.payload.clone(), record.end));
                 }
                 _ => reader.position = record.end,
             }
@@ -165,16 +210,25 @@ impl Oracle {
         None
     }
 
-    fn drain(&mut self, index: usize, records_max: usize) -> Vec<Vec<u8>> {
+    /// The payloads of the wanted records among the next ones, and how many records those are.
+    fn drain(&mut self, index: usize, records_max: usize) -> (Vec<Vec<u8>>, Result<usize, Lapped>) {
         let mut payloads = Vec::new();
-        while payloads.len() < records_max {
-            let Some((payload, end)) = self.peek(index) else {
+        let mut records = 0;
+        while records < records_max {
+            if let Err(bytes) = self.enter(index) {
+                self.catch_up(index);
+                return (payloads, Err(Lapped { bytes }));
+            }
+            let Some((tag, payload, end)) = self.peek(index) else {
                 break;
             };
-            payloads.push(payload);
+            if tag != UNWANTED_TAG {
+                payloads.push(payload);
+            }
+            records += 1;
             self.readers[index].as_mut().expect("just peeked").position = end;
         }
-        payloads
+        (payloads, Ok(records))
     }
 }
 
@@ -197,7 +251,8 @@ impl<'a> Pair<'a> {
             Step::Abort(index) => self.end_grant(*index, State::Aborted),
             Step::Join => self.join(),
             Step::Leave(index) => {
-                if let Some(index) = self.joined(*index) {
+                let index = *index % self.readers.len();
+                if self.readers[index].is_some() {
                     self.readers[index] = None;
                     self.oracle.readers[index] = None;
                 }
@@ -207,19 +262,39 @@ impl<'a> Pair<'a> {
                 records_max,
             } => self.drain(*reader, *records_max),
             Step::DrainUntilPanic { reader, records } => self.drain_until_panic(*reader, *records),
+            Step::PutOut(index) => {
+                if let Some(index) = self.joined(*index) {
+                    let reader = self.oracle.readers[index].as_mut().unwrap();
+                    let expected = !std::mem::replace(&mut reader.out, true);
+                    let slot = u32::try_from(index).unwrap();
+                    assert_eq!(self.ring.put_out(slot), expected);
+                }
+            }
+            Step::ParkAway(index) => {
+                if let Some(index) = self.joined(*index) {
+                    self.reader(index).park_away();
+                    let reader = self.oracle.readers[index].as_mut().unwrap();
+                    (reader.out, reader.away) = (true, true);
+                }
+            }
             Step::IsEmpty(index) => {
                 if let Some(index) = self.joined(*index) {
-                    assert_eq!(
-                        self.reader(index).is_empty(),
-                        self.oracle.peek(index).is_none()
-                    );
+                    let is_empty =
+                        self.oracle.enter(index).is_ok() && self.oracle.peek(index).is_none();
+                    assert_eq!(self.reader(index).is_empty(), is_empty);
                 }
             }
             Step::Park(index) => self.park(*index),
             Step::Unpark(index) => {
-                if let Some(index) = self.joined(*index) {
+                let index = *index % self.readers.len();
+                if self.readers[index].is_some() {
                     self.reader(index).unpark();
-                    self.oracle.readers[index].as_mut().unwrap().parked = false;
+                    let reader = self.oracle.readers[index].as_mut().unwrap();
+                    if std::mem::take(&mut reader.away) {
+                        self.oracle.catch_up(index);
+                    } else {
+                        reader.parked = false;
+                    }
                 }
             }
             Step::Wake => self.wake(),
@@ -254,9 +329,11 @@ impl<'a> Pair<'a> {
             slices.push(part);
             rest = behind;
         }
-        let written = self.writer().try_write(&slices);
+        let tag = payload.len() as u64 % 3;
+        let written = self.writer().try_write(tag, &slices);
         let expected = self.oracle.claim(payload);
-        assert_eq!(written, expected.map(drop));
+        let position = expected.map(|record| self.oracle.records[record].position);
+        assert_eq!(written, position);
         if let Ok(record) = expected {
             self.oracle.records[record].state = State::Committed;
         }
@@ -264,10 +341,19 @@ impl<'a> Pair<'a> {
 
     fn reserve(&mut self, payload_bytes: u32) {
         let payload = self.payload(payload_bytes);
-        let reserved = self.writer().try_reserve(payload_bytes);
+        let reserved = self
+            .writer()
+            .try_reserve(u64::from(payload_bytes) % 3, payload_bytes);
         match (reserved, self.oracle.claim(payload)) {
             (Ok(mut grant), Ok(record)) => {
-                grant.copy_from_slice(&self.oracle.records[record].payload);
+                // In three pieces of any size.
+                let payload = &self.oracle.records[record].payload;
+                let (first, rest) = payload.split_at(payload.len() / 3);
+                let (second, third) = rest.split_at(rest.len() / 5);
+                for piece in [first, second, third] {
+                    grant.write(piece);
+                }
+                assert_eq!(grant.rest_bytes(), 0);
                 self.grants.push((grant, record));
             }
             (reserved, expected) => assert_eq!(reserved.err(), expected.err()),
@@ -279,10 +365,6 @@ impl<'a> Pair<'a> {
             return;
         }
         let (grant, record) = self.grants.swap_remove(index % self.grants.len());
-        assert_eq!(
-            *grant, *self.oracle.records[record].payload,
-            "a grant is its owner's alone"
-        );
         self.oracle.records[record].state = state;
         if state == State::Committed {
             grant.commit();
@@ -313,12 +395,16 @@ impl<'a> Pair<'a> {
         let Some(index) = self.joined(index) else {
             return;
         };
-        let expected = self.oracle.drain(index, records_max);
+        let (expected, outcome) = self.oracle.drain(index, records_max);
         let mut payloads = Vec::new();
         let reader = self.readers[index].as_mut().unwrap();
-        let records = reader.drain(records_max, |payload| payloads.push(payload.to_vec()));
+        let visit = |_, payload: &[u8]| {
+            payloads.push(payload.to_vec());
+            true
+        };
+        let records = reader.drain_while(records_max, &mut (|tag| tag != UNWANTED_TAG, visit));
         assert_eq!(payloads, expected);
-        assert_eq!(records, expected.len());
+        assert_eq!(records, outcome);
     }
 
     /// The panic comes from within the visit after `records` whole ones.
@@ -326,7 +412,19 @@ impl<'a> Pair<'a> {
         let Some(index) = self.joined(index) else {
             return;
         };
-        let expected = self.oracle.drain(index, records + 1);
+        let position = self.oracle.readers[index].as_ref().unwrap().position;
+        let mut expected: Vec<Vec<u8>> = Vec::new();
+        let lapped = self.oracle.enter(index).is_err();
+        if lapped {
+            self.oracle.catch_up(index);
+        } else {
+            while expected.len() <= records
+                && let Some((_, payload, end)) = self.oracle.peek(index)
+            {
+                expected.push(payload);
+                self.oracle.readers[index].as_mut().unwrap().position = end;
+            }
+        }
         let mut payloads = Vec::new();
         let reader = self.readers[index].as_mut().unwrap();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -337,8 +435,11 @@ impl<'a> Pair<'a> {
                 }
             })
         }));
-        assert_eq!(payloads, expected);
+        assert_eq!(payloads, expected, "from {position}");
         assert_eq!(outcome.is_err(), expected.len() > records);
+        if let Ok(outcome) = outcome {
+            assert_eq!(outcome.is_err(), lapped);
+        }
     }
 
     fn park(&mut self, index: usize) {
@@ -346,14 +447,15 @@ impl<'a> Pair<'a> {
             return;
         };
         let parked = self.reader(index).park();
-        assert_eq!(parked, self.oracle.peek(index).is_none());
+        let is_empty = self.oracle.enter(index).is_ok() && self.oracle.peek(index).is_none();
+        assert_eq!(parked, is_empty);
         self.oracle.readers[index].as_mut().unwrap().parked = parked;
     }
 
     fn wake(&mut self) {
         let mut woken = Vec::new();
         self.writer()
-            .wake_parked(|index| woken.push(index as usize));
+            .wake_parked(|_| u64::MAX, |index| woken.push(index as usize));
         let mut expected = Vec::new();
         for (index, reader) in self.oracle.readers.iter_mut().enumerate() {
             if let Some(reader) = reader
@@ -377,10 +479,11 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// A joined reader's index, chosen by a number of any size.
+    /// The index of a joined reader that is not away, chosen by a number of any size.
     fn joined(&self, number: usize) -> Option<usize> {
         let index = number % self.readers.len();
-        self.readers[index].as_ref().map(|_| index)
+        let reader = self.oracle.readers[index].as_ref()?;
+        (!reader.away).then_some(index)
     }
 
     fn reader(&self, index: usize) -> &Reader {
@@ -417,7 +520,13 @@ fn ring_does_what_a_list_of_records_would_do() {
             writers: &writers,
             grants: Vec::new(),
             readers: [const { None }; READERS_MAX as usize],
-            oracle: Oracle::default(),
+            oracle: Oracle {
+                tail: 0,
+                limit: u64::from(CAPACITY_BYTES),
+                records: Vec::new(),
+                readers: [const { None }; READERS_MAX as usize],
+                aborted_total: 0,
+            },
             written: 0,
         };
         for step in &steps {
@@ -427,6 +536,7 @@ fn ring_does_what_a_list_of_records_would_do() {
             pair.step(&Step::Commit(0));
         }
         for reader in 0..READERS_MAX as usize {
+            pair.step(&Step::Unpark(reader));
             pair.step(&Step::Drain {
                 reader,
                 records_max: usize::MAX,

@@ -46,9 +46,10 @@ fn payload_bytes(writer: u32, number: u32) -> u32 {
 
 fn write_all(writer: &Writer, name: u32, threads: &[thread::Thread]) -> u64 {
     let mut full_total = 0;
+    let mut payload = Vec::new();
     for number in 0..RECORDS_PER_WRITER {
         let mut grant = loop {
-            match writer.try_reserve(payload_bytes(name, number)) {
+            match writer.try_reserve(0, payload_bytes(name, number)) {
                 Ok(grant) => break grant,
                 Err(WriteError::Full) => {
                     full_total += 1;
@@ -57,14 +58,16 @@ fn write_all(writer: &Writer, name: u32, threads: &[thread::Thread]) -> u64 {
                 Err(WriteError::TooLarge) => panic!("4008 bytes fit"),
             }
         };
-        fill(&mut grant, name, number);
+        payload.resize(grant.rest_bytes(), 0);
+        fill(&mut payload, name, number);
+        grant.write(&payload);
         // Some are dropped: readers must not see them.
         if number % 1000 == 999 {
             drop(grant);
         } else {
             grant.commit();
         }
-        writer.wake_parked(|index| threads[index as usize].unpark());
+        writer.wake_parked(|_| u64::MAX, |index| threads[index as usize].unpark());
     }
     full_total
 }
@@ -87,6 +90,7 @@ fn read_all(reader: &mut Reader) -> Vec<u8> {
             }
             order.push(u8::try_from(writer).unwrap());
         });
+        let records = records.unwrap();
         if records == 0 && reader.park() {
             thread::park();
             reader.unpark();
@@ -164,8 +168,8 @@ fn readers_that_come_and_go_see_a_gapless_stretch_of_a_small_ring() {
                         &number.to_le_bytes(),
                         &[0xa5; 64][..usize::try_from(number % 64).unwrap()],
                     ];
-                    match writer.try_write(&parts) {
-                        Ok(()) => number += 1,
+                    match writer.try_write(0, &parts) {
+                        Ok(_) => number += 1,
                         Err(_) => thread::yield_now(),
                     }
                 }
@@ -203,9 +207,71 @@ fn read_a_stretch(ring: &Ring) {
             );
             *next = Some(number + 1);
         });
+        let drained = drained.unwrap();
         if drained == 0 {
             thread::yield_now();
         }
         records += drained;
     }
+}
+
+/// Readers are put out of the gate all the time, in a small ring with fast writers: what they are
+/// shown must still be whole and in order, and every gap must be told.
+#[test]
+fn readers_that_are_put_out_see_no_torn_record_and_no_silent_gap() {
+    const RECORDS: u64 = 2_000_000;
+    let ring = Ring::new(RingConfig {
+        capacity_bytes: 4096,
+        readers_max: 2,
+    })
+    .unwrap();
+    let stop = AtomicBool::new(false);
+    let (lapped, seen) = thread::scope(|scope| {
+        let (writer, stop) = (ring.writer(), &stop);
+        let mut reader = ring.reader().unwrap();
+        let index = reader.index();
+        let outcome = scope.spawn(move || {
+            let (mut next, mut lapped, mut seen) = (0_u64, 0_u64, 0_u64);
+            let mut has_gap = false;
+            while next < RECORDS {
+                let drained = reader.drain(8, |payload| {
+                    let number = u64::from_le_bytes(payload[..8].try_into().unwrap());
+                    assert_eq!(payload.len() as u64, 8 + number % 64);
+                    let filler = u8::try_from(number % 251).unwrap();
+                    assert!(payload[8..].iter().all(|byte| *byte == filler));
+                    assert!(number >= next, "records in order");
+                    assert!(
+                        number == next || has_gap,
+                        "a gap before {number} that nobody told"
+                    );
+                    has_gap = false;
+                    (next, seen) = (number + 1, seen + 1);
+                });
+                if drained.is_err() {
+                    (lapped, has_gap) = (lapped + 1, true);
+                }
+            }
+            (lapped, seen)
+        });
+        scope.spawn(move || {
+            for number in 0_u64.. {
+                let filler = [u8::try_from(number % 251).unwrap(); 64];
+                let filler = &filler[..usize::try_from(number % 64).unwrap()];
+                let head = number.to_le_bytes();
+                let payload: [&[u8]; 2] = [&head, filler];
+                while writer.try_write(0, &payload).is_err() {
+                    ring.put_out(index);
+                }
+                // Relaxed: only a wish to end.
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        let outcome = outcome.join();
+        stop.store(true, Ordering::Relaxed);
+        outcome.unwrap()
+    });
+    println!("lapped {lapped} times, {seen} records seen");
+    assert!(lapped > 0 && seen > 0);
 }

@@ -1,6 +1,6 @@
 //! What the HTTP API depends on.
 
-use crate::base::{Now, ProcessCounts, ShardCounters};
+use crate::base::{Now, ProcessState, ShardCounters};
 use crate::config::Secret;
 use crate::observe::Metrics;
 use crate::shard::Publisher;
@@ -19,7 +19,7 @@ pub struct ApiContext {
     /// Who may call `POST /notify`.
     pub notify: NotifyAccess,
     /// Counts shared by all shards.
-    pub process_counts: Arc<ProcessCounts>,
+    pub process_state: Arc<ProcessState>,
     /// The number of shards.
     pub shard_count: usize,
     /// Whether the server is draining.
@@ -54,7 +54,7 @@ impl ApiContext {
         } else {
             "healthy"
         };
-        let sessions = self.process_counts.sessions_total();
+        let sessions = self.process_state.sessions_total();
         let uptime_ms = self.clock.now().monotonic_ms - self.began.monotonic_ms;
         serde_json::json!({
             "status": word,

@@ -74,7 +74,7 @@ fn publish(context: &ApiContext, notify: &NotifyRequest<'_>) -> Answer {
             let body = serde_json::json!({
                 "status": "sent",
                 "type": kind,
-                "clients": context.process_counts.sessions_total(),
+                "clients": context.process_state.sessions_total(),
             });
             respond(StatusCode::OK, "application/json", body.to_string() + "\n")
         }

@@ -139,6 +139,8 @@ label! {
         SlowConsumer = "slow_consumer",
         /// A limit of sessions was reached (1013).
         Capacity = "capacity",
+        /// The shard was stalled for so long that publications for it are lost (1013).
+        Stalled = "stalled",
         /// The origin is not allowed (1008).
         Origin = "origin",
         /// Too many sessions of the address, the user or the tenant (1008).
@@ -206,6 +208,10 @@ metrics! {
         ring_full: Counter;
         /// Bytes of the ring that the shard has not read.
         ring_lag_bytes: Gauge;
+        /// Times that the shard was stalled for so long that records were lost for it.
+        ring_lapped: Counter;
+        /// Bytes of those records.
+        ring_lapped_bytes: Counter;
     }
 }
 

@@ -4,18 +4,23 @@
 
 pub mod channel_names;
 pub mod counters;
+pub mod heartbeat;
 pub mod id;
+pub mod interest;
 pub mod label;
 pub mod limits;
 pub mod metric;
 pub mod now;
-pub mod process_counts;
+pub mod process_state;
+pub mod retained;
 pub mod run;
 pub mod slab;
 
 pub use counters::ShardCounters;
+pub use heartbeat::Heartbeats;
 pub use id::{ConnectionId, DialectId, Variant};
+pub use interest::{ChannelTag, Interests, ShardSet};
 pub use now::Now;
-pub use process_counts::ProcessCounts;
+pub use process_state::ProcessState;
 pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, SubscriptionId};
 pub use slab::{Slab, SlabFull, SlotMap};

@@ -32,7 +32,7 @@ impl Broker {
         let dialect = connect.dialect;
         let policy = self.policy.dialects[dialect.index()];
         if !self
-            .process_counts
+            .process_state
             .add_session(dialect, policy.sessions_max, self.policy.sessions_max)
         {
             return emit(Effect::Close {
@@ -49,7 +49,7 @@ impl Broker {
                 .acquire((dialect, Scope::Ip), &ip, sessions_max)
                 .is_err()
             {
-                self.process_counts.remove_session(dialect);
+                self.process_state.remove_session(dialect);
                 return emit(Effect::Close {
                     code: CloseCode::POLICY_VIOLATION,
                     reason: CloseReason::Quota,
@@ -276,7 +276,7 @@ impl Broker {
                 let ip = session.peer.ip().to_canonical().to_string();
                 self.quotas.release((session.dialect, Scope::Ip), &ip, now);
             }
-            self.process_counts.remove_session(session.dialect);
+            self.process_state.remove_session(session.dialect);
             self.authenticated_count -= u64::from(session.identity.is_some());
             self.counters
                 .authenticated_sessions

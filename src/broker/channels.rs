@@ -1,11 +1,12 @@
 //! The channels of one shard and their subscribers.
 
 use super::filters::{Filter, FilterId, FilterIndex};
-use crate::base::process_counts::CounterSlot;
-use crate::base::{SubscriptionId, Variant};
+use crate::base::interest::is_mostly_empty;
+use crate::base::{ChannelTag, ProcessState, SubscriptionId, Variant};
 use crate::json::Object;
+use hashbrown::HashTable;
 use slab::Slab;
-use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What the subscribers of a group have in common, so that one run of frames serves them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +35,13 @@ pub struct SubscriberGroup {
 #[derive(Debug)]
 pub struct Channel {
     name: Box<str>,
-    counter_slot: CounterSlot,
+    tag: ChannelTag,
     /// Whether its subscriptions are server-side.
     is_server_side: bool,
     /// The groups that have subscribers.
     groups: Slab<SubscriberGroup>,
+    /// How many groups receive each variant.
+    groups_by_variant: [u32; Variant::COUNT],
     /// Indices of the groups without a filter.
     unfiltered: Vec<u32>,
     filters: Option<Box<Filters>>,
@@ -107,6 +110,13 @@ impl Channel {
         evaluations
     }
 
+    /// The variants that its subscribers receive, as a mask.
+    fn variants(&self) -> u32 {
+        let in_use = |variant: &Variant| self.groups_by_variant[usize::from(variant.index())] > 0;
+        let in_use = Variant::all().filter(in_use);
+        in_use.fold(0, |mask, variant| mask | variant.bit())
+    }
+
     fn group_for(&mut self, key: SubscriberGroupKey) -> u32 {
         let same = match key.filter {
             None => &self.unfiltered,
@@ -121,6 +131,7 @@ impl Channel {
             slots: Vec::new(),
             subscription_ids: Vec::new(),
         };
+        self.groups_by_variant[usize::from(key.variant.index())] += 1;
         let index = u32::try_from(self.groups.insert(group));
         let index = index.expect("fewer groups than subscriptions, which are u32");
         match key.filter {
@@ -137,6 +148,7 @@ impl Channel {
     /// group has it.
     fn vacate(&mut self, index: u32) {
         let key = self.groups.remove(index as usize).key;
+        self.groups_by_variant[usize::from(key.variant.index())] -= 1;
         let Some(filter_id) = key.filter else {
             return self.unfiltered.retain(|other| *other != index);
         };
@@ -184,17 +196,48 @@ pub(super) struct NewSubscriber {
 }
 
 /// The channels of one shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Channels {
-    by_name: HashMap<Box<str>, ChannelIndex>,
+    shard: u16,
+    process_state: Arc<ProcessState>,
+    /// By the tags of their names.
+    by_tag: HashTable<ChannelIndex>,
     channels: Slab<Channel>,
     server_side_count: usize,
 }
 
 impl Channels {
+    /// No channels. What their subscribers want is told to the other shards by `process_state`.
+    pub(super) fn new(shard: u16, process_state: Arc<ProcessState>) -> Self {
+        Self {
+            shard,
+            process_state,
+            by_tag: HashTable::new(),
+            channels: Slab::new(),
+            server_side_count: 0,
+        }
+    }
+
     /// The channel of this name, if it has subscribers on this shard.
     pub(super) fn find(&self, name: &str) -> Option<ChannelIndex> {
-        self.by_name.get(name).copied()
+        self.find_tagged(self.process_state.interests.tag(name), name.as_bytes())
+    }
+
+    /// The same, with the tag of the name.
+    pub(super) fn find_tagged(&self, tag: ChannelTag, name: &[u8]) -> Option<ChannelIndex> {
+        let is_named = |index: &ChannelIndex| self.at(*index).name.as_bytes() == name;
+        self.by_tag.find(tag.bits(), is_named).copied()
+    }
+
+    /// Whether a channel with this tag has subscribers on this shard.
+    pub(super) fn has_tag(&self, tag: ChannelTag) -> bool {
+        let has_tag = |index: &ChannelIndex| self.at(*index).tag == tag;
+        self.by_tag.find(tag.bits(), has_tag).is_some()
+    }
+
+    /// Whether no channel has subscribers on this shard.
+    pub(super) fn is_empty(&self) -> bool {
+        self.channels.is_empty()
     }
 
     /// The channel at this index.
@@ -218,47 +261,41 @@ impl Channels {
         group.subscription_ids.get(subscription.position as usize)
     }
 
-    /// Where the subscriptions of this subscription's channel are counted.
-    pub(super) fn counter_slot(&self, subscription: SubscriptionRef) -> CounterSlot {
-        self.at(subscription.channel).counter_slot
-    }
-
     /// The names of the channels that clients have subscribed to.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let client_side = self.by_name.iter();
-        client_side
-            .filter(|(_, index)| !self.at(**index).is_server_side)
-            .map(|(name, _)| &**name)
+        let channels = self.channels.iter();
+        channels
+            .filter(|(_, channel)| !channel.is_server_side)
+            .map(|(_, channel)| &*channel.name)
     }
 
     /// How many channels clients have subscribed to.
     pub(super) fn count(&self) -> usize {
-        self.by_name.len() - self.server_side_count
+        self.channels.len() - self.server_side_count
     }
 
-    /// The channel of this name, created if there is none. `counter_slot` is called only for a new
-    /// channel.
-    pub(super) fn open(
-        &mut self,
-        name: &str,
-        is_server_side: bool,
-        counter_slot: impl FnOnce() -> CounterSlot,
-    ) -> ChannelIndex {
-        if let Some(index) = self.by_name.get(name) {
-            return *index;
+    /// The channel of this name, created if there is none.
+    pub(super) fn open(&mut self, name: &str, is_server_side: bool) -> ChannelIndex {
+        let tag = self.process_state.interests.tag(name);
+        if let Some(index) = self.find_tagged(tag, name.as_bytes()) {
+            return index;
         }
         let channel = Channel {
             name: name.into(),
-            counter_slot: counter_slot(),
+            tag,
             is_server_side,
             groups: Slab::new(),
+            groups_by_variant: [0; Variant::COUNT],
             unfiltered: Vec::new(),
             filters: None,
         };
         let index = u32::try_from(self.channels.insert(channel));
         let index = ChannelIndex(index.expect("fewer channels than subscriptions, which are u32"));
         self.server_side_count += usize::from(is_server_side);
-        self.by_name.insert(name.into(), index);
+        let channels = &self.channels;
+        self.by_tag.insert_unique(tag.bits(), index, |index| {
+            channels[index.0 as usize].tag.bits()
+        });
         index
     }
 
@@ -269,6 +306,7 @@ impl Channels {
         subscriber: NewSubscriber,
     ) -> SubscriptionRef {
         let channel = &mut self.channels[index.0 as usize];
+        let variants_before = channel.variants();
         let filter = subscriber.filter.map(|filter| {
             let filters = channel.filters.get_or_insert_default();
             let found = filters.index.find(&filter);
@@ -289,6 +327,10 @@ impl Channels {
         group.slots.push(subscriber.slot);
         group.subscription_ids.extend(subscriber.subscription_id);
         let position = u32::try_from(group.slots.len() - 1);
+        let (tag, variants) = (channel.tag, channel.variants());
+        if variants != variants_before {
+            self.process_state.interests.set(tag, self.shard, variants);
+        }
         SubscriptionRef {
             channel: index,
             group: group_index,
@@ -315,13 +357,34 @@ impl Channels {
             to: subscription,
         });
         if group.slots.is_empty() {
-            channel.vacate(subscription.group);
-        }
-        if channel.groups.is_empty() {
-            let channel = self.channels.remove(subscription.channel.0 as usize);
-            self.server_side_count -= usize::from(channel.is_server_side);
-            self.by_name.remove(&channel.name);
+            self.vacate(subscription);
         }
         moved
+    }
+
+    /// Removes a subscriber group without subscribers, and the channel with its last group.
+    fn vacate(&mut self, subscription: SubscriptionRef) {
+        let index = subscription.channel.0 as usize;
+        let channel = &mut self.channels[index];
+        let variants_before = channel.variants();
+        channel.vacate(subscription.group);
+        let (tag, variants) = (channel.tag, channel.variants());
+        if variants != variants_before {
+            self.process_state.interests.set(tag, self.shard, variants);
+        }
+        if variants != 0 {
+            return;
+        }
+        let is_this = |other: &ChannelIndex| *other == subscription.channel;
+        if let Ok(entry) = self.by_tag.find_entry(tag.bits(), is_this) {
+            entry.remove();
+        }
+        let channel = self.channels.remove(index);
+        self.server_side_count -= usize::from(channel.is_server_side);
+        let channels = &self.channels;
+        if is_mostly_empty(self.by_tag.len(), self.by_tag.capacity()) {
+            self.by_tag
+                .shrink_to_fit(|index| channels[index.0 as usize].tag.bits());
+        }
     }
 }

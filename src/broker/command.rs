@@ -6,6 +6,7 @@ use crate::auth::Identity;
 use crate::base::DialectId;
 use crate::base::counters::CloseReason;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
+use crate::base::retained::RetainedValues;
 use crate::json::Object;
 use std::net::SocketAddr;
 
@@ -71,6 +72,17 @@ impl<'a> Publication<'a> {
             retain: Retain::None,
             target: BroadcastTarget::All,
         }
+    }
+
+    /// Changes the retained values of its channel; false when there is no room for its value.
+    #[must_use]
+    pub fn retain_in(&self, values: &RetainedValues) -> bool {
+        match self.retain {
+            Retain::None => {}
+            Retain::Value(key) => return values.put(self.channel, key, self.data),
+            Retain::Clear(key) => values.remove(self.channel, key),
+        }
+        true
     }
 
     /// Whether a record can carry the names.

@@ -15,7 +15,6 @@ mod presence;
 mod publishing;
 mod quotas;
 mod rate;
-mod retained;
 mod server_subscriptions;
 mod session;
 mod state;

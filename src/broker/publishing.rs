@@ -51,14 +51,14 @@ impl Broker {
 
     fn issue(&mut self, publication: Publication<'_>, emit: &mut Emit<'_>) {
         self.counters.publications.add(1);
+        self.retain(&publication);
         emit(Effect::Publish(publication));
         let channel = publication.channel;
         emit(Effect::Reply(Event::Published { channel }));
     }
 
-    /// Updates the retained values with a publication from the ring.
-    pub fn retain(&mut self, publication: &Publication<'_>) {
-        if !self.retained.apply(publication) {
+    fn retain(&self, publication: &Publication<'_>) {
+        if !publication.retain_in(&self.process_state.retained) {
             self.counters.retained_rejected.add(1);
         }
     }
@@ -73,10 +73,10 @@ impl Broker {
         if let Err(rejection) = self.check_access(id, channel) {
             return self.reject(rejection, emit);
         }
-        let values = self.retained.of(channel);
+        let values = self.process_state.retained.of(channel);
         emit(Effect::Reply(Event::Retained {
             channel,
-            values,
+            values: values.iter().map(|value| &**value).collect(),
             now,
         }));
     }

@@ -23,7 +23,7 @@ impl Broker {
             .collect();
         session.server_side_count = 0;
         for subscription in earlier {
-            self.leave(variant, subscription);
+            self.leave(subscription);
         }
         let mut server_subscriptions = Vec::with_capacity(names.len());
         for name in names {
@@ -33,10 +33,7 @@ impl Broker {
             if session.is_some_and(|session| session.subscription(known).is_some()) {
                 continue;
             }
-            let process_counts = &self.process_counts;
-            let channel = self
-                .channels
-                .open(&name, true, || process_counts.counter_slot(&name));
+            let channel = self.channels.open(&name, true);
             // A token may name a role twice.
             let mut earlier = server_subscriptions.iter();
             if earlier.any(|subscription: &SubscriptionRef| subscription.channel == channel) {
@@ -49,7 +46,6 @@ impl Broker {
                 filter: None,
             };
             let subscription = self.channels.join(channel, subscriber);
-            process_counts.subscribe(self.channels.counter_slot(subscription), variant);
             server_subscriptions.push(subscription);
         }
         let Some(session) = self.sessions.get_mut(id) else {

@@ -4,12 +4,11 @@ use super::channels::{Channel, ChannelIndex, Channels};
 use super::effect::Effect;
 use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
-use super::retained::RetainedValues;
 use super::session::Session;
 use crate::auth::{Identity, Verifier};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{
-    ConnectionId, DialectId, Now, ProcessCounts, ShardCounters, SlotMap, SubscriptionId,
+    ChannelTag, ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlotMap, SubscriptionId,
 };
 use crate::config::{Policy, RateScope};
 use std::cell::Cell;
@@ -21,12 +20,11 @@ pub struct Broker {
     pub(super) shard: u16,
     pub(super) policy: Arc<Policy>,
     pub(super) verifier: Verifier,
-    pub(super) process_counts: Arc<ProcessCounts>,
+    pub(super) process_state: Arc<ProcessState>,
     pub(super) quotas: Arc<Quotas>,
     pub(super) counters: Arc<ShardCounters>,
     pub(super) sessions: SlotMap<Session>,
     pub(super) channels: Channels,
-    pub(super) retained: RetainedValues,
     pub(super) subscription_count: u64,
     pub(super) authenticated_count: u64,
     pub(super) subscription_ids_assigned: Cell<u64>,
@@ -42,7 +40,7 @@ pub struct BrokerParts {
     /// Checks tokens.
     pub verifier: Verifier,
     /// Counts shared by all shards.
-    pub process_counts: Arc<ProcessCounts>,
+    pub process_state: Arc<ProcessState>,
     /// Quotas of users, tenants and addresses, over all shards.
     pub quotas: Arc<Quotas>,
     /// This shard's counters.
@@ -60,12 +58,11 @@ impl Broker {
             shard: parts.shard,
             policy: parts.policy,
             verifier: parts.verifier,
-            process_counts: parts.process_counts,
             quotas: parts.quotas,
             counters: parts.counters,
             sessions: SlotMap::default(),
-            channels: Channels::default(),
-            retained: RetainedValues::default(),
+            channels: Channels::new(parts.shard, Arc::clone(&parts.process_state)),
+            process_state: parts.process_state,
             subscription_count: 0,
             authenticated_count: 0,
             subscription_ids_assigned: Cell::new(0),
@@ -78,10 +75,22 @@ impl Broker {
         &self.policy
     }
 
+    /// Whether this shard has subscribers of a channel with this tag.
+    #[must_use]
+    pub fn is_wanted(&self, tag: ChannelTag) -> bool {
+        self.channels.has_tag(tag)
+    }
+
+    /// Whether this shard has no subscribers at all.
+    #[must_use]
+    pub fn wants_nothing(&self) -> bool {
+        self.channels.is_empty()
+    }
+
     /// The channel of this name, if it has subscribers on this shard.
     #[must_use]
-    pub fn find_channel(&self, name: &str) -> Option<ChannelIndex> {
-        self.channels.find(name)
+    pub fn find_channel(&self, tag: ChannelTag, name: &[u8]) -> Option<ChannelIndex> {
+        self.channels.find_tagged(tag, name)
     }
 
     /// The channels that clients of this shard have subscribed to and whose names begin with
@@ -109,8 +118,8 @@ impl Broker {
     pub fn has_room(&self, dialect: DialectId) -> bool {
         let dialect_max = self.policy.dialects[dialect.index()].sessions_max;
         let total_max = self.policy.sessions_max;
-        (dialect_max == 0 || self.process_counts.sessions(dialect) < dialect_max)
-            && (total_max == 0 || self.process_counts.sessions_total() < total_max)
+        (dialect_max == 0 || self.process_state.sessions(dialect) < dialect_max)
+            && (total_max == 0 || self.process_state.sessions_total() < total_max)
     }
 
     /// Whether the session has authenticated, or need not.

@@ -134,7 +134,7 @@ impl Broker {
 
     fn status(&self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         if let Some(session) = &self.view(id, now) {
-            let sessions = self.process_counts.sessions(session.dialect);
+            let sessions = self.process_state.sessions(session.dialect);
             emit(Effect::Reply(Event::Status {
                 session,
                 sessions,

@@ -128,10 +128,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let process_counts = &self.process_counts;
-        let channel = self
-            .channels
-            .open(name, false, || process_counts.counter_slot(name));
+        let channel = self.channels.open(name, false);
         let variant = session.variant();
         let subscription = self.channels.join(
             channel,
@@ -143,7 +140,6 @@ impl Broker {
             },
         );
         session.subscriptions.push(subscription);
-        process_counts.subscribe(self.channels.counter_slot(subscription), variant);
         self.subscription_count += 1;
     }
 
@@ -239,7 +235,6 @@ impl Broker {
         } else {
             self.subscription_count -= 1;
         }
-        let variant = session.variant();
         let announced = session.announced.iter();
         let announced = announced
             .enumerate()
@@ -249,7 +244,7 @@ impl Broker {
             let change = PresenceChange::Left(self.channels.name(subscription));
             announce(session, change, now, emit);
         }
-        self.leave(variant, subscription);
+        self.leave(subscription);
         self.count_tables();
     }
 
@@ -258,7 +253,6 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let variant = session.variant();
         for channel in std::mem::take(&mut session.announced) {
             let change = PresenceChange::Left(self.channels.at(channel).name());
             announce(session, change, now, emit);
@@ -270,7 +264,7 @@ impl Broker {
         while let Some(session) = self.sessions.get_mut(id)
             && let Some(subscription) = session.subscriptions.pop()
         {
-            self.leave(variant, subscription);
+            self.leave(subscription);
         }
         if let Some(session) = self.sessions.get_mut(id) {
             session.subscriptions = Vec::new();
@@ -278,9 +272,7 @@ impl Broker {
         self.count_tables();
     }
 
-    pub(super) fn leave(&mut self, variant: crate::base::Variant, subscription: SubscriptionRef) {
-        self.process_counts
-            .unsubscribe(self.channels.counter_slot(subscription), variant);
+    pub(super) fn leave(&mut self, subscription: SubscriptionRef) {
         let Some(moved) = self.channels.leave(subscription) else {
             return;
         };

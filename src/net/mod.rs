@@ -5,4 +5,4 @@ pub mod waker;
 pub mod wire;
 
 pub use listener::{BindError, bind_shards};
-pub use waker::Waker;
+pub use waker::{Peers, Waker};

@@ -1,7 +1,7 @@
 //! The metrics of all shards and of the process, in the Prometheus text format.
 
 use crate::base::metric::{MetricDeclaration, MetricKind};
-use crate::base::{DialectId, ProcessCounts, ShardCounters};
+use crate::base::{DialectId, ProcessState, ShardCounters};
 use fanwire_ring::Ring;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -27,7 +27,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct ProcessCollector {
     shards: Vec<Arc<ShardCounters>>,
-    process_counts: Arc<ProcessCounts>,
+    process_state: Arc<ProcessState>,
     ring: Ring,
 }
 
@@ -36,13 +36,13 @@ impl Metrics {
     #[must_use]
     pub fn new(
         shards: Vec<Arc<ShardCounters>>,
-        process_counts: Arc<ProcessCounts>,
+        process_state: Arc<ProcessState>,
         ring: Ring,
     ) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector {
             shards,
-            process_counts,
+            process_state,
             ring,
         }));
         Self { registry }
@@ -113,7 +113,7 @@ const PROCESS_METRICS: &[ProcessMetric] = &[
         "WebSocket sessions",
         Some("dialect"),
         |process| {
-            let count = |dialect: DialectId| process.process_counts.sessions(dialect);
+            let count = |dialect: DialectId| process.process_state.sessions(dialect);
             let dialects = DialectId::ALL.into_iter();
             dialects
                 .map(|dialect| (dialect.name(), count(dialect)))

@@ -4,17 +4,17 @@ use super::cores;
 use super::error::StartError;
 use super::kernel_probe;
 use super::run::describe;
-use super::services::{self, Periods, ServiceParts, Services};
+use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
-use crate::base::{DialectId, Now, ProcessCounts, ShardCounters};
+use crate::base::{DialectId, Now, ProcessState, ShardCounters};
 use crate::broker::Quotas;
 use crate::config::{Listener, Policy, Routes, Settings};
 use crate::dialect;
 use crate::net::wire::ShardCommand;
-use crate::net::{Waker, bind_shards};
+use crate::net::{Peers, Waker, bind_shards};
 use crate::observe::Metrics;
 use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -77,7 +77,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     })
     .map_err(other)?;
     let clock = Clock::start();
-    let process_counts = Arc::new(ProcessCounts::tracking(&services::tracked_channels()));
+    let process_state = Arc::new(ProcessState::new(cores.len()));
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
@@ -87,25 +87,29 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let all_counters: Vec<_> = counters.iter().chain([&outside]).cloned().collect();
     let wakers = cores.iter().map(|_| Waker::new());
     let wakers: Vec<_> = wakers.collect::<Result<_, _>>().map_err(other)?;
-    let publisher = Arc::new(Publisher::new(
-        &ring,
-        Arc::clone(&process_counts),
-        outside,
-        {
-            let wakers = wakers.clone();
-            move |index| wakers[index as usize].wake()
-        },
-    ));
+    let peers = Peers::new(&wakers, Arc::clone(&process_state));
+    let publisher = Publisher::new(&ring, Arc::clone(&process_state), outside, {
+        let peers = peers.clone();
+        move |index, now| peers.wake(index, now)
+    });
+    let requests = services::requests();
+    let publisher = Arc::new(publisher.calling_for_retry({
+        let requests = requests.0.clone();
+        move || {
+            // Fails when it is full of requests, or the services have ended.
+            let _ = requests.try_send(Request::Retry);
+        }
+    }));
     let api = Arc::new(ApiContext {
         metrics: Metrics::new(
             all_counters.clone(),
-            Arc::clone(&process_counts),
+            Arc::clone(&process_state),
             ring.clone(),
         ),
         counters: all_counters,
         publisher: Arc::clone(&publisher),
         notify: notify_access(settings),
-        process_counts: Arc::clone(&process_counts),
+        process_state: Arc::clone(&process_state),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
         metrics_enabled: settings.process.metrics_enabled,
@@ -148,7 +152,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
                 connections_max: connections_per_shard,
                 policy: Arc::clone(&policy),
                 verifier: verifier.clone(),
-                process_counts: Arc::clone(&process_counts),
+                process_state: Arc::clone(&process_state),
                 quotas: Arc::clone(&quotas),
                 hooks: Arc::clone(&hooks),
                 counters: Arc::clone(&counters[index]),
@@ -157,7 +161,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             },
             listeners,
             waker: wakers[index].clone(),
-            peers: wakers.clone(),
+            peers: peers.clone(),
             commands: receiver,
             api: Arc::clone(&api),
             clock,
@@ -166,14 +170,14 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         .map_err(other)?;
     }
     await_ready(&reports, cores.len())?;
-    let services = Services::start(ServiceParts {
+    let parts = ServiceParts {
         publisher,
-        process_counts,
+        process_state,
         quotas,
         clock,
         periods: periods(settings),
-    })
-    .map_err(other)?;
+    };
+    let services = Services::start(parts, requests).map_err(other)?;
     Ok(Running {
         addresses,
         cores,

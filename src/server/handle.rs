@@ -378,9 +378,9 @@ impl Server {
         let sum = |pick: fn(&ShardCounters) -> u64| counters.iter().map(|shard| pick(shard)).sum();
         Stats {
             running: !context.is_draining.load(Ordering::Relaxed),
-            active_connections: context.process_counts.sessions_total(),
+            active_connections: context.process_state.sessions_total(),
             authenticated_connections: sum(|shard| shard.authenticated_sessions.value()),
-            total_connections: context.process_counts.sessions_opened(),
+            total_connections: context.process_state.sessions_opened(),
             total_subscriptions: sum(|shard| shard.subscriptions.value()),
             unique_channels: names.len() as u64,
             unique_properties: properties.count() as u64,
@@ -398,7 +398,7 @@ impl Server {
     /// ```
     #[must_use]
     pub fn session_count(&self, dialect: DialectId) -> u64 {
-        self.running.context().process_counts.sessions(dialect)
+        self.running.context().process_state.sessions(dialect)
     }
 
     /// All metrics in the Prometheus text format.

@@ -120,10 +120,10 @@ fn wait_for_sessions(
     running.announce_shutdown(wait_ms);
     let context = running.context();
     let began_ms = context.clock.now().monotonic_ms;
-    let first = context.process_counts.sessions_total();
+    let first = context.process_state.sessions_total();
     let ticks = tick(PACE);
     loop {
-        let sessions = context.process_counts.sessions_total();
+        let sessions = context.process_state.sessions_total();
         let elapsed_ms = context.clock.now().monotonic_ms - began_ms;
         if sessions == 0 || elapsed_ms >= wait_ms {
             return None;

@@ -2,7 +2,7 @@
 
 use crate::base::channel_names::dialect_channel;
 use crate::base::now::Clock;
-use crate::base::{DialectId, ProcessCounts};
+use crate::base::{DialectId, ProcessState};
 use crate::broker::{Publication, Quotas};
 use crate::dialect::assist::{notices, rooms};
 use crate::dialect::notifications::{DEFAULT_KIND, notification};
@@ -13,11 +13,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Channels whose subscribers are counted exactly: without subscribers a service does nothing.
-pub(super) fn tracked_channels() -> [String; 2] {
-    [rooms::SYSTEM_MONITORING.to_owned(), notified_channel()]
-}
-
 /// The channel of periodic notifications: the sessions of one dialect.
 fn notified_channel() -> String {
     dialect_channel(DialectId::Notifications)
@@ -26,7 +21,7 @@ fn notified_channel() -> String {
 /// Longest time between two checks of what is due, milliseconds.
 const TICK_MS: u64 = 200;
 /// Time until a publication that found the ring full is tried again, milliseconds.
-const RETRY_MS: u64 = 20;
+const RETRY_MS: u64 = 1;
 
 /// The period of each service, milliseconds; 0 = never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,32 +38,48 @@ pub(super) struct Periods {
 #[derive(Debug)]
 pub(super) struct ServiceParts {
     pub(super) publisher: Arc<Publisher>,
-    pub(super) process_counts: Arc<ProcessCounts>,
+    pub(super) process_state: Arc<ProcessState>,
     pub(super) quotas: Arc<Quotas>,
     pub(super) clock: Clock,
     pub(super) periods: Periods,
 }
 
+/// A request to the services' thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// Publications wait for room in the ring.
+    Retry,
+    /// Stop the services; publications that wait for room are still written.
+    Stop,
+}
+
 /// The running services.
 #[derive(Debug)]
 pub(super) struct Services {
-    stop: Sender<()>,
+    requests: Sender<Request>,
+}
+
+/// The channel to the services' thread. One request of each kind is enough at a time.
+pub(super) fn requests() -> (Sender<Request>, Receiver<Request>) {
+    bounded(2)
 }
 
 impl Services {
     /// Starts the thread.
-    pub(super) fn start(parts: ServiceParts) -> io::Result<Self> {
-        let (stop, stopped) = bounded(1);
+    pub(super) fn start(
+        parts: ServiceParts,
+        (requests, received): (Sender<Request>, Receiver<Request>),
+    ) -> io::Result<Self> {
         std::thread::Builder::new()
             .name("services".into())
-            .spawn(move || ServiceLoop::new(parts).run(&stopped))?;
-        Ok(Self { stop })
+            .spawn(move || ServiceLoop::new(parts).run(&received))?;
+        Ok(Self { requests })
     }
 
     /// Stops the services; publications that wait for room are still written.
     pub(super) fn stop(&self) {
-        // Fails if it was stopped before.
-        let _ = self.stop.try_send(());
+        // Waits only while the thread takes an earlier request; fails if it has ended.
+        let _ = self.requests.send(Request::Stop);
     }
 }
 
@@ -122,19 +133,20 @@ impl ServiceLoop {
         }
     }
 
-    fn run(&mut self, stopped: &Receiver<()>) {
+    fn run(&mut self, requests: &Receiver<Request>) {
         let mut is_stopped = false;
         let mut tick_ms = 0;
         loop {
-            match stopped.recv_timeout(Duration::from_millis(tick_ms)) {
-                Ok(()) => is_stopped = true,
-                Err(RecvTimeoutError::Timeout) => {}
+            match requests.recv_timeout(Duration::from_millis(tick_ms)) {
+                Ok(Request::Stop) => is_stopped = true,
+                Ok(Request::Retry) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if !is_stopped {
                 self.act();
             }
-            tick_ms = match (self.parts.publisher.retry(), is_stopped) {
+            let now = self.parts.clock.now();
+            tick_ms = match (self.parts.publisher.retry(now), is_stopped) {
                 (false, _) => RETRY_MS,
                 (true, true) => TICK_MS,
                 (true, false) => self.next_ms(),
@@ -153,7 +165,8 @@ impl ServiceLoop {
 
     fn act(&mut self) {
         let now = self.parts.clock.now();
-        let has_listeners = |channel: &str| self.parts.process_counts.subscriptions_of(channel) > 0;
+        let has_listeners =
+            |channel: &str| self.parts.process_state.interests.has_subscribers(channel);
         if self.notification.is_due(now.monotonic_ms) && has_listeners(&self.notified_channel) {
             self.notification_count += 1;
             let count = self.notification_count;

@@ -2,8 +2,8 @@
 
 use crate::api::{Api, ApiContext};
 use crate::base::now::Clock;
-use crate::net::Waker;
 use crate::net::wire::{EventLoop, SetupError, ShardCommand, Uring, UringConfig};
+use crate::net::{Peers, Waker};
 use crate::shard::{Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
@@ -32,7 +32,7 @@ pub(super) struct ShardThread {
     pub(super) parts: ShardParts,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) waker: Waker,
-    pub(super) peers: Vec<Waker>,
+    pub(super) peers: Peers,
     pub(super) commands: Receiver<ShardCommand>,
     pub(super) api: Arc<ApiContext>,
     pub(super) clock: Clock,
@@ -118,13 +118,14 @@ async fn run(thread: ShardThread) {
     };
     watch.report(Report::Ready);
     let counters = Arc::clone(&thread.parts.counters);
+    let index = thread.parts.index;
     let shard = Shard::new(thread.parts, thread.clock.now());
     let event_loop = EventLoop::new(
         kernel,
         shard,
         Api::new(thread.api),
         thread.commands,
-        thread.peers,
+        (index, thread.peers),
         counters,
         thread.clock,
     );

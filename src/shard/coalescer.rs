@@ -3,7 +3,7 @@
 use super::batch::Batches;
 use super::record::{self, Frame, Record};
 use crate::base::limits::JSON_BYTES_KEPT;
-use crate::base::{FrameRun, ShardCounters, SubscriptionId, Variant};
+use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId, Variant};
 use crate::broker::{BroadcastTarget, Broker, Channel, ChannelIndex};
 use crate::dialect;
 use crate::json::JsonReader;
@@ -45,6 +45,7 @@ impl Coalescer {
     /// Adds the frames of a record, after delivering those collected for another channel.
     pub(super) fn add(
         &mut self,
+        tag: ChannelTag,
         bytes: &[u8],
         broker: &mut Broker,
         counters: &ShardCounters,
@@ -53,18 +54,19 @@ impl Coalescer {
         let Some(record) = Record::read(bytes) else {
             return;
         };
-        let publication = &record.publication;
-        broker.retain(publication);
-        let is_for_all = publication.target == BroadcastTarget::All;
-        let is_same = |index| broker.channel(index).name() == publication.channel;
+        let Some(target) = record.target() else {
+            return;
+        };
+        let is_for_all = target == BroadcastTarget::All;
+        let is_same = |index| broker.channel(index).name().as_bytes() == record.channel;
         if !is_for_all || !self.channel.is_some_and(is_same) {
             self.finish(broker, BroadcastTarget::All, deliver);
-            self.channel = broker.find_channel(publication.channel);
+            self.channel = broker.find_channel(tag, record.channel);
         }
         let Some(index) = self.channel else {
             return;
         };
-        self.find_groups(broker.channel_mut(index), publication.data, counters);
+        self.find_groups(broker.channel_mut(index), &record, counters);
         let channel = broker.channel(index);
         let mut late = LateFrame::default();
         self.batches.begin_publication();
@@ -87,17 +89,23 @@ impl Coalescer {
             share.frames.push(frame);
         }
         if self.batches.is_long() || !is_for_all {
-            self.finish(broker, publication.target, deliver);
+            self.finish(broker, target, deliver);
         }
     }
 
-    /// Lists in `wanted` the subscriber groups that receive a publication with this data.
-    fn find_groups(&mut self, channel: &mut Channel, data: &str, counters: &ShardCounters) {
+    /// Lists in `wanted` the subscriber groups that receive a publication.
+    fn find_groups(
+        &mut self,
+        channel: &mut Channel,
+        record: &Record<'_>,
+        counters: &ShardCounters,
+    ) {
         self.wanted.clear();
         channel.unfiltered(&mut self.wanted);
         if !channel.has_filters() {
             return;
         }
+        let data = record.data().unwrap_or_default();
         // Data other than an object has no fields that a filter could match.
         if let Ok(document) = self.json.parse(data)
             && let Ok(object) = document.object()
@@ -153,7 +161,9 @@ impl LateFrame {
             self.bytes.clear();
             self.placeholder = record::append_frame(&mut self.bytes, |output| {
                 let dialect = dialect::of(variant.dialect());
-                dialect.publication(&record.publication, record.meta, output)
+                let publication = record.publication();
+                let publication = publication.expect("the writer had texts");
+                dialect.publication(&publication, record.meta, output)
             });
             counters.encodes.of(variant).add(1);
         }

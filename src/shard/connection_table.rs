@@ -14,6 +14,7 @@ use crate::config::Policy;
 use crate::dialect;
 use crate::http::rejection;
 use crate::ws::{CloseCode, Opcode, frame};
+use fanwire_ring::Lapped;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -335,6 +336,16 @@ impl ConnectionTable {
     pub(super) fn close_going_away(&mut self, id: ConnectionId, now: Now) {
         let close = CloseRequest::flushing(CloseCode::GOING_AWAY, CloseReason::Shutdown);
         self.end(id, close, now);
+    }
+
+    /// Closes every session because publications for it may be lost (1013).
+    pub(super) fn close_all_lapped(&mut self, lapped: Lapped, now: Now) {
+        self.counters.ring_lapped.add(1);
+        self.counters.ring_lapped_bytes.add(lapped.bytes);
+        for id in self.open_sessions() {
+            let close = CloseRequest::flushing(CloseCode::TRY_AGAIN_LATER, CloseReason::Stalled);
+            self.end(id, close, now);
+        }
     }
 
     /// The sessions that are not being closed.

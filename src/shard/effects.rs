@@ -48,12 +48,12 @@ fn apply(
 ) {
     match effect {
         Effect::Reply(event) => connections.reply(id, &event, now),
-        Effect::Publish(publication) => writer.publish(&publication, now.unix_ms),
+        Effect::Publish(publication) => writer.publish(&publication, now),
         Effect::Announce(dialect, presence) => {
             let mut scratch = String::new();
             let dialect = dialect::of(dialect);
             if let Some(publication) = dialect.presence(&presence, &mut scratch) {
-                writer.publish(&publication, now.unix_ms);
+                writer.publish(&publication, now);
             }
         }
         Effect::Ping => connections.ping(id),

@@ -109,7 +109,7 @@ impl Shard {
                     let publication = Publication::new(&channel, &kind, &data);
                     if publication.is_valid() {
                         self.connections.counters.publications.add(1);
-                        self.writer.publish(&publication, now.unix_ms);
+                        self.writer.publish(&publication, now);
                     } else {
                         self.count_handler_error();
                     }

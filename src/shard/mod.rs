@@ -31,7 +31,7 @@ mod session;
 mod timer_wheel;
 
 use crate::auth::Verifier;
-use crate::base::{ConnectionId, Now, ProcessCounts, ShardCounters, SlabFull};
+use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use crate::json::JsonReader;
@@ -71,7 +71,7 @@ pub struct ShardParts {
     /// Checks tokens.
     pub verifier: Verifier,
     /// Counts shared by all shards.
-    pub process_counts: Arc<ProcessCounts>,
+    pub process_state: Arc<ProcessState>,
     /// Quotas of users, tenants and addresses, over all shards.
     pub quotas: Arc<Quotas>,
     /// This shard's counters.
@@ -107,14 +107,14 @@ impl Shard {
             shard: parts.index,
             policy: Arc::clone(&parts.policy),
             verifier: parts.verifier,
-            process_counts: Arc::clone(&parts.process_counts),
+            process_state: Arc::clone(&parts.process_state),
             quotas: parts.quotas,
             counters: Arc::clone(&parts.counters),
         });
         let writer = PublicationWriter::new(
             parts.index,
             &parts.ring,
-            parts.process_counts,
+            parts.process_state,
             Arc::clone(&parts.counters),
         );
         let reader = PublicationReader::new(
@@ -183,12 +183,16 @@ impl Shard {
         if begins_fanout {
             reader.renew_budget();
         }
-        let count = reader.drain(broker, |slot, run, subscription_id| {
+        let drained = reader.drain(broker, |slot, run, subscription_id| {
             connections.deliver(slot, run, subscription_id, now);
         });
-        if begins_fanout && count > 0 {
+        if begins_fanout && drained != Ok(0) {
             connections.ready_queue.note_fanout();
         }
+        let count = drained.unwrap_or_else(|lapped| {
+            self.connections.close_all_lapped(lapped, now);
+            1
+        });
         self.reap_ended(now);
         count
     }
@@ -207,8 +211,8 @@ impl Shard {
     }
 
     /// Tries again to write the publications that found the ring full.
-    pub fn retry_unsent(&mut self) {
-        self.writer.retry();
+    pub fn retry_unsent(&mut self, now: Now) {
+        self.writer.retry(now);
     }
 
     /// Calls `wake` with the index of each shard that sleeps and has records to read.
@@ -216,13 +220,20 @@ impl Shard {
         self.writer.wake_peers(wake);
     }
 
-    /// Announces that the shard is about to sleep; false when there are records to read first.
+    /// Announces that the shard is about to sleep; false when there are records to read first. A
+    /// shard without subscribers reads no records meanwhile, and no writer waits for it.
     #[must_use]
     pub fn park(&self) -> bool {
+        if self.broker.wants_nothing() {
+            self.reader.park_away();
+            return true;
+        }
         self.reader.park()
     }
 
-    /// Withdraws the announcement.
+    /// Withdraws the announcement. Before any input is handled, `drain_ring` has to be called until
+    /// the ring has no unread records or a fan-out has to be sent: a new subscriber must not receive
+    /// what was published while the shard slept.
     pub fn unpark(&self) {
         self.reader.unpark();
     }

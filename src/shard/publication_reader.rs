@@ -1,11 +1,11 @@
-//! Reads the ring for a shard: each record once, within a budget for one fan-out.
+//! Reads the ring for a shard: each record that it wants once, within a budget for one fan-out.
 
 use super::coalescer::Coalescer;
 use super::record::{self, Form};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
-use crate::base::{FrameRun, ShardCounters, SubscriptionId};
+use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId};
 use crate::broker::{BroadcastTarget, Broker};
-use fanwire_ring::Reader;
+use fanwire_ring::{Lapped, Reader, Visit};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -13,13 +13,71 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct PublicationReader {
     reader: Reader,
-    /// Publications that arrive in fragments, by the shard that writes them.
-    fragments: HashMap<u16, Vec<u8>>,
+    /// Publications that arrive in fragments, by their ids.
+    fragments: HashMap<u64, Vec<u8>>,
     coalescer: Coalescer,
     counters: Arc<ShardCounters>,
     /// Bytes that may still be read until `renew_budget`, and the budget that it restores.
     bytes_left: usize,
     budget_bytes: usize,
+}
+
+/// Handles the records of one drain.
+struct Visitor<'a, D> {
+    broker: &'a mut Broker,
+    fragments: &'a mut HashMap<u64, Vec<u8>>,
+    coalescer: &'a mut Coalescer,
+    counters: &'a ShardCounters,
+    bytes_left: &'a mut usize,
+    deliver: D,
+}
+
+impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visit for Visitor<'_, D> {
+    fn is_wanted(&mut self, tag: u64) -> bool {
+        self.broker.is_wanted(ChannelTag::from_bits(tag))
+    }
+
+    fn visit(&mut self, tag: u64, bytes: &[u8]) -> bool {
+        *self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
+        let tag = ChannelTag::from_bits(tag);
+        match record::form(bytes) {
+            Some(Form::Whole) => self.add(tag, bytes),
+            Some(form) => self.reassemble(tag, form, bytes),
+            None => {}
+        }
+        *self.bytes_left > 0
+    }
+}
+
+impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
+    fn add(&mut self, tag: ChannelTag, bytes: &[u8]) {
+        let Self {
+            broker,
+            coalescer,
+            counters,
+            deliver,
+            ..
+        } = self;
+        coalescer.add(tag, bytes, broker, counters, deliver);
+    }
+
+    /// Adds a piece to its publication. Without a first piece, which nobody here wanted, the others
+    /// are ignored.
+    fn reassemble(&mut self, tag: ChannelTag, form: Form, bytes: &[u8]) {
+        let Some((id, piece)) = record::fragment(bytes) else {
+            return;
+        };
+        if form == Form::First {
+            self.fragments.insert(id, piece.to_vec());
+        } else if let Some(whole) = self.fragments.get_mut(&id) {
+            whole.extend_from_slice(piece);
+        }
+        if form == Form::Last
+            && let Some(whole) = self.fragments.remove(&id)
+        {
+            self.add(tag, &whole);
+        }
+    }
 }
 
 impl PublicationReader {
@@ -45,6 +103,11 @@ impl PublicationReader {
         self.reader.park()
     }
 
+    /// Parks without waiting for any record.
+    pub(super) fn park_away(&self) {
+        self.reader.park_away();
+    }
+
     pub(super) fn unpark(&self) {
         self.reader.unpark();
     }
@@ -60,48 +123,36 @@ impl PublicationReader {
     }
 
     /// Reads records as long as the budget lasts, and passes a run to `deliver` for each
-    /// subscriber.
+    /// subscriber. Returns how many records it passed, wanted or not.
+    ///
+    /// # Errors
+    /// [`Lapped`] when the shard was stalled for so long that records are lost.
     pub(super) fn drain(
         &mut self,
         broker: &mut Broker,
         mut deliver: impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
-    ) -> usize {
-        let Self {
-            reader,
-            fragments,
-            coalescer,
-            counters,
-            bytes_left,
-            ..
-        } = self;
-        if *bytes_left == 0 {
-            return 0;
+    ) -> Result<usize, Lapped> {
+        if self.bytes_left == 0 {
+            return Ok(0);
         }
-        let count = reader.drain_while(RING_RECORDS_PER_TURN, |bytes| {
-            *bytes_left = bytes_left.saturating_sub(bytes.len());
-            let Some((form, writer)) = record::form(bytes) else {
-                return *bytes_left > 0;
-            };
-            if form == Form::Whole {
-                coalescer.add(bytes, broker, counters, &mut deliver);
-                return *bytes_left > 0;
-            }
-            let whole = fragments.entry(writer).or_default();
-            if form == Form::First {
-                whole.clear();
-            }
-            whole.extend_from_slice(&bytes[record::FRAGMENT_PREFIX_BYTES..]);
-            if form == Form::Last {
-                let whole = fragments.remove(&writer).unwrap_or_default();
-                coalescer.add(&whole, broker, counters, &mut deliver);
-            }
-            *bytes_left > 0
-        });
-        if count > 0 {
-            coalescer.finish(broker, BroadcastTarget::All, &mut deliver);
-            counters.ring_records.add(count as u64);
+        let mut visitor = Visitor {
+            broker,
+            fragments: &mut self.fragments,
+            coalescer: &mut self.coalescer,
+            counters: &self.counters,
+            bytes_left: &mut self.bytes_left,
+            deliver: &mut deliver,
+        };
+        let drained = self.reader.drain_while(RING_RECORDS_PER_TURN, &mut visitor);
+        self.coalescer
+            .finish(broker, BroadcastTarget::All, &mut deliver);
+        self.counters
+            .ring_records
+            .add(drained.unwrap_or_default() as u64);
+        self.counters.ring_lag_bytes.set(self.reader.lag_bytes());
+        if drained.is_err() {
+            self.fragments.clear();
         }
-        counters.ring_lag_bytes.set(reader.lag_bytes());
-        count
+        drained
     }
 }

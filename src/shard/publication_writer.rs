@@ -1,7 +1,8 @@
 //! Encodes publications once per variant in use, and writes them once to the ring.
 
-use super::record::{self, Form};
-use crate::base::{ProcessCounts, ShardCounters, Variant};
+use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
+use crate::base::interest::variants_of;
+use crate::base::{ChannelTag, Now, ProcessState, ShardCounters, ShardSet, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
 use fanwire_ring::{Ring, WriteError, Writer};
@@ -9,120 +10,268 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bits of a publication's id that hold its number; the bits above hold the shard.
-const ID_BITS: u32 = 48;
+pub(super) const ID_BITS: u32 = 48;
+/// Parts of the ring. When the ring has moved on by one, shards that sleep and want none of its
+/// records are woken too, so that their positions never hold the writers.
+const RING_PARTS: u64 = 8;
+/// Channels of which it is noted that records are to be announced; with more, all shards are woken.
+const UNANNOUNCED_MAX: usize = 64;
+
+/// Memory that a writer keeps for its next record, bytes.
+const SPARE_BYTES_MAX: usize = 256 * 1024;
+
+/// What all writers of publications have in common: the ring, and what is known of the shards.
+#[derive(Clone, Debug)]
+pub(super) struct RingWriter {
+    writer: Writer,
+    ring: Ring,
+    process_state: Arc<ProcessState>,
+}
+
+/// A publication in one piece or in several.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    pub(super) tag: ChannelTag,
+    id: u64,
+    record: Vec<u8>,
+    /// Bytes of `record` that are written.
+    written: usize,
+}
+
+impl Pieces {
+    /// Whether a part of it is written.
+    pub(super) fn is_begun(&self) -> bool {
+        self.written > 0
+    }
+}
+
+/// The records whose subscribers' shards are still to be woken.
+#[derive(Debug, Default)]
+pub(super) struct Unannounced {
+    tags: Vec<ChannelTag>,
+    wakes_all: bool,
+    /// The part of the ring in which the last record was written.
+    part: u64,
+    shards: ShardSet,
+}
+
+impl RingWriter {
+    pub(super) fn new(ring: &Ring, process_state: Arc<ProcessState>) -> Self {
+        Self {
+            writer: ring.writer(),
+            ring: ring.clone(),
+            process_state,
+        }
+    }
+
+    /// Encodes a publication in the variants in use, and names each to `note_encode`.
+    pub(super) fn encode(
+        &self,
+        publication: &Publication<'_>,
+        meta: PublicationMeta,
+        record: Vec<u8>,
+        mut note_encode: impl FnMut(Variant),
+    ) -> Pieces {
+        let interests = &self.process_state.interests;
+        let tag = interests.tag(publication.channel);
+        let variants = variants_of(interests.variants(tag));
+        let mut record = record;
+        record::write(
+            &mut record,
+            publication,
+            meta,
+            variants,
+            |variant, output| {
+                note_encode(variant);
+                dialect::of(variant.dialect()).publication(publication, meta, output)
+            },
+        );
+        Pieces {
+            tag,
+            id: meta.id,
+            record,
+            written: 0,
+        }
+    }
+
+    /// Writes what is left of a publication; false when the ring is full.
+    pub(super) fn write(
+        &self,
+        pieces: &mut Pieces,
+        unannounced: &mut Unannounced,
+        now: Now,
+    ) -> bool {
+        let record_bytes_max = self.ring.record_bytes_max() as usize;
+        if pieces.record.len() <= record_bytes_max {
+            return self.write_record(pieces.tag, &[&pieces.record], unannounced, now);
+        }
+        while pieces.written < pieces.record.len() {
+            let rest = &pieces.record[pieces.written..];
+            let piece = &rest[..rest.len().min(record_bytes_max - FRAGMENT_PREFIX_BYTES)];
+            let form = if pieces.written == 0 {
+                Form::First
+            } else if piece.len() == rest.len() {
+                Form::Last
+            } else {
+                Form::Middle
+            };
+            let prefix = record::fragment_prefix(form, pieces.id);
+            if !self.write_record(pieces.tag, &[&prefix, piece], unannounced, now) {
+                return false;
+            }
+            pieces.written += piece.len();
+        }
+        true
+    }
+
+    fn write_record(
+        &self,
+        tag: ChannelTag,
+        parts: &[&[u8]],
+        unannounced: &mut Unannounced,
+        now: Now,
+    ) -> bool {
+        let written = match self.writer.try_write(tag.bits(), parts) {
+            Err(WriteError::Full) if self.put_out_stalled(now) => {
+                self.writer.try_write(tag.bits(), parts)
+            }
+            written => written,
+        };
+        match written {
+            Ok(position) => {
+                let part = position / (u64::from(self.ring.capacity_bytes()) / RING_PARTS);
+                unannounced.add(tag, part);
+                true
+            }
+            Err(WriteError::Full) => {
+                unannounced.wakes_all = true;
+                false
+            }
+            Err(WriteError::TooLarge) => {
+                unreachable!("records over the limit are cut into fragments")
+            }
+        }
+    }
+
+    /// Puts the readers of stalled shards out of the gate, so that nobody waits for them; whether
+    /// there was one.
+    #[cold]
+    fn put_out_stalled(&self, now: Now) -> bool {
+        let heartbeats = &self.process_state.heartbeats;
+        let mut was_one = false;
+        for shard in heartbeats.stalled(now.monotonic_ms) {
+            was_one |= self.ring.put_out(u32::from(shard));
+        }
+        was_one
+    }
+
+    /// Calls `wake` for each shard that sleeps and has subscribers of what was written.
+    pub(super) fn announce(&self, unannounced: &mut Unannounced, wake: impl FnMut(u32)) {
+        if unannounced.tags.is_empty() && !unannounced.wakes_all {
+            return;
+        }
+        let Unannounced {
+            tags,
+            wakes_all,
+            shards,
+            ..
+        } = unannounced;
+        let mut is_known = false;
+        let wanted = |word| {
+            if *wakes_all {
+                return u64::MAX;
+            }
+            if !std::mem::replace(&mut is_known, true) {
+                shards.clear();
+                for tag in tags.iter() {
+                    self.process_state.interests.add_shards(*tag, shards);
+                }
+            }
+            shards.word(word)
+        };
+        self.writer.wake_parked(wanted, wake);
+        tags.clear();
+        *wakes_all = false;
+    }
+}
+
+impl Unannounced {
+    fn add(&mut self, tag: ChannelTag, part: u64) {
+        self.wakes_all |= part != self.part || self.tags.len() >= UNANNOUNCED_MAX;
+        self.part = part;
+        if !self.wakes_all && self.tags.last() != Some(&tag) {
+            self.tags.push(tag);
+        }
+    }
+}
 
 /// The writer of one shard.
 #[derive(Debug)]
 pub(super) struct PublicationWriter {
     shard: u16,
-    writer: Writer,
-    process_counts: Arc<ProcessCounts>,
+    ring_writer: RingWriter,
     counters: Arc<ShardCounters>,
-    record: Vec<u8>,
-    piece_bytes_max: usize,
-    /// Records that found the ring full, oldest first.
-    unsent: VecDeque<Box<[u8]>>,
-    has_written: bool,
+    /// Publications that found the ring full, oldest first.
+    unsent: VecDeque<Pieces>,
+    unannounced: Unannounced,
     /// Publications so far.
     count: u64,
+    /// Memory for the next record.
+    spare: Vec<u8>,
 }
 
 impl PublicationWriter {
     pub(super) fn new(
         shard: u16,
         ring: &Ring,
-        process_counts: Arc<ProcessCounts>,
+        process_state: Arc<ProcessState>,
         counters: Arc<ShardCounters>,
     ) -> Self {
-        let record_bytes_max = ring.record_bytes_max() as usize;
         Self {
             shard,
-            writer: ring.writer(),
-            process_counts,
+            ring_writer: RingWriter::new(ring, process_state),
             counters,
-            record: Vec::new(),
-            piece_bytes_max: record_bytes_max - record::FRAGMENT_PREFIX_BYTES,
             unsent: VecDeque::new(),
-            has_written: false,
+            unannounced: Unannounced::default(),
             count: 0,
+            spare: Vec::new(),
         }
     }
 
     /// Publishes to all shards, including this one.
-    pub(super) fn publish(&mut self, publication: &Publication<'_>, unix_ms: u64) {
+    pub(super) fn publish(&mut self, publication: &Publication<'_>, now: Now) {
         self.count += 1;
         let meta = PublicationMeta {
-            unix_ms,
+            unix_ms: now.unix_ms,
             id: u64::from(self.shard) << ID_BITS | self.count,
         };
-        let counter_slot = self.process_counts.counter_slot(publication.channel);
-        let in_use = self.process_counts.variants_in_use(counter_slot);
-        let variants = Variant::all().filter(|variant| in_use & variant.bit() != 0);
+        let spare = std::mem::take(&mut self.spare);
         let counters = &self.counters;
-        record::write(
-            &mut self.record,
-            self.shard,
-            publication,
-            meta,
-            variants,
-            |variant, output| {
-                counters.encodes.of(variant).add(1);
-                dialect::of(variant.dialect()).publication(publication, meta, output)
-            },
-        );
-        if self.record.len() > self.piece_bytes_max {
-            self.queue_fragments();
-            self.retry();
-        } else if !self.unsent.is_empty() || !self.try_write_record() {
-            self.unsent.push_back(self.record.as_slice().into());
+        let note_encode = |variant| counters.encodes.of(variant).add(1);
+        let mut pieces = self
+            .ring_writer
+            .encode(publication, meta, spare, note_encode);
+        if !self.unsent.is_empty() || !self.write(&mut pieces, now) {
+            self.unsent.push_back(pieces);
+        } else if pieces.record.len() <= SPARE_BYTES_MAX {
+            self.spare = pieces.record;
         }
     }
 
-    fn try_write_record(&mut self) -> bool {
-        let written = self.writer.try_write(&[&self.record]);
-        self.note(written)
-    }
-
-    fn note(&mut self, written: Result<(), WriteError>) -> bool {
-        match written {
-            Ok(()) => {
-                self.has_written = true;
-                true
-            }
-            Err(WriteError::Full) => {
-                self.counters.ring_full.add(1);
-                false
-            }
-            Err(WriteError::TooLarge) => {
-                unreachable!("records over the limit were cut into fragments")
-            }
+    fn write(&mut self, pieces: &mut Pieces, now: Now) -> bool {
+        let is_written = self.ring_writer.write(pieces, &mut self.unannounced, now);
+        if !is_written {
+            self.counters.ring_full.add(1);
         }
-    }
-
-    fn queue_fragments(&mut self) {
-        let record = std::mem::take(&mut self.record);
-        let pieces = record.chunks(self.piece_bytes_max);
-        let last = pieces.len() - 1;
-        for (index, piece) in pieces.enumerate() {
-            let form = match index {
-                0 => Form::First,
-                index if index == last => Form::Last,
-                _ => Form::Middle,
-            };
-            let prefix = record::fragment_prefix(form, self.shard);
-            let fragment = [&prefix, piece].concat();
-            self.unsent.push_back(fragment.into());
-        }
+        is_written
     }
 
     /// Writes waiting records, as far as there is room.
-    pub(super) fn retry(&mut self) {
-        while let Some(record) = self.unsent.front() {
-            let written = self.writer.try_write(&[record]);
-            if !self.note(written) {
-                return;
+    pub(super) fn retry(&mut self, now: Now) {
+        while let Some(mut pieces) = self.unsent.pop_front() {
+            if !self.write(&mut pieces, now) {
+                return self.unsent.push_front(pieces);
             }
-            self.unsent.pop_front();
         }
     }
 
@@ -131,10 +280,8 @@ impl PublicationWriter {
         !self.unsent.is_empty()
     }
 
-    /// Wakes the shards that sleep, if anything was written since the last call.
+    /// Wakes the shards that sleep and have subscribers of what was written since the last call.
     pub(super) fn wake_peers(&mut self, wake: impl FnMut(u32)) {
-        if std::mem::take(&mut self.has_written) {
-            self.writer.wake_parked(wake);
-        }
+        self.ring_writer.announce(&mut self.unannounced, wake);
     }
 }

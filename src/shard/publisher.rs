@@ -1,20 +1,34 @@
 //! Publishing from threads that are not shards.
 
-use super::publication_writer::PublicationWriter;
+use super::publication_writer::{ID_BITS, Pieces, RingWriter, Unannounced};
+use crate::base::interest::variants_of;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX};
-use crate::base::{Now, ProcessCounts, ShardCounters};
+use crate::base::{Now, ProcessState, ShardCounters, Variant};
 use crate::broker::Publication;
+use crate::dialect::PublicationMeta;
 use fanwire_ring::Ring;
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Publishes from any thread.
+/// Publishes from any thread. Calls of several threads encode and write at the same time; none waits
+/// for another, but for the short order of publications that are larger than a record.
 pub struct Publisher {
-    publication_writer: Mutex<PublicationWriter>,
-    counters: Arc<ShardCounters>,
+    ring_writer: RingWriter,
+    process_state: Arc<ProcessState>,
+    /// Locked, because a counter has one writer at a time.
+    counters: Mutex<Arc<ShardCounters>>,
+    /// Publications so far.
+    count: AtomicU64,
+    /// Publications of which only some fragments found room in the ring, oldest first.
+    unsent: Mutex<VecDeque<Pieces>>,
+    /// Whether `unsent` has any, to be read without the lock.
+    is_congested: AtomicBool,
     is_stopped: AtomicBool,
-    wake: Box<dyn Fn(u32) + Send + Sync>,
+    wake: Box<dyn Fn(u32, Now) + Send + Sync>,
+    /// Called when publications begin to wait for room: `retry` is due at once.
+    call_for_retry: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Why a publication was not accepted.
@@ -76,22 +90,28 @@ impl Publisher {
     #[must_use]
     pub fn new(
         ring: &Ring,
-        process_counts: Arc<ProcessCounts>,
+        process_state: Arc<ProcessState>,
         counters: Arc<ShardCounters>,
-        wake: impl Fn(u32) + Send + Sync + 'static,
+        wake: impl Fn(u32, Now) + Send + Sync + 'static,
     ) -> Self {
-        let writer = u16::try_from(SHARDS_MAX).expect("shards are numbered with sixteen bits");
         Self {
-            publication_writer: Mutex::new(PublicationWriter::new(
-                writer,
-                ring,
-                process_counts,
-                Arc::clone(&counters),
-            )),
-            counters,
+            ring_writer: RingWriter::new(ring, Arc::clone(&process_state)),
+            process_state,
+            counters: Mutex::new(counters),
+            count: AtomicU64::new(0),
+            unsent: Mutex::default(),
+            is_congested: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             wake: Box::new(wake),
+            call_for_retry: Box::new(|| {}),
         }
+    }
+
+    /// The same, with a call to the thread that calls [`retry`](Self::retry).
+    #[must_use]
+    pub fn calling_for_retry(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.call_for_retry = Box::new(call);
+        self
     }
 
     /// Publishes, without waiting.
@@ -106,20 +126,61 @@ impl Publisher {
         if !publication.is_valid() {
             return Err(PublishError::Name);
         }
-        // A panic while the lock was held leaves a record unwritten, never half written.
-        let mut publication_writer = self
-            .publication_writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        publication_writer.retry();
-        if publication_writer.is_congested() {
-            publication_writer.wake_peers(&self.wake);
+        // Acquire: pairs with the release in `set_congested`.
+        if self.is_congested.load(Ordering::Acquire) && !self.retry(now) {
             return Err(PublishError::RingFull);
         }
-        self.counters.publications.add(1);
-        publication_writer.publish(publication, now.unix_ms);
-        publication_writer.wake_peers(&self.wake);
+        // Relaxed: ids need only be different.
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let writer = u64::try_from(SHARDS_MAX).expect("a small number");
+        let meta = PublicationMeta {
+            unix_ms: now.unix_ms,
+            id: writer << ID_BITS | count,
+        };
+        let mut encoded = 0;
+        let note_encode = |variant: Variant| encoded |= variant.bit();
+        let mut pieces = self
+            .ring_writer
+            .encode(publication, meta, Vec::new(), note_encode);
+        let mut unannounced = Unannounced::default();
+        let is_written = self.ring_writer.write(&mut pieces, &mut unannounced, now);
+        let is_accepted = is_written || pieces.is_begun();
+        let is_retained = !is_accepted || publication.retain_in(&self.process_state.retained);
+        if !is_written && is_accepted {
+            let mut unsent = self.unsent();
+            unsent.push_back(pieces);
+            self.set_congested(&unsent);
+        }
+        self.ring_writer
+            .announce(&mut unannounced, |shard| (self.wake)(shard, now));
+        let counters = self.counters();
+        variants_of(encoded).for_each(|variant| counters.encodes.of(variant).add(1));
+        counters.publications.add(u64::from(is_accepted));
+        counters.ring_full.add(u64::from(!is_written));
+        counters.retained_rejected.add(u64::from(!is_retained));
+        drop(counters);
+        if !is_accepted {
+            return Err(PublishError::RingFull);
+        }
+        if !is_written {
+            (self.call_for_retry)();
+        }
         Ok(())
+    }
+
+    fn counters(&self) -> MutexGuard<'_, Arc<ShardCounters>> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unsent(&self) -> MutexGuard<'_, VecDeque<Pieces>> {
+        // A panic while the lock was held leaves a fragment unwritten, never half written.
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_congested(&self, unsent: &VecDeque<Pieces>) {
+        // Release: pairs with the acquire in `publish`; the lock orders the stores.
+        self.is_congested
+            .store(!unsent.is_empty(), Ordering::Release);
     }
 
     /// Rejects all further publications.
@@ -128,15 +189,21 @@ impl Publisher {
         self.is_stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Writes the publications that found the ring full, as far as there is room; true when all are
-    /// written.
-    pub fn retry(&self) -> bool {
-        let mut publication_writer = self
-            .publication_writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        publication_writer.retry();
-        publication_writer.wake_peers(&self.wake);
-        !publication_writer.is_congested()
+    /// Writes what found the ring full, as far as there is room; true when all is written.
+    pub fn retry(&self, now: Now) -> bool {
+        let mut unannounced = Unannounced::default();
+        let mut unsent = self.unsent();
+        while let Some(pieces) = unsent.front_mut() {
+            if !self.ring_writer.write(pieces, &mut unannounced, now) {
+                break;
+            }
+            unsent.pop_front();
+        }
+        self.set_congested(&unsent);
+        let is_written = unsent.is_empty();
+        drop(unsent);
+        self.ring_writer
+            .announce(&mut unannounced, |shard| (self.wake)(shard, now));
+        is_written
     }
 }

@@ -1,22 +1,24 @@
-//! A publication as a record of the ring: its canonical form and its finished frames.
+//! A publication as a record of the ring: its canonical form and its finished frames. The tag of the
+//! record is the channel's.
 //!
 //! ```text
-//!   0      1          2        4         6       8       12       13       14      16
-//!   ├ form ┼ variants ┼ writer ┼ channel ┼ kind  ┼ data  ┼ retain ┼ target ┼ zero  ┤
-//!   │ (u8) │ (count)  │ (u16)  │ bytes   │ bytes │ bytes │ (u8)   │ (u8)   │ (u16) │
-//!   │      │ (u8)     │        │ (u16)   │ (u16) │ (u32) │        │        │       │
-//!   16                                   24                                        32
-//!   ├ time (u64, unix ms)                ┼ id (u64)                                ┤
+//!   0      1          2        3      4         6       8       12              16
+//!   ├ form ┼ variants ┼ target ┼ zero ┼ channel ┼ kind  ┼ data  ┼ zero          ┤
+//!   │ (u8) │ (count)  │ (u8)   │ (u8) │ bytes   │ bytes │ bytes │ (u32)         │
+//!   │      │ (u8)     │        │      │ (u16)   │ (u16) │ (u32) │               │
+//!   16                                         24                              32
+//!   ├ time (u64, unix ms)                      ┼ id (u64)                       ┤
 //!   32
 //!   ├ variants × (variant u32, frame bytes u32, placeholder u32 from the frame's start) ┤
-//!   ├ channel ┼ kind ┼ data ┼ key (u16 bytes, text) ┼ target (u16 bytes, text) ┼ frame ┼ frame … ┤
+//!   ├ channel ┼ kind ┼ data ┼ target (u16 bytes, text) ┼ frame ┼ frame … ┤
 //! ```
 //!
 //! A publication longer than a record is written as fragments: the same bytes in pieces, each after
-//! a prefix of four bytes (form, zero, writer). Every reader reassembles them.
+//! a prefix of sixteen bytes (form, zeros, the publication's id). Every reader that wants it
+//! reassembles them.
 
 use crate::base::Variant;
-use crate::broker::{BroadcastTarget, Publication, Retain};
+use crate::broker::{BroadcastTarget, Publication};
 use crate::dialect::{Placeholder, PublicationMeta};
 use crate::ws::frame;
 
@@ -25,7 +27,7 @@ const TABLE_ENTRY_BYTES: usize = 12;
 /// The offset of a frame without a placeholder.
 const NO_PLACEHOLDER: u32 = u32::MAX;
 /// Bytes in front of each piece of a fragmented publication.
-pub(super) const FRAGMENT_PREFIX_BYTES: usize = 4;
+pub(super) const FRAGMENT_PREFIX_BYTES: usize = 16;
 
 /// The first byte of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +43,15 @@ pub(super) enum Form {
     Last = 4,
 }
 
-/// A publication read from a record.
+/// A publication read from a record. Its texts are checked for UTF-8 only where they are needed as
+/// texts: a writer of this process had them as such.
 #[derive(Debug)]
 pub(super) struct Record<'a> {
-    pub(super) publication: Publication<'a>,
+    pub(super) channel: &'a [u8],
+    kind: &'a [u8],
+    data: &'a [u8],
+    target: u8,
+    whom: &'a [u8],
     pub(super) meta: PublicationMeta,
     table: &'a [u8],
     frames: &'a [u8],
@@ -61,7 +68,6 @@ pub(super) struct Frame<'a> {
 /// Writes a record into `output`, with a frame for each variant in `variants`.
 pub(super) fn write(
     output: &mut Vec<u8>,
-    writer: u16,
     publication: &Publication<'_>,
     meta: PublicationMeta,
     variants: impl Iterator<Item = Variant> + Clone,
@@ -69,11 +75,6 @@ pub(super) fn write(
 ) {
     let data_bytes = u32::try_from(publication.data.len()).expect("messages are under 4 GiB");
     let variant_count = u8::try_from(variants.clone().count()).expect("variants fit a u32 mask");
-    let (retain, key) = match publication.retain {
-        Retain::None => (0, ""),
-        Retain::Value(key) => (1, key),
-        Retain::Clear(key) => (2, key),
-    };
     let (target, whom) = match publication.target {
         BroadcastTarget::All => (0, ""),
         BroadcastTarget::User(user) => (1, user),
@@ -82,12 +83,11 @@ pub(super) fn write(
         BroadcastTarget::Tenant(tenant) => (4, tenant),
     };
     output.clear();
-    output.extend_from_slice(&[Form::Whole as u8, variant_count]);
-    output.extend_from_slice(&writer.to_le_bytes());
+    output.extend_from_slice(&[Form::Whole as u8, variant_count, target, 0]);
     output.extend_from_slice(&name_bytes(publication.channel));
     output.extend_from_slice(&name_bytes(publication.kind));
     output.extend_from_slice(&data_bytes.to_le_bytes());
-    output.extend_from_slice(&[retain, target, 0, 0]);
+    output.extend_from_slice(&[0; 4]);
     output.extend_from_slice(&meta.unix_ms.to_le_bytes());
     output.extend_from_slice(&meta.id.to_le_bytes());
     output.resize(
@@ -97,10 +97,8 @@ pub(super) fn write(
     output.extend_from_slice(publication.channel.as_bytes());
     output.extend_from_slice(publication.kind.as_bytes());
     output.extend_from_slice(publication.data.as_bytes());
-    for text in [key, whom] {
-        output.extend_from_slice(&name_bytes(text));
-        output.extend_from_slice(text.as_bytes());
-    }
+    output.extend_from_slice(&name_bytes(whom));
+    output.extend_from_slice(whom.as_bytes());
     for (index, variant) in variants.enumerate() {
         let base = output.len();
         let placeholder = append_frame(output, |output| render(variant, output));
@@ -135,33 +133,37 @@ fn name_bytes(text: &str) -> [u8; 2] {
     length.to_le_bytes()
 }
 
-/// The form of a record and the shard that wrote it.
-pub(super) fn form(record: &[u8]) -> Option<(Form, u16)> {
-    let form = match record.first()? {
+/// The form of a record.
+pub(super) fn form(record: &[u8]) -> Option<Form> {
+    Some(match record.first()? {
         1 => Form::Whole,
         2 => Form::First,
         3 => Form::Middle,
         4 => Form::Last,
         _ => return None,
-    };
-    let writer = record.get(2..4)?.try_into().ok()?;
-    Some((form, u16::from_le_bytes(writer)))
+    })
 }
 
-/// The prefix of a fragment.
-pub(super) fn fragment_prefix(form: Form, writer: u16) -> [u8; FRAGMENT_PREFIX_BYTES] {
-    let [low, high] = writer.to_le_bytes();
-    [form as u8, 0, low, high]
+/// The prefix of a fragment of the publication with this id.
+pub(super) fn fragment_prefix(form: Form, id: u64) -> [u8; FRAGMENT_PREFIX_BYTES] {
+    let mut prefix = [0; FRAGMENT_PREFIX_BYTES];
+    prefix[0] = form as u8;
+    prefix[8..].copy_from_slice(&id.to_le_bytes());
+    prefix
+}
+
+/// The publication's id and the piece of a fragment.
+pub(super) fn fragment(record: &[u8]) -> Option<(u64, &[u8])> {
+    Some((read_u64(record, 8)?, record.get(FRAGMENT_PREFIX_BYTES..)?))
 }
 
 impl<'a> Record<'a> {
     /// Parses a whole record; `None` when the bytes are not a valid record.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
-        let variant_count = usize::from(*bytes.get(1)?);
+        let (variant_count, target) = (usize::from(*bytes.get(1)?), *bytes.get(2)?);
         let channel_bytes = usize::from(read_u16(bytes, 4)?);
         let kind_bytes = usize::from(read_u16(bytes, 6)?);
         let data_bytes = read_u32(bytes, 8)? as usize;
-        let (retain, target) = (*bytes.get(12)?, *bytes.get(13)?);
         let meta = PublicationMeta {
             unix_ms: read_u64(bytes, 16)?,
             id: read_u64(bytes, 24)?,
@@ -172,31 +174,45 @@ impl<'a> Record<'a> {
         let (channel, rest) = rest.split_at_checked(channel_bytes)?;
         let (kind, rest) = rest.split_at_checked(kind_bytes)?;
         let (data, rest) = rest.split_at_checked(data_bytes)?;
-        let (key, rest) = read_name(rest)?;
-        let (whom, frames) = read_name(rest)?;
+        let whom_bytes = usize::from(read_u16(rest, 0)?);
+        let (whom, frames) = rest.get(2..)?.split_at_checked(whom_bytes)?;
         Some(Self {
-            publication: Publication {
-                channel: simdutf8::basic::from_utf8(channel).ok()?,
-                kind: simdutf8::basic::from_utf8(kind).ok()?,
-                data: simdutf8::basic::from_utf8(data).ok()?,
-                retain: match retain {
-                    0 => Retain::None,
-                    1 => Retain::Value(key),
-                    2 => Retain::Clear(key),
-                    _ => return None,
-                },
-                target: match target {
-                    0 => BroadcastTarget::All,
-                    1 => BroadcastTarget::User(whom),
-                    2 => BroadcastTarget::Role(whom),
-                    3 => BroadcastTarget::Permission(whom),
-                    4 => BroadcastTarget::Tenant(whom),
-                    _ => return None,
-                },
-            },
+            channel,
+            kind,
+            data,
+            target,
+            whom,
             meta,
             table,
             frames,
+        })
+    }
+
+    /// Which of the channel's subscribers receive it.
+    pub(super) fn target(&self) -> Option<BroadcastTarget<'a>> {
+        if self.target == 0 {
+            return Some(BroadcastTarget::All);
+        }
+        let whom = text(self.whom)?;
+        Some(match self.target {
+            1 => BroadcastTarget::User(whom),
+            2 => BroadcastTarget::Role(whom),
+            3 => BroadcastTarget::Permission(whom),
+            4 => BroadcastTarget::Tenant(whom),
+            _ => return None,
+        })
+    }
+
+    /// Its data, for filters.
+    pub(super) fn data(&self) -> Option<&'a str> {
+        text(self.data)
+    }
+
+    /// All of it, for a frame that the writer did not encode.
+    pub(super) fn publication(&self) -> Option<Publication<'a>> {
+        Some(Publication {
+            target: self.target()?,
+            ..Publication::new(text(self.channel)?, text(self.kind)?, text(self.data)?)
         })
     }
 
@@ -218,11 +234,8 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A text after its length, and the bytes after the text.
-fn read_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let length = usize::from(read_u16(bytes, 0)?);
-    let (text, rest) = bytes.get(2..)?.split_at_checked(length)?;
-    Some((simdutf8::basic::from_utf8(text).ok()?, rest))
+fn text(bytes: &[u8]) -> Option<&str> {
+    simdutf8::basic::from_utf8(bytes).ok()
 }
 
 fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -252,13 +265,11 @@ mod tests {
     fn written(variants: &[Variant]) -> Vec<u8> {
         let mut output = Vec::new();
         let publication = Publication {
-            retain: Retain::Value("k"),
             target: BroadcastTarget::Role("admin"),
             ..Publication::new("news", "m", "{\"a\":1}")
         };
         write(
             &mut output,
-            3,
             &publication,
             STAMP,
             variants.iter().copied(),
@@ -273,15 +284,14 @@ mod tests {
     #[test]
     fn a_record_reads_as_it_was_written() {
         let bytes = written(&[GATEWAY, MONITORING]);
-        assert_eq!(form(&bytes), Some((Form::Whole, 3)));
+        assert_eq!(form(&bytes), Some(Form::Whole));
         let record = Record::read(&bytes).unwrap();
-        assert_eq!(
-            (record.publication.channel, record.publication.kind),
-            ("news", "m")
-        );
-        assert_eq!(record.publication.data, "{\"a\":1}");
-        assert_eq!(record.publication.retain, Retain::Value("k"));
-        assert_eq!(record.publication.target, BroadcastTarget::Role("admin"));
+        let expected = Publication {
+            target: BroadcastTarget::Role("admin"),
+            ..Publication::new("news", "m", "{\"a\":1}")
+        };
+        assert_eq!(record.channel, b"news");
+        assert_eq!(record.publication(), Some(expected));
         assert_eq!(record.meta, STAMP);
         let gateway = Frame {
             bytes: b"\x81\x07gateway",
@@ -309,6 +319,7 @@ mod tests {
             let mut changed = bytes.clone();
             changed[at] = 0xff;
             if let Some(record) = Record::read(&changed) {
+                record.publication();
                 record.frame(GATEWAY);
             }
         }

@@ -135,7 +135,7 @@ impl World {
         let by_peer = self.sum(|counters| counters.closes.of(CloseReason::Peer).value());
         assert_eq!((closes, by_peer), (gone as u64, gone as u64));
         assert_eq!(
-            self.process_counts.sessions_total(),
+            self.process_state.sessions_total(),
             (self.clients.len() - gone) as u64
         );
     }

@@ -18,6 +18,7 @@ mod rules;
 mod seeds;
 mod shards;
 mod slow_consumers;
+mod stalls;
 mod streams;
 mod timeouts;
 mod world;

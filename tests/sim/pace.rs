@@ -32,7 +32,7 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
         connections_max: 1_000,
         policy: Arc::new(policy),
         verifier: Verifier::default(),
-        process_counts: Arc::default(),
+        process_state: Arc::default(),
         quotas: Arc::default(),
         hooks: Arc::default(),
         counters: Arc::clone(&counters),

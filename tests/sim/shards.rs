@@ -1,7 +1,7 @@
 //! Shards that share a ring, and all that shards of one process share.
 
 use fanwire::auth::Verifier;
-use fanwire::base::{DialectId, Now, ProcessCounts, ShardCounters};
+use fanwire::base::{DialectId, Now, ProcessState, ShardCounters};
 use fanwire::broker::Quotas;
 use fanwire::config::{DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) struct Shards {
     pub(crate) shards: Vec<Shard>,
     pub(crate) counters: Vec<Arc<ShardCounters>>,
-    pub(crate) process_counts: Arc<ProcessCounts>,
+    pub(crate) process_state: Arc<ProcessState>,
     pub(crate) quotas: Arc<Quotas>,
     pub(crate) ring: Ring,
 }
@@ -42,7 +42,7 @@ pub(crate) fn shards_with(
     .unwrap();
     let policy = Arc::new(policy);
     let quotas = Arc::<Quotas>::default();
-    let process_counts = Arc::new(ProcessCounts::default());
+    let process_state = Arc::new(ProcessState::new(count));
     let counters: Vec<_> = (0..count)
         .map(|_| Arc::<ShardCounters>::default())
         .collect();
@@ -52,7 +52,7 @@ pub(crate) fn shards_with(
             connections_max: 20_000,
             policy: Arc::clone(&policy),
             verifier: verifier.clone(),
-            process_counts: Arc::clone(&process_counts),
+            process_state: Arc::clone(&process_state),
             quotas: Arc::clone(&quotas),
             hooks: Arc::default(),
             counters: Arc::clone(counters),
@@ -64,7 +64,7 @@ pub(crate) fn shards_with(
     Shards {
         shards: shards.collect(),
         counters,
-        process_counts,
+        process_state,
         quotas,
         ring,
     }

@@ -34,7 +34,7 @@ impl Stage {
                 ..Policy::default()
             }),
             verifier: Verifier::hs256(SECRET),
-            process_counts: Arc::default(),
+            process_state: Arc::default(),
             quotas: Arc::default(),
             hooks: Arc::default(),
             counters: Arc::clone(&counters),

@@ -4,7 +4,7 @@ use crate::client::{self, Client, Received};
 use crate::oracle::Oracle;
 use crate::random::Random;
 use crate::shards::{Shards, shards};
-use fanwire::base::{ConnectionId, Now, ProcessCounts, ShardCounters};
+use fanwire::base::{ConnectionId, Now, ProcessState, ShardCounters};
 use fanwire::shard::{ConnectionAction, Shard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) struct World {
     now: Now,
     shards: Vec<Shard>,
     pub(crate) counters: Vec<Arc<ShardCounters>>,
-    pub(crate) process_counts: Arc<ProcessCounts>,
+    pub(crate) process_state: Arc<ProcessState>,
     pub(crate) clients: Vec<Client>,
     by_id: HashMap<(usize, ConnectionId), usize>,
     pub(crate) oracle: Oracle,
@@ -52,7 +52,7 @@ impl World {
         let Shards {
             shards,
             counters,
-            process_counts,
+            process_state,
             ..
         } = shards(plan.shards, plan.ring_bytes, SEND_QUEUE_BYTES_MAX, now);
         Self {
@@ -61,7 +61,7 @@ impl World {
             now,
             shards,
             counters,
-            process_counts,
+            process_state,
             clients: Vec::new(),
             by_id: HashMap::new(),
             oracle: Oracle::new(plan.shards),
@@ -172,7 +172,7 @@ impl World {
         let shard = self.clients[client].shard;
         if self.shards[shard].is_congested() {
             // The wire gives a congested shard no input.
-            self.shards[shard].retry_unsent();
+            self.shards[shard].retry_unsent(self.now);
             return;
         }
         // Several in one read now and then: the shard takes them all, whatever room the ring has.
@@ -221,7 +221,7 @@ impl World {
     fn drain_all(&mut self) {
         while (0..self.plan.shards).any(|shard| self.shards[shard].is_congested()) {
             for shard in 0..self.plan.shards {
-                self.shards[shard].retry_unsent();
+                self.shards[shard].retry_unsent(self.now);
                 self.drain(shard);
             }
         }

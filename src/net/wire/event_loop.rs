@@ -9,9 +9,10 @@
 use super::kernel::{Completion, Kernel, Operation};
 use super::sockets::Socket;
 use crate::base::counters::RejectReason;
+use crate::base::limits::RING_RECORDS_PER_TURN;
 use crate::base::now::Clock;
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
-use crate::net::Waker;
+use crate::net::Peers;
 use crate::shard::{ConnectionAction, Shard};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
@@ -98,22 +99,24 @@ pub(crate) struct EventLoop<K, H> {
     /// Connections whose receive must be armed again.
     unarmed: Vec<ConnectionId>,
     commands: Receiver<ShardCommand>,
-    peers: Vec<Waker>,
+    index: u16,
+    peers: Peers,
     counters: Arc<ShardCounters>,
     clock: Clock,
+    has_slept: bool,
     /// Listeners that stopped accepting, and when each one starts again, monotonic milliseconds.
     accept_again: Vec<(u8, u64)>,
     is_draining: bool,
 }
 
 impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
-    /// An event loop that is not running yet. `peers` are the wakers of all shards, by index.
+    /// An event loop that is not running yet, of the shard with this index among its `peers`.
     pub(crate) fn new(
         kernel: K,
         shard: Shard,
         http: H,
         commands: Receiver<ShardCommand>,
-        peers: Vec<Waker>,
+        (index, peers): (u16, Peers),
         counters: Arc<ShardCounters>,
         clock: Clock,
     ) -> Self {
@@ -125,9 +128,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             deferred: VecDeque::new(),
             unarmed: Vec::new(),
             commands,
+            index,
             peers,
             counters,
             clock,
+            has_slept: false,
             accept_again: Vec::new(),
             is_draining: false,
         }
@@ -148,14 +153,26 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             if self.http.is_busy() {
                 self.http.run_tasks().await;
                 self.kernel.enter(None)?;
-            } else if is_idle && self.shard.park() {
-                let wait = self.sleep_time();
-                self.kernel.enter(Some(wait))?;
-                self.shard.unpark();
+            } else if is_idle {
+                self.sleep()?;
             } else {
                 self.kernel.enter(None)?;
             }
         }
+    }
+
+    /// Waits for the next event, unless there are records to read.
+    fn sleep(&mut self) -> io::Result<()> {
+        let wait = self.sleep_time();
+        // Before parking: who sees the reader parked may note at once that it is woken.
+        self.peers.sleep(self.index);
+        if !self.shard.park() {
+            return self.kernel.enter(None);
+        }
+        let entered = self.kernel.enter(Some(wait));
+        self.shard.unpark();
+        self.has_slept = true;
+        entered
     }
 
     pub(super) fn begin(&mut self) {
@@ -173,6 +190,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// Handles everything that is ready; true when nothing is left to do but wait.
     pub(super) fn turn(&mut self) -> bool {
         let now = self.clock.now();
+        self.peers.begin_turn(self.index, now);
+        if std::mem::take(&mut self.has_slept) {
+            // Before any input: see `Shard::unpark`.
+            while self.shard.drain_ring(now) >= RING_RECORDS_PER_TURN {}
+        }
         while let Some(completion) = self.kernel.next_completion() {
             self.complete(completion, now);
         }
@@ -204,7 +226,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
         self.perform_actions(now);
         let Self { shard, peers, .. } = self;
-        shard.wake_peers(|index| peers[index as usize].wake());
+        shard.wake_peers(|index| peers.wake(index, now));
         self.arm_receives(now);
         self.flush();
         record_count == 0 && !self.shard.has_ready() && !self.shard.has_actions()
@@ -227,7 +249,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// Writes publications that found the ring full, then handles the deferred input.
     fn retry_congested(&mut self, now: Now) {
         if self.shard.is_congested() {
-            self.shard.retry_unsent();
+            self.shard.retry_unsent(now);
         }
         while !self.shard.is_congested()
             && let Some((id, completion)) = self.deferred.pop_front()

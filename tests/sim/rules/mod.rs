@@ -15,7 +15,7 @@ use crate::seeds::seeds;
 use crate::shards::{Shards, shards_with};
 use clients::Client;
 use fanwire::auth::Verifier;
-use fanwire::base::{DialectId, Now, ProcessCounts, ShardCounters};
+use fanwire::base::{DialectId, Now, ProcessState, ShardCounters};
 use fanwire::broker::{self, Quotas};
 use fanwire::config::{AccessRule, Policy};
 use fanwire::shard::{ConnectionAction, Publisher, Shard};
@@ -34,7 +34,7 @@ struct Rules {
     now: Now,
     shards: Vec<Shard>,
     counters: Vec<Arc<ShardCounters>>,
-    process_counts: Arc<ProcessCounts>,
+    process_state: Arc<ProcessState>,
     quotas: Arc<Quotas>,
     publisher: Publisher,
     /// All clients that ever were.
@@ -70,17 +70,18 @@ impl Rules {
         let Shards {
             shards,
             counters,
-            process_counts,
+            process_state,
             quotas,
             ring,
         } = shards_with(policy, &verifier, shard_count, 1 << 20, now);
-        let publisher = Publisher::new(&ring, Arc::clone(&process_counts), Arc::default(), |_| {});
+        let publisher =
+            Publisher::new(&ring, Arc::clone(&process_state), Arc::default(), |_, _| {});
         Self {
             random,
             now,
             shards,
             counters,
-            process_counts,
+            process_state,
             quotas,
             publisher,
             clients: Vec::new(),
@@ -300,7 +301,7 @@ impl Rules {
         );
         assert_eq!(sum(|counters| counters.subscriptions.value()), channels);
         for id in DIALECTS {
-            assert_eq!(self.process_counts.sessions(id), dialect(id).count() as u64);
+            assert_eq!(self.process_state.sessions(id), dialect(id).count() as u64);
         }
         for (reason, count) in &self.model.closes {
             let closes = self.counters.iter().flat_map(|counters| {
@@ -329,7 +330,7 @@ impl Rules {
         assert_eq!(self.quotas.sweep(self.now), 0, "nothing is remembered");
         let connections = self.shards.iter().map(Shard::connection_count);
         assert_eq!(connections.sum::<usize>(), 0);
-        assert_eq!(self.process_counts.sessions_total(), 0);
+        assert_eq!(self.process_state.sessions_total(), 0);
         std::mem::take(&mut self.model.closes)
     }
 }

@@ -9,8 +9,9 @@ use super::super::kernel::Kernel;
 use super::{BUFFERS, Consumed, FakeKernel, LISTENERS};
 use crate::auth::Verifier;
 use crate::base::now::Clock;
-use crate::base::{ConnectionId, DialectId, ProcessCounts, ShardCounters};
+use crate::base::{ConnectionId, DialectId, ProcessState, ShardCounters};
 use crate::config::{DialectPolicy, Policy, Routes};
+use crate::net::Peers;
 use crate::shard::{Shard, ShardParts};
 use crate::ws::Opcode;
 use crate::ws::frame::{Header, server_header, unmask};
@@ -224,12 +225,13 @@ fn event_loop(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> EventLoop<Fa
         routes: vec![Routes::ByPath, Routes::of(DialectId::Gateway)],
         ..Policy::default()
     };
+    let process_state = Arc::<ProcessState>::default();
     let parts = ShardParts {
         index: 0,
         connections_max: 64,
         policy: Arc::new(policy),
         verifier: Verifier::default(),
-        process_counts: Arc::<ProcessCounts>::default(),
+        process_state: Arc::clone(&process_state),
         quotas: Arc::default(),
         hooks: Arc::default(),
         counters: Arc::clone(counters),
@@ -243,7 +245,7 @@ fn event_loop(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> EventLoop<Fa
         shard,
         NoHttp,
         commands,
-        Vec::new(),
+        (0, Peers::new(&[], process_state)),
         Arc::clone(counters),
         clock,
     )

@@ -1,0 +1,206 @@
+//! Does a shard that does not get on harm only its own sessions, and does it learn what it missed?
+
+use crate::client::{Client, Received, request};
+use crate::shards::{Shards, shards};
+use fanwire::base::counters::CloseReason;
+use fanwire::base::heartbeat::STALL_MS;
+use fanwire::base::{DialectId, Now};
+
+const BEGAN: Now = Now::at(1_000, 1_700_000_000_000);
+/// A shard that began a turn at `BEGAN` and has not ended it is stalled now.
+const LATER: Now = Now::at(1_000 + STALL_MS, 1_700_000_000_000 + STALL_MS);
+const RING_BYTES: u32 = 64 * 1024;
+const CHANNEL: usize = 1;
+
+struct World {
+    shards: Shards,
+    clients: Vec<Client>,
+    published: u64,
+}
+
+impl World {
+    /// Two shards, and on each a client that has subscribed to the channel.
+    fn new() -> Self {
+        let mut world = Self {
+            shards: shards(2, RING_BYTES, 1 << 20, BEGAN),
+            clients: Vec::new(),
+            published: 0,
+        };
+        for shard in 0..2 {
+            world.connect(shard, BEGAN);
+        }
+        world
+    }
+
+    fn connect(&mut self, shard: usize, now: Now) {
+        let peer = ([127, 0, 0, 1], 9).into();
+        let id = self.shards.shards[shard].accept(peer, 0, now).unwrap();
+        let mut client = Client::new(shard, id, DialectId::Gateway);
+        self.shards.shards[shard].receive(id, &mut request(DialectId::Gateway), now);
+        let mut subscribe = client.subscribe(CHANNEL);
+        self.shards.shards[shard].receive(id, &mut subscribe, now);
+        self.clients.push(client);
+        self.read(shard, now);
+    }
+
+    /// The shard reads the ring and sends everything.
+    fn read(&mut self, shard: usize, now: Now) {
+        let state = &mut self.shards.shards[shard];
+        loop {
+            let count = state.drain_ring(now);
+            while let Some(id) = state.next_ready() {
+                let bytes = state.begin_send(id, 64).collect::<Vec<_>>().concat();
+                state.sent(id, u32::try_from(bytes.len()).unwrap());
+                let mut clients = self.clients.iter_mut();
+                let client = clients.find(|client| client.shard == shard && client.id == id);
+                client.unwrap().take(&bytes);
+            }
+            if count == 0 && !state.has_unread() {
+                return;
+            }
+        }
+    }
+
+    /// The client of shard 0 publishes; shard 0 reads on.
+    fn publish(&mut self, count: u64, now: Now) {
+        for _ in 0..count {
+            let publication = Received {
+                number: self.published,
+                channel: CHANNEL,
+                padding_bytes: 1_500,
+            };
+            self.published += 1;
+            let mut bytes = self.clients[0].publish(publication);
+            let id = self.clients[0].id;
+            self.shards.shards[0].receive(id, &mut bytes, now);
+            self.read(0, now);
+            if self.shards.shards[0].is_congested() {
+                return;
+            }
+        }
+    }
+
+    fn closes(&self, shard: usize) -> u64 {
+        let counters = &self.shards.counters[shard];
+        counters.closes.values().map(|(_, count)| count).sum()
+    }
+
+    fn numbers(&self, client: usize) -> Vec<u64> {
+        let received = self.clients[client].received.iter();
+        received.map(|publication| publication.number).collect()
+    }
+
+    fn begin_turn(&self, shard: u16, now: Now) {
+        let heartbeats = &self.shards.process_state.heartbeats;
+        heartbeats.begin_turn(shard, now.monotonic_ms);
+    }
+}
+
+#[test]
+fn a_stalled_shard_holds_nobody_and_closes_its_own_sessions_when_it_was_lapped() {
+    let mut world = World::new();
+    world.begin_turn(1, BEGAN);
+    world.begin_turn(0, LATER);
+    world.publish(500, LATER);
+    assert!(
+        !world.shards.shards[0].is_congested(),
+        "nobody waits for it"
+    );
+    assert_eq!(world.numbers(0), (0..500).collect::<Vec<_>>());
+    assert_eq!(world.closes(0), 0);
+    // The shard gets on.
+    world.begin_turn(1, LATER);
+    world.read(1, LATER);
+    let counters = &world.shards.counters[1];
+    assert_eq!(counters.ring_lapped.value(), 1);
+    assert!(counters.ring_lapped_bytes.value() > 500 * 1_500);
+    assert_eq!(counters.closes.of(CloseReason::Stalled).value(), 1);
+    let close = world.clients[1].close.as_ref();
+    assert_eq!(close, Some(&(1013, "stalled".to_owned())));
+    assert!(world.clients[1].received.is_empty(), "it was told of none");
+    // A new session has everything from its subscription on.
+    world.connect(1, LATER);
+    world.publish(15, LATER);
+    world.read(1, LATER);
+    assert_eq!(world.numbers(2), (500..515).collect::<Vec<_>>());
+    assert_eq!(world.numbers(0).len(), 515);
+}
+
+#[test]
+fn a_stalled_shard_that_was_not_lapped_has_everything() {
+    let mut world = World::new();
+    world.begin_turn(1, BEGAN);
+    world.publish(10, LATER);
+    world.read(1, LATER);
+    assert_eq!(world.numbers(1), (0..10).collect::<Vec<_>>());
+    assert_eq!(world.closes(0) + world.closes(1), 0);
+}
+
+#[test]
+fn a_shard_that_is_only_slow_is_waited_for() {
+    let mut world = World::new();
+    world.begin_turn(1, LATER);
+    let just_before = Now::at(LATER.monotonic_ms + STALL_MS - 1, LATER.unix_ms);
+    world.publish(500, just_before);
+    assert!(world.shards.shards[0].is_congested());
+    let published = world.published;
+    world.read(1, just_before);
+    world.shards.shards[0].retry_unsent(just_before);
+    assert!(!world.shards.shards[0].is_congested());
+    world.read(0, just_before);
+    world.read(1, just_before);
+    for client in 0..2 {
+        assert_eq!(world.numbers(client), (0..published).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn only_shards_that_want_a_publication_are_woken_and_no_sleeper_fills_the_ring() {
+    let mut world = World::new();
+    assert!(world.shards.shards[1].park());
+    let mut woken = Vec::new();
+    world.publish(1, BEGAN);
+    world.shards.shards[0].wake_peers(|shard| woken.push(shard));
+    assert_eq!(woken, [1], "its subscriber wants it");
+    world.shards.shards[1].unpark();
+    world.read(1, BEGAN);
+    let unsubscribe = world.clients[1].unsubscribe(CHANNEL);
+    let id = world.clients[1].id;
+    world.shards.shards[1].receive(id, &mut { unsubscribe }, BEGAN);
+    world.read(1, BEGAN);
+    assert!(world.shards.shards[1].park());
+    woken.clear();
+    for _ in 0..2_000 {
+        world.publish(1, BEGAN);
+        assert!(!world.shards.shards[0].is_congested());
+        world.shards.shards[0].wake_peers(|shard| woken.push(shard));
+        if !woken.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(woken, [1], "so that its position holds nobody");
+    let part = u64::from(RING_BYTES) / 8;
+    assert!(world.shards.ring.depth_bytes() <= part + 4_096);
+    world.shards.shards[1].unpark();
+    world.read(1, BEGAN);
+    assert_eq!(world.shards.ring.depth_bytes(), 0);
+    assert_eq!(world.numbers(1), [0]);
+}
+
+#[test]
+fn a_shard_without_subscribers_sleeps_through_any_number_of_publications() {
+    let mut world = World::new();
+    let id = world.clients[1].id;
+    world.shards.shards[1].abort(id, BEGAN);
+    assert!(world.shards.shards[1].park());
+    for _ in 0..500 {
+        world.publish(1, BEGAN);
+        assert!(!world.shards.shards[0].is_congested());
+        world.shards.shards[0].wake_peers(|shard| panic!("shard {shard} wants nothing"));
+    }
+    world.shards.shards[1].unpark();
+    world.connect(1, BEGAN);
+    world.publish(3, BEGAN);
+    world.read(1, BEGAN);
+    assert_eq!(world.numbers(2), [500, 501, 502]);
+}
