@@ -46,20 +46,32 @@ pub enum NotifyAccess {
 }
 
 impl ApiContext {
-    /// The health of the server and of its components: `healthy` or `draining`.
+    /// The health of the server and of its components: `healthy`, `degraded` while a shard is
+    /// stalled, or `draining`.
     #[must_use]
     pub fn health(&self) -> serde_json::Value {
+        let now = self.clock.now();
+        let heartbeats = &self.process_state.heartbeats;
+        let stalled: Vec<_> = heartbeats.stalled(now.monotonic_ms).collect();
         let word = if self.is_draining.load(Ordering::Relaxed) {
             "draining"
-        } else {
+        } else if stalled.is_empty() {
             "healthy"
+        } else {
+            "degraded"
+        };
+        let shards = if stalled.is_empty() {
+            "healthy"
+        } else {
+            "stalled"
         };
         let sessions = self.process_state.sessions_total();
-        let uptime_ms = self.clock.now().monotonic_ms - self.began.monotonic_ms;
+        let uptime_ms = now.monotonic_ms - self.began.monotonic_ms;
         serde_json::json!({
             "status": word,
             "components": {
                 "server": {"status": word, "shards": self.shard_count},
+                "shards": {"status": shards, "stalled": stalled},
                 "sessions": {"status": "healthy", "total_sessions": sessions},
                 "scaling_backend": {"status": "healthy", "type": "local"},
             },

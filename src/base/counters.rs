@@ -208,6 +208,10 @@ metrics! {
         ring_full: Counter;
         /// Bytes of the ring that the shard has not read.
         ring_lag_bytes: Gauge;
+        /// Turns of the event loop that took more than 250 ms.
+        stalls: Counter;
+        /// Milliseconds of those turns.
+        stalled_ms: Counter;
         /// Times that the shard was stalled for so long that records were lost for it.
         ring_lapped: Counter;
         /// Bytes of those records.

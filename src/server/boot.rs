@@ -6,6 +6,7 @@ use super::kernel_probe;
 use super::run::describe;
 use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
+use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
@@ -13,15 +14,15 @@ use crate::base::{DialectId, Now, ProcessState, ShardCounters};
 use crate::broker::Quotas;
 use crate::config::{Listener, Policy, Routes, Settings};
 use crate::dialect;
-use crate::net::wire::ShardCommand;
+use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{Peers, Waker, bind_shards};
 use crate::observe::Metrics;
 use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fanwire_ring::{Ring, RingConfig};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why a handler that calls shards panics: it would wait for itself.
 const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: make this \
@@ -60,6 +61,8 @@ pub(super) struct Running {
     reports: Receiver<Report>,
     api: Arc<ApiContext>,
     services: Services,
+    /// Until the drain.
+    watchdog: Mutex<Option<Watchdog>>,
 }
 
 /// Starts the shards and waits until all accept connections.
@@ -134,6 +137,9 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     if let Some(check) = program.token_check {
         verifier = verifier.with_check(check);
     }
+    let members = listeners[0].iter().map(ReuseportGroup::of);
+    let groups = members.collect::<Result<_, _>>().map_err(other)?;
+    let watched = Arc::clone(&process_state);
     let (reports_sender, reports) = unbounded();
     let mut commands = Vec::new();
     for (index, listeners) in listeners.into_iter().enumerate() {
@@ -178,6 +184,13 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         periods: periods(settings),
     };
     let services = Services::start(parts, requests).map_err(other)?;
+    let watchdog = Watchdog::start(WatchdogParts {
+        shard_count: u16::try_from(cores.len()).map_err(other)?,
+        groups,
+        process_state: watched,
+        clock,
+    });
+    let watchdog = Mutex::new(Some(watchdog.map_err(other)?));
     Ok(Running {
         addresses,
         cores,
@@ -186,6 +199,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         reports,
         api,
         services,
+        watchdog,
     })
 }
 
@@ -273,6 +287,9 @@ impl Running {
     pub(super) fn drain(&self) {
         self.api.is_draining.store(true, Ordering::Relaxed);
         self.services.stop();
+        // With it go its handles of the listeners. A panic elsewhere cannot leave it half stopped.
+        let watchdog = self.watchdog.lock();
+        watchdog.unwrap_or_else(PoisonError::into_inner).take();
         self.tell_shards(|| ShardCommand::Drain);
     }
 

@@ -11,6 +11,7 @@ mod kernel_probe;
 mod run;
 mod services;
 mod shard_thread;
+mod watchdog;
 
 pub use builder::{Builder, Configured};
 pub use error::StartError;

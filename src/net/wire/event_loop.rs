@@ -9,6 +9,7 @@
 use super::kernel::{Completion, Kernel, Operation};
 use super::sockets::Socket;
 use crate::base::counters::RejectReason;
+use crate::base::heartbeat::STALL_MS;
 use crate::base::limits::RING_RECORDS_PER_TURN;
 use crate::base::now::Clock;
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
@@ -104,6 +105,8 @@ pub(crate) struct EventLoop<K, H> {
     counters: Arc<ShardCounters>,
     clock: Clock,
     has_slept: bool,
+    /// Monotonic milliseconds.
+    turn_began_ms: u64,
     /// Listeners that stopped accepting, and when each one starts again, monotonic milliseconds.
     accept_again: Vec<(u8, u64)>,
     is_draining: bool,
@@ -131,6 +134,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             index,
             peers,
             counters,
+            turn_began_ms: clock.now().monotonic_ms,
             clock,
             has_slept: false,
             accept_again: Vec::new(),
@@ -191,7 +195,14 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     pub(super) fn turn(&mut self) -> bool {
         let now = self.clock.now();
         self.peers.begin_turn(self.index, now);
-        if std::mem::take(&mut self.has_slept) {
+        let turn_ms = now.monotonic_ms - self.turn_began_ms;
+        self.turn_began_ms = now.monotonic_ms;
+        let has_slept = std::mem::take(&mut self.has_slept);
+        if !has_slept && turn_ms >= STALL_MS {
+            self.counters.stalls.add(1);
+            self.counters.stalled_ms.add(turn_ms);
+        }
+        if has_slept {
             // Before any input: see `Shard::unpark`.
             while self.shard.drain_ring(now) >= RING_RECORDS_PER_TURN {}
         }

@@ -13,10 +13,12 @@ mod event_loop;
 #[cfg(test)]
 mod fake;
 mod kernel;
+mod reuseport;
 mod sockets;
 mod uring;
 
 pub(crate) use event_loop::EventLoop;
 pub use event_loop::{HttpHandler, HttpOutput, ShardCommand};
+pub(crate) use reuseport::ReuseportGroup;
 pub use uring::SetupError;
 pub(crate) use uring::{Uring, UringConfig};

@@ -1,0 +1,80 @@
+//! Watches whether the shards get on, on a thread of its own.
+
+use crate::base::ProcessState;
+use crate::base::now::Clock;
+use crate::net::wire::ReuseportGroup;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time between two looks.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The running watchdog; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    _stop: Sender<()>,
+}
+
+/// What it watches, and what it steers.
+#[derive(Debug)]
+pub(super) struct WatchdogParts {
+    pub(super) shard_count: u16,
+    /// The listeners, by address.
+    pub(super) groups: Vec<ReuseportGroup>,
+    pub(super) process_state: Arc<ProcessState>,
+    pub(super) clock: Clock,
+}
+
+impl Watchdog {
+    /// Starts the thread.
+    pub(super) fn start(parts: WatchdogParts) -> io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        std::thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(move || run(&parts, &stopped))?;
+        Ok(Self { _stop: stop })
+    }
+}
+
+fn run(parts: &WatchdogParts, stopped: &Receiver<()>) {
+    let mut known: Vec<u16> = Vec::new();
+    while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+        let now_ms = parts.clock.now().monotonic_ms;
+        let heartbeats = &parts.process_state.heartbeats;
+        let stalled: Vec<_> = heartbeats.stalled(now_ms).collect();
+        if stalled == known {
+            continue;
+        }
+        for shard in stalled.iter().filter(|shard| !known.contains(shard)) {
+            let busy_ms = heartbeats.stalled_ms(*shard, now_ms);
+            tracing::warn!(
+                shard,
+                ?busy_ms,
+                "a shard is stalled: is a handler blocking?"
+            );
+        }
+        for shard in known.iter().filter(|shard| !stalled.contains(shard)) {
+            tracing::info!(shard, "the shard is no longer stalled");
+        }
+        steer(parts, &stalled);
+        known = stalled;
+    }
+}
+
+/// Directs new connections to the shards that are not stalled, if there are any.
+fn steer(parts: &WatchdogParts, stalled: &[u16]) {
+    let healthy = (0..parts.shard_count).filter(|shard| !stalled.contains(shard));
+    let healthy: Vec<_> = healthy.collect();
+    for group in &parts.groups {
+        let steered = if healthy.is_empty() || stalled.is_empty() {
+            group.steer_to_all()
+        } else {
+            group.steer_to(&healthy)
+        };
+        if let Err(error) = steered {
+            tracing::warn!(%error, "cannot direct new connections to other shards");
+        }
+    }
+}
