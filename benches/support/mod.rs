@@ -2,7 +2,7 @@
 
 use fanwire::auth::Verifier;
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
-use fanwire::config::{DialectPolicy, Policy};
+use fanwire::config::{AccessRule, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire::ws::Opcode;
 use fanwire::ws::frame::{server_header, unmask};
@@ -19,6 +19,7 @@ pub(crate) fn shard() -> Shard {
     let ring = Ring::new(config).expect("the configuration is valid");
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
+        publish_rules: AccessRule::open_dialect_channels(),
         ..Policy::default()
     };
     let parts = ShardParts {

@@ -23,7 +23,7 @@ mod input;
 
 use fanwire::auth::{Identity, Verifier};
 use fanwire::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters};
-use fanwire::config::{DialectPolicy, Policy, RateLimit, Routes};
+use fanwire::config::{AccessRule, DialectPolicy, Policy, RateLimit, Routes};
 use fanwire::shard::{ConnectionAction, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use input::{chooser, expanded};
@@ -87,6 +87,7 @@ impl Fixture {
                 ..DialectPolicy::of(dialect)
             }),
             access_rules: fanwire::dialect::access_rules(),
+            publish_rules: AccessRule::open_dialect_channels(),
             routes: vec![Routes::of(dialect), Routes::of(DialectId::Gateway)],
             ..Policy::default()
         };

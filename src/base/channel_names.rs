@@ -11,7 +11,7 @@
 //! | `room:{name}` | subscribers of a room of the assist dialect |
 //!
 //! The first four rows are server-side subscriptions: clients can neither subscribe nor publish
-//! there.
+//! there. The others belong to a dialect.
 
 use super::id::DialectId;
 
@@ -34,6 +34,19 @@ pub const ROOM: &str = "room:";
 pub fn is_reserved(channel: &str) -> bool {
     let prefixes = [USER, TENANT, ROLE, PERMISSION, DIALECT];
     channel == EVERYONE || prefixes.iter().any(|prefix| channel.starts_with(prefix))
+}
+
+/// The dialect that a channel belongs to.
+#[must_use]
+pub fn owner(channel: &str) -> Option<DialectId> {
+    let owners = [
+        (PROPERTY, DialectId::Monitoring),
+        (STREAM, DialectId::Analytics),
+        (ROOM, DialectId::Assist),
+    ];
+    let mut owners = owners.into_iter();
+    let (_, dialect) = owners.find(|(prefix, _)| channel.starts_with(prefix))?;
+    Some(dialect)
 }
 
 /// The channel of all sessions of a user.

@@ -5,6 +5,8 @@ use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::names::{check_channel, is_name};
 use super::state::{Broker, Emit};
+use super::subscriptions::are_met;
+use crate::base::channel_names::owner;
 use crate::base::limits::KIND_BYTES_MAX;
 use crate::base::{ConnectionId, Now};
 use crate::config::DialectPolicy;
@@ -31,7 +33,25 @@ impl Broker {
         if !is_name(publication.kind, KIND_BYTES_MAX) {
             return self.reject(Rejection::InvalidField("type"), emit);
         }
+        if !self.may_publish_on(id, publication.channel) {
+            return self.reject(Rejection::PermissionDenied, emit);
+        }
         self.issue(publication, emit);
+    }
+
+    /// Whether a session that may publish at all may do so on this channel: by the rules that match
+    /// it, else unless it belongs to another dialect.
+    fn may_publish_on(&self, id: ConnectionId, channel: &str) -> bool {
+        let Some(session) = self.sessions.get(id) else {
+            return false;
+        };
+        let rules = &self.policy.publish_rules;
+        are_met(rules, session.identity.as_deref(), channel).unwrap_or_else(|| {
+            owner(channel).is_none_or(|owner| {
+                // Without its dialect, a name with this prefix is one like any other.
+                owner == session.dialect || !self.policy.serves(owner)
+            })
+        })
     }
 
     /// Publishes with the permission of a role, on a channel that the dialect chooses.

@@ -69,7 +69,7 @@ impl Broker {
                 continue;
             };
             let identity = session.identity.as_deref();
-            let is_met = identity.is_some_and(|identity| rule.requirement.is_met(identity, ""));
+            let is_met = identity.is_some() && rule.requirement.is_met(identity, "");
             if rule.auto_subscribe == Some(session.dialect) && is_met {
                 names.push(name.to_owned());
             }

@@ -9,8 +9,10 @@ use super::names::{check_channel, is_subscription_id};
 use super::presence::announce;
 use super::session::Session;
 use super::state::{Broker, Emit};
+use crate::auth::Identity;
 use crate::base::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
 use crate::base::{ConnectionId, Now, SubscriptionId};
+use crate::config::AccessRule;
 
 impl Broker {
     pub(super) fn subscribe(
@@ -292,25 +294,28 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return Ok(());
         };
-        let policy = &self.policy.dialects[session.dialect.index()];
-        let is_open = session.identity.is_none() && policy.anonymous_publish;
-        for rule in &self.policy.access_rules {
-            let Some(suffix) = rule.channels.suffix(channel) else {
-                continue;
-            };
-            let is_met = match &session.identity {
-                Some(identity) => rule.requirement.is_met(identity, suffix),
-                None => is_open,
-            };
-            if !is_met {
-                return Err(Rejection::PermissionDenied);
-            }
+        let rules = &self.policy.access_rules;
+        match are_met(rules, session.identity.as_deref(), channel) {
+            Some(false) => Err(Rejection::PermissionDenied),
+            Some(true) | None => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn count_tables(&self) {
         self.counters.channels.set(self.channels.count() as u64);
         self.counters.subscriptions.set(self.subscription_count);
     }
+}
+
+/// Whether a session meets all `rules` that match the channel; `None` if none matches.
+pub(super) fn are_met(
+    rules: &[AccessRule],
+    identity: Option<&Identity>,
+    channel: &str,
+) -> Option<bool> {
+    let matching = rules.iter().filter_map(|rule| {
+        let suffix = rule.channels.suffix(channel)?;
+        Some(rule.requirement.is_met(identity, suffix))
+    });
+    matching.reduce(|all, is_met| all && is_met)
 }

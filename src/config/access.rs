@@ -1,7 +1,8 @@
-//! Who may subscribe to which channels.
+//! Who may subscribe to which channels, and who may publish there.
 
 use crate::auth::Identity;
 use crate::base::DialectId;
+use crate::base::channel_names::{PROPERTY, ROOM, STREAM};
 use std::borrow::Cow;
 
 /// The channels that a rule applies to.
@@ -13,7 +14,7 @@ pub enum ChannelPattern {
     Prefix(Cow<'static, str>),
 }
 
-/// What a session must have to subscribe to a channel.
+/// What a session must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requirement {
     /// This role.
@@ -22,9 +23,11 @@ pub enum Requirement {
     Permission(Cow<'static, str>),
     /// The user whose id follows the prefix in the channel's name.
     OwnUser,
+    /// Nothing.
+    Anyone,
 }
 
-/// An access rule; if several match a channel, all must be met.
+/// A rule for subscribing or for publishing; if several match a channel, all must be met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRule {
     /// The channels.
@@ -36,8 +39,20 @@ pub struct AccessRule {
 }
 
 impl AccessRule {
-    /// Parses a rule from the settings: `CHANNEL role=R`, `CHANNEL permission=P`, `PREFIX* user`;
-    /// `*` at the end of a channel's name stands for any suffix.
+    /// Rules that let every session that may publish at all publish on the channels of all
+    /// dialects.
+    #[must_use]
+    pub fn open_dialect_channels() -> Vec<Self> {
+        let open = |prefix: &'static str| Self {
+            channels: ChannelPattern::Prefix(prefix.into()),
+            requirement: Requirement::Anyone,
+            auto_subscribe: None,
+        };
+        [PROPERTY, STREAM, ROOM].map(open).to_vec()
+    }
+
+    /// Parses a rule from the settings: `CHANNEL role=R`, `CHANNEL permission=P`,
+    /// `CHANNEL anyone`, `PREFIX* user`; `*` at the end of a channel's name stands for any suffix.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (channel, requirement) = text.trim().rsplit_once(' ')?;
@@ -51,6 +66,7 @@ impl AccessRule {
             (Some(("role", role)), _) => Requirement::Role(named(role)?),
             (Some(("permission", permission)), _) => Requirement::Permission(named(permission)?),
             (None, "user") if channels.exact().is_none() => Requirement::OwnUser,
+            (None, "anyone") => Requirement::Anyone,
             _ => return None,
         };
         (!channel.is_empty()).then_some(Self {
@@ -71,6 +87,7 @@ impl std::fmt::Display for AccessRule {
             Requirement::Role(role) => write!(formatter, "role={role}"),
             Requirement::Permission(permission) => write!(formatter, "permission={permission}"),
             Requirement::OwnUser => formatter.write_str("user"),
+            Requirement::Anyone => formatter.write_str("anyone"),
         }
     }
 }
@@ -96,14 +113,16 @@ impl ChannelPattern {
 }
 
 impl Requirement {
-    /// Whether `identity` may subscribe to a channel whose name has `suffix` after the rule's
-    /// prefix.
+    /// Whether a session meets it for a channel whose name has `suffix` after the rule's prefix. A
+    /// session without an identity has nothing that a rule could require.
     #[must_use]
-    pub fn is_met(&self, identity: &Identity, suffix: &str) -> bool {
-        match self {
-            Self::Role(role) => identity.has_role(role),
-            Self::Permission(permission) => identity.may(permission),
-            Self::OwnUser => *identity.user == *suffix,
+    pub fn is_met(&self, identity: Option<&Identity>, suffix: &str) -> bool {
+        match (self, identity) {
+            (Self::Anyone, _) => true,
+            (_, None) => false,
+            (Self::Role(role), Some(identity)) => identity.has_role(role),
+            (Self::Permission(permission), Some(identity)) => identity.may(permission),
+            (Self::OwnUser, Some(identity)) => *identity.user == *suffix,
         }
     }
 }
@@ -118,6 +137,7 @@ mod tests {
             "room:vip* role=vip",
             "news permission=read news",
             "mine:* user",
+            "stream:* anyone",
         ] {
             let rule = AccessRule::parse(text).map(|rule| rule.to_string());
             let expected = (!text.contains("read news")).then(|| text.to_owned());
@@ -145,12 +165,15 @@ mod tests {
             (Requirement::Role("admin".into()), "", true),
             (Requirement::Role("read".into()), "", false),
             (Requirement::Permission("read".into()), "", true),
+            (Requirement::Anyone, "", true),
         ] {
             assert_eq!(
-                requirement.is_met(&ann, suffix),
+                requirement.is_met(Some(&ann), suffix),
                 expected,
                 "{requirement:?} {suffix}"
             );
+            let is_open = requirement == Requirement::Anyone;
+            assert_eq!(requirement.is_met(None, suffix), is_open, "{requirement:?}");
         }
     }
 }

@@ -109,6 +109,15 @@ impl Routes {
         }
     }
 
+    /// Whether `dialect` is among those that they lead to.
+    #[must_use]
+    pub fn serve(&self, dialect: DialectId) -> bool {
+        match self {
+            Self::ByPath => true,
+            Self::Profile { dialect: own, .. } => *own == dialect,
+        }
+    }
+
     /// Routes a request for `path`: by subprotocol `fanwire.<dialect>.v1`, else by path; `None` if
     /// this listener has no dialect for it.
     #[must_use]

@@ -1,6 +1,7 @@
 //! Loads the settings from their sources: the layers, the defaults below them, and the checks
 //! across settings.
 
+use super::access::AccessRule;
 use super::compat_env;
 use super::declaration::Declaration;
 use super::dialect_policy::DialectPolicy;
@@ -186,6 +187,7 @@ impl Loader {
         if self.is_dev {
             push("--dev".to_owned(), &|settings| {
                 settings.log.log_format = LogFormat::Text;
+                settings.process.publish_rules = AccessRule::open_dialect_channels();
                 for dialect in &self.profiles {
                     let profile = Profile::of(*dialect);
                     (profile.dev_defaults)(&mut settings.process, &mut settings.log);

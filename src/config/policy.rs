@@ -19,6 +19,8 @@ pub struct Policy {
     pub allowed_origins: Vec<String>,
     /// The access rules: who may subscribe to which channels.
     pub access_rules: Vec<AccessRule>,
+    /// The publish rules: who may publish on which channels, among those who may publish at all.
+    pub publish_rules: Vec<AccessRule>,
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,
     /// How a page of another origin is rejected.
@@ -34,6 +36,12 @@ impl Policy {
     #[must_use]
     pub const fn dialect(&self, dialect: DialectId) -> &DialectPolicy {
         &self.dialects[dialect.index()]
+    }
+
+    /// Whether a listener serves `dialect`.
+    #[must_use]
+    pub fn serves(&self, dialect: DialectId) -> bool {
+        self.routes.iter().any(|routes| routes.serve(dialect))
     }
 
     /// Whether a page of `origin` may connect. Clients without an origin are not browsers and may
@@ -54,6 +62,7 @@ impl Default for Policy {
             send_queue_bytes_max: 1024 * 1024,
             allowed_origins: vec!["*".into()],
             access_rules: Vec::new(),
+            publish_rules: Vec::new(),
             tenant_domain: None,
             origin_rejection: RejectionMode::Close,
             capacity_rejection: RejectionMode::Close,

@@ -23,8 +23,8 @@ settings! {
     /// The settings of the process.
     pub struct ProcessSettings {
         /// Insecure development mode: listens on loopback, generates a JWT secret for this run,
-        /// lets anonymous clients subscribe and publish, and has no rate limits and no session
-        /// limits. Settings that are set explicitly keep their values.
+        /// lets anonymous clients subscribe and publish, opens the channels of each dialect to
+        /// publications of the others, and has no rate limits and no session limits. Settings that are set explicitly keep their values.
         dev: bool = false, flag = Some("");
         /// Production mode: one shard per core, logs in JSON.
         prod: bool = false, flag = Some("");
@@ -45,6 +45,9 @@ settings! {
         static_tokens: Vec<StaticToken> = Vec::new(), is_secret = true;
         /// Rules for who may subscribe to which channels.
         access_rules: Vec<AccessRule> = Vec::new();
+        /// Rules for who may publish on which channels, among those who may publish at all. Without
+        /// a rule, the channels of a dialect in use are closed to the clients of the others.
+        publish_rules: Vec<AccessRule> = Vec::new();
         /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables
         /// hold.
         connections_max: u64 = 0, flag = Some("N");

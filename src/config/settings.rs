@@ -1,7 +1,7 @@
 //! All settings.
 
 use super::dialect_policy::DialectPolicy;
-use super::listener::{Listener, Routes};
+use super::listener::Listener;
 use super::log::LogSettings;
 use super::policy::Policy;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
@@ -47,12 +47,8 @@ impl Settings {
     pub fn dialects_in_use(&self) -> Vec<DialectId> {
         let mut dialects: Vec<_> = DialectId::ALL.to_vec();
         dialects.retain(|dialect| {
-            self.listeners.iter().any(|listener| match listener.routes {
-                Routes::ByPath => true,
-                Routes::Profile {
-                    dialect: spoken, ..
-                } => spoken == *dialect,
-            })
+            let mut listeners = self.listeners.iter();
+            listeners.any(|listener| listener.routes.serve(*dialect))
         });
         dialects
     }
@@ -69,6 +65,7 @@ impl Settings {
             origin_rejection: process.origin_rejection,
             capacity_rejection: process.capacity_rejection,
             access_rules: process.access_rules.clone(),
+            publish_rules: process.publish_rules.clone(),
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
         }

@@ -466,8 +466,8 @@ impl SettingType for Vec<StaticToken> {
 /// Each is a channel or a prefix with `*`, a space, and a requirement.
 impl SettingType for Vec<AccessRule> {
     fn rule() -> Cow<'static, str> {
-        "a list of strings \"CHANNEL role=ROLE\", \"CHANNEL permission=PERMISSION\" or \
-         \"PREFIX* user\""
+        "a list of strings \"CHANNEL role=ROLE\", \"CHANNEL permission=PERMISSION\", \
+         \"PREFIX* user\" or \"CHANNEL anyone\""
             .into()
     }
 

@@ -3,7 +3,7 @@
 use crate::client::{Client, Received, request};
 use fanwire::auth::Verifier;
 use fanwire::base::{DialectId, Now, ShardCounters};
-use fanwire::config::{DialectPolicy, Policy};
+use fanwire::config::{AccessRule, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use std::sync::Arc;
@@ -23,6 +23,7 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
     let ring = Ring::new(config).unwrap();
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
+        publish_rules: AccessRule::open_dialect_channels(),
         send_queue_bytes_max: 64 * 1024,
         ..Policy::default()
     };

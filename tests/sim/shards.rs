@@ -3,7 +3,7 @@
 use fanwire::auth::Verifier;
 use fanwire::base::{DialectId, Now, ProcessState, ShardCounters};
 use fanwire::broker::Quotas;
-use fanwire::config::{DialectPolicy, Policy};
+use fanwire::config::{AccessRule, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub(crate) struct Shards {
 pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, now: Now) -> Shards {
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
+        publish_rules: AccessRule::open_dialect_channels(),
         send_queue_bytes_max,
         ..Policy::default()
     };

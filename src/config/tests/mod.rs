@@ -7,7 +7,7 @@ use super::file::File;
 use super::layer::Entry;
 use super::loader::Loader;
 use super::sources::Sources;
-use super::{LogFormat, LogLevel, Notice, RateLimit, Routes, Secret, Settings};
+use super::{AccessRule, LogFormat, LogLevel, Notice, RateLimit, Routes, Secret, Settings};
 use super::{SettingsError, ShardCount};
 use crate::base::DialectId;
 use std::time::Duration;
@@ -429,6 +429,8 @@ fn development_opens_what_nobody_said_explicitly() {
     let settings = sources.settings();
     assert_eq!(settings.listeners[0].address, ([127, 0, 0, 1], 8765).into());
     assert_eq!(settings.log.log_level, LogLevel::Debug);
+    let rules = &settings.process.publish_rules;
+    assert_eq!(*rules, AccessRule::open_dialect_channels());
     let [gateway, monitoring, analytics, ..] = settings.dialects;
     assert!(gateway.auth_required && gateway.anonymous_publish);
     assert_eq!(gateway.rate_limit, RateLimit::Off);

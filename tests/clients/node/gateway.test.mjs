@@ -16,7 +16,9 @@ const AUTHENTICATED = '{"type":"auth_success","data":{"user_id":"ann"}}';
 
 let server;
 before(async () => {
-  server = await startServer();
+  server = await startServer({
+    variables: { FANWIRE_PUBLISH_RULES: "prop:* permission=publish" },
+  });
 });
 after(() => server.stop());
 

@@ -63,6 +63,9 @@ impl Rules {
         policy
             .access_rules
             .push(AccessRule::parse("room:vip role=vip").unwrap());
+        policy.publish_rules = plan::PUBLISH_RULES
+            .map(|rule| AccessRule::parse(rule).unwrap())
+            .to_vec();
         for (dialect, limits) in &limits {
             policy.dialects[dialect.index()] = plan::policy(*dialect, limits);
         }

@@ -304,6 +304,13 @@ impl Model {
                 } else {
                     self.reject(client, "Permission denied");
                 }
+                } else if !identity.is_some_and(|identity| match channel.as_str() {
+                    "prop:1" => true,
+                    "prop:2" => identity.roles.contains(&"vip"),
+                    "room:chat" => identity.permissions.contains(&"read"),
+                    _ => false,
+                }) {
+                    self.reject(client, "Permission denied");
             }
         }
     }

@@ -32,6 +32,12 @@ const CHANNELS: [&str; 8] = [
     "all",
     "user:ann",
 ];
+/// On the other channels of dialects nobody may publish but their own clients.
+pub(super) const PUBLISH_RULES: [&str; 3] = [
+    "prop:* anyone",
+    "prop:2 role=vip",
+    "room:chat permission=read",
+];
 const BROADCASTS: [&str; 9] = [
     "all",
     "user:ann",
