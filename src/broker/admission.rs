@@ -21,6 +21,14 @@ pub(super) enum Admission {
     Rejected(CloseReason),
 }
 
+/// What came with a handshake to prove an identity.
+enum Proof<'a> {
+    /// A token, not yet verified.
+    Token(&'a str),
+    /// A token that is valid.
+    Identity(Identity),
+}
+
 impl Broker {
     pub(super) fn connect(
         &mut self,
@@ -57,7 +65,7 @@ impl Broker {
             }
             counted.ip = true;
         }
-        let session = Session {
+        let mut session = Session {
             dialect,
             auth_failures: 0,
             closing: false,
@@ -74,7 +82,16 @@ impl Broker {
             last_activity_ms: now.monotonic_ms,
             pinged_ms: None,
         };
-        let auth_pending = policy.auth_required || connect.token.is_some();
+        let proof = self.proof_of(&policy, &connect, now);
+        let auth_pending = policy.auth_required || proof.is_some();
+        if !auth_pending && acquire_quotas(&self.quotas, &mut session, &policy).is_err() {
+            self.release_ip(&session, now);
+            self.process_state.remove_session(dialect);
+            return emit(Effect::Close {
+                code: CloseCode::POLICY_VIOLATION,
+                reason: CloseReason::Quota,
+            });
+        }
         emit(Effect::Reply(Event::Welcome {
             session: &view(self.session_id(id), &session, &self.channels, now),
             auth_pending,
@@ -89,15 +106,46 @@ impl Broker {
             .shard_sessions
             .set(self.sessions.count() as u64);
         self.check_timers(id, &policy, now, emit);
-        match connect.token {
+        match proof {
             // A session whose handshake token is rejected is closed: the client cannot send another
             // token in the handshake.
-            Some(token) if !self.authenticate(id, &policy, token, now, emit) => {
+            Some(Proof::Token(token)) if !self.authenticate(id, &policy, token, now, emit) => {
                 self.close_once(id, CloseReason::Unauthorized, now, emit);
             }
-            Some(_) => {}
+            Some(Proof::Token(_)) => {}
+            Some(Proof::Identity(identity)) => {
+                self.admit_or_close(id, &policy, identity, now, emit);
+            }
             None if !policy.auth_required => self.refresh_server_subscriptions(id),
             None => {}
+        }
+    }
+
+    /// What came with the handshake to prove an identity. Where tokens are optional, an
+    /// `Authorization` that proves nothing is ignored: a proxy may have put it there, and the
+    /// client could not leave it out.
+    fn proof_of<'a>(
+        &self,
+        policy: &DialectPolicy,
+        connect: &Connect<'a>,
+        now: Now,
+    ) -> Option<Proof<'a>> {
+        let of_client = connect.token.map(Proof::Token);
+        let Some(token) = connect.authorization else {
+            return of_client;
+        };
+        if policy.auth_required {
+            return Some(Proof::Token(token));
+        }
+        if !self.verifier.is_configured() {
+            return of_client;
+        }
+        match self.verifier.verify(token, policy.user_claim, now) {
+            Ok(identity) => Some(Proof::Identity(identity)),
+            Err(error) => {
+                self.counters.token_errors.of(error).add(1);
+                of_client
+            }
         }
     }
 
@@ -117,6 +165,18 @@ impl Broker {
                 return false;
             }
         };
+        self.admit_or_close(id, policy, identity, now, emit)
+    }
+
+    /// Gives the session an identity, or closes it; false when it is closed.
+    fn admit_or_close(
+        &mut self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        identity: Identity,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) -> bool {
         if let Admission::Rejected(reason) = self.admit_identity(id, policy, identity, now, emit) {
             self.close_once(id, reason, now, emit);
             return false;
@@ -268,14 +328,19 @@ impl Broker {
         }
     }
 
+    /// Releases the session's share of the quota of its address.
+    fn release_ip(&self, session: &Session, now: Now) {
+        if session.counted.ip {
+            let ip = session.peer.ip().to_canonical().to_string();
+            self.quotas.release((session.dialect, Scope::Ip), &ip, now);
+        }
+    }
+
     pub(super) fn disconnect(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         self.leave_all(id, now, emit);
         self.release_user(id, now, emit);
         if let Some(session) = self.sessions.remove(id) {
-            if session.counted.ip {
-                let ip = session.peer.ip().to_canonical().to_string();
-                self.quotas.release((session.dialect, Scope::Ip), &ip, now);
-            }
+            self.release_ip(&session, now);
             self.process_state.remove_session(session.dialect);
             self.authenticated_count -= u64::from(session.identity.is_some());
             self.counters

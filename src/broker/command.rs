@@ -235,7 +235,9 @@ pub struct Connect<'a> {
     pub dialect: DialectId,
     /// The address of the client.
     pub peer: SocketAddr,
-    /// The token that came with the handshake.
+    /// The token of `Authorization`, which may be a proxy's and not the client's.
+    pub authorization: Option<&'a str>,
+    /// The token that came with the handshake elsewhere, which is the client's.
     pub token: Option<&'a str>,
     /// The tenant that the request names.
     pub tenant: Option<&'a str>,

@@ -30,6 +30,7 @@ struct Upgrade<'a> {
     dialect: DialectId,
     answer: String,
     origin: Option<&'a str>,
+    authorization: Option<&'a str>,
     token: Option<Cow<'a, str>>,
     tenant: Option<Cow<'a, str>>,
 }
@@ -119,6 +120,7 @@ impl Shard {
         let connect = Command::Connect(Connect {
             dialect: upgrade.dialect,
             peer: pending_request.peer,
+            authorization: upgrade.authorization,
             token: upgrade.token.as_deref(),
             tenant: upgrade.tenant.as_deref(),
         });
@@ -179,13 +181,14 @@ fn decide<'a>(
     let mut subprotocols = head.subprotocols();
     let bearer = subprotocols.find(|subprotocol| *subprotocol == BEARER_SUBPROTOCOL);
     let subprotocol_token = bearer.and_then(|_| subprotocols.next());
-    let header_token = head.bearer.or(subprotocol_token).map(Cow::Borrowed);
+    let subprotocol_token = subprotocol_token.map(Cow::Borrowed);
     HandshakeDecision::Upgrade(Upgrade {
         head_bytes: head.head_bytes,
         dialect: route.dialect,
         answer: switching_protocols(key, route.subprotocol.or(bearer)),
         origin: head.origin,
-        token: header_token.or_else(|| target.parameter("token")),
+        authorization: head.bearer,
+        token: subprotocol_token.or_else(|| target.parameter("token")),
         tenant,
     })
 }

@@ -56,6 +56,8 @@ pub(super) struct Session {
     pub(super) dialect: DialectId,
     ip: u8,
     tenant: Option<&'static str>,
+    /// Whether it counts against the limit of its tenant.
+    counts_for_tenant: bool,
     pub(super) identity: Option<Token>,
     began_ms: u64,
     auth_failures: u32,
@@ -214,10 +216,22 @@ impl Model {
         if self.count(dialect, |session| session.ip == ip) >= limits.per_ip_max {
             return self.close_frame(client, 1008, "quota");
         }
+        // Where tokens are optional, a wrong one in `Authorization` means nobody.
+        let is_right =
+            |proof: &&Proof| matches!(proof, Proof::Token(token) if token.expires_s > now.unix_s());
+        let proof = proof
+            .as_ref()
+            .filter(|proof| limits.auth_required || is_right(proof));
+        let is_anonymous = proof.is_none() && !limits.auth_required;
+        let is_full = |tenant| self.of_tenant(dialect, tenant) >= limits.per_tenant_max;
+        if is_anonymous && tenant.is_some_and(is_full) {
+            return self.close_frame(client, 1008, "quota");
+        }
         let session = Session {
             dialect,
             ip,
             tenant,
+            counts_for_tenant: is_anonymous,
             identity: None,
             began_ms: now.monotonic_ms,
             auth_failures: 0,
@@ -290,6 +304,13 @@ impl Model {
                     self.reject(client, "Permission denied");
                 } else if channel == "all" || channel.starts_with("user:") {
                     self.reject(client, "Channel is reserved");
+                } else if !identity.is_some_and(|identity| match channel.as_str() {
+                    "prop:1" => true,
+                    "prop:2" => identity.roles.contains(&"vip"),
+                    "room:chat" => identity.permissions.contains(&"read"),
+                    _ => false,
+                }) {
+                    self.reject(client, "Permission denied");
                 } else {
                     self.publish(Publication {
                         channel: channel.clone(),
@@ -304,13 +325,6 @@ impl Model {
                 } else {
                     self.reject(client, "Permission denied");
                 }
-                } else if !identity.is_some_and(|identity| match channel.as_str() {
-                    "prop:1" => true,
-                    "prop:2" => identity.roles.contains(&"vip"),
-                    "room:chat" => identity.permissions.contains(&"read"),
-                    _ => false,
-                }) {
-                    self.reject(client, "Permission denied");
             }
         }
     }
@@ -404,16 +418,15 @@ impl Model {
             BTreeSet::new()
         };
         let of_user = self.count(dialect, |session| session.user() == Some(token.user));
-        let of_tenant = self.count(dialect, |session| {
-            session.identity.is_some() && session.tenant() == tenant
-        });
-        let is_over_tenant = tenant.is_some() && of_tenant >= limits.per_tenant_max;
+        let is_full = |tenant| self.of_tenant(dialect, tenant) >= limits.per_tenant_max;
+        let is_over_tenant = tenant.is_some_and(is_full);
         if is_other && (of_user >= limits.per_user_max || is_over_tenant) {
             return self.close(client, "quota", now);
         }
         let session = self.sessions.get_mut(&client).unwrap();
         session.auth_failures = 0;
         session.identity = Some(token.clone());
+        session.counts_for_tenant = true;
         session.server_side = session.server_side();
         self.reply(client, admitted(dialect, Some(token.user), now));
         self.drop_forbidden(client);
@@ -427,6 +440,13 @@ impl Model {
             session.announced.insert(room);
             self.published.push(event);
         }
+    }
+
+    /// The sessions that count against the limit of a tenant.
+    fn of_tenant(&self, dialect: DialectId, tenant: &str) -> usize {
+        self.count(dialect, |session| {
+            session.counts_for_tenant && session.tenant() == Some(tenant)
+        })
     }
 
     /// A new token of the same user may say less than the one before.
@@ -452,6 +472,7 @@ impl Model {
             self.published.push(room_event("leave", room, user));
         }
         session.identity = None;
+        session.counts_for_tenant = false;
         let Some(user) = user else {
             return rooms;
         };
@@ -515,6 +536,8 @@ impl Model {
             remembered.insert((dialect, 'i', session.ip.to_string()));
             if let Some(user) = session.user() {
                 remembered.insert((dialect, 'u', user.to_owned()));
+            }
+            if session.counts_for_tenant {
                 let tenant = session.tenant().map(str::to_owned);
                 remembered.extend(tenant.map(|tenant| (dialect, 't', tenant)));
             }
