@@ -186,7 +186,8 @@ metrics! {
         encodes: CounterSet<Variant>, label = "variant";
         /// Filters evaluated: the candidates that the index named.
         filter_evaluations: Counter;
-        /// Retained values rejected because their channel's table was full.
+        /// Retained values rejected because their channel's table was full or their key
+        /// is too long.
         retained_rejected: Counter;
         /// Publications written completely to a subscriber's socket.
         deliveries: Counter;

@@ -71,16 +71,9 @@ impl Broker {
 
     fn issue(&mut self, publication: Publication<'_>, emit: &mut Emit<'_>) {
         self.counters.publications.add(1);
-        self.retain(&publication);
         emit(Effect::Publish(publication));
         let channel = publication.channel;
         emit(Effect::Reply(Event::Published { channel }));
-    }
-
-    fn retain(&self, publication: &Publication<'_>) {
-        if !publication.retain_in(&self.process_state.retained) {
-            self.counters.retained_rejected.add(1);
-        }
     }
 
     pub(super) fn get_retained(

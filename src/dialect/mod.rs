@@ -13,7 +13,8 @@ pub mod notifications;
 mod templates;
 
 use crate::base::DialectId;
-use crate::broker::{Command, Event, Presence, Publication, Rejection};
+use crate::base::channel_names::owner;
+use crate::broker::{Command, Event, Presence, Publication, Rejection, Retain};
 use crate::config::AccessRule;
 use crate::json::{JsonReader, Object};
 
@@ -82,9 +83,29 @@ pub trait Dialect: Sync {
         None
     }
 
-    /// The access rules of its channels.
+    /// What a publication on a channel of this dialect does to the retained values of the channel;
+    /// `key` holds the text of the key.
+    fn retain<'a>(&self, _publication: &Publication<'_>, _key: &'a mut String) -> Retain<'a> {
+        Retain::None
+    }
+
+    /// The rules for who may subscribe to its channels.
     fn access_rules(&self) -> Vec<AccessRule> {
         Vec::new()
+    }
+}
+
+/// The publication with what the dialect of its channel retains of it; `key` holds the text of the
+/// key.
+#[must_use]
+pub fn retaining<'a>(publication: &Publication<'a>, key: &'a mut String) -> Publication<'a> {
+    let retain = match owner(publication.channel) {
+        Some(dialect) if publication.retain == Retain::None => of(dialect).retain(publication, key),
+        _ => publication.retain,
+    };
+    Publication {
+        retain,
+        ..*publication
     }
 }
 

@@ -1,6 +1,8 @@
 //! Templates of messages that several dialects write.
 
 use crate::json::write_text;
+use serde::Deserialize as _;
+use serde_json::value::RawValue;
 
 /// Appends `{"type":T,NAME:VALUE}`.
 pub(super) fn flat(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
@@ -38,13 +40,65 @@ fn pair(output: &mut Vec<u8>, name: &str, value: &str) {
     write_text(output, value);
 }
 
-/// Whether the object in `data` has a `type` that is text, and so is a complete message.
-pub(super) fn is_message(data: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Typed {
-        #[serde(rename = "type")]
-        _kind: String,
+/// What the field `type` of some data says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnType {
+    /// An object whose `type` is text, and which so is a complete message.
+    Message,
+    /// An object without a `type`, to which one can be added.
+    Missing,
+    /// Any other data: no object, or one whose `type` is not a text, or not the only one.
+    Unusable,
+}
+
+impl OwnType {
+    /// That of `data`, which is JSON.
+    pub(super) fn of(data: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Typed<'a> {
+            #[serde(borrow, default, rename = "type", deserialize_with = "present")]
+            kind: Option<&'a RawValue>,
+        }
+        if !data.starts_with('{') {
+            return Self::Unusable;
+        }
+        // The name of a field may be written with escapes.
+        if !data.contains("type") && !data.contains('\\') {
+            return Self::Missing;
+        }
+        // Called once per publication and variant, so the cost of parsing again is small.
+        match serde_json::from_str::<Typed<'_>>(data) {
+            Ok(Typed { kind: None }) => Self::Missing,
+            Ok(Typed { kind: Some(kind) }) if kind.get().starts_with('"') => Self::Message,
+            Ok(_) | Err(_) => Self::Unusable,
+        }
     }
-    // Called once per publication and variant, so the cost of parsing again is small.
-    data.starts_with('{') && data.contains("type") && serde_json::from_str::<Typed>(data).is_ok()
+}
+
+/// A field that is there, also if it is null.
+fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(field).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_text_is_a_type() {
+        for (data, expected) in [
+            (r#"{"n":1,"type":"A"}"#, OwnType::Message),
+            (r#"{"ty\u0070e":"A"}"#, OwnType::Message),
+            ("{}", OwnType::Missing),
+            (r#"{"a":"type"}"#, OwnType::Missing),
+            (r#"{"a":{"type":7}}"#, OwnType::Missing),
+            (r#"{"type":7}"#, OwnType::Unusable),
+            (r#"{"type":null}"#, OwnType::Unusable),
+            (r#"{"ty\u0070e":7}"#, OwnType::Unusable),
+            (r#"{"type":"A","type":"B"}"#, OwnType::Unusable),
+            (r#""type""#, OwnType::Unusable),
+        ] {
+            assert_eq!(OwnType::of(data), expected, "{data}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use super::handle::Server;
 use crate::base::DialectId;
 use crate::base::channel_names::{EVERYONE, ROOM, dialect_channel};
-use crate::broker::{Publication, Retain};
+use crate::broker::Publication;
 use crate::dialect::analytics::Stream;
 use crate::dialect::assist::{notices, rooms};
 use crate::dialect::monitoring;
@@ -223,13 +223,12 @@ impl Server {
         status: &str,
         progress: f64,
     ) -> Result<(), PublishError> {
-        let retain = if notices::is_final(status) {
-            Retain::Clear(job_id)
-        } else {
-            Retain::Value(job_id)
-        };
         let data = notices::job(job_id, status, progress);
-        self.publish_retained(rooms::BACKGROUND_JOBS, notices::JOB_UPDATES, &data, retain)
+        self.publish(&Publication::new(
+            rooms::BACKGROUND_JOBS,
+            notices::JOB_UPDATES,
+            &data,
+        ))
     }
 
     /// Sends an alert to all clients of the assist dialect.

@@ -8,7 +8,7 @@ use super::shard_thread::is_shard;
 use crate::auth::{Grant, issue};
 use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
 use crate::base::{ConnectionId, DialectId, Now, ShardCounters};
-use crate::broker::{BroadcastTarget, Publication, Retain, SessionId};
+use crate::broker::{BroadcastTarget, Publication, SessionId};
 use crate::config::Settings;
 use crate::dialect::monitoring;
 use crate::shard::{PublishError, Shard};
@@ -308,19 +308,6 @@ impl Server {
                 result => return result,
             }
         }
-    }
-
-    pub(super) fn publish_retained(
-        &self,
-        channel: &str,
-        kind: &str,
-        data: &str,
-        retain: Retain<'_>,
-    ) -> Result<(), PublishError> {
-        self.publish(&Publication {
-            retain,
-            ..Publication::new(channel, kind, data)
-        })
     }
 
     /// Sends a message to one session; false when there is none with this id.

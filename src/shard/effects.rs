@@ -4,8 +4,8 @@ use super::Shard;
 use super::connection::CloseRequest;
 use super::connection_table::ConnectionTable;
 use super::publication_writer::PublicationWriter;
-use crate::base::{ConnectionId, Now};
-use crate::broker::{Command, Effect};
+use crate::base::{ConnectionId, Now, ShardCounters};
+use crate::broker::{Command, Effect, Publication};
 use crate::dialect;
 
 impl Shard {
@@ -48,7 +48,9 @@ fn apply(
 ) {
     match effect {
         Effect::Reply(event) => connections.reply(id, &event, now),
-        Effect::Publish(publication) => writer.publish(&publication, now),
+        Effect::Publish(publication) => {
+            publish(writer, &connections.counters, &publication, now);
+        }
         Effect::Announce(dialect, presence) => {
             let mut scratch = String::new();
             let dialect = dialect::of(dialect);
@@ -64,4 +66,20 @@ fn apply(
         // Handled in `is_within_rate_limit`.
         Effect::DropMessage => {}
     }
+}
+
+/// Publishes, and retains what the dialect of the channel retains of it. A value without room or with
+/// a key that is too long is counted.
+pub(super) fn publish(
+    writer: &mut PublicationWriter,
+    counters: &ShardCounters,
+    publication: &Publication<'_>,
+    now: Now,
+) {
+    let mut key = String::new();
+    let retaining = dialect::retaining(publication, &mut key);
+    if !retaining.is_valid() || !retaining.retain_in(writer.retained()) {
+        counters.retained_rejected.add(1);
+    }
+    writer.publish(publication, now);
 }

@@ -1,6 +1,7 @@
 //! Calls the handlers of the embedding program, and carries out their actions.
 
 use super::Shard;
+use super::effects::publish;
 use super::hooks::Outcome;
 use super::session::{Message, Session, SessionAction};
 use crate::base::counters::{CloseReason, MessageError};
@@ -109,7 +110,8 @@ impl Shard {
                     let publication = Publication::new(&channel, &kind, &data);
                     if publication.is_valid() {
                         self.connections.counters.publications.add(1);
-                        self.writer.publish(&publication, now);
+                        let counters = &self.connections.counters;
+                        publish(&mut self.writer, counters, &publication, now);
                     } else {
                         self.count_handler_error();
                     }

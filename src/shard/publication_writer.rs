@@ -2,6 +2,7 @@
 
 use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
 use crate::base::interest::variants_of;
+use crate::base::retained::RetainedValues;
 use crate::base::{ChannelTag, Now, ProcessState, ShardCounters, ShardSet, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
@@ -236,6 +237,11 @@ impl PublicationWriter {
             count: 0,
             spare: Vec::new(),
         }
+    }
+
+    /// The retained values of the process.
+    pub(super) fn retained(&self) -> &RetainedValues {
+        &self.ring_writer.process_state.retained
     }
 
     /// Publishes to all shards, including this one.

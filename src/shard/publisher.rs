@@ -5,7 +5,7 @@ use crate::base::interest::variants_of;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX};
 use crate::base::{Now, ProcessState, ShardCounters, Variant};
 use crate::broker::Publication;
-use crate::dialect::PublicationMeta;
+use crate::dialect::{self, PublicationMeta};
 use fanwire_ring::Ring;
 use std::collections::VecDeque;
 use std::fmt;
@@ -123,6 +123,8 @@ impl Publisher {
         if self.is_stopped.load(Ordering::Relaxed) {
             return Err(PublishError::Stopped);
         }
+        let mut key = String::new();
+        let publication = &dialect::retaining(publication, &mut key);
         if !publication.is_valid() {
             return Err(PublishError::Name);
         }

@@ -3,19 +3,21 @@
 use super::{notices, rooms};
 use crate::base::channel_names::ROOM;
 use crate::broker::{Event, Presence, PresenceChange, Publication, Rejection, SessionView};
-use crate::dialect::templates::{flat, is_message, start, start_with_data};
+use crate::dialect::templates::{OwnType, flat, start, start_with_data};
 use crate::json::{write_iso_time, write_text};
 
 /// A message that has its own `type` passes unchanged. The server's notices have their fields
 /// beside `type`; other data stands in `data`.
 pub(super) fn publication(kind: &str, data: &str, unix_ms: u64, output: &mut Vec<u8>) {
-    if is_message(data) {
+    let own_type = OwnType::of(data);
+    if own_type == OwnType::Message {
         return output.extend_from_slice(data.as_bytes());
     }
     let fields = data
         .strip_prefix('{')
         .and_then(|data| data.strip_suffix('}'));
-    match fields.filter(|fields| notices::FLAT.contains(&kind) && !fields.trim().is_empty()) {
+    let is_flat = own_type == OwnType::Missing && notices::FLAT.contains(&kind);
+    match fields.filter(|fields| is_flat && !fields.trim().is_empty()) {
         Some(fields) => {
             start(output, kind);
             output.push(b',');
@@ -195,6 +197,17 @@ mod tests {
         check_publication(
             r#"{"cpu":1}"#,
             r#"{"type":"m","data":{"cpu":1},"timestamp":"2024-01-01T00:00:00.000Z"}"#,
+        );
+        let mut output = Vec::new();
+        publication(
+            notices::SYSTEM_ALERT,
+            r#"{"type":7}"#,
+            1_704_067_200_000,
+            &mut output,
+        );
+        assert_eq!(
+            String::from_utf8(output).unwrap(),
+            r#"{"type":"system_alert","data":{"type":7},"timestamp":"2024-01-01T00:00:00.000Z"}"#
         );
     }
 

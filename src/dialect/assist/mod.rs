@@ -13,7 +13,7 @@ pub(crate) mod notices;
 pub(crate) mod rooms;
 
 use super::{Decoded, Dialect, Placeholder, PublicationMeta};
-use crate::broker::{Event, Presence, Publication, Rejection};
+use crate::broker::{Event, Presence, Publication, Rejection, Retain};
 use crate::config::AccessRule;
 use crate::json::Object;
 
@@ -49,6 +49,15 @@ impl Dialect for Assist {
         scratch: &'a mut String,
     ) -> Option<Publication<'a>> {
         Some(encode::presence(presence, scratch))
+    }
+
+    fn retain<'a>(&self, publication: &Publication<'_>, key: &'a mut String) -> Retain<'a> {
+        let is_job = publication.channel == rooms::BACKGROUND_JOBS;
+        if is_job && publication.kind == notices::JOB_UPDATES {
+            notices::retain_job(publication.data, key)
+        } else {
+            Retain::None
+        }
     }
 
     fn access_rules(&self) -> Vec<AccessRule> {

@@ -1,5 +1,6 @@
 //! Notices that the server itself publishes in rooms: their types and their data.
 
+use crate::broker::Retain;
 use serde_json::{Value, json};
 
 /// A user joined or left a room.
@@ -47,8 +48,31 @@ pub(crate) fn job(id: &str, status: &str, progress: f64) -> String {
     json!({"job_id": id, "status": status, "progress": progress}).to_string()
 }
 
+/// What the data of a job's update does to the retained jobs: a job is active until its status is
+/// final. `key` holds its id.
+pub(super) fn retain_job<'a>(data: &str, key: &'a mut String) -> Retain<'a> {
+    #[derive(serde::Deserialize)]
+    struct Job {
+        job_id: Value,
+        status: String,
+    }
+    let Ok(Job { job_id, status }) = serde_json::from_str(data) else {
+        return Retain::None;
+    };
+    *key = match job_id {
+        Value::String(id) => id,
+        Value::Number(id) => id.to_string(),
+        _ => return Retain::None,
+    };
+    if is_final(&status) {
+        Retain::Clear(key)
+    } else {
+        Retain::Value(key)
+    }
+}
+
 /// Whether this status of a job is final.
-pub(crate) fn is_final(status: &str) -> bool {
+fn is_final(status: &str) -> bool {
     [
         "completed",
         "complete",

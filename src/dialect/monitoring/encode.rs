@@ -2,31 +2,33 @@
 
 use super::{connection_id, property_of};
 use crate::broker::{Event, Publication, Rejection, SessionView};
-use crate::dialect::templates::{flat, is_message, start};
+use crate::dialect::templates::{OwnType, flat, start, start_with_data};
 use crate::json::{write_seconds, write_text};
 
-/// A message that has its own `type` passes unchanged. Data from other dialects gets one: in front
-/// of the fields of an object, or beside other data.
+/// A message that has its own `type` passes unchanged. An object without one gets it in front of its
+/// fields; other data stands in `data`.
 pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
     typed(publication.kind, publication.data, output);
 }
 
 fn typed(kind: &str, data: &str, output: &mut Vec<u8>) {
-    let fields = data.strip_prefix('{').map(str::trim_start);
-    match fields {
-        Some(_) if is_message(data) => return output.extend_from_slice(data.as_bytes()),
-        _ => {}
+    let own_type = OwnType::of(data);
+    if own_type == OwnType::Message {
+        return output.extend_from_slice(data.as_bytes());
     }
-    start(output, kind);
-    match fields {
-        Some("}") => output.push(b'}'),
+    let fields = data.strip_prefix('{').map(str::trim_start);
+    match fields.filter(|_| own_type == OwnType::Missing) {
+        Some("}") => {
+            start(output, kind);
+            output.push(b'}');
+        }
         Some(fields) => {
+            start(output, kind);
             output.push(b',');
             output.extend_from_slice(fields.as_bytes());
         }
         None => {
-            output.extend_from_slice(b",\"data\":");
-            output.extend_from_slice(data.as_bytes());
+            start_with_data(output, kind, data);
             output.push(b'}');
         }
     }
@@ -114,6 +116,7 @@ mod tests {
         check_publication(r#"{"n":1}"#, r#"{"type":"M","n":1}"#);
         check_publication("{ }", r#"{"type":"M"}"#);
         check_publication(r#"{"a":"type"}"#, r#"{"type":"M","a":"type"}"#);
+        check_publication(r#"{"type":7}"#, r#"{"type":"M","data":{"type":7}}"#);
         check_publication("[1]", r#"{"type":"M","data":[1]}"#);
     }
 
