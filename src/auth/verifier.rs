@@ -2,13 +2,13 @@
 
 use super::identity::Identity;
 use crate::base::Now;
+use crate::base::catch_panic;
 use crate::base::counters::TokenError;
 use crate::base::label::label;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
@@ -150,10 +150,8 @@ impl Verifier {
             return Err(TokenError::Malformed);
         }
         // A check that panics rejects the token, and must not end the shard.
-        let own = self.check.as_ref().and_then(|check| {
-            let checked = catch_unwind(AssertUnwindSafe(|| check(token)));
-            checked.ok().flatten()
-        });
+        let own = self.check.as_ref();
+        let own = own.and_then(|check| catch_panic(|| check(token)).flatten());
         if let Some(identity) = own.or_else(|| self.identity_of_static(token)) {
             return Ok(identity);
         }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here depends on a protocol, a socket or a thread.
 
+pub mod catch;
 pub mod channel_names;
 pub mod counters;
 pub mod heartbeat;
@@ -16,6 +17,7 @@ pub mod retained;
 pub mod run;
 pub mod slab;
 
+pub use catch::catch_panic;
 pub use counters::ShardCounters;
 pub use heartbeat::Heartbeats;
 pub use id::{ConnectionId, DialectId, Variant};

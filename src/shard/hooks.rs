@@ -1,9 +1,9 @@
 //! Handlers of the embedding program, called on the session's shard.
 
 use super::session::{Denied, Message, Session};
+use crate::base::catch_panic;
 use std::collections::HashMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type MessageHandler =
     dyn Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static;
@@ -135,9 +135,9 @@ impl Hooks {
 
 /// Catches panics: a handler that panics must not end the shard and all its sessions.
 fn call(handler: impl FnOnce() -> Result<(), Denied>) -> Outcome {
-    match catch_unwind(AssertUnwindSafe(handler)) {
-        Ok(Ok(())) => Outcome::Done,
-        Ok(Err(denied)) => Outcome::Denied(denied.to_string()),
-        Err(_) => Outcome::Panicked,
+    match catch_panic(handler) {
+        Some(Ok(())) => Outcome::Done,
+        Some(Err(denied)) => Outcome::Denied(denied.to_string()),
+        None => Outcome::Panicked,
     }
 }
