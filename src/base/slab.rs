@@ -208,6 +208,15 @@ impl<T> SlotMap<T> {
         entry.take().map(|(_, value)| value)
     }
 
+    /// All ids in the table, in slot order.
+    pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
+        let slots = 0..u32::try_from(self.entries.pages.len() * PAGE_ENTRIES).unwrap_or(u32::MAX);
+        slots.filter_map(|slot| {
+            let (generation, _) = self.entries.get(slot)?;
+            Some(ConnectionId::new(slot, *generation))
+        })
+    }
+
     /// Entries in the table.
     #[must_use]
     pub fn count(&self) -> usize {

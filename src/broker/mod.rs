@@ -6,6 +6,7 @@
 mod admission;
 mod channels;
 mod command;
+mod current;
 mod effect;
 mod event;
 pub mod filters;
@@ -25,6 +26,7 @@ pub use channels::{Channel, ChannelIndex, SubscriberGroup, SubscriberGroupKey};
 pub use command::{
     BroadcastTarget, Command, Connect, Publication, Retain, Subscription, SubscriptionIdRequest,
 };
+pub use current::with_current;
 pub use effect::Effect;
 pub use event::{
     Event, Presence, PresenceChange, Rejection, SessionId, SessionView, SubscriptionView,

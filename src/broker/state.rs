@@ -138,6 +138,11 @@ impl Broker {
         Some(view(self.session_id(id), session, &self.channels, now))
     }
 
+    /// The sessions, in no particular order.
+    pub fn sessions(&self) -> impl Iterator<Item = ConnectionId> {
+        self.sessions.ids()
+    }
+
     /// The session's id in the process.
     #[must_use]
     pub fn session_id(&self, connection: ConnectionId) -> SessionId {

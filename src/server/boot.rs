@@ -3,6 +3,7 @@
 use super::cores;
 use super::error::StartError;
 use super::kernel_probe;
+use super::questions::{self, Question};
 use super::run::describe;
 use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
@@ -11,7 +12,7 @@ use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
 use crate::base::{DialectId, Now, ProcessState, ShardCounters};
-use crate::broker::Quotas;
+use crate::broker::{Broker, Quotas};
 use crate::config::{Listener, Policy, Routes, Settings};
 use crate::dialect;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
@@ -58,6 +59,7 @@ pub(super) struct Running {
     /// Connections that each shard can hold.
     pub connections_per_shard: u32,
     commands: Vec<(Sender<ShardCommand>, Waker)>,
+    questions: Vec<Sender<Question>>,
     reports: Receiver<Report>,
     api: Arc<ApiContext>,
     services: Services,
@@ -141,10 +143,12 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
     let watched = Arc::clone(&process_state);
     let (reports_sender, reports) = unbounded();
-    let mut commands = Vec::new();
+    let (mut commands, mut questions) = (Vec::new(), Vec::new());
     for (index, listeners) in listeners.into_iter().enumerate() {
         let (sender, receiver) = unbounded();
         commands.push((sender, wakers[index].clone()));
+        let (question_sender, question_receiver) = unbounded();
+        questions.push(question_sender);
         let reader = ring.reader().map_err(other)?;
         assert_eq!(
             reader.index() as usize,
@@ -169,6 +173,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             waker: wakers[index].clone(),
             peers: peers.clone(),
             commands: receiver,
+            questions: question_receiver,
             api: Arc::clone(&api),
             clock,
             reports: reports_sender.clone(),
@@ -196,6 +201,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         cores,
         connections_per_shard,
         commands,
+        questions,
         reports,
         api,
         services,
@@ -262,6 +268,10 @@ fn await_ready(reports: &Receiver<Report>, count: usize) -> Result<(), StartErro
     Ok(())
 }
 
+fn answer(shard: &mut Shard, now: Now) {
+    questions::answer_all(shard.broker(), now);
+}
+
 fn other(error: impl std::fmt::Display) -> StartError {
     StartError::Other(error.to_string())
 }
@@ -293,38 +303,47 @@ impl Running {
         self.tell_shards(|| ShardCommand::Drain);
     }
 
-    /// Calls `call` on each shard; the results arrive in no particular order, none from a shard
-    /// that has stopped.
-    ///
-    /// # Panics
-    /// On a shard's own thread, which would wait for itself.
+    /// Asks every shard; the answers arrive in no particular order, none from a shard that has
+    /// stopped. In a handler it waits for at most a second, and the answers of shards that are held
+    /// up for longer are missing.
     pub(super) fn ask_shards<T: Send + 'static>(
         &self,
-        call: impl Fn(&mut Shard, Now) -> T + Clone + Send + 'static,
+        ask: impl Fn(&Broker, Now) -> T + Clone + Send + 'static,
     ) -> Vec<T> {
-        assert!(!shard_thread::is_shard(), "{NOT_FROM_HANDLERS}");
-        let (answers_sender, answers) = unbounded();
-        self.tell_shards(|| {
-            let (call, answers_sender) = (call.clone(), answers_sender.clone());
-            ShardCommand::Call(Box::new(move |shard, now| {
-                // Fails only when the calling thread has ended.
-                let _ = answers_sender.send(call(shard, now));
-            }))
+        questions::ask(&self.api.clock, ask, |put| {
+            self.questions.iter().for_each(put);
+            self.tell_shards(|| ShardCommand::Call(Box::new(answer)));
+        })
+    }
+
+    /// Asks one shard, as [`Running::ask_shards`] does.
+    pub(super) fn ask_shard<T: Send + 'static>(
+        &self,
+        shard: u16,
+        ask: impl Fn(&Broker, Now) -> T + Clone + Send + 'static,
+    ) -> Option<T> {
+        let shard = usize::from(shard);
+        let (questions, (commands, waker)) =
+            (self.questions.get(shard)?, self.commands.get(shard)?);
+        let answers = questions::ask(&self.api.clock, ask, |put| {
+            put(questions);
+            // Fails only when the shard has stopped.
+            let _ = commands.send(ShardCommand::Call(Box::new(answer)));
+            waker.wake();
         });
-        drop(answers_sender);
-        answers.iter().collect()
+        answers.into_iter().next()
     }
 
     /// Calls `call` on one shard and returns its result; `None` if the shard has stopped.
     ///
     /// # Panics
     /// On a shard's own thread, which would wait for itself.
-    pub(super) fn ask_shard<T: Send + 'static>(
+    pub(super) fn call_shard<T: Send + 'static>(
         &self,
         shard: u16,
         call: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
     ) -> Option<T> {
-        assert!(!shard_thread::is_shard(), "{NOT_FROM_HANDLERS}");
+        assert!(!questions::is_shard(), "{NOT_FROM_HANDLERS}");
         let (answer_sender, answer) = unbounded();
         let (commands, waker) = self.commands.get(usize::from(shard))?;
         let command = ShardCommand::Call(Box::new(move |shard, now| {

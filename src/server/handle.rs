@@ -3,11 +3,11 @@
 use super::boot::Running;
 use super::builder::Builder;
 use super::info::{ConnectionInfo, Stats};
+use super::questions::is_shard;
 use super::run::{StopOutcome, drain, run_until_signal, watch_signals};
-use super::shard_thread::is_shard;
 use crate::auth::{Grant, issue};
 use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
-use crate::base::{ConnectionId, DialectId, Now, ShardCounters};
+use crate::base::{DialectId, Now, ShardCounters};
 use crate::broker::{BroadcastTarget, Publication, SessionId};
 use crate::config::Settings;
 use crate::dialect::monitoring;
@@ -30,10 +30,10 @@ const DEV_TOKEN_TTL_S: u64 = 86_400;
 /// A running server. All clones refer to the same server; it runs until [`Server::stop`], even when
 /// all clones are dropped.
 ///
-/// Handlers may hold a clone and publish with it. Methods that call shards (`stats`,
-/// `connection_info`, `disconnect`, `send`, `stop`) must be called on another thread: on a shard
-/// they would wait for themselves, so they panic, which causes an error for that handler's message
-/// only.
+/// Handlers may hold a clone, publish with it and ask with it (`stats`, `connection_info`): the
+/// sessions of the handler's shard wait as long as it does. Methods that change something on a shard
+/// (`disconnect`, `send`, `stop`) must be called on another thread: on a shard they would wait for
+/// themselves, so they panic, which causes an error for that handler's message only.
 ///
 /// ```no_run
 /// let server = fanwire::Server::builder().dev().start()?;
@@ -332,7 +332,7 @@ impl Server {
     ) -> Result<bool, PublishError> {
         let data = serde_json::to_string(data).map_err(PublishError::Data)?;
         let kind = kind.to_owned();
-        let is_there = self.running.ask_shard(id.shard, move |shard, now| {
+        let is_there = self.running.call_shard(id.shard, move |shard, now| {
             let is_there = shard.describe(id.connection, now).is_some();
             shard.send_message(id.connection, &kind, &data, now);
             is_there
@@ -340,10 +340,8 @@ impl Server {
         Ok(is_there.unwrap_or(false))
     }
 
-    /// Statistics of the whole server.
-    ///
-    /// # Panics
-    /// In a handler.
+    /// Statistics of the whole server. In a handler, channels of a shard that is held up for more
+    /// than a second are not counted.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -352,8 +350,8 @@ impl Server {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let names = self.running.ask_shards(|shard, _| {
-            let names = shard.channels("").map(str::to_owned);
+        let names = self.running.ask_shards(|broker, _| {
+            let names = broker.channel_names("").map(str::to_owned);
             names.collect::<Vec<_>>()
         });
         let names: HashSet<_> = names.into_iter().flatten().collect();
@@ -413,10 +411,8 @@ impl Server {
         self.running.context().health()
     }
 
-    /// A session by its id, or by the connection id of the monitoring dialect.
-    ///
-    /// # Panics
-    /// In a handler.
+    /// A session by its id, or by the connection id of the monitoring dialect. In a handler, `None`
+    /// also when its shard is held up for more than a second.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -427,11 +423,13 @@ impl Server {
     /// ```
     #[must_use]
     pub fn connection_info(&self, id: &str) -> Option<ConnectionInfo> {
-        self.find(id, |shard, connection, now| {
-            let rate = shard.rate_status(connection, now)?;
-            let view = shard.describe(connection, now)?;
+        let id = self.find(id)?;
+        let info = self.running.ask_shard(id.shard, move |broker, now| {
+            let rate = broker.rate_status(id.connection, now)?;
+            let view = broker.view(id.connection, now)?;
             Some(ConnectionInfo::new(&view, rate))
-        })
+        });
+        info.flatten()
     }
 
     /// Closes a session (1000); false when there is none with this id.
@@ -446,32 +444,26 @@ impl Server {
     /// ```
     #[must_use]
     pub fn disconnect(&self, id: &str) -> bool {
-        let closed = self.find(id, |shard, connection, now| {
-            shard.disconnect(connection, now).then_some(())
+        let closed = self.find(id).and_then(|id| {
+            let close = move |shard: &mut Shard, now: Now| shard.disconnect(id.connection, now);
+            self.running.call_shard(id.shard, close)
         });
-        closed.is_some()
+        closed.unwrap_or(false)
     }
 
-    /// What `look` returns for the session with this id.
-    fn find<T: Send + 'static>(
-        &self,
-        id: &str,
-        look: impl Fn(&mut Shard, ConnectionId, Now) -> Option<T> + Clone + Send + 'static,
-    ) -> Option<T> {
-        if let Ok(id) = id.parse::<SessionId>() {
-            let found = self
-                .running
-                .ask_shard(id.shard, move |shard, now| look(shard, id.connection, now));
-            return found.flatten();
+    /// The session with this id, or with this connection id of the monitoring dialect.
+    fn find(&self, id: &str) -> Option<SessionId> {
+        if let Ok(id) = id.parse() {
+            return Some(id);
         }
         let wanted = id.to_owned();
-        let found = self.running.ask_shards(move |shard, now| {
-            let mut sessions = shard.sessions().into_iter();
+        let found = self.running.ask_shards(move |broker, now| {
+            let mut sessions = broker.sessions();
             let connection = sessions.find(|connection| {
-                let view = shard.describe(*connection, now);
+                let view = broker.view(*connection, now);
                 view.is_some_and(|view| monitoring::connection_id(&view) == wanted)
             })?;
-            look(shard, connection, now)
+            Some(broker.session_id(connection))
         });
         found.into_iter().flatten().next()
     }

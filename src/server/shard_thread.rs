@@ -1,5 +1,6 @@
 //! One shard on its thread: the executor, the wire ring and the event loop.
 
+use super::questions::{self, Question};
 use crate::api::{Api, ApiContext};
 use crate::base::now::Clock;
 use crate::net::wire::{EventLoop, SetupError, ShardCommand, Uring, UringConfig};
@@ -7,7 +8,6 @@ use crate::net::{Peers, Waker};
 use crate::shard::{Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
-use std::cell::Cell;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -17,15 +17,6 @@ const EXECUTOR_IO_BYTES: usize = 64 * 1024;
 /// Entries of the executor's own rings.
 const EXECUTOR_RING_DEPTH: usize = 64;
 
-thread_local! {
-    static IS_SHARD: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the calling thread is a shard, which must never wait for a shard.
-pub(super) fn is_shard() -> bool {
-    IS_SHARD.get()
-}
-
 /// Everything a shard's thread needs.
 pub(super) struct ShardThread {
     pub(super) core: usize,
@@ -34,6 +25,7 @@ pub(super) struct ShardThread {
     pub(super) waker: Waker,
     pub(super) peers: Peers,
     pub(super) commands: Receiver<ShardCommand>,
+    pub(super) questions: Receiver<Question>,
     pub(super) api: Arc<ApiContext>,
     pub(super) clock: Clock,
     pub(super) reports: Sender<Report>,
@@ -103,7 +95,7 @@ impl Drop for Watch {
 }
 
 async fn run(thread: ShardThread) {
-    IS_SHARD.set(true);
+    questions::become_shard(thread.questions);
     let config = UringConfig {
         files_max: thread.parts.connections_max,
         ..UringConfig::default()

@@ -19,7 +19,8 @@ impl Shard {
         let Some(view) = self.broker.view(id, now) else {
             return false;
         };
-        let outcome = self.hooks.check(&Session::new(&view), message);
+        let check = || self.hooks.check(&Session::new(&view), message);
+        let outcome = self.broker.lend_to(check);
         drop(view);
         let passes = outcome == Outcome::Done;
         self.tell(id, outcome, now);
@@ -41,7 +42,8 @@ impl Shard {
             return;
         };
         let mut session = Session::new(&view);
-        let outcome = self.hooks.message(&mut session, message);
+        let call = || self.hooks.message(&mut session, message);
+        let outcome = self.broker.lend_to(call);
         let actions = session.into_actions();
         drop(view);
         self.carry_out(id, actions, now);
@@ -57,7 +59,7 @@ impl Shard {
             return;
         };
         let mut session = Session::new(&view);
-        let outcome = self.hooks.connect(&mut session);
+        let outcome = self.broker.lend_to(|| self.hooks.connect(&mut session));
         let actions = session.into_actions();
         drop(view);
         self.carry_out(id, actions, now);
@@ -72,9 +74,11 @@ impl Shard {
     pub(super) fn call_disconnect(&mut self, id: ConnectionId, now: Now) {
         if self.hooks.has_disconnect()
             && let Some(view) = self.broker.view(id, now)
-            && self.hooks.disconnect(&Session::new(&view)) == Outcome::Panicked
         {
-            self.count_handler_error();
+            let call = || self.hooks.disconnect(&Session::new(&view));
+            if self.broker.lend_to(call) == Outcome::Panicked {
+                self.count_handler_error();
+            }
         }
     }
 

@@ -344,23 +344,10 @@ impl Shard {
         self.broker.view(id, now)
     }
 
-    /// How many messages of its rate limit session `id` has used, and how many the limit allows per
-    /// window or burst (`None` = any number).
+    /// Its broker, for questions about its sessions and channels.
     #[must_use]
-    pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
-        self.broker.rate_status(id, now)
-    }
-
-    /// The sessions, in no particular order.
-    #[must_use]
-    pub fn sessions(&self) -> Vec<ConnectionId> {
-        self.connections.open_sessions()
-    }
-
-    /// The channels that clients of this shard have subscribed to and whose names begin with
-    /// `prefix`.
-    pub fn channels(&self, prefix: &str) -> impl Iterator<Item = &str> {
-        self.broker.channel_names(prefix)
+    pub fn broker(&self) -> &Broker {
+        &self.broker
     }
 
     /// Connections that are not yet closed.

@@ -246,27 +246,159 @@ fn a_refusal_is_told_and_a_panic_is_not_the_end() {
 }
 
 #[test]
-fn a_handler_may_publish_by_a_clone_of_the_server_but_not_wait_for_shards() {
+fn a_handler_may_publish_and_ask_by_a_clone_of_the_server_but_change_nothing_on_shards() {
     let own = Arc::new(OnceLock::<Server>::new());
-    let (publishing, asking) = (Arc::clone(&own), Arc::clone(&own));
+    let clones: [_; 4] = std::array::from_fn(|_| Arc::clone(&own));
+    let [publishing, asking, looking, closing] = clones;
     let program = Embedded::of(
         builder()
+            .set("gateway.rate_limit", "off")
             .on_message("tell", move |_, _| {
                 let server = publishing.get().unwrap();
                 let told = server.broadcast_to_user("ann", "told", &1);
                 told.map_err(|error| Denied::because(error.to_string()))
             })
             .on_message("ask", move |session, _| {
-                session.send("stats", &asking.get().unwrap().stats())
+                let stats = asking.get().unwrap().stats();
+                session.send("stats", &json!([stats.running, stats.unique_channels]))
+            })
+            .on_message("look", move |session, message| {
+                let id: String = serde_json::from_str(message.data).unwrap();
+                let info = looking.get().unwrap().connection_info(&id);
+                session.send("info", &info.map(|info| (info.user_id, info.channels)))
+            })
+            .on_message("who", |session, _| {
+                session.send("id", &session.id().to_string())
+            })
+            .on_message("close", move |session, _| {
+                let _ = closing.get().unwrap().disconnect(&session.id().to_string());
+                Ok(())
             }),
     );
     own.set(program.server.clone()).unwrap();
     let mut client = program.user("ann");
+    let subscribe = r#"{"type":"subscribe","data":{"channel":"news"}}"#;
+    ask(
+        &mut client,
+        subscribe,
+        r#"{"type":"subscribed","data":{"channel":"news"}}"#,
+    );
     let told = r#"{"type":"told","channel":"user:ann","data":1}"#;
     ask(&mut client, r#"{"type":"tell"}"#, told);
+    let stats = r#"{"type":"stats","data":[true,1]}"#;
+    ask(&mut client, r#"{"type":"ask"}"#, stats);
+    // Of every shard, by either form of the id.
+    let mut others: Vec<_> = (0..8).map(|_| program.user("bob")).collect();
+    let text = program.server.prometheus_metrics();
+    for shard in [0, 1] {
+        let series = format!(r#"fanwire_shard_sessions{{shard="{shard}"}} "#);
+        assert!(
+            text.contains(&series) && !text.contains(&(series + "0")),
+            "{text}"
+        );
+    }
+    for other in &mut others {
+        other.send(r#"{"type":"who"}"#);
+        let answer: Value = serde_json::from_str(&other.receive()).unwrap();
+        let question = json!({"type": "look", "data": answer["data"]}).to_string();
+        let known = r#"{"type":"info","data":["bob",[]]}"#;
+        ask(&mut client, &question, known);
+    }
+    let unknown = r#"{"type":"info","data":null}"#;
+    ask(
+        &mut client,
+        r#"{"type":"look","data":"1.2.3.4:5:6.000"}"#,
+        unknown,
+    );
+    // Handlers of both shards ask each other at the same time.
+    for client in &mut others {
+        for _ in 0..50 {
+            client.send(r#"{"type":"ask"}"#);
+        }
+    }
+    for client in &mut others {
+        for _ in 0..50 {
+            assert_eq!(client.receive(), stats);
+        }
+    }
     let failed = r#"{"type":"error","data":{"error":"Internal error"}}"#;
-    ask(&mut client, r#"{"type":"ask"}"#, failed);
+    ask(&mut client, r#"{"type":"close"}"#, failed);
     ask(&mut client, r#"{"type":"tell"}"#, told);
+}
+
+#[test]
+fn every_kind_of_handler_may_ask_about_sessions() {
+    let own = Arc::new(OnceLock::<Server>::new());
+    let (sender, infos) = mpsc::channel();
+    let look = {
+        let own = Arc::clone(&own);
+        move |place: &'static str, id: Option<String>| {
+            let server = own.get().unwrap();
+            let channels = server.stats().unique_channels;
+            let user = id.and_then(|id| server.connection_info(&id)?.user_id);
+            let _ = sender.send((place, channels, user));
+        }
+    };
+    let looks: [_; 4] = std::array::from_fn(|_| look.clone());
+    let [check, connect, middleware, disconnect] = looks;
+    let program = Embedded::of(
+        builder()
+            .authenticate(move |token| {
+                check("check", None);
+                Some(Identity::new(token))
+            })
+            .on_connect(move |session| {
+                connect("connect", Some(session.id().to_string()));
+                Ok(())
+            })
+            .middleware(move |session, _| {
+                middleware("middleware", Some(session.id().to_string()));
+                Ok(())
+            })
+            .on_disconnect(move |session| disconnect("disconnect", Some(session.id().to_string()))),
+    );
+    own.set(program.server.clone()).unwrap();
+    let mut client = program.client("/ws?token=ann");
+    assert!(client.receive().contains("auth_success"));
+    ask(&mut client, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#);
+    drop(client);
+    let ann = Some("ann".to_owned());
+    for (place, user) in [
+        ("check", None),
+        ("connect", ann.clone()),
+        ("middleware", ann.clone()),
+        ("disconnect", ann),
+    ] {
+        assert_eq!(infos.recv().unwrap(), (place, 0, user));
+    }
+}
+
+/// A panic whose payload panics when it is dropped.
+struct Doubly;
+
+impl Drop for Doubly {
+    fn drop(&mut self) {
+        panic!("a payload of a test panics");
+    }
+}
+
+#[test]
+fn a_payload_that_panics_when_dropped_ends_no_shard() {
+    let program = Embedded::of(
+        builder()
+            .authenticate(|token| match token {
+                "ann" => Some(Identity::new(token)),
+                _ => std::panic::panic_any(Doubly),
+            })
+            .on_message("panic", |_, _| std::panic::panic_any(Doubly)),
+    );
+    let mut client = program.client("/ws?token=ann");
+    assert!(client.receive().contains("auth_success"));
+    let failed = r#"{"type":"error","data":{"error":"Internal error"}}"#;
+    ask(&mut client, r#"{"type":"panic"}"#, failed);
+    let mut stranger = program.client("/ws?token=bob");
+    assert!(stranger.receive().contains("auth_failed"));
+    ask(&mut client, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#);
 }
 
 #[test]
