@@ -97,6 +97,18 @@ label! {
 }
 
 label! {
+    /// Why a server-side subscription was not made.
+    SubscriptionReject {
+        /// More channels follow from the token's roles and permissions than a session may have.
+        Truncated = "truncated",
+        /// The program named a channel that is reserved or no valid name.
+        Name = "name",
+        /// The session has as many subscriptions as it may have.
+        Full = "full",
+    }
+}
+
+label! {
     /// Why a token was rejected.
     TokenError {
         /// Not three base64url parts of JSON, or claims of the wrong type.
@@ -199,12 +211,16 @@ metrics! {
         buffers_exhausted: Counter;
         /// Violations of RFC 6455 by clients.
         protocol_errors: CounterSet<ProtocolError>, label = "error";
+        /// Server-side subscriptions that were not made.
+        server_subscriptions_rejected: CounterSet<SubscriptionReject>, label = "reason";
         /// Messages answered with an error.
         message_errors: CounterSet<MessageError>, label = "error";
         /// Tokens rejected.
         token_errors: CounterSet<TokenError>, label = "error";
         /// Records read from the ring.
         ring_records: Counter;
+        /// Records of the ring that could not be read.
+        ring_malformed: Counter;
         /// Writes that found the ring full and waited.
         ring_full: Counter;
         /// Bytes of the ring that the shard has not read.

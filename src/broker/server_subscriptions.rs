@@ -6,6 +6,7 @@ use super::state::{Broker, Emit};
 use crate::base::channel_names::{
     EVERYONE, dialect_channel, permission_channel, role_channel, tenant_channel, user_channel,
 };
+use crate::base::counters::SubscriptionReject;
 use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::base::{ConnectionId, Now};
 
@@ -80,6 +81,11 @@ impl Broker {
             let permissions = identity.permissions.iter();
             names.extend(permissions.map(|permission| permission_channel(permission)));
         }
+        let excess = names.len().saturating_sub(SERVER_SUBSCRIPTIONS_MAX);
+        let rejected = &self.counters.server_subscriptions_rejected;
+        rejected
+            .of(SubscriptionReject::Truncated)
+            .add(excess as u64);
         names.truncate(SERVER_SUBSCRIPTIONS_MAX);
         names
     }

@@ -10,6 +10,7 @@ use super::presence::announce;
 use super::session::Session;
 use super::state::{Broker, Emit};
 use crate::auth::Identity;
+use crate::base::counters::SubscriptionReject;
 use crate::base::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
 use crate::base::{ConnectionId, Now, SubscriptionId};
 use crate::config::AccessRule;
@@ -151,11 +152,18 @@ impl Broker {
             return;
         };
         let is_known = session.subscription(self.channels.find(name)).is_some();
-        let has_room = session.client_side().len() < SUBSCRIPTIONS_PER_SESSION_MAX;
-        if check_channel(name).is_ok() && !is_known && has_room && !session.closing {
-            self.join(id, name, None, None);
-            self.count_tables();
+        if is_known || session.closing {
+            return;
         }
+        let rejected = &self.counters.server_subscriptions_rejected;
+        if check_channel(name).is_err() {
+            return rejected.of(SubscriptionReject::Name).add(1);
+        }
+        if session.client_side().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
+            return rejected.of(SubscriptionReject::Full).add(1);
+        }
+        self.join(id, name, None, None);
+        self.count_tables();
     }
 
     /// Ends a subscription, without an answer to its client.

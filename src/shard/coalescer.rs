@@ -52,9 +52,11 @@ impl Coalescer {
         deliver: &mut impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
     ) {
         let Some(record) = Record::read(bytes) else {
+            counters.ring_malformed.add(1);
             return;
         };
         let Some(target) = record.target() else {
+            counters.ring_malformed.add(1);
             return;
         };
         let is_for_all = target == BroadcastTarget::All;

@@ -43,7 +43,7 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visit for Visitor<'_, D>
         match record::form(bytes) {
             Some(Form::Whole) => self.add(tag, bytes),
             Some(form) => self.reassemble(tag, form, bytes),
-            None => {}
+            None => self.counters.ring_malformed.add(1),
         }
         *self.bytes_left > 0
     }
@@ -65,7 +65,7 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
     /// are ignored.
     fn reassemble(&mut self, tag: ChannelTag, form: Form, bytes: &[u8]) {
         let Some((id, piece)) = record::fragment(bytes) else {
-            return;
+            return self.counters.ring_malformed.add(1);
         };
         if form == Form::First {
             self.fragments.insert(id, piece.to_vec());

@@ -373,6 +373,39 @@ fn every_kind_of_handler_may_ask_about_sessions() {
     }
 }
 
+#[test]
+fn server_side_subscriptions_that_are_not_made_are_counted() {
+    let program = Embedded::of(
+        builder()
+            .authenticate(|user| {
+                let mut identity = Identity::new(user);
+                for role in 0..200 {
+                    identity = identity.with_role(&role.to_string());
+                }
+                Some(identity)
+            })
+            .on_connect(|session| {
+                session.subscribe("user:bob");
+                session.subscribe("");
+                (0..1_030).for_each(|number| session.subscribe(&format!("c{number}")));
+                Ok(())
+            }),
+    );
+    let mut client = program.client("/ws?token=ann");
+    assert!(client.receive().contains("auth_success"));
+    let text = program.server.prometheus_metrics();
+    // Of `all`, the dialect, the user and 200 roles, 128 are left; of 1,030 channels, 1,024.
+    for (reason, count) in [("name", 2), ("full", 6), ("truncated", 75)] {
+        let name = "fanwire_server_subscriptions_rejected_total";
+        let of_reason = format!(r#"reason="{reason}""#);
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(&of_reason));
+        let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        assert_eq!(values.sum::<u64>(), count, "{reason}: {text}");
+    }
+}
+
 /// A panic whose payload panics when it is dropped.
 struct Doubly;
 
