@@ -28,7 +28,7 @@ const EXIT_FORCED: u8 = 143;
 #[command(
     version,
     after_help = "Exit codes: 0 clean, 1 failure while running, 2 invalid arguments or settings, \
-    3 the kernel refuses io_uring, 4 address in use, 143 forced by a second signal."
+    3 the kernel refuses io_uring or the memory for it, 4 address in use, 143 forced by a second signal."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -4,8 +4,8 @@ use crate::base::{Now, ProcessState, ShardCounters};
 use crate::config::Secret;
 use crate::observe::Metrics;
 use crate::shard::Publisher;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the HTTP API depends on.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct ApiContext {
     pub shard_count: usize,
     /// Whether the server is draining.
     pub is_draining: AtomicBool,
+    /// The shards that have failed.
+    pub failed_shards: Mutex<Vec<u16>>,
     /// Whether `/metrics/prometheus` answers.
     pub metrics_enabled: bool,
     /// Whether `/health` answers.
@@ -46,21 +48,45 @@ pub enum NotifyAccess {
 }
 
 impl ApiContext {
+    /// Records that a shard has failed; its sessions are lost, and nobody accepts on its sockets.
+    pub fn note_failed(&self, shard: u16) {
+        self.failed().push(shard);
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<u16>> {
+        // The list is whole after every operation.
+        self.failed_shards
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the server accepts sessions on all shards.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        !self.is_draining.load(Ordering::Relaxed) && self.failed().is_empty()
+    }
+
     /// The health of the server and of its components: `healthy`, `degraded` while a shard is
-    /// stalled, or `draining`.
+    /// stalled, `draining`, or `unhealthy` when a shard has failed.
     #[must_use]
     pub fn health(&self) -> serde_json::Value {
         let now = self.clock.now();
+        let failed = self.failed().clone();
         let heartbeats = &self.process_state.heartbeats;
-        let stalled: Vec<_> = heartbeats.stalled(now.monotonic_ms).collect();
-        let word = if self.is_draining.load(Ordering::Relaxed) {
+        let mut stalled: Vec<_> = heartbeats.stalled(now.monotonic_ms).collect();
+        stalled.retain(|shard| !failed.contains(shard));
+        let word = if !failed.is_empty() {
+            "unhealthy"
+        } else if self.is_draining.load(Ordering::Relaxed) {
             "draining"
         } else if stalled.is_empty() {
             "healthy"
         } else {
             "degraded"
         };
-        let shards = if stalled.is_empty() {
+        let shards = if !failed.is_empty() {
+            "failed"
+        } else if stalled.is_empty() {
             "healthy"
         } else {
             "stalled"
@@ -71,7 +97,7 @@ impl ApiContext {
             "status": word,
             "components": {
                 "server": {"status": word, "shards": self.shard_count},
-                "shards": {"status": shards, "stalled": stalled},
+                "shards": {"status": shards, "stalled": stalled, "failed": failed},
                 "sessions": {"status": "healthy", "total_sessions": sessions},
                 "scaling_backend": {"status": "healthy", "type": "local"},
             },

@@ -7,7 +7,6 @@ use crate::observe::metrics;
 use hyper::body::{Body, Bytes};
 use hyper::header::{ACCEPT, ALLOW};
 use hyper::{Request, StatusCode};
-use std::sync::atomic::Ordering;
 
 /// The answer to a request.
 pub(super) async fn answer<B>(context: &ApiContext, request: Request<B>) -> Answer
@@ -43,10 +42,10 @@ where
 }
 
 fn health(context: &ApiContext) -> Answer {
-    let status = if context.is_draining.load(Ordering::Relaxed) {
-        StatusCode::SERVICE_UNAVAILABLE
-    } else {
+    let status = if context.is_serving() {
         StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
     };
     let body = context.health().to_string() + "\n";
     respond(status, "application/json", body)

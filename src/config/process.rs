@@ -28,7 +28,8 @@ settings! {
         dev: bool = false, flag = Some("");
         /// Production mode: one shard per core, logs in JSON.
         prod: bool = false, flag = Some("");
-        /// Shards, each a thread on its own core: a number, or `auto` for one per allowed core.
+        /// Shards, each a thread on its own core: a number, or `auto` for one per allowed core within
+        /// the CPU quota of the cgroup.
         shards: ShardCount = ShardCount::Auto, flag = Some("N|auto"), aliases = &["workers"];
         /// Secret that JSON Web Tokens are signed with, 32 bytes or more. Other users of the host
         /// can read command lines: prefer the variable.

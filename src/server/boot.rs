@@ -3,6 +3,7 @@
 use super::cores;
 use super::error::StartError;
 use super::kernel_probe;
+use super::locked_memory;
 use super::questions::{self, Question};
 use super::run::describe;
 use super::services::{self, Periods, Request, ServiceParts, Services};
@@ -21,6 +22,7 @@ use crate::observe::Metrics;
 use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fanwire_ring::{Ring, RingConfig};
+use glommio::ExecutorJoinHandle;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,9 +74,11 @@ pub(super) struct Running {
 /// # Errors
 /// [`StartError`]; threads that were started may then run until the process ends.
 pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Running, StartError> {
+    let small_pages = locked_memory::SmallPages::begin();
+    let cores = cores::assign(settings.process.shards);
+    let rings = locked_memory::rings(cores.len()).map_err(StartError::Kernel)?;
     kernel_probe::probe().map_err(StartError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();
-    let cores = cores::assign(settings.process.shards);
     let (addresses, listeners) = bind(&settings.listeners, cores.len())?;
     let ring = Ring::new(RingConfig {
         capacity_bytes: settings.process.ring_bytes.as_u32(),
@@ -117,6 +121,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         process_state: Arc::clone(&process_state),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
+        failed_shards: Mutex::default(),
         metrics_enabled: settings.process.metrics_enabled,
         health_enabled: settings.process.health_enabled,
         began: clock.now(),
@@ -143,7 +148,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
     let watched = Arc::clone(&process_state);
     let (reports_sender, reports) = unbounded();
-    let (mut commands, mut questions) = (Vec::new(), Vec::new());
+    let (mut commands, mut questions, mut shards) = (Vec::new(), Vec::new(), Vec::new());
     for (index, listeners) in listeners.into_iter().enumerate() {
         let (sender, receiver) = unbounded();
         commands.push((sender, wakers[index].clone()));
@@ -155,7 +160,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             index,
             "readers are numbered like shards"
         );
-        shard_thread::spawn(ShardThread {
+        let shard = shard_thread::spawn(ShardThread {
             core: cores[index],
             parts: ShardParts {
                 index: u16::try_from(index).map_err(other)?,
@@ -169,6 +174,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
                 ring: ring.clone(),
                 reader,
             },
+            rings,
             listeners,
             waker: wakers[index].clone(),
             peers: peers.clone(),
@@ -177,10 +183,13 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             api: Arc::clone(&api),
             clock,
             reports: reports_sender.clone(),
-        })
-        .map_err(other)?;
+        });
+        shards.push(shard.map_err(other)?);
     }
-    await_ready(&reports, cores.len())?;
+    // The reports end when all shards have.
+    drop(reports_sender);
+    await_ready(&reports, shards)?;
+    drop(small_pages);
     let parts = ServiceParts {
         publisher,
         process_state,
@@ -255,12 +264,25 @@ fn bind(
     Ok((addresses, of_shards))
 }
 
-fn await_ready(reports: &Receiver<Report>, count: usize) -> Result<(), StartError> {
+/// Waits until each of the shards accepts connections.
+fn await_ready(
+    reports: &Receiver<Report>,
+    mut shards: Vec<ExecutorJoinHandle<()>>,
+) -> Result<(), StartError> {
+    let count = shards.len();
     for _ in 0..count {
         match reports.recv() {
             Ok(Report::Ready) => {}
             Ok(Report::Rejected(error)) => {
-                return Err(StartError::Kernel(kernel_probe::explain(&error)));
+                return Err(StartError::Kernel(kernel_probe::explain(&error, count)));
+            }
+            Ok(Report::NotStarted(shard)) => {
+                // Its thread is about to end, with the error of glommio.
+                let ended = shards.swap_remove(usize::from(shard)).join();
+                return Err(StartError::Kernel(match ended {
+                    Err(error) => locked_memory::rejected(&error, count),
+                    Ok(()) => locked_memory::rejected(&"it ended at once", count),
+                }));
             }
             report => return Err(StartError::Other(describe(report))),
         }

@@ -1,6 +1,8 @@
 //! Which cores the shards run on.
 
 use crate::config::ShardCount;
+use std::num::NonZero;
+use std::thread::available_parallelism;
 
 /// Assigns a core to each shard, from those that this process may use.
 ///
@@ -13,7 +15,11 @@ pub(super) fn assign(shards: ShardCount) -> Vec<usize> {
         cores.push(0);
     }
     let count = match shards {
-        ShardCount::Auto => cores.len(),
+        // The quota of a cgroup, of version 1 or 2, counts whole CPUs, and at least one.
+        ShardCount::Auto => {
+            let quota = available_parallelism().map_or(usize::MAX, NonZero::get);
+            cores.len().min(quota)
+        }
         ShardCount::Fixed(count) => usize::from(count),
     };
     cores.into_iter().cycle().take(count).collect()

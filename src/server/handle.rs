@@ -17,7 +17,6 @@ use serde::Serialize;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -362,7 +361,7 @@ impl Server {
         let counters = &context.counters;
         let sum = |pick: fn(&ShardCounters) -> u64| counters.iter().map(|shard| pick(shard)).sum();
         Stats {
-            running: !context.is_draining.load(Ordering::Relaxed),
+            running: context.is_serving(),
             active_connections: context.process_state.sessions_total(),
             authenticated_connections: sum(|shard| shard.authenticated_sessions.value()),
             total_connections: context.process_state.sessions_opened(),
@@ -526,5 +525,53 @@ impl Server {
         let outcome = outcome.get_or_insert_with(end);
         self.running.context().publisher.stop();
         outcome.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ShardCount;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    fn status_line_of_health(address: SocketAddr) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.lines().next().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn a_shard_that_panics_is_named_and_the_server_is_not_healthy() {
+        let builder = Server::builder()
+            .dev()
+            .listen(([127, 0, 0, 1], 0).into())
+            .shards(ShardCount::Fixed(2));
+        let server = builder.start().unwrap();
+        let address = server.addresses()[0];
+        assert_eq!(server.health()["status"], "healthy");
+        assert!(server.stats().running);
+        let answer = server
+            .running
+            .call_shard::<()>(1, |_, _| panic!("a shard of a test panics"));
+        assert_eq!(answer, None);
+        // The answer is lost before the shard has reported its end.
+        while server.health()["status"] == "healthy" {
+            std::thread::yield_now();
+        }
+        let health = server.health();
+        assert_eq!(health["status"], "unhealthy");
+        assert_eq!(health["components"]["shards"]["failed"][0], 1);
+        assert!(!server.stats().running);
+        // The kernel resets what it accepts for the shard until it has ended the shard's ring.
+        let mut answers = (0..10_000).map(|_| status_line_of_health(address));
+        let answer = answers.find_map(Result::ok);
+        assert_eq!(answer.as_deref(), Some("HTTP/1.1 503 Service Unavailable"));
+        assert_eq!(
+            server.stop(),
+            StopOutcome::Failed("shard 1 failed: the shard panicked".into())
+        );
     }
 }

@@ -52,7 +52,7 @@ pub struct ConnectionInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Whether it accepts new sessions.
+    /// Whether it accepts new sessions on all shards.
     pub running: bool,
     /// Sessions.
     pub active_connections: u64,

@@ -1,5 +1,6 @@
 //! Checks what the kernel supports, before anything else starts.
 
+use super::locked_memory;
 use crate::net::wire::SetupError;
 use io_uring::{IoUring, Probe, opcode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -17,7 +18,16 @@ use std::io;
 #[derive(Debug)]
 pub struct KernelError {
     cause: String,
-    remedy: &'static str,
+    remedy: String,
+}
+
+impl KernelError {
+    pub(super) fn new(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            remedy: remedy.into(),
+        }
+    }
 }
 
 impl std::fmt::Display for KernelError {
@@ -51,28 +61,34 @@ pub(super) fn probe() -> Result<(), KernelError> {
         ("poll", opcode::PollAdd::CODE),
     ];
     match needed.iter().find(|(_, code)| !probe.is_supported(*code)) {
-        Some((name, _)) => Err(KernelError {
-            cause: format!("this kernel's io_uring has no operation `{name}`"),
-            remedy: "fanwire needs Linux 6.1 or newer.",
-        }),
+        Some((name, _)) => Err(KernelError::new(
+            format!("this kernel's io_uring has no operation `{name}`"),
+            "fanwire needs Linux 6.1 or newer.",
+        )),
         None => Ok(()),
     }
 }
 
-/// The cause and remedy of a failed setup of a shard's wire ring.
+/// The cause and remedy of a failed setup of the wire ring of one of so many shards.
 #[must_use]
-pub(super) fn explain(error: &SetupError) -> KernelError {
+pub(super) fn explain(error: &SetupError, shards: usize) -> KernelError {
+    let (SetupError::Ring(cause) | SetupError::FileTable(cause) | SetupError::Buffers(cause)) =
+        error;
     match error {
+        SetupError::Ring(_) | SetupError::Buffers(_)
+            if cause.raw_os_error() == Some(libc::ENOMEM) =>
+        {
+            locked_memory::rejected(cause, shards)
+        }
         SetupError::Ring(error) => explain_setup(error),
-        SetupError::FileTable(error) => KernelError {
-            cause: format!("the kernel rejected the file table: {error}"),
-            remedy: "Raise the hard limit of open files (`ulimit -Hn`, systemd: LimitNOFILE=).",
-        },
-        SetupError::Buffers(error) => KernelError {
-            cause: format!("the kernel rejected the ring of receive buffers: {error}"),
-            remedy: "Raise the limit of locked memory (`ulimit -l`, systemd: LimitMEMLOCK=); \
-                     the kernel must be Linux 6.1 or newer.",
-        },
+        SetupError::FileTable(error) => KernelError::new(
+            format!("the kernel rejected the file table: {error}"),
+            "Raise the hard limit of open files (`ulimit -Hn`, systemd: LimitNOFILE=).",
+        ),
+        SetupError::Buffers(error) => KernelError::new(
+            format!("the kernel rejected the ring of receive buffers: {error}"),
+            "The kernel must be Linux 6.1 or newer.",
+        ),
     }
 }
 
@@ -106,10 +122,7 @@ fn explain_setup(error: &io::Error) -> KernelError {
             "See io_uring_setup(2) for the error.",
         ),
     };
-    KernelError {
-        cause: format!("{cause} ({error})"),
-        remedy,
-    }
+    KernelError::new(format!("{cause} ({error})"), remedy)
 }
 
 /// Raises the limit of open files to the hard limit and returns it.

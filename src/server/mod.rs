@@ -8,6 +8,7 @@ mod error;
 mod handle;
 mod info;
 mod kernel_probe;
+mod locked_memory;
 mod questions;
 mod run;
 mod services;

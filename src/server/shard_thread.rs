@@ -7,7 +7,7 @@ use crate::net::wire::{EventLoop, SetupError, ShardCommand, Uring, UringConfig};
 use crate::net::{Peers, Waker};
 use crate::shard::{Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender};
-use glommio::{GlommioError, LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ const EXECUTOR_RING_DEPTH: usize = 64;
 pub(super) struct ShardThread {
     pub(super) core: usize,
     pub(super) parts: ShardParts,
+    /// The sizes of its wire ring.
+    pub(super) rings: UringConfig,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) waker: Waker,
     pub(super) peers: Peers,
@@ -36,77 +38,109 @@ pub(super) struct ShardThread {
 pub(super) enum Report {
     /// It accepts connections.
     Ready,
+    /// Its executor could not be created; the thread ends with the error.
+    NotStarted(u16),
     /// The kernel rejected its wire ring.
     Rejected(SetupError),
     /// It has drained and stopped.
     Stopped,
-    /// Its ring failed.
-    Failed(io::Error),
+    /// It failed while it ran.
+    Failed(u16, io::Error),
 }
 
 impl std::fmt::Display for Report {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Ready => formatter.write_str("a shard reported readiness twice"),
+            Self::NotStarted(shard) => write!(formatter, "shard {shard} did not start"),
             Self::Rejected(error) => write!(
                 formatter,
                 "the kernel rejected the wire ring of a shard: {error:?}"
             ),
             Self::Stopped => formatter.write_str("a shard stopped unexpectedly"),
-            Self::Failed(error) => write!(formatter, "a shard failed: {error}"),
+            Self::Failed(shard, error) => write!(formatter, "shard {shard} failed: {error}"),
         }
     }
 }
 
-/// Starts the thread, which sends its reports by itself.
+/// Starts the thread, which sends its reports by itself. The handle is for the error after
+/// [`Report::NotStarted`].
 ///
 /// # Errors
-/// The error of glommio when it cannot create an executor on the core.
-pub(super) fn spawn(thread: ShardThread) -> Result<(), GlommioError<()>> {
+/// The error of glommio when it cannot create a thread on the core.
+pub(super) fn spawn(thread: ShardThread) -> Result<ExecutorJoinHandle<()>, GlommioError<()>> {
     let name = format!("shard-{}", thread.parts.index);
+    let watch = Watch {
+        shard: thread.parts.index,
+        reports: thread.reports.clone(),
+        api: Arc::clone(&thread.api),
+        stage: Stage::Starting,
+    };
     LocalExecutorBuilder::new(Placement::Fixed(thread.core))
         .name(&name)
         .io_memory(EXECUTOR_IO_BYTES)
         .ring_depth(EXECUTOR_RING_DEPTH)
-        .spawn(move || run(thread))
-        .map(drop)
+        .spawn(move || run(thread, watch))
+}
+
+/// How far a shard's thread has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its executor does not run yet.
+    Starting,
+    Running,
+    /// It has reported how it ended.
+    Ended,
 }
 
 /// Reports a shard that ends without a report, as after a panic.
+#[derive(Debug)]
 struct Watch {
+    shard: u16,
     reports: Sender<Report>,
-    has_reported: bool,
+    api: Arc<ApiContext>,
+    stage: Stage,
 }
 
 impl Watch {
     fn report(&mut self, report: Report) {
-        self.has_reported = true;
+        if let Report::Failed(shard, _) = &report {
+            self.api.note_failed(*shard);
+            tracing::error!("{report}");
+        }
         // The main thread may have ended already, after a second signal.
         let _ = self.reports.send(report);
+    }
+
+    fn end(mut self, report: Report) {
+        self.stage = Stage::Ended;
+        self.report(report);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if std::thread::panicking() || !self.has_reported {
-            self.report(Report::Failed(io::Error::other("the shard panicked")));
+        match self.stage {
+            Stage::Starting => self.report(Report::NotStarted(self.shard)),
+            Stage::Running => {
+                let error = io::Error::other("the shard panicked");
+                self.report(Report::Failed(self.shard, error));
+            }
+            Stage::Ended => {}
         }
     }
 }
 
-async fn run(thread: ShardThread) {
+async fn run(thread: ShardThread, mut watch: Watch) {
+    watch.stage = Stage::Running;
     questions::become_shard(thread.questions);
     let config = UringConfig {
         files_max: thread.parts.connections_max,
-        ..UringConfig::default()
-    };
-    let mut watch = Watch {
-        reports: thread.reports,
-        has_reported: false,
+        ..thread.rings
     };
     let kernel = match Uring::new(&config, thread.listeners, thread.waker) {
         Ok(kernel) => kernel,
-        Err(error) => return watch.report(Report::Rejected(error)),
+        Err(error) => return watch.end(Report::Rejected(error)),
     };
     watch.report(Report::Ready);
     let counters = Arc::clone(&thread.parts.counters);
@@ -121,6 +155,9 @@ async fn run(thread: ShardThread) {
         counters,
         thread.clock,
     );
-    let ended = Box::pin(event_loop.run()).await;
-    watch.report(ended.map_or_else(Report::Failed, |()| Report::Stopped));
+    let report = match Box::pin(event_loop.run()).await {
+        Ok(()) => Report::Stopped,
+        Err(error) => Report::Failed(watch.shard, error),
+    };
+    watch.end(report);
 }

@@ -15,6 +15,7 @@ mod harness;
 mod http;
 mod library;
 mod listeners;
+mod locked_memory;
 mod neighbours;
 mod notify;
 mod process;
