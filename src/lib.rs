@@ -88,7 +88,7 @@ use std::time::Duration;
 ///
 /// ```
 /// let shards = fanwire::settings().iter().find(|setting| setting.key == "shards").unwrap();
-/// assert_eq!(shards.variable.as_deref(), Some("FANWIRE_SHARDS"));
+/// assert_eq!(shards.variable, "FANWIRE_SHARDS");
 /// ```
 #[must_use]
 pub fn settings() -> &'static [SettingInfo] {

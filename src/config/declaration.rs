@@ -26,8 +26,6 @@ pub(super) struct Options<T: 'static> {
     pub(super) aliases: &'static [&'static str],
     /// Whether the value is masked wherever it is shown.
     pub(super) is_secret: bool,
-    /// Whether there is a `FANWIRE_` variable.
-    pub(super) has_variable: bool,
     /// The condition beyond the type.
     pub(super) rule: Option<Rule<T>>,
 }
@@ -38,7 +36,6 @@ impl<T> Options<T> {
         flag: None,
         aliases: &[],
         is_secret: false,
-        has_variable: true,
         rule: None,
     };
 
@@ -93,7 +90,7 @@ pub struct SettingInfo {
     /// The name of the flag's value; `None`: the flag is a switch.
     pub value_name: Option<&'static str>,
     /// The variable.
-    pub variable: Option<String>,
+    pub variable: String,
     /// The default without profile and mode, as TOML; `None`: not set.
     pub default: Option<String>,
     /// What is allowed.
@@ -109,7 +106,6 @@ pub(super) struct Declaration<G: 'static> {
     pub(super) flag: Option<&'static str>,
     pub(super) aliases: &'static [&'static str],
     pub(super) is_secret: bool,
-    pub(super) has_variable: bool,
     pub(super) rule: fn() -> String,
     pub(super) read: fn(&mut G, &Entry) -> Result<(), SettingsError>,
     pub(super) show: fn(&G) -> Option<String>,
@@ -136,7 +132,7 @@ impl<G> Declaration<G> {
                 },
                 flag: self.flag.map(|_| key.replace('_', "-")),
                 value_name: self.flag.filter(|name| !name.is_empty()),
-                variable: self.has_variable.then(|| variable(&key)),
+                variable: variable(&key),
                 default: default.clone(),
                 rule: (self.rule)(),
                 is_secret: self.is_secret,
@@ -186,7 +182,6 @@ macro_rules! settings {
                         flag: OPTIONS.flag,
                         aliases: OPTIONS.aliases,
                         is_secret: OPTIONS.is_secret,
-                        has_variable: OPTIONS.has_variable,
                         rule: || OPTIONS.rule_text(),
                         read: |group, entry| {
                             group.$name = OPTIONS.parse(entry, &group.$name)?;

@@ -83,7 +83,7 @@ fn part_of(info: &SettingInfo, part: &str) -> SettingInfo {
     let key = format!("{}.{part}", info.key);
     SettingInfo {
         help: format!("Part of {}", info.key),
-        variable: Some(variable(&key)),
+        variable: variable(&key),
         key,
         default: None,
         ..info.clone()
@@ -113,7 +113,7 @@ pub(super) fn unknown_variable(name: &str) -> Option<String> {
     // FANWIRE_SERVICE_HOST, FANWIRE_PORT_8765_TCP_ADDR, FANWIRE_REDIS_SERVICE_PORT.
     let words: Vec<_> = rest.split('_').collect();
     let is_of_a_service = words.contains(&"SERVICE") || words.contains(&"PORT");
-    let known = || all().iter().filter_map(|info| info.variable.clone());
+    let known = || all().iter().map(|info| info.variable.clone());
     if is_of_a_service || known().any(|known| known == name) {
         return None;
     }
@@ -151,7 +151,7 @@ mod tests {
             Some("FANWIRE_ANALYTICS__PING_INTERVAL"),
         );
         check("FANWIRE_SOMETHING", Some(""));
-        check("FANWIRE_HOST", Some(""));
+        check("FANWIRE_HOST", None);
         for name in [
             "FANWIRE_PORT",
             "FANWIRE_PORT_8765_TCP_ADDR",

@@ -67,9 +67,9 @@ settings! {
         /// Address and port to listen on.
         listen: Option<IpAddr> = None, flag = Some("ADDR:PORT");
         /// Address to listen on, without the port.
-        host: Option<IpAddr> = None, flag = Some("ADDR"), has_variable = false;
+        host: Option<IpAddr> = None, flag = Some("ADDR");
         /// Port to listen on; 0 lets the kernel choose.
-        port: Option<u16> = None, flag = Some("PORT"), has_variable = false;
+        port: Option<u16> = None, flag = Some("PORT");
         /// Path of the profile's dialect, besides / and /ws.
         path: Option<UrlPath> = None, flag = Some("PATH");
     }

@@ -19,11 +19,17 @@ pub(super) struct Sources {
     pub(super) has_token_check: bool,
 }
 
+/// The variable that Kubernetes sets to `tcp://ADDRESS:PORT` for a Service named fanwire.
+const SERVICE_VARIABLE: &str = "FANWIRE_PORT";
+
 /// The entries of `FANWIRE_` variables.
 pub(super) fn own_variables(environment: &Environment, origin: &str) -> Vec<Entry> {
     let entries = keys::all().iter().filter_map(|info| {
-        let name = info.variable.as_ref()?;
+        let name = &info.variable;
         let text = environment.get(name)?;
+        if name == SERVICE_VARIABLE && text.contains("://") {
+            return None;
+        }
         Some(Entry::new(
             &info.key,
             text.as_str(),

@@ -559,3 +559,67 @@ fn a_secured_server_takes_its_secret_from_the_environment() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+/// The value that `fanwire config` shows for a setting.
+fn configured(arguments: &[&str], key: &str) -> String {
+    let mut command = fanwire();
+    command
+        .args(["config", "--jwt-secret", SECRET])
+        .args(arguments);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let line = shown
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{key} = ")));
+    let line = line.unwrap_or_else(|| panic!("no {key} in {shown}"));
+    line.split("  #").next().unwrap().to_owned()
+}
+
+#[test]
+fn every_flag_takes_what_the_file_takes() {
+    // Flag; the text that it and the file take; the setting that shows it.
+    let samples = [
+        ("profile", "gateway", "profile"),
+        ("listen", ":9001", "port"),
+        ("listen", "[::1]:9001", "host"),
+        ("host", "localhost", "host"),
+        ("port", "0", "port"),
+        ("path", "/live", "path"),
+        ("shards", "3", "shards"),
+        ("shards", "auto", "shards"),
+        ("workers", "3", "shards"),
+        ("jwt-secret", SECRET, "jwt_secret"),
+        ("connections-max", "7", "connections_max"),
+        ("send-queue-bytes-max", "2MiB", "send_queue_bytes_max"),
+        ("send-queue-bytes-max", "65536", "send_queue_bytes_max"),
+        ("drain-grace-period", "1m 30s", "drain_grace_period"),
+        ("drain-close-timeout", "250ms", "drain_close_timeout"),
+        ("log-level", "WARNING", "log_level"),
+        ("log-format", "JSON", "log_format"),
+    ];
+    let flags = fanwire::settings().iter();
+    let flags = flags.filter(|setting| setting.value_name.is_some());
+    for flag in flags.filter_map(|setting| setting.flag.as_deref()) {
+        assert!(samples.iter().any(|(known, ..)| *known == flag), "--{flag}");
+    }
+    let folder = std::env::temp_dir().join(format!("fanwire-flags-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("fanwire.toml");
+    for (flag, text, key) in samples {
+        let profile: &[&str] = match flag {
+            "path" => &["--profile", "gateway"],
+            _ => &[],
+        };
+        let by_flag = match flag {
+            "jwt-secret" => configured(&[], key),
+            _ => configured(&[profile, &[&format!("--{flag}"), text]].concat(), key),
+        };
+        let setting = flag.replace('-', "_");
+        std::fs::write(&file, format!("{setting} = \"{text}\"\n")).unwrap();
+        let by_file = [profile, &["--config", file.to_str().unwrap()]].concat();
+        assert_eq!(by_flag, configured(&by_file, key), "--{flag} {text}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}

@@ -506,6 +506,34 @@ fn listeners_are_tables_with_a_place_each() {
 }
 
 #[test]
+fn host_and_port_have_variables_like_any_setting() {
+    let address = |environment: &[(&str, &str)]| {
+        let settings = with_variables(secured(), environment);
+        settings.listeners[0].address.to_string()
+    };
+    let both = [("FANWIRE_HOST", "127.0.0.1"), ("FANWIRE_PORT", "9001")];
+    assert_eq!(address(&both), "127.0.0.1:9001");
+    assert_eq!(address(&both[1..]), "0.0.0.0:9001");
+    let service = [both[0], ("FANWIRE_PORT", "tcp://10.0.0.1:8765")];
+    assert_eq!(address(&service), "127.0.0.1:8765");
+    let conflict = TestSources {
+        flags: secured(),
+        environment: &[("FANWIRE_LISTEN", ":1"), ("FANWIRE_PORT", "2")],
+        ..TestSources::default()
+    };
+    assert!(matches!(
+        conflict.load(),
+        Err(SettingsError::Conflict { .. })
+    ));
+    let invalid = TestSources {
+        flags: secured(),
+        environment: &[("FANWIRE_PORT", "eighty")],
+        ..TestSources::default()
+    };
+    assert!(matches!(invalid.load(), Err(SettingsError::Value { .. })));
+}
+
+#[test]
 fn kubernetes_and_typos_do_not_stop_the_server() {
     let settings = with_variables(
         secured(),
