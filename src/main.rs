@@ -4,8 +4,8 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
 use clap::{Parser, Subcommand};
 use fanwire::{
-    BindError, Builder, Configured, Server, StartError, StopOutcome, TokenGrant, issue_token,
-    settings,
+    BindError, Builder, Configured, Server, SignalWatch, StartError, StopOutcome, TokenGrant,
+    issue_token, settings,
 };
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -165,6 +165,12 @@ fn config(flags: SettingFlags) -> ExitCode {
 }
 
 fn serve(flags: SettingFlags) -> ExitCode {
+    // Before anything else: SIGHUP would kill the process, and so would SIGTERM while connections
+    // are accepted already.
+    let signals = match SignalWatch::begin() {
+        Ok(signals) => signals,
+        Err(error) => return fail(1, &error),
+    };
     let configured = match flags.configure() {
         Ok(configured) => configured,
         Err(error) => return fail(exit_code(&error), &error),
@@ -178,16 +184,11 @@ fn serve(flags: SettingFlags) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(exit_code(&error), &error),
     };
-    // Before the server is reported as ready, after which a signal may arrive.
-    let signals = match server.watch_signals() {
-        Ok(signals) => signals,
-        Err(error) => return fail(1, &error),
-    };
     // The server runs whether anybody reads this or not.
     if let Err(error) = print(&banner(&server)) {
         tracing::warn!(%error, "cannot write to standard output");
     }
-    match signals.run() {
+    match signals.run(&server) {
         StopOutcome::Drained => ExitCode::SUCCESS,
         StopOutcome::TimedOut => {
             tracing::warn!("drain_close_timeout has passed; the remaining sessions were dropped");

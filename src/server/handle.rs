@@ -4,7 +4,8 @@ use super::boot::Running;
 use super::builder::Builder;
 use super::info::{ConnectionInfo, Stats};
 use super::questions::is_shard;
-use super::run::{StopOutcome, drain, run_until_signal, watch_signals};
+use super::run::{StopOutcome, drain, run_until_signal};
+use super::signals::SignalWatch;
 use crate::auth::{Grant, issue};
 use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
 use crate::base::{DialectId, Now, ShardCounters};
@@ -45,38 +46,6 @@ pub struct Server {
     running: Arc<Running>,
     settings: Arc<Settings>,
     outcome: Arc<Mutex<Option<StopOutcome>>>,
-}
-
-/// Watches the signals that stop the server.
-///
-/// ```no_run
-/// let server = fanwire::Server::builder().dev().start()?;
-/// let outcome = server.watch_signals()?.run();
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct SignalWatch<'a> {
-    server: &'a Server,
-    signals: Receiver<i32>,
-}
-
-impl SignalWatch<'_> {
-    /// Waits for SIGTERM or SIGINT, then drains as the settings specify; a second signal ends the
-    /// drain at once.
-    ///
-    /// ```no_run
-    /// let server = fanwire::Server::builder().dev().start()?;
-    /// let outcome = server.watch_signals()?.run();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn run(self) -> StopOutcome {
-        let Server {
-            running, settings, ..
-        } = self.server;
-        let end = || run_until_signal(running, &settings.process, &self.signals);
-        self.server.end(end)
-    }
 }
 
 impl Server {
@@ -486,7 +455,8 @@ impl Server {
     }
 
     /// Runs until SIGTERM or SIGINT, then drains as the settings specify; a second signal ends the
-    /// drain at once. SIGHUP reopens the log files.
+    /// drain at once. SIGHUP reopens the log files. For signals that arrive during the start, see
+    /// [`SignalWatch::begin`].
     ///
     /// # Errors
     /// When signals cannot be watched.
@@ -497,27 +467,11 @@ impl Server {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run_until_signal(&self) -> io::Result<StopOutcome> {
-        Ok(self.watch_signals()?.run())
+        Ok(SignalWatch::begin()?.run(self))
     }
 
-    /// Handles SIGTERM, SIGINT and SIGHUP from now on, which would otherwise kill the process;
-    /// [`SignalWatch::run`] waits for the first two. SIGHUP reopens the log files.
-    ///
-    /// # Errors
-    /// When signals cannot be watched.
-    ///
-    /// ```no_run
-    /// let server = fanwire::Server::builder().from_env().start()?;
-    /// let signals = server.watch_signals()?;
-    /// println!("ready");
-    /// signals.run();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn watch_signals(&self) -> io::Result<SignalWatch<'_>> {
-        Ok(SignalWatch {
-            server: self,
-            signals: watch_signals()?,
-        })
+    pub(super) fn run_until(&self, signals: &Receiver<i32>) -> StopOutcome {
+        self.end(|| run_until_signal(&self.running, &self.settings.process, signals))
     }
 
     fn end(&self, end: impl FnOnce() -> StopOutcome) -> StopOutcome {

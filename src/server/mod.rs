@@ -13,11 +13,13 @@ mod questions;
 mod run;
 mod services;
 mod shard_thread;
+mod signals;
 mod watchdog;
 
 pub use builder::{Builder, Configured};
 pub use error::StartError;
-pub use handle::{Server, SignalWatch};
+pub use handle::Server;
 pub use info::{ConnectionInfo, Stats};
 pub use kernel_probe::KernelError;
 pub use run::StopOutcome;
+pub use signals::SignalWatch;

@@ -3,11 +3,7 @@
 use super::boot::Running;
 use super::shard_thread::Report;
 use crate::config::ProcessSettings;
-use crate::observe::log;
-use crossbeam_channel::{Receiver, RecvError, after, select, tick, unbounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use std::io;
+use crossbeam_channel::{Receiver, RecvError, after, select, tick};
 use std::time::Duration;
 
 /// How often sessions are closed during the grace period.
@@ -31,28 +27,6 @@ pub enum StopOutcome {
     Forced,
     /// A shard failed.
     Failed(String),
-}
-
-/// Receives the signals that stop the server, from now on; before this call they kill the process.
-/// SIGHUP is handled here: it reopens the log files.
-///
-/// # Errors
-/// The error of the kernel, when signals cannot be watched.
-pub(super) fn watch_signals() -> io::Result<Receiver<i32>> {
-    let (signal_sender, signals) = unbounded();
-    let mut watched = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in watched.forever() {
-                if signal == SIGHUP {
-                    log::reopen();
-                } else if signal_sender.send(signal).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(signals)
 }
 
 /// Runs until one of `signals` arrives, then drains; a second one ends the drain at once.

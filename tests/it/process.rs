@@ -3,7 +3,7 @@
 use crate::harness::{Client, SECRET, http, http_get, token, upgrade_request};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -622,4 +622,78 @@ fn every_flag_takes_what_the_file_takes() {
         assert_eq!(by_flag, configured(&by_file, key), "--{flag} {text}");
     }
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// A server whose start waits for its configuration, which comes through a pipe with a name, and
+/// which watches signals already.
+fn starting(name: &str) -> (Child, PathBuf) {
+    let folder = std::env::temp_dir().join(format!("fanwire-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let pipe = folder.join("fanwire.toml");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let mut command = fanwire();
+    command
+        .args(["serve", "--dev", "--listen", "127.0.0.1:0", "--config"])
+        .arg(&pipe)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let is_watching = || {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        // SIGHUP and SIGTERM are signals 1 and 15.
+        caught & 1 == 1 && caught >> 14 & 1 == 1
+    };
+    while !is_watching() {
+        std::thread::yield_now();
+    }
+    (child, pipe)
+}
+
+fn send(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let status = Command::new("kill").args(["-s", name, &id]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_hangup_during_the_start_does_not_kill() {
+    let (mut child, pipe) = starting("hangup-start");
+    for _ in 0..10 {
+        send(&child, "HUP");
+    }
+    std::fs::write(&pipe, "").unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("listening on"));
+    // A signal from before the start has ended is not lost.
+    send(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    std::fs::remove_dir_all(pipe.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn a_start_that_hangs_can_be_ended() {
+    for (name, signals, number) in [
+        ("term-start", &["TERM"][..], 15),
+        ("interrupt-start", &["INT", "INT"], 2),
+    ] {
+        let (mut child, pipe) = starting(name);
+        for signal in signals {
+            send(&child, signal);
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(number), "{name}");
+        std::fs::remove_dir_all(pipe.parent().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_signal_to_end_during_the_start_drains_what_has_started() {
+    let (mut child, pipe) = starting("term-quick");
+    send(&child, "TERM");
+    std::fs::write(&pipe, "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    std::fs::remove_dir_all(pipe.parent().unwrap()).unwrap();
 }
