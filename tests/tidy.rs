@@ -439,3 +439,30 @@ fn slug(heading: &str) -> String {
     });
     kept.collect()
 }
+
+#[test]
+fn tuning_changes_nothing_for_other_services() {
+    let tuning = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning");
+    let mut values = Vec::new();
+    for folder in ["fanwire.service.d", "limits.d", "loadtest"] {
+        for file in fs::read_dir(tuning.join(folder)).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            values.extend(lines.map(|line| format!("{folder}: {line}")));
+        }
+    }
+    for value in &values {
+        let is_own = [
+            "fanwire.service.d: [Service]",
+            "fanwire.service.d: Limit",
+            "limits.d: fanwire ",
+        ]
+        .iter()
+        .any(|own| value.starts_with(own));
+        let is_for_generators = value == "loadtest: net.ipv4.ip_local_port_range = 10240 65535";
+        assert!(is_own || is_for_generators, "{value}");
+    }
+    assert_eq!(values.len(), 6, "{values:?}");
+    let entries = fs::read_dir(&tuning).unwrap().count();
+    assert_eq!(entries, 4, "a file or folder that this test does not know");
+}
