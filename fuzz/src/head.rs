@@ -86,6 +86,9 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
         let mut piece: Vec<_> = left.drain(..*length).collect();
         shard.receive(id, &mut piece, NOW);
     }
+    while shard.has_waiting_input() {
+        shard.continue_input(NOW);
+    }
     let mut answer = Answer {
         is_session: shard.describe(id, NOW).is_some(),
         ..Answer::default()
@@ -103,7 +106,9 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
             ConnectionAction::ShutdownWrite(_) | ConnectionAction::Close(_) => {
                 answer.is_ended = true
             }
-            ConnectionAction::HttpEnd(_) => {}
+            ConnectionAction::HttpEnd(_)
+            | ConnectionAction::PauseReceive(_)
+            | ConnectionAction::ResumeReceive(_) => {}
         }
     }
     answer

@@ -216,6 +216,7 @@ impl Fixture {
     fn deliver_all(&mut self) {
         loop {
             self.shard.retry_unsent(self.now);
+            self.shard.continue_input(self.now);
             self.shard.drain_ring(self.now);
             self.flush();
             for action in self.shard.take_actions() {
@@ -224,7 +225,8 @@ impl Fixture {
             let is_busy = self.shard.has_unread()
                 || self.shard.is_congested()
                 || self.shard.has_ready()
-                || self.shard.has_actions();
+                || self.shard.has_actions()
+                || self.shard.has_waiting_input();
             if !is_busy {
                 return;
             }
@@ -252,7 +254,9 @@ impl Fixture {
                 self.shard.release(id);
             }
             ConnectionAction::Http(id, _) => self.shard.end_http(id, self.now),
-            ConnectionAction::HttpEnd(_) => {}
+            ConnectionAction::HttpEnd(_)
+            | ConnectionAction::PauseReceive(_)
+            | ConnectionAction::ResumeReceive(_) => {}
         }
     }
 

@@ -56,6 +56,28 @@ pub const FILTER_PATH_PARTS_MAX: usize = 16;
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// Ping and pong frames waiting for one connection; at most 127 bytes each.
 pub const CONTROL_FRAMES_MAX: usize = 32;
+/// The cost of handling a message or a control frame, beside its bytes, in the unit of the budgets
+/// below: about as many bytes as the server decodes in the same time.
+pub const MESSAGE_COST: usize = 256;
+pub const CONTROL_COST: usize = 24;
+/// What one connection may cost at once when bytes arrive from it. The rest waits for its share of
+/// the turn, behind the first bytes of all others.
+pub const INPUT_COST_AT_ONCE: usize = 1_024;
+/// What the input that waits may cost in one turn of the event loop, and one connection at a time in
+/// it: about a quarter of a millisecond, and a sixteenth of that.
+pub const INPUT_COST_PER_TURN: usize = 64 * 1024;
+pub const INPUT_COST_PER_SHARE: usize = 4 * 1024;
+/// Input that waits for one connection, bytes: with more, nothing is received from it until less
+/// than the other is left. A client that has yet to authenticate has the smaller pair.
+pub const INPUT_WAITING: (usize, usize) = (64 * 1024, 16 * 1024);
+pub const INPUT_WAITING_UNAUTHENTICATED: (usize, usize) = (8 * 1024, 4 * 1024);
+/// Replies that wait for one connection, bytes: with more, none of its input is handled. The smaller
+/// one is for clients that have yet to authenticate.
+pub const REPLY_BYTES_WAITING: u32 = 64 * 1024;
+pub const REPLY_BYTES_WAITING_UNAUTHENTICATED: u32 = 8 * 1024;
+/// Pings of one share that are answered each; of further ones only the latest is (RFC 6455 5.5.3).
+pub const PINGS_ANSWERED: usize = 16;
+
 /// Longest message of a session that has yet to authenticate, bytes: a token and its envelope, with
 /// room for escapes.
 pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;

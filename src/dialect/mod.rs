@@ -48,6 +48,20 @@ pub enum Decoded<'a> {
     },
 }
 
+impl Decoded<'_> {
+    /// Whether handling it may write a publication to the ring.
+    #[must_use]
+    pub fn may_publish(&self) -> bool {
+        let Self::Command(command) = self else {
+            return true;
+        };
+        matches!(
+            command,
+            Command::Publish(_) | Command::PublishWithRole { .. }
+        )
+    }
+}
+
 /// One protocol.
 pub trait Dialect: Sync {
     /// Decodes a message; `scratch` holds what the command borrows and the message does not

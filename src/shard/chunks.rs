@@ -3,6 +3,9 @@
 use crate::base::{FrameRun, SubscriptionId};
 use std::collections::VecDeque;
 
+/// Memory of a chunk beside its bytes, roughly: in the queue, and in the run.
+const CHUNK_OVERHEAD_BYTES: u32 = 160;
+
 /// A part of a run: all of it, or the rest after a short write.
 ///
 /// A chunk may start inside a frame whose first bytes are already written, but it always ends at
@@ -52,6 +55,14 @@ impl Chunk {
 
     pub(super) fn length(&self) -> u32 {
         self.end - self.start
+    }
+
+    /// What a reply costs while it waits, bytes; nothing for other chunks.
+    pub(super) fn reply_bytes(&self) -> u32 {
+        if self.is_control || self.run.is_publications() {
+            return 0;
+        }
+        self.run.len().saturating_add(CHUNK_OVERHEAD_BYTES)
     }
 
     /// Publications in the chunk, a partly written one included.

@@ -1,5 +1,6 @@
 //! One connection of a shard.
 
+use super::input::WaitingInput;
 use super::send_queue::SendQueue;
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::label::Label;
@@ -68,9 +69,13 @@ pub(super) struct Connection {
     pub(super) dialect: DialectId,
     /// Whether it is in the queue of connections to send to.
     pub(super) is_queued: bool,
+    /// Whether it is in the queue of those that have a reply or a control frame.
+    pub(super) is_urgent: bool,
     /// The socket accepted no bytes; waiting for it to become writable.
     pub(super) is_blocked: bool,
     pub(super) decoder: Decoder,
+    /// Input that waits; nearly always there is none.
+    pub(super) input: Option<Box<WaitingInput>>,
     pub(super) send_queue: SendQueue,
     /// When its timer expires, monotonic milliseconds.
     pub(super) timer_ms: u64,
@@ -155,8 +160,10 @@ impl Connection {
             })),
             dialect: DialectId::Gateway,
             is_queued: false,
+            is_urgent: false,
             is_blocked: false,
             decoder: Decoder::default(),
+            input: None,
             send_queue: SendQueue::default(),
             timer_ms: 0,
             wheel_ms: u64::MAX,

@@ -2,10 +2,14 @@
 
 use super::ConnectionAction;
 use super::connection::{CloseRequest, CloseWait, Connection, Phase};
+use super::input::{InputQueue, WaitsFor};
 use super::ready_queue::ReadyQueue;
 use super::timer_wheel::{Timer, TimerWheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
-use crate::base::limits::{CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS};
+use crate::base::limits::{
+    CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS, REPLY_BYTES_WAITING,
+    REPLY_BYTES_WAITING_UNAUTHENTICATED,
+};
 use crate::base::{
     ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, SubscriptionId,
 };
@@ -32,6 +36,7 @@ pub(super) struct ConnectionTable {
     ended: Vec<ConnectionId>,
     text: Vec<u8>,
     ping: FrameRun,
+    pub(super) input_queue: InputQueue,
 }
 
 impl ConnectionTable {
@@ -52,6 +57,7 @@ impl ConnectionTable {
             ended: Vec::new(),
             text: Vec::new(),
             ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
+            input_queue: InputQueue::default(),
         }
     }
 
@@ -84,6 +90,33 @@ impl ConnectionTable {
         self.send_control(id, ping);
     }
 
+    /// Answers a ping.
+    pub(super) fn pong(&mut self, id: ConnectionId, payload: &[u8]) {
+        let pong = FrameRun::reply(&frame::control(Opcode::Pong, payload));
+        self.send_control(id, pong);
+    }
+
+    /// Whether so many replies wait for the peer to read them that its input has to wait.
+    pub(super) fn has_unread_replies(&self, id: ConnectionId, is_authenticated: bool) -> bool {
+        let bytes_max = if is_authenticated {
+            REPLY_BYTES_WAITING.min(self.send_queue_bytes_max / 2)
+        } else {
+            REPLY_BYTES_WAITING_UNAUTHENTICATED.min(self.send_queue_bytes_max / 2)
+        };
+        let connection = self.slab.get(id);
+        connection.is_some_and(|connection| connection.send_queue.reply_bytes() > bytes_max)
+    }
+
+    /// Lets input that waits go on, as far as the connection is concerned.
+    fn resume_input(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.slab.get_mut(id)
+            && let Some(input) = &mut connection.input
+        {
+            input.waits_for = WaitsFor::Turn;
+            self.input_queue.push(id, WaitsFor::Turn);
+        }
+    }
+
     /// Sends an event to the client, in its dialect.
     pub(super) fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
         let Some(connection) = self.slab.get(id) else {
@@ -113,7 +146,7 @@ impl ConnectionTable {
             .push(run, self.send_queue_bytes_max)
             .is_ok()
         {
-            self.ready_queue.join(connection);
+            self.ready_queue.join_urgently(connection);
         } else {
             self.end(id, CloseRequest::slow_consumer(), now);
         }
@@ -153,7 +186,7 @@ impl ConnectionTable {
     pub(super) fn send_control(&mut self, id: ConnectionId, run: FrameRun) {
         if let Some(connection) = self.slab.get_mut(id) {
             connection.send_queue.push_control(run, CONTROL_FRAMES_MAX);
-            self.ready_queue.join(connection);
+            self.ready_queue.join_urgently(connection);
         }
     }
 
@@ -178,6 +211,8 @@ impl ConnectionTable {
         self.ready_queue.join(connection);
         let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
         self.ended.push(id);
+        // What waits may contain the answer to the close frame.
+        self.resume_input(id);
         self.set_timer(id, now.monotonic_ms + timeout_ms);
     }
 
@@ -411,13 +446,20 @@ impl ConnectionTable {
     }
 
     pub(super) fn next_ready(&mut self) -> Option<ConnectionId> {
-        while let Some(id) = self.ready_queue.pop() {
+        while let Some((id, is_urgent)) = self.ready_queue.pop() {
             let Some(connection) = self.slab.get_mut(id) else {
                 continue;
             };
-            connection.is_queued = false;
+            if is_urgent {
+                connection.is_urgent = false;
+            } else {
+                connection.is_queued = false;
+            }
             let is_writable = !matches!(connection.phase, Phase::Lingering(_) | Phase::Closed);
-            if is_writable && !connection.is_blocked && !connection.send_queue.is_empty() {
+            // It may have been sent to from the other queue.
+            let has_bytes =
+                !connection.send_queue.is_empty() && !connection.send_queue.is_sending();
+            if is_writable && !connection.is_blocked && has_bytes {
                 return Some(id);
             }
         }
@@ -440,10 +482,18 @@ impl ConnectionTable {
         let delivered = connection.send_queue.sent(bytes);
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
-        if !connection.send_queue.is_empty() {
+        let input = connection.input.as_ref();
+        let resumes = input.is_some_and(|input| input.waits_for == WaitsFor::Peer)
+            && connection.send_queue.reply_bytes() == 0;
+        if connection.send_queue.reply_bytes() > 0 {
+            self.ready_queue.join_urgently(connection);
+        } else if !connection.send_queue.is_empty() {
             self.ready_queue.join(connection);
         } else if matches!(connection.phase, Phase::Closing(_)) {
             self.finish_closing(id);
+        }
+        if resumes {
+            self.resume_input(id);
         }
     }
 

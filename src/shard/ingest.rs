@@ -1,15 +1,55 @@
 //! Decodes the bytes of a session into commands for the broker.
 
 use super::connection::{CloseRequest, CloseWait, Phase};
+use super::connection_table::ConnectionTable;
 use super::session::Message;
 use super::{ConnectionAction, Shard};
 use crate::base::counters::ProtocolError;
-use crate::base::limits::JSON_BYTES_KEPT;
-use crate::base::{ConnectionId, FrameRun, Now};
+use crate::base::limits::{CONTROL_COST, JSON_BYTES_KEPT, MESSAGE_COST, PINGS_ANSWERED};
+use crate::base::{ConnectionId, Now};
 use crate::broker::Command;
 use crate::dialect::{self, Decoded, Dialect};
 use crate::json::Object;
-use crate::ws::{Decoder, Incoming, MessageLimits, Opcode, frame};
+use crate::ws::{Decoder, Incoming, MessageLimits};
+
+/// Why a share of input ends before the input does.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It costs too much at once.
+    Cost,
+    /// This message is a publication, and the ring has no room.
+    Room(String),
+    /// The peer has to read its replies first.
+    Peer,
+}
+
+/// The pings of a share of input.
+#[derive(Debug, Default)]
+struct Pings {
+    count: usize,
+    /// The latest, if it is not answered yet.
+    latest: Option<Vec<u8>>,
+}
+
+impl Pings {
+    fn receive(&mut self, connections: &mut ConnectionTable, id: ConnectionId, payload: &[u8]) {
+        self.count += 1;
+        if self.count <= PINGS_ANSWERED {
+            connections.pong(id, payload);
+        } else {
+            let latest = self.latest.get_or_insert_default();
+            latest.clear();
+            latest.extend_from_slice(payload);
+        }
+    }
+
+    /// Answers the latest, before anything else is handled.
+    fn answer_latest(&mut self, connections: &mut ConnectionTable, id: ConnectionId) {
+        if let Some(payload) = self.latest.take() {
+            connections.pong(id, &payload);
+        }
+    }
+}
 
 impl Shard {
     /// Receives `bytes` from the socket of `id`; they may be overwritten.
@@ -32,25 +72,72 @@ impl Shard {
         self.reap_ended(now);
     }
 
-    pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
-        self.step(id, Command::Activity, now);
+    /// Decodes and handles bytes of a session, until they cost `cost_max` or something has to come
+    /// first. Returns the cost, and why it stopped before the end.
+    pub(super) fn decode(
+        &mut self,
+        id: ConnectionId,
+        bytes: &mut [u8],
+        consumed: &mut usize,
+        cost_max: usize,
+        now: Now,
+    ) -> (usize, Option<Stop>) {
         let Some(connection) = self.connections.slab.get_mut(id) else {
-            return;
+            return (0, None);
         };
         let mut decoder = std::mem::take(&mut connection.decoder);
-        let mut consumed = 0;
-        while self.connections.is_open(id) {
-            let limits = self.message_limits(id);
-            match decoder.step(bytes, &mut consumed, limits) {
-                Ok(Some(incoming)) => self.handle_frame(id, incoming, now),
-                Ok(None) => return self.keep_decoder(id, decoder),
-                Err(error) => return self.end_for(id, error, now),
+        let mut pings = Pings::default();
+        let mut cost = 0;
+        let stop = loop {
+            if !self.connections.is_open(id) {
+                // These bytes may already contain the answer to the close frame.
+                self.keep_decoder(id, decoder);
+                self.await_close_frame(id, &mut bytes[*consumed..]);
+                *consumed = bytes.len();
+                return (cost, None);
             }
-        }
-        // The session is being closed, but these bytes may already contain the answer to the close
-        // frame.
+            if *consumed < bytes.len() {
+                if cost >= cost_max {
+                    break Some(Stop::Cost);
+                }
+                if self
+                    .connections
+                    .has_unread_replies(id, self.broker.auth_satisfied(id))
+                {
+                    break Some(Stop::Peer);
+                }
+            }
+            let limits = self.message_limits(id);
+            let before = *consumed;
+            let step = decoder.step(bytes, consumed, limits);
+            cost += *consumed - before;
+            match step {
+                Ok(Some(Incoming::Ping(payload))) => {
+                    cost += CONTROL_COST;
+                    pings.receive(&mut self.connections, id, payload);
+                }
+                Ok(Some(incoming)) => {
+                    cost += match incoming {
+                        Incoming::Text(_) | Incoming::Binary(_) => MESSAGE_COST,
+                        _ => CONTROL_COST,
+                    };
+                    pings.answer_latest(&mut self.connections, id);
+                    if let Some(stop) = self.handle_frame(id, incoming, now) {
+                        break Some(stop);
+                    }
+                }
+                Ok(None) => break None,
+                Err(error) => {
+                    pings.answer_latest(&mut self.connections, id);
+                    *consumed = bytes.len();
+                    self.end_for(id, error, now);
+                    return (cost, None);
+                }
+            }
+        };
+        pings.answer_latest(&mut self.connections, id);
         self.keep_decoder(id, decoder);
-        self.await_close_frame(id, &mut bytes[consumed..]);
+        (cost, stop)
     }
 
     /// Reads input of a connection that is being closed, only for the peer's close frame; input of
@@ -88,39 +175,42 @@ impl Shard {
         }
     }
 
-    fn handle_frame(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) {
+    fn handle_frame(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) -> Option<Stop> {
         match incoming {
             Incoming::Text(text) => {
                 self.connections.counters.messages_received.add(1);
-                self.message(id, text, now);
+                if self.connections.is_open(id) && self.is_within_rate_limit(id, now) {
+                    return self.message(id, text, false, now);
+                }
             }
             Incoming::Binary(_) => {
                 self.connections.counters.messages_received.add(1);
                 self.end_for(id, ProtocolError::Binary, now);
             }
-            Incoming::Ping(payload) => {
-                let pong = FrameRun::reply(&frame::control(Opcode::Pong, payload));
-                self.connections.send_control(id, pong);
-            }
-            Incoming::Pong => {}
+            // Answered where they are decoded.
+            Incoming::Ping(_) | Incoming::Pong => {}
             Incoming::Close(close) => self.connections.end(id, CloseRequest::echo(close), now),
         }
+        None
     }
 
-    fn message(&mut self, id: ConnectionId, text: &str, now: Now) {
-        let Some(connection) = self.connections.slab.get(id) else {
-            return;
-        };
-        let dialect = dialect::of(connection.dialect);
-        if !self.is_within_rate_limit(id, now) {
-            return;
-        }
+    /// Handles a message that the rate limit allows. A publication for which the ring has no room is
+    /// not handled; it `is_again` here when there is.
+    pub(super) fn message(
+        &mut self,
+        id: ConnectionId,
+        text: &str,
+        is_again: bool,
+        now: Now,
+    ) -> Option<Stop> {
+        let dialect = dialect::of(self.connections.slab.get(id)?.dialect);
+        self.awaits_room = false;
         // Taken out, because the parsed message borrows from it while the shard is in use.
         let mut json = self.json.take().unwrap_or_default();
         let mut scratch = std::mem::take(&mut self.scratch);
         match json.parse(text) {
             Ok(document) => match document.object() {
-                Ok(object) => self.dispatch(id, dialect, &object, &mut scratch, now),
+                Ok(object) => self.dispatch(id, dialect, &object, &mut scratch, is_again, now),
                 Err(error) => self.step(id, Command::Malformed(error.into()), now),
             },
             Err(error) => self.step(id, Command::Malformed(error.into()), now),
@@ -129,6 +219,7 @@ impl Shard {
         if text.len() <= JSON_BYTES_KEPT {
             (self.json, self.scratch) = (Some(json), scratch);
         }
+        self.awaits_room.then(|| Stop::Room(text.to_owned()))
     }
 
     /// Decodes a message and carries it out.
@@ -138,9 +229,10 @@ impl Shard {
         dialect: &dyn Dialect,
         object: &Object<'_>,
         scratch: &mut String,
+        is_again: bool,
         now: Now,
     ) {
-        if self.hooks.has_middleware() {
+        if self.hooks.has_middleware() && !is_again {
             let kind = object.field("type").and_then(|kind| kind.text());
             let message = Message {
                 kind: kind.unwrap_or_default(),
@@ -150,7 +242,12 @@ impl Shard {
                 return;
             }
         }
-        match dialect.decode(object, scratch) {
+        let decoded = dialect.decode(object, scratch);
+        if self.writer.is_congested() && decoded.as_ref().is_ok_and(Decoded::may_publish) {
+            self.awaits_room = true;
+            return;
+        }
+        match decoded {
             Ok(Decoded::Custom { kind, data }) => {
                 self.step(id, Command::Activity, now);
                 self.call_handler(id, Message { kind, data }, now);

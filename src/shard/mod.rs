@@ -21,6 +21,7 @@ mod handlers;
 mod handshake;
 mod hooks;
 mod ingest;
+mod input;
 mod publication_reader;
 mod publication_writer;
 mod publisher;
@@ -43,6 +44,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use hooks::Hooks;
+pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
 pub use session::{Denied, Message, Session};
 
@@ -55,6 +57,10 @@ pub enum ConnectionAction {
     Close(ConnectionId),
     /// An HTTP request, or more bytes of one, for the HTTP API.
     Http(ConnectionId, Vec<u8>),
+    /// Receive nothing more from a connection until `ResumeReceive`.
+    PauseReceive(ConnectionId),
+    /// Receive again.
+    ResumeReceive(ConnectionId),
     /// The peer of an HTTP connection sends no more.
     HttpEnd(ConnectionId),
 }
@@ -97,6 +103,8 @@ pub struct Shard {
     hooks: Arc<Hooks>,
     /// No new sessions are accepted.
     is_shutting_down: bool,
+    /// Whether the message that was just read must wait for room in the ring.
+    awaits_room: bool,
 }
 
 impl Shard {
@@ -133,6 +141,7 @@ impl Shard {
             connections,
             hooks: parts.hooks,
             is_shutting_down: false,
+            awaits_room: false,
         }
     }
 
@@ -153,6 +162,10 @@ impl Shard {
     pub fn expire_timers(&mut self, now: Now) {
         for id in self.connections.expired_timers(now) {
             if self.connections.is_open(id) {
+                if self.waits_for_server(id) {
+                    // The answer to a ping may be among what waits.
+                    self.step(id, Command::Activity, now);
+                }
                 self.step(id, Command::TimerExpired, now);
             } else {
                 self.connections.time_out(id, now);
@@ -204,7 +217,7 @@ impl Shard {
         self.reader.has_unread()
     }
 
-    /// Whether publications wait for room in the ring; the driver then passes no more input.
+    /// Whether publications wait for room in the ring.
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.writer.is_congested()
@@ -284,12 +297,6 @@ impl Shard {
     /// The actions requested since the last call.
     pub fn take_actions(&mut self) -> Vec<ConnectionAction> {
         std::mem::take(&mut self.connections.actions)
-    }
-
-    /// The peer of `id` has ended its stream.
-    pub fn on_eof(&mut self, id: ConnectionId, now: Now) {
-        self.connections.on_eof(id);
-        self.reap_ended(now);
     }
 
     /// The socket of `id` failed.

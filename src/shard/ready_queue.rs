@@ -4,11 +4,19 @@ use super::connection::Connection;
 use crate::base::ConnectionId;
 use std::collections::VecDeque;
 
+/// Connections with replies that go before one without, so that replies to many hold up no fan-out.
+const URGENT_IN_A_ROW: u32 = 7;
+
 /// The queue of connections that wait for a send, and its end at the last fan-out.
+///
+/// Connections that have a reply or a control frame are in a second, shorter queue, which goes first:
+/// an answer does not wait for a fan-out to thousands.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
     queue: VecDeque<ConnectionId>,
-    /// Connections that have left the queue so far.
+    urgent: VecDeque<ConnectionId>,
+    urgent_in_a_row: u32,
+    /// Connections that have left `queue` so far.
     removed: u64,
     /// The value of `removed` at which all connections of the last fan-out have left the queue.
     fanout_end: u64,
@@ -23,14 +31,31 @@ impl ReadyQueue {
         }
     }
 
-    pub(super) fn pop(&mut self) -> Option<ConnectionId> {
+    /// The same for a connection that has a reply or a control frame.
+    pub(super) fn join_urgently(&mut self, connection: &mut Connection) {
+        if !connection.is_urgent && !connection.is_blocked && !connection.send_queue.is_sending() {
+            connection.is_urgent = true;
+            self.urgent.push_back(connection.id);
+        }
+    }
+
+    /// The first connection, and whether it was in the urgent queue. It may be in the other one as
+    /// well.
+    pub(super) fn pop(&mut self) -> Option<(ConnectionId, bool)> {
+        if (self.urgent_in_a_row < URGENT_IN_A_ROW || self.queue.is_empty())
+            && let Some(first) = self.urgent.pop_front()
+        {
+            self.urgent_in_a_row += 1;
+            return Some((first, true));
+        }
+        self.urgent_in_a_row = 0;
         let first = self.queue.pop_front()?;
         self.removed += 1;
-        Some(first)
+        Some((first, false))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.urgent.is_empty()
     }
 
     /// Records that a fan-out was just queued, and sorts the queue by slot.
@@ -70,9 +95,33 @@ mod tests {
         join(&mut queue, 1);
         let mut left = Vec::new();
         while !queue.is_fanout_sent() {
-            left.extend(queue.pop().map(ConnectionId::slot));
+            left.extend(queue.pop().map(|(id, _)| id.slot()));
         }
         assert_eq!(left, [0, 2, 3]);
-        assert_eq!(queue.pop().map(ConnectionId::slot), Some(1));
+        assert_eq!(queue.pop().map(|(id, _)| id.slot()), Some(1));
+    }
+
+    #[test]
+    fn a_reply_goes_before_a_fanout_and_does_not_end_it() {
+        let mut queue = ReadyQueue::default();
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let connection = |slot| Connection::new(ConnectionId::new(slot, 0), peer, 0);
+        let mut all: Vec<_> = (0..3).map(connection).collect();
+        all.iter_mut().for_each(|connection| queue.join(connection));
+        queue.note_fanout();
+        queue.join_urgently(&mut all[2]);
+        queue.join_urgently(&mut all[2]);
+        let order: Vec<_> = std::iter::from_fn(|| {
+            let (id, is_urgent) = queue.pop()?;
+            Some((id.slot(), is_urgent, queue.is_fanout_sent()))
+        })
+        .collect();
+        let expected = [
+            (2, true, false),
+            (0, false, false),
+            (1, false, false),
+            (2, false, true),
+        ];
+        assert_eq!(order, expected);
     }
 }

@@ -13,6 +13,8 @@ use crate::base::{FrameRun, SubscriptionId};
 pub(super) struct SendQueue {
     chunks: Chunks,
     bytes: u32,
+    /// Of these, replies, with their overhead.
+    reply_bytes: u32,
     /// Chunks at the front that an unfinished send reads from.
     in_flight: u32,
 }
@@ -50,8 +52,9 @@ impl SendQueue {
             return Err(SendQueueFull);
         }
         self.bytes = bytes;
-        self.chunks
-            .push_back(Chunk::for_subscriber(run, subscription_id));
+        let chunk = Chunk::for_subscriber(run, subscription_id);
+        self.reply_bytes = self.reply_bytes.saturating_add(chunk.reply_bytes());
+        self.chunks.push_back(chunk);
         Ok(())
     }
 
@@ -109,6 +112,7 @@ impl SendQueue {
         for chunk in given_up {
             bytes += chunk.length();
             frames += chunk.publications();
+            self.reply_bytes = self.reply_bytes.saturating_sub(chunk.reply_bytes());
         }
         self.bytes -= bytes;
         FrameCount(frames)
@@ -149,10 +153,16 @@ impl SendQueue {
             chunk.start += taken;
             left -= taken;
             if chunk.length() == 0 {
+                self.reply_bytes = self.reply_bytes.saturating_sub(chunk.reply_bytes());
                 self.chunks.pop_front();
             }
         }
         FrameCount(frames)
+    }
+
+    /// What the replies that wait cost, bytes.
+    pub(super) fn reply_bytes(&self) -> u32 {
+        self.reply_bytes
     }
 
     /// Whether a send is in flight.

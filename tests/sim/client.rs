@@ -54,6 +54,8 @@ pub(crate) struct Client {
     pub(crate) requested: usize,
     pub(crate) acknowledged: usize,
     pub(crate) pings: usize,
+    /// The payloads of the pongs received.
+    pub(crate) pongs: Vec<Vec<u8>>,
 }
 
 /// The dialects whose clients subscribe to a channel by its name.
@@ -111,6 +113,7 @@ impl Client {
             requested: 0,
             acknowledged: 0,
             pings: 0,
+            pongs: Vec::new(),
         }
     }
 
@@ -175,6 +178,7 @@ impl Client {
                     self.close = Some((code, reason.to_owned()));
                 }
                 9 => self.pings += 1,
+                10 => self.pongs.push(payload.to_vec()),
                 opcode => panic!("opcode {opcode} from the server"),
             }
         }

@@ -10,6 +10,7 @@
 
 mod checks;
 mod client;
+mod input;
 mod malformed;
 mod oracle;
 mod order;

@@ -102,6 +102,9 @@ impl Readers {
             self.oracle.subscribe(shard, index, *channel);
         }
         self.shards[shard].receive(id, &mut bytes, self.now);
+        while self.shards[shard].has_waiting_input() {
+            self.shards[shard].continue_input(self.now);
+        }
         self.by_id.insert((shard, id), index);
         self.clients.push(client);
         self.peers.push(Peer {

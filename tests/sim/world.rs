@@ -126,6 +126,9 @@ impl World {
             };
             let mut piece: Vec<_> = bytes.drain(..length).collect();
             self.shards[shard].receive(id, &mut piece, self.now);
+            while self.shards[shard].has_waiting_input() {
+                self.shards[shard].continue_input(self.now);
+            }
         }
         self.carry_out(shard);
     }
@@ -175,8 +178,13 @@ impl World {
             self.shards[shard].retry_unsent(self.now);
             return;
         }
-        // Several in one read now and then: the shard takes them all, whatever room the ring has.
-        let count = 1 + self.random.below(4) / 2;
+        // Several in one read now and then. Where the ring may be full the second one might wait for
+        // room, and others would come before it.
+        let count = if self.ring_fits() {
+            1 + self.random.below(4) / 2
+        } else {
+            1
+        };
         let mut bytes = Vec::new();
         for _ in 0..count {
             let publication = self.next_publication();

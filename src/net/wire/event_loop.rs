@@ -14,9 +14,8 @@ use crate::base::limits::RING_RECORDS_PER_TURN;
 use crate::base::now::Clock;
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
 use crate::net::Peers;
-use crate::shard::{ConnectionAction, Shard};
+use crate::shard::{ConnectionAction, ReceiveMode, Shard};
 use crossbeam_channel::Receiver;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,8 +94,6 @@ pub(crate) struct EventLoop<K, H> {
     shard: Shard,
     http: H,
     sockets: SlotMap<Socket>,
-    /// Receive completions that wait until earlier publications have found room in the ring.
-    deferred: VecDeque<(ConnectionId, Completion)>,
     /// Connections whose receive must be armed again.
     unarmed: Vec<ConnectionId>,
     commands: Receiver<ShardCommand>,
@@ -128,7 +125,6 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             shard,
             http,
             sockets: SlotMap::default(),
-            deferred: VecDeque::new(),
             unarmed: Vec::new(),
             commands,
             index,
@@ -209,7 +205,10 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         while let Some(completion) = self.kernel.next_completion() {
             self.complete(completion, now);
         }
-        self.retry_congested(now);
+        if self.shard.is_congested() {
+            self.shard.retry_unsent(now);
+        }
+        self.shard.continue_input(now);
         let record_count = self.shard.drain_ring(now);
         if self
             .shard
@@ -240,7 +239,10 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         shard.wake_peers(|index| peers.wake(index, now));
         self.arm_receives(now);
         self.flush();
-        record_count == 0 && !self.shard.has_ready() && !self.shard.has_actions()
+        record_count == 0
+            && !self.shard.has_ready()
+            && !self.shard.has_actions()
+            && !self.shard.has_waiting_input()
     }
 
     fn sleep_time(&self) -> Duration {
@@ -257,18 +259,6 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         Duration::from_millis(wake_ms.saturating_sub(now_ms))
     }
 
-    /// Writes publications that found the ring full, then handles the deferred input.
-    fn retry_congested(&mut self, now: Now) {
-        if self.shard.is_congested() {
-            self.shard.retry_unsent(now);
-        }
-        while !self.shard.is_congested()
-            && let Some((id, completion)) = self.deferred.pop_front()
-        {
-            self.received(id, completion, now);
-        }
-    }
-
     fn complete(&mut self, completion: Completion, now: Now) {
         let Completion {
             operation,
@@ -279,11 +269,12 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         match operation {
             Operation::Accept(listener) => self.accepted(listener, result, has_more, now),
             Operation::Wake => self.kernel.await_wake(),
-            // The input of a connection stays in order, including its end.
-            Operation::Receive(id) if self.shard.is_congested() || !self.deferred.is_empty() => {
-                self.deferred.push_back((id, completion));
+            Operation::Receive(id) => {
+                self.received(id, completion, now);
+                // Other shards begin with the first record, not when all input is handled.
+                let Self { shard, peers, .. } = self;
+                shard.wake_peers(|index| peers.wake(index, now));
             }
-            Operation::Receive(id) => self.received(id, completion, now),
             Operation::Send(id) => self.sent(id, result, now),
             Operation::Writable(id) => {
                 if let Some(socket) = self.sockets.get_mut(id) {
@@ -365,14 +356,27 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
         match completion.result {
             0 => self.shard.on_eof(id, now),
-            1.. => self.unarmed.push(id),
+            1.. => self.receive_again(id),
             error if error == -libc::ENOBUFS => {
                 self.counters.buffers_exhausted.add(1);
-                self.unarmed.push(id);
+                self.receive_again(id);
             }
+            // After a pause.
+            error if error == -libc::ECANCELED => self.receive_again(id),
             _ => self.shard.abort(id, now),
         }
         self.finish_operation(id);
+    }
+
+    /// Arms the receive again when the completions are handled, unless the shard wants a pause.
+    fn receive_again(&mut self, id: ConnectionId) {
+        let is_paused = self.shard.receive_mode(id) == ReceiveMode::None;
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.is_paused = is_paused;
+            if !is_paused {
+                self.unarmed.push(id);
+            }
+        }
     }
 
     fn sent(&mut self, id: ConnectionId, result: i32, now: Now) {
@@ -413,7 +417,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             if let Some(socket) = self.sockets.get_mut(id) {
                 socket.is_receiving = true;
             }
-            self.kernel.receive(id);
+            let once = self.shard.receive_mode(id) != ReceiveMode::Many;
+            self.kernel.receive(id, once);
         }
     }
 
@@ -429,10 +434,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// Arms receives that ran out of buffers, now that buffers are available again, and resumes
     /// accepting after a pause.
     fn arm_receives(&mut self, now: Now) {
-        if self.deferred.is_empty() {
-            for id in std::mem::take(&mut self.unarmed) {
-                self.arm_receive(id);
-            }
+        for id in std::mem::take(&mut self.unarmed) {
+            self.arm_receive(id);
         }
         let is_draining = self.is_draining;
         for (listener, _) in self
@@ -456,10 +459,25 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                     if self
                         .sockets
                         .get(id)
-                        .is_some_and(|socket| !socket.is_receiving)
+                        .is_some_and(|socket| !socket.is_receiving && !socket.is_paused)
                         && !self.unarmed.contains(&id)
                     {
                         self.shard.abort(id, now);
+                    }
+                }
+                ConnectionAction::PauseReceive(id) => {
+                    if let Some(socket) = self.sockets.get(id)
+                        && socket.is_receiving
+                        && !socket.is_closing
+                    {
+                        self.kernel.cancel(Operation::Receive(id));
+                    }
+                }
+                ConnectionAction::ResumeReceive(id) => {
+                    if let Some(socket) = self.sockets.get_mut(id)
+                        && std::mem::take(&mut socket.is_paused)
+                    {
+                        self.unarmed.push(id);
                     }
                 }
                 ConnectionAction::Close(id) => self.begin_close(id),

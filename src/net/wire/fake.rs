@@ -13,7 +13,7 @@ mod deliveries;
 
 use super::kernel::{Completion, Kernel, Operation};
 use crate::base::ConnectionId;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -47,6 +47,7 @@ struct Consumed {
 struct FakeKernel {
     random: u64,
     pending: Vec<Operation>,
+    receiving_once: HashSet<ConnectionId>,
     cancelled: Vec<Operation>,
     sends: HashMap<ConnectionId, Sending>,
     peers: HashMap<ConnectionId, Peer>,
@@ -89,6 +90,9 @@ impl FakeKernel {
 
     fn complete(&mut self, operation: Operation, result: i32, has_more: bool, buffer: Option<u16>) {
         if !has_more {
+            if let Operation::Receive(id) = operation {
+                self.receiving_once.remove(&id);
+            }
             self.pending.retain(|pending| *pending != operation);
             self.cancelled.retain(|cancelled| *cancelled != operation);
         }
@@ -125,7 +129,8 @@ impl FakeKernel {
         self.buffers[usize::from(buffer)][..most].copy_from_slice(&bytes);
         self.buffers_in_use.insert(buffer, (id, bytes));
         let length = i32::try_from(most).unwrap();
-        self.complete(operation, length, luck > 1, Some(buffer));
+        let has_more = luck > 1 && !self.receiving_once.remove(&id);
+        self.complete(operation, length, has_more, Some(buffer));
     }
 
     fn try_send(&mut self, id: ConnectionId) {
@@ -252,7 +257,10 @@ impl Kernel for FakeKernel {
         assert!(earlier.is_none(), "the slot is in use");
         Ok(())
     }
-    fn receive(&mut self, id: ConnectionId) {
+    fn receive(&mut self, id: ConnectionId, once: bool) {
+        if once {
+            self.receiving_once.insert(id);
+        }
         assert!(
             !self.pending.contains(&Operation::Receive(id)),
             "armed twice"

@@ -18,7 +18,7 @@ pub(crate) enum Operation {
     Accept(u8),
     /// The read of the waker.
     Wake,
-    /// The multishot receive of a connection.
+    /// The receive of a connection.
     Receive(ConnectionId),
     /// A send.
     Send(ConnectionId),
@@ -71,8 +71,8 @@ pub(crate) trait Kernel {
     /// # Safety
     /// `result` is the result of a successful accept, and it is used once.
     unsafe fn accepted(&mut self, result: i32) -> io::Result<(OwnedFd, SocketAddr)>;
-    /// Begins to receive from `id`.
-    fn receive(&mut self, id: ConnectionId);
+    /// Begins to receive from `id`: whatever arrives, or `once` one buffer.
+    fn receive(&mut self, id: ConnectionId, once: bool);
     /// Sends the slices in order, as much as the socket accepts without waiting; returns their
     /// total length in bytes.
     ///

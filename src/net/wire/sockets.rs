@@ -6,8 +6,10 @@ pub(super) struct Socket {
     /// Operations whose last completion is outstanding. The slot is freed only when none is left,
     /// so no completion ever refers to the memory of another connection.
     pub(super) operations: u8,
-    /// A multishot receive is armed.
+    /// A receive is armed.
     pub(super) is_receiving: bool,
+    /// Nothing is to be received until the shard asks for it.
+    pub(super) is_paused: bool,
     /// A wait for writability is armed.
     pub(super) is_polling: bool,
     /// The shard has asked to close the connection.

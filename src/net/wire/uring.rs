@@ -244,8 +244,14 @@ impl Kernel for Uring {
         Ok(())
     }
 
-    fn receive(&mut self, id: ConnectionId) {
-        let entry = opcode::RecvMulti::new(Fixed(id.slot()), GROUP).build();
+    fn receive(&mut self, id: ConnectionId, once: bool) {
+        let socket = Fixed(id.slot());
+        let entry = if once {
+            let receive = opcode::Recv::new(socket, std::ptr::null_mut(), 0).buf_group(GROUP);
+            receive.build().flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(socket, GROUP).build()
+        };
         // SAFETY: the bytes go to provided buffers, which live as long as the ring.
         unsafe { self.push(entry, Operation::Receive(id)) };
     }

@@ -1,0 +1,263 @@
+//! Input of sessions that is not handled at once.
+//!
+//! ```text
+//!   bytes arrive ─▶ handled at once, up to a cost ─▶ the rest waits
+//!                                                     for its share of a turn
+//!                                                     for room in the ring, before a publication
+//!                                                     for the peer to read its replies
+//! ```
+//!
+//! Every connection that sends something is served at once for a little, so a client that sends now
+//! and then never waits for one that sends all the time. What waits is handled in shares, one
+//! connection after the other, up to a cost for each turn of the event loop. When much waits for a
+//! connection, nothing more is received from it, and its peer is held up by TCP.
+
+use super::connection::Phase;
+use super::ingest::Stop;
+use super::{ConnectionAction, Shard};
+use crate::base::limits::{
+    CONTROL_COST, INPUT_COST_AT_ONCE, INPUT_COST_PER_SHARE, INPUT_COST_PER_TURN, INPUT_WAITING,
+    INPUT_WAITING_UNAUTHENTICATED, MESSAGE_COST,
+};
+use crate::base::{ConnectionId, Now};
+use crate::broker::Command;
+use std::collections::VecDeque;
+
+/// What the input of a connection waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    /// Its share of a turn.
+    #[default]
+    Turn,
+    /// Room in the ring.
+    Room,
+    /// The peer, which has to read its replies.
+    Peer,
+}
+
+/// The input of one connection that waits.
+#[derive(Debug, Default)]
+pub(super) struct WaitingInput {
+    pub(super) waits_for: WaitsFor,
+    /// A publication that is decoded and counted against the rate limit, ahead of the bytes.
+    message: Option<String>,
+    bytes: Vec<u8>,
+    /// How many of the bytes are handled.
+    consumed: usize,
+    /// The peer's stream ends after the bytes.
+    has_ended: bool,
+    /// Nothing is received until less waits.
+    is_paused: bool,
+}
+
+impl WaitingInput {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.consumed
+    }
+}
+
+/// The connections whose input waits.
+#[derive(Debug, Default)]
+pub(super) struct InputQueue {
+    /// For their share of a turn, in this order.
+    turn: VecDeque<ConnectionId>,
+    /// For room in the ring.
+    room: VecDeque<ConnectionId>,
+}
+
+impl InputQueue {
+    /// Queues a connection; it may be in the queue already.
+    pub(super) fn push(&mut self, id: ConnectionId, waits_for: WaitsFor) {
+        match waits_for {
+            WaitsFor::Turn => self.turn.push_back(id),
+            WaitsFor::Room => self.room.push_back(id),
+            WaitsFor::Peer => {}
+        }
+    }
+}
+
+/// How the wire is to receive from a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiveMode {
+    /// Whatever arrives.
+    Many,
+    /// One buffer, then ask again: a client that has yet to authenticate gets no more memory.
+    One,
+    /// Nothing, until [`ConnectionAction::ResumeReceive`].
+    None,
+}
+
+impl Shard {
+    /// Receives bytes of a session.
+    pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        self.step(id, Command::Activity, now);
+        let Some(connection) = self.connections.slab.get_mut(id) else {
+            return;
+        };
+        if let Some(waiting) = &mut connection.input {
+            waiting.bytes.extend_from_slice(bytes);
+            return self.pause_if_full(id);
+        }
+        let mut consumed = 0;
+        let (_, stop) = self.decode(id, bytes, &mut consumed, INPUT_COST_AT_ONCE, now);
+        if let Some(stop) = stop {
+            let (waits_for, message) = stop.reason();
+            let waiting = WaitingInput {
+                message,
+                bytes: bytes[consumed..].to_vec(),
+                ..WaitingInput::default()
+            };
+            self.keep(id, Box::new(waiting), waits_for);
+            self.pause_if_full(id);
+        }
+    }
+
+    /// The peer of `id` has ended its stream.
+    pub fn on_eof(&mut self, id: ConnectionId, now: Now) {
+        let connection = self.connections.slab.get_mut(id);
+        match connection.and_then(|connection| connection.input.as_mut()) {
+            Some(waiting) => waiting.has_ended = true,
+            None => self.connections.on_eof(id),
+        }
+        self.reap_ended(now);
+    }
+
+    /// How to receive from `id` next.
+    #[must_use]
+    pub fn receive_mode(&self, id: ConnectionId) -> ReceiveMode {
+        let Some(connection) = self.connections.slab.get(id) else {
+            return ReceiveMode::None;
+        };
+        let is_paused = connection
+            .input
+            .as_ref()
+            .is_some_and(|input| input.is_paused);
+        match connection.phase {
+            _ if is_paused => ReceiveMode::None,
+            Phase::Head(_) => ReceiveMode::One,
+            Phase::Open if !self.broker.auth_satisfied(id) => ReceiveMode::One,
+            _ => ReceiveMode::Many,
+        }
+    }
+
+    /// Whether input waits that `continue_input` would handle now.
+    #[must_use]
+    pub fn has_waiting_input(&self) -> bool {
+        let queue = &self.connections.input_queue;
+        !queue.turn.is_empty() || (!queue.room.is_empty() && !self.writer.is_congested())
+    }
+
+    /// Handles input that waits, as much as belongs in one turn.
+    pub fn continue_input(&mut self, now: Now) {
+        let queue = &mut self.connections.input_queue;
+        if !self.writer.is_congested() {
+            queue.turn.append(&mut queue.room);
+        }
+        let mut cost = 0;
+        while cost < INPUT_COST_PER_TURN
+            && let Some(id) = self.connections.input_queue.turn.pop_front()
+        {
+            cost += self.continue_input_of(id, now).max(CONTROL_COST);
+        }
+        self.reap_ended(now);
+    }
+
+    /// Gives one connection its share; returns what it cost.
+    fn continue_input_of(&mut self, id: ConnectionId, now: Now) -> usize {
+        let connection = self.connections.slab.get_mut(id);
+        let Some(mut waiting) = connection.and_then(|connection| connection.input.take()) else {
+            return 0;
+        };
+        let mut cost = 0;
+        let mut stop = None;
+        if let Some(message) = waiting.message.take()
+            && self.connections.is_open(id)
+        {
+            cost += MESSAGE_COST + message.len();
+            stop = self.message(id, &message, true, now);
+        }
+        if stop.is_none() {
+            let WaitingInput {
+                bytes, consumed, ..
+            } = &mut *waiting;
+            let (decode_cost, decode_stop) =
+                self.decode(id, bytes, consumed, INPUT_COST_PER_SHARE, now);
+            cost += decode_cost;
+            stop = decode_stop;
+        }
+        let Some(stop) = stop else {
+            if waiting.is_paused {
+                let resume = ConnectionAction::ResumeReceive(id);
+                self.connections.actions.push(resume);
+            }
+            if waiting.has_ended {
+                self.connections.on_eof(id);
+            }
+            return cost;
+        };
+        if waiting.consumed > waiting.bytes.len() / 2 {
+            waiting.bytes.drain(..waiting.consumed);
+            waiting.consumed = 0;
+        }
+        let (_, resume_bytes) = self.input_limits(id);
+        if waiting.is_paused && waiting.len() < resume_bytes {
+            waiting.is_paused = false;
+            let resume = ConnectionAction::ResumeReceive(id);
+            self.connections.actions.push(resume);
+        }
+        let (waits_for, message) = stop.reason();
+        waiting.message = message;
+        self.keep(id, waiting, waits_for);
+        cost
+    }
+
+    /// Keeps input until what it waits for is there.
+    fn keep(&mut self, id: ConnectionId, mut waiting: Box<WaitingInput>, waits_for: WaitsFor) {
+        waiting.waits_for = waits_for;
+        if let Some(connection) = self.connections.slab.get_mut(id) {
+            connection.input = Some(waiting);
+            self.connections.input_queue.push(id, waits_for);
+        }
+    }
+
+    /// Receives nothing more from a connection for which much input waits.
+    fn pause_if_full(&mut self, id: ConnectionId) {
+        let (pause_bytes, _) = self.input_limits(id);
+        let connection = self.connections.slab.get_mut(id);
+        if let Some(waiting) = connection.and_then(|connection| connection.input.as_mut())
+            && waiting.len() >= pause_bytes
+            && !waiting.is_paused
+        {
+            waiting.is_paused = true;
+            let pause = ConnectionAction::PauseReceive(id);
+            self.connections.actions.push(pause);
+        }
+    }
+
+    fn input_limits(&self, id: ConnectionId) -> (usize, usize) {
+        if self.broker.auth_satisfied(id) {
+            INPUT_WAITING
+        } else {
+            INPUT_WAITING_UNAUTHENTICATED
+        }
+    }
+
+    /// Whether input of a connection waits for this server, so that an answer of the peer may be
+    /// among it.
+    pub(super) fn waits_for_server(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.slab.get(id);
+        let waiting = connection.and_then(|connection| connection.input.as_ref());
+        waiting.is_some_and(|waiting| waiting.waits_for != WaitsFor::Peer)
+    }
+}
+
+impl Stop {
+    /// What the rest waits for, and the message ahead of it.
+    fn reason(self) -> (WaitsFor, Option<String>) {
+        match self {
+            Self::Cost => (WaitsFor::Turn, None),
+            Self::Room(message) => (WaitsFor::Room, Some(message)),
+            Self::Peer => (WaitsFor::Peer, None),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Does input wait only for what it must wait for, and in order?
+
+use crate::client::{Client, Received, frame, request};
+use crate::shards::{Shards, shards};
+use fanwire::base::{DialectId, Now};
+use fanwire::shard::{ConnectionAction, ReceiveMode};
+
+const NOW: Now = Now::at(1_000, 1_700_000_000_000);
+const RING_BYTES: u32 = 64 * 1024;
+const CHANNEL: usize = 1;
+
+struct World {
+    shards: Shards,
+    clients: Vec<Client>,
+}
+
+impl World {
+    /// Two shards. The first has clients; the second only reads the ring when it is told.
+    fn new(clients: usize) -> Self {
+        let mut world = Self {
+            shards: shards(2, RING_BYTES, 1 << 20, NOW),
+            clients: Vec::new(),
+        };
+        for index in 0..clients {
+            let peer = ([127, 0, 0, 1], 9).into();
+            let id = world.shards.shards[0].accept(peer, 0, NOW).unwrap();
+            world.clients.push(Client::new(0, id, DialectId::Gateway));
+            world.receive(index, request(DialectId::Gateway));
+        }
+        world
+    }
+
+    fn receive(&mut self, client: usize, mut bytes: Vec<u8>) {
+        let id = self.clients[client].id;
+        self.shards.shards[0].receive(id, &mut bytes, NOW);
+    }
+
+    /// A turn of the first shard, without more input.
+    fn turn(&mut self) {
+        let shard = &mut self.shards.shards[0];
+        shard.retry_unsent(NOW);
+        shard.continue_input(NOW);
+        shard.drain_ring(NOW);
+    }
+
+    fn flush(&mut self) {
+        let shard = &mut self.shards.shards[0];
+        while let Some(id) = shard.next_ready() {
+            let bytes = shard.begin_send(id, 64).collect::<Vec<_>>().concat();
+            shard.sent(id, u32::try_from(bytes.len()).unwrap());
+            let mut clients = self.clients.iter_mut();
+            clients.find(|client| client.id == id).unwrap().take(&bytes);
+        }
+    }
+
+    fn publication(&self, number: u64, padding_bytes: usize) -> Vec<u8> {
+        self.clients[0].publish(Received {
+            number,
+            channel: CHANNEL,
+            padding_bytes,
+        })
+    }
+
+    /// The first client publishes until the ring is full; returns how often.
+    fn fill_ring(&mut self) -> u64 {
+        for number in 0.. {
+            let bytes = self.publication(number, 1_500);
+            self.receive(0, bytes);
+            self.shards.shards[0].drain_ring(NOW);
+            if self.shards.shards[0].is_congested() {
+                return number + 1;
+            }
+        }
+        unreachable!("the ring is bounded");
+    }
+
+    fn published(&self) -> u64 {
+        self.shards.counters[0].publications.value()
+    }
+}
+
+#[test]
+fn a_full_ring_holds_publications_and_nothing_else() {
+    let mut world = World::new(3);
+    let subscribe = world.clients[1].subscribe(CHANNEL);
+    world.receive(1, subscribe);
+    let count = world.fill_ring();
+    assert_eq!(world.published(), count);
+    // More of the same client waits, in order: a publication, a subscription, a publication.
+    let first = world.publication(count, 10);
+    let subscribe = world.clients[0].subscribe(CHANNEL);
+    let second = world.publication(count + 1, 10);
+    world.receive(0, [first, subscribe].concat());
+    world.receive(0, second);
+    world.turn();
+    assert_eq!(world.published(), count);
+    assert_eq!(world.clients[0].acknowledged, 0);
+    // Another client is served as always: pings, subscriptions, pings of the dialect, new sessions.
+    let (ping, subscribe) = (frame(9, b"7"), world.clients[2].subscribe(CHANNEL));
+    world.receive(2, [ping, subscribe].concat());
+    world.flush();
+    assert_eq!(world.clients[2].pongs, [b"7".to_vec()]);
+    assert_eq!(world.clients[2].acknowledged, 1);
+    // Its publication waits as well.
+    let third = world.publication(count + 2, 10);
+    world.receive(2, third);
+    world.turn();
+    assert_eq!(world.published(), count);
+    // When the other shard has read the ring, everything goes on in order.
+    while world.published() < count + 3 {
+        world.shards.shards[1].drain_ring(NOW);
+        world.turn();
+        world.flush();
+    }
+    let numbers: Vec<_> = world.clients[1]
+        .received
+        .iter()
+        .map(|it| it.number)
+        .collect();
+    assert_eq!(numbers.len() as u64, count + 3);
+    assert_eq!(
+        numbers[..=usize::try_from(count).unwrap()],
+        (0..=count).collect::<Vec<_>>()
+    );
+    // The client subscribed before its second publication.
+    assert_eq!(world.clients[0].acknowledged, 1);
+    let mut own = world.clients[0].received.iter().map(|it| it.number);
+    assert!(own.any(|number| number == count + 1));
+}
+
+#[test]
+fn who_publishes_all_the_time_delays_a_bystander_by_no_more_than_a_share() {
+    let mut world = World::new(2);
+    let flood: Vec<u8> = (0..2_000)
+        .flat_map(|number| world.publication(number, 10))
+        .collect();
+    for piece in flood.chunks(4_096) {
+        world.receive(0, piece.to_vec());
+    }
+    let at_once = world.published();
+    assert!((1..10).contains(&at_once), "{at_once}");
+    let actions = world.shards.shards[0].take_actions();
+    assert_eq!(
+        actions,
+        [ConnectionAction::PauseReceive(world.clients[0].id)]
+    );
+    assert_eq!(
+        world.shards.shards[0].receive_mode(world.clients[0].id),
+        ReceiveMode::None
+    );
+    world.receive(1, frame(9, b"?"));
+    world.flush();
+    assert_eq!(world.clients[1].pongs, [b"?".to_vec()], "at once");
+    let mut turns = 0;
+    while world.shards.shards[0].has_waiting_input() {
+        let before = world.published();
+        world.turn();
+        let share = world.published() - before;
+        assert!(share <= 64 * 1024 / 256, "{share} in one turn");
+        world.shards.shards[1].drain_ring(NOW);
+        turns += 1;
+    }
+    assert_eq!(world.published(), 2_000);
+    assert!(turns > 4, "{turns}");
+    let actions = world.shards.shards[0].take_actions();
+    assert_eq!(
+        actions,
+        [ConnectionAction::ResumeReceive(world.clients[0].id)]
+    );
+}
+
+#[test]
+fn input_waits_while_the_peer_does_not_read_its_replies_and_is_handled_when_it_does() {
+    let mut world = World::new(1);
+    let id = world.clients[0].id;
+    let ping = frame(1, br#"{"type":"ping"}"#);
+    for _ in 0..100 {
+        world.receive(0, ping.repeat(100));
+        while world.shards.shards[0].has_waiting_input() {
+            world.turn();
+        }
+    }
+    assert_eq!(world.shards.shards[0].receive_mode(id), ReceiveMode::None);
+    let waiting: usize = world.shards.shards[0]
+        .begin_send(id, usize::MAX)
+        .map(<[u8]>::len)
+        .sum();
+    world.shards.shards[0].sent(id, 0);
+    assert!(waiting < 64 * 1024, "{waiting} bytes of replies");
+    let mut sent = 0;
+    while world.shards.shards[0].has_ready() || world.shards.shards[0].has_waiting_input() {
+        while let Some(id) = world.shards.shards[0].next_ready() {
+            let bytes: usize = world.shards.shards[0]
+                .begin_send(id, 64)
+                .map(<[u8]>::len)
+                .sum();
+            world.shards.shards[0].sent(id, u32::try_from(bytes).unwrap());
+            sent += bytes;
+        }
+        world.turn();
+    }
+    let answer = 2 + br#"{"type":"pong"}"#.len();
+    let head = sent - 10_000 * answer;
+    assert!((100..400).contains(&head), "every ping was answered once");
+    assert_eq!(world.shards.shards[0].receive_mode(id), ReceiveMode::Many);
+}
+
+#[test]
+fn of_a_flood_of_pings_the_first_and_the_latest_are_answered() {
+    let mut world = World::new(1);
+    let pings: Vec<u8> = (0..100_u8).flat_map(|number| frame(9, &[number])).collect();
+    world.receive(0, pings);
+    while world.shards.shards[0].has_waiting_input() {
+        world.turn();
+    }
+    world.flush();
+    let pongs: Vec<_> = world.clients[0]
+        .pongs
+        .iter()
+        .map(|payload| payload[0])
+        .collect();
+    assert_eq!(pongs[..10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(pongs.last(), Some(&99));
+    assert!(pongs.is_sorted() && pongs.len() < 100, "{pongs:?}");
+}
+
+#[test]
+fn the_end_of_a_stream_comes_after_the_input_before_it() {
+    let mut world = World::new(1);
+    let count = world.fill_ring();
+    let last = world.publication(count, 10);
+    world.receive(0, last);
+    let id = world.clients[0].id;
+    world.shards.shards[0].on_eof(id, NOW);
+    world.turn();
+    assert_eq!(world.published(), count);
+    assert_eq!(world.shards.shards[0].connection_count(), 1);
+    world.shards.shards[1].drain_ring(NOW);
+    world.turn();
+    world.turn();
+    assert_eq!(world.published(), count + 1);
+    let actions = world.shards.shards[0].take_actions();
+    assert_eq!(actions, [ConnectionAction::Close(id)]);
+}
