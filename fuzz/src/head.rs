@@ -103,9 +103,9 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
     for action in shard.take_actions() {
         match action {
             ConnectionAction::Http(_, bytes) => answer.http.extend(bytes),
-            ConnectionAction::ShutdownWrite(_) | ConnectionAction::Close(_) => {
-                answer.is_ended = true
-            }
+            ConnectionAction::ShutdownWrite(_)
+            | ConnectionAction::Close(_)
+            | ConnectionAction::Reset(_) => answer.is_ended = true,
             ConnectionAction::HttpEnd(_)
             | ConnectionAction::PauseReceive(_)
             | ConnectionAction::ResumeReceive(_) => {}

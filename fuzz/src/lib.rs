@@ -247,7 +247,7 @@ impl Fixture {
     fn carry_out(&mut self, action: ConnectionAction) {
         match action {
             ConnectionAction::ShutdownWrite(id) => self.shard.on_eof(id, self.now),
-            ConnectionAction::Close(id) => {
+            ConnectionAction::Close(id) | ConnectionAction::Reset(id) => {
                 let mut clients = self.clients.iter_mut();
                 let client = clients.find(|client| client.as_ref().is_some_and(|it| it.id == id));
                 *client.expect("a connection is closed once") = None;

@@ -13,8 +13,10 @@ pub struct Policy {
     pub dialects: [DialectPolicy; DialectId::COUNT],
     /// Sessions of all dialects in the process; 0 = as many as the socket tables hold.
     pub sessions_max: u64,
-    /// Bytes that may wait for one connection.
+    /// Bytes that may wait for one connection, and one largest message beside them.
     pub send_queue_bytes_max: u32,
+    /// How long a peer may take nothing while more waits for it, milliseconds.
+    pub slow_consumer_timeout_ms: u64,
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
     /// The access rules: who may subscribe to which channels.
@@ -36,6 +38,17 @@ impl Policy {
     #[must_use]
     pub const fn dialect(&self, dialect: DialectId) -> &DialectPolicy {
         &self.dialects[dialect.index()]
+    }
+
+    /// Bytes that may wait for a connection beyond `send_queue_bytes_max` while its peer gets on with
+    /// reading: two of the largest messages that any dialect takes.
+    #[must_use]
+    pub fn send_queue_slack_bytes(&self) -> u32 {
+        let sizes = self.dialects.iter();
+        let largest = sizes
+            .map(|dialect| dialect.message_bytes_max.as_u32())
+            .max();
+        largest.unwrap_or_default().saturating_mul(2)
     }
 
     /// Whether a listener serves `dialect`.
@@ -60,6 +73,7 @@ impl Default for Policy {
             dialects: DialectId::ALL.map(DialectPolicy::of),
             sessions_max: 0,
             send_queue_bytes_max: 1024 * 1024,
+            slow_consumer_timeout_ms: 5_000,
             allowed_origins: vec!["*".into()],
             access_rules: Vec::new(),
             publish_rules: Vec::new(),

@@ -52,9 +52,13 @@ settings! {
         /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables
         /// hold.
         connections_max: u64 = 0, flag = Some("N");
-        /// Bytes that may wait to be sent to one connection before it is closed as a slow consumer.
+        /// Bytes that may wait to be sent to one connection, and one largest message beside them. A
+        /// client for which more waits is closed as a slow consumer if it takes nothing for
+        /// `slow_consumer_timeout`.
         send_queue_bytes_max: ByteSize = ByteSize(1 << 20), flag = Some("SIZE"),
             rule = Some((|size| (4_096..=1 << 30).contains(&size.0), "4 KiB to 1 GiB"));
+        /// How long a client may take no bytes while more than `send_queue_bytes_max` waits for it.
+        slow_consumer_timeout: Millis = Millis(5_000);
         /// Size of the ring between the shards.
         ring_bytes: ByteSize = ByteSize(8 << 20),
             rule = Some((

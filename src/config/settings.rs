@@ -61,6 +61,7 @@ impl Settings {
             dialects: self.dialects,
             sessions_max: process.connections_max,
             send_queue_bytes_max: process.send_queue_bytes_max.as_u32(),
+            slow_consumer_timeout_ms: process.slow_consumer_timeout.0,
             allowed_origins: process.allowed_origins.clone(),
             origin_rejection: process.origin_rejection,
             capacity_rejection: process.capacity_rejection,

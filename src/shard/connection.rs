@@ -4,7 +4,7 @@ use super::input::WaitingInput;
 use super::send_queue::SendQueue;
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::label::Label;
-use crate::base::{ConnectionId, DialectId};
+use crate::base::{ConnectionId, DialectId, Now};
 use crate::ws::close::{self, PeerClose};
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
 use std::net::SocketAddr;
@@ -61,6 +61,9 @@ pub(super) enum CloseWait {
     EndOfStream,
 }
 
+/// The socket takes bytes.
+pub(super) const NOT_STUCK: u64 = u64::MAX;
+
 /// A connection. Keep it small: a shard has tens of thousands of them.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -77,6 +80,9 @@ pub(super) struct Connection {
     /// Input that waits; nearly always there is none.
     pub(super) input: Option<Box<WaitingInput>>,
     pub(super) send_queue: SendQueue,
+    /// Since when the socket has taken no byte, monotonic milliseconds; [`NOT_STUCK`] if it takes
+    /// them.
+    pub(super) stuck_since_ms: u64,
     /// When its timer expires, monotonic milliseconds.
     pub(super) timer_ms: u64,
     /// Time of its earliest timer in the wheel; other timers in the wheel are stale.
@@ -165,9 +171,16 @@ impl Connection {
             decoder: Decoder::default(),
             input: None,
             send_queue: SendQueue::default(),
+            stuck_since_ms: NOT_STUCK,
             timer_ms: 0,
             wheel_ms: u64::MAX,
         }
+    }
+
+    /// Whether the socket has taken bytes in this time, or had none to take.
+    pub(super) fn gets_on(&self, timeout_ms: u64, now: Now) -> bool {
+        self.stuck_since_ms == NOT_STUCK
+            || now.monotonic_ms.saturating_sub(self.stuck_since_ms) < timeout_ms
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -1,9 +1,10 @@
 //! The connections of a shard and their transitions; the rules are in the broker.
 
 use super::ConnectionAction;
-use super::connection::{CloseRequest, CloseWait, Connection, Phase};
+use super::connection::{CloseRequest, CloseWait, Connection, NOT_STUCK, Phase};
 use super::input::{InputQueue, WaitsFor};
 use super::ready_queue::ReadyQueue;
+use super::send_queue::QueueLimits;
 use super::timer_wheel::{Timer, TimerWheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
@@ -27,7 +28,9 @@ pub(super) struct ConnectionTable {
     pub(super) slab: Slab<Connection>,
     pub(super) counters: Arc<ShardCounters>,
     pub(super) actions: Vec<ConnectionAction>,
-    send_queue_bytes_max: u32,
+    queue_limits: QueueLimits,
+    /// How long a peer may take nothing while too much waits for it, milliseconds.
+    slow_consumer_timeout_ms: u64,
     /// Per dialect, how long a peer has to answer a close frame.
     close_timeouts_ms: [u64; DialectId::COUNT],
     wheel: TimerWheel,
@@ -50,7 +53,11 @@ impl ConnectionTable {
             slab: Slab::new(connections_max),
             counters,
             actions: Vec::new(),
-            send_queue_bytes_max: policy.send_queue_bytes_max,
+            queue_limits: QueueLimits {
+                bytes_max: policy.send_queue_bytes_max,
+                slack_bytes: policy.send_queue_slack_bytes(),
+            },
+            slow_consumer_timeout_ms: policy.slow_consumer_timeout_ms,
             close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout.0),
             wheel: TimerWheel::new(now.monotonic_ms),
             ready_queue: ReadyQueue::default(),
@@ -99,9 +106,9 @@ impl ConnectionTable {
     /// Whether so many replies wait for the peer to read them that its input has to wait.
     pub(super) fn has_unread_replies(&self, id: ConnectionId, is_authenticated: bool) -> bool {
         let bytes_max = if is_authenticated {
-            REPLY_BYTES_WAITING.min(self.send_queue_bytes_max / 2)
+            REPLY_BYTES_WAITING.min(self.queue_limits.bytes_max / 2)
         } else {
-            REPLY_BYTES_WAITING_UNAUTHENTICATED.min(self.send_queue_bytes_max / 2)
+            REPLY_BYTES_WAITING_UNAUTHENTICATED.min(self.queue_limits.bytes_max / 2)
         };
         let connection = self.slab.get(id);
         connection.is_some_and(|connection| connection.send_queue.reply_bytes() > bytes_max)
@@ -138,12 +145,14 @@ impl ConnectionTable {
 
     /// Queues a run of frames; a session whose send queue has no room for it is closed.
     pub(super) fn queue(&mut self, id: ConnectionId, run: FrameRun, now: Now) {
+        let timeout_ms = self.slow_consumer_timeout_ms;
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
-        if connection
-            .send_queue
-            .push(run, self.send_queue_bytes_max)
+        let gets_on = connection.gets_on(timeout_ms, now);
+        let send_queue = &mut connection.send_queue;
+        if send_queue
+            .push(run, None, self.queue_limits, gets_on)
             .is_ok()
         {
             self.ready_queue.join_urgently(connection);
@@ -160,17 +169,20 @@ impl ConnectionTable {
         subscription_id: Option<&SubscriptionId>,
         now: Now,
     ) {
+        let timeout_ms = self.slow_consumer_timeout_ms;
         let Some((id, connection)) = self.slab.at_slot_mut(slot) else {
             return;
         };
+        let gets_on = connection.gets_on(timeout_ms, now);
         let reason = if !connection.is_open() {
             DropReason::Closed
         } else if connection
             .send_queue
-            .push_publications(
+            .push(
                 run.clone(),
                 subscription_id.cloned(),
-                self.send_queue_bytes_max,
+                self.queue_limits,
+                gets_on,
             )
             .is_ok()
         {
@@ -203,9 +215,16 @@ impl ConnectionTable {
             let given_up = connection.send_queue.give_up();
             let dropped = self.counters.dropped.of(DropReason::SlowConsumer);
             dropped.add(given_up.0);
+            // A close frame would wait behind all that the kernel holds for this peer, for as long as
+            // the peer likes.
+            connection.phase = Phase::Closed;
+            self.ended.push(id);
+            return self.actions.push(ConnectionAction::Reset(id));
         }
         let close_frame = FrameRun::reply(&close.frame());
-        let pushed = connection.send_queue.push(close_frame, u32::MAX);
+        let pushed = connection
+            .send_queue
+            .push(close_frame, None, QueueLimits::NONE, true);
         assert!(pushed.is_ok(), "no send queue reaches 4 GiB");
         connection.phase = Phase::Closing(close.close_wait());
         self.ready_queue.join(connection);
@@ -340,7 +359,10 @@ impl ConnectionTable {
             return;
         };
         if matches!(connection.phase, Phase::Http) {
-            let pushed = connection.send_queue.push(FrameRun::reply(bytes), u32::MAX);
+            let pushed =
+                connection
+                    .send_queue
+                    .push(FrameRun::reply(bytes), None, QueueLimits::NONE, true);
             assert!(pushed.is_ok(), "no answer reaches 4 GiB");
             self.ready_queue.join(connection);
         }
@@ -479,6 +501,9 @@ impl ConnectionTable {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
+        if bytes > 0 {
+            connection.stuck_since_ms = NOT_STUCK;
+        }
         let delivered = connection.send_queue.sent(bytes);
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
@@ -497,9 +522,12 @@ impl ConnectionTable {
         }
     }
 
-    pub(super) fn would_block(&mut self, id: ConnectionId) {
+    pub(super) fn would_block(&mut self, id: ConnectionId, now: Now) {
         if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = true;
+            if connection.stuck_since_ms == NOT_STUCK {
+                connection.stuck_since_ms = now.monotonic_ms;
+            }
         }
     }
 

@@ -55,6 +55,9 @@ pub enum ConnectionAction {
     ShutdownWrite(ConnectionId),
     /// Close the socket, then call `Shard::release`.
     Close(ConnectionId),
+    /// Close the socket at once, so that the kernel frees what it holds for it, then call
+    /// `Shard::release`.
+    Reset(ConnectionId),
     /// An HTTP request, or more bytes of one, for the HTTP API.
     Http(ConnectionId, Vec<u8>),
     /// Receive nothing more from a connection until `ResumeReceive`.
@@ -279,8 +282,8 @@ impl Shard {
     }
 
     /// The socket of `id` accepts nothing now; nothing is sent to it until `writable` is called.
-    pub fn would_block(&mut self, id: ConnectionId) {
-        self.connections.would_block(id);
+    pub fn would_block(&mut self, id: ConnectionId, now: Now) {
+        self.connections.would_block(id, now);
     }
 
     /// The socket of `id` is writable again.

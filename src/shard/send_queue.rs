@@ -19,6 +19,24 @@ pub(super) struct SendQueue {
     in_flight: u32,
 }
 
+/// What may wait in a send queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueLimits {
+    /// Bytes up to which a run of any length is accepted, so that there is always room for one
+    /// largest message.
+    pub(super) bytes_max: u32,
+    /// Bytes that may wait beyond it, as long as the peer gets on with reading.
+    pub(super) slack_bytes: u32,
+}
+
+impl QueueLimits {
+    /// Any number of bytes.
+    pub(super) const NONE: Self = Self {
+        bytes_max: u32::MAX,
+        slack_bytes: 0,
+    };
+}
+
 /// The send queue has no room for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SendQueueFull;
@@ -28,27 +46,22 @@ pub(super) struct SendQueueFull;
 pub(super) struct FrameCount(pub(super) u64);
 
 impl SendQueue {
-    /// Appends a run.
+    /// Appends a run, with `subscription_id` for its placeholders. `gets_on` is whether the peer
+    /// reads what is sent to it.
     ///
     /// # Errors
-    /// [`SendQueueFull`] when `bytes_max` would be exceeded. An empty send queue accepts a run of
-    /// any length.
-    pub(super) fn push(&mut self, run: FrameRun, bytes_max: u32) -> Result<(), SendQueueFull> {
-        self.push_publications(run, None, bytes_max)
-    }
-
-    /// Appends a run, with `subscription_id` for its placeholders.
-    ///
-    /// # Errors
-    /// As `push`.
-    pub(super) fn push_publications(
+    /// [`SendQueueFull`] when more bytes wait than `limits` allow.
+    pub(super) fn push(
         &mut self,
         run: FrameRun,
         subscription_id: Option<SubscriptionId>,
-        bytes_max: u32,
+        limits: QueueLimits,
+        gets_on: bool,
     ) -> Result<(), SendQueueFull> {
-        let bytes = self.bytes.saturating_add(run.len());
-        if self.bytes > 0 && bytes > bytes_max {
+        let bytes = self.bytes.checked_add(run.len()).ok_or(SendQueueFull)?;
+        let bytes_max = u64::from(limits.bytes_max) + u64::from(limits.slack_bytes);
+        let has_room = self.bytes <= limits.bytes_max || (gets_on && u64::from(bytes) <= bytes_max);
+        if !has_room {
             return Err(SendQueueFull);
         }
         self.bytes = bytes;
@@ -186,6 +199,15 @@ mod tests {
         bytes
     }
 
+    const LIMITS: QueueLimits = QueueLimits {
+        bytes_max: 100,
+        slack_bytes: 0,
+    };
+
+    fn push(send_queue: &mut SendQueue, run: FrameRun) {
+        send_queue.push(run, None, LIMITS, true).unwrap();
+    }
+
     fn data(bytes: &[u8], ends: &[u32]) -> FrameRun {
         FrameRun::publications(bytes, ends, &[])
     }
@@ -196,10 +218,10 @@ mod tests {
         let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3]);
         let subscription_id = |text| Some(SubscriptionId::new(text));
         send_queue
-            .push_publications(run.clone(), subscription_id("x"), 100)
+            .push(run.clone(), subscription_id("x"), LIMITS, true)
             .unwrap();
         send_queue
-            .push_publications(run, subscription_id("y"), 100)
+            .push(run, subscription_id("y"), LIMITS, true)
             .unwrap();
         assert_eq!(waiting(&mut send_queue), b"axbxayby");
         assert_eq!(send_queue.begin_send(64).map(<[u8]>::len).sum::<usize>(), 8);
@@ -211,9 +233,9 @@ mod tests {
     fn whatever_the_socket_takes_the_bytes_come_in_order() {
         for step in 1..=9 {
             let mut send_queue = SendQueue::default();
-            send_queue.push(data(b"aabbb", &[2, 5]), 100).unwrap();
-            send_queue.push(FrameRun::reply(b"cc"), 100).unwrap();
-            send_queue.push(data(b"dd", &[2]), 100).unwrap();
+            push(&mut send_queue, data(b"aabbb", &[2, 5]));
+            push(&mut send_queue, FrameRun::reply(b"cc"));
+            push(&mut send_queue, data(b"dd", &[2]));
             let (mut written, mut frames) = (Vec::new(), 0);
             while !send_queue.is_empty() {
                 let bytes = send_queue.begin_send(2).collect::<Vec<_>>().concat();
@@ -235,7 +257,7 @@ mod tests {
             (3, b"bbXY"),
         ] {
             let mut send_queue = SendQueue::default();
-            send_queue.push(data(b"aabbb", &[2, 5]), 100).unwrap();
+            push(&mut send_queue, data(b"aabbb", &[2, 5]));
             send_queue.begin_send(64).for_each(drop);
             send_queue.sent(written);
             send_queue.push_control(control(b"X"), 10);
@@ -251,8 +273,8 @@ mod tests {
     #[test]
     fn a_control_frame_stays_behind_what_is_in_flight() {
         let mut send_queue = SendQueue::default();
-        send_queue.push(data(b"aabb", &[2, 4]), 100).unwrap();
-        send_queue.push(data(b"cc", &[2]), 100).unwrap();
+        push(&mut send_queue, data(b"aabb", &[2, 4]));
+        push(&mut send_queue, data(b"cc", &[2]));
         send_queue.begin_send(1).for_each(drop);
         send_queue.push_control(FrameRun::reply(b"X"), 10);
         assert_eq!(send_queue.sent(3), FrameCount(1));
@@ -260,16 +282,27 @@ mod tests {
     }
 
     #[test]
-    fn a_full_outbox_refuses_but_an_empty_one_takes_any_run() {
+    fn there_is_room_for_one_run_of_any_length_and_more_for_who_gets_on() {
+        let limits = QueueLimits {
+            bytes_max: 10,
+            slack_bytes: 30,
+        };
         let mut send_queue = SendQueue::default();
-        send_queue.push(data(b"0123456789", &[10]), 4).unwrap();
-        assert_eq!(send_queue.push(data(b"x", &[1]), 4), Err(SendQueueFull));
+        let mut push = |bytes: usize, gets_on| {
+            let run = data(&vec![b'x'; bytes], &[u32::try_from(bytes).unwrap()]);
+            send_queue.push(run, None, limits, gets_on).is_ok()
+        };
+        assert!(push(10, false), "nothing waits");
+        assert!(push(25, false), "no more than the limit waits");
+        assert!(!push(1, false));
+        assert!(push(5, true));
+        assert!(!push(1, true), "the slack is used");
     }
 
     #[test]
     fn of_too_many_control_frames_the_newest_replaces_the_one_before() {
         let mut send_queue = SendQueue::default();
-        send_queue.push(data(b"aa", &[2]), 100).unwrap();
+        push(&mut send_queue, data(b"aa", &[2]));
         for byte in *b"UVWXYZ" {
             send_queue.push_control(FrameRun::reply(&[byte]), 3);
         }
@@ -280,8 +313,8 @@ mod tests {
     #[test]
     fn giving_up_keeps_a_partly_written_frame_and_counts_the_rest() {
         let mut send_queue = SendQueue::default();
-        send_queue.push(data(b"aabbbc", &[2, 5, 6]), 100).unwrap();
-        send_queue.push(data(b"dd", &[2]), 100).unwrap();
+        push(&mut send_queue, data(b"aabbbc", &[2, 5, 6]));
+        push(&mut send_queue, data(b"dd", &[2]));
         send_queue.begin_send(64).for_each(drop);
         assert_eq!(send_queue.sent(3), FrameCount(1));
         assert_eq!(send_queue.abandoned(), FrameCount(3));

@@ -184,7 +184,7 @@ fn a_half_closed_socket_ends_its_session() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_closed_and_others_are_not() {
+fn a_client_that_never_reads_is_reset_and_others_are_not() {
     let mut scene = Scene::new();
     let mut stuck = Raw::open(scene.server.address, "/ws", "");
     stuck.send(r#"{"type":"subscribe","data":{"channel":"flood"}}"#);
@@ -206,7 +206,7 @@ fn a_client_that_never_reads_is_closed_and_others_are_not() {
             > 0
     );
     scene.check_bystander();
-    // What it reads when it wakes up are whole frames, and then why it was closed.
+    // What had reached its host is all that it reads when it wakes up.
     let mut texts = 0;
     let last = loop {
         match stuck.read() {
@@ -215,6 +215,6 @@ fn a_client_that_never_reads_is_closed_and_others_are_not() {
         }
         texts += 1;
     };
-    assert!(texts > 0);
-    assert_eq!(last, Frame::Close(1008, "slow_consumer".into()));
+    assert!(texts < 100, "the kernel has let go of the rest: {texts}");
+    assert_eq!(last, Frame::End);
 }

@@ -103,3 +103,32 @@ fn a_handler_that_blocks_costs_only_the_sessions_of_its_shard() {
     drop((healthy, stalled, blocker));
     server.stop();
 }
+
+#[test]
+fn large_messages_do_not_close_subscribers_that_read() {
+    let server = Server::builder()
+        .listen(([127, 0, 0, 1], 0).into())
+        .shards(ShardCount::Fixed(2))
+        .dev()
+        .set("gateway.message_bytes_max", "10 MiB")
+        .set("gateway.sessions_per_ip_max", 0)
+        .start()
+        .unwrap();
+    let address = server.addresses()[0];
+    let mut subscribers: Vec<_> = (0..8)
+        .map(|_| Client::subscribed(address, "news"))
+        .collect();
+    let mut publisher = Client::open(address, "/ws");
+    // Two that exceed the send queue together, then one that exceeds it alone and a small one.
+    for bytes in [600_000, 600_000, 9_000_000, 10] {
+        publisher.publish("news", &format!("\"{}\"", "x".repeat(bytes)));
+    }
+    for subscriber in &mut subscribers {
+        for bytes in [600_000, 600_000, 9_000_000, 10] {
+            let message = subscriber.receive();
+            assert!(message.len() > bytes && message.len() < bytes + 100);
+        }
+    }
+    drop((subscribers, publisher));
+    server.stop();
+}

@@ -23,6 +23,8 @@ pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, n
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
         publish_rules: AccessRule::open_dialect_channels(),
         send_queue_bytes_max,
+        // Who takes nothing is slow at once.
+        slow_consumer_timeout_ms: 0,
         ..Policy::default()
     };
     shards_with(policy, &Verifier::default(), count, ring_bytes, now)

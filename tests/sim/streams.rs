@@ -193,7 +193,7 @@ impl Streams {
                     all.extend_from_slice(&bytes[..taken]);
                 }
                 for request in shard.take_actions() {
-                    if let ConnectionAction::Close(id) = request {
+                    if let ConnectionAction::Close(id) | ConnectionAction::Reset(id) = request {
                         shard.release(id);
                     }
                 }

@@ -262,7 +262,7 @@ impl World {
             self.clients[client].take(&bytes);
             self.shards[shard].sent(id, u32::try_from(bytes.len()).unwrap());
             if bytes.len() < whole {
-                self.shards[shard].would_block(id);
+                self.shards[shard].would_block(id, self.now);
                 self.clients[client].is_blocked = true;
             }
         }
@@ -342,7 +342,7 @@ impl World {
             }
             for action in actions {
                 match action {
-                    ConnectionAction::Close(id) => {
+                    ConnectionAction::Close(id) | ConnectionAction::Reset(id) => {
                         let client = self.by_id.remove(&(shard, id)).unwrap();
                         assert!(
                             self.clients[client].is_gone,

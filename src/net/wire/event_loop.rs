@@ -283,7 +283,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 self.finish_operation(id);
                 self.shard.writable(id);
             }
-            Operation::Shutdown(id) => self.finish_operation(id),
+            Operation::Shutdown(id) | Operation::SetOption(id) => self.finish_operation(id),
             Operation::Close(id) => {
                 self.sockets.remove(id);
                 self.http.closed(id);
@@ -387,7 +387,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         let is_full = result == -libc::EAGAIN || (result >= 0 && written < wanted);
         if is_full {
             self.counters.short_sends.add(1);
-            self.shard.would_block(id);
+            self.shard.would_block(id, now);
             self.arm_poll(id);
         } else if result < 0 && result != -libc::EINTR {
             self.shard.abort(id, now);
@@ -481,6 +481,12 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                     }
                 }
                 ConnectionAction::Close(id) => self.begin_close(id),
+                ConnectionAction::Reset(id) => {
+                    if self.begin_operation(id) {
+                        self.kernel.reset_at_close(id);
+                    }
+                    self.begin_close(id);
+                }
                 ConnectionAction::Http(id, bytes) => self.http.receive(id, &bytes),
                 ConnectionAction::HttpEnd(id) => self.http.end(id),
             }

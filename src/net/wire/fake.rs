@@ -181,7 +181,9 @@ impl FakeKernel {
             Operation::Receive(id) => self.try_receive(id),
             Operation::Send(id) => self.try_send(id),
             Operation::Writable(_) => self.complete(operation, libc::POLLOUT.into(), false, None),
-            Operation::Shutdown(_) => self.complete(operation, 0, false, None),
+            Operation::Shutdown(_) | Operation::SetOption(_) => {
+                self.complete(operation, 0, false, None);
+            }
             Operation::Close(id) => {
                 let peer = self.peers.remove(&id).unwrap();
                 self.closed.push(id);
@@ -198,6 +200,7 @@ impl FakeKernel {
             | Operation::Send(other)
             | Operation::Writable(other)
             | Operation::Shutdown(other)
+            | Operation::SetOption(other)
             | Operation::Close(other) => *other == id,
             Operation::Accept(_) | Operation::Wake | Operation::Cancel => false,
         };
@@ -292,6 +295,9 @@ impl Kernel for FakeKernel {
             peer.has_ended = true;
         }
         self.pending.push(Operation::Shutdown(id));
+    }
+    fn reset_at_close(&mut self, id: ConnectionId) {
+        self.pending.push(Operation::SetOption(id));
     }
     fn close(&mut self, id: ConnectionId) {
         assert!(!self.has_pending(id), "closed with operations left");

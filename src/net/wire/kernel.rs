@@ -26,6 +26,8 @@ pub(crate) enum Operation {
     Writable(ConnectionId),
     /// The shutdown of a socket's sending side.
     Shutdown(ConnectionId),
+    /// The change of a socket's option.
+    SetOption(ConnectionId),
     /// The close of a socket in the file table.
     Close(ConnectionId),
     /// The cancellation of an operation.
@@ -83,6 +85,9 @@ pub(crate) trait Kernel {
     fn await_writable(&mut self, id: ConnectionId);
     /// Shuts down the sending side of `id`.
     fn shutdown_write(&mut self, id: ConnectionId);
+    /// Makes the close of `id` a reset, which frees the bytes that the kernel holds for it. A kernel
+    /// before 6.7 cannot do so and closes it as usual.
+    fn reset_at_close(&mut self, id: ConnectionId);
     /// Closes the socket of `id`.
     fn close(&mut self, id: ConnectionId);
     /// Submits queued operations and collects completions; waits for one at most `wait`, not at all

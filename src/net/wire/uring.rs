@@ -304,6 +304,25 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::Shutdown(id)) };
     }
 
+    fn reset_at_close(&mut self, id: ConnectionId) {
+        static LINGER: libc::linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        let value = std::ptr::from_ref(&LINGER).cast();
+        let length = u32::try_from(size_of::<libc::linger>()).expect("a small structure");
+        let entry = opcode::SetSockOpt::new(
+            Fixed(id.slot()),
+            libc::SOL_SOCKET.cast_unsigned(),
+            libc::SO_LINGER.cast_unsigned(),
+            value,
+            length,
+        )
+        .build();
+        // SAFETY: the option's value is static.
+        unsafe { self.push(entry, Operation::SetOption(id)) };
+    }
+
     fn close(&mut self, id: ConnectionId) {
         let entry = opcode::Close::new(Fixed(id.slot())).build();
         // SAFETY: a close names no memory.
@@ -384,6 +403,7 @@ fn pack(operation: Operation) -> u64 {
         Operation::Shutdown(id) => (6, of(id)),
         Operation::Close(id) => (7, of(id)),
         Operation::Cancel => (8, 0),
+        Operation::SetOption(id) => (9, of(id)),
     };
     kind << KIND_SHIFT | low
 }
@@ -403,6 +423,7 @@ fn unpack(user_data: u64) -> Option<Operation> {
         6 => Operation::Shutdown(id),
         7 => Operation::Close(id),
         8 => Operation::Cancel,
+        9 => Operation::SetOption(id),
         _ => return None,
     })
 }
@@ -423,6 +444,7 @@ mod tests {
             Operation::Writable(id),
             Operation::Shutdown(id),
             Operation::Close(id),
+            Operation::SetOption(id),
             Operation::Cancel,
         ] {
             assert_eq!(unpack(pack(operation)), Some(operation));
