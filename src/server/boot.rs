@@ -149,17 +149,20 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let watched = Arc::clone(&process_state);
     let (reports_sender, reports) = unbounded();
     let (mut commands, mut questions, mut shards) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, listeners) in listeners.into_iter().enumerate() {
-        let (sender, receiver) = unbounded();
-        commands.push((sender, wakers[index].clone()));
-        let (question_sender, question_receiver) = unbounded();
-        questions.push(question_sender);
-        let reader = ring.reader().map_err(other)?;
+    // All of them before the first shard: one that does not start gives its number back.
+    let readers = cores.iter().map(|_| ring.reader());
+    let readers: Vec<_> = readers.collect::<Result<_, _>>().map_err(other)?;
+    let of_shards = listeners.into_iter().zip(readers);
+    for (index, (listeners, reader)) in of_shards.enumerate() {
         assert_eq!(
             reader.index() as usize,
             index,
             "readers are numbered like shards"
         );
+        let (sender, receiver) = unbounded();
+        commands.push((sender, wakers[index].clone()));
+        let (question_sender, question_receiver) = unbounded();
+        questions.push(question_sender);
         let shard = shard_thread::spawn(ShardThread {
             core: cores[index],
             parts: ShardParts {

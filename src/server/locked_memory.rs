@@ -150,13 +150,18 @@ fn too_low(limit_bytes: u64, shards: usize) -> KernelError {
     let needed = needed_bytes(&smallest, shards).max(LIMIT_BYTES_MIN);
     let comfortable = needed_bytes(&config(SIZES[0]), shards).max(LIMIT_BYTES_MIN);
     let kib = |bytes: u64| bytes.div_ceil(1024);
+    let needing = match shards {
+        1 => "1 shard needs".to_owned(),
+        shards => format!("{shards} shards need"),
+    };
     let fewer = match shards_within(limit_bytes) {
         0 => String::new(),
+        1 => ", or start one shard (--shards 1)".to_owned(),
         count => format!(", or start at most {count} shards (--shards {count})"),
     };
     KernelError::new(
         format!(
-            "the limit of locked memory is {} KiB, and {shards} shards need {} KiB at least",
+            "the limit of locked memory is {} KiB, and {needing} {} KiB at least",
             limit_bytes / 1024,
             kib(needed)
         ),
@@ -235,7 +240,7 @@ mod tests {
         assert!(rings_within(fit + 1, Some(8 * MIB)).is_none());
         let text = too_low(256 * 1024, 1).to_string();
         assert!(
-            text.contains("need 512 KiB") && !text.contains("at most"),
+            text.contains("needs 512 KiB") && !text.contains("at most"),
             "{text}"
         );
     }
