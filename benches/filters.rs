@@ -1,8 +1,8 @@
-//! What does it cost to find the filters that match a publication, parsed already and not?
+//! What does it cost to find the filters that match a publication, checked already and not?
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fanwire::broker::filters::{Filter, FilterId, FilterIndex};
-use fanwire::json::{Document, JsonReader};
+use fanwire::json::{Document, JsonReader, check};
 use std::hint::black_box;
 
 /// Events in turn, so that caches and branches do not learn one of them.
@@ -20,10 +20,7 @@ fn index(filters: u32, text: impl Fn(u32) -> String) -> FilterIndex {
     let mut index = FilterIndex::default();
     let mut reader = JsonReader::default();
     for number in 0..filters {
-        let text = text(number);
-        let document = reader.parse(&text).expect("the text is JSON");
-        let object = document.object().expect("the text is an object");
-        let filter = Filter::parse(&object).expect("the filter is small");
+        let filter = Filter::parse(&text(number), &mut reader).expect("the filter is small");
         index.insert(filter.expect("the filter has keys"));
     }
     index
@@ -46,39 +43,37 @@ fn filters(criterion: &mut Criterion) {
         }),
     ];
     let events: Vec<_> = (0..EVENTS).map(event).collect();
-    let mut readers: Vec<_> = events.iter().map(|_| JsonReader::default()).collect();
-    let compat_env = readers.iter_mut().zip(&events);
-    let compat_env: Vec<_> = compat_env
-        .map(|(reader, event)| reader.parse(event).expect("the event is JSON"))
-        .collect();
     for (name, count, text) in cases {
         let mut index = index(count, text);
         let mut matched = Vec::new();
         let mut reader = JsonReader::default();
         let mut group = criterion.benchmark_group(name);
-        group.bench_function("with_parse", |bencher| {
-            let mut turn = events.iter().cycle();
-            bencher.iter(|| {
-                let event = turn.next().expect("a cycle has no end");
-                let document = reader.parse(event).expect("the event is JSON");
-                match_one(&mut index, &document, &mut matched);
+        for (name, is_checked) in [("with_check", true), ("without_check", false)] {
+            group.bench_function(name, |bencher| {
+                let mut turn = events.iter().cycle();
+                bencher.iter(|| {
+                    let event = turn.next().expect("a cycle has no end");
+                    if is_checked {
+                        check(event).expect("the event is JSON");
+                    }
+                    match_one(&mut index, event, &mut reader, &mut matched);
+                });
             });
-        });
-        group.bench_function("without_parse", |bencher| {
-            let mut turn = compat_env.iter().cycle();
-            bencher.iter(|| {
-                let document = turn.next().expect("a cycle has no end");
-                match_one(&mut index, document, &mut matched);
-            });
-        });
+        }
         group.finish();
     }
 }
 
-fn match_one(index: &mut FilterIndex, document: &Document<'_>, matched: &mut Vec<FilterId>) {
+fn match_one(
+    index: &mut FilterIndex,
+    event: &str,
+    reader: &mut JsonReader,
+    matched: &mut Vec<FilterId>,
+) {
     matched.clear();
+    let document = Document::new(event);
     let object = document.object().expect("the event is an object");
-    black_box(index.matches(&object, matched));
+    black_box(index.matches(&object, reader, matched));
     assert_eq!(matched.len(), 1, "each case has one match for each event");
 }
 

@@ -39,6 +39,9 @@ pub const RETAINED_PER_CHANNEL_MAX: usize = 10_000;
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_024;
 /// Longest filter, bytes of JSON. A client can have one filter per subscription stored and indexed.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
+/// Longest number that a filter can name or match, bytes. The shortest text of any 64-bit integer or
+/// double has at most 24; converting one takes up to a microsecond per hundred bytes.
+pub const FILTER_NUMBER_BYTES_MAX: usize = 64;
 /// Keys of one filter. The analytics server's clients use two; each costs a check of every
 /// candidate.
 pub const FILTER_KEYS_MAX: usize = 32;
@@ -81,8 +84,8 @@ pub const PINGS_ANSWERED: usize = 16;
 /// Longest message of a session that has yet to authenticate, bytes: a token and its envelope, with
 /// room for escapes.
 pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
-/// Memory that a shard's JSON parser keeps between messages, bytes of text.
-pub const JSON_BYTES_KEPT: usize = 256 * 1024;
+/// Memory that a shard keeps between messages for what a decoder writes, bytes.
+pub const SCRATCH_BYTES_KEPT: usize = 256 * 1024;
 /// Longest run, bytes: large enough to join sixty-four small publications in one send, small enough
 /// that a run held by one slow connection is cheap.
 pub const RUN_BYTES_MAX: usize = 64 * 1024;

@@ -3,7 +3,7 @@
 use super::filters::{Filter, FilterId, FilterIndex};
 use crate::base::interest::is_mostly_empty;
 use crate::base::{ChannelTag, ProcessState, SubscriptionId, Variant};
-use crate::json::Object;
+use crate::json::{JsonReader, Object};
 use hashbrown::HashTable;
 use slab::Slab;
 use std::sync::Arc;
@@ -93,7 +93,12 @@ impl Channel {
 
     /// Appends the subscriber groups whose filter matches `data`; returns how many filters were
     /// evaluated.
-    pub fn matching(&mut self, data: &Object<'_>, groups: &mut Vec<u32>) -> u64 {
+    pub fn matching(
+        &mut self,
+        data: &Object<'_>,
+        reader: &mut JsonReader,
+        groups: &mut Vec<u32>,
+    ) -> u64 {
         let Some(filters) = &mut self.filters else {
             return 0;
         };
@@ -103,7 +108,7 @@ impl Channel {
             matched,
         } = &mut **filters;
         matched.clear();
-        let evaluations = index.matches(data, matched);
+        let evaluations = index.matches(data, reader, matched);
         for filter_id in matched {
             groups.extend_from_slice(&by_group[filter_id.slot() as usize]);
         }

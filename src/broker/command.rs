@@ -244,6 +244,21 @@ pub struct Connect<'a> {
 }
 
 impl Command<'_> {
+    /// Whether every session may send the command, even one that has not authenticated.
+    #[must_use]
+    pub const fn is_open_to_all(&self) -> bool {
+        self.is_internal()
+            || matches!(
+                self,
+                Self::Authenticate { .. }
+                    | Self::Ping
+                    | Self::Status
+                    | Self::Malformed(_)
+                    | Self::Activity
+                    | Self::Message
+            )
+    }
+
     /// Whether the command comes from the server and so does not count as activity of the client.
     #[must_use]
     pub const fn is_internal(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Publishing by clients, retained values, and the targets of broadcasts.
 
-use super::command::{BroadcastTarget, Publication};
+use super::command::{BroadcastTarget, Command, Publication};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::names::{check_channel, is_name};
@@ -9,24 +9,51 @@ use super::subscriptions::are_met;
 use crate::base::channel_names::owner;
 use crate::base::limits::KIND_BYTES_MAX;
 use crate::base::{ConnectionId, Now};
-use crate::config::DialectPolicy;
 
 /// The permission that a token must have to publish.
 const PUBLISH_PERMISSION: &str = "publish";
 
 impl Broker {
+    /// Whether session `id` may send a command of this kind, whatever its channel: the first check,
+    /// which does not look at data.
+    ///
+    /// # Errors
+    /// [`Rejection::AuthenticationRequired`] or [`Rejection::PermissionDenied`].
+    pub fn check_permission(
+        &self,
+        id: ConnectionId,
+        command: &Command<'_>,
+    ) -> Result<(), Rejection> {
+        if command.is_open_to_all() {
+            return Ok(());
+        }
+        let Some(session) = self.sessions.get(id) else {
+            return Ok(());
+        };
+        let policy = &self.policy.dialects[session.dialect.index()];
+        let identity = session.identity.as_deref();
+        if identity.is_none() && policy.auth_required {
+            return Err(Rejection::AuthenticationRequired);
+        }
+        let is_allowed = match command {
+            Command::Publish(_) => {
+                policy.anonymous_publish
+                    || identity.is_some_and(|identity| identity.may(PUBLISH_PERMISSION))
+            }
+            Command::PublishWithRole { role, .. } => {
+                identity.is_some_and(|identity| identity.has_role(role))
+            }
+            _ => true,
+        };
+        is_allowed.then_some(()).ok_or(Rejection::PermissionDenied)
+    }
+
     pub(super) fn publish(
         &mut self,
         id: ConnectionId,
-        policy: &DialectPolicy,
         publication: Publication<'_>,
         emit: &mut Emit<'_>,
     ) {
-        let identity = self.identity(id);
-        let may = identity.is_some_and(|identity| identity.may(PUBLISH_PERMISSION));
-        if !may && !policy.anonymous_publish {
-            return self.reject(Rejection::PermissionDenied, emit);
-        }
         if let Err(rejection) = check_channel(publication.channel) {
             return self.reject(rejection, emit);
         }
@@ -54,22 +81,8 @@ impl Broker {
         })
     }
 
-    /// Publishes with the permission of a role, on a channel that the dialect chooses.
-    pub(super) fn publish_with_role(
-        &mut self,
-        id: ConnectionId,
-        role: &str,
-        publication: Publication<'_>,
-        emit: &mut Emit<'_>,
-    ) {
-        let identity = self.identity(id);
-        if !identity.is_some_and(|identity| identity.has_role(role)) {
-            return self.reject(Rejection::PermissionDenied, emit);
-        }
-        self.issue(publication, emit);
-    }
-
-    fn issue(&mut self, publication: Publication<'_>, emit: &mut Emit<'_>) {
+    /// Publishes on a channel that the client or its dialect chose.
+    pub(super) fn issue(&mut self, publication: Publication<'_>, emit: &mut Emit<'_>) {
         self.counters.publications.add(1);
         emit(Effect::Publish(publication));
         let channel = publication.channel;

@@ -5,12 +5,13 @@ use super::effect::Effect;
 use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
 use super::session::Session;
-use crate::auth::{Identity, Verifier};
+use crate::auth::Verifier;
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlotMap, SubscriptionId,
 };
 use crate::config::{Policy, RateScope};
+use crate::json::JsonReader;
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub struct Broker {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) sessions: SlotMap<Session>,
     pub(super) channels: Channels,
+    /// Converts filters.
+    pub(super) json: JsonReader,
     pub(super) subscription_count: u64,
     pub(super) authenticated_count: u64,
     pub(super) subscription_ids_assigned: Cell<u64>,
@@ -63,6 +66,7 @@ impl Broker {
             sessions: SlotMap::default(),
             channels: Channels::new(parts.shard, Arc::clone(&parts.process_state)),
             process_state: parts.process_state,
+            json: JsonReader::default(),
             subscription_count: 0,
             authenticated_count: 0,
             subscription_ids_assigned: Cell::new(0),
@@ -191,11 +195,6 @@ impl Broker {
             crate::base::SUBSCRIPTION_ID_BYTES
         );
         subscription_id
-    }
-
-    /// The identity of the session, if it has one.
-    pub(super) fn identity(&self, id: ConnectionId) -> Option<&Identity> {
-        self.sessions.get(id)?.identity.as_deref()
     }
 }
 

@@ -40,7 +40,9 @@ impl Broker {
                 return self.check_timers(id, &policy, now, emit);
             }
         }
-        let auth_satisfied = session.identity.is_some() || !policy.auth_required;
+        if let Err(rejection) = self.check_permission(id, &command) {
+            return self.reject(rejection, emit);
+        }
         match command {
             Command::Authenticate { token } => {
                 self.authenticate(id, &policy, token, now, emit);
@@ -61,7 +63,6 @@ impl Broker {
                 self.unsubscribe_server_side(id, channel, now, emit);
             }
             Command::EndSession { reason } => self.close(id, reason, now, emit),
-            _ if !auth_satisfied => self.reject(Rejection::AuthenticationRequired, emit),
             Command::Subscribe(subscription) => self.subscribe(id, subscription, now, emit),
             Command::Unsubscribe { channel } => self.unsubscribe(id, channel, now, emit),
             Command::UnsubscribeById { subscription_id } => {
@@ -75,10 +76,9 @@ impl Broker {
                 Ok(channel) => self.unsubscribe(id, &channel, now, emit),
                 Err(rejection) => self.reject(rejection, emit),
             },
-            Command::Publish(publication) => self.publish(id, &policy, publication, emit),
-            Command::PublishWithRole { role, publication } => {
-                self.publish_with_role(id, role, publication, emit);
-            }
+            Command::Publish(publication) => self.publish(id, publication, emit),
+            // Its dialect chose the channel and the type.
+            Command::PublishWithRole { publication, .. } => self.issue(publication, emit),
             Command::GetRetained { channel } => self.get_retained(id, channel, now, emit),
         }
     }

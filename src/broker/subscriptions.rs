@@ -45,10 +45,13 @@ impl Broker {
             if session.client_side().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
                 return self.reject(Rejection::TooManySubscriptions, emit);
             }
-            let Ok(filter) = requested.filter.as_ref().map(Filter::parse).transpose() else {
+            let filter = match &requested.filter {
+                Some(filter) => Filter::parse(filter.raw(), &mut self.json),
+                None => Ok(None),
+            };
+            let Ok(filter) = filter else {
                 return self.reject(Rejection::InvalidField("filter"), emit);
             };
-            let filter = filter.flatten();
             self.join(id, requested.channel, subscription_id.clone(), filter);
             self.count_tables();
         }

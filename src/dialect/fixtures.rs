@@ -4,7 +4,7 @@ use super::{Decoded, Dialect};
 use crate::auth::Identity;
 use crate::base::{ConnectionId, DialectId, Now};
 use crate::broker::{Event, SessionId, SessionView, SubscriptionView};
-use crate::json::JsonReader;
+use crate::json::Document;
 
 /// 2024-01-01T00:00:00.000Z.
 pub(super) const NOW: Now = Now::at(120_500, 1_704_067_200_000);
@@ -45,9 +45,8 @@ pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
 
 /// How the dialect decodes `text`, in `Debug` form.
 pub(super) fn decoded(dialect: &dyn Dialect, text: &str) -> String {
-    let mut reader = JsonReader::default();
     let mut scratch = String::new();
-    let document = reader.parse(text).unwrap();
+    let document = Document::new(text);
     let decoded = dialect.decode(&document.object().unwrap(), &mut scratch);
     match decoded {
         Ok(Decoded::Command(command)) => format!("Ok({command:?})"),

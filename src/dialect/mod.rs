@@ -16,7 +16,7 @@ use crate::base::DialectId;
 use crate::base::channel_names::owner;
 use crate::broker::{Command, Event, Presence, Publication, Rejection, Retain};
 use crate::config::AccessRule;
-use crate::json::{JsonReader, Object};
+use crate::json::{Document, Object};
 
 /// What the server adds to a publication when it is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +134,7 @@ pub fn access_rules() -> Vec<AccessRule> {
 #[must_use]
 pub fn is_own_type(dialect: DialectId, kind: &str) -> bool {
     let message = serde_json::json!({ "type": kind }).to_string();
-    let (mut reader, mut scratch) = (JsonReader::default(), String::new());
-    let Ok(document) = reader.parse(&message) else {
-        return false;
-    };
+    let (document, mut scratch) = (Document::new(&message), String::new());
     let Ok(object) = document.object() else {
         return false;
     };

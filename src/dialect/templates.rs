@@ -1,8 +1,6 @@
 //! Templates of messages that several dialects write.
 
-use crate::json::write_text;
-use serde::Deserialize as _;
-use serde_json::value::RawValue;
+use crate::json::{Document, write_text};
 
 /// Appends `{"type":T,NAME:VALUE}`.
 pub(super) fn flat(output: &mut Vec<u8>, kind: &str, name: &str, value: &str) {
@@ -54,30 +52,18 @@ pub(super) enum OwnType {
 impl OwnType {
     /// That of `data`, which is JSON.
     pub(super) fn of(data: &str) -> Self {
-        #[derive(serde::Deserialize)]
-        struct Typed<'a> {
-            #[serde(borrow, default, rename = "type", deserialize_with = "present")]
-            kind: Option<&'a RawValue>,
-        }
-        if !data.starts_with('{') {
+        let document = Document::new(data);
+        let Ok(object) = document.object() else {
             return Self::Unusable;
-        }
-        // The name of a field may be written with escapes.
-        if !data.contains("type") && !data.contains('\\') {
-            return Self::Missing;
-        }
-        // Called once per publication and variant, so the cost of parsing again is small.
-        match serde_json::from_str::<Typed<'_>>(data) {
-            Ok(Typed { kind: None }) => Self::Missing,
-            Ok(Typed { kind: Some(kind) }) if kind.get().starts_with('"') => Self::Message,
-            Ok(_) | Err(_) => Self::Unusable,
+        };
+        let members = object.members();
+        let mut types = members.filter(|(name, _)| name.is("type"));
+        match (types.next(), types.next()) {
+            (None, _) => Self::Missing,
+            (Some((_, kind)), None) if kind.raw().starts_with('"') => Self::Message,
+            _ => Self::Unusable,
         }
     }
-}
-
-/// A field that is there, also if it is null.
-fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(field).map(Some)
 }
 
 #[cfg(test)]

@@ -2,11 +2,10 @@
 
 use super::batch::Batches;
 use super::record::{self, Frame, Record};
-use crate::base::limits::JSON_BYTES_KEPT;
 use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId, Variant};
 use crate::broker::{BroadcastTarget, Broker, Channel, ChannelIndex};
 use crate::dialect;
-use crate::json::JsonReader;
+use crate::json::{Document, JsonReader};
 
 /// Frames of one channel, collected as long as the next records are for the same channel. This
 /// keeps the order of all publications, and consecutive publications cost each subscriber one
@@ -109,15 +108,9 @@ impl Coalescer {
         }
         let data = record.data().unwrap_or_default();
         // Data other than an object has no fields that a filter could match.
-        if let Ok(document) = self.json.parse(data)
-            && let Ok(object) = document.object()
-        {
-            let evaluations = channel.matching(&object, &mut self.wanted);
+        if let Ok(object) = Document::new(data).object() {
+            let evaluations = channel.matching(&object, &mut self.json, &mut self.wanted);
             counters.filter_evaluations.add(evaluations);
-        }
-        // One large publication should not increase the memory of the shard permanently.
-        if data.len() > JSON_BYTES_KEPT {
-            self.json = JsonReader::default();
         }
     }
 

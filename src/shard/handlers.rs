@@ -27,17 +27,18 @@ impl Shard {
         passes
     }
 
+    /// Whether there is a handler for messages of this type, and the session may call it.
+    pub(super) fn check_handler(&self, id: ConnectionId, kind: &str) -> Result<(), Rejection> {
+        let before_authentication = self.hooks.handler(kind).ok_or(Rejection::UnknownType)?;
+        if before_authentication || self.broker.auth_satisfied(id) {
+            Ok(())
+        } else {
+            Err(Rejection::AuthenticationRequired)
+        }
+    }
+
     /// Calls the handler of a message whose type the dialect does not have.
     pub(super) fn call_handler(&mut self, id: ConnectionId, message: Message<'_>, now: Now) {
-        let rejection = match self.hooks.handler(message.kind) {
-            None => Some(Rejection::UnknownType),
-            Some(before_authentication) => (!before_authentication
-                && !self.broker.auth_satisfied(id))
-            .then_some(Rejection::AuthenticationRequired),
-        };
-        if let Some(rejection) = rejection {
-            return self.step(id, Command::Malformed(rejection), now);
-        }
         let Some(view) = self.broker.view(id, now) else {
             return;
         };

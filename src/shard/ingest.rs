@@ -5,11 +5,11 @@ use super::connection_table::ConnectionTable;
 use super::session::Message;
 use super::{ConnectionAction, Shard};
 use crate::base::counters::ProtocolError;
-use crate::base::limits::{CONTROL_COST, JSON_BYTES_KEPT, MESSAGE_COST, PINGS_ANSWERED};
+use crate::base::limits::{CONTROL_COST, MESSAGE_COST, PINGS_ANSWERED, SCRATCH_BYTES_KEPT};
 use crate::base::{ConnectionId, Now};
-use crate::broker::Command;
+use crate::broker::{Command, Rejection};
 use crate::dialect::{self, Decoded, Dialect};
-use crate::json::Object;
+use crate::json::{self, Document, Object};
 use crate::ws::{Decoder, Incoming, MessageLimits};
 
 /// Why a share of input ends before the input does.
@@ -205,24 +205,25 @@ impl Shard {
     ) -> Option<Stop> {
         let dialect = dialect::of(self.connections.slab.get(id)?.dialect);
         self.awaits_room = false;
-        // Taken out, because the parsed message borrows from it while the shard is in use.
-        let mut json = self.json.take().unwrap_or_default();
+        // Taken out, because the command borrows from it while the shard is in use.
         let mut scratch = std::mem::take(&mut self.scratch);
-        match json.parse(text) {
-            Ok(document) => match document.object() {
-                Ok(object) => self.dispatch(id, dialect, &object, &mut scratch, is_again, now),
-                Err(error) => self.step(id, Command::Malformed(error.into()), now),
-            },
-            Err(error) => self.step(id, Command::Malformed(error.into()), now),
+        let document = Document::new(text);
+        let dispatched = match document.object() {
+            Ok(object) => self.dispatch(id, dialect, &object, &mut scratch, is_again, now),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(rejection) = dispatched {
+            self.step(id, Command::Malformed(rejection), now);
         }
         // One large message should not increase the memory of the shard permanently.
-        if text.len() <= JSON_BYTES_KEPT {
-            (self.json, self.scratch) = (Some(json), scratch);
+        if scratch.capacity() <= SCRATCH_BYTES_KEPT {
+            self.scratch = scratch;
         }
         self.awaits_room.then(|| Stop::Room(text.to_owned()))
     }
 
-    /// Decodes a message and carries it out.
+    /// Decodes a message and carries it out. Whether the session may send such a message comes
+    /// first; only then the whole text is checked.
     fn dispatch(
         &mut self,
         id: ConnectionId,
@@ -231,30 +232,39 @@ impl Shard {
         scratch: &mut String,
         is_again: bool,
         now: Now,
-    ) {
+    ) -> Result<(), Rejection> {
         if self.hooks.has_middleware() && !is_again {
+            // Middleware sees every message, as valid JSON.
+            json::check(object.raw())?;
             let kind = object.field("type").and_then(|kind| kind.text());
             let message = Message {
                 kind: kind.unwrap_or_default(),
                 data: object.raw(),
             };
             if !self.passes_middleware(id, message, now) {
-                return;
+                return Ok(());
             }
         }
         let decoded = dialect.decode(object, scratch);
+        match &decoded {
+            Ok(Decoded::Command(command)) => self.broker.check_permission(id, command)?,
+            Ok(Decoded::Custom { kind, .. }) => self.check_handler(id, kind)?,
+            // The text may not be JSON at all, which would be the better answer.
+            Err(_) => {}
+        }
+        json::check(object.raw())?;
         if self.writer.is_congested() && decoded.as_ref().is_ok_and(Decoded::may_publish) {
             self.awaits_room = true;
-            return;
+            return Ok(());
         }
-        match decoded {
-            Ok(Decoded::Custom { kind, data }) => {
+        match decoded? {
+            Decoded::Command(command) => self.step(id, command, now),
+            Decoded::Custom { kind, data } => {
                 self.step(id, Command::Activity, now);
                 self.call_handler(id, Message { kind, data }, now);
             }
-            Ok(Decoded::Command(command)) => self.step(id, command, now),
-            Err(rejection) => self.step(id, Command::Malformed(rejection), now),
         }
+        Ok(())
     }
 
     fn end_for(&mut self, id: ConnectionId, error: ProtocolError, now: Now) {

@@ -35,7 +35,6 @@ use crate::auth::Verifier;
 use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
-use crate::json::JsonReader;
 use connection_table::ConnectionTable;
 use fanwire_ring::{Reader, Ring};
 use publication_reader::PublicationReader;
@@ -97,8 +96,6 @@ pub struct ShardParts {
 #[derive(Debug)]
 pub struct Shard {
     broker: Broker,
-    /// `None` while a message is read, and after a message so large that its reader was not kept.
-    json: Option<JsonReader>,
     scratch: String,
     writer: PublicationWriter,
     reader: PublicationReader,
@@ -137,7 +134,6 @@ impl Shard {
             ConnectionTable::new(parts.connections_max, &parts.policy, parts.counters, now);
         Self {
             broker,
-            json: None,
             scratch: String::new(),
             writer,
             reader,

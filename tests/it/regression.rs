@@ -1,6 +1,6 @@
 //! Faults that were found once, one test each.
 
-use crate::harness::{Frame, Raw, Server, frame_bytes, token, upgrade_request};
+use crate::harness::{Client, Frame, Raw, Server, frame_bytes, token, upgrade_request};
 
 #[test]
 fn frames_in_the_same_packet_as_the_request_are_read() {
@@ -72,4 +72,32 @@ fn a_draining_server_refuses_new_connections() {
     let mut attempts = (0..10_000).map(|_| std::net::TcpStream::connect(server.address));
     assert!(attempts.any(|attempt| attempt.is_err()));
     assert!(std::net::TcpStream::connect(server.address).is_err());
+}
+
+#[test]
+fn permission_and_type_come_before_the_text_as_a_whole() {
+    let server = Server::secured();
+    let mut raw = Raw::open(server.address, "/ws", "");
+    let token = token("ann", &[]);
+    raw.send(&format!(
+        r#"{{"type":"auth","data":{{"token":"{token}"}}}}"#
+    ));
+    while !raw.read_text().contains("auth_success") {}
+    let error = |text: &str| format!(r#"{{"type":"error","data":{{"error":"{text}"}}}}"#);
+    raw.send(r#"{"type":"publish","data":{"channel":"c","data":[1,}}"#);
+    assert_eq!(raw.read_text(), error("Permission denied"));
+    raw.send(r#"{"type":"explode","data":[1,}"#);
+    assert_eq!(raw.read_text(), error("Unknown message type"));
+    raw.send(r#"{"type":"subscribe","data":{"channel":"c","x":[1,}}"#);
+    assert_eq!(raw.read_text(), error("Invalid JSON"));
+}
+
+#[test]
+fn numbers_beyond_a_double_pass_unchanged() {
+    let server = Server::dev();
+    let mut subscriber = Client::subscribed(server.address, "c");
+    let number = format!("[1e400,{}]", "1".repeat(400_000));
+    Client::open(server.address, "/ws").publish("c", &number);
+    let expected = format!(r#"{{"type":"m","channel":"c","data":{number}}}"#);
+    assert_eq!(subscriber.receive(), expected);
 }

@@ -5,7 +5,7 @@ use crate::base::limits::{
     FILTER_ALTERNATIVES_MAX, FILTER_BYTES_MAX, FILTER_KEYS_MAX, FILTER_PATH_BYTES_MAX,
     FILTER_PATH_PARTS_MAX,
 };
-use crate::json::{Object, ValueRef, write_text};
+use crate::json::{JsonReader, ValueRef, write_text};
 use std::collections::BTreeMap;
 
 /// The canonical text of every filter that no publication can match.
@@ -30,6 +30,9 @@ pub(super) struct Condition {
 /// Why a filter is rejected; the client's error. The limits are in `base::limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterError {
+    /// Not an object, or a number in it is longer than `FILTER_NUMBER_BYTES_MAX` or too large for a
+    /// double.
+    Invalid,
     /// More bytes of JSON than a filter may have.
     TooLong,
     /// More keys than a filter may have, counting repeated ones.
@@ -43,16 +46,20 @@ pub enum FilterError {
 }
 
 impl Filter {
-    /// Parses the filter in `filters`; `None` if it has no keys and so matches everything.
+    /// Parses the JSON of a filter; `None` if it has no keys and so matches everything.
     ///
     /// # Errors
-    /// A [`FilterError`] when it is larger than a filter may be.
-    pub fn parse(filters: &Object<'_>) -> Result<Option<Self>, FilterError> {
-        if filters.raw().len() > FILTER_BYTES_MAX {
+    /// A [`FilterError`] when it is not an object, or larger than a filter may be.
+    pub fn parse(json: &str, reader: &mut JsonReader) -> Result<Option<Self>, FilterError> {
+        if json.len() > FILTER_BYTES_MAX {
             return Err(FilterError::TooLong);
         }
+        let converted = reader.convert(json).ok_or(FilterError::Invalid)?;
+        let ValueRef::Object(members) = converted.value() else {
+            return Err(FilterError::Invalid);
+        };
         let mut keys = BTreeMap::new();
-        for (index, (path, value)) in filters.members().enumerate() {
+        for (index, (path, value)) in members.enumerate() {
             if index == FILTER_KEYS_MAX {
                 return Err(FilterError::TooManyKeys);
             }
@@ -139,12 +146,9 @@ fn write_canonical(keys: &BTreeMap<&str, BTreeMap<String, FilterValue>>) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::JsonReader;
 
     fn parse(text: &str) -> Result<Option<Filter>, FilterError> {
-        let mut reader = JsonReader::default();
-        let document = reader.parse(text).unwrap();
-        Filter::parse(&document.object().unwrap())
+        Filter::parse(text, &mut JsonReader::default())
     }
 
     fn check_canonical(text: &str, expected: &str) {
@@ -198,6 +202,7 @@ mod tests {
                 array(FILTER_ALTERNATIVES_MAX + 1),
                 Some(FilterError::TooManyAlternatives),
             ),
+            (r#"{"a":1e400}"#.to_owned(), Some(FilterError::Invalid)),
             (heavy(FILTER_BYTES_MAX), None),
             (heavy(FILTER_BYTES_MAX + 1), Some(FilterError::TooLong)),
             (long(FILTER_PATH_BYTES_MAX), None),

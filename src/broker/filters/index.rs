@@ -3,7 +3,7 @@
 use super::filter::Filter;
 use super::term_index::{InternedCondition, Positions, Posting, TermIndex, ValueIndex};
 use super::u32_key;
-use crate::json::Object;
+use crate::json::{JsonReader, Object};
 use slab::Slab;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -120,9 +120,15 @@ impl FilterIndex {
     ///
     /// No filter is a candidate twice: it is posted under different values of one path, and the
     /// publication has one value there.
-    pub fn matches(&mut self, root: &Object<'_>, matched: &mut Vec<FilterId>) -> u64 {
+    pub fn matches(
+        &mut self,
+        root: &Object<'_>,
+        reader: &mut JsonReader,
+        matched: &mut Vec<FilterId>,
+    ) -> u64 {
         self.found.clear();
-        self.term_index.read(root.members(), &mut self.found);
+        self.term_index
+            .read(root.members(), reader, &mut self.found);
         let mut evaluations = 0;
         for value in &self.found {
             let candidates = self.term_index.posted(*value);
@@ -147,20 +153,19 @@ impl FilterIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::JsonReader;
+    use crate::json::Document;
 
     fn filter(text: &str) -> Filter {
-        let mut reader = JsonReader::default();
-        let document = reader.parse(text).unwrap();
-        let filter = Filter::parse(&document.object().unwrap()).unwrap();
-        filter.unwrap()
+        let filter = Filter::parse(text, &mut JsonReader::default());
+        filter.unwrap().unwrap()
     }
 
     fn matches(index: &mut FilterIndex, publication: &str) -> (Vec<FilterId>, u64) {
         let mut reader = JsonReader::default();
-        let document = reader.parse(publication).unwrap();
+        let document = Document::new(publication);
         let mut matched = Vec::new();
-        let evaluations = index.matches(&document.object().unwrap(), &mut matched);
+        let object = document.object().unwrap();
+        let evaluations = index.matches(&object, &mut reader, &mut matched);
         (matched, evaluations)
     }
 
@@ -171,6 +176,10 @@ mod tests {
         let expected = Vec::from_iter(expected.then_some(filter_id));
         assert_eq!(matched, expected, "{filter_text} on {publication}");
     }
+
+    /// 1, written with more digits than are compared.
+    const LONG_ONE: &str =
+        "1.00000000000000000000000000000000000000000000000000000000000000000000000000000";
 
     #[test]
     fn values_are_compared_as_json() {
@@ -203,6 +212,9 @@ mod tests {
             (r#"{"a":1}"#, r#"{"a":2,"a":1}"#, true),
             ("{}", "{}", true),
             ("{}", "[]", false),
+            (r#""\n\u0061""#, r#""\u000aa""#, true),
+            ("1", "1e400", false),
+            ("1", LONG_ONE, false),
         ] {
             let publication = format!(r#"{{"v":{value}}}"#);
             check_match(&format!(r#"{{"v":{filter}}}"#), &publication, expected);
@@ -250,6 +262,7 @@ mod tests {
             (r#"{"a":null}"#, "{}", false),
             (r#"{"a":{"b":1}}"#, r#"{"a":{"b":1}}"#, true),
             (r#"{"":1}"#, r#"{"":1}"#, true),
+            (r#"{"a":1}"#, r#"{"\u0061":1}"#, true),
             (r#"{".":1}"#, r#"{"":{"":1}}"#, true),
             (r#"{"a.":1}"#, r#"{"a":{"":1}}"#, true),
             (r#"{"a..b":1}"#, r#"{"a":{"":{"b":1}}}"#, true),

@@ -1,7 +1,7 @@
 //! Tests random filters and publications against the simplest correct matcher.
 
 use super::{Filter, FilterId, FilterIndex};
-use crate::json::JsonReader;
+use crate::json::{Document, JsonReader};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,9 +115,7 @@ fn write(random: &mut Random, meaning: &Meaning) -> String {
 }
 
 fn parse(text: &str) -> Filter {
-    let mut reader = JsonReader::default();
-    let document = reader.parse(text).unwrap();
-    let filter = Filter::parse(&document.object().unwrap()).unwrap();
+    let filter = Filter::parse(text, &mut JsonReader::default()).unwrap();
     filter.expect("a filter with keys")
 }
 
@@ -210,11 +208,10 @@ impl World {
     fn publish(&mut self) {
         let text = publication(&mut self.random, 3);
         let mut reader = JsonReader::default();
-        let document = reader.parse(&text).unwrap();
+        let document = Document::new(&text);
         let mut matched = Vec::new();
-        let evaluations = self
-            .index
-            .matches(&document.object().unwrap(), &mut matched);
+        let object = document.object().unwrap();
+        let evaluations = self.index.matches(&object, &mut reader, &mut matched);
         assert!(evaluations >= matched.len() as u64, "{text}");
         assert!(evaluations <= self.filters.len() as u64, "{text}");
         matched.sort();

@@ -5,7 +5,7 @@ use super::index::FilterId;
 use super::trie::Trie;
 use super::u32_key;
 use super::value::{FilterValue, Plain, canonical};
-use crate::json::{Members, ValueRef};
+use crate::json::{JsonReader, Members, Value as JsonValue};
 use slab::Slab;
 use std::collections::HashMap;
 
@@ -73,7 +73,12 @@ pub(super) struct InternedCondition {
 impl TermIndex {
     /// Reads a publication and appends the known values that it contains, at most one for each
     /// path.
-    pub(super) fn read(&mut self, publication: Members<'_>, found: &mut Vec<ValueIndex>) {
+    pub(super) fn read(
+        &mut self,
+        publication: Members<'_>,
+        reader: &mut JsonReader,
+        found: &mut Vec<ValueIndex>,
+    ) {
         self.readings += 1;
         let (reading, paths) = (self.readings, &mut self.paths);
         self.trie.walk(publication, |path, value| {
@@ -83,7 +88,7 @@ impl TermIndex {
                 return;
             }
             path.reading = reading;
-            path.read = path.find(value);
+            path.read = path.find(value, reader);
             found.extend(path.read);
         });
     }
@@ -222,17 +227,25 @@ impl Path {
         }
     }
 
-    /// The known value that equals `value`.
-    fn find(&self, value: ValueRef<'_>) -> Option<ValueIndex> {
-        let found = match value {
-            ValueRef::Text(text) => self.texts.get(text),
-            // The canonical text is expensive, and such filters are rare.
-            ValueRef::Array(_) | ValueRef::Object(_) if self.compounds.is_empty() => None,
-            ValueRef::Array(_) | ValueRef::Object(_) => {
-                self.compounds.get(canonical(value).as_str())
+    /// The known value that equals `value`, which is converted only if there are values of its
+    /// type.
+    fn find(&self, value: JsonValue<'_>, reader: &mut JsonReader) -> Option<ValueIndex> {
+        let found = match value.raw().as_bytes().first()? {
+            b'"' if self.texts.is_empty() => None,
+            b'"' => self.texts.get(&*value.string()?),
+            b'[' | b'{' if self.compounds.is_empty() => None,
+            b'[' | b'{' => {
+                let converted = reader.convert(value.raw())?;
+                self.compounds.get(canonical(converted.value()).as_str())
             }
-            ValueRef::Null | ValueRef::Bool(_) | ValueRef::Integer(_) | ValueRef::Float(_) => {
-                self.plain.get(&Plain::of(value)?)
+            _ if self.plain.is_empty() => None,
+            _ => {
+                // Most numbers are integers, which need no converter.
+                let plain = match value.raw().parse::<i64>() {
+                    Ok(number) => Plain::Integer(i128::from(number)),
+                    Err(_) => Plain::of(reader.convert(value.raw())?.value())?,
+                };
+                self.plain.get(&plain)
             }
         };
         found.copied()

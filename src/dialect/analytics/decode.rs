@@ -3,47 +3,56 @@
 use super::stream::Stream;
 use crate::broker::{Command, Rejection, Subscription, SubscriptionIdRequest};
 use crate::dialect::Decoded;
-use crate::json::Object;
+use crate::json::{Object, Value, required_object, required_text};
+
+/// The field of a subscription id.
+const ID: &str = "subscription_id";
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
 ) -> Result<Decoded<'a>, Rejection> {
-    let kind = message.field("type").and_then(|value| value.text());
+    let [kind, data, id] = message.fields(["type", "data", ID]);
+    let kind = kind.and_then(|value| value.text());
     let command = match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
-            token: message.object("data")?.text("token")?,
+            token: required_object(data, "data")?.text("token")?,
         },
-        "subscribe" => subscribe(message, scratch)?,
+        "subscribe" => subscribe(data, id, scratch)?,
         "unsubscribe" => {
-            let subscription_id = subscription_id(message)?;
+            let data = data.and_then(|data| data.object());
+            let inside = data.and_then(|data| data.field(ID));
             Command::UnsubscribeById {
-                subscription_id: subscription_id
-                    .ok_or(Rejection::MissingField("subscription_id"))?,
+                subscription_id: subscription_id(id, inside)?.ok_or(Rejection::MissingField(ID))?,
             }
         }
         "ping" => Command::Ping,
         kind => {
             return Ok(Decoded::Custom {
                 kind,
-                data: message.field("data").map_or("null", |data| data.raw()),
+                data: data.map_or("null", |data| data.raw()),
             });
         }
     };
     Ok(Decoded::Command(command))
 }
 
-fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Command<'a>, Rejection> {
-    let body = message.object("data")?;
-    let stream = Stream::named(body.text("type")?).ok_or(Rejection::InvalidField("type"))?;
+fn subscribe<'a>(
+    data: Option<Value<'a>>,
+    id: Option<Value<'a>>,
+    scratch: &'a mut String,
+) -> Result<Command<'a>, Rejection> {
+    let body = required_object(data, "data")?;
+    let [stream, filters, inside] = body.fields(["type", "filters", ID]);
+    let stream = Stream::named(required_text(stream, "type")?);
+    let stream = stream.ok_or(Rejection::InvalidField("type"))?;
     *scratch = stream.channel();
-    let filters = body.field("filters").filter(|filters| !filters.is_null());
-    let filter = match filters {
+    let filter = match filters.filter(|filters| !filters.is_null()) {
         Some(filters) => Some(filters.object().ok_or(Rejection::InvalidField("filters"))?),
         None => None,
     };
     Ok(Command::Subscribe(Subscription {
-        subscription_id: subscription_id(message)?.map_or(
+        subscription_id: subscription_id(id, inside)?.map_or(
             SubscriptionIdRequest::ServerAssigned,
             SubscriptionIdRequest::ClientChosen,
         ),
@@ -53,15 +62,14 @@ fn subscribe<'a>(message: &Object<'a>, scratch: &'a mut String) -> Result<Comman
 }
 
 /// The subscription id of a message, which stands beside its data or in it.
-fn subscription_id<'a>(message: &Object<'a>) -> Result<Option<&'a str>, Rejection> {
-    const NAME: &str = "subscription_id";
-    let data = message.field("data").and_then(|data| data.object());
-    let beside = message.field(NAME).filter(|value| !value.is_null());
-    let inside = data
-        .and_then(|data| data.field(NAME))
-        .filter(|value| !value.is_null());
+fn subscription_id<'a>(
+    beside: Option<Value<'a>>,
+    inside: Option<Value<'a>>,
+) -> Result<Option<&'a str>, Rejection> {
+    let beside = beside.filter(|value| !value.is_null());
+    let inside = inside.filter(|value| !value.is_null());
     match beside.or(inside) {
-        Some(value) => value.text().map(Some).ok_or(Rejection::InvalidField(NAME)),
+        Some(value) => value.text().map(Some).ok_or(Rejection::InvalidField(ID)),
         None => Ok(None),
     }
 }

@@ -4,7 +4,7 @@ use super::{notices, rooms};
 use crate::base::channel_names::ROOM;
 use crate::broker::{Command, Publication, Rejection, Subscription};
 use crate::dialect::Decoded;
-use crate::json::Object;
+use crate::json::{Object, required_text};
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
@@ -74,17 +74,16 @@ fn broadcast_admin<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
 ) -> Result<Command<'a>, Rejection> {
-    let severity = match message.field("severity") {
+    let [severity, text, details] = message.fields(["severity", "message", "details"]);
+    let severity = match severity {
         Some(severity) => severity.text().ok_or(Rejection::InvalidField("severity"))?,
         None => "info",
     };
-    let details = message
-        .field("details")
-        .map_or("null", |details| details.raw());
+    let details = details.map_or("null", |details| details.raw());
     *scratch = notices::alert_json(
         "admin_broadcast",
         severity,
-        message.text("message")?,
+        required_text(text, "message")?,
         details,
     );
     Ok(Command::PublishWithRole {

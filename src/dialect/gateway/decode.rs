@@ -2,31 +2,33 @@
 
 use crate::broker::{Command, Publication, Rejection, Subscription};
 use crate::dialect::Decoded;
-use crate::json::Object;
+use crate::json::{Object, required_object, required_text};
 
 /// The type of a publication that has none.
 const DEFAULT_KIND: &str = "message";
 
 pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection> {
-    let kind = message.field("type").and_then(|value| value.text());
+    let [kind, data] = message.fields(["type", "data"]);
+    let kind = kind.and_then(|value| value.text());
+    let body = || required_object(data, "data");
     let command = match kind.ok_or(Rejection::UnknownType)? {
         "auth" => Command::Authenticate {
-            token: message.object("data")?.text("token")?,
+            token: body()?.text("token")?,
         },
         "subscribe" => {
-            let channel = message.object("data")?.text("channel")?;
+            let channel = body()?.text("channel")?;
             Command::Subscribe(Subscription::to(channel))
         }
         "unsubscribe" => Command::Unsubscribe {
-            channel: message.object("data")?.text("channel")?,
+            channel: body()?.text("channel")?,
         },
-        "publish" => publish(&message.object("data")?)?,
+        "publish" => publish(&body()?)?,
         "ping" => Command::Ping,
         "status" => Command::Status,
         kind => {
             return Ok(Decoded::Custom {
                 kind,
-                data: message.field("data").map_or("null", |data| data.raw()),
+                data: data.map_or("null", |data| data.raw()),
             });
         }
     };
@@ -34,12 +36,13 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection>
 }
 
 fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
-    let kind = match body.field("type") {
+    let [kind, data, channel] = body.fields(["type", "data", "channel"]);
+    let kind = match kind {
         Some(kind) => kind.text().ok_or(Rejection::InvalidField("type"))?,
         None => DEFAULT_KIND,
     };
-    let data = body.field("data").map_or("null", |data| data.raw());
-    let publication = Publication::new(body.text("channel")?, kind, data);
+    let data = data.map_or("null", |data| data.raw());
+    let publication = Publication::new(required_text(channel, "channel")?, kind, data);
     Ok(Command::Publish(publication))
 }
 

@@ -3,31 +3,31 @@
 use crate::base::channel_names::PROPERTY;
 use crate::broker::{Command, Publication, Rejection, Subscription};
 use crate::dialect::Decoded;
-use crate::json::Object;
+use crate::json::{Object, Value, required_text};
 
 pub(super) fn decode<'a>(
     message: &Object<'a>,
     scratch: &'a mut String,
 ) -> Result<Decoded<'a>, Rejection> {
-    let kind = message.field("type").and_then(|value| value.text());
+    let [kind, property, body] = message.fields(["type", "property_id", "message"]);
+    let kind = kind.and_then(|value| value.text());
     let command = match kind.ok_or(Rejection::UnknownType)? {
         "AUTHENTICATE" => Command::Authenticate {
             token: message.text("token")?,
         },
         "SUBSCRIBE" => {
-            let channel = property_channel(message, scratch)?;
+            let channel = property_channel(property, scratch)?;
             Command::Subscribe(Subscription::to(channel))
         }
         "UNSUBSCRIBE" => Command::Unsubscribe {
-            channel: property_channel(message, scratch)?,
+            channel: property_channel(property, scratch)?,
         },
         "PUBLISH" => {
-            let body = message.field("message");
             let body = body.ok_or(Rejection::MissingField("message"))?;
             let object = body.object().ok_or(Rejection::InvalidField("message"))?;
             let kind = object.field("type").and_then(|value| value.text());
             Command::Publish(Publication::new(
-                property_channel(message, scratch)?,
+                property_channel(property, scratch)?,
                 kind.ok_or(Rejection::InvalidField("message"))?,
                 body.raw(),
             ))
@@ -45,10 +45,10 @@ pub(super) fn decode<'a>(
 }
 
 fn property_channel<'a>(
-    message: &Object<'_>,
+    property: Option<Value<'_>>,
     scratch: &'a mut String,
 ) -> Result<&'a str, Rejection> {
-    let property = message.text("property_id")?;
+    let property = required_text(property, "property_id")?;
     if property.is_empty() {
         return Err(Rejection::MissingField("property_id"));
     }

@@ -4,32 +4,25 @@ use crate::base::Now;
 use crate::broker::{Event, Publication, SessionView};
 use crate::dialect::PublicationMeta;
 use crate::dialect::templates::{flat, start};
-use crate::json::{write_iso_time, write_seconds, write_text};
-use serde_json::value::RawValue;
-use std::borrow::Cow;
-
-/// What `POST /notify` publishes; other publications have only data.
-#[derive(serde::Deserialize)]
-struct Notification<'a> {
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-}
+use crate::json::{Document, write_iso_time, write_seconds, write_text};
 
 /// `{"type":T,"message":M,"data":D,"timestamp":T,"id":ID}`
+///
+/// `POST /notify` publishes objects with a message and possibly data; other publications are only
+/// data.
 pub(super) fn publication(
     publication: &Publication<'_>,
     meta: PublicationMeta,
     output: &mut Vec<u8>,
 ) {
-    let notification = serde_json::from_str::<Notification<'_>>(publication.data);
-    let (text, data) = match &notification {
-        Ok(notification) => (
-            &*notification.message,
-            notification.data.map_or("null", RawValue::get),
-        ),
-        Err(_) => ("", publication.data),
+    let document = Document::new(publication.data);
+    let fields = document
+        .object()
+        .map(|data| data.fields(["message", "data"]));
+    let [text, data] = fields.unwrap_or_default();
+    let (text, data) = match text.and_then(|text| text.text()) {
+        Some(text) => (text, data.map_or("null", |data| data.raw())),
+        None => ("", publication.data),
     };
     notification_start(publication.kind, text, data, output);
     output.extend_from_slice(b",\"timestamp\":");
