@@ -97,6 +97,10 @@ pub const RING_RECORDS_PER_TURN: usize = 1_024;
 /// must never be full because the shard reads too far ahead of the sockets.
 pub const RING_BYTES_PER_FANOUT: usize = 256 * 1024;
 
+/// Subscriptions of ended sessions that a shard gives back in one turn of the event loop: a fraction
+/// of a millisecond. A filter counts as several.
+pub const LEAVING_WORK_PER_TURN: usize = 512;
+
 /// Resolution of timeouts and heartbeats, milliseconds.
 pub const WHEEL_TICK_MS: u64 = 100;
 

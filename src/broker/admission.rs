@@ -69,6 +69,8 @@ impl Broker {
             dialect,
             auth_failures: 0,
             closing: false,
+            is_leaving: false,
+            is_gone: false,
             counted,
             server_side_count: 0,
             violations: 0,
@@ -102,9 +104,7 @@ impl Broker {
             earlier.is_none(),
             "a slot's session ends before the next begins"
         );
-        self.counters
-            .shard_sessions
-            .set(self.sessions.count() as u64);
+        self.count_sessions();
         self.check_timers(id, &policy, now, emit);
         match proof {
             // A session whose handshake token is rejected is closed: the client cannot send another
@@ -347,19 +347,36 @@ impl Broker {
     }
 
     pub(super) fn disconnect(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
-        self.leave_all(id, now, emit);
+        // First, so that a session with few subscriptions leaves its channels before its user is
+        // offline.
+        let Some(session) = self.sessions.get_mut(id).filter(|it| !it.is_gone) else {
+            return;
+        };
+        session.closing = true;
+        self.begin_leaving(id, now, emit);
         self.release_user(id, now, emit);
-        if let Some(session) = self.sessions.remove(id) {
-            self.release_ip(&session, now);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.is_gone = true;
+        }
+        if let Some(session) = self.sessions.get(id) {
+            self.release_ip(session, now);
             self.process_state.remove_session(session.dialect);
             self.authenticated_count -= u64::from(session.identity.is_some());
             self.counters
                 .authenticated_sessions
                 .set(self.authenticated_count);
-            self.counters
-                .shard_sessions
-                .set(self.sessions.count() as u64);
+            if session.is_leaving {
+                self.leaving.gone_count += 1;
+            } else {
+                self.sessions.remove(id);
+            }
+            self.count_sessions();
         }
+    }
+
+    pub(super) fn count_sessions(&self) {
+        let count = self.sessions.count() - self.leaving.gone_count;
+        self.counters.shard_sessions.set(count as u64);
     }
 }
 

@@ -8,6 +8,9 @@ use hashbrown::HashTable;
 use slab::Slab;
 use std::sync::Arc;
 
+/// Values of a filter that are removed in the time of one subscription without a filter.
+const VALUES_PER_WORK: usize = 4;
+
 /// What the subscribers of a group have in common, so that one run of frames serves them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscriberGroupKey {
@@ -150,23 +153,26 @@ impl Channel {
     }
 
     /// Removes a subscriber group that has lost its last subscriber, and its filter if no other
-    /// group has it.
-    fn vacate(&mut self, index: u32) {
+    /// group has it; returns how many values of filters were removed.
+    fn vacate(&mut self, index: u32) -> usize {
         let key = self.groups.remove(index as usize).key;
         self.groups_by_variant[usize::from(key.variant.index())] -= 1;
         let Some(filter_id) = key.filter else {
-            return self.unfiltered.retain(|other| *other != index);
+            self.unfiltered.retain(|other| *other != index);
+            return 0;
         };
+        let mut values = 0;
         let filters = self.filters.as_mut();
         let filters = filters.expect("a group's filter is in its channel's index");
         let groups_of = filters.groups_of(filter_id);
         groups_of.retain(|other| *other != index);
         if groups_of.is_empty() {
-            filters.index.remove(filter_id);
+            values = filters.index.remove(filter_id);
         }
         if filters.index.is_empty() {
             self.filters = None;
         }
+        values
     }
 }
 
@@ -343,8 +349,9 @@ impl Channels {
         }
     }
 
-    /// Removes a subscriber; the channel is removed with its last subscriber.
-    pub(super) fn leave(&mut self, subscription: SubscriptionRef) -> Option<Moved> {
+    /// Removes a subscriber; the channel is removed with its last subscriber. Returns also how much
+    /// work it was: 1, and more for a filter that nobody else has.
+    pub(super) fn leave(&mut self, subscription: SubscriptionRef) -> (Option<Moved>, usize) {
         let channel = &mut self.channels[subscription.channel.0 as usize];
         let group = &mut channel.groups[subscription.group as usize];
         let position = subscription.position as usize;
@@ -361,24 +368,26 @@ impl Channels {
             },
             to: subscription,
         });
+        let mut work = 1;
         if group.slots.is_empty() {
-            self.vacate(subscription);
+            work += self.vacate(subscription) / VALUES_PER_WORK;
         }
-        moved
+        (moved, work)
     }
 
-    /// Removes a subscriber group without subscribers, and the channel with its last group.
-    fn vacate(&mut self, subscription: SubscriptionRef) {
+    /// Removes a subscriber group without subscribers, and the channel with its last group; returns
+    /// how many values of filters were removed.
+    fn vacate(&mut self, subscription: SubscriptionRef) -> usize {
         let index = subscription.channel.0 as usize;
         let channel = &mut self.channels[index];
         let variants_before = channel.variants();
-        channel.vacate(subscription.group);
+        let values = channel.vacate(subscription.group);
         let (tag, variants) = (channel.tag, channel.variants());
         if variants != variants_before {
             self.process_state.interests.set(tag, self.shard, variants);
         }
         if variants != 0 {
-            return;
+            return values;
         }
         let is_this = |other: &ChannelIndex| *other == subscription.channel;
         if let Ok(entry) = self.by_tag.find_entry(tag.bits(), is_this) {
@@ -391,5 +400,6 @@ impl Channels {
             self.by_tag
                 .shrink_to_fit(|index| channels[index.0 as usize].tag.bits());
         }
+        values
     }
 }

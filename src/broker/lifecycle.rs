@@ -41,7 +41,7 @@ impl Broker {
         }
     }
 
-    /// Closes a session for a reason of the server; its subscriptions end at once.
+    /// Closes a session for a reason of the server; it receives nothing more.
     pub(super) fn close(
         &mut self,
         id: ConnectionId,
@@ -49,10 +49,10 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        self.leave_all(id, now, emit);
         if let Some(session) = self.sessions.get_mut(id) {
             session.closing = true;
         }
+        self.begin_leaving(id, now, emit);
         let code = match reason {
             CloseReason::Capacity => CloseCode::TRY_AGAIN_LATER,
             CloseReason::Operator => CloseCode::NORMAL,

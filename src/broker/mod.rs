@@ -10,6 +10,7 @@ mod current;
 mod effect;
 mod event;
 pub mod filters;
+mod leaving;
 mod lifecycle;
 mod names;
 mod presence;

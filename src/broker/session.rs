@@ -3,8 +3,10 @@
 use super::channels::{ChannelIndex, SubscriptionRef};
 use super::rate::RateState;
 use crate::auth::Identity;
-use crate::base::{DialectId, Now, Variant};
+use crate::base::limits::LEAVING_WORK_PER_TURN;
+use crate::base::{ConnectionId, DialectId, Now, Variant};
 use crate::config::{DialectPolicy, TokenExpiryAction};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 /// A session. Keep it small: a shard has tens of thousands of them.
@@ -13,6 +15,10 @@ pub(super) struct Session {
     pub(super) dialect: DialectId,
     pub(super) auth_failures: u8,
     pub(super) closing: bool,
+    /// In the queue of sessions that give back their subscriptions.
+    pub(super) is_leaving: bool,
+    /// Disconnected; only its subscriptions are left.
+    pub(super) is_gone: bool,
     /// In which of the counts of sessions per address, user and tenant it is included.
     pub(super) counted: Counted,
     /// How many of `subscriptions`, from the front, are server-side.
@@ -32,6 +38,29 @@ pub(super) struct Session {
     pub(super) last_activity_ms: u64,
     /// When the ping that is still unanswered was sent, monotonic milliseconds.
     pub(super) pinged_ms: Option<u64>,
+}
+
+/// The sessions that have subscriptions to give back.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) queue: VecDeque<ConnectionId>,
+    /// What may still be done in this turn.
+    pub(super) work_left: usize,
+    /// Sessions that have left completely, for the shard.
+    pub(super) left: Vec<ConnectionId>,
+    /// Sessions in the queue that have disconnected.
+    pub(super) gone_count: usize,
+}
+
+impl Default for Leaving {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            work_left: LEAVING_WORK_PER_TURN,
+            left: Vec::new(),
+            gone_count: 0,
+        }
+    }
 }
 
 /// Which process-wide counts include a session.

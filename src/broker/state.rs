@@ -4,7 +4,7 @@ use super::channels::{Channel, ChannelIndex, Channels};
 use super::effect::Effect;
 use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
-use super::session::Session;
+use super::session::{Leaving, Session};
 use crate::auth::Verifier;
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{
@@ -26,6 +26,7 @@ pub struct Broker {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) sessions: SlotMap<Session>,
     pub(super) channels: Channels,
+    pub(super) leaving: Leaving,
     /// Converts filters.
     pub(super) json: JsonReader,
     pub(super) subscription_count: u64,
@@ -66,6 +67,7 @@ impl Broker {
             sessions: SlotMap::default(),
             channels: Channels::new(parts.shard, Arc::clone(&parts.process_state)),
             process_state: parts.process_state,
+            leaving: Leaving::default(),
             json: JsonReader::default(),
             subscription_count: 0,
             authenticated_count: 0,
@@ -138,7 +140,7 @@ impl Broker {
     /// The view of session `id`.
     #[must_use]
     pub fn view(&self, id: ConnectionId, now: Now) -> Option<SessionView<'_>> {
-        let session = self.sessions.get(id)?;
+        let session = self.sessions.get(id).filter(|it| !it.is_gone)?;
         Some(view(self.session_id(id), session, &self.channels, now))
     }
 

@@ -261,33 +261,11 @@ impl Broker {
         self.count_tables();
     }
 
-    /// Ends all subscriptions of a session.
-    pub(super) fn leave_all(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
-        let Some(session) = self.sessions.get_mut(id) else {
-            return;
-        };
-        for channel in std::mem::take(&mut session.announced) {
-            let change = PresenceChange::Left(self.channels.at(channel).name());
-            announce(session, change, now, emit);
-        }
-        self.subscription_count -= session.client_side().len() as u64;
-        session.server_side_count = 0;
-        // One at a time, with the others still in the list: ending one subscription may move
-        // another, which is looked up there.
-        while let Some(session) = self.sessions.get_mut(id)
-            && let Some(subscription) = session.subscriptions.pop()
-        {
-            self.leave(subscription);
-        }
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.subscriptions = Vec::new();
-        }
-        self.count_tables();
-    }
-
-    pub(super) fn leave(&mut self, subscription: SubscriptionRef) {
-        let Some(moved) = self.channels.leave(subscription) else {
-            return;
+    /// Removes a subscription that is in no session's list any more; returns how much work it was.
+    pub(super) fn leave(&mut self, subscription: SubscriptionRef) -> usize {
+        let (moved, work) = self.channels.leave(subscription);
+        let Some(moved) = moved else {
+            return work;
         };
         let neighbour = self
             .sessions
@@ -298,6 +276,7 @@ impl Broker {
             .find(|subscription| **subscription == moved.from)
             .expect("a session in a subscriber group is subscribed to its channel");
         *stale = moved.to;
+        work
     }
 
     /// Whether the session may subscribe to a channel.

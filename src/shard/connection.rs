@@ -34,6 +34,8 @@ pub(super) enum Phase {
     Lingering(CloseWait),
     /// The wire was asked to close the socket.
     Closed,
+    /// The socket is closed, and the slot waits for the broker to give back the subscriptions.
+    Leaving,
 }
 
 /// A connection whose request head is incomplete.

@@ -18,7 +18,7 @@ use crate::broker::Event;
 use crate::config::Policy;
 use crate::dialect;
 use crate::http::rejection;
-use crate::ws::{CloseCode, Opcode, frame};
+use crate::ws::{CloseCode, Decoder, Opcode, frame};
 use fanwire_ring::Lapped;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +37,8 @@ pub(super) struct ConnectionTable {
     pub(super) ready_queue: ReadyQueue,
     /// Sessions that have ended and whose end the broker has not processed yet.
     ended: Vec<ConnectionId>,
+    /// Connections whose sockets are closed and whose slots are still in use.
+    leaving_count: usize,
     text: Vec<u8>,
     ping: FrameRun,
     pub(super) input_queue: InputQueue,
@@ -62,6 +64,7 @@ impl ConnectionTable {
             wheel: TimerWheel::new(now.monotonic_ms),
             ready_queue: ReadyQueue::default(),
             ended: Vec::new(),
+            leaving_count: 0,
             text: Vec::new(),
             ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
             input_queue: InputQueue::default(),
@@ -304,7 +307,7 @@ impl ConnectionTable {
             // A peer that has only shut down its sending side still reads the answer.
             Phase::Http => self.actions.push(ConnectionAction::HttpEnd(id)),
             Phase::Closing(_) | Phase::Lingering(_) => self.peer_closed(id),
-            Phase::Closed => {}
+            Phase::Closed | Phase::Leaving => {}
         }
     }
 
@@ -314,7 +317,7 @@ impl ConnectionTable {
             return;
         };
         match connection.phase {
-            Phase::Closed => return,
+            Phase::Closed | Phase::Leaving => return,
             Phase::Open => {
                 self.counters.closes.of(CloseReason::Peer).add(1);
                 self.ended.push(id);
@@ -325,21 +328,38 @@ impl ConnectionTable {
         self.actions.push(ConnectionAction::Close(id));
     }
 
-    pub(super) fn release(&mut self, id: ConnectionId) {
-        let Some(released) = self.slab.remove(id) else {
+    /// Releases the connection of a closed socket, but not its slot if it `is_leaving`.
+    pub(super) fn release(&mut self, id: ConnectionId, is_leaving: bool) {
+        let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         assert!(
-            matches!(released.phase, Phase::Closed),
+            matches!(connection.phase, Phase::Closed),
             "only closed sockets are released"
         );
+        connection.phase = Phase::Leaving;
+        connection.decoder = Decoder::default();
         // Not earlier: a send in flight may still have written some of it.
-        let abandoned = released.send_queue.abandoned();
+        let abandoned = std::mem::take(&mut connection.send_queue).abandoned();
         self.counters
             .dropped
             .of(DropReason::Closed)
             .add(abandoned.0);
+        self.leaving_count += 1;
+        if !is_leaving {
+            self.free_slot(id);
+        }
         self.count_connections();
+    }
+
+    /// Frees the slot of a released connection.
+    pub(super) fn free_slot(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.slab.get(id)
+            && matches!(connection.phase, Phase::Leaving)
+        {
+            self.slab.remove(id);
+            self.leaving_count -= 1;
+        }
     }
 
     /// Hands the connection over to the HTTP API, with the bytes of its request.
@@ -477,7 +497,10 @@ impl ConnectionTable {
             } else {
                 connection.is_queued = false;
             }
-            let is_writable = !matches!(connection.phase, Phase::Lingering(_) | Phase::Closed);
+            let is_writable = !matches!(
+                connection.phase,
+                Phase::Lingering(_) | Phase::Closed | Phase::Leaving
+            );
             // It may have been sent to from the other queue.
             let has_bytes =
                 !connection.send_queue.is_empty() && !connection.send_queue.is_sending();
@@ -543,7 +566,7 @@ impl ConnectionTable {
     }
 
     fn count_connections(&self) {
-        let count = self.slab.count() as u64;
-        self.counters.connections.set(count);
+        let count = self.slab.count() - self.leaving_count;
+        self.counters.connections.set(count as u64);
     }
 }

@@ -39,6 +39,18 @@ impl Shard {
     }
 }
 
+/// Publishes a change of presence; ignores other effects, which sessions that have ended do not
+/// have.
+pub(super) fn announce(writer: &mut PublicationWriter, effect: Effect<'_>, now: Now) {
+    if let Effect::Announce(dialect, presence) = effect {
+        let mut scratch = String::new();
+        let dialect = dialect::of(dialect);
+        if let Some(publication) = dialect.presence(&presence, &mut scratch) {
+            writer.publish(&publication, now);
+        }
+    }
+}
+
 fn apply(
     connections: &mut ConnectionTable,
     writer: &mut PublicationWriter,
@@ -51,13 +63,7 @@ fn apply(
         Effect::Publish(publication) => {
             publish(writer, &connections.counters, &publication, now);
         }
-        Effect::Announce(dialect, presence) => {
-            let mut scratch = String::new();
-            let dialect = dialect::of(dialect);
-            if let Some(publication) = dialect.presence(&presence, &mut scratch) {
-                writer.publish(&publication, now);
-            }
-        }
+        Effect::Announce(..) => announce(writer, effect, now),
         Effect::Ping => connections.ping(id),
         Effect::Close { code, reason } => {
             connections.end(id, CloseRequest::flushing(code, reason), now);

@@ -67,7 +67,7 @@ impl Shard {
                 self.connections.actions.push(request);
             }
             Phase::Closing(_) | Phase::Lingering(_) => self.await_close_frame(id, bytes),
-            Phase::Closed => {}
+            Phase::Closed | Phase::Leaving => {}
         }
         self.reap_ended(now);
     }

@@ -185,6 +185,7 @@ impl Shard {
     /// budget. Publications that arrive meanwhile join the same sends, but no send queue fills
     /// because the shard reads faster than it sends.
     pub fn drain_ring(&mut self, now: Now) -> usize {
+        self.continue_leaving(now);
         let Self {
             broker,
             reader,
@@ -214,6 +215,13 @@ impl Shard {
     #[must_use]
     pub fn has_unread(&self) -> bool {
         self.reader.has_unread()
+    }
+
+    /// Whether sessions that have ended still have subscriptions to give back; the driver then calls
+    /// `drain_ring` again before it sleeps.
+    #[must_use]
+    pub fn has_leaving(&self) -> bool {
+        self.broker.has_leaving()
     }
 
     /// Whether publications wait for room in the ring.
@@ -306,7 +314,8 @@ impl Shard {
 
     /// The socket of `id` is closed and the kernel has no operation for it any more.
     pub fn release(&mut self, id: ConnectionId) {
-        self.connections.release(id);
+        let is_leaving = self.broker.has_session(id);
+        self.connections.release(id, is_leaving);
     }
 
     /// Writes bytes of the HTTP API to `id`.
@@ -367,6 +376,20 @@ impl Shard {
         while let Some(id) = self.connections.next_ended() {
             self.call_disconnect(id, now);
             self.step(id, Command::Disconnect, now);
+        }
+    }
+
+    /// Gives back subscriptions of sessions that have ended: the share of one turn.
+    fn continue_leaving(&mut self, now: Now) {
+        let Self {
+            broker,
+            connections,
+            writer,
+            ..
+        } = self;
+        broker.continue_leaving(now, &mut |effect| effects::announce(writer, effect, now));
+        while let Some(id) = broker.next_left() {
+            connections.free_slot(id);
         }
     }
 }

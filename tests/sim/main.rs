@@ -11,6 +11,7 @@
 mod checks;
 mod client;
 mod input;
+mod leaving;
 mod malformed;
 mod oracle;
 mod order;

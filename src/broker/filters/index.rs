@@ -78,11 +78,12 @@ impl FilterIndex {
         filter_id
     }
 
-    /// Removes a filter and all entries that only this filter needed.
+    /// Removes a filter and all entries that only this filter needed; returns how many values it
+    /// named.
     ///
     /// # Panics
     /// When there is none at the index.
-    pub fn remove(&mut self, filter_id: FilterId) {
+    pub fn remove(&mut self, filter_id: FilterId) -> usize {
         let IndexedFilter {
             canonical,
             conditions,
@@ -100,13 +101,15 @@ impl FilterIndex {
             };
             self.term_index.unpost(posted, filter_id, &positions, moved);
         }
+        let mut values = 0;
         for condition in &conditions {
-            self.term_index.release(condition);
+            values += self.term_index.release(condition);
         }
         if self.is_empty() {
             // Tables keep the memory of their largest size; an empty index releases it.
             *self = Self::default();
         }
+        values
     }
 
     /// Whether there is no filter.

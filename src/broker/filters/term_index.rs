@@ -161,8 +161,9 @@ impl TermIndex {
         InternedCondition { path, alternatives }
     }
 
-    /// Reverses `intern`; the condition must not be posted any more.
-    pub(super) fn release(&mut self, condition: &InternedCondition) {
+    /// Reverses `intern`; the condition must not be posted any more. Returns how many values it
+    /// names.
+    pub(super) fn release(&mut self, condition: &InternedCondition) -> usize {
         for index in &condition.alternatives {
             let value = &mut self.values[index.0 as usize];
             value.conditions -= 1;
@@ -177,6 +178,7 @@ impl TermIndex {
             let path = self.paths.remove(condition.path.0 as usize);
             self.trie.remove(&path.name);
         }
+        condition.alternatives.len()
     }
 
     /// The value at the path, with one more condition that names it.

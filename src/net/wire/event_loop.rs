@@ -243,6 +243,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             && !self.shard.has_ready()
             && !self.shard.has_actions()
             && !self.shard.has_waiting_input()
+            && !self.shard.has_leaving()
     }
 
     fn sleep_time(&self) -> Duration {
