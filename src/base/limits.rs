@@ -86,6 +86,9 @@ pub const PINGS_ANSWERED: usize = 16;
 pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
 /// Memory that a shard keeps between messages for what a decoder writes, bytes.
 pub const SCRATCH_BYTES_KEPT: usize = 256 * 1024;
+/// Shortest time between two answers to messages of one session over its rate limit, milliseconds.
+/// The others are counted only: an answer to each would let a flood of input cause one of output.
+pub const RATE_ANSWER_INTERVAL_MS: u64 = 1_000;
 /// Longest run, bytes: large enough to join sixty-four small publications in one send, small enough
 /// that a run held by one slow connection is cheap.
 pub const RUN_BYTES_MAX: usize = 64 * 1024;

@@ -74,6 +74,7 @@ impl Broker {
             counted,
             server_side_count: 0,
             violations: 0,
+            rate_answered_ms: None,
             peer: connect.peer,
             began: now,
             identity: None,

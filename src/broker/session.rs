@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub(super) server_side_count: u16,
     /// Messages over its rate limit.
     pub(super) violations: u32,
+    /// When one of them was last answered, monotonic milliseconds.
+    pub(super) rate_answered_ms: Option<u64>,
     pub(super) peer: SocketAddr,
     pub(super) began: Now,
     pub(super) identity: Option<Box<Identity>>,

@@ -6,7 +6,8 @@ use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::state::{Broker, Emit};
 use crate::auth::Identity;
-use crate::base::counters::CloseReason;
+use crate::base::counters::{CloseReason, MessageError};
+use crate::base::limits::RATE_ANSWER_INTERVAL_MS;
 use crate::base::{ConnectionId, Now};
 use crate::config::{DialectPolicy, RateLimit, RateScope};
 
@@ -106,8 +107,17 @@ impl Broker {
         session.violations = session.violations.saturating_add(1);
         let is_too_often =
             policy.rate_violations_max > 0 && session.violations > policy.rate_violations_max;
+        let answered_ms = session.rate_answered_ms;
+        let is_answered =
+            answered_ms.is_none_or(|at_ms| now.monotonic_ms >= at_ms + RATE_ANSWER_INTERVAL_MS);
         emit(Effect::DropMessage);
-        self.reject(Rejection::RateLimited, emit);
+        if is_answered {
+            session.rate_answered_ms = Some(now.monotonic_ms);
+            self.reject(Rejection::RateLimited, emit);
+        } else {
+            let errors = &self.counters.message_errors;
+            errors.of(MessageError::RateLimited).add(1);
+        }
         if is_too_often {
             self.close(id, CloseReason::RateLimited, now, emit);
         }

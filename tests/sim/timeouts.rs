@@ -237,3 +237,27 @@ fn what_follows_a_fault_does_not_cut_our_last_words_short() {
     stage.shard.on_eof(id, stage.now);
     assert_eq!(stage.shard.take_actions(), [ConnectionAction::Close(id)]);
 }
+
+#[test]
+fn messages_over_the_rate_limit_are_answered_once_a_second_and_all_counted() {
+    let mut stage = Stage::new();
+    let id = stage.authenticated(3_600);
+    let ping = frame(1, br#"{"type":"ping"}"#);
+    let mut answers = Vec::new();
+    let mut flood = |stage: &mut Stage| {
+        for _ in 0..300 {
+            stage.shard.receive(id, &mut ping.clone(), stage.now);
+        }
+        let sent = stage.sent();
+        answers.push(sent.matches("Rate limit exceeded").count());
+    };
+    flood(&mut stage);
+    stage.pass(900);
+    flood(&mut stage);
+    stage.pass(100);
+    flood(&mut stage);
+    assert_eq!(answers, [1, 0, 1]);
+    let mut counted = stage.counters.message_errors.values();
+    let counted = counted.find(|(name, _)| *name == "rate_limited").unwrap().1;
+    assert!(counted > 850, "{counted} of 900 messages");
+}

@@ -62,6 +62,8 @@ pub(super) struct Session {
     began_ms: u64,
     auth_failures: u32,
     violations: u32,
+    /// When it was last told of one.
+    violation_told_ms: Option<u64>,
     usage: Usage,
     /// What it subscribed to, oldest first.
     pub(super) channels: Vec<String>,
@@ -236,6 +238,7 @@ impl Model {
             began_ms: now.monotonic_ms,
             auth_failures: 0,
             violations: 0,
+            violation_told_ms: None,
             usage: Usage::default(),
             channels: Vec::new(),
             announced: BTreeSet::new(),
@@ -267,10 +270,15 @@ impl Model {
         };
         let limits = self.limits[&session.dialect];
         if !self.counts(client, now) {
-            self.reject(client, "Rate limit exceeded");
             let session = self.sessions.get_mut(&client).unwrap();
             session.violations += 1;
-            if limits.rate_violations_max > 0 && session.violations > limits.rate_violations_max {
+            let violations = session.violations;
+            let told_ms = session.violation_told_ms;
+            if told_ms.is_none_or(|told_ms| now.monotonic_ms - told_ms >= 1_000) {
+                session.violation_told_ms = Some(now.monotonic_ms);
+                self.reject(client, "Rate limit exceeded");
+            }
+            if limits.rate_violations_max > 0 && violations > limits.rate_violations_max {
                 self.close(client, "rate_limited", now);
             }
             return;
