@@ -226,6 +226,7 @@ impl Fixture {
                 || self.shard.is_congested()
                 || self.shard.has_ready()
                 || self.shard.has_actions()
+                || self.shard.has_leaving()
                 || self.shard.has_waiting_input();
             if !is_busy {
                 return;

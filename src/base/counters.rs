@@ -87,7 +87,7 @@ label! {
         Unauthenticated = "unauthenticated",
         /// The session lacks a permission, or the name is reserved.
         Forbidden = "forbidden",
-        /// Too many subscriptions.
+        /// Too many subscriptions, or filters of too many bytes.
         Subscriptions = "subscriptions",
         /// The session already uses the subscription id.
         Duplicate = "duplicate",

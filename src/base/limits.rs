@@ -42,6 +42,13 @@ pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Longest number that a filter can name or match, bytes. The shortest text of any 64-bit integer or
 /// double has at most 24; converting one takes up to a microsecond per hundred bytes.
 pub const FILTER_NUMBER_BYTES_MAX: usize = 64;
+/// Filters of one session, bytes of JSON in all: a thousand of 256 bytes.
+pub const FILTER_BYTES_PER_SESSION_MAX: u32 = 256 * 1024;
+/// Memory that a filter takes at most: these bytes, and so many for each byte of its JSON. A filter
+/// that would take more is rejected.
+pub const FILTER_MEMORY_BYTES: usize = 512;
+/// See [`FILTER_MEMORY_BYTES`].
+pub const FILTER_MEMORY_PER_TEXT_BYTE: usize = 8;
 /// Keys of one filter. The analytics server's clients use two; each costs a check of every
 /// candidate.
 pub const FILTER_KEYS_MAX: usize = 32;

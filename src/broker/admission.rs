@@ -80,6 +80,7 @@ impl Broker {
             identity: None,
             tenant: connect.tenant.map(Into::into),
             rate: super::rate::RateState::default(),
+            filter_bytes: 0,
             subscriptions: Vec::new(),
             announced: Vec::new(),
             last_activity_ms: now.monotonic_ms,

@@ -266,6 +266,16 @@ impl Channels {
         &self.at(subscription.channel).name
     }
 
+    /// Bytes of JSON of the filter of a subscription; 0 = it has none.
+    pub(super) fn filter_bytes(&self, subscription: SubscriptionRef) -> u32 {
+        let channel = self.at(subscription.channel);
+        let filter_id = channel.group(subscription.group).key.filter;
+        match (&channel.filters, filter_id) {
+            (Some(filters), Some(filter_id)) => filters.index.text_bytes(filter_id),
+            _ => 0,
+        }
+    }
+
     /// The subscription id of a subscription.
     pub(super) fn subscription_id(&self, subscription: SubscriptionRef) -> Option<&SubscriptionId> {
         let group = self.at(subscription.channel).group(subscription.group);

@@ -218,6 +218,8 @@ pub enum Rejection {
     ReservedChannel,
     /// The session has reached its limit of subscriptions.
     TooManySubscriptions,
+    /// The filters of the session have reached their limit of bytes.
+    TooManyFilters,
     /// The session already uses this subscription id.
     DuplicateSubscriptionId,
     /// The session has no subscription with this subscription id.
@@ -262,6 +264,7 @@ impl Rejection {
             Self::PermissionDenied => "Permission denied",
             Self::ReservedChannel => "Channel is reserved",
             Self::TooManySubscriptions => "Too many subscriptions",
+            Self::TooManyFilters => "Too many filters",
             Self::DuplicateSubscriptionId => "Duplicate subscription",
             Self::UnknownSubscriptionId => "Unknown subscription",
             Self::HandlerFailed => "Internal error",
@@ -283,7 +286,7 @@ impl Rejection {
             Self::RateLimited => MessageError::RateLimited,
             Self::AuthenticationRequired => MessageError::Unauthenticated,
             Self::PermissionDenied | Self::ReservedChannel => MessageError::Forbidden,
-            Self::TooManySubscriptions => MessageError::Subscriptions,
+            Self::TooManySubscriptions | Self::TooManyFilters => MessageError::Subscriptions,
             // Counted in `token_errors`, by kind.
             Self::InvalidToken | Self::TokenExpired => return None,
         })

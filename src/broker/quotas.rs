@@ -1,6 +1,7 @@
 //! Quotas of sessions and messages per address, user or tenant, over all shards.
 
 use super::rate::RateState;
+use crate::base::interest::is_mostly_empty;
 use crate::base::{DialectId, Now};
 use crate::config::RateLimit;
 use std::collections::HashMap;
@@ -130,6 +131,9 @@ impl Quotas {
             stripe.retain(|_, usage| {
                 usage.sessions > 0 || usage.left_ms + IDLE_RETENTION_MS > now.monotonic_ms
             });
+            if is_mostly_empty(stripe.len(), stripe.capacity()) {
+                stripe.shrink_to_fit();
+            }
             left += stripe.len();
         }
         left

@@ -33,6 +33,8 @@ pub(super) struct Session {
     /// The tenant that its request named; the tenant of its token takes precedence.
     pub(super) tenant: Option<Box<str>>,
     pub(super) rate: RateState,
+    /// Bytes of JSON of the filters of its subscriptions.
+    pub(super) filter_bytes: u32,
     pub(super) subscriptions: Vec<SubscriptionRef>,
     /// The channels on which its joining was announced.
     pub(super) announced: Vec<ChannelIndex>,

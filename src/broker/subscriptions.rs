@@ -11,7 +11,7 @@ use super::session::Session;
 use super::state::{Broker, Emit};
 use crate::auth::Identity;
 use crate::base::counters::SubscriptionReject;
-use crate::base::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
+use crate::base::limits::{FILTER_BYTES_PER_SESSION_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use crate::base::{ConnectionId, Now, SubscriptionId};
 use crate::config::AccessRule;
 
@@ -52,6 +52,13 @@ impl Broker {
             let Ok(filter) = filter else {
                 return self.reject(Rejection::InvalidField("filter"), emit);
             };
+            let filter_bytes = filter.as_ref().map_or(0, Filter::text_bytes);
+            let session = self.sessions.get(id);
+            if session.is_some_and(|session| {
+                session.filter_bytes + filter_bytes > FILTER_BYTES_PER_SESSION_MAX
+            }) {
+                return self.reject(Rejection::TooManyFilters, emit);
+            }
             self.join(id, requested.channel, subscription_id.clone(), filter);
             self.count_tables();
         }
@@ -145,6 +152,7 @@ impl Broker {
                 filter,
             },
         );
+        session.filter_bytes += self.channels.filter_bytes(subscription);
         session.subscriptions.push(subscription);
         self.subscription_count += 1;
     }
@@ -243,6 +251,7 @@ impl Broker {
             return;
         };
         let subscription = session.subscriptions.remove(at);
+        session.filter_bytes -= self.channels.filter_bytes(subscription);
         if at < usize::from(session.server_side_count) {
             session.server_side_count -= 1;
         } else {

@@ -101,3 +101,28 @@ fn numbers_beyond_a_double_pass_unchanged() {
     let expected = format!(r#"{{"type":"m","channel":"c","data":{number}}}"#);
     assert_eq!(subscriber.receive(), expected);
 }
+
+#[test]
+fn filters_of_a_session_have_a_bound_together() {
+    let server = Server::dev();
+    let mut raw = Raw::open(server.address, "/analytics", "");
+    let subscribe = |number: usize| {
+        let text = "x".repeat(16_000);
+        format!(
+            r#"{{"type":"subscribe","data":{{"type":"events","subscription_id":"s{number}","filters":{{"a":"{text}{number}"}}}}}}"#
+        )
+    };
+    for number in 0..16 {
+        raw.send(&subscribe(number));
+        assert!(raw.read_text().starts_with(r#"{"type":"subscribed""#));
+    }
+    raw.send(&subscribe(16));
+    let error = r#"{"type":"error","data":{"error":"Too many filters"}}"#;
+    assert_eq!(raw.read_text(), error);
+    let counted = "fanwire_message_errors_total{error=\"subscriptions\"";
+    assert_eq!(server.metric(counted), 1);
+    raw.send(r#"{"type":"unsubscribe","data":{"subscription_id":"s3"}}"#);
+    assert!(raw.read_text().starts_with(r#"{"type":"unsubscribed""#));
+    raw.send(&subscribe(16));
+    assert!(raw.read_text().starts_with(r#"{"type":"subscribed""#));
+}

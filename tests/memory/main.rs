@@ -3,18 +3,22 @@
 #[path = "../../benches/support/mod.rs"]
 mod support;
 
+use fanwire::base::limits::{FILTER_MEMORY_BYTES, FILTER_MEMORY_PER_TEXT_BYTE};
+use fanwire::broker::filters::{Filter, FilterIndex};
+use fanwire::json::JsonReader;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::{NOW, connect, connect_at, flush, masked, shard};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The allocator counts for the whole process, so one test runs at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// The allocator counts for the whole process, its test harness included: so this is one test.
+#[test]
+fn messages_and_filters_take_bounded_memory() {
+    a_message_is_read_without_memory_for_what_is_in_it();
+    a_publication_to_a_channel_with_filters_takes_a_small_multiple_of_its_bytes();
+    a_filter_takes_512_bytes_and_8_for_each_of_its_text();
 }
 
 /// Bytes of the data of a hostile message.
@@ -48,9 +52,7 @@ fn hostile() -> Vec<(&'static str, String)> {
     ]
 }
 
-#[test]
 fn a_message_is_read_without_memory_for_what_is_in_it() {
-    let _alone = alone();
     let mut shard = shard();
     let id = connect(&mut shard);
     flush(&mut shard);
@@ -65,9 +67,7 @@ fn a_message_is_read_without_memory_for_what_is_in_it() {
     }
 }
 
-#[test]
 fn a_publication_to_a_channel_with_filters_takes_a_small_multiple_of_its_bytes() {
-    let _alone = alone();
     let mut shard = shard();
     let publisher = connect(&mut shard);
     let subscriber = connect_at(&mut shard, "/analytics");
@@ -89,5 +89,92 @@ fn a_publication_to_a_channel_with_filters_takes_a_small_multiple_of_its_bytes()
         // The message is encoded once, assembled from fragments once and copied to a run.
         let allocated = region.change().bytes_allocated;
         assert!(allocated < 8 * text.len(), "{name}: {allocated} bytes");
+    }
+}
+
+/// The text of the filter of a number.
+type Text = fn(usize) -> String;
+
+/// Filters that differ by their number, of as little text as possible for what they contain.
+fn filters() -> Vec<(&'static str, Text)> {
+    fn list(count: usize, element: impl Fn(usize) -> String) -> String {
+        (0..count).map(element).collect::<Vec<_>>().join(",")
+    }
+    vec![
+        ("one value", |number| format!(r#"{{"a":{number}}}"#)),
+        ("one path", |number| format!(r#"{{"p{number}":1}}"#)),
+        ("256 numbers", |number| {
+            let values = list(256, |value| (number * 256 + value).to_string());
+            format!(r#"{{"a":[{values}]}}"#)
+        }),
+        ("256 common numbers", |number| {
+            format!(
+                r#"{{"a":[{},"{number}"]}}"#,
+                list(255, |value| value.to_string())
+            )
+        }),
+        ("32 paths", |number| {
+            let keys = list(32, |key| format!(r#""{:x}":1"#, number * 32 + key));
+            format!("{{{keys}}}")
+        }),
+        ("32 short paths", |number| {
+            let names = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef".chars();
+            let keys: Vec<_> = names.map(|name| format!(r#""{name}":{number}"#)).collect();
+            format!("{{{}}}", keys.join(","))
+        }),
+        ("large texts", |number| {
+            format!(r#"{{"a":"{}{number}"}}"#, "x".repeat(10_000))
+        }),
+        ("large numbers", |number| {
+            let values = list(200, |value| format!("{}e19", number * 200 + value));
+            format!(r#"{{"a":[{values}]}}"#)
+        }),
+        ("15 KiB", |number| {
+            let keys = list(16, |key| {
+                format!(
+                    r#""{key}":[{}]"#,
+                    list(200, |value| (number + value).to_string())
+                )
+            });
+            format!("{{{keys}}}")
+        }),
+        ("nested paths", |number| {
+            let keys = list(8, |key| format!(r#""first{key}.second{number}.third":1"#));
+            format!("{{{keys}}}")
+        }),
+    ]
+}
+
+fn a_filter_takes_512_bytes_and_8_for_each_of_its_text() {
+    let mut reader = JsonReader::default();
+    for (name, text) in filters() {
+        for count in [1, 2, 5, 17, 33, 130] {
+            let (mut index, mut allowed) = (FilterIndex::default(), 0);
+            let mut ids = Vec::with_capacity(count);
+            // The memory that the reader keeps is not the filters'.
+            drop(Filter::parse(&text(count), &mut reader));
+            let region = Region::new(ALLOCATOR);
+            for number in 0..count {
+                let text = text(number);
+                let filter = Filter::parse(&text, &mut reader);
+                let filter = filter.expect(name).expect("it has keys");
+                allowed += FILTER_MEMORY_BYTES + FILTER_MEMORY_PER_TEXT_BYTE * text.len();
+                ids.push(index.insert(filter));
+            }
+            let change = region.change();
+            let used = change.bytes_allocated - change.bytes_deallocated;
+            assert!(
+                used <= allowed,
+                "{count} of {name}: {used} of {allowed} bytes"
+            );
+            for id in ids {
+                index.remove(id);
+            }
+            let change = region.change();
+            let left = change
+                .bytes_allocated
+                .saturating_sub(change.bytes_deallocated);
+            assert!(left < 512, "{count} of {name}: {left} bytes are left");
+        }
     }
 }

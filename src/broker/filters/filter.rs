@@ -2,8 +2,8 @@
 
 use super::value::{FilterValue, canonical, write_comma};
 use crate::base::limits::{
-    FILTER_ALTERNATIVES_MAX, FILTER_BYTES_MAX, FILTER_KEYS_MAX, FILTER_PATH_BYTES_MAX,
-    FILTER_PATH_PARTS_MAX,
+    FILTER_ALTERNATIVES_MAX, FILTER_BYTES_MAX, FILTER_KEYS_MAX, FILTER_MEMORY_BYTES,
+    FILTER_MEMORY_PER_TEXT_BYTE, FILTER_PATH_BYTES_MAX, FILTER_PATH_PARTS_MAX,
 };
 use crate::json::{JsonReader, ValueRef, write_text};
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ const NOTHING: &str = r#"{"":[]}"#;
 #[derive(Clone, Debug)]
 pub struct Filter {
     canonical: Box<str>,
+    text_bytes: u32,
     /// In order of their paths, each once. Empty if the filter matches nothing.
     conditions: Vec<Condition>,
 }
@@ -24,8 +25,11 @@ pub struct Filter {
 pub(super) struct Condition {
     pub(super) path: Box<str>,
     /// At least one, all different.
-    pub(super) alternatives: Vec<FilterValue>,
+    pub(super) alternatives: Vec<FilterValue<'static>>,
 }
+
+/// The alternatives of each path, by their canonical texts.
+type Keys<'a> = BTreeMap<&'a str, BTreeMap<String, FilterValue<'static>>>;
 
 /// Why a filter is rejected; the client's error. The limits are in `base::limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub enum FilterError {
     PathTooLong,
     /// A path has too many parts.
     PathTooDeep,
+    /// It would take more memory than its length allows: short paths of many parts.
+    TooCostly,
 }
 
 impl Filter {
@@ -70,14 +76,20 @@ impl Filter {
         if keys.is_empty() {
             return Ok(None);
         }
+        if memory_bytes(&keys) > FILTER_MEMORY_BYTES + FILTER_MEMORY_PER_TEXT_BYTE * json.len() {
+            return Err(FilterError::TooCostly);
+        }
+        let text_bytes = u32::try_from(json.len()).map_err(|_| FilterError::TooLong)?;
         if keys.values().any(BTreeMap::is_empty) {
             return Ok(Some(Self {
                 canonical: NOTHING.into(),
+                text_bytes,
                 conditions: Vec::new(),
             }));
         }
         Ok(Some(Self {
             canonical: write_canonical(&keys).into(),
+            text_bytes,
             conditions: keys.into_iter().map(Condition::new).collect(),
         }))
     }
@@ -89,19 +101,35 @@ impl Filter {
         &self.canonical
     }
 
-    /// The canonical text and the conditions.
-    pub(super) fn into_parts(self) -> (Box<str>, Vec<Condition>) {
-        (self.canonical, self.conditions)
+    /// Bytes of JSON that the client sent.
+    #[must_use]
+    pub fn text_bytes(&self) -> u32 {
+        self.text_bytes
+    }
+
+    pub(super) fn into_conditions(self) -> Vec<Condition> {
+        self.conditions
     }
 }
 
 impl Condition {
-    fn new((path, alternatives): (&str, BTreeMap<String, FilterValue>)) -> Self {
+    fn new((path, alternatives): (&str, BTreeMap<String, FilterValue<'static>>)) -> Self {
         Self {
             path: path.into(),
             alternatives: alternatives.into_values().collect(),
         }
     }
+}
+
+/// The most memory that a filter takes in an index, bytes: its own, and its share of tables whose
+/// size has just doubled.
+fn memory_bytes(keys: &Keys<'_>) -> usize {
+    let conditions = keys.iter().map(|(path, alternatives)| {
+        let names = 1 + path.matches('.').count();
+        12 + 30 * names + path.len() + 8 * alternatives.len()
+    });
+    let posted = keys.values().map(BTreeMap::len).max().unwrap_or(0);
+    250 + conditions.sum::<usize>() + 41 * posted / 2
 }
 
 fn check_path(path: &str) -> Result<(), FilterError> {
@@ -115,7 +143,9 @@ fn check_path(path: &str) -> Result<(), FilterError> {
 }
 
 /// The values that match at a path, by canonical text: sorted and each once.
-fn alternatives(value: ValueRef<'_>) -> Result<BTreeMap<String, FilterValue>, FilterError> {
+fn alternatives(
+    value: ValueRef<'_>,
+) -> Result<BTreeMap<String, FilterValue<'static>>, FilterError> {
     let keyed = |value| (canonical(value), FilterValue::of(value));
     let ValueRef::Array(elements) = value else {
         return Ok(BTreeMap::from([keyed(value)]));
@@ -127,7 +157,7 @@ fn alternatives(value: ValueRef<'_>) -> Result<BTreeMap<String, FilterValue>, Fi
     Ok(elements.map(keyed).collect())
 }
 
-fn write_canonical(keys: &BTreeMap<&str, BTreeMap<String, FilterValue>>) -> String {
+fn write_canonical(keys: &Keys<'_>) -> String {
     let mut output = vec![b'{'];
     for (index, (path, alternatives)) in keys.iter().enumerate() {
         write_comma(&mut output, index);

@@ -1,34 +1,69 @@
 //! The filters of one channel, found by the paths and values of a publication.
 
 use super::filter::Filter;
-use super::term_index::{InternedCondition, Positions, Posting, TermIndex, ValueIndex};
+use super::names::{NameHash, Names};
 use super::u32_key;
+use super::value::FilterValue;
+use crate::base::interest::is_mostly_empty;
 use crate::json::{JsonReader, Object};
+use hashbrown::{HashMap, HashTable};
 use slab::Slab;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+
+/// Filters under one value that are counted to find a condition with few of them.
+const POSTINGS_COUNTED_MAX: usize = 64;
 
 /// Index of a filter in this table; reused after removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterId(u32);
 
-/// The distinct filters of a channel.
+/// The distinct filters of a channel. Paths and values are stored and compared as keyed hashes of
+/// 64 bits, which makes a filter small: a publication reaches a subscriber whose filter it does not
+/// match with a probability of 2^-64 per value compared.
 #[derive(Debug, Default)]
 pub struct FilterIndex {
-    by_text: HashMap<Arc<str>, FilterId>,
+    by_fingerprint: HashTable<FilterId>,
     filters: Slab<IndexedFilter>,
-    term_index: TermIndex,
-    /// Known values of the current publication; kept to reuse its memory.
-    found: Vec<ValueIndex>,
+    names: Names,
+    postings: HashTable<Posting>,
+    /// Whether some filter named an array or an object since the index was empty. Comparing one is
+    /// expensive, and such filters are rare.
+    has_compounds: bool,
+    hasher: RandomState,
 }
+
+/// A keyed hash of a path and a value there.
+type ValueHash = u64;
 
 /// A filter, shared by all subscribers that have it.
 #[derive(Debug)]
 struct IndexedFilter {
-    canonical: Arc<str>,
+    /// Of its canonical text.
+    fingerprint: [u64; 2],
+    text_bytes: u32,
     /// The filter is posted under the first condition only. Empty if the filter matches nothing.
-    conditions: Vec<InternedCondition>,
-    positions: Positions,
+    conditions: Box<[IndexedCondition]>,
+    /// The values of all conditions; those of one condition in ascending order.
+    values: Box<[ValueHash]>,
+    /// The paths of all conditions, to remove them from the names.
+    paths: Box<str>,
+}
+
+/// Twelve bytes: a filter has at most 16 KiB of text, so the ends fit.
+#[derive(Clone, Copy, Debug)]
+struct IndexedCondition {
+    path: [u32; 2],
+    /// Where its values and its path end among those of the filter.
+    values_end: u16,
+    path_end: u16,
+}
+
+/// A filter under one of the values of its first condition. A filter is in the table once for each
+/// tag, so no filter is a candidate twice.
+#[derive(Debug)]
+struct Posting {
+    tag: u32,
+    filter_id: FilterId,
 }
 
 impl FilterId {
@@ -43,7 +78,13 @@ impl FilterIndex {
     /// The id of the filter with the same meaning.
     #[must_use]
     pub fn find(&self, filter: &Filter) -> Option<FilterId> {
-        self.by_text.get(filter.canonical()).copied()
+        self.find_fingerprint(self.fingerprint(filter))
+    }
+
+    /// Bytes of JSON that the filter had when it was inserted.
+    #[must_use]
+    pub fn text_bytes(&self, filter_id: FilterId) -> u32 {
+        self.filters[filter_id.0 as usize].text_bytes
     }
 
     /// Adds a filter.
@@ -51,30 +92,48 @@ impl FilterIndex {
     /// # Panics
     /// When one of the same meaning is present: call [`find`](Self::find) first.
     pub fn insert(&mut self, filter: Filter) -> FilterId {
-        assert!(self.find(&filter).is_none(), "a filter is inserted once");
-        let (canonical, conditions) = filter.into_parts();
-        let canonical: Arc<str> = canonical.into();
-        let conditions = conditions.into_iter();
+        let fingerprint = self.fingerprint(&filter);
+        let earlier = self.find_fingerprint(fingerprint);
+        assert!(earlier.is_none(), "a filter is inserted once");
+        let text_bytes = filter.text_bytes();
+        let conditions = filter.into_conditions().into_iter();
         let mut conditions: Vec<_> = conditions
-            .map(|condition| self.term_index.intern(condition))
+            .map(|condition| {
+                let path = self.names.insert(&condition.path);
+                let values = condition.alternatives.iter();
+                self.has_compounds |= values.clone().any(FilterValue::is_compound);
+                let mut values: Vec<_> = values.map(|value| self.hash_value(path, value)).collect();
+                values.sort_unstable();
+                (path, condition.path, values)
+            })
             .collect();
-        let costs = conditions
-            .iter()
-            .map(|interned| self.term_index.cost(interned));
-        let cheapest = costs.enumerate().min_by_key(|(_, cost)| *cost);
-        if let Some((cheapest, _)) = cheapest {
+        let costs = conditions.iter().map(|(_, _, values)| self.cost(values));
+        if let Some((cheapest, _)) = costs.enumerate().min_by_key(|(_, cost)| *cost) {
             conditions.swap(0, cheapest);
         }
-        let filter_id = FilterId(u32_key(self.filters.insert(IndexedFilter {
-            canonical: canonical.clone(),
-            conditions,
-            positions: Positions::default(),
-        })));
-        let entry = &mut self.filters[filter_id.0 as usize];
-        if let Some(posted) = entry.conditions.first() {
-            entry.positions = self.term_index.post(posted, filter_id);
+        let (mut values, mut paths) = (Vec::new(), String::new());
+        let indexed = conditions.iter().map(|(path, name, own)| {
+            values.extend_from_slice(own);
+            paths.push_str(name);
+            IndexedCondition::new(*path, values.len(), paths.len())
+        });
+        let filter = IndexedFilter {
+            fingerprint,
+            text_bytes,
+            conditions: indexed.collect(),
+            values: values.into(),
+            paths: paths.into(),
+        };
+        let filter_id = FilterId(u32_key(self.filters.insert(filter)));
+        for tag in self.tags(filter_id) {
+            self.postings
+                .insert_unique(spread(tag), Posting { tag, filter_id }, Posting::hash);
         }
-        self.by_text.insert(canonical, filter_id);
+        let filters = &self.filters;
+        self.by_fingerprint
+            .insert_unique(fingerprint[0], filter_id, |id| {
+                filters[id.0 as usize].fingerprint[0]
+            });
         filter_id
     }
 
@@ -84,32 +143,39 @@ impl FilterIndex {
     /// # Panics
     /// When there is none at the index.
     pub fn remove(&mut self, filter_id: FilterId) -> usize {
-        let IndexedFilter {
-            canonical,
-            conditions,
-            positions,
-        } = self.filters.remove(filter_id.0 as usize);
-        self.by_text.remove(&canonical);
-        if let Some(posted) = conditions.first() {
-            // A list has each filter once, so the posting that moved never belongs to the removed
-            // filter.
-            let filters = &mut self.filters;
-            let moved = |posting: Posting, position| {
-                filters[posting.filter_id.0 as usize]
-                    .positions
-                    .set(posting, position);
-            };
-            self.term_index.unpost(posted, filter_id, &positions, moved);
+        for tag in self.tags(filter_id) {
+            let is_it = |posting: &Posting| posting.tag == tag && posting.filter_id == filter_id;
+            if let Ok(posting) = self.postings.find_entry(spread(tag), is_it) {
+                posting.remove();
+            }
         }
-        let mut values = 0;
-        for condition in &conditions {
-            values += self.term_index.release(condition);
+        let filter = self.filters.remove(filter_id.0 as usize);
+        let fingerprint = filter.fingerprint[0];
+        if let Ok(entry) = self
+            .by_fingerprint
+            .find_entry(fingerprint, |id| *id == filter_id)
+        {
+            entry.remove();
         }
+        let mut start = 0;
+        for condition in &filter.conditions {
+            let end = usize::from(condition.path_end);
+            self.names.remove(&filter.paths[start..end]);
+            start = end;
+        }
+        // Tables keep the memory of their largest size.
         if self.is_empty() {
-            // Tables keep the memory of their largest size; an empty index releases it.
             *self = Self::default();
         }
-        values
+        if is_mostly_empty(self.postings.len(), self.postings.capacity()) {
+            self.postings.shrink_to_fit(Posting::hash);
+        }
+        if is_mostly_empty(self.by_fingerprint.len(), self.by_fingerprint.capacity()) {
+            let filters = &self.filters;
+            self.by_fingerprint
+                .shrink_to_fit(|id| filters[id.0 as usize].fingerprint[0]);
+        }
+        filter.values.len()
     }
 
     /// Whether there is no filter.
@@ -129,28 +195,133 @@ impl FilterIndex {
         reader: &mut JsonReader,
         matched: &mut Vec<FilterId>,
     ) -> u64 {
-        self.found.clear();
-        self.term_index
-            .read(root.members(), reader, &mut self.found);
+        let mut found = Vec::from_iter(self.names.find(*root));
+        found.sort_unstable_by_key(|(_, found)| found.rank);
+        let ranked = found.into_iter().filter_map(|(path, found)| {
+            let value = FilterValue::read(found.value, self.has_compounds, reader)?;
+            Some((path, self.hash_value(path, &value)))
+        });
+        let ranked: Vec<_> = ranked.collect();
+        let values = HashMap::from_iter(ranked.iter().copied());
         let mut evaluations = 0;
-        for value in &self.found {
-            let candidates = self.term_index.posted(*value);
-            evaluations += candidates.len() as u64;
-            let candidates = candidates.iter().map(|posting| posting.filter_id);
-            matched.extend(candidates.filter(|filter_id| {
-                let mut others = self.filters[filter_id.0 as usize].conditions.iter().skip(1);
-                others.all(|other| self.term_index.satisfies(other))
-            }));
+        for (path, value) in &ranked {
+            let tag = tag_of(*value);
+            let candidates = self.postings.iter_hash(spread(tag));
+            for posting in candidates.filter(|posting| posting.tag == tag) {
+                evaluations += 1;
+                let filter = &self.filters[posting.filter_id.0 as usize];
+                let is_posted_here = filter.conditions[0].path() == *path;
+                if is_posted_here && filter.is_met_by(&values) {
+                    matched.push(posting.filter_id);
+                }
+            }
         }
         evaluations
     }
 
-    /// Sizes of the tables: filters by text, filters, and those of the term index.
-    #[cfg(test)]
-    pub(super) fn counts(&self) -> ([usize; 2], [usize; 5]) {
-        let own = [self.by_text.len(), self.filters.len()];
-        (own, self.term_index.counts())
+    fn fingerprint(&self, filter: &Filter) -> [u64; 2] {
+        let text = filter.canonical();
+        [
+            self.hasher.hash_one((0_u8, text)),
+            self.hasher.hash_one((1_u8, text)),
+        ]
     }
+
+    fn find_fingerprint(&self, fingerprint: [u64; 2]) -> Option<FilterId> {
+        let is_it = |id: &FilterId| self.filters[id.0 as usize].fingerprint == fingerprint;
+        self.by_fingerprint.find(fingerprint[0], is_it).copied()
+    }
+
+    fn hash_value(&self, path: NameHash, value: &FilterValue<'_>) -> ValueHash {
+        self.hasher.hash_one((path, value))
+    }
+
+    /// The cost of posting under a condition: the most candidates that one publication can have,
+    /// and the number of alternatives.
+    fn cost(&self, values: &[ValueHash]) -> (usize, usize) {
+        let lists = values.iter().map(|value| {
+            let tag = tag_of(*value);
+            let posted = self.postings.iter_hash(spread(tag));
+            let posted = posted.filter(|posting| posting.tag == tag);
+            posted.take(POSTINGS_COUNTED_MAX).count()
+        });
+        (lists.max().unwrap_or(0), values.len())
+    }
+
+    /// The tags under which a filter is posted, each once.
+    fn tags(&self, filter_id: FilterId) -> Vec<u32> {
+        let filter = &self.filters[filter_id.0 as usize];
+        let posted = filter.conditions.first();
+        let posted_end = posted.map_or(0, |posted| usize::from(posted.values_end));
+        let mut tags: Vec<_> = filter.values[..posted_end]
+            .iter()
+            .map(|value| tag_of(*value))
+            .collect();
+        tags.sort_unstable();
+        tags.dedup();
+        tags
+    }
+
+    /// Sizes of the tables: filters by text, filters, postings, and names.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> ([usize; 3], [usize; 2]) {
+        let own = [
+            self.by_fingerprint.len(),
+            self.filters.len(),
+            self.postings.len(),
+        ];
+        (own, self.names.counts())
+    }
+}
+
+impl IndexedFilter {
+    /// Whether a publication has, for each condition, one of its values.
+    fn is_met_by(&self, publication: &HashMap<NameHash, ValueHash>) -> bool {
+        let mut start = 0;
+        self.conditions.iter().all(|condition| {
+            let end = usize::from(condition.values_end);
+            let values = &self.values[start..end];
+            start = end;
+            let value = publication.get(&condition.path());
+            value.is_some_and(|value| values.binary_search(value).is_ok())
+        })
+    }
+}
+
+impl IndexedCondition {
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are kept")]
+    fn new(path: NameHash, values_end: usize, path_end: usize) -> Self {
+        let end = |end| u16::try_from(end).expect("a filter has at most 16 KiB of text");
+        Self {
+            path: [path as u32, (path >> 32) as u32],
+            values_end: end(values_end),
+            path_end: end(path_end),
+        }
+    }
+
+    fn path(&self) -> NameHash {
+        u64::from(self.path[0]) | u64::from(self.path[1]) << 32
+    }
+}
+
+impl Posting {
+    fn hash(&self) -> u64 {
+        spread(self.tag)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a tag is a part of the hash"
+)]
+fn tag_of(value: ValueHash) -> u32 {
+    value as u32
+}
+
+/// The hash of a tag: multiplied, so that its bits are in the upper ones too, which the table
+/// compares first.
+fn spread(tag: u32) -> u64 {
+    u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@
 //! nearest double.
 //!
 //! ```text
-//!  publication ──Trie──▶ (path, value) ──TermIndex──▶ value index ──postings──▶ candidates
-//!   {"a":{"b":7}}         a.b     7                       #3                    filters 2, 5
+//!  publication ──Names──▶ (path, value) ──hash──▶ value hash ──postings──▶ candidates
+//!   {"a":{"b":7}}          a.b     7               9c41…07                 filters 2, 5
 //!                                                                                  │
 //!                          matched filters ◀── the other conditions of each ────────┘
 //! ```
@@ -28,8 +28,7 @@
 
 mod filter;
 mod index;
-mod term_index;
-mod trie;
+mod names;
 mod value;
 
 #[cfg(test)]
@@ -38,7 +37,7 @@ mod oracle;
 pub use filter::{Filter, FilterError};
 pub use index::{FilterId, FilterIndex};
 
-/// Converts a key of a `Slab` to the four bytes that the indices here use.
+/// Converts a key of a `Slab` to the four bytes that an id has.
 fn u32_key(key: usize) -> u32 {
     u32::try_from(key).expect("memory is exhausted before 2^32 entries")
 }

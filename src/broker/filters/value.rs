@@ -1,6 +1,8 @@
 //! Values as filters compare them: equal values have equal keys and equal canonical texts.
 
-use crate::json::{Entries, ValueRef, write_text};
+use crate::base::limits::FILTER_BYTES_MAX;
+use crate::json::{Entries, JsonReader, Value, ValueRef, write_text};
+use std::borrow::Cow;
 use std::io::Write;
 
 /// A scalar other than a string; two are equal if and only if their JSON values are equal.
@@ -14,22 +16,51 @@ pub(super) enum Plain {
     Float(u64),
 }
 
-/// A value that a filter names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FilterValue {
+/// A value that a filter names, or that a publication has at a path of a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum FilterValue<'a> {
     Plain(Plain),
-    Text(Box<str>),
+    Text(Cow<'a, str>),
     /// The canonical text of an object or an array.
     Compound(Box<str>),
 }
 
-impl FilterValue {
+impl FilterValue<'static> {
     pub(super) fn of(value: ValueRef<'_>) -> Self {
         match (value, Plain::of(value)) {
             (_, Some(plain)) => Self::Plain(plain),
-            (ValueRef::Text(text), _) => Self::Text(text.into()),
+            (ValueRef::Text(text), _) => Self::Text(text.to_owned().into()),
             _ => Self::Compound(canonical(value).into()),
         }
+    }
+}
+
+impl<'a> FilterValue<'a> {
+    pub(super) fn is_compound(&self) -> bool {
+        matches!(self, Self::Compound(_))
+    }
+
+    /// The value of a publication; `None` when it is larger than a value of a filter may be, or an
+    /// array or an object while no filter names one.
+    pub(super) fn read(
+        value: Value<'a>,
+        has_compounds: bool,
+        reader: &mut JsonReader,
+    ) -> Option<Self> {
+        // An escape has at most six bytes for each byte of text.
+        if value.raw().len() > 6 * FILTER_BYTES_MAX
+            || (value.raw().starts_with(['{', '[']) && !has_compounds)
+        {
+            return None;
+        }
+        if let Some(text) = value.string() {
+            return Some(Self::Text(text));
+        }
+        // Most numbers are integers, which need no converter.
+        if let Ok(number) = value.raw().parse::<i64>() {
+            return Some(Self::Plain(Plain::Integer(i128::from(number))));
+        }
+        Some(FilterValue::of(reader.convert(value.raw())?.value()))
     }
 }
 
@@ -122,7 +153,6 @@ pub(super) fn write_comma(output: &mut Vec<u8>, index: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::JsonReader;
 
     fn check_canonical(json: &str, expected: &str) {
         let mut reader = JsonReader::default();
