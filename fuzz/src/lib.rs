@@ -148,6 +148,10 @@ impl Fixture {
                 self.now.monotonic_ms += passed_ms;
                 self.now.unix_ms += passed_ms;
                 self.shard.expire_timers(self.now);
+for (id, query) in self.shard.take_queries() {
+                self.shard.unacknowledged(id, query, None, self.now);
+            }
+
             }
             _ => {}
         }

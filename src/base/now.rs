@@ -1,5 +1,6 @@
 //! Time as a value: read once per turn of the event loop, and passed to all layers below.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One moment, on the monotonic clock and on the wall clock.
@@ -25,6 +26,24 @@ impl Now {
     #[must_use]
     pub const fn unix_s(self) -> u64 {
         self.unix_ms / 1_000
+    }
+}
+
+/// A time on the monotonic clock; an `Option` of it takes eight bytes, not sixteen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(NonZeroU64);
+
+impl Moment {
+    /// The moment of `now`.
+    #[must_use]
+    pub const fn of(now: Now) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(now.monotonic_ms))
+    }
+
+    /// Monotonic milliseconds.
+    #[must_use]
+    pub const fn monotonic_ms(self) -> u64 {
+        self.0.get() - 1
     }
 }
 

@@ -74,7 +74,7 @@ impl Broker {
             counted,
             server_side_count: 0,
             violations: 0,
-            rate_answered_ms: None,
+            rate_answered: None,
             peer: connect.peer,
             began: now,
             identity: None,
@@ -84,7 +84,7 @@ impl Broker {
             subscriptions: Vec::new(),
             announced: Vec::new(),
             last_activity_ms: now.monotonic_ms,
-            pinged_ms: None,
+            pinged: None,
         };
         let proof = self.proof_of(&policy, &connect, now);
         let auth_pending = policy.auth_required || proof.is_some();

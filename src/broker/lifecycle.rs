@@ -5,6 +5,7 @@ use super::event::{Event, Rejection};
 use super::session::Due;
 use super::state::{Broker, Emit};
 use crate::base::counters::{CloseReason, TokenError};
+use crate::base::now::Moment;
 use crate::base::{ConnectionId, Now};
 use crate::config::DialectPolicy;
 use crate::ws::CloseCode;
@@ -23,7 +24,7 @@ impl Broker {
         };
         let mut due = session.due(policy, now);
         if due == Due::Ping {
-            session.pinged_ms = Some(now.monotonic_ms);
+            session.pinged = Some(Moment::of(now));
             emit(Effect::Ping);
             due = session.due(policy, now);
         }

@@ -4,6 +4,7 @@ use super::channels::{ChannelIndex, SubscriptionRef};
 use super::rate::RateState;
 use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
+use crate::base::now::Moment;
 use crate::base::{ConnectionId, DialectId, Now, Variant};
 use crate::config::{DialectPolicy, TokenExpiryAction};
 use std::collections::VecDeque;
@@ -25,8 +26,8 @@ pub(super) struct Session {
     pub(super) server_side_count: u16,
     /// Messages over its rate limit.
     pub(super) violations: u32,
-    /// When one of them was last answered, monotonic milliseconds.
-    pub(super) rate_answered_ms: Option<u64>,
+    /// When one of them was last answered.
+    pub(super) rate_answered: Option<Moment>,
     pub(super) peer: SocketAddr,
     pub(super) began: Now,
     pub(super) identity: Option<Box<Identity>>,
@@ -40,9 +41,11 @@ pub(super) struct Session {
     pub(super) announced: Vec<ChannelIndex>,
     /// When bytes last arrived, monotonic milliseconds.
     pub(super) last_activity_ms: u64,
-    /// When the ping that is still unanswered was sent, monotonic milliseconds.
-    pub(super) pinged_ms: Option<u64>,
+    /// When the ping that is still unanswered was sent.
+    pub(super) pinged: Option<Moment>,
 }
+
+const _: () = assert!(size_of::<Session>() <= 184);
 
 /// The sessions that have subscriptions to give back.
 #[derive(Debug)]
@@ -149,8 +152,8 @@ impl Session {
             }
             next_ms = next_ms.min(at_ms);
         }
-        if let Some(pinged_ms) = self.pinged_ms {
-            let at_ms = pinged_ms + policy.pong_timeout.0;
+        if let Some(pinged) = self.pinged {
+            let at_ms = pinged.monotonic_ms() + policy.pong_timeout.0;
             if at_ms <= now.monotonic_ms {
                 return Due::PongTimeout;
             }

@@ -137,6 +137,13 @@ impl Broker {
         })
     }
 
+    /// Whether the session has yet to answer a ping.
+    #[must_use]
+    pub fn awaits_pong(&self, id: ConnectionId) -> bool {
+        let session = self.sessions.get(id);
+        session.is_some_and(|session| session.pinged.is_some())
+    }
+
     /// The view of session `id`.
     #[must_use]
     pub fn view(&self, id: ConnectionId, now: Now) -> Option<SessionView<'_>> {

@@ -8,6 +8,7 @@ use super::state::{Broker, Emit};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, MessageError};
 use crate::base::limits::RATE_ANSWER_INTERVAL_MS;
+use crate::base::now::Moment;
 use crate::base::{ConnectionId, Now};
 use crate::config::{DialectPolicy, RateLimit, RateScope};
 
@@ -34,7 +35,7 @@ impl Broker {
         }
         if !command.is_internal() {
             session.last_activity_ms = now.monotonic_ms;
-            session.pinged_ms = None;
+            session.pinged = None;
             // The timer for the expiry of a token uses the monotonic clock; the wall clock may have
             // jumped.
             if session.is_expired(&policy, now) {
@@ -107,12 +108,12 @@ impl Broker {
         session.violations = session.violations.saturating_add(1);
         let is_too_often =
             policy.rate_violations_max > 0 && session.violations > policy.rate_violations_max;
-        let answered_ms = session.rate_answered_ms;
+        let answered_ms = session.rate_answered.map(Moment::monotonic_ms);
         let is_answered =
             answered_ms.is_none_or(|at_ms| now.monotonic_ms >= at_ms + RATE_ANSWER_INTERVAL_MS);
         emit(Effect::DropMessage);
         if is_answered {
-            session.rate_answered_ms = Some(now.monotonic_ms);
+            session.rate_answered = Some(Moment::of(now));
             self.reject(Rejection::RateLimited, emit);
         } else {
             let errors = &self.counters.message_errors;

@@ -4,10 +4,18 @@
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 /// Connections that may wait for `accept` in one shard; the kernel limits it to
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
+
+/// Bytes that the kernel takes for a connection beyond those it has sent (`TCP_NOTSENT_LOWAT`,
+/// tcp(7)).
+const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
+/// Time for which a peer may acknowledge nothing of what is sent to it (`TCP_USER_TIMEOUT`, RFC
+/// 5482).
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why an address cannot be listened on.
 ///
@@ -76,6 +84,10 @@ fn open(address: SocketAddr, reuse_port: bool) -> io::Result<BoundSocket> {
     // Accepted sockets inherit it: frames are complete when they are sent, so waiting for more data
     // gains nothing.
     socket.set_tcp_nodelay(true)?;
+    // So do these. What is not sent yet waits with the server, where it is counted and where control
+    // frames can pass it; and a peer that acknowledges nothing is given up.
+    socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.bind(&address.into())?;
     Ok(BoundSocket(socket))
 }

@@ -64,7 +64,7 @@ pub(super) enum CloseWait {
 }
 
 /// The socket takes bytes.
-pub(super) const NOT_STUCK: u64 = u64::MAX;
+pub(super) const NOT_STUCK: u32 = u32::MAX;
 
 /// A connection. Keep it small: a shard has tens of thousands of them.
 #[derive(Debug)]
@@ -82,14 +82,19 @@ pub(super) struct Connection {
     /// Input that waits; nearly always there is none.
     pub(super) input: Option<Box<WaitingInput>>,
     pub(super) send_queue: SendQueue,
-    /// Since when the socket has taken no byte, monotonic milliseconds; [`NOT_STUCK`] if it takes
-    /// them.
-    pub(super) stuck_since_ms: u64,
+    /// Bytes that the socket has taken, modulo 2^32.
+    pub(super) sent_bytes: u32,
+    /// Of these, bytes that the peer had acknowledged when it was last asked for.
+    pub(super) acknowledged_bytes: u32,
+    /// Since when the socket has taken no byte, monotonic seconds; [`NOT_STUCK`] if it takes them.
+    pub(super) stuck_since_s: u32,
     /// When its timer expires, monotonic milliseconds.
     pub(super) timer_ms: u64,
     /// Time of its earliest timer in the wheel; other timers in the wheel are stale.
     pub(super) wheel_ms: u64,
 }
+
+const _: () = assert!(size_of::<Connection>() <= 136);
 
 /// How a session is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +178,9 @@ impl Connection {
             decoder: Decoder::default(),
             input: None,
             send_queue: SendQueue::default(),
-            stuck_since_ms: NOT_STUCK,
+            sent_bytes: 0,
+            acknowledged_bytes: 0,
+            stuck_since_s: NOT_STUCK,
             timer_ms: 0,
             wheel_ms: u64::MAX,
         }
@@ -181,8 +188,9 @@ impl Connection {
 
     /// Whether the socket has taken bytes in this time, or had none to take.
     pub(super) fn gets_on(&self, timeout_ms: u64, now: Now) -> bool {
-        self.stuck_since_ms == NOT_STUCK
-            || now.monotonic_ms.saturating_sub(self.stuck_since_ms) < timeout_ms
+        let stuck_since_ms = u64::from(self.stuck_since_s) * 1_000;
+        self.stuck_since_s == NOT_STUCK
+            || now.monotonic_ms.saturating_sub(stuck_since_ms) < timeout_ms
     }
 
     pub(super) fn is_open(&self) -> bool {

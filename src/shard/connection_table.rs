@@ -42,6 +42,17 @@ pub(super) struct ConnectionTable {
     text: Vec<u8>,
     ping: FrameRun,
     pub(super) input_queue: InputQueue,
+    /// What the wire is to ask the kernel.
+    pub(super) queries: Vec<(ConnectionId, Query)>,
+}
+
+/// Why it is asked how many bytes a peer has yet to acknowledge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// A ping is sent: to know whether it gets on until the pong is due.
+    AtPing,
+    /// The pong is due.
+    AtTimer,
 }
 
 impl ConnectionTable {
@@ -68,6 +79,7 @@ impl ConnectionTable {
             text: Vec::new(),
             ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
             input_queue: InputQueue::default(),
+            queries: Vec::new(),
         }
     }
 
@@ -96,6 +108,7 @@ impl ConnectionTable {
 
     /// Sends a ping frame.
     pub(super) fn ping(&mut self, id: ConnectionId) {
+        self.queries.push((id, Query::AtPing));
         let ping = self.ping.clone();
         self.send_control(id, ping);
     }
@@ -524,8 +537,9 @@ impl ConnectionTable {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
+        connection.sent_bytes = connection.sent_bytes.wrapping_add(bytes);
         if bytes > 0 {
-            connection.stuck_since_ms = NOT_STUCK;
+            connection.stuck_since_s = NOT_STUCK;
         }
         let delivered = connection.send_queue.sent(bytes);
         self.counters.bytes_sent.add(u64::from(bytes));
@@ -548,8 +562,9 @@ impl ConnectionTable {
     pub(super) fn would_block(&mut self, id: ConnectionId, now: Now) {
         if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = true;
-            if connection.stuck_since_ms == NOT_STUCK {
-                connection.stuck_since_ms = now.monotonic_ms;
+            if connection.stuck_since_s == NOT_STUCK {
+                let now_s = u32::try_from(now.monotonic_ms / 1_000);
+                connection.stuck_since_s = now_s.unwrap_or(NOT_STUCK);
             }
         }
     }

@@ -36,6 +36,7 @@ use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use connection_table::ConnectionTable;
+pub use connection_table::Query;
 use fanwire_ring::{Reader, Ring};
 use publication_reader::PublicationReader;
 use publication_writer::PublicationWriter;
@@ -165,7 +166,12 @@ impl Shard {
                     // The answer to a ping may be among what waits.
                     self.step(id, Command::Activity, now);
                 }
-                self.step(id, Command::TimerExpired, now);
+                if self.broker.awaits_pong(id) {
+                    // On a slow line the ping may be behind much that is still on its way.
+                    self.connections.queries.push((id, Query::AtTimer));
+                } else {
+                    self.step(id, Command::TimerExpired, now);
+                }
             } else {
                 self.connections.time_out(id, now);
             }
@@ -295,10 +301,37 @@ impl Shard {
         self.connections.writable(id);
     }
 
-    /// Whether `take_actions` would return any.
+    /// Whether `take_actions` or `take_queries` would return any.
     #[must_use]
     pub fn has_actions(&self) -> bool {
-        !self.connections.actions.is_empty()
+        !self.connections.actions.is_empty() || !self.connections.queries.is_empty()
+    }
+
+    /// The connections of which the driver is to find out how many sent bytes the peer has yet to
+    /// acknowledge. Each is answered by `unacknowledged`.
+    #[must_use]
+    pub fn take_queries(&mut self) -> Vec<(ConnectionId, Query)> {
+        std::mem::take(&mut self.connections.queries)
+    }
+
+    /// The answer to a query; `None` if the kernel cannot tell. A peer that has acknowledged bytes
+    /// since the ping is alive, though its pong is not here yet.
+    pub fn unacknowledged(&mut self, id: ConnectionId, query: Query, bytes: Option<u32>, now: Now) {
+        let Some(connection) = self.connections.slab.get_mut(id) else {
+            return;
+        };
+        let earlier = connection.acknowledged_bytes;
+        if let Some(bytes) = bytes {
+            connection.acknowledged_bytes = connection.sent_bytes.wrapping_sub(bytes);
+        }
+        let gets_on = connection.acknowledged_bytes != earlier;
+        if query == Query::AtTimer && connection.is_open() {
+            if gets_on {
+                self.step(id, Command::Activity, now);
+            }
+            self.step(id, Command::TimerExpired, now);
+            self.reap_ended(now);
+        }
     }
 
     /// The actions requested since the last call.

@@ -4,7 +4,7 @@ use crate::client::{frame, request};
 use fanwire::auth::{Grant, Verifier, issue};
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
 use fanwire::config::Policy;
-use fanwire::shard::{ConnectionAction, Shard, ShardParts};
+use fanwire::shard::{ConnectionAction, Query, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use std::sync::Arc;
 
@@ -81,6 +81,9 @@ impl Stage {
             self.now.monotonic_ms += step_ms;
             self.now.unix_ms += step_ms;
             self.shard.expire_timers(self.now);
+            for (id, query) in self.shard.take_queries() {
+                self.shard.unacknowledged(id, query, None, self.now);
+            }
         }
     }
 
@@ -160,6 +163,50 @@ fn silence_is_asked_after_thirty_seconds_and_ended_ten_later() {
     stage.pass(10_200);
     assert!(stage.sent().contains("pong_timeout"));
     assert_eq!(stage.closes("pong_timeout"), 1);
+}
+
+#[test]
+fn a_peer_that_acknowledges_bytes_is_alive_though_its_pong_is_late() {
+    let mut stage = Stage::new();
+    let id = stage.authenticated(3_600);
+    let mut unacknowledged = 1_000_000;
+    stage.shard.send_message(
+        id,
+        "m",
+        &format!("\"{}\"", "x".repeat(1_000_000)),
+        stage.now,
+    );
+    stage.sent();
+    // A slow line: it takes a tenth of what is on its way until each pong is due.
+    let mut pings = 0;
+    while unacknowledged > 0 {
+        let next_ms = stage.shard.next_timer_ms().unwrap();
+        let step_ms = next_ms - stage.now.monotonic_ms;
+        stage.now = Now::at(next_ms, stage.now.unix_ms + step_ms);
+        stage.shard.expire_timers(stage.now);
+        pings += stage.sent().matches(char::REPLACEMENT_CHARACTER).count();
+        for (id, query) in stage.shard.take_queries() {
+            if query == Query::AtTimer {
+                unacknowledged -= 100_000;
+            }
+            stage
+                .shard
+                .unacknowledged(id, query, Some(unacknowledged), stage.now);
+        }
+        assert_eq!(stage.closes("pong_timeout"), 0, "{unacknowledged} to go");
+    }
+    assert!(pings >= 10, "{pings}");
+    // The line is dead from now on.
+    while stage.closes("pong_timeout") == 0 {
+        let next_ms = stage.shard.next_timer_ms().unwrap();
+        stage.now = Now::at(next_ms, stage.now.unix_ms);
+        stage.shard.expire_timers(stage.now);
+        stage.sent();
+        for (id, query) in stage.shard.take_queries() {
+            stage.shard.unacknowledged(id, query, Some(2), stage.now);
+        }
+    }
+    assert!(stage.shard.describe(id, stage.now).is_none());
 }
 
 #[test]

@@ -317,6 +317,10 @@ impl World {
         self.now.unix_ms += passed_ms;
         for shard in 0..self.plan.shards {
             self.shards[shard].expire_timers(self.now);
+            for (id, query) in self.shards[shard].take_queries() {
+                self.shards[shard].unacknowledged(id, query, None, self.now);
+            }
+
             self.carry_out(shard);
         }
     }

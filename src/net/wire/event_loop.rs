@@ -285,6 +285,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 self.shard.writable(id);
             }
             Operation::Shutdown(id) | Operation::SetOption(id) => self.finish_operation(id),
+            Operation::Unacknowledged(id, query) => {
+                self.finish_operation(id);
+                let bytes = u32::try_from(result).ok();
+                self.shard.unacknowledged(id, query, bytes, now);
+            }
             Operation::Close(id) => {
                 self.sockets.remove(id);
                 self.http.closed(id);
@@ -450,6 +455,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     }
 
     fn perform_actions(&mut self, now: Now) {
+        for (id, query) in self.shard.take_queries() {
+            if self.begin_operation(id) {
+                self.kernel.ask_unacknowledged(id, query);
+            }
+        }
         for action in self.shard.take_actions() {
             match action {
                 ConnectionAction::ShutdownWrite(id) => {

@@ -13,6 +13,7 @@ mod deliveries;
 
 use super::kernel::{Completion, Kernel, Operation};
 use crate::base::ConnectionId;
+use crate::shard::Query;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -184,6 +185,14 @@ impl FakeKernel {
             Operation::Shutdown(_) | Operation::SetOption(_) => {
                 self.complete(operation, 0, false, None);
             }
+            Operation::Unacknowledged(..) => {
+                let result = if self.below(2) == 0 {
+                    0
+                } else {
+                    -libc::EOPNOTSUPP
+                };
+                self.complete(operation, result, false, None);
+            }
             Operation::Close(id) => {
                 let peer = self.peers.remove(&id).unwrap();
                 self.closed.push(id);
@@ -201,6 +210,7 @@ impl FakeKernel {
             | Operation::Writable(other)
             | Operation::Shutdown(other)
             | Operation::SetOption(other)
+            | Operation::Unacknowledged(other, _)
             | Operation::Close(other) => *other == id,
             Operation::Accept(_) | Operation::Wake | Operation::Cancel => false,
         };
@@ -295,6 +305,9 @@ impl Kernel for FakeKernel {
             peer.has_ended = true;
         }
         self.pending.push(Operation::Shutdown(id));
+    }
+    fn ask_unacknowledged(&mut self, id: ConnectionId, query: Query) {
+        self.pending.push(Operation::Unacknowledged(id, query));
     }
     fn reset_at_close(&mut self, id: ConnectionId) {
         self.pending.push(Operation::SetOption(id));

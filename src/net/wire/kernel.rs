@@ -6,6 +6,7 @@
 )]
 
 use crate::base::ConnectionId;
+use crate::shard::Query;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -30,6 +31,8 @@ pub(crate) enum Operation {
     SetOption(ConnectionId),
     /// The close of a socket in the file table.
     Close(ConnectionId),
+    /// The question how many sent bytes the peer has yet to acknowledge.
+    Unacknowledged(ConnectionId, Query),
     /// The cancellation of an operation.
     Cancel,
 }
@@ -85,6 +88,9 @@ pub(crate) trait Kernel {
     fn await_writable(&mut self, id: ConnectionId);
     /// Shuts down the sending side of `id`.
     fn shutdown_write(&mut self, id: ConnectionId);
+    /// Asks how many sent bytes the peer of `id` has yet to acknowledge (`SIOCOUTQ`, tcp(7)). Fails
+    /// on kernels before 6.7.
+    fn ask_unacknowledged(&mut self, id: ConnectionId, query: Query);
     /// Makes the close of `id` a reset, which frees the bytes that the kernel holds for it. A kernel
     /// before 6.7 cannot do so and closes it as usual.
     fn reset_at_close(&mut self, id: ConnectionId);

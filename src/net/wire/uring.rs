@@ -10,6 +10,7 @@ use super::kernel::{Completion, Kernel, Operation};
 use crate::base::id::GENERATION_BITS;
 use crate::base::{ConnectionId, SlotMap};
 use crate::net::Waker;
+use crate::shard::Query;
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::net::Shutdown;
@@ -304,6 +305,14 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::Shutdown(id)) };
     }
 
+    fn ask_unacknowledged(&mut self, id: ConnectionId, query: Query) {
+        /// `SOCKET_URING_OP_SIOCOUTQ` of linux/io_uring.h.
+        const SIOCOUTQ: u32 = 1;
+        let entry = opcode::UringCmd16::new(Fixed(id.slot()), SIOCOUTQ).build();
+        // SAFETY: the question names no memory.
+        unsafe { self.push(entry, Operation::Unacknowledged(id, query)) };
+    }
+
     fn reset_at_close(&mut self, id: ConnectionId) {
         static LINGER: libc::linger = libc::linger {
             l_onoff: 1,
@@ -404,6 +413,8 @@ fn pack(operation: Operation) -> u64 {
         Operation::Close(id) => (7, of(id)),
         Operation::Cancel => (8, 0),
         Operation::SetOption(id) => (9, of(id)),
+        Operation::Unacknowledged(id, Query::AtPing) => (10, of(id)),
+        Operation::Unacknowledged(id, Query::AtTimer) => (11, of(id)),
     };
     kind << KIND_SHIFT | low
 }
@@ -424,6 +435,8 @@ fn unpack(user_data: u64) -> Option<Operation> {
         7 => Operation::Close(id),
         8 => Operation::Cancel,
         9 => Operation::SetOption(id),
+        10 => Operation::Unacknowledged(id, Query::AtPing),
+        11 => Operation::Unacknowledged(id, Query::AtTimer),
         _ => return None,
     })
 }
@@ -445,6 +458,8 @@ mod tests {
             Operation::Shutdown(id),
             Operation::Close(id),
             Operation::SetOption(id),
+            Operation::Unacknowledged(id, Query::AtPing),
+            Operation::Unacknowledged(id, Query::AtTimer),
             Operation::Cancel,
         ] {
             assert_eq!(unpack(pack(operation)), Some(operation));

@@ -195,6 +195,9 @@ impl Rules {
         self.now.unix_ms += seconds * 1_000;
         for shard in &mut self.shards {
             shard.expire_timers(self.now);
+            for (id, query) in shard.take_queries() {
+                shard.unacknowledged(id, query, None, self.now);
+            }
         }
         self.model.pass(self.now);
     }
