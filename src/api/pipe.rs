@@ -2,6 +2,7 @@
 
 use crate::base::ConnectionId;
 use crate::base::limits::HTTP_INPUT_BYTES_MAX;
+use crate::base::memory::Waiting;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ pub(super) type Output = Rc<RefCell<VecDeque<(ConnectionId, Vec<u8>)>>>;
 #[derive(Debug, Default)]
 struct Input {
     bytes: Vec<u8>,
+    waiting: Waiting,
     is_ended: bool,
     reader: Option<Waker>,
 }
@@ -46,6 +48,8 @@ impl Pipe {
             input.is_ended = true;
         } else {
             input.bytes.extend_from_slice(bytes);
+            let capacity = input.bytes.capacity();
+            input.waiting.set(capacity);
         }
         wake(&mut input);
     }

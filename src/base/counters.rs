@@ -153,6 +153,9 @@ label! {
         Capacity = "capacity",
         /// The shard was stalled for so long that publications for it are lost (1013).
         Stalled = "stalled",
+        /// The session sent a large message while more waited in the process than `waiting_bytes_max`
+        /// (1013).
+        Memory = "memory",
         /// The origin is not allowed (1008).
         Origin = "origin",
         /// Too many sessions of the address, the user or the tenant (1008).
@@ -225,6 +228,8 @@ metrics! {
         ring_full: Counter;
         /// Bytes of the ring that the shard has not read.
         ring_lag_bytes: Gauge;
+        /// Bytes that wait in memory: in send queues, input, unfinished messages and HTTP requests.
+        waiting_bytes: Gauge;
         /// Turns of the event loop that took more than 250 ms.
         stalls: Counter;
         /// Milliseconds of those turns.

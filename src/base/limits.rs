@@ -80,11 +80,14 @@ pub const INPUT_COST_PER_SHARE: usize = 4 * 1024;
 /// Input that waits for one connection, bytes: with more, nothing is received from it until less
 /// than the other is left. A client that has yet to authenticate has the smaller pair.
 pub const INPUT_WAITING: (usize, usize) = (64 * 1024, 16 * 1024);
-pub const INPUT_WAITING_UNAUTHENTICATED: (usize, usize) = (8 * 1024, 4 * 1024);
+pub const INPUT_WAITING_UNAUTHENTICATED: (usize, usize) = (4 * 1024, 2 * 1024);
 /// Replies that wait for one connection, bytes: with more, none of its input is handled. The smaller
 /// one is for clients that have yet to authenticate.
 pub const REPLY_BYTES_WAITING: u32 = 64 * 1024;
-pub const REPLY_BYTES_WAITING_UNAUTHENTICATED: u32 = 8 * 1024;
+pub const REPLY_BYTES_WAITING_UNAUTHENTICATED: u32 = 4 * 1024;
+/// What may wait for one connection, or of an unfinished message, while the process is over its
+/// budget, bytes: with more, the connection is closed.
+pub const WAITING_BYTES_WHEN_SHORT: u32 = 64 * 1024;
 /// Pings of one share that are answered each; of further ones only the latest is (RFC 6455 5.5.3).
 pub const PINGS_ANSWERED: usize = 16;
 

@@ -10,6 +10,7 @@ pub mod id;
 pub mod interest;
 pub mod label;
 pub mod limits;
+pub mod memory;
 pub mod metric;
 pub mod now;
 pub mod process_state;

@@ -3,6 +3,7 @@
 use super::heartbeat::Heartbeats;
 use super::id::DialectId;
 use super::interest::Interests;
+use super::memory::MemoryBudget;
 use super::retained::RetainedValues;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,14 +21,17 @@ pub struct ProcessState {
     pub retained: RetainedValues,
     /// Whether the shards get on.
     pub heartbeats: Heartbeats,
+    /// The memory of what waits.
+    pub memory: MemoryBudget,
 }
 
 impl ProcessState {
-    /// The state of a process with this many shards.
+    /// The state of a process with this many shards, in which so many bytes may wait.
     #[must_use]
-    pub fn new(shard_count: usize) -> Self {
+    pub fn new(shard_count: usize, waiting_bytes_max: u64) -> Self {
         Self {
             heartbeats: Heartbeats::new(shard_count),
+            memory: MemoryBudget::new(waiting_bytes_max),
             ..Self::default()
         }
     }

@@ -1,5 +1,6 @@
 //! Finished frames, shared by all send queues of a shard.
 
+use super::memory::Waiting;
 use std::rc::Rc;
 
 /// A subscription id, which the frames of one subscriber contain.
@@ -40,7 +41,11 @@ struct Inner {
     /// Where subscribers' subscription ids go: offsets of placeholders of equal width.
     placeholders: Box<[u32]>,
     publications: bool,
+    _waiting: Waiting,
 }
+
+/// Memory of a run beside its bytes, roughly.
+const RUN_OVERHEAD_BYTES: usize = 96;
 
 impl FrameRun {
     /// A single frame that answers one connection; not counted as a delivery.
@@ -51,6 +56,7 @@ impl FrameRun {
             ends: Box::default(),
             placeholders: Box::default(),
             publications: false,
+            _waiting: Waiting::of(frame.len() + RUN_OVERHEAD_BYTES),
         }))
     }
 
@@ -68,6 +74,7 @@ impl FrameRun {
             ends: inner.into(),
             placeholders: placeholders.into(),
             publications: true,
+            _waiting: Waiting::of(bytes.len() + RUN_OVERHEAD_BYTES),
         }))
     }
 
@@ -85,6 +92,7 @@ impl FrameRun {
                 .copy_from_slice(subscription_id);
         }
         Self(Rc::new(Inner {
+            _waiting: Waiting::of(bytes.len() + RUN_OVERHEAD_BYTES),
             bytes,
             ends: self.0.ends.clone(),
             placeholders: Box::default(),

@@ -162,6 +162,7 @@ impl Loader {
             |_| notifications.clone(),
         )?;
         self.check_masks(&settings)?;
+        self.check_memory(&settings)?;
         self.check_secret(&settings)?;
         self.report.retain_dialects(&settings.dialects_in_use());
         settings.report = self.report;
@@ -299,6 +300,20 @@ impl Loader {
                 .masked()
                 .expected("a secret, not the mask that reports print instead")),
             None => Ok(()),
+        }
+    }
+
+    /// One large message, as text and as frames, must never be over the budget.
+    fn check_memory(&self, settings: &Settings) -> Result<(), SettingsError> {
+        let largest = settings.dialects.iter();
+        let largest = largest.map(|dialect| dialect.message_bytes_max.0).max();
+        let waiting_bytes_max = settings.process.waiting_bytes_max.0;
+        let is_small = waiting_bytes_max != 0 && waiting_bytes_max < 4 * largest.unwrap_or(0);
+        match self.layers.find("waiting_bytes_max") {
+            Some(entry) if is_small => Err(entry.expected(
+                "0, or at least four times the largest `message_bytes_max` of a dialect",
+            )),
+            _ => Ok(()),
         }
     }
 

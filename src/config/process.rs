@@ -59,6 +59,10 @@ settings! {
             rule = Some((|size| (4_096..=1 << 30).contains(&size.0), "4 KiB to 1 GiB"));
         /// How long a client may take no bytes while more than `send_queue_bytes_max` waits for it.
         slow_consumer_timeout: Millis = Millis(5_000);
+        /// Bytes that may wait in memory for all connections together. With more, connections for
+        /// which much waits are closed, and large messages rejected. 0 = half of the memory of the
+        /// host or the cgroup.
+        waiting_bytes_max: ByteSize = ByteSize(0);
         /// Size of the ring between the shards.
         ring_bytes: ByteSize = ByteSize(8 << 20),
             rule = Some((

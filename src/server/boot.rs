@@ -14,7 +14,7 @@ use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
 use crate::base::{DialectId, Now, ProcessState, ShardCounters};
 use crate::broker::{Broker, Quotas};
-use crate::config::{Listener, Policy, Routes, Settings};
+use crate::config::{ByteSize, Listener, Policy, Routes, Settings};
 use crate::dialect;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{Peers, Waker, bind_shards};
@@ -86,7 +86,10 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     })
     .map_err(other)?;
     let clock = Clock::start();
-    let process_state = Arc::new(ProcessState::new(cores.len()));
+    let process_state = Arc::new(ProcessState::new(
+        cores.len(),
+        waiting_bytes_max(settings.process.waiting_bytes_max),
+    ));
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
@@ -219,6 +222,21 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         services,
         watchdog,
     })
+}
+
+/// The setting, or half of the memory that the host or its cgroup has for this process.
+fn waiting_bytes_max(setting: ByteSize) -> u64 {
+    if setting.0 > 0 {
+        return setting.0;
+    }
+    let Ok(mut system) = sysinfo::System::new() else {
+        tracing::warn!("the host's memory is unknown: set waiting_bytes_max");
+        return u64::MAX;
+    };
+    system.refresh_memory();
+    let of_host = system.total_memory();
+    let of_cgroup = system.cgroup_limits().map(|limits| limits.total_memory);
+    of_cgroup.map_or(of_host, |limit| limit.min(of_host)) / 2
 }
 
 /// Who may call `POST /notify`: callers with the key. Without a key, everyone if a listener has the

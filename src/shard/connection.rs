@@ -143,7 +143,8 @@ impl CloseRequest {
     pub(super) fn close_wait(self) -> CloseWait {
         match self.reason {
             CloseReason::Peer => CloseWait::Done,
-            CloseReason::Protocol => CloseWait::EndOfStream,
+            // The decoder is gone, with the part of a message that it had.
+            CloseReason::Protocol | CloseReason::Memory => CloseWait::EndOfStream,
             _ => CloseWait::CloseFrame,
         }
     }

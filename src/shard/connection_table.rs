@@ -9,7 +9,7 @@ use super::timer_wheel::{Timer, TimerWheel};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
     CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS, REPLY_BYTES_WAITING,
-    REPLY_BYTES_WAITING_UNAUTHENTICATED,
+    REPLY_BYTES_WAITING_UNAUTHENTICATED, WAITING_BYTES_WHEN_SHORT,
 };
 use crate::base::{
     ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, SubscriptionId,
@@ -31,6 +31,8 @@ pub(super) struct ConnectionTable {
     queue_limits: QueueLimits,
     /// How long a peer may take nothing while too much waits for it, milliseconds.
     slow_consumer_timeout_ms: u64,
+    /// Whether more waits in the process than its budget allows.
+    pub(super) is_memory_short: bool,
     /// Per dialect, how long a peer has to answer a close frame.
     close_timeouts_ms: [u64; DialectId::COUNT],
     wheel: TimerWheel,
@@ -71,6 +73,7 @@ impl ConnectionTable {
                 slack_bytes: policy.send_queue_slack_bytes(),
             },
             slow_consumer_timeout_ms: policy.slow_consumer_timeout_ms,
+            is_memory_short: false,
             close_timeouts_ms: policy.dialects.map(|dialect| dialect.close_timeout.0),
             wheel: TimerWheel::new(now.monotonic_ms),
             ready_queue: ReadyQueue::default(),
@@ -119,6 +122,18 @@ impl ConnectionTable {
         self.send_control(id, pong);
     }
 
+    /// What may wait for a connection now: less while memory is short, so that those who make others
+    /// wait go first.
+    fn limits_now(&self) -> QueueLimits {
+        if self.is_memory_short {
+            return QueueLimits {
+                bytes_max: self.queue_limits.bytes_max.min(WAITING_BYTES_WHEN_SHORT),
+                slack_bytes: 0,
+            };
+        }
+        self.queue_limits
+    }
+
     /// Whether so many replies wait for the peer to read them that its input has to wait.
     pub(super) fn has_unread_replies(&self, id: ConnectionId, is_authenticated: bool) -> bool {
         let bytes_max = if is_authenticated {
@@ -161,16 +176,13 @@ impl ConnectionTable {
 
     /// Queues a run of frames; a session whose send queue has no room for it is closed.
     pub(super) fn queue(&mut self, id: ConnectionId, run: FrameRun, now: Now) {
-        let timeout_ms = self.slow_consumer_timeout_ms;
+        let (limits, timeout_ms) = (self.limits_now(), self.slow_consumer_timeout_ms);
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         let gets_on = connection.gets_on(timeout_ms, now);
         let send_queue = &mut connection.send_queue;
-        if send_queue
-            .push(run, None, self.queue_limits, gets_on)
-            .is_ok()
-        {
+        if send_queue.push(run, None, limits, gets_on).is_ok() {
             self.ready_queue.join_urgently(connection);
         } else {
             self.end(id, CloseRequest::slow_consumer(), now);
@@ -185,7 +197,7 @@ impl ConnectionTable {
         subscription_id: Option<&SubscriptionId>,
         now: Now,
     ) {
-        let timeout_ms = self.slow_consumer_timeout_ms;
+        let (limits, timeout_ms) = (self.limits_now(), self.slow_consumer_timeout_ms);
         let Some((id, connection)) = self.slab.at_slot_mut(slot) else {
             return;
         };
@@ -194,12 +206,7 @@ impl ConnectionTable {
             DropReason::Closed
         } else if connection
             .send_queue
-            .push(
-                run.clone(),
-                subscription_id.cloned(),
-                self.queue_limits,
-                gets_on,
-            )
+            .push(run.clone(), subscription_id.cloned(), limits, gets_on)
             .is_ok()
         {
             return self.ready_queue.join(connection);

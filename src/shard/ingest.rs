@@ -4,13 +4,15 @@ use super::connection::{CloseRequest, CloseWait, Phase};
 use super::connection_table::ConnectionTable;
 use super::session::Message;
 use super::{ConnectionAction, Shard};
-use crate::base::counters::ProtocolError;
-use crate::base::limits::{CONTROL_COST, MESSAGE_COST, PINGS_ANSWERED, SCRATCH_BYTES_KEPT};
+use crate::base::counters::{CloseReason, ProtocolError};
+use crate::base::limits::{
+    CONTROL_COST, MESSAGE_COST, PINGS_ANSWERED, SCRATCH_BYTES_KEPT, WAITING_BYTES_WHEN_SHORT,
+};
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Rejection};
 use crate::dialect::{self, Decoded, Dialect};
 use crate::json::{self, Document, Object};
-use crate::ws::{Decoder, Incoming, MessageLimits};
+use crate::ws::{CloseCode, Decoder, Incoming, MessageLimits};
 
 /// Why a share of input ends before the input does.
 #[derive(Debug)]
@@ -126,7 +128,17 @@ impl Shard {
                         break Some(stop);
                     }
                 }
-                Ok(None) => break None,
+                Ok(None) => {
+                    if self.connections.is_memory_short
+                        && decoder.unfinished_bytes() > WAITING_BYTES_WHEN_SHORT as usize
+                    {
+                        let code = CloseCode::TRY_AGAIN_LATER;
+                        let close = CloseRequest::flushing(code, CloseReason::Memory);
+                        self.connections.end(id, close, now);
+                        return (cost, None);
+                    }
+                    break None;
+                }
                 Err(error) => {
                     pings.answer_latest(&mut self.connections, id);
                     *consumed = bytes.len();

@@ -19,6 +19,7 @@ use crate::base::limits::{
     CONTROL_COST, INPUT_COST_AT_ONCE, INPUT_COST_PER_SHARE, INPUT_COST_PER_TURN, INPUT_WAITING,
     INPUT_WAITING_UNAUTHENTICATED, MESSAGE_COST,
 };
+use crate::base::memory::{self, Waiting};
 use crate::base::{ConnectionId, Now};
 use crate::broker::Command;
 use std::collections::VecDeque;
@@ -48,11 +49,17 @@ pub(super) struct WaitingInput {
     has_ended: bool,
     /// Nothing is received until less waits.
     is_paused: bool,
+    waiting: Waiting,
 }
 
 impl WaitingInput {
     fn len(&self) -> usize {
         self.bytes.len() - self.consumed
+    }
+
+    fn count_memory(&mut self) {
+        let message = self.message.as_ref().map_or(0, String::capacity);
+        self.waiting.set(self.bytes.capacity() + message);
     }
 }
 
@@ -96,6 +103,7 @@ impl Shard {
         };
         if let Some(waiting) = &mut connection.input {
             waiting.bytes.extend_from_slice(bytes);
+            waiting.count_memory();
             return self.pause_if_full(id);
         }
         let mut consumed = 0;
@@ -149,6 +157,11 @@ impl Shard {
 
     /// Handles input that waits, as much as belongs in one turn.
     pub fn continue_input(&mut self, now: Now) {
+        self.connections.is_memory_short = self.process_state.memory.update();
+        self.connections
+            .counters
+            .waiting_bytes
+            .set(memory::waiting_bytes());
         let queue = &mut self.connections.input_queue;
         if !self.writer.is_congested() {
             queue.turn.append(&mut queue.room);
@@ -214,6 +227,7 @@ impl Shard {
     /// Keeps input until what it waits for is there.
     fn keep(&mut self, id: ConnectionId, mut waiting: Box<WaitingInput>, waits_for: WaitsFor) {
         waiting.waits_for = waits_for;
+        waiting.count_memory();
         if let Some(connection) = self.connections.slab.get_mut(id) {
             connection.input = Some(waiting);
             self.connections.input_queue.push(id, waits_for);

@@ -102,6 +102,7 @@ pub struct Shard {
     reader: PublicationReader,
     connections: ConnectionTable,
     hooks: Arc<Hooks>,
+    process_state: Arc<ProcessState>,
     /// No new sessions are accepted.
     is_shutting_down: bool,
     /// Whether the message that was just read must wait for room in the ring.
@@ -123,7 +124,7 @@ impl Shard {
         let writer = PublicationWriter::new(
             parts.index,
             &parts.ring,
-            parts.process_state,
+            Arc::clone(&parts.process_state),
             Arc::clone(&parts.counters),
         );
         let reader = PublicationReader::new(
@@ -140,6 +141,7 @@ impl Shard {
             reader,
             connections,
             hooks: parts.hooks,
+            process_state: parts.process_state,
             is_shutting_down: false,
             awaits_room: false,
         }

@@ -4,6 +4,7 @@ use super::close::{self, PeerClose};
 use super::frame::{CLIENT_HEADER_BYTES_MAX, Header, Opcode, unmask};
 use super::utf8::Utf8Check;
 use crate::base::counters::ProtocolError;
+use crate::base::memory::Waiting;
 
 /// Limits of a message.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,7 @@ struct Pending {
     message: Option<Opcode>,
     payload: Vec<u8>,
     utf8: Utf8Check,
+    waiting: Waiting,
 }
 
 /// Where the result of a step is stored; references to it are created after the state is updated.
@@ -65,6 +67,13 @@ enum Outcome {
 }
 
 impl Decoder {
+    /// Bytes of a message that is not complete.
+    #[must_use]
+    pub fn unfinished_bytes(&self) -> usize {
+        let pending = self.pending.as_ref();
+        pending.map_or(0, |pending| pending.payload.len())
+    }
+
     /// Decodes `input[*consumed..]` and returns the next message or control frame, or `None` when
     /// all bytes are consumed. The next call invalidates the result.
     ///
@@ -200,6 +209,7 @@ impl Pending {
                 }
             }
             if taken < missing {
+                self.waiting.set(self.payload.capacity());
                 return Ok(Outcome::More);
             }
             self.frame = None;

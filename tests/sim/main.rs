@@ -13,6 +13,7 @@ mod client;
 mod input;
 mod leaving;
 mod malformed;
+mod memory;
 mod oracle;
 mod order;
 mod pace;

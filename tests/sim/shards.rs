@@ -45,7 +45,7 @@ pub(crate) fn shards_with(
     .unwrap();
     let policy = Arc::new(policy);
     let quotas = Arc::<Quotas>::default();
-    let process_state = Arc::new(ProcessState::new(count));
+    let process_state = Arc::new(ProcessState::new(count, u64::MAX));
     let counters: Vec<_> = (0..count)
         .map(|_| Arc::<ShardCounters>::default())
         .collect();

@@ -47,6 +47,10 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         &["send_queue_bytes_max", "4 KiB"],
     );
     of_file(
+        "waiting_bytes_max = \"1 MiB\"",
+        &["for `waiting_bytes_max`", "four times the largest"],
+    );
+    of_file(
         "drain_close_timeout = 30",
         &["value 30 for `drain_close_timeout`", "a time with its unit"],
     );
