@@ -56,11 +56,20 @@ impl Pings {
 impl Shard {
     /// Receives `bytes` from the socket of `id`; they may be overwritten.
     pub fn receive(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        if self.connections.slab.get(id).is_none() {
+            return;
+        }
+        let counters = &self.connections.counters;
+        counters.bytes_received.add(bytes.len() as u64);
+        if self.joins_waiting_input(id, bytes) {
+            if self.connections.is_open(id) {
+                self.step(id, Command::Activity, now);
+            }
+            return self.reap_ended(now);
+        }
         let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
         };
-        let counters = &self.connections.counters;
-        counters.bytes_received.add(bytes.len() as u64);
         match connection.phase {
             Phase::Head(_) => self.receive_head(id, bytes, now),
             Phase::Open => self.receive_frames(id, bytes, now),

@@ -98,14 +98,6 @@ impl Shard {
     /// Receives bytes of a session.
     pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
         self.step(id, Command::Activity, now);
-        let Some(connection) = self.connections.slab.get_mut(id) else {
-            return;
-        };
-        if let Some(waiting) = &mut connection.input {
-            waiting.bytes.extend_from_slice(bytes);
-            waiting.count_memory();
-            return self.pause_if_full(id);
-        }
         let mut consumed = 0;
         let (_, stop) = self.decode(id, bytes, &mut consumed, INPUT_COST_AT_ONCE, now);
         if let Some(stop) = stop {
@@ -118,6 +110,18 @@ impl Shard {
             self.keep(id, Box::new(waiting), waits_for);
             self.pause_if_full(id);
         }
+    }
+
+    /// Adds bytes to the input that waits for a connection; false if there is none.
+    pub(super) fn joins_waiting_input(&mut self, id: ConnectionId, bytes: &[u8]) -> bool {
+        let connection = self.connections.slab.get_mut(id);
+        let Some(waiting) = connection.and_then(|connection| connection.input.as_mut()) else {
+            return false;
+        };
+        waiting.bytes.extend_from_slice(bytes);
+        waiting.count_memory();
+        self.pause_if_full(id);
+        true
     }
 
     /// The peer of `id` has ended its stream.

@@ -242,3 +242,24 @@ fn the_end_of_a_stream_comes_after_the_input_before_it() {
     let actions = world.shards.shards[0].take_actions();
     assert_eq!(actions, [ConnectionAction::Close(id)]);
 }
+
+#[test]
+fn a_close_frame_in_input_that_waits_ends_the_connection_in_order() {
+    let mut world = World::new(2);
+    world.fill_ring();
+    let id = world.clients[0].id;
+    // A publication that waits, half of a frame, and then the server closes the session.
+    let close = frame(8, &[3, 232]);
+    let publication = world.publication(1_000, 10);
+    world.receive(0, [publication, close[..3].to_vec()].concat());
+    world.shards.shards[0].disconnect(id, NOW);
+    world.receive(0, close[3..].to_vec());
+    let mut actions = Vec::new();
+    for _ in 0..3 {
+        world.turn();
+        world.flush();
+        actions.extend(world.shards.shards[0].take_actions());
+    }
+    assert_eq!(actions, [ConnectionAction::Close(id)]);
+    assert_eq!(world.clients[0].close, Some((1000, "operator".to_owned())));
+}
