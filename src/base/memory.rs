@@ -1,7 +1,7 @@
 //! The memory of what waits: one budget in bytes for the process.
 //!
 //! What can pile up at a client's wish holds a [`Waiting`]: finished frames in send queues, input that
-//! waits, unfinished messages, bodies of HTTP requests. Each thread has a sum of its own, without
+//! waits, unfinished messages, bodies of HTTP requests, retained values. Each thread has a sum of its own, without
 //! atomics, and adds the change to the sum of the process once per turn of its event loop.
 
 use std::cell::Cell;
@@ -16,7 +16,8 @@ thread_local! {
 /// A change that is smaller, in bytes, is not worth an access to memory that all shards share.
 const UPDATE_BYTES_MIN: u64 = 64 * 1024;
 
-/// A number of bytes that wait on this thread, as long as this exists.
+/// A number of bytes that wait, as long as this exists. It may be dropped on another thread: then the
+/// sum of that thread sinks, and the sum of the process is right all the same.
 #[derive(Debug, Default)]
 pub struct Waiting(i64);
 

@@ -1,10 +1,17 @@
 //! Retained values of channels, which clients can request later.
 
 use super::limits::RETAINED_PER_CHANNEL_MAX;
+use super::memory::Waiting;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-type Channels = HashMap<Box<str>, BTreeMap<Box<str>, Box<str>>>;
+type Channels = HashMap<Box<str>, BTreeMap<Box<str>, Retained>>;
+
+#[derive(Debug)]
+struct Retained {
+    value: Box<str>,
+    _waiting: Waiting,
+}
 
 /// The retained values of all channels, by key. The process has one table, which publishers change
 /// when they publish, so a shard that is asked for them need not have read the ring.
@@ -19,7 +26,11 @@ impl RetainedValues {
         if values.len() >= RETAINED_PER_CHANNEL_MAX && !values.contains_key(key) {
             return false;
         }
-        values.insert(key.into(), value.into());
+        let retained = Retained {
+            value: value.into(),
+            _waiting: Waiting::of(key.len() + value.len()),
+        };
+        values.insert(key.into(), retained);
         true
     }
 
@@ -39,7 +50,8 @@ impl RetainedValues {
     pub fn of(&self, channel: &str) -> Vec<Box<str>> {
         let channels = self.lock();
         let values = channels.get(channel).into_iter();
-        values.flat_map(BTreeMap::values).cloned().collect()
+        let values = values.flat_map(BTreeMap::values);
+        values.map(|retained| retained.value.clone()).collect()
     }
 
     /// A panic of another thread leaves the table as it was.
