@@ -39,6 +39,11 @@ label! {
         Accept = "accept",
         /// The peer disconnected before its request head was complete.
         Abandoned = "abandoned",
+        /// The oldest of too many connections before authentication, while its request was read or
+        /// answered; the socket is closed at once.
+        UnauthenticatedMax = "unauthenticated_max",
+        /// The same, the oldest of its address.
+        UnauthenticatedPerIpMax = "unauthenticated_per_ip_max",
     }
 }
 
@@ -151,6 +156,10 @@ label! {
         SlowConsumer = "slow_consumer",
         /// A limit of sessions was reached (1013).
         Capacity = "capacity",
+        /// It was the oldest of too many connections that had yet to authenticate (1013).
+        UnauthenticatedMax = "unauthenticated_max",
+        /// The same, the oldest of its address (1013).
+        UnauthenticatedPerIpMax = "unauthenticated_per_ip_max",
         /// The shard was stalled for so long that publications for it are lost (1013).
         Stalled = "stalled",
         /// The session sent a large message while more waited in the process than `waiting_bytes_max`
@@ -179,6 +188,9 @@ metrics! {
         connections_rejected: CounterSet<RejectReason>, label = "reason";
         /// Sockets open.
         connections: Gauge;
+        /// Connections that have yet to authenticate: those whose request is read or answered, and
+        /// sessions that must authenticate.
+        unauthenticated_connections: Gauge;
         /// WebSocket sessions of the shard.
         shard_sessions: Gauge;
         /// Sessions that have authenticated.

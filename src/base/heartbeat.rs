@@ -27,6 +27,12 @@ impl Heartbeats {
         Self((0..shard_count).map(|_| Heartbeat::default()).collect())
     }
 
+    /// How many shards there are.
+    #[must_use]
+    pub fn shard_count(&self) -> usize {
+        self.0.len()
+    }
+
     /// A shard begins a turn.
     pub fn begin_turn(&self, shard: u16, now_ms: u64) {
         if let Some(heartbeat) = self.0.get(usize::from(shard)) {

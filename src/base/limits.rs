@@ -94,6 +94,10 @@ pub const PINGS_ANSWERED: usize = 16;
 /// Longest message of a session that has yet to authenticate, bytes: a token and its envelope, with
 /// room for escapes.
 pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
+/// Connections for which a shard's socket table always has room, unless authenticated sessions fill
+/// it: when fewer are left, the oldest connection that has yet to authenticate goes. A small table
+/// has room for an eighth.
+pub const ROOM_FOR_CONNECTIONS: usize = 64;
 /// Memory that a shard keeps between messages for what a decoder writes, bytes.
 pub const SCRATCH_BYTES_KEPT: usize = 256 * 1024;
 /// Shortest time between two answers to messages of one session over its rate limit, milliseconds.

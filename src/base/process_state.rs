@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub struct ProcessState {
     sessions: [AtomicU64; DialectId::COUNT],
+    /// Those that count against the limits.
+    admitted: [AtomicU64; DialectId::COUNT],
     sessions_opened: AtomicU64,
     /// Which shards have subscribers of a channel.
     pub interests: Interests,
@@ -36,23 +38,41 @@ impl ProcessState {
         }
     }
 
-    /// Counts a session of `dialect`, unless `dialect_max` or `total_max` is reached; 0 means no
-    /// limit.
-    pub fn add_session(&self, dialect: DialectId, dialect_max: u64, total_max: u64) -> bool {
-        let count = self.sessions[dialect.index()].fetch_add(1, Ordering::Relaxed) + 1;
-        let over_dialect = dialect_max != 0 && count > dialect_max;
-        let over_total = total_max != 0 && self.sessions_total() > total_max;
-        if over_dialect || over_total {
-            self.remove_session(dialect);
-            return false;
-        }
+    /// Counts a session of `dialect`.
+    pub fn add_session(&self, dialect: DialectId) {
+        self.sessions[dialect.index()].fetch_add(1, Ordering::Relaxed);
         self.sessions_opened.fetch_add(1, Ordering::Relaxed);
-        true
     }
 
     /// Removes a session of `dialect` from the count.
     pub fn remove_session(&self, dialect: DialectId) {
         self.sessions[dialect.index()].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a session of `dialect` against the limits; false if `dialect_max` or `total_max` is
+    /// reached. 0 means no limit.
+    pub fn admit(&self, dialect: DialectId, dialect_max: u64, total_max: u64) -> bool {
+        let count = self.admitted[dialect.index()].fetch_add(1, Ordering::Relaxed) + 1;
+        let over_dialect = dialect_max != 0 && count > dialect_max;
+        let over_total = total_max != 0 && sum(&self.admitted) > total_max;
+        if over_dialect || over_total {
+            self.release_admitted(dialect);
+            return false;
+        }
+        true
+    }
+
+    /// Whether `admit` would be true now.
+    #[must_use]
+    pub fn has_room(&self, dialect: DialectId, dialect_max: u64, total_max: u64) -> bool {
+        let count = self.admitted[dialect.index()].load(Ordering::Relaxed);
+        (dialect_max == 0 || count < dialect_max)
+            && (total_max == 0 || sum(&self.admitted) < total_max)
+    }
+
+    /// A session that was admitted no longer counts against the limits.
+    pub fn release_admitted(&self, dialect: DialectId) {
+        self.admitted[dialect.index()].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Sessions of one dialect.
@@ -64,8 +84,7 @@ impl ProcessState {
     /// Sessions of all dialects.
     #[must_use]
     pub fn sessions_total(&self) -> u64 {
-        let counts = self.sessions.iter();
-        counts.map(|count| count.load(Ordering::Relaxed)).sum()
+        sum(&self.sessions)
     }
 
     /// Sessions opened since the start.
@@ -75,20 +94,37 @@ impl ProcessState {
     }
 }
 
+fn sum(counts: &[AtomicU64]) -> u64 {
+    let counts = counts.iter();
+    counts.map(|count| count.load(Ordering::Relaxed)).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_full_dialect_refuses_without_taking_a_place() {
+    fn a_full_dialect_rejects_without_taking_a_place() {
         let process_state = ProcessState::default();
-        assert!(process_state.add_session(DialectId::Gateway, 1, 0));
-        assert!(!process_state.add_session(DialectId::Gateway, 1, 0));
-        assert!(process_state.add_session(DialectId::Monitoring, 1, 2));
-        assert!(!process_state.add_session(DialectId::Monitoring, 0, 2));
-        assert_eq!(process_state.sessions_total(), 2);
+        assert!(process_state.admit(DialectId::Gateway, 1, 0));
+        assert!(!process_state.has_room(DialectId::Gateway, 1, 0));
+        assert!(!process_state.admit(DialectId::Gateway, 1, 0));
+        assert!(process_state.admit(DialectId::Monitoring, 1, 2));
+        assert!(!process_state.has_room(DialectId::Monitoring, 0, 2));
+        assert!(!process_state.admit(DialectId::Monitoring, 0, 2));
+        process_state.release_admitted(DialectId::Gateway);
+        assert!(process_state.has_room(DialectId::Gateway, 1, 2));
+        assert!(process_state.admit(DialectId::Gateway, 1, 2));
+    }
+
+    #[test]
+    fn sessions_that_are_not_admitted_are_counted_but_take_no_place() {
+        let process_state = ProcessState::default();
+        process_state.add_session(DialectId::Gateway);
+        process_state.add_session(DialectId::Gateway);
+        assert!(process_state.admit(DialectId::Gateway, 1, 1));
         process_state.remove_session(DialectId::Gateway);
-        assert!(process_state.add_session(DialectId::Gateway, 1, 2));
-        assert_eq!(process_state.sessions_opened(), 3);
+        assert_eq!(process_state.sessions_total(), 1);
+        assert_eq!(process_state.sessions_opened(), 2);
     }
 }

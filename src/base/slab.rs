@@ -140,6 +140,12 @@ impl<T> Slab<T> {
         self.used as usize - self.free.len()
     }
 
+    /// Entries for which there is room.
+    #[must_use]
+    pub fn free_count(&self) -> usize {
+        self.slots_max as usize - self.count()
+    }
+
     /// All ids in the table, in slot order.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
         let entries = self.entries.iter();

@@ -4,15 +4,15 @@ use super::channels::ChannelIndex;
 use super::command::Connect;
 use super::effect::Effect;
 use super::event::{Event, PresenceChange, Rejection};
+use super::lifecycle::rejection_code;
 use super::presence::announce;
 use super::quotas::{QuotaFull, Quotas, Scope};
 use super::session::{Counted, Session};
 use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ConnectionId, Now};
-use crate::config::{DialectPolicy, Profile, RateScope};
-use crate::ws::CloseCode;
+use crate::base::{ConnectionId, Now, ProcessState};
+use crate::config::{DialectPolicy, Policy, Profile, RateScope};
 
 /// Whether a session may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,31 +39,9 @@ impl Broker {
     ) {
         let dialect = connect.dialect;
         let policy = self.policy.dialects[dialect.index()];
-        if !self
-            .process_state
-            .add_session(dialect, policy.sessions_max, self.policy.sessions_max)
-        {
-            return emit(Effect::Close {
-                code: CloseCode::TRY_AGAIN_LATER,
-                reason: CloseReason::Capacity,
-            });
-        }
-        let mut counted = Counted::default();
-        if policy.sessions_per_ip_max > 0 {
-            let ip = connect.peer.ip().to_canonical().to_string();
-            let sessions_max = policy.sessions_per_ip_max;
-            if self
-                .quotas
-                .acquire((dialect, Scope::Ip), &ip, sessions_max)
-                .is_err()
-            {
-                self.process_state.remove_session(dialect);
-                return emit(Effect::Close {
-                    code: CloseCode::POLICY_VIOLATION,
-                    reason: CloseReason::Quota,
-                });
-            }
-            counted.ip = true;
+        // A session that must authenticate counts against the limits when it has.
+        if policy.auth_required && !self.has_room(dialect) {
+            return emit(rejection(CloseReason::Capacity));
         }
         let mut session = Session {
             dialect,
@@ -71,7 +49,7 @@ impl Broker {
             closing: false,
             is_leaving: false,
             is_gone: false,
-            counted,
+            counted: Counted::default(),
             server_side_count: 0,
             violations: 0,
             rate_answered: None,
@@ -86,16 +64,21 @@ impl Broker {
             last_activity_ms: now.monotonic_ms,
             pinged: None,
         };
+        if !policy.auth_required
+            && let Err(reason) = self.limits().admit(&mut session, &policy)
+        {
+            return emit(rejection(reason));
+        }
         let proof = self.proof_of(&policy, &connect, now);
         let auth_pending = policy.auth_required || proof.is_some();
         if !auth_pending && acquire_quotas(&self.quotas, &mut session, &policy).is_err() {
-            self.release_ip(&session, now);
-            self.process_state.remove_session(dialect);
-            return emit(Effect::Close {
-                code: CloseCode::POLICY_VIOLATION,
-                reason: CloseReason::Quota,
-            });
+            self.limits().release(&session, now);
+            return emit(rejection(CloseReason::Quota));
         }
+        if session.counted.admitted {
+            emit(Effect::Admitted);
+        }
+        self.process_state.add_session(dialect);
         emit(Effect::Reply(Event::Welcome {
             session: &view(self.session_id(id), &session, &self.channels, now),
             auth_pending,
@@ -234,6 +217,12 @@ impl Broker {
         {
             return Admission::Rejected(CloseReason::Tenant);
         }
+        if let Err(reason) = self.count_admitted(id, policy, emit) {
+            return Admission::Rejected(reason);
+        }
+        let Some(session) = self.sessions.get(id) else {
+            return Admission::Admitted;
+        };
         let is_same_user = session.user() == Some(&*identity.user)
             && session.tenant() == identity.tenant.as_deref().or(session.tenant.as_deref());
         let mut rooms = Vec::new();
@@ -275,6 +264,34 @@ impl Broker {
         }
         self.announce_joining(id, rooms, now, emit);
         Admission::Admitted
+    }
+
+    fn limits(&self) -> Limits<'_> {
+        Limits::new(&self.process_state, &self.quotas, &self.policy)
+    }
+
+    /// Counts a session that has authenticated against the limits, unless it already counts.
+    fn count_admitted(
+        &mut self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        emit: &mut Emit<'_>,
+    ) -> Result<(), CloseReason> {
+        let Self {
+            process_state,
+            quotas,
+            policy: of_process,
+            sessions,
+            ..
+        } = self;
+        if let Some(session) = sessions.get_mut(id)
+            && !session.counted.admitted
+        {
+            let limits = Limits::new(process_state, quotas, of_process);
+            limits.admit(session, policy)?;
+            emit(Effect::Admitted);
+        }
+        Ok(())
     }
 
     /// Announces that the session's user leaves the channels on which its joining was announced,
@@ -324,7 +341,7 @@ impl Broker {
         let dialect = session.dialect;
         let announces = Profile::of(dialect).announces_users;
         let counted = std::mem::take(&mut session.counted);
-        session.counted.ip = counted.ip;
+        (session.counted.admitted, session.counted.ip) = (counted.admitted, counted.ip);
         if counted.tenant
             && let Some(tenant) = session.tenant()
         {
@@ -337,14 +354,6 @@ impl Broker {
             if left == 0 && announces {
                 announce(session, PresenceChange::Offline, now, emit);
             }
-        }
-    }
-
-    /// Releases the session's share of the quota of its address.
-    fn release_ip(&self, session: &Session, now: Now) {
-        if session.counted.ip {
-            let ip = session.peer.ip().to_canonical().to_string();
-            self.quotas.release((session.dialect, Scope::Ip), &ip, now);
         }
     }
 
@@ -361,7 +370,7 @@ impl Broker {
             session.is_gone = true;
         }
         if let Some(session) = self.sessions.get(id) {
-            self.release_ip(session, now);
+            self.limits().release(session, now);
             self.process_state.remove_session(session.dialect);
             self.authenticated_count -= u64::from(session.identity.is_some());
             self.counters
@@ -380,6 +389,62 @@ impl Broker {
         let count = self.sessions.count() - self.leaving.gone_count;
         self.counters.shard_sessions.set(count as u64);
     }
+}
+
+/// The limits of sessions of the process, of a dialect and of an address.
+struct Limits<'a> {
+    process_state: &'a ProcessState,
+    quotas: &'a Quotas,
+    sessions_max: u64,
+}
+
+impl<'a> Limits<'a> {
+    fn new(process_state: &'a ProcessState, quotas: &'a Quotas, policy: &Policy) -> Self {
+        Self {
+            process_state,
+            quotas,
+            sessions_max: policy.sessions_max,
+        }
+    }
+
+    /// Counts a session that does not count yet.
+    fn admit(&self, session: &mut Session, policy: &DialectPolicy) -> Result<(), CloseReason> {
+        let dialect = session.dialect;
+        let process_state = self.process_state;
+        if !process_state.admit(dialect, policy.sessions_max, self.sessions_max) {
+            return Err(CloseReason::Capacity);
+        }
+        let per_ip_max = policy.sessions_per_ip_max;
+        if per_ip_max > 0 {
+            let ip = session.peer.ip().to_canonical().to_string();
+            let acquired = self.quotas.acquire((dialect, Scope::Ip), &ip, per_ip_max);
+            if acquired.is_err() {
+                process_state.release_admitted(dialect);
+                return Err(CloseReason::Quota);
+            }
+            session.counted.ip = true;
+        }
+        session.counted.admitted = true;
+        Ok(())
+    }
+
+    /// A session that ends no longer counts, if it did.
+    fn release(&self, session: &Session, now: Now) {
+        let dialect = session.dialect;
+        if session.counted.ip {
+            let ip = session.peer.ip().to_canonical().to_string();
+            self.quotas.release((dialect, Scope::Ip), &ip, now);
+        }
+        if session.counted.admitted {
+            self.process_state.release_admitted(dialect);
+        }
+    }
+}
+
+/// The effect with which a session is rejected that has not begun.
+fn rejection(reason: CloseReason) -> Effect<'static> {
+    let code = rejection_code(reason);
+    Effect::Close { code, reason }
 }
 
 /// Acquires the quotas of the session's tenant and user, unless it has them already; returns

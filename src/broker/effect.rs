@@ -11,6 +11,9 @@ use crate::ws::CloseCode;
 pub enum Effect<'a> {
     /// Send this event to the client, in its dialect.
     Reply(Event<'a>),
+    /// The session counts against the limits of its dialect from now on: it has authenticated, or
+    /// need not.
+    Admitted,
     /// Publish to all shards.
     Publish(Publication<'a>),
     /// Publish the change of a user's presence, in the form of the dialect.

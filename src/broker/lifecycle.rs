@@ -10,6 +10,14 @@ use crate::base::{ConnectionId, Now};
 use crate::config::DialectPolicy;
 use crate::ws::CloseCode;
 
+/// The code with which a session is rejected.
+pub(super) fn rejection_code(reason: CloseReason) -> CloseCode {
+    match reason {
+        CloseReason::Capacity => CloseCode::TRY_AGAIN_LATER,
+        _ => CloseCode::POLICY_VIOLATION,
+    }
+}
+
 impl Broker {
     /// Does what is due, and sets the next timer.
     pub(super) fn check_timers(
@@ -55,9 +63,8 @@ impl Broker {
         }
         self.begin_leaving(id, now, emit);
         let code = match reason {
-            CloseReason::Capacity => CloseCode::TRY_AGAIN_LATER,
             CloseReason::Operator => CloseCode::NORMAL,
-            _ => CloseCode::POLICY_VIOLATION,
+            reason => rejection_code(reason),
         };
         emit(Effect::Close { code, reason });
     }

@@ -6,6 +6,7 @@ use crate::base::{DialectId, Now};
 use crate::config::RateLimit;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks of the table: a shard holds one for some tens of nanoseconds, and contention is rare.
@@ -100,6 +101,27 @@ impl Quotas {
         left
     }
 
+    /// Counts a connection before authentication and returns how many its address has now.
+    pub fn add_unauthenticated(&self, address: IpAddr) -> u32 {
+        let key = unauthenticated_key(address);
+        let mut stripe = self.stripe(&key);
+        let usage = stripe.entry(key.into()).or_default();
+        usage.sessions += 1;
+        usage.sessions
+    }
+
+    /// Removes a connection before authentication from the count.
+    pub fn remove_unauthenticated(&self, address: IpAddr) {
+        let key = unauthenticated_key(address);
+        let mut stripe = self.stripe(&key);
+        if let Some(usage) = stripe.get_mut(&*key) {
+            usage.sessions = usage.sessions.saturating_sub(1);
+            if usage.sessions == 0 {
+                stripe.remove(&*key);
+            }
+        }
+    }
+
     /// Counts a message of a user; false when it exceeds the rate limit.
     pub(super) fn allows(
         &self,
@@ -147,6 +169,11 @@ fn key(dialect: DialectId, scope: Scope, name: &str) -> String {
         Scope::Tenant => 't',
     };
     format!("{}{scope}{name}", dialect.index())
+}
+
+/// The key of an address before a dialect is known.
+fn unauthenticated_key(address: IpAddr) -> String {
+    format!("-i{address}")
 }
 
 #[cfg(test)]

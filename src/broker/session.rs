@@ -20,7 +20,7 @@ pub(super) struct Session {
     pub(super) is_leaving: bool,
     /// Disconnected; only its subscriptions are left.
     pub(super) is_gone: bool,
-    /// In which of the counts of sessions per address, user and tenant it is included.
+    /// In which of the counts with limits it is included.
     pub(super) counted: Counted,
     /// How many of `subscriptions`, from the front, are server-side.
     pub(super) server_side_count: u16,
@@ -73,6 +73,8 @@ impl Default for Leaving {
 /// Which process-wide counts include a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counted {
+    /// Those of its dialect and of the process.
+    pub(super) admitted: bool,
     pub(super) ip: bool,
     pub(super) user: bool,
     pub(super) tenant: bool,

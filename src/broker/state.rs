@@ -124,8 +124,7 @@ impl Broker {
     pub fn has_room(&self, dialect: DialectId) -> bool {
         let dialect_max = self.policy.dialects[dialect.index()].sessions_max;
         let total_max = self.policy.sessions_max;
-        (dialect_max == 0 || self.process_state.sessions(dialect) < dialect_max)
-            && (total_max == 0 || self.process_state.sessions_total() < total_max)
+        self.process_state.has_room(dialect, dialect_max, total_max)
     }
 
     /// Whether the session has authenticated, or need not.

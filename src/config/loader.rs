@@ -189,6 +189,8 @@ impl Loader {
             push("--dev".to_owned(), &|settings| {
                 settings.log.log_format = LogFormat::Text;
                 settings.process.publish_rules = AccessRule::open_dialect_channels();
+                settings.process.unauthenticated_max = 0;
+                settings.process.unauthenticated_per_ip_max = 0;
                 for dialect in &self.profiles {
                     let profile = Profile::of(*dialect);
                     (profile.dev_defaults)(&mut settings.process, &mut settings.log);

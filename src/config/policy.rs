@@ -13,6 +13,10 @@ pub struct Policy {
     pub dialects: [DialectPolicy; DialectId::COUNT],
     /// Sessions of all dialects in the process; 0 = as many as the socket tables hold.
     pub sessions_max: u64,
+    /// Connections before authentication in the process, divided among the shards; 0 = no limit.
+    pub unauthenticated_max: u64,
+    /// The same from one IPv4 address, or from one IPv6 network of 64 bits; 0 = no limit.
+    pub unauthenticated_per_ip_max: u32,
     /// Bytes that may wait for one connection, and one largest message beside them.
     pub send_queue_bytes_max: u32,
     /// How long a peer may take nothing while more waits for it, milliseconds.
@@ -72,6 +76,8 @@ impl Default for Policy {
         Self {
             dialects: DialectId::ALL.map(DialectPolicy::of),
             sessions_max: 0,
+            unauthenticated_max: 0,
+            unauthenticated_per_ip_max: 0,
             send_queue_bytes_max: 1024 * 1024,
             slow_consumer_timeout_ms: 5_000,
             allowed_origins: vec!["*".into()],

@@ -24,7 +24,8 @@ settings! {
     pub struct ProcessSettings {
         /// Insecure development mode: listens on loopback, generates a JWT secret for this run,
         /// lets anonymous clients subscribe and publish, opens the channels of each dialect to
-        /// publications of the others, and has no rate limits and no session limits. Settings that are set explicitly keep their values.
+        /// publications of the others, and has no rate limits and no limits of sessions or of connections
+        /// before authentication. Settings that are set explicitly keep their values.
         dev: bool = false, flag = Some("");
         /// Production mode: one shard per core, logs in JSON.
         prod: bool = false, flag = Some("");
@@ -49,9 +50,16 @@ settings! {
         /// Rules for who may publish on which channels, among those who may publish at all. Without
         /// a rule, the channels of a dialect in use are closed to the clients of the others.
         publish_rules: Vec<AccessRule> = Vec::new();
-        /// Sessions in the process; one more is closed with 1013. 0 = as many as the socket tables
-        /// hold.
+        /// Sessions in the process, without those that have yet to authenticate; one more is closed
+        /// with 1013. 0 = as many as the socket tables hold.
         connections_max: u64 = 0, flag = Some("N");
+        /// Connections before authentication in the process, divided among the shards: those whose
+        /// request is read or answered, and sessions that have yet to authenticate. Over it, the
+        /// oldest of the shard is closed. 0 = no limit.
+        unauthenticated_max: u64 = 4_096;
+        /// The same from one IPv4 address, or from one IPv6 network of 64 bits. Over it, the oldest
+        /// of the address is closed. 0 = no limit.
+        unauthenticated_per_ip_max: u32 = 256;
         /// Bytes that may wait to be sent to one connection, and one largest message beside them. A
         /// client for which more waits is closed as a slow consumer if it takes nothing for
         /// `slow_consumer_timeout`.

@@ -60,6 +60,8 @@ impl Settings {
         Policy {
             dialects: self.dialects,
             sessions_max: process.connections_max,
+            unauthenticated_max: process.unauthenticated_max,
+            unauthenticated_per_ip_max: process.unauthenticated_per_ip_max,
             send_queue_bytes_max: process.send_queue_bytes_max.as_u32(),
             slow_consumer_timeout_ms: process.slow_consumer_timeout.0,
             allowed_origins: process.allowed_origins.clone(),

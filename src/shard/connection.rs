@@ -145,6 +145,10 @@ impl CloseRequest {
             CloseReason::Peer => CloseWait::Done,
             // The decoder is gone, with the part of a message that it had.
             CloseReason::Protocol | CloseReason::Memory => CloseWait::EndOfStream,
+            // Others need its place.
+            CloseReason::UnauthenticatedMax | CloseReason::UnauthenticatedPerIpMax => {
+                CloseWait::Done
+            }
             _ => CloseWait::CloseFrame,
         }
     }

@@ -6,10 +6,11 @@ use super::input::{InputQueue, WaitsFor};
 use super::ready_queue::ReadyQueue;
 use super::send_queue::QueueLimits;
 use super::timer_wheel::{Timer, TimerWheel};
+use super::unauthenticated::{Excess, UnauthenticatedPool};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
     CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS, REPLY_BYTES_WAITING,
-    REPLY_BYTES_WAITING_UNAUTHENTICATED, WAITING_BYTES_WHEN_SHORT,
+    REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS, WAITING_BYTES_WHEN_SHORT,
 };
 use crate::base::{
     ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, SubscriptionId,
@@ -37,6 +38,10 @@ pub(super) struct ConnectionTable {
     close_timeouts_ms: [u64; DialectId::COUNT],
     wheel: TimerWheel,
     pub(super) ready_queue: ReadyQueue,
+    /// From the moment that a connection is accepted until it is admitted or closed.
+    unauthenticated: UnauthenticatedPool,
+    /// When fewer slots are free, the oldest of them goes.
+    free_slots_min: usize,
     /// Sessions that have ended and whose end the broker has not processed yet.
     ended: Vec<ConnectionId>,
     /// Connections whose sockets are closed and whose slots are still in use.
@@ -61,11 +66,14 @@ impl ConnectionTable {
     pub(super) fn new(
         connections_max: u32,
         policy: &Policy,
+        unauthenticated: UnauthenticatedPool,
         counters: Arc<ShardCounters>,
         now: Now,
     ) -> Self {
         Self {
             slab: Slab::new(connections_max),
+            unauthenticated,
+            free_slots_min: ROOM_FOR_CONNECTIONS.min(connections_max as usize / 8),
             counters,
             actions: Vec::new(),
             queue_limits: QueueLimits {
@@ -96,6 +104,9 @@ impl ConnectionTable {
         let accepted = self.slab.insert_with(new);
         match accepted {
             Ok(id) => {
+                if let Some(oldest) = self.unauthenticated.enter(id, peer) {
+                    self.evict(oldest, Excess::Address, now);
+                }
                 self.counters.connections_accepted.add(1);
                 self.count_connections();
                 self.set_timer(id, now.monotonic_ms + HEAD_TIMEOUT_MS);
@@ -106,7 +117,41 @@ impl ConnectionTable {
                 .of(RejectReason::TableFull)
                 .add(1),
         }
+        if (self.unauthenticated.is_over() || self.slab.free_count() < self.free_slots_min)
+            && let Some(oldest) = self.unauthenticated.oldest(accepted.ok())
+        {
+            self.evict(oldest, Excess::Shard, now);
+        }
+        self.count_unauthenticated();
         accepted
+    }
+
+    /// Closes a connection that has yet to authenticate, in favour of a new one.
+    fn evict(&mut self, id: ConnectionId, excess: Excess, now: Now) {
+        self.unauthenticated.leave(id);
+        let Some(connection) = self.slab.get(id) else {
+            return;
+        };
+        match connection.phase {
+            Phase::Open => {
+                let close =
+                    CloseRequest::flushing(CloseCode::TRY_AGAIN_LATER, excess.close_reason());
+                return self.end(id, close, now);
+            }
+            Phase::Head(_) | Phase::Http => {
+                let rejected = &self.counters.connections_rejected;
+                rejected.of(excess.reject_reason()).add(1);
+            }
+            // Counted when its close began.
+            _ => {}
+        }
+        self.abort(id);
+    }
+
+    /// A connection is closed, or has authenticated, or need not.
+    pub(super) fn leave_pool(&mut self, id: ConnectionId) {
+        self.unauthenticated.leave(id);
+        self.count_unauthenticated();
     }
 
     /// Sends a ping frame.
@@ -242,6 +287,7 @@ impl ConnectionTable {
             // the peer likes.
             connection.phase = Phase::Closed;
             self.ended.push(id);
+            self.leave_pool(id);
             return self.actions.push(ConnectionAction::Reset(id));
         }
         let close_frame = FrameRun::reply(&close.frame());
@@ -345,6 +391,7 @@ impl ConnectionTable {
             _ => {}
         }
         connection.phase = Phase::Closed;
+        self.leave_pool(id);
         self.actions.push(ConnectionAction::Close(id));
     }
 
@@ -585,6 +632,11 @@ impl ConnectionTable {
 
     pub(super) fn connection_count(&self) -> usize {
         self.slab.count()
+    }
+
+    fn count_unauthenticated(&self) {
+        let count = self.unauthenticated.count();
+        self.counters.unauthenticated_connections.set(count as u64);
     }
 
     fn count_connections(&self) {

@@ -60,6 +60,7 @@ fn apply(
 ) {
     match effect {
         Effect::Reply(event) => connections.reply(id, &event, now),
+        Effect::Admitted => connections.leave_pool(id),
         Effect::Publish(publication) => {
             publish(writer, &connections.counters, &publication, now);
         }

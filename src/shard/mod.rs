@@ -30,6 +30,7 @@ mod record;
 mod send_queue;
 mod session;
 mod timer_wheel;
+mod unauthenticated;
 
 use crate::auth::Verifier;
 use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
@@ -42,6 +43,7 @@ use publication_reader::PublicationReader;
 use publication_writer::PublicationWriter;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use unauthenticated::UnauthenticatedPool;
 
 pub use hooks::Hooks;
 pub use input::ReceiveMode;
@@ -113,6 +115,11 @@ impl Shard {
     /// A shard without connections.
     #[must_use]
     pub fn new(parts: ShardParts, now: Now) -> Self {
+        let unauthenticated = UnauthenticatedPool::new(
+            &parts.policy,
+            parts.process_state.heartbeats.shard_count(),
+            Arc::clone(&parts.quotas),
+        );
         let broker = Broker::new(BrokerParts {
             shard: parts.index,
             policy: Arc::clone(&parts.policy),
@@ -132,8 +139,13 @@ impl Shard {
             parts.policy.send_queue_bytes_max,
             Arc::clone(&parts.counters),
         );
-        let connections =
-            ConnectionTable::new(parts.connections_max, &parts.policy, parts.counters, now);
+        let connections = ConnectionTable::new(
+            parts.connections_max,
+            &parts.policy,
+            unauthenticated,
+            parts.counters,
+            now,
+        );
         Self {
             broker,
             scratch: String::new(),
@@ -147,7 +159,8 @@ impl Shard {
         }
     }
 
-    /// Registers a new connection of the listener with this index in [`Policy::routes`].
+    /// Registers a new connection of the listener with this index in [`Policy::routes`]. Where a
+    /// limit of connections before authentication is exceeded, the oldest of them is closed.
     ///
     /// # Errors
     /// [`SlabFull`] when the shard has no room; the caller then closes the socket.
@@ -157,7 +170,9 @@ impl Shard {
         listener: u8,
         now: Now,
     ) -> Result<ConnectionId, SlabFull> {
-        self.connections.accept(peer, listener, now)
+        let accepted = self.connections.accept(peer, listener, now);
+        self.reap_ended(now);
+        accepted
     }
 
     /// Handles the timers that are due at `now`: heartbeats and timeouts.

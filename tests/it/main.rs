@@ -21,3 +21,4 @@ mod notify;
 mod process;
 mod regression;
 mod transcripts;
+mod unauthenticated;

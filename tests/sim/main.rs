@@ -25,6 +25,7 @@ mod slow_consumers;
 mod stalls;
 mod streams;
 mod timeouts;
+mod unauthenticated;
 mod world;
 
 use seeds::seeds;

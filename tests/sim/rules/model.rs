@@ -56,6 +56,8 @@ pub(super) struct Session {
     pub(super) dialect: DialectId,
     ip: u8,
     tenant: Option<&'static str>,
+    /// Whether it counts against the limits of its dialect and its address.
+    counts_for_dialect: bool,
     /// Whether it counts against the limit of its tenant.
     counts_for_tenant: bool,
     pub(super) identity: Option<Token>,
@@ -200,6 +202,20 @@ impl Model {
         found.count()
     }
 
+    /// Whether the limit of a dialect is reached.
+    fn is_full(&self, dialect: DialectId) -> bool {
+        let admitted = self.count(dialect, |session| session.counts_for_dialect);
+        admitted >= self.limits[&dialect].sessions_max
+    }
+
+    /// Whether the limit of an address is reached.
+    fn is_full_for(&self, dialect: DialectId, ip: u8) -> bool {
+        let admitted = self.count(dialect, |session| {
+            session.counts_for_dialect && session.ip == ip
+        });
+        admitted >= self.limits[&dialect].per_ip_max
+    }
+
     pub(super) fn publish(&mut self, publication: Publication) {
         self.published.push(publication);
     }
@@ -212,10 +228,11 @@ impl Model {
             ref proof,
         } = *opening;
         let limits = self.limits[&dialect];
-        if self.count(dialect, |_| true) >= limits.sessions_max {
+        if self.is_full(dialect) {
             return self.close_frame(client, 1013, "capacity");
         }
-        if self.count(dialect, |session| session.ip == ip) >= limits.per_ip_max {
+        // Who has to authenticate counts from then on.
+        if !limits.auth_required && self.is_full_for(dialect, ip) {
             return self.close_frame(client, 1008, "quota");
         }
         // Where tokens are optional, a wrong one in `Authorization` means nobody.
@@ -233,6 +250,7 @@ impl Model {
             dialect,
             ip,
             tenant,
+            counts_for_dialect: !limits.auth_required,
             counts_for_tenant: is_anonymous,
             identity: None,
             began_ms: now.monotonic_ms,
@@ -418,6 +436,16 @@ impl Model {
         if token.tenant.is_some() && session.tenant.is_some() && token.tenant != session.tenant {
             return self.close(client, "tenant", now);
         }
+        let (counts_for_dialect, ip) = (session.counts_for_dialect, session.ip);
+        if !counts_for_dialect && self.is_full(dialect) {
+            self.close_frame(client, 1013, "capacity");
+            return self.end(client, now);
+        }
+        if !counts_for_dialect && self.is_full_for(dialect, ip) {
+            return self.close(client, "quota", now);
+        }
+        let session = self.sessions.get_mut(&client).unwrap();
+        session.counts_for_dialect = true;
         let tenant = token.tenant.or(session.tenant);
         let is_other = session.user() != Some(token.user) || session.tenant() != tenant;
         let rooms = if is_other {
@@ -541,7 +569,9 @@ impl Model {
         let mut remembered = BTreeSet::new();
         for session in &sessions {
             let dialect = session.dialect.index();
-            remembered.insert((dialect, 'i', session.ip.to_string()));
+            if session.counts_for_dialect {
+                remembered.insert((dialect, 'i', session.ip.to_string()));
+            }
             if let Some(user) = session.user() {
                 remembered.insert((dialect, 'u', user.to_owned()));
             }

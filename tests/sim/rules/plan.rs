@@ -72,7 +72,7 @@ pub(super) fn limits(random: &mut Random) -> Limits {
         auth_required: !random.once_in(4),
         auth_attempts_max: 1 + u32::try_from(random.below(3)).unwrap(),
         auth_timeout_ms: 20_000,
-        sessions_max: 8 + random.below(10),
+        sessions_max: 4 + random.below(10),
         per_ip_max: 2 + random.below(4),
         per_user_max: 1 + random.below(4),
         per_tenant_max: 2 + random.below(4),

@@ -1,0 +1,209 @@
+//! The connections of a shard that have yet to authenticate: those whose request is read or answered,
+//! and sessions that must authenticate.
+//!
+//! ```text
+//!   accepted ─▶ in the pool, in the order of their age ─▶ admitted: counts against the limits
+//!                                                     ├─▶ closed
+//!                                                     └─▶ the oldest, closed for the newest
+//! ```
+//!
+//! A newcomer always gets in. Where a limit is reached, the oldest goes: one that authenticates in
+//! time never waits behind those that do not. A shard judges by its own part of the limit and closes
+//! only its own connections, so no shard depends on who connects to another.
+
+use crate::base::ConnectionId;
+use crate::base::counters::{CloseReason, RejectReason};
+use crate::broker::Quotas;
+use crate::config::Policy;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// The bits of an IPv6 address that name a network; its hosts choose the others as they like.
+const NETWORK_BITS: u128 = !0 << 64;
+
+/// Which limit of connections before authentication is exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Excess {
+    Shard,
+    Address,
+}
+
+impl Excess {
+    /// Why a session is closed for it.
+    pub(super) const fn close_reason(self) -> CloseReason {
+        match self {
+            Self::Shard => CloseReason::UnauthenticatedMax,
+            Self::Address => CloseReason::UnauthenticatedPerIpMax,
+        }
+    }
+
+    /// Why a connection is closed for it that is no session yet.
+    pub(super) const fn reject_reason(self) -> RejectReason {
+        match self {
+            Self::Shard => RejectReason::UnauthenticatedMax,
+            Self::Address => RejectReason::UnauthenticatedPerIpMax,
+        }
+    }
+}
+
+/// Who an address belongs to: itself, or the IPv6 network that it is in.
+fn network(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK_BITS).into(),
+    }
+}
+
+/// A table of its own, because it is small and an authenticated connection is not to pay for it.
+#[derive(Debug)]
+pub(super) struct UnauthenticatedPool {
+    quotas: Arc<Quotas>,
+    /// This shard's part of the limit of the process; 0 = none.
+    connections_max: usize,
+    /// Connections of one address over all shards; 0 = no limit.
+    per_ip_max: u32,
+    /// How many have entered, which numbers them.
+    entered: u64,
+    /// Number and address of each.
+    members: BTreeMap<ConnectionId, (u64, IpAddr)>,
+    by_age: BTreeMap<u64, ConnectionId>,
+    /// The same for each address, where there is a limit.
+    by_address: BTreeMap<IpAddr, BTreeSet<u64>>,
+}
+
+impl UnauthenticatedPool {
+    pub(super) fn new(policy: &Policy, shard_count: usize, quotas: Arc<Quotas>) -> Self {
+        let in_all = usize::try_from(policy.unauthenticated_max).unwrap_or(usize::MAX);
+        Self {
+            quotas,
+            connections_max: in_all.div_ceil(shard_count.max(1)),
+            per_ip_max: policy.unauthenticated_per_ip_max,
+            entered: 0,
+            members: BTreeMap::new(),
+            by_age: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a connection; returns the oldest other one of its address if that has too many.
+    pub(super) fn enter(&mut self, id: ConnectionId, peer: SocketAddr) -> Option<ConnectionId> {
+        let address = network(peer);
+        let number = self.entered;
+        self.entered += 1;
+        self.members.insert(id, (number, address));
+        self.by_age.insert(number, id);
+        if self.per_ip_max == 0 {
+            return None;
+        }
+        let of_address = self.by_address.entry(address).or_default();
+        of_address.insert(number);
+        if self.quotas.add_unauthenticated(address) <= self.per_ip_max {
+            return None;
+        }
+        let oldest = of_address.first().filter(|oldest| **oldest != number)?;
+        self.by_age.get(oldest).copied()
+    }
+
+    /// Removes a connection, which may not be in the pool.
+    pub(super) fn leave(&mut self, id: ConnectionId) {
+        let Some((number, address)) = self.members.remove(&id) else {
+            return;
+        };
+        self.by_age.remove(&number);
+        if self.per_ip_max == 0 {
+            return;
+        }
+        self.quotas.remove_unauthenticated(address);
+        if let Some(of_address) = self.by_address.get_mut(&address) {
+            of_address.remove(&number);
+            if of_address.is_empty() {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+
+    /// Whether the shard has more than its part.
+    pub(super) fn is_over(&self) -> bool {
+        self.connections_max != 0 && self.members.len() > self.connections_max
+    }
+
+    /// The connection that has been in the pool for the longest time, other than `newcomer`.
+    pub(super) fn oldest(&self, newcomer: Option<ConnectionId>) -> Option<ConnectionId> {
+        let oldest = self.by_age.first_key_value().map(|(_, id)| *id);
+        oldest.filter(|oldest| Some(*oldest) != newcomer)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.members.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(connections_max: u64, per_ip_max: u32, quotas: &Arc<Quotas>) -> UnauthenticatedPool {
+        let policy = Policy {
+            unauthenticated_max: connections_max,
+            unauthenticated_per_ip_max: per_ip_max,
+            ..Policy::default()
+        };
+        UnauthenticatedPool::new(&policy, 2, Arc::clone(quotas))
+    }
+
+    fn id(slot: u32) -> ConnectionId {
+        ConnectionId::new(slot, 0)
+    }
+
+    fn peer(text: &str) -> SocketAddr {
+        SocketAddr::new(text.parse().unwrap(), 9)
+    }
+
+    #[test]
+    fn the_oldest_is_the_one_that_entered_first_of_those_that_stay() {
+        let mut pool = pool(6, 0, &Arc::default());
+        let address = peer("192.0.2.1");
+        for slot in [7, 5, 9] {
+            assert_eq!(pool.enter(id(slot), address), None);
+        }
+        assert!(!pool.is_over(), "three is its part of six");
+        pool.leave(id(7));
+        assert_eq!(pool.oldest(None), Some(id(5)));
+        // It enters again, and is the youngest.
+        pool.leave(id(5));
+        pool.enter(id(5), address);
+        assert_eq!(pool.oldest(None), Some(id(9)));
+        pool.enter(id(1), address);
+        pool.enter(id(2), address);
+        assert!(pool.is_over());
+        for slot in [9, 5, 1, 2, 2] {
+            pool.leave(id(slot));
+        }
+        pool.enter(id(3), address);
+        assert_eq!((pool.oldest(Some(id(3))), pool.count()), (None, 1));
+    }
+
+    #[test]
+    fn an_address_is_counted_over_all_shards_and_an_ipv6_network_as_one() {
+        let quotas = Arc::default();
+        let (mut here, mut there) = (pool(0, 2, &quotas), pool(0, 2, &quotas));
+        let same = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8::2:0:0:0"].map(peer);
+        assert_eq!(here.enter(id(1), same[0]), None);
+        assert_eq!(here.enter(id(2), peer("2001:db8:0:1::1")), None, "another");
+        assert_eq!(there.enter(id(1), same[1]), None);
+        assert_eq!(here.enter(id(3), same[2]), Some(id(1)));
+        // Nobody else of the address is here.
+        assert_eq!(pool(0, 2, &quotas).enter(id(1), same[0]), None);
+        // An address of IPv4 is the same in both forms.
+        assert_eq!(here.enter(id(4), peer("192.0.2.1")), None);
+        assert_eq!(here.enter(id(5), peer("::ffff:192.0.2.1")), None);
+        assert_eq!(here.enter(id(6), peer("192.0.2.1")), Some(id(4)));
+        for slot in 1..=6 {
+            here.leave(id(slot));
+        }
+        there.leave(id(1));
+        assert!(here.by_address.is_empty() && here.by_age.is_empty());
+        assert_eq!(quotas.add_unauthenticated(network(peer("192.0.2.1"))), 1);
+    }
+}
