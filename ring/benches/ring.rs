@@ -21,6 +21,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanwire_ring::{Reader, Ring, RingConfig, Writer};
 
 const CAPACITY_BYTES: u32 = 1 << 20;
+/// Readers of a large host, one per shard.
+const READERS: usize = 64;
 const PAYLOADS_BYTES: [usize; 2] = [128, 4096];
 /// Records a shard might write before it looks at its inbox.
 const BATCH: usize = 32;
@@ -120,6 +122,68 @@ fn two_threads(criterion: &mut Criterion) {
     }
 }
 
+/// A record that nobody wants: what it costs one of 64 readers to pass it. All others are in use
+/// and kept up, so the slots are as on a large host. The writer is on the reader's thread, or on
+/// another, where each record's first line comes from another core's cache. Time per record.
+fn skip(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("skip/64_readers");
+    group.throughput(Throughput::Elements(1));
+    for bytes in PAYLOADS_BYTES {
+        group.bench_function(format!("{bytes}/one_thread"), |bencher| {
+            bencher.iter_custom(|records| skips(records, bytes, |write| write()));
+        });
+        group.bench_function(format!("{bytes}/two_threads"), |bencher| {
+            bencher.iter_custom(|records| {
+                skips(records, bytes, |write| {
+                    thread::scope(|scope| {
+                        let writing = scope.spawn(write);
+                        writing.join().expect("the ring has room");
+                    });
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Lets `run` write batches, and times one reader that wants none of the records.
+fn skips(records: u64, bytes: usize, run: impl Fn(&(dyn Fn() + Sync))) -> Duration {
+    /// Wanted by nobody.
+    const TAG: u64 = 1;
+    let (ring, writer, mut reader) = ring();
+    let mut others: Vec<_> = (1..READERS)
+        .map(|_| ring.reader().expect("a free slot"))
+        .collect();
+    let payload = vec![7; bytes];
+    // Half of the ring at a time.
+    let batch_max = u64::from(CAPACITY_BYTES) / 2 / (bytes as u64 + 64);
+    let mut left = records;
+    let mut total = Duration::ZERO;
+    while left > 0 {
+        let batch = left.min(batch_max);
+        left -= batch;
+        run(&|| {
+            for _ in 0..batch {
+                writer
+                    .try_write(TAG, &[&payload])
+                    .expect("half of the ring is free");
+            }
+        });
+        total += time(|| pass(&mut reader, batch));
+        for other in &mut others {
+            pass(other, batch);
+        }
+    }
+    total
+}
+
+/// Passes so many records without a look at their payload.
+fn pass(reader: &mut Reader, records: u64) {
+    let visit = |_, _: &[u8]| unreachable!("no record is wanted");
+    let passed = reader.drain_while(usize::MAX, &mut (|tag| black_box(tag) == 0, visit));
+    assert_eq!(passed, Ok(usize::try_from(records).unwrap_or(usize::MAX)));
+}
+
 fn fetch_add(tail: &AtomicU64, _limit: &AtomicU64) -> u64 {
     // AcqRel: it would have to acquire as the loads below do.
     tail.fetch_add(SPAN, Ordering::AcqRel)
@@ -200,5 +264,5 @@ fn time(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-criterion_group!(benches, one_thread, two_threads, claim);
+criterion_group!(benches, one_thread, two_threads, skip, claim);
 criterion_main!(benches);
