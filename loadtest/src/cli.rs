@@ -3,8 +3,8 @@
 use crate::dialect::Dialect;
 use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 
-/// Measures WebSocket servers: fan-out, request/response, accept, idle memory, and the kernel's own
-/// floor.
+/// Measures WebSocket servers: fan-out, request/response, neighbours, accept, idle memory, and the
+/// kernel's own floor.
 ///
 /// Every frame on every connection is checked. Exit code: 0 all arrived, 1 something was lost,
 /// reordered, repeated, altered or could not be done, 2 wrong usage.
@@ -87,6 +87,16 @@ pub(crate) enum Command {
         /// The load.
         #[command(flatten)]
         load: IdleArgs,
+    },
+    /// What others notice of one greedy or hostile client: round trips of a bystander alone, and
+    /// beside a load on the same server
+    Neighbours {
+        /// The server.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The load.
+        #[command(flatten)]
+        load: NeighboursArgs,
     },
     /// No server: what a bare loop of sends costs on this machine now, which is what a server is
     /// measured against
@@ -174,6 +184,37 @@ pub(crate) struct IdleArgs {
     /// Seconds to hold them all
     #[arg(long, value_name = "SECONDS", default_value = "5")]
     pub(crate) hold: u64,
+}
+
+/// Load of `neighbours`: one of them.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("load").required(true)
+    .args(["publishers", "pings", "unauthenticated", "leavers", "large", "never_read"]))]
+pub(crate) struct NeighboursArgs {
+    /// Sessions that publish 100 bytes on a channel without subscribers, at full speed
+    #[arg(long, value_name = "SESSIONS", value_parser = value_parser!(u32).range(1..=1000))]
+    pub(crate) publishers: Option<u32>,
+    /// Sessions that send WebSocket pings at full speed
+    #[arg(long, value_name = "SESSIONS", value_parser = value_parser!(u32).range(1..=1000))]
+    pub(crate) pings: Option<u32>,
+    /// Sessions that send small messages at full speed without showing the token
+    #[arg(long, value_name = "SESSIONS", value_parser = value_parser!(u32).range(1..=1000))]
+    pub(crate) unauthenticated: Option<u32>,
+    /// Sessions that subscribe to --channels each and vanish at once, again and again
+    #[arg(long, value_name = "SESSIONS", value_parser = value_parser!(u32).range(1..=20000))]
+    pub(crate) leavers: Option<u32>,
+    /// Channels of each session that leaves, of its own; 1 in the verbatim dialect
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = value_parser!(u32).range(1..=1024))]
+    pub(crate) channels: u32,
+    /// Publications of 600,000 bytes, two under way, to 8 readers of which none may be closed
+    #[arg(long)]
+    pub(crate) large: bool,
+    /// Sessions that subscribe to a stream of publications, send requests and never read
+    #[arg(long, value_name = "SESSIONS", value_parser = value_parser!(u32).range(1..=1000))]
+    pub(crate) never_read: Option<u32>,
+    /// Length of each of the two measurements, alone and beside the load, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
 }
 
 /// Load of `floor`.

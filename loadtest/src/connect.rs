@@ -169,6 +169,14 @@ impl Dialer {
         }
     }
 
+    /// Shows no token.
+    pub(crate) fn without_token(self) -> Self {
+        Self {
+            token: None,
+            ..self
+        }
+    }
+
     /// Connects, upgrades, and shows the token and subscribes if asked to.
     ///
     /// # Errors

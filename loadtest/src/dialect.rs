@@ -93,6 +93,30 @@ impl Dialect {
         }
     }
 
+    /// A subscription of another channel; the verbatim dialect has only one.
+    pub(crate) fn subscribe_to(self, channel: &str) -> String {
+        match self {
+            Self::Verbatim => "SUB".to_owned(),
+            Self::Gateway | Self::Analytics => {
+                format!(r#"{{"type":"subscribe","data":{{"channel":"{channel}"}}}}"#)
+            }
+        }
+    }
+
+    /// A publication of `bytes` bytes on a channel without subscribers; in the verbatim dialect
+    /// nobody may have subscribed at all.
+    pub(crate) fn unheard_publication(self, bytes: usize) -> String {
+        let (before, after) = match self {
+            Self::Verbatim => VERBATIM,
+            Self::Gateway | Self::Analytics => (
+                r#"{"type":"publish","data":{"channel":"nobody","type":"m","data":""#,
+                r#""}}"#,
+            ),
+        };
+        let padding = bytes.saturating_sub(before.len() + after.len());
+        format!("{before}{}{after}", "x".repeat(padding))
+    }
+
     /// The request that `echo` repeats.
     pub(crate) fn request(self) -> &'static str {
         match self {

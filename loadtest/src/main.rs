@@ -22,6 +22,7 @@ mod frames;
 mod idle;
 mod ledger;
 mod measure;
+mod neighbours;
 mod placeholders;
 mod process;
 mod publications;
@@ -76,6 +77,7 @@ fn run(cli: &Cli) -> Result<report::Report, RunError> {
         Command::Echo { server, load } => echo::run(server, load),
         Command::Connect { server, load } => accept::run(server, load),
         Command::Idle { server, load } => idle::run(server, load),
+        Command::Neighbours { server, load } => neighbours::run(server, load),
         Command::Floor(load) => floor::run(load, cli.run.core),
     }
 }

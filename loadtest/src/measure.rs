@@ -24,6 +24,8 @@ pub(crate) struct Meter {
 pub(crate) struct Usage {
     /// CPU of all threads of the server, if its process is known.
     pub(crate) server_cpu_ns: Option<u64>,
+    /// Time in which they could run and had no CPU.
+    pub(crate) server_wait_ns: Option<u64>,
     /// CPU of the measuring thread.
     pub(crate) own_cpu_ns: u64,
     /// Time passed.
@@ -51,7 +53,8 @@ impl Meter {
     pub(crate) fn stop(&self) -> io::Result<Usage> {
         let server = self.pid.map(CpuSnapshot::take).transpose()?;
         Ok(Usage {
-            server_cpu_ns: server.map(|snapshot| snapshot.since(&self.server)),
+            server_cpu_ns: server.as_ref().map(|snapshot| snapshot.since(&self.server)),
+            server_wait_ns: server.map(|snapshot| snapshot.waited_since(&self.server)),
             own_cpu_ns: clock::thread_cpu_ns() - self.own_cpu_ns,
             wall_ns: clock::now_ns() - self.wall_ns,
         })
@@ -142,6 +145,7 @@ mod tests {
     fn check(server_percent: Option<u64>, own_percent: u64, is_named: bool) {
         let usage = Usage {
             server_cpu_ns: server_percent.map(|percent| percent * 1_000_000),
+            server_wait_ns: None,
             own_cpu_ns: own_percent * 1_000_000,
             wall_ns: 100_000_000,
         };

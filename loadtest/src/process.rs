@@ -1,4 +1,5 @@
-//! What a process costs, read from /proc: CPU time of all its threads, memory.
+//! What a process costs, read from /proc: CPU time of all its threads, and their waits for a CPU;
+//! memory.
 
 use std::{collections::BTreeMap, fs, io};
 
@@ -6,6 +7,7 @@ use std::{collections::BTreeMap, fs, io};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CpuSnapshot {
     run_ns: BTreeMap<u32, u64>,
+    wait_ns: BTreeMap<u32, u64>,
 }
 
 impl CpuSnapshot {
@@ -14,7 +16,7 @@ impl CpuSnapshot {
     /// # Errors
     /// There is no such process.
     pub(crate) fn take(pid: u32) -> io::Result<Self> {
-        let mut run_ns = BTreeMap::new();
+        let mut snapshot = Self::default();
         for entry in
             fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| of_process(pid, &error))?
         {
@@ -27,22 +29,34 @@ impl CpuSnapshot {
                 continue;
             };
             // A thread may end between the listing and the reading.
-            if let Ok(text) = fs::read_to_string(entry.path().join("schedstat"))
-                && let Some(ns) = first_number(&text)
-            {
-                run_ns.insert(thread, ns);
+            let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else {
+                continue;
+            };
+            let mut numbers = text.split_ascii_whitespace().map(str::parse);
+            if let (Some(Ok(run_ns)), Some(Ok(wait_ns))) = (numbers.next(), numbers.next()) {
+                snapshot.run_ns.insert(thread, run_ns);
+                snapshot.wait_ns.insert(thread, wait_ns);
             }
         }
-        Ok(Self { run_ns })
+        Ok(snapshot)
     }
 
     /// CPU nanoseconds used since `earlier` by the threads that still exist.
     pub(crate) fn since(&self, earlier: &Self) -> u64 {
-        self.run_ns
-            .iter()
-            .map(|(thread, ns)| ns.saturating_sub(earlier.run_ns.get(thread).copied().unwrap_or(0)))
-            .sum()
+        growth(&self.run_ns, &earlier.run_ns)
     }
+
+    /// Nanoseconds since `earlier` in which threads that still exist could run and had no CPU:
+    /// others had it.
+    pub(crate) fn waited_since(&self, earlier: &Self) -> u64 {
+        growth(&self.wait_ns, &earlier.wait_ns)
+    }
+}
+
+fn growth(now: &BTreeMap<u32, u64>, earlier: &BTreeMap<u32, u64>) -> u64 {
+    now.iter()
+        .map(|(thread, ns)| ns.saturating_sub(earlier.get(thread).copied().unwrap_or(0)))
+        .sum()
 }
 
 /// Memory of a process, in bytes.

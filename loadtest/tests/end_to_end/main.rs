@@ -220,6 +220,85 @@ fn idle_holds_connections_and_reports_memory() {
 }
 
 #[test]
+fn a_bystander_is_measured_beside_every_load() {
+    let loads = [
+        (GATEWAY, "--publishers 2"),
+        (GATEWAY, "--pings 2"),
+        (GATEWAY, "--unauthenticated 2"),
+        (GATEWAY, "--leavers 20 --channels 3"),
+        (GATEWAY, "--large"),
+        (GATEWAY, "--never-read 2"),
+        (HONEST, "--publishers 2"),
+        (HONEST, "--leavers 20"),
+    ];
+    for (character, load) in loads {
+        let token = ["", "--token good"][usize::from(character.language == Language::Gateway)];
+        let (code, json) = measure(
+            character,
+            "neighbours",
+            &format!("{load} {token} --seconds 1"),
+        );
+        assert_eq!(code, 0, "{load}: {json}");
+        for when in ["alone", "beside"] {
+            assert!(
+                figure(&json, &format!("{when}_requests")) > 100.0,
+                "{load}: {json}"
+            );
+            assert!(
+                figure(&json, &format!("{when}_round_trip_p99_us")) > 0.0,
+                "{load}: {json}"
+            );
+        }
+        assert!(
+            figure(&json, "load_per_s") > 0.0 || load.starts_with("--never-read"),
+            "{load}: {json}"
+        );
+        assert!(figure(&json, "server_busy_percent") > 0.0, "{load}: {json}");
+    }
+}
+
+#[test]
+fn a_bystander_notices_a_server_that_stalls_under_the_load() {
+    let character = Character {
+        manner: Manner::Stalls,
+        ..HONEST
+    };
+    let (code, json) = measure(character, "neighbours", "--publishers 1 --seconds 2");
+    assert_eq!(code, 0, "slow is no failure: {json}");
+    // The server sleeps 30 ms at a time.
+    assert!(
+        figure(&json, "beside_round_trip_p50_us") > 10_000.0,
+        "{json}"
+    );
+    assert!(
+        figure(&json, "alone_round_trip_p50_us") < 10_000.0,
+        "{json}"
+    );
+}
+
+#[test]
+fn a_bystander_or_reader_that_the_server_ends_is_a_failure() {
+    for (manner, options, key) in [
+        (
+            Manner::ClosesAsker,
+            "--publishers 1",
+            "alone_disconnects_total",
+        ),
+        (
+            Manner::Closes,
+            "--large --seconds 4",
+            "readers_closed_total",
+        ),
+        (Manner::Loses, "--large --seconds 6", "readers_lost_total"),
+    ] {
+        let character = Character { manner, ..HONEST };
+        let (code, json) = measure(character, "neighbours", options);
+        assert_eq!(code, 1, "{manner:?}: {json}");
+        assert_eq!(figure(&json, key), 1.0, "{manner:?}: {json}");
+    }
+}
+
+#[test]
 fn failures_are_told_in_the_servers_words() {
     let gateway = server::start(GATEWAY);
     let output = loadtest(&format!("connect --url ws://{gateway}/ --token bad"));
@@ -251,6 +330,11 @@ fn wrong_usage_has_its_own_exit_code() {
         "fanout --url ws://127.0.0.1:1/ --subscribers 4 --samples 4",
         "fanout --url ws://127.0.0.1:1/ --subscribers 10 --filters 2",
         "fanout --url ws://127.0.0.1:1/ --subscribers 10 --dialect analytics --size 128",
+        "neighbours --url ws://127.0.0.1:1/",
+        "neighbours --url ws://127.0.0.1:1/ --pings 1 --large",
+        "neighbours --url ws://127.0.0.1:1/ --pings 1 --channels 2",
+        "neighbours --url ws://127.0.0.1:1/ --dialect verbatim --leavers 1 --channels 2",
+        "neighbours --url ws://127.0.0.1:1/ --dialect analytics --pings 1",
         "idle",
         "nonsense",
     ] {

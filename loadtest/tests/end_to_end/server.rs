@@ -12,10 +12,17 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     rc::Rc,
     thread,
+    time::Duration,
 };
 
 /// The publication at which a server misbehaves: after the generator's warm-up of 20.
 const FATEFUL: usize = 30;
+
+/// The request after which it leaves the one who asks.
+const LAST_REQUEST: usize = 100;
+/// How long a server that stalls does so, and after how many publications each.
+const STALL: Duration = Duration::from_millis(30);
+const STALL_EVERY: usize = 64;
 
 /// How the server treats its victim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +35,10 @@ pub(crate) enum Manner {
     /// The victim's delivery carries the id of its neighbour.
     Confuses,
     Closes,
+    /// Ends the connection of whoever makes the hundredth request.
+    ClosesAsker,
+    /// Stands still for a moment again and again, for all.
+    Stalls,
 }
 
 /// What the server speaks.
@@ -57,6 +68,7 @@ enum Order {
 struct Channel {
     subscribers: Vec<Sender<Order>>,
     published: usize,
+    asked: usize,
     held_back: Option<String>,
 }
 
@@ -104,6 +116,8 @@ async fn serve(stream: Async<TcpStream>, channel: Rc<RefCell<Channel>>, characte
     }
     let (teller, told) = unbounded();
     loop {
+        // A client that floods must not have the thread for itself.
+        future::yield_now().await;
         let next = future::or(async { Next::Told(order(&told).await) }, async {
             Next::Heard(socket.next().await.and_then(Result::ok))
         });
@@ -140,6 +154,14 @@ fn react(
     channel: &mut Channel,
     character: Character,
 ) -> Option<String> {
+    if character.manner == Manner::ClosesAsker && (text.contains("ping") || text.contains("ECHO")) {
+        channel.asked += 1;
+        if channel.asked == LAST_REQUEST {
+            // It is gone already if this fails.
+            let _ = teller.try_send(Order::Close);
+            return None;
+        }
+    }
     if character.language == Language::Verbatim {
         return match text {
             "SUB" => {
@@ -204,6 +226,9 @@ fn subscription_id(index: usize) -> String {
 
 fn publish(channel: &mut Channel, text: String, character: Character) {
     let is_fateful = channel.published == FATEFUL;
+    if character.manner == Manner::Stalls && channel.published.is_multiple_of(STALL_EVERY) {
+        thread::sleep(STALL);
+    }
     for (index, subscriber) in channel.subscribers.iter().enumerate() {
         let say = |text: &str| {
             let text = text.replace(ID_HERE, &subscription_id(index));
