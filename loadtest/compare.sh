@@ -22,99 +22,19 @@ if [ $# -lt 1 ]; then
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
+name=compare
 fanwire=$1
 rounds=${2:-3}
 subscribers=${SUBSCRIBERS:-9000}
 each_s=${EACH_S:-3}
-peers=${PEERS:-$here/../target/peers}
-uws=$("$here/peers/setup.sh" "$peers")
-loadtest=${LOADTEST:-}
-if [ -z "$loadtest" ]; then
-    (cd "$here/.." && cargo build --quiet --release -p fanwire-loadtest)
-    loadtest=${CARGO_TARGET_DIR:-$here/../target}/release/fanwire-loadtest
-fi
-results=${KEEP:-$(mktemp)}
-: >"$results"
-server_pid=
-stop_server() {
-    if [ -n "$server_pid" ]; then
-        kill "$server_pid" 2>/dev/null || true
-        wait "$server_pid" 2>/dev/null || true
-        server_pid=
-    fi
-}
-trap stop_server EXIT
-
-servers=(uws)
-if [ "$fanwire" != - ]; then
-    [ -x "$fanwire" ] || { echo "compare: $fanwire is not a program" >&2; exit 2; }
-    servers+=(fanwire)
-fi
+serve_options=(--dev)
+# shellcheck source=servers.sh
+source "$here/servers.sh"
 baseline=${BASELINE:-}
 if [ -n "$baseline" ]; then
     [ -x "$baseline" ] || { echo "compare: $baseline is not a program" >&2; exit 2; }
     servers+=(baseline)
 fi
-
-# A port of its own for each run: connections of the run before are still in TIME_WAIT.
-port=$((20000 + RANDOM % 8000))
-
-# Runs a program on core 0 without transparent huge pages (PR_SET_THP_DISABLE, 41): in steps of 2 MiB
-# nobody can tell what ten thousand connections take.
-serve() { # PROGRAM ARGUMENTS...
-    exec taskset -c 0 python3 -c '
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
-os.execv(sys.argv[1], sys.argv[1:])' "$@" >/dev/null 2>&1
-}
-
-start_server() { # NAME: sets server_pid and target
-    port=$((port + 1))
-    case $1 in
-        uws)
-            serve "$uws" "$port" &
-            target=(--url "ws://127.0.0.1:$port/" --dialect verbatim)
-            ;;
-        fanwire | analytics | baseline)
-            local program=$fanwire
-            if [ "$1" = baseline ]; then program=$baseline; fi
-            serve "$program" serve --dev --shards 1 --listen "127.0.0.1:$port" &
-            target=(--url "ws://127.0.0.1:$port/ws" --dialect gateway)
-            if [ "$1" = analytics ]; then
-                target=(--url "ws://127.0.0.1:$port/analytics" --dialect analytics)
-            fi
-            if [ -n "${TOKEN:-}" ]; then target+=(--token "$TOKEN"); fi
-            ;;
-    esac
-    server_pid=$!
-    for _ in $(seq 100); do
-        if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then return; fi
-        kill -0 "$server_pid" 2>/dev/null || break
-        sleep 0.05
-    done
-    echo "compare: $1 does not listen on port $port" >&2
-    exit 1
-}
-
-record() { # WHO WHAT JSON
-    [ -n "$3" ] || { echo "compare: no result of $1 in $2" >&2; exit 1; }
-    printf '{"who":"%s","what":"%s","result":%s}\n' "$1" "$2" "$3" >>"$results"
-}
-
-measure_one() { # WHO WHAT COMMAND OPTIONS...: on a server freshly started
-    local who=$1 what=$2 json
-    shift 2
-    start_server "$who"
-    # A run with failures still has figures; the table says so.
-    json=$(timeout 120 "$loadtest" "$@" "${target[@]}" --pid "$server_pid" --core 1 --json) || true
-    stop_server
-    record "$who" "$what" "$json"
-}
-
-measure() { # WHAT COMMAND OPTIONS...: on every server in turn
-    local who
-    for who in "${servers[@]}"; do measure_one "$who" "$@"; done
-}
 
 # Deliveries of equal length: plain ones, with the subscriber's own id, and through filters.
 measure_ids() {

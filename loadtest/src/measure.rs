@@ -24,7 +24,7 @@ pub(crate) struct Meter {
 pub(crate) struct Usage {
     /// CPU of all threads of the server, if its process is known.
     pub(crate) server_cpu_ns: Option<u64>,
-    /// Time in which they could run and had no CPU.
+    /// Time in which the busiest of them could run and had no CPU.
     pub(crate) server_wait_ns: Option<u64>,
     /// CPU of the measuring thread.
     pub(crate) own_cpu_ns: u64,

@@ -43,20 +43,26 @@ impl CpuSnapshot {
 
     /// CPU nanoseconds used since `earlier` by the threads that still exist.
     pub(crate) fn since(&self, earlier: &Self) -> u64 {
-        growth(&self.run_ns, &earlier.run_ns)
+        self.run_ns
+            .keys()
+            .map(|thread| growth(&self.run_ns, &earlier.run_ns, *thread))
+            .sum()
     }
 
-    /// Nanoseconds since `earlier` in which threads that still exist could run and had no CPU:
-    /// others had it.
+    /// Nanoseconds since `earlier` in which the busiest thread could run and had no CPU: others had
+    /// it.
     pub(crate) fn waited_since(&self, earlier: &Self) -> u64 {
-        growth(&self.wait_ns, &earlier.wait_ns)
+        let busiest = self
+            .run_ns
+            .keys()
+            .max_by_key(|thread| growth(&self.run_ns, &earlier.run_ns, **thread));
+        busiest.map_or(0, |thread| growth(&self.wait_ns, &earlier.wait_ns, *thread))
     }
 }
 
-fn growth(now: &BTreeMap<u32, u64>, earlier: &BTreeMap<u32, u64>) -> u64 {
-    now.iter()
-        .map(|(thread, ns)| ns.saturating_sub(earlier.get(thread).copied().unwrap_or(0)))
-        .sum()
+fn growth(now: &BTreeMap<u32, u64>, earlier: &BTreeMap<u32, u64>, thread: u32) -> u64 {
+    let of = |map: &BTreeMap<u32, u64>| map.get(&thread).copied().unwrap_or(0);
+    of(now).saturating_sub(of(earlier))
 }
 
 /// Memory of a process, in bytes.
@@ -124,6 +130,27 @@ mod tests {
             .unwrap()
             .since(&before);
         assert!(used >= 20_000_000, "{used} ns");
+    }
+
+    #[test]
+    fn threads_that_share_a_core_wait_for_it() {
+        let busy = || {
+            let cores = core_affinity::get_core_ids().unwrap();
+            assert!(core_affinity::set_for_current(cores[0]));
+            let start = thread_cpu_ns();
+            while thread_cpu_ns() - start < 50_000_000 {
+                std::hint::spin_loop();
+            }
+            std::thread::yield_now();
+            CpuSnapshot::take(std::process::id()).unwrap()
+        };
+        let before = CpuSnapshot::take(std::process::id()).unwrap();
+        let waited = std::thread::scope(|scope| {
+            let threads = [scope.spawn(busy), scope.spawn(busy)];
+            let snapshots = threads.map(|thread| thread.join().unwrap());
+            snapshots.map(|snapshot| snapshot.waited_since(&before))
+        });
+        assert!(waited.iter().any(|ns| *ns >= 5_000_000), "{waited:?} ns");
     }
 
     #[test]
