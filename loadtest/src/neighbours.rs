@@ -111,7 +111,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &NeighboursArgs) -> Result<Rep
         "load: sessions ended by the server",
         tally.ended.load(Ordering::Relaxed),
     );
-    load.judge(&tally, &mut report);
+    load.report_failures(&tally, &mut report);
     // Of those who never read, the server need not take anything.
     if load_count == 0 && !matches!(load, Load::NeverRead(_)) {
         report.failure("the load did nothing");

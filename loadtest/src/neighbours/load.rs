@@ -180,7 +180,7 @@ impl Load {
     }
 
     /// Adds what must not happen under this load.
-    pub(super) fn judge(self, tally: &Tally, report: &mut Report) {
+    pub(super) fn report_failures(self, tally: &Tally, report: &mut Report) {
         if self == Self::Large {
             report.failure_count(
                 "readers_closed_total",
@@ -257,9 +257,9 @@ impl Flooder {
             tally.ended.fetch_add(1, Ordering::Relaxed);
             while !tally.is_over() {
                 thread::sleep(RETRY);
-                let opened = Self::open(self.dialer.clone(), Vec::new(), self.subscribes);
-                if let Ok(opened) = opened {
-                    self.stream = opened.stream;
+                let next = Self::open(self.dialer.clone(), Vec::new(), self.subscribes);
+                if let Ok(next) = next {
+                    self.stream = next.stream;
                     break;
                 }
             }

@@ -68,7 +68,7 @@ enum Order {
 struct Channel {
     subscribers: Vec<Sender<Order>>,
     published: usize,
-    asked: usize,
+    requests: usize,
     held_back: Option<String>,
 }
 
@@ -155,8 +155,8 @@ fn react(
     character: Character,
 ) -> Option<String> {
     if character.manner == Manner::ClosesAsker && (text.contains("ping") || text.contains("ECHO")) {
-        channel.asked += 1;
-        if channel.asked == LAST_REQUEST {
+        channel.requests += 1;
+        if channel.requests == LAST_REQUEST {
             // It is gone already if this fails.
             let _ = teller.try_send(Order::Close);
             return None;
