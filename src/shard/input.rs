@@ -70,6 +70,8 @@ pub(super) struct InputQueue {
     turn: VecDeque<ConnectionId>,
     /// For room in the ring.
     room: VecDeque<ConnectionId>,
+    /// What was handled at once in this turn.
+    at_once_cost: usize,
 }
 
 impl InputQueue {
@@ -98,8 +100,16 @@ impl Shard {
     /// Receives bytes of a session.
     pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
         self.step(id, Command::Activity, now);
+        // When many send at once, each is served for one message.
+        let queue = &self.connections.input_queue;
+        let cost_max = if queue.at_once_cost < INPUT_COST_PER_TURN {
+            INPUT_COST_AT_ONCE
+        } else {
+            1
+        };
         let mut consumed = 0;
-        let (_, stop) = self.decode(id, bytes, &mut consumed, INPUT_COST_AT_ONCE, now);
+        let (cost, stop) = self.decode(id, bytes, &mut consumed, cost_max, now);
+        self.connections.input_queue.at_once_cost += cost;
         if let Some(stop) = stop {
             let (waits_for, message) = stop.reason();
             let waiting = WaitingInput {
@@ -167,6 +177,7 @@ impl Shard {
             .waiting_bytes
             .set(memory::waiting_bytes());
         let queue = &mut self.connections.input_queue;
+        queue.at_once_cost = 0;
         if !self.writer.is_congested() {
             queue.turn.append(&mut queue.room);
         }

@@ -16,6 +16,7 @@ use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
 use crate::net::Peers;
 use crate::shard::{ConnectionAction, ReceiveMode, Shard};
 use crossbeam_channel::Receiver;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,9 @@ const SENDS_PER_SUBMISSION: usize = 256;
 /// Bytes after which a submission takes no further connection: copies of frames with a subscriber's
 /// own subscription id exist only while they are being sent.
 const BYTES_PER_SUBMISSION: usize = 4 * 1024 * 1024;
+/// Sockets closed in one turn. The kernel needs several microseconds for each, and thousands may end
+/// at once.
+const CLOSES_PER_TURN: usize = 32;
 /// Slices of one send. Rarely more than a few: consecutive publications share a buffer.
 const SLICES_PER_SEND: usize = 64;
 /// Times until the next attempt, milliseconds: to write when the ring is full, and to accept after
@@ -96,6 +100,8 @@ pub(crate) struct EventLoop<K, H> {
     sockets: SlotMap<Socket>,
     /// Connections whose receive must be armed again.
     unarmed: Vec<ConnectionId>,
+    /// Connections whose sockets are to be closed.
+    closing: VecDeque<ConnectionId>,
     commands: Receiver<ShardCommand>,
     index: u16,
     peers: Peers,
@@ -126,6 +132,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             http,
             sockets: SlotMap::default(),
             unarmed: Vec::new(),
+            closing: VecDeque::new(),
             commands,
             index,
             peers,
@@ -238,11 +245,18 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         let Self { shard, peers, .. } = self;
         shard.wake_peers(|index| peers.wake(index, now));
         self.arm_receives(now);
+        for _ in 0..CLOSES_PER_TURN {
+            let Some(id) = self.closing.pop_front() else {
+                break;
+            };
+            self.begin_close(id);
+        }
         self.flush();
         record_count == 0
             && !self.shard.has_ready()
             && !self.shard.has_actions()
             && !self.shard.has_waiting_input()
+            && self.closing.is_empty()
             && !self.shard.has_leaving()
     }
 
@@ -491,7 +505,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                         self.unarmed.push(id);
                     }
                 }
-                ConnectionAction::Close(id) => self.begin_close(id),
+                ConnectionAction::Close(id) => self.closing.push_back(id),
                 ConnectionAction::Reset(id) => {
                     if self.begin_operation(id) {
                         self.kernel.reset_at_close(id);
