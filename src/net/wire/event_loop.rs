@@ -27,8 +27,9 @@ const SENDS_PER_SUBMISSION: usize = 256;
 /// Bytes after which a submission takes no further connection: copies of frames with a subscriber's
 /// own subscription id exist only while they are being sent.
 const BYTES_PER_SUBMISSION: usize = 4 * 1024 * 1024;
-/// Sockets closed in one turn. The kernel needs several microseconds for each, and thousands may end
-/// at once.
+/// Sockets accepted and closed in one turn. The kernel needs several microseconds for each, and
+/// thousands may come and go at once.
+const ACCEPTS_PER_TURN: usize = 16;
 const CLOSES_PER_TURN: usize = 32;
 /// Slices of one send. Rarely more than a few: consecutive publications share a buffer.
 const SLICES_PER_SEND: usize = 64;
@@ -100,6 +101,8 @@ pub(crate) struct EventLoop<K, H> {
     sockets: SlotMap<Socket>,
     /// Connections whose receive must be armed again.
     unarmed: Vec<ConnectionId>,
+    /// Accepted sockets that are to become connections: the listener, and the completion's result.
+    accepted: VecDeque<(u8, i32)>,
     /// Connections whose sockets are to be closed.
     closing: VecDeque<ConnectionId>,
     commands: Receiver<ShardCommand>,
@@ -132,6 +135,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             http,
             sockets: SlotMap::default(),
             unarmed: Vec::new(),
+            accepted: VecDeque::new(),
             closing: VecDeque::new(),
             commands,
             index,
@@ -212,6 +216,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         while let Some(completion) = self.kernel.next_completion() {
             self.complete(completion, now);
         }
+        self.take_connections(now);
         if self.shard.is_congested() {
             self.shard.retry_unsent(now);
         }
@@ -256,6 +261,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             && !self.shard.has_ready()
             && !self.shard.has_actions()
             && !self.shard.has_waiting_input()
+            && self.accepted.is_empty()
             && self.closing.is_empty()
             && !self.shard.has_leaving()
     }
@@ -315,7 +321,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
 
     fn accepted(&mut self, listener: u8, result: i32, has_more: bool, now: Now) {
         if result >= 0 {
-            self.take_connection(listener, result, now);
+            self.accepted.push_back((listener, result));
         } else if !self.is_draining {
             self.counters
                 .connections_rejected
@@ -330,8 +336,23 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
     }
 
+    /// Takes some of the accepted sockets; all of them, to close them, during a drain.
+    fn take_connections(&mut self, now: Now) {
+        let count_max = if self.is_draining {
+            usize::MAX
+        } else {
+            ACCEPTS_PER_TURN
+        };
+        for _ in 0..count_max {
+            let Some((listener, result)) = self.accepted.pop_front() else {
+                return;
+            };
+            self.take_connection(listener, result, now);
+        }
+    }
+
     fn take_connection(&mut self, listener: u8, result: i32, now: Now) {
-        // SAFETY: `accepted` calls this once for each successful completion.
+        // SAFETY: `take_connections` calls this once for each successful completion.
         let Ok((socket, peer)) = (unsafe { self.kernel.accepted(result) }) else {
             return self
                 .counters
