@@ -144,13 +144,17 @@ mod tests {
             std::thread::yield_now();
             CpuSnapshot::take(std::process::id()).unwrap()
         };
-        let before = CpuSnapshot::take(std::process::id()).unwrap();
-        let waited = std::thread::scope(|scope| {
-            let threads = [scope.spawn(busy), scope.spawn(busy)];
-            let snapshots = threads.map(|thread| thread.join().unwrap());
-            snapshots.map(|snapshot| snapshot.waited_since(&before))
-        });
-        assert!(waited.iter().any(|ns| *ns >= 5_000_000), "{waited:?} ns");
+        // The busiest thread of the process may be another test's, which waits for nobody.
+        let waits = || {
+            let before = CpuSnapshot::take(std::process::id()).unwrap();
+            let waited = std::thread::scope(|scope| {
+                let threads = [scope.spawn(busy), scope.spawn(busy)];
+                let snapshots = threads.map(|thread| thread.join().unwrap());
+                snapshots.map(|snapshot| snapshot.waited_since(&before))
+            });
+            waited.iter().any(|ns| *ns >= 5_000_000)
+        };
+        assert!((0..50).any(|_| waits()));
     }
 
     #[test]

@@ -6,12 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// is taken away. Nobody waits for it then. Larger than any turn of a healthy shard.
 pub const STALL_MS: u64 = 250;
 
+/// For how long a shard must be seen to be stalled before the others do without it, milliseconds.
+pub const CONFIRM_MS: u64 = 50;
+
 /// One heartbeat, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Heartbeat {
     /// Since when the shard is busy with one turn, monotonic milliseconds plus one; 0 = it sleeps.
     busy_since: AtomicU64,
+    /// When somebody first found it stalled in this turn, monotonic milliseconds plus one; 0 = nobody.
+    found_at: AtomicU64,
 }
 
 /// The heartbeats of all shards.
@@ -37,6 +42,7 @@ impl Heartbeats {
     pub fn begin_turn(&self, shard: u16, now_ms: u64) {
         if let Some(heartbeat) = self.0.get(usize::from(shard)) {
             heartbeat.busy_since.store(now_ms + 1, Ordering::Relaxed);
+            heartbeat.found_at.store(0, Ordering::Relaxed);
         }
     }
 
@@ -65,6 +71,18 @@ impl Heartbeats {
         (busy_since != 0 && busy_ms >= STALL_MS).then_some(busy_ms)
     }
 
+    /// Whether a stalled shard was so for [`CONFIRM_MS`] while others got on. Right after a pause of
+    /// the whole process, as by SIGSTOP or of its machine, all shards look stalled to the first.
+    #[must_use]
+    pub fn is_confirmed(&self, shard: u16, now_ms: u64) -> bool {
+        let Some(heartbeat) = self.0.get(usize::from(shard)) else {
+            return false;
+        };
+        let found_at = &heartbeat.found_at;
+        let first = found_at.compare_exchange(0, now_ms + 1, Ordering::Relaxed, Ordering::Relaxed);
+        first.is_err_and(|first_ms| now_ms + 1 >= first_ms + CONFIRM_MS)
+    }
+
     /// The stalled shards.
     pub fn stalled(&self, now_ms: u64) -> impl Iterator<Item = u16> {
         let shards = 0..u16::try_from(self.0.len()).unwrap_or(u16::MAX);
@@ -88,6 +106,12 @@ mod tests {
         assert_eq!(heartbeats.stalled(STALL_MS).count(), 1, "it is awake");
         heartbeats.sleep(1);
         assert_eq!(heartbeats.stalled(STALL_MS * 9).count(), 0);
+        assert!(!heartbeats.is_confirmed(1, 7), "seen for the first time");
+        assert!(!heartbeats.is_confirmed(1, 6 + CONFIRM_MS));
+        assert!(heartbeats.is_confirmed(1, 7 + CONFIRM_MS));
+        heartbeats.begin_turn(1, 0);
+        assert!(!heartbeats.is_confirmed(1, 7 + CONFIRM_MS), "another turn");
+        heartbeats.sleep(1);
         heartbeats.wake(1, 5);
         assert_eq!(heartbeats.stalled(STALL_MS + 4).count(), 0);
         assert_eq!(heartbeats.stalled(STALL_MS + 5).collect::<Vec<_>>(), [1]);

@@ -119,7 +119,7 @@ impl Channel {
     }
 
     /// The variants that its subscribers receive, as a mask.
-    fn variants(&self) -> u32 {
+    pub(crate) fn variants(&self) -> u32 {
         let in_use = |variant: &Variant| self.groups_by_variant[usize::from(variant.index())] > 0;
         let in_use = Variant::all().filter(in_use);
         in_use.fold(0, |mask, variant| mask | variant.bit())

@@ -40,6 +40,7 @@ impl Watchdog {
 
 fn run(parts: &WatchdogParts, stopped: &Receiver<()>) {
     let mut known: Vec<u16> = Vec::new();
+    let mut is_steered = false;
     while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         let now_ms = parts.clock.now().monotonic_ms;
         let heartbeats = &parts.process_state.heartbeats;
@@ -58,23 +59,26 @@ fn run(parts: &WatchdogParts, stopped: &Receiver<()>) {
         for shard in known.iter().filter(|shard| !stalled.contains(shard)) {
             tracing::info!(shard, "the shard is no longer stalled");
         }
-        steer(parts, &stalled);
+        is_steered = steer(parts, &stalled, is_steered);
         known = stalled;
     }
 }
 
-/// Directs new connections to the shards that are not stalled, if there are any.
-fn steer(parts: &WatchdogParts, stalled: &[u16]) {
+/// Directs new connections to the shards that are not stalled, if there are any and not all are
+/// healthy; whether they are directed now.
+fn steer(parts: &WatchdogParts, stalled: &[u16], is_steered: bool) -> bool {
     let healthy = (0..parts.shard_count).filter(|shard| !stalled.contains(shard));
     let healthy: Vec<_> = healthy.collect();
+    let steers = !healthy.is_empty() && !stalled.is_empty();
     for group in &parts.groups {
-        let steered = if healthy.is_empty() || stalled.is_empty() {
-            group.steer_to_all()
-        } else {
-            group.steer_to(&healthy)
+        let steered = match (steers, is_steered) {
+            (true, _) => group.steer_to(&healthy),
+            (false, true) => group.steer_to_all(),
+            (false, false) => Ok(()),
         };
         if let Err(error) = steered {
             tracing::warn!(%error, "cannot direct new connections to other shards");
         }
     }
+    steers
 }

@@ -69,6 +69,11 @@ impl Coalescer {
         };
         self.find_groups(broker.channel_mut(index), &record, counters);
         let channel = broker.channel(index);
+        // Frames that the writer did not encode are encoded here, from the texts.
+        let is_late = channel.variants() & !record.variants() != 0;
+        if is_late && record.publication().is_none() {
+            return counters.ring_malformed.add(1);
+        }
         let mut late = LateFrame::default();
         self.batches.begin_publication();
         for group in &self.wanted {
@@ -157,7 +162,7 @@ impl LateFrame {
             self.placeholder = record::append_frame(&mut self.bytes, |output| {
                 let dialect = dialect::of(variant.dialect());
                 let publication = record.publication();
-                let publication = publication.expect("the writer had texts");
+                let publication = publication.expect("checked before the first frame");
                 dialect.publication(&publication, record.meta, output)
             });
             counters.encodes.of(variant).add(1);

@@ -267,7 +267,7 @@ impl Shard {
     /// shard without subscribers reads no records meanwhile, and no writer waits for it.
     #[must_use]
     pub fn park(&self) -> bool {
-        if self.broker.wants_nothing() {
+        if self.broker.wants_nothing() && !self.reader.has_unfinished() {
             self.reader.park_away();
             return true;
         }

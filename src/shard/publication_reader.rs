@@ -1,8 +1,9 @@
 //! Reads the ring for a shard: each record that it wants once, within a budget for one fan-out.
 
 use super::coalescer::Coalescer;
-use super::record::{self, Form};
+use super::record::{self, Form, Fragment};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
+use crate::base::memory::Waiting;
 use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId};
 use crate::broker::{BroadcastTarget, Broker};
 use fanwire_ring::{Lapped, Reader, Visit};
@@ -13,8 +14,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct PublicationReader {
     reader: Reader,
-    /// Publications that arrive in fragments, by their ids.
-    fragments: HashMap<u64, Vec<u8>>,
+    /// Publications of which more fragments are to come, by their ids.
+    fragments: HashMap<u64, Unfinished>,
     coalescer: Coalescer,
     counters: Arc<ShardCounters>,
     /// Bytes that may still be read until `renew_budget`, and the budget that it restores.
@@ -22,10 +23,18 @@ pub(super) struct PublicationReader {
     budget_bytes: usize,
 }
 
+/// The fragments of a publication that are here.
+#[derive(Debug)]
+struct Unfinished {
+    tag: ChannelTag,
+    bytes: Vec<u8>,
+    waiting: Waiting,
+}
+
 /// Handles the records of one drain.
 struct Visitor<'a, D> {
     broker: &'a mut Broker,
-    fragments: &'a mut HashMap<u64, Vec<u8>>,
+    fragments: &'a mut HashMap<u64, Unfinished>,
     coalescer: &'a mut Coalescer,
     counters: &'a ShardCounters,
     bytes_left: &'a mut usize,
@@ -34,7 +43,9 @@ struct Visitor<'a, D> {
 
 impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visit for Visitor<'_, D> {
     fn is_wanted(&mut self, tag: u64) -> bool {
-        self.broker.is_wanted(ChannelTag::from_bits(tag))
+        let tag = ChannelTag::from_bits(tag);
+        // The rest of what was begun, though its last subscriber has left: others may come.
+        self.broker.is_wanted(tag) || self.fragments.values().any(|begun| begun.tag == tag)
     }
 
     fn visit(&mut self, tag: u64, bytes: &[u8]) -> bool {
@@ -61,21 +72,33 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
         coalescer.add(tag, bytes, broker, counters, deliver);
     }
 
-    /// Adds a piece to its publication. Without a first piece, which nobody here wanted, the others
-    /// are ignored.
+    /// Adds a piece to its publication. Without the pieces before it, which nobody here wanted, it is
+    /// ignored.
     fn reassemble(&mut self, tag: ChannelTag, form: Form, bytes: &[u8]) {
-        let Some((id, piece)) = record::fragment(bytes) else {
+        let Some(Fragment { id, offset, piece }) = record::fragment(bytes) else {
             return self.counters.ring_malformed.add(1);
         };
         if form == Form::First {
-            self.fragments.insert(id, piece.to_vec());
-        } else if let Some(whole) = self.fragments.get_mut(&id) {
-            whole.extend_from_slice(piece);
+            let unfinished = Unfinished {
+                tag,
+                bytes: Vec::new(),
+                waiting: Waiting::default(),
+            };
+            self.fragments.insert(id, unfinished);
         }
+        let Some(unfinished) = self.fragments.get_mut(&id) else {
+            return;
+        };
+        if unfinished.bytes.len() != offset {
+            self.fragments.remove(&id);
+            return self.counters.ring_malformed.add(1);
+        }
+        unfinished.bytes.extend_from_slice(piece);
+        unfinished.waiting.set(unfinished.bytes.capacity());
         if form == Form::Last
             && let Some(whole) = self.fragments.remove(&id)
         {
-            self.add(tag, &whole);
+            self.add(tag, &whole.bytes);
         }
     }
 }
@@ -101,6 +124,11 @@ impl PublicationReader {
 
     pub(super) fn park(&self) -> bool {
         self.reader.park()
+    }
+
+    /// Whether publications are read of which more fragments are to come.
+    pub(super) fn has_unfinished(&self) -> bool {
+        !self.fragments.is_empty()
     }
 
     /// Parks without waiting for any record.

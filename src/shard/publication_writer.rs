@@ -116,7 +116,7 @@ impl RingWriter {
             } else {
                 Form::Middle
             };
-            let prefix = record::fragment_prefix(form, pieces.id);
+            let prefix = record::fragment_prefix(form, pieces.written, pieces.id);
             if !self.write_record(pieces.tag, &[&prefix, piece], unannounced, now) {
                 return false;
             }
@@ -161,7 +161,9 @@ impl RingWriter {
         let heartbeats = &self.process_state.heartbeats;
         let mut was_one = false;
         for shard in heartbeats.stalled(now.monotonic_ms) {
-            was_one |= self.ring.put_out(u32::from(shard));
+            if heartbeats.is_confirmed(shard, now.monotonic_ms) {
+                was_one |= self.ring.put_out(u32::from(shard));
+            }
         }
         was_one
     }
@@ -258,6 +260,7 @@ impl PublicationWriter {
             .ring_writer
             .encode(publication, meta, spare, note_encode);
         if !self.unsent.is_empty() || !self.write(&mut pieces, now) {
+            self.counters.ring_full.add(1);
             self.unsent.push_back(pieces);
         } else if pieces.record.len() <= SPARE_BYTES_MAX {
             self.spare = pieces.record;
@@ -265,11 +268,7 @@ impl PublicationWriter {
     }
 
     fn write(&mut self, pieces: &mut Pieces, now: Now) -> bool {
-        let is_written = self.ring_writer.write(pieces, &mut self.unannounced, now);
-        if !is_written {
-            self.counters.ring_full.add(1);
-        }
-        is_written
+        self.ring_writer.write(pieces, &mut self.unannounced, now)
     }
 
     /// Writes waiting records, as far as there is room.

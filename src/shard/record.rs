@@ -14,8 +14,8 @@
 //! ```
 //!
 //! A publication longer than a record is written as fragments: the same bytes in pieces, each after
-//! a prefix of sixteen bytes (form, zeros, the publication's id). Every reader that wants it
-//! reassembles them.
+//! a prefix of sixteen bytes (form u8, zeros, the offset of the piece u32, the publication's id u64).
+//! Every reader that wants the first one reassembles them.
 
 use crate::base::Variant;
 use crate::broker::{BroadcastTarget, Publication};
@@ -144,17 +144,33 @@ pub(super) fn form(record: &[u8]) -> Option<Form> {
     })
 }
 
-/// The prefix of a fragment of the publication with this id.
-pub(super) fn fragment_prefix(form: Form, id: u64) -> [u8; FRAGMENT_PREFIX_BYTES] {
+/// The prefix of a fragment of the publication with this id: the piece that begins at `offset`.
+pub(super) fn fragment_prefix(form: Form, offset: usize, id: u64) -> [u8; FRAGMENT_PREFIX_BYTES] {
+    let offset = u32::try_from(offset).expect("publications are under 4 GiB");
     let mut prefix = [0; FRAGMENT_PREFIX_BYTES];
     prefix[0] = form as u8;
+    prefix[4..8].copy_from_slice(&offset.to_le_bytes());
     prefix[8..].copy_from_slice(&id.to_le_bytes());
     prefix
 }
 
-/// The publication's id and the piece of a fragment.
-pub(super) fn fragment(record: &[u8]) -> Option<(u64, &[u8])> {
-    Some((read_u64(record, 8)?, record.get(FRAGMENT_PREFIX_BYTES..)?))
+/// A piece of a publication.
+#[derive(Debug)]
+pub(super) struct Fragment<'a> {
+    /// The publication's id.
+    pub(super) id: u64,
+    /// Where the piece begins.
+    pub(super) offset: usize,
+    pub(super) piece: &'a [u8],
+}
+
+/// Parses a fragment; `None` when the bytes are not a valid one.
+pub(super) fn fragment(record: &[u8]) -> Option<Fragment<'_>> {
+    Some(Fragment {
+        id: read_u64(record, 8)?,
+        offset: read_u32(record, 4)? as usize,
+        piece: record.get(FRAGMENT_PREFIX_BYTES..)?,
+    })
 }
 
 impl<'a> Record<'a> {
@@ -214,6 +230,13 @@ impl<'a> Record<'a> {
             target: self.target()?,
             ..Publication::new(text(self.channel)?, text(self.kind)?, text(self.data)?)
         })
+    }
+
+    /// The variants of which the writer encoded frames, as a mask.
+    pub(super) fn variants(&self) -> u32 {
+        let entries = self.table.chunks_exact(TABLE_ENTRY_BYTES);
+        let bits = entries.filter_map(|entry| 1_u32.checked_shl(read_u32(entry, 0)?));
+        bits.fold(0, |mask, bit| mask | bit)
     }
 
     /// The finished frame of `variant`, if the writer encoded one.

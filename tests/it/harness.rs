@@ -10,6 +10,7 @@ use fanwire::{Builder, DialectId, Listener, ShardCount};
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,15 +82,20 @@ impl Server {
 
     /// Waits until a metric has a value.
     pub(crate) fn await_metric(&self, series: &str, expected: u64) {
+        self.await_metric_in(series, expected..=expected);
+    }
+
+    /// Waits until a metric has a value in a range.
+    pub(crate) fn await_metric_in(&self, series: &str, expected: RangeInclusive<u64>) {
         let mut value = 0;
         for _ in 0..2_000 {
             value = self.metric(series);
-            if value == expected {
+            if expected.contains(&value) {
                 return;
             }
             std::thread::yield_now();
         }
-        panic!("{series} is {value}, not {expected}");
+        panic!("{series} is {value}, not in {expected:?}");
     }
 
     /// Stops the server without waiting for its sessions.

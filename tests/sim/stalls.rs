@@ -3,7 +3,8 @@
 use crate::client::{Client, Received, request};
 use crate::shards::{Shards, shards};
 use fanwire::base::counters::CloseReason;
-use fanwire::base::heartbeat::STALL_MS;
+use fanwire::base::heartbeat::{CONFIRM_MS, STALL_MS};
+use fanwire::base::memory::waiting_bytes;
 use fanwire::base::{DialectId, Now};
 
 const BEGAN: Now = Now::at(1_000, 1_700_000_000_000);
@@ -75,6 +76,12 @@ impl World {
             self.shards.shards[0].receive(id, &mut bytes, now);
             self.read(0, now);
             if self.shards.shards[0].is_congested() {
+                // A stalled shard must be seen to be so for a while.
+                let confirmed = Now::at(now.monotonic_ms + CONFIRM_MS, now.unix_ms);
+                self.shards.shards[0].retry_unsent(confirmed);
+                self.read(0, now);
+            }
+            if self.shards.shards[0].is_congested() {
                 return;
             }
         }
@@ -140,7 +147,10 @@ fn a_stalled_shard_that_was_not_lapped_has_everything() {
 fn a_shard_that_is_only_slow_is_waited_for() {
     let mut world = World::new();
     world.begin_turn(1, LATER);
-    let just_before = Now::at(LATER.monotonic_ms + STALL_MS - 1, LATER.unix_ms);
+    let just_before = Now::at(
+        LATER.monotonic_ms + STALL_MS - CONFIRM_MS - 1,
+        LATER.unix_ms,
+    );
     world.publish(500, just_before);
     assert!(world.shards.shards[0].is_congested());
     let published = world.published;
@@ -203,4 +213,72 @@ fn a_shard_without_subscribers_sleeps_through_any_number_of_publications() {
     world.publish(3, BEGAN);
     world.read(1, BEGAN);
     assert_eq!(world.numbers(2), [500, 501, 502]);
+}
+
+#[test]
+fn after_a_pause_of_the_whole_process_nobody_is_done_without() {
+    let mut world = World::new();
+    world.begin_turn(1, BEGAN);
+    // The first shard to get on finds the ring full and the other one seemingly stalled.
+    for number in 0..500 {
+        let bytes = world.clients[0].publish(Received {
+            number,
+            channel: CHANNEL,
+            padding_bytes: 1_500,
+        });
+        let id = world.clients[0].id;
+        world.shards.shards[0].receive(id, &mut { bytes }, LATER);
+        world.read(0, LATER);
+        if world.shards.shards[0].is_congested() {
+            break;
+        }
+    }
+    world.shards.shards[0].retry_unsent(LATER);
+    assert!(world.shards.shards[0].is_congested(), "it waits");
+    // The other one gets on as well.
+    world.begin_turn(1, LATER);
+    world.read(1, LATER);
+    world.shards.shards[0].retry_unsent(LATER);
+    assert!(!world.shards.shards[0].is_congested());
+    assert_eq!(world.shards.counters[1].ring_lapped.value(), 0);
+    assert_eq!(world.closes(1), 0);
+}
+
+#[test]
+fn subscribers_that_come_and_go_between_fragments_get_whole_publications_and_leave_nothing() {
+    let before = waiting_bytes();
+    let mut world = World::new();
+    let id = world.clients[1].id;
+    let mut is_subscribed = true;
+    // Each is larger than the ring, so it is read in parts.
+    for number in 0..20 {
+        let publication = Received {
+            number,
+            channel: CHANNEL,
+            padding_bytes: 200_000,
+        };
+        let mut bytes = world.clients[0].publish(publication);
+        let publisher = world.clients[0].id;
+        world.shards.shards[0].receive(publisher, &mut bytes, BEGAN);
+        for _ in 0..13 {
+            world.shards.shards[0].retry_unsent(BEGAN);
+            world.shards.shards[0].continue_input(BEGAN);
+            world.read(0, BEGAN);
+            world.shards.shards[1].drain_ring(BEGAN);
+            let mut change = if is_subscribed {
+                world.clients[1].unsubscribe(CHANNEL)
+            } else {
+                world.clients[1].subscribe(CHANNEL)
+            };
+            is_subscribed = !is_subscribed;
+            world.shards.shards[1].receive(id, &mut change, BEGAN);
+        }
+        world.read(1, BEGAN);
+    }
+    let numbers = world.numbers(1);
+    assert!(numbers.is_sorted() && !numbers.is_empty(), "{numbers:?}");
+    let malformed = &world.shards.counters[1].ring_malformed;
+    assert_eq!(malformed.value(), 0);
+    drop(world);
+    assert_eq!(waiting_bytes(), before);
 }
