@@ -240,7 +240,8 @@ metrics! {
         ring_full: Counter;
         /// Bytes of the ring that the shard has not read.
         ring_lag_bytes: Gauge;
-        /// Bytes that wait in memory: in send queues, input, unfinished messages and HTTP requests.
+        /// Bytes that wait in memory: in send queues, input, unfinished messages, HTTP requests, before the
+        /// ring, as retained values and as filters.
         waiting_bytes: Gauge;
         /// Turns of the event loop that took more than 250 ms.
         stalls: Counter;

@@ -94,6 +94,9 @@ pub const PINGS_ANSWERED: usize = 16;
 /// Longest message of a session that has yet to authenticate, bytes: a token and its envelope, with
 /// room for escapes.
 pub const UNAUTHENTICATED_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
+/// Receive buffer of such a session, as `SO_RCVBUF` takes it, bytes. The kernel doubles it and may
+/// exceed that by a segment, which is 64 KiB in all.
+pub const UNAUTHENTICATED_RECEIVE_BYTES: i32 = 24 * 1024;
 /// Connections for which a shard's socket table always has room, unless authenticated sessions fill
 /// it: when fewer are left, the oldest connection that has yet to authenticate goes. A small table
 /// has room for an eighth.

@@ -1,7 +1,8 @@
 //! The memory of what waits: one budget in bytes for the process.
 //!
 //! What can pile up at a client's wish holds a [`Waiting`]: finished frames in send queues, input that
-//! waits, unfinished messages, bodies of HTTP requests, retained values. Each thread has a sum of its own, without
+//! waits, unfinished messages, bodies of HTTP requests, publications that wait for room in the ring,
+//! retained values, filters. Each thread has a sum of its own, without
 //! atomics, and adds the change to the sum of the process once per turn of its event loop.
 
 use std::cell::Cell;
@@ -75,6 +76,12 @@ impl MemoryBudget {
         }
     }
 
+    /// Whether the process is over the budget.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.bytes_max
+    }
+
     /// Adds what has changed on this thread since its last call; true when the process is over the
     /// budget.
     pub fn update(&self) -> bool {
@@ -84,7 +91,7 @@ impl MemoryBudget {
             KNOWN.set(waiting);
             self.bytes.fetch_add(change, Ordering::Relaxed);
         }
-        self.bytes.load(Ordering::Relaxed) > self.bytes_max
+        self.is_over()
     }
 }
 

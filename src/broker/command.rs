@@ -3,10 +3,9 @@
 use super::event::Rejection;
 use super::names::is_name;
 use crate::auth::Identity;
-use crate::base::DialectId;
 use crate::base::counters::CloseReason;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
-use crate::base::retained::RetainedValues;
+use crate::base::{DialectId, ProcessState};
 use crate::json::Object;
 use std::net::SocketAddr;
 
@@ -74,11 +73,14 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// Changes the retained values of its channel; false when there is no room for its value.
+    /// Changes the retained values of its channel; false when there is no room for its value,
+    /// in its channel or in the memory for what waits.
     #[must_use]
-    pub fn retain_in(&self, values: &RetainedValues) -> bool {
+    pub fn retain_in(&self, process_state: &ProcessState) -> bool {
+        let values = &process_state.retained;
         match self.retain {
             Retain::None => {}
+            Retain::Value(_) if process_state.memory.is_over() => return false,
             Retain::Value(key) => return values.put(self.channel, key, self.data),
             Retain::Clear(key) => values.remove(self.channel, key),
         }
@@ -273,5 +275,27 @@ impl Command<'_> {
                 | Self::AnnounceShutdown { .. }
                 | Self::Disconnect
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::memory::Waiting;
+
+    #[test]
+    fn no_value_is_retained_while_memory_is_short() {
+        let process_state = ProcessState::new(1, 1 << 20);
+        let retaining = Publication {
+            retain: Retain::Value("1"),
+            ..Publication::new("jobs", "job", "{}")
+        };
+        let waiting = Waiting::of(2 << 20);
+        process_state.memory.update();
+        assert!(!retaining.retain_in(&process_state));
+        drop(waiting);
+        process_state.memory.update();
+        assert!(retaining.retain_in(&process_state));
+        assert_eq!(process_state.retained.of("jobs"), ["{}".into()]);
     }
 }

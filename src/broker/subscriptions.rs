@@ -56,7 +56,8 @@ impl Broker {
             let session = self.sessions.get(id);
             if session.is_some_and(|session| {
                 session.filter_bytes + filter_bytes > FILTER_BYTES_PER_SESSION_MAX
-            }) {
+            }) || (filter.is_some() && self.process_state.memory.is_over())
+            {
                 return self.reject(Rejection::TooManyFilters, emit);
             }
             self.join(id, requested.channel, subscription_id.clone(), filter);

@@ -51,6 +51,8 @@ pub(super) struct ConnectionTable {
     pub(super) input_queue: InputQueue,
     /// What the wire is to ask the kernel.
     pub(super) queries: Vec<(ConnectionId, Query)>,
+    /// Connections that have just left the pool of those before authentication.
+    pub(super) admitted: Vec<ConnectionId>,
 }
 
 /// Why it is asked how many bytes a peer has yet to acknowledge.
@@ -91,6 +93,7 @@ impl ConnectionTable {
             ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
             input_queue: InputQueue::default(),
             queries: Vec::new(),
+            admitted: Vec::new(),
         }
     }
 

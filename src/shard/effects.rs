@@ -60,7 +60,10 @@ fn apply(
 ) {
     match effect {
         Effect::Reply(event) => connections.reply(id, &event, now),
-        Effect::Admitted => connections.leave_pool(id),
+        Effect::Admitted => {
+            connections.leave_pool(id);
+            connections.admitted.push(id);
+        }
         Effect::Publish(publication) => {
             publish(writer, &connections.counters, &publication, now);
         }
@@ -85,7 +88,7 @@ pub(super) fn publish(
 ) {
     let mut key = String::new();
     let retaining = dialect::retaining(publication, &mut key);
-    if !retaining.is_valid() || !retaining.retain_in(writer.retained()) {
+    if !retaining.is_valid() || !retaining.retain_in(writer.process_state()) {
         counters.retained_rejected.add(1);
     }
     writer.publish(publication, now);

@@ -318,10 +318,20 @@ impl Shard {
         self.connections.writable(id);
     }
 
-    /// Whether `take_actions` or `take_queries` would return any.
+    /// Whether `take_actions`, `take_admitted` or `take_queries` would return any.
     #[must_use]
     pub fn has_actions(&self) -> bool {
-        !self.connections.actions.is_empty() || !self.connections.queries.is_empty()
+        let connections = &self.connections;
+        !connections.actions.is_empty()
+            || !connections.admitted.is_empty()
+            || !connections.queries.is_empty()
+    }
+
+    /// The connections whose sessions have authenticated, or need not, since the last call: the
+    /// driver lets their receive buffers grow.
+    #[must_use]
+    pub fn take_admitted(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.connections.admitted)
     }
 
     /// The connections of which the driver is to find out how many sent bytes the peer has yet to

@@ -2,7 +2,7 @@
 
 use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
 use crate::base::interest::variants_of;
-use crate::base::retained::RetainedValues;
+use crate::base::memory::Waiting;
 use crate::base::{ChannelTag, Now, ProcessState, ShardCounters, ShardSet, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
@@ -215,7 +215,7 @@ pub(super) struct PublicationWriter {
     ring_writer: RingWriter,
     counters: Arc<ShardCounters>,
     /// Publications that found the ring full, oldest first.
-    unsent: VecDeque<Pieces>,
+    unsent: VecDeque<(Pieces, Waiting)>,
     unannounced: Unannounced,
     /// Publications so far.
     count: u64,
@@ -241,9 +241,9 @@ impl PublicationWriter {
         }
     }
 
-    /// The retained values of the process.
-    pub(super) fn retained(&self) -> &RetainedValues {
-        &self.ring_writer.process_state.retained
+    /// What the shards of the process share.
+    pub(super) fn process_state(&self) -> &ProcessState {
+        &self.ring_writer.process_state
     }
 
     /// Publishes to all shards, including this one.
@@ -261,7 +261,8 @@ impl PublicationWriter {
             .encode(publication, meta, spare, note_encode);
         if !self.unsent.is_empty() || !self.write(&mut pieces, now) {
             self.counters.ring_full.add(1);
-            self.unsent.push_back(pieces);
+            let waiting = Waiting::of(pieces.record.capacity());
+            self.unsent.push_back((pieces, waiting));
         } else if pieces.record.len() <= SPARE_BYTES_MAX {
             self.spare = pieces.record;
         }
@@ -273,9 +274,9 @@ impl PublicationWriter {
 
     /// Writes waiting records, as far as there is room.
     pub(super) fn retry(&mut self, now: Now) {
-        while let Some(mut pieces) = self.unsent.pop_front() {
+        while let Some((mut pieces, waiting)) = self.unsent.pop_front() {
             if !self.write(&mut pieces, now) {
-                return self.unsent.push_front(pieces);
+                return self.unsent.push_front((pieces, waiting));
             }
         }
     }

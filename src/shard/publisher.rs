@@ -147,7 +147,7 @@ impl Publisher {
         let mut unannounced = Unannounced::default();
         let is_written = self.ring_writer.write(&mut pieces, &mut unannounced, now);
         let is_accepted = is_written || pieces.is_begun();
-        let is_retained = !is_accepted || publication.retain_in(&self.process_state.retained);
+        let is_retained = !is_accepted || publication.retain_in(&self.process_state);
         if !is_written && is_accepted {
             let mut unsent = self.unsent();
             unsent.push_back(pieces);

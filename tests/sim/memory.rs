@@ -142,3 +142,87 @@ fn while_memory_is_short_who_reads_nothing_is_cut_and_who_reads_stays() {
     drop(world);
     assert_eq!(waiting_bytes(), before, "all of it is given back");
 }
+
+#[test]
+fn filters_count_and_new_ones_are_rejected_while_memory_is_short() {
+    let before = waiting_bytes();
+    let mut world = World::new(1);
+    let id = world
+        .shard
+        .accept(([127, 0, 0, 1], 9).into(), 0, NOW)
+        .unwrap();
+    let ask = |world: &mut World, bytes: Vec<u8>| {
+        let mut bytes = bytes;
+        world.shard.receive(id, &mut bytes, NOW);
+        world.shard.continue_input(NOW);
+        while world.shard.next_ready().is_some() {
+            let sent = world
+                .shard
+                .begin_send(id, 64)
+                .map(<[u8]>::len)
+                .sum::<usize>();
+            world.shard.sent(id, u32::try_from(sent).unwrap());
+        }
+        world
+            .counters
+            .message_errors
+            .values()
+            .find(|(name, _)| *name == "subscriptions")
+            .unwrap()
+            .1
+    };
+    let filter = |value: u32| {
+        let filter = format!(r#"{{"name":"{value:01000}"}}"#);
+        let data = format!(r#"{{"type":"events","filters":{filter}}}"#);
+        let text = format!(r#"{{"type":"subscribe","data":{data}}}"#);
+        frame(1, text.as_bytes())
+    };
+    ask(&mut world, request(DialectId::Analytics));
+    for value in 0..10 {
+        assert_eq!(ask(&mut world, filter(value)), 0);
+    }
+    let waiting = waiting_bytes() - before;
+    assert!((80_000..200_000).contains(&waiting), "{waiting}");
+    let other = fanwire::base::memory::Waiting::of(usize::try_from(BUDGET_BYTES).unwrap());
+    assert_eq!(ask(&mut world, frame(9, b"")), 0);
+    assert_eq!(ask(&mut world, filter(10)), 1);
+    drop(other);
+    assert_eq!(ask(&mut world, frame(9, b"")), 1);
+    assert_eq!(ask(&mut world, filter(11)), 1);
+    drop(world);
+    assert_eq!(waiting_bytes(), before, "all of it is given back");
+}
+
+#[test]
+fn publications_that_wait_for_the_ring_count() {
+    let before = waiting_bytes();
+    let mut world = World::new(1);
+    let subscribe = world.clients[0].subscribe(1);
+    world.receive(0, subscribe);
+    for number in 0.. {
+        let publication = crate::client::Received {
+            number,
+            channel: 1,
+            padding_bytes: 50_000,
+        };
+        let bytes = world.clients[0].publish(publication);
+        for piece in bytes.chunks(4_096) {
+            world.receive(0, piece.to_vec());
+        }
+        while world.shard.has_waiting_input() {
+            world.shard.continue_input(NOW);
+        }
+        if world.shard.is_congested() {
+            break;
+        }
+    }
+    let waiting = waiting_bytes() - before;
+    assert!((50_000..1_000_000).contains(&waiting), "{waiting}");
+    while world.shard.is_congested() {
+        world.turn();
+        world.shard.retry_unsent(NOW);
+    }
+    world.turn();
+    drop(world);
+    assert_eq!(waiting_bytes(), before);
+}

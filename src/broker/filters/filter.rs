@@ -76,7 +76,7 @@ impl Filter {
         if keys.is_empty() {
             return Ok(None);
         }
-        if memory_bytes(&keys) > FILTER_MEMORY_BYTES + FILTER_MEMORY_PER_TEXT_BYTE * json.len() {
+        if memory_bytes(&keys) > filter_memory_max(json.len()) {
             return Err(FilterError::TooCostly);
         }
         let text_bytes = u32::try_from(json.len()).map_err(|_| FilterError::TooLong)?;
@@ -119,6 +119,11 @@ impl Condition {
             alternatives: alternatives.into_values().collect(),
         }
     }
+}
+
+/// The most memory that a filter of so many bytes of JSON may take, bytes.
+pub(super) const fn filter_memory_max(text_bytes: usize) -> usize {
+    FILTER_MEMORY_BYTES + FILTER_MEMORY_PER_TEXT_BYTE * text_bytes
 }
 
 /// The most memory that a filter takes in an index, bytes: its own, and its share of tables whose

@@ -1,10 +1,11 @@
 //! The filters of one channel, found by the paths and values of a publication.
 
-use super::filter::Filter;
+use super::filter::{Filter, filter_memory_max};
 use super::names::{NameHash, Names};
 use super::u32_key;
 use super::value::FilterValue;
 use crate::base::interest::is_mostly_empty;
+use crate::base::memory::Waiting;
 use crate::json::{JsonReader, Object};
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
@@ -47,6 +48,7 @@ struct IndexedFilter {
     values: Box<[ValueHash]>,
     /// The paths of all conditions, to remove them from the names.
     paths: Box<str>,
+    _waiting: Waiting,
 }
 
 /// Twelve bytes: a filter has at most 16 KiB of text, so the ends fit.
@@ -123,6 +125,7 @@ impl FilterIndex {
             conditions: indexed.collect(),
             values: values.into(),
             paths: paths.into(),
+            _waiting: Waiting::of(filter_memory_max(text_bytes as usize)),
         };
         let filter_id = FilterId(u32_key(self.filters.insert(filter)));
         for tag in self.tags(filter_id) {

@@ -6,7 +6,7 @@
     reason = "the safety conditions of `Kernel` are met here: each call says how"
 )]
 
-use super::kernel::{Completion, Kernel, Operation};
+use super::kernel::{Completion, Kernel, Operation, SocketOption};
 use super::sockets::Socket;
 use crate::base::counters::RejectReason;
 use crate::base::heartbeat::STALL_MS;
@@ -368,6 +368,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         };
         self.sockets.insert(id, Socket::default());
         if self.kernel.register_socket(socket, id).is_ok() {
+            self.set_option(id, SocketOption::SmallReceiveBuffer);
             self.arm_receive(id);
         } else {
             self.counters
@@ -463,6 +464,12 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
     }
 
+    fn set_option(&mut self, id: ConnectionId, option: SocketOption) {
+        if self.begin_operation(id) {
+            self.kernel.set_option(id, option);
+        }
+    }
+
     fn arm_poll(&mut self, id: ConnectionId) {
         if self.begin_operation(id) {
             if let Some(socket) = self.sockets.get_mut(id) {
@@ -494,6 +501,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             if self.begin_operation(id) {
                 self.kernel.ask_unacknowledged(id, query);
             }
+        }
+        for id in self.shard.take_admitted() {
+            self.set_option(id, SocketOption::GrowingReceiveBuffer);
         }
         for action in self.shard.take_actions() {
             match action {
@@ -528,9 +538,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 }
                 ConnectionAction::Close(id) => self.closing.push_back(id),
                 ConnectionAction::Reset(id) => {
-                    if self.begin_operation(id) {
-                        self.kernel.reset_at_close(id);
-                    }
+                    self.set_option(id, SocketOption::ResetAtClose);
                     self.begin_close(id);
                 }
                 ConnectionAction::Http(id, bytes) => self.http.receive(id, &bytes),

@@ -11,7 +11,7 @@
 
 mod deliveries;
 
-use super::kernel::{Completion, Kernel, Operation};
+use super::kernel::{Completion, Kernel, Operation, SocketOption};
 use crate::base::ConnectionId;
 use crate::shard::Query;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -94,7 +94,11 @@ impl FakeKernel {
             if let Operation::Receive(id) = operation {
                 self.receiving_once.remove(&id);
             }
-            self.pending.retain(|pending| *pending != operation);
+            // Of equal operations, such as two options of one socket, one completes.
+            let mut pending = self.pending.iter();
+            let at = pending.position(|pending| *pending == operation);
+            self.pending
+                .remove(at.expect("an operation completes once"));
             self.cancelled.retain(|cancelled| *cancelled != operation);
         }
         self.completions.push_back(Completion {
@@ -309,7 +313,7 @@ impl Kernel for FakeKernel {
     fn ask_unacknowledged(&mut self, id: ConnectionId, query: Query) {
         self.pending.push(Operation::Unacknowledged(id, query));
     }
-    fn reset_at_close(&mut self, id: ConnectionId) {
+    fn set_option(&mut self, id: ConnectionId, _option: SocketOption) {
         self.pending.push(Operation::SetOption(id));
     }
     fn close(&mut self, id: ConnectionId) {

@@ -12,6 +12,17 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+/// An option that a socket gets after it is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SocketOption {
+    /// Its close is a reset, which frees the bytes that the kernel holds for it (`SO_LINGER`).
+    ResetAtClose,
+    /// The kernel holds little of what its peer sends (`SO_RCVBUF`, socket(7)).
+    SmallReceiveBuffer,
+    /// The kernel holds as much as it finds useful, up to `net.ipv4.tcp_rmem` (tcp(7)).
+    GrowingReceiveBuffer,
+}
+
 /// The operation that a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -91,9 +102,8 @@ pub(crate) trait Kernel {
     /// Asks how many sent bytes the peer of `id` has yet to acknowledge (`SIOCOUTQ`, tcp(7)). Fails
     /// on kernels before 6.7.
     fn ask_unacknowledged(&mut self, id: ConnectionId, query: Query);
-    /// Makes the close of `id` a reset, which frees the bytes that the kernel holds for it. A kernel
-    /// before 6.7 cannot do so and closes it as usual.
-    fn reset_at_close(&mut self, id: ConnectionId);
+    /// Sets an option of the socket of `id`. Fails on kernels before 6.7, which do without it.
+    fn set_option(&mut self, id: ConnectionId, option: SocketOption);
     /// Closes the socket of `id`.
     fn close(&mut self, id: ConnectionId);
     /// Submits queued operations and collects completions; waits for one at most `wait`, not at all

@@ -6,8 +6,9 @@
 )]
 
 use super::buffers::{Buffers, GROUP};
-use super::kernel::{Completion, Kernel, Operation};
+use super::kernel::{Completion, Kernel, Operation, SocketOption};
 use crate::base::id::GENERATION_BITS;
+use crate::base::limits::UNAUTHENTICATED_RECEIVE_BYTES;
 use crate::base::{ConnectionId, SlotMap};
 use crate::net::Waker;
 use crate::shard::Query;
@@ -313,19 +314,36 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::Unacknowledged(id, query)) };
     }
 
-    fn reset_at_close(&mut self, id: ConnectionId) {
+    fn set_option(&mut self, id: ConnectionId, option: SocketOption) {
         static LINGER: libc::linger = libc::linger {
             l_onoff: 1,
             l_linger: 0,
         };
-        let value = std::ptr::from_ref(&LINGER).cast();
-        let length = u32::try_from(size_of::<libc::linger>()).expect("a small structure");
+        static RECEIVE_BYTES: i32 = UNAUTHENTICATED_RECEIVE_BYTES;
+        static UNLOCKED: i32 = 0;
+        let (name, value, length) = match option {
+            SocketOption::ResetAtClose => (
+                libc::SO_LINGER,
+                (&raw const LINGER).cast(),
+                size_of_val(&LINGER),
+            ),
+            SocketOption::SmallReceiveBuffer => (
+                libc::SO_RCVBUF,
+                (&raw const RECEIVE_BYTES).cast(),
+                size_of_val(&RECEIVE_BYTES),
+            ),
+            SocketOption::GrowingReceiveBuffer => (
+                libc::SO_BUF_LOCK,
+                (&raw const UNLOCKED).cast(),
+                size_of_val(&UNLOCKED),
+            ),
+        };
         let entry = opcode::SetSockOpt::new(
             Fixed(id.slot()),
             libc::SOL_SOCKET.cast_unsigned(),
-            libc::SO_LINGER.cast_unsigned(),
+            name.cast_unsigned(),
             value,
-            length,
+            u32::try_from(length).expect("a small structure"),
         )
         .build();
         // SAFETY: the option's value is static.
@@ -444,6 +462,24 @@ fn unpack(user_data: u64) -> Option<Operation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpStream;
+
+    fn option(socket: &TcpStream, name: i32) -> i32 {
+        let mut value = 0_i32;
+        let mut length = 4;
+        // SAFETY: the value has the length that is passed.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                name,
+                (&raw mut value).cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(result, 0);
+        value
+    }
 
     #[test]
     fn user_data_carries_operation_slot_and_generation() {
@@ -465,5 +501,33 @@ mod tests {
             assert_eq!(unpack(pack(operation)), Some(operation));
         }
         assert_eq!(unpack(0), None);
+    }
+
+    #[test]
+    fn a_socket_has_a_small_receive_buffer_until_it_may_grow() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let here = accepted.try_clone().unwrap();
+        let config = UringConfig::default();
+        let mut uring = Uring::new(&config, vec![listener], Waker::new().unwrap()).unwrap();
+        let id = ConnectionId::new(3, 1);
+        uring.register_socket(accepted.into(), id).unwrap();
+        let mut set = |option| {
+            uring.set_option(id, option);
+            uring.enter(Some(Duration::from_secs(5))).unwrap();
+            let completion = uring.next_completion().unwrap();
+            assert_eq!(
+                (completion.operation, completion.result),
+                (Operation::SetOption(id), 0)
+            );
+        };
+        let bytes = 2 * UNAUTHENTICATED_RECEIVE_BYTES;
+        assert!(option(&here, libc::SO_RCVBUF) > bytes);
+        set(SocketOption::SmallReceiveBuffer);
+        assert_eq!(option(&here, libc::SO_RCVBUF), bytes);
+        assert_ne!(option(&here, libc::SO_BUF_LOCK), 0);
+        set(SocketOption::GrowingReceiveBuffer);
+        assert_eq!(option(&here, libc::SO_BUF_LOCK), 0);
     }
 }
