@@ -15,6 +15,7 @@
 #   TOKEN        shown to fanwire; none unless given
 #   KEEP         file that gets the raw results, one JSON object per line
 #   BASELINE     another build of fanwire, measured in the same rounds
+#   LIMITS       1 measures fanwire with tokens and all limits too, their values above the load
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -34,6 +35,25 @@ baseline=${BASELINE:-}
 if [ -n "$baseline" ]; then
     [ -x "$baseline" ] || { echo "compare: $baseline is not a program" >&2; exit 2; }
     servers+=(baseline)
+fi
+
+if [ "${LIMITS:-}" = 1 ]; then
+    # Each limit is counted and checked, and none is reached.
+    limits=(
+        FANWIRE_JWT_SECRET="$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')"
+        FANWIRE_CONNECTIONS_MAX=1000000
+        FANWIRE_UNAUTHENTICATED_MAX=100000
+        FANWIRE_UNAUTHENTICATED_PER_IP_MAX=100000
+        FANWIRE_GATEWAY__SESSIONS_MAX=1000000
+        FANWIRE_GATEWAY__SESSIONS_PER_IP_MAX=1000000
+        FANWIRE_GATEWAY__SESSIONS_PER_USER_MAX=1000000
+        FANWIRE_GATEWAY__SESSIONS_PER_TENANT_MAX=1000000
+        FANWIRE_GATEWAY__RATE_LIMIT__PER_MINUTE=60000000
+        FANWIRE_GATEWAY__RATE_LIMIT__BURST=60000000
+    )
+    limited_token=$("$fanwire" token --user load --tenant load --permission publish --ttl 4h \
+        --jwt-secret "${limits[0]#*=}")
+    servers+=(limited)
 fi
 
 # Deliveries of equal length: plain ones, with the subscriber's own id, and through filters.
@@ -97,6 +117,8 @@ print(f"{rounds} interleaved rounds, medians (least–most); {os.cpu_count()} co
 has_baseline = bool(values("baseline", "fanout_1", DELIVERY))
 names = ["what", "fanwire", "uWebSockets", "floor", "uWS / fanwire", "floor / fanwire", "budget"]
 names += ["baseline", "fanwire / baseline"] * has_baseline
+has_limits = bool(values("limited", "fanout_1", DELIVERY))
+names += ["with limits", "with limits / without"] * has_limits
 print("| " + " | ".join(names) + " |")
 print("|" + " --- |" * len(names))
 for label, what, key, floor, budget in table:
@@ -108,6 +130,9 @@ for label, what, key, floor, budget in table:
     if has_baseline:
         earlier, earlier_median = show(values("baseline", what, key))
         cells += [earlier, f"{our_median / earlier_median:.2f}" if our_median and earlier_median else ""]
+    if has_limits:
+        limited, limited_median = show(values("limited", what, key))
+        cells += [limited, f"{limited_median / our_median:.2f}" if our_median and limited_median else ""]
     print("| " + " | ".join(cells) + " |")
 print()
 subscribers = int(values("fanwire", "ids_1", "subscribers")[0]) if values("fanwire", "ids_1", "subscribers") else 0

@@ -60,15 +60,24 @@ start_server() { # NAME: sets server_pid and target
             serve "$uws" "$port" &
             target=(--url "ws://127.0.0.1:$port/" --dialect verbatim)
             ;;
-        fanwire | analytics | baseline)
-            local program=$fanwire
+        fanwire | analytics | baseline | limited)
+            local program=$fanwire token=${TOKEN:-}
+            local -a options=("${serve_options[@]}") environment=()
             if [ "$1" = baseline ]; then program=$baseline; fi
-            serve "$program" serve "${serve_options[@]}" --shards 1 --listen "127.0.0.1:$port" &
+            if [ "$1" = limited ]; then
+                token=$limited_token
+                options=()
+                environment=("${limits[@]}")
+            fi
+            (
+                for variable in "${environment[@]}"; do export "${variable?}"; done
+                serve "$program" serve "${options[@]}" --shards 1 --listen "127.0.0.1:$port"
+            ) &
             target=(--url "ws://127.0.0.1:$port/ws" --dialect gateway)
             if [ "$1" = analytics ]; then
                 target=(--url "ws://127.0.0.1:$port/analytics" --dialect analytics)
             fi
-            if [ -n "${TOKEN:-}" ]; then target+=(--token "$TOKEN"); fi
+            if [ -n "$token" ]; then target+=(--token "$token"); fi
             ;;
     esac
     server_pid=$!
