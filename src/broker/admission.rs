@@ -7,7 +7,7 @@ use super::event::{Event, PresenceChange, Rejection};
 use super::lifecycle::rejection_code;
 use super::presence::announce;
 use super::quotas::{QuotaFull, Quotas, Scope};
-use super::session::{Counted, Session};
+use super::session::{AnnouncedChannels, Counted, Session};
 use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
@@ -60,7 +60,7 @@ impl Broker {
             rate: super::rate::RateState::default(),
             filter_bytes: 0,
             subscriptions: Vec::new(),
-            announced: Vec::new(),
+            announced: AnnouncedChannels::default(),
             last_activity_ms: now.monotonic_ms,
             pinged: None,
         };
@@ -305,7 +305,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return Vec::new();
         };
-        let rooms = std::mem::take(&mut session.announced);
+        let rooms = session.announced.take();
         for room in &rooms {
             let change = PresenceChange::Left(self.channels.at(*room).name());
             announce(session, change, now, emit);
@@ -330,7 +330,7 @@ impl Broker {
             let change = PresenceChange::Joined(self.channels.at(*room).name());
             announce(session, change, now, emit);
         }
-        session.announced.extend(rooms);
+        session.announced.add(rooms);
     }
 
     /// Releases the session's share of the quotas of its user and its tenant.

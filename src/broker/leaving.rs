@@ -94,7 +94,7 @@ impl Broker {
                 continue;
             }
             let Some(subscription) = session.subscriptions.pop() else {
-                session.announced = Vec::new();
+                session.announced.take();
                 session.subscriptions = Vec::new();
                 return true;
             };

@@ -38,14 +38,49 @@ pub(super) struct Session {
     pub(super) filter_bytes: u32,
     pub(super) subscriptions: Vec<SubscriptionRef>,
     /// The channels on which its joining was announced.
-    pub(super) announced: Vec<ChannelIndex>,
+    pub(super) announced: AnnouncedChannels,
     /// When bytes last arrived, monotonic milliseconds.
     pub(super) last_activity_ms: u64,
     /// When the ping that is still unanswered was sent.
     pub(super) pinged: Option<Moment>,
 }
 
-const _: () = assert!(size_of::<Session>() <= 184);
+const _: () = assert!(size_of::<Session>() <= 168);
+
+/// A list in eight bytes, because most sessions have none.
+#[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "a vector takes 24 bytes")]
+pub(super) struct AnnouncedChannels(Option<Box<Vec<ChannelIndex>>>);
+
+impl AnnouncedChannels {
+    pub(super) fn add(&mut self, channels: impl IntoIterator<Item = ChannelIndex>) {
+        for channel in channels {
+            self.0.get_or_insert_default().push(channel);
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<ChannelIndex> {
+        self.0.as_mut()?.pop()
+    }
+
+    /// Removes a channel; false if it is not in the list.
+    pub(super) fn remove(&mut self, channel: ChannelIndex) -> bool {
+        let Some(channels) = &mut self.0 else {
+            return false;
+        };
+        let mut all = channels.iter();
+        let index = all.position(|announced| *announced == channel);
+        if let Some(index) = index {
+            channels.swap_remove(index);
+        }
+        index.is_some()
+    }
+
+    /// All of them, which leaves none.
+    pub(super) fn take(&mut self) -> Vec<ChannelIndex> {
+        self.0.take().map(|channels| *channels).unwrap_or_default()
+    }
+}
 
 /// The sessions that have subscriptions to give back.
 #[derive(Debug)]

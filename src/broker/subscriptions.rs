@@ -68,9 +68,7 @@ impl Broker {
         };
         let is_announced = requested.is_announced && !is_known;
         if is_announced {
-            session
-                .announced
-                .extend(self.channels.find(requested.channel));
+            session.announced.add(self.channels.find(requested.channel));
         }
         emit(Effect::Reply(Event::Subscribed(SubscriptionView {
             channel: requested.channel,
@@ -258,12 +256,7 @@ impl Broker {
         } else {
             self.subscription_count -= 1;
         }
-        let announced = session.announced.iter();
-        let announced = announced
-            .enumerate()
-            .find(|(_, channel)| **channel == subscription.channel);
-        if let Some((index, _)) = announced {
-            session.announced.swap_remove(index);
+        if session.announced.remove(subscription.channel) {
             let change = PresenceChange::Left(self.channels.name(subscription));
             announce(session, change, now, emit);
         }
