@@ -10,6 +10,8 @@ use std::hint::black_box;
 use std::time::Instant;
 use support::{NOW, connect, connect_at, flush, masked, shard};
 
+const RUNS: usize = 20;
+
 /// Hostile and ordinary data of about `bytes` bytes.
 fn cases(bytes: usize) -> Vec<(&'static str, String)> {
     let repeat = |text: &str| text.repeat(bytes / text.len());
@@ -31,15 +33,27 @@ fn cases(bytes: usize) -> Vec<(&'static str, String)> {
         ("[[[[ within the limit", list(&nested)),
         ("[],[],...", list("[]")),
         ("short names", members(r#""":0"#)),
+        ("short names of filters", members(r#""a":0"#)),
+        ("short names of no filter", members(r#""b":0"#)),
+        ("short escaped names", members(r#""\u0061":0"#)),
         ("one name repeated", members(r#""channel":0"#)),
+        ("one name of a filter", members(r#""user_id":"x""#)),
+        ("names like one of a filter", like_user_id(bytes)),
         ("escaped names", members(r#""\u0063hannel":0"#)),
+        ("objects with paths", members(r#""a":{}"#)),
+        ("objects around paths", members(r#""a":{"b":1}"#)),
+        (
+            "objects in objects with paths",
+            format!("{}{}{}", r#"{"l":"#.repeat(14), list("{}"), "}".repeat(14)),
+        ),
         ("escapes", format!("\"{}\"", repeat(r"\n"))),
         (
             "escapes of surrogates",
             format!("\"{}\"", repeat(r"\ud83d\ude00")),
         ),
         ("a long string", format!("\"{}\"", repeat("x"))),
-        ("short strings", list(r#""""#)),
+        ("empty strings", list(r#""""#)),
+        ("short strings", list(r#""abc""#)),
         ("spaces", format!("{}0", repeat(" "))),
         ("one number", repeat("1")),
         (
@@ -51,9 +65,17 @@ fn cases(bytes: usize) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Names that differ from a name of a filter in one byte.
+fn like_user_id(bytes: usize) -> String {
+    let names = (b'a'..=b'z').map(|letter| format!(r#""user_{}d":0,"#, char::from(letter)));
+    let names: String = names.collect();
+    let members = names.repeat(bytes / names.len());
+    format!("{{{}}}", members.trim_end_matches(','))
+}
+
 /// Nanoseconds per byte of the fastest of some runs.
 fn measure(bytes: usize, mut run: impl FnMut()) -> f64 {
-    let runs = (0..5).map(|_| {
+    let runs = (0..RUNS).map(|_| {
         #[expect(clippy::disallowed_methods, reason = "a bench measures time")]
         let start = Instant::now();
         run();
@@ -69,8 +91,17 @@ fn main() {
     let mut shard = shard();
     let gateway = connect(&mut shard);
     let analytics = connect_at(&mut shard, "/analytics");
-    let filter = r#"{"type":"subscribe","data":{"type":"events","filters":{"a.b":[1,"x",[0]]}}}"#;
-    shard.receive(analytics, &mut masked(filter), NOW);
+    let deep = ["l"; 15].join(".");
+    for filter in [
+        r#"{"a.b":[1,"x",[0]]}"#,
+        r#"{"user_id":"user1"}"#,
+        r#"{"event_type":["login","logout"],"source":"web"}"#,
+        &format!(r#"{{"{deep}":1}}"#),
+    ] {
+        let subscribe =
+            format!(r#"{{"type":"subscribe","data":{{"type":"events","filters":{filter}}}}}"#);
+        shard.receive(analytics, &mut masked(&subscribe), NOW);
+    }
     flush(&mut shard);
     println!(
         "ns per byte of {bytes}: check, fields, all of a publication to a channel with filters"
@@ -91,7 +122,7 @@ fn main() {
             black_box((kind, channel));
         });
         let message = masked(&text);
-        let mut copies: Vec<_> = (0..5).map(|_| message.clone()).collect();
+        let mut copies: Vec<_> = (0..RUNS).map(|_| message.clone()).collect();
         let all = measure(text.len(), || {
             let mut copy = copies.pop().expect("one for each run");
             shard.receive(gateway, &mut copy, NOW);

@@ -58,9 +58,14 @@ pub struct Name<'a>(&'a str);
 
 /// Iterates over the members of an object in their original order; a name may be repeated.
 #[derive(Clone, Copy, Debug)]
-pub struct Members<'a> {
+pub struct Members<'a>(Walk<'a>);
+
+/// Reads the members of an object, and of the objects in it that it is told to enter, in one pass
+/// over the text.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<'a> {
     object: Object<'a>,
-    /// Where the next name begins.
+    /// The start of a value after its name was read, else the end of one.
     at: usize,
 }
 
@@ -106,9 +111,15 @@ impl<'a> Object<'a> {
     /// All members, in the order of the text.
     #[must_use]
     pub fn members(&self) -> Members<'a> {
-        Members {
+        Members(self.walk())
+    }
+
+    /// The same, where objects can be entered.
+    #[must_use]
+    pub fn walk(&self) -> Walk<'a> {
+        Walk {
             object: *self,
-            at: scan::skip_space(self.json.as_bytes(), 1),
+            at: 1,
         }
     }
 
@@ -222,16 +233,76 @@ impl<'a> Name<'a> {
     /// Whether the name, unescaped, is `text`.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {
-        self.0 == text || (self.0.contains('\\') && self.unescaped().as_deref() == Some(text))
+        self.0 == text
+            // An escape has at most six bytes for each byte of text.
+            || (self.0.len() > text.len()
+                && self.0.len() <= 6 * text.len()
+                && unescape(self.0).as_deref() == Some(text))
     }
 
-    /// The name unescaped; `None` when it is not valid, or so long that no filter's path has it.
-    #[must_use]
-    pub fn unescaped(&self) -> Option<Cow<'a, str>> {
+    /// Appends the name, unescaped, to `output`. False when it is not valid, or so long that no
+    /// filter's path has it.
+    pub fn append_to(&self, output: &mut String) -> bool {
         // An escape has at most six bytes for each byte of text.
-        (self.0.len() <= 6 * FILTER_PATH_BYTES_MAX)
-            .then(|| unescape(self.0))
-            .flatten()
+        self.0.len() <= 6 * FILTER_PATH_BYTES_MAX && append_unescaped(output, self.0).is_some()
+    }
+
+    /// The name if it has no escapes, and so is what was written.
+    #[must_use]
+    pub fn without_escapes(&self) -> Option<&'a str> {
+        (!scan::has_escape(self.0.as_bytes())).then_some(self.0)
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// The name of the next member of the object; `None` at its end, from where the walk goes on in
+    /// the object around it. [`skip`](Self::skip) or [`enter`](Self::enter) the value first.
+    #[inline]
+    pub fn next_name(&mut self) -> Option<Name<'a>> {
+        let bytes = self.object.json.as_bytes();
+        let mut at = scan::skip_space(bytes, self.at);
+        if bytes.get(at) == Some(&b',') {
+            at = scan::skip_space(bytes, at + 1);
+        }
+        self.at = at + 1;
+        if bytes.get(at) != Some(&b'"') {
+            return None;
+        }
+        let end = scan::skip_string(bytes, at + 1);
+        let name = self.object.json.get(at + 1..end - 1)?;
+        let colon = scan::skip_space(bytes, end);
+        self.at = scan::skip_space(bytes, colon + 1);
+        Some(Name(name))
+    }
+
+    /// Passes over the value of the name read last.
+    #[inline]
+    pub fn skip(&mut self) -> Option<Value<'a>> {
+        let start = self.at;
+        self.at = scan::skip_value(self.object.json.as_bytes(), start);
+        self.since(start)
+    }
+
+    /// Enters the value of the name read last; false if it is not an object.
+    pub fn enter(&mut self) -> bool {
+        let is_object = self.object.json.as_bytes().get(self.at) == Some(&b'{');
+        self.at += usize::from(is_object);
+        is_object
+    }
+
+    /// Bytes of the object before what is read next.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The value between a position and this one.
+    #[must_use]
+    pub fn since(&self, start: usize) -> Option<Value<'a>> {
+        Some(Value {
+            json: self.object.json.get(start..self.at)?,
+            unescaped: self.object.unescaped,
+        })
     }
 }
 
@@ -240,45 +311,35 @@ impl<'a> Iterator for Members<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let json = self.object.json;
-        let bytes = json.as_bytes();
-        if bytes.get(self.at) != Some(&b'"') {
-            return None;
-        }
-        let name_end = scan::skip_string(bytes, self.at + 1);
-        let name = json.get(self.at + 1..name_end - 1)?;
-        let colon = scan::skip_space(bytes, name_end);
-        let start = scan::skip_space(bytes, colon + 1);
-        let end = scan::skip_value(bytes, start);
-        let value = Value {
-            json: json.get(start..end)?,
-            unescaped: self.object.unescaped,
-        };
-        self.at = scan::skip_space(bytes, scan::skip_space(bytes, end) + 1);
-        Some((Name(name), value))
+        let name = self.0.next_name()?;
+        Some((name, self.0.skip()?))
     }
 }
 
 /// The text of a string without its quotes; `None` when an escape is not valid.
 fn unescape(string: &str) -> Option<Cow<'_, str>> {
-    let bytes = string.as_bytes();
-    let Some(mut escape) = string.find('\\') else {
+    if !scan::has_escape(string.as_bytes()) {
         return Some(Cow::Borrowed(string));
-    };
+    }
     let mut text = String::with_capacity(string.len());
+    append_unescaped(&mut text, string)?;
+    Some(Cow::Owned(text))
+}
+
+/// Appends the text of a string without its quotes; `None` when an escape is not valid.
+fn append_unescaped(output: &mut String, string: &str) -> Option<()> {
+    let bytes = string.as_bytes();
     let mut at = 0;
     loop {
-        text.push_str(string.get(at..escape)?);
-        let (character, end) = scan::read_escape(bytes, escape)?;
-        text.push(character);
-        at = end;
-        match string.get(at..)?.find('\\') {
-            Some(next) => escape = at + next,
-            None => break,
+        let escape = scan::find_escape(bytes, at);
+        output.push_str(string.get(at..escape)?);
+        if escape == bytes.len() {
+            return Some(());
         }
+        let (character, end) = scan::read_escape(bytes, escape)?;
+        output.push(character);
+        at = end;
     }
-    text.push_str(string.get(at..)?);
-    Some(Cow::Owned(text))
 }
 
 /// Appends `text` as a JSON string.

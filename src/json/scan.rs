@@ -10,6 +10,9 @@ const _: () = assert!(JSON_DEPTH_MAX <= u64::BITS);
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
+/// Added to a depth that may become smaller than zero.
+const DEPTH_BIAS: u8 = 0x10;
+
 /// Checks that a text is one JSON value (RFC 8259), nested at most [`JSON_DEPTH_MAX`] levels deep.
 /// Numbers may have any length and size.
 ///
@@ -159,6 +162,9 @@ fn check_number(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     if bytes.get(whole) == Some(&b'0') && at > whole + 1 {
         return Err(JsonError::Invalid);
     }
+    if !matches!(bytes.get(at), Some(b'.' | b'e' | b'E')) {
+        return Ok(at);
+    }
     if bytes.get(at) == Some(&b'.') {
         at = check_digits(bytes, at + 1)?;
     }
@@ -178,6 +184,7 @@ fn check_digits(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     (end > at).then_some(end).ok_or(JsonError::Invalid)
 }
 
+#[inline]
 pub(super) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
     while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
         at += 1;
@@ -192,10 +199,8 @@ pub(super) fn skip_value(bytes: &[u8], mut at: usize) -> usize {
         Some(b'{' | b'[') => skip_brackets(bytes, at),
         _ => {
             while let Some(byte) = bytes.get(at)
-                && !matches!(
-                    byte,
-                    b',' | b'}' | b']' | b':' | b' ' | b'\t' | b'\r' | b'\n'
-                )
+                && *byte > b' '
+                && !matches!(byte, b',' | b'}' | b']' | b':')
             {
                 at += 1;
             }
@@ -204,26 +209,52 @@ pub(super) fn skip_value(bytes: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// The end of the array or object at `at`.
+/// The end of the array or object at `at`. Takes eight bytes at a time, whatever is in them: those
+/// between quotes are told from the others by whether the count of quotes before them is odd.
 fn skip_brackets(bytes: &[u8], mut at: usize) -> usize {
-    let mut depth = 0_u32;
-    'words: while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let mut marks = mark_brackets(u64::from_le_bytes(*word));
-        while marks != 0 {
-            let index = (marks.trailing_zeros() / 8) as usize;
-            match word[index] {
-                b'"' => {
-                    at = skip_string(bytes, at + index + 1);
-                    continue 'words;
-                }
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' if depth <= 1 => return at + index + 1,
-                b'}' | b']' => depth -= 1,
-                _ => {}
-            }
-            marks &= marks - 1;
+    let mut depth = 1_u64;
+    let mut is_string = false;
+    at += 1;
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*word);
+        let quotes = mark_equal(word, b'"');
+        let escapes = mark_equal(word, b'\\');
+        let [opening, closing] = mark_brackets(word);
+        let relevant = if is_string {
+            escapes
+        } else {
+            opening | closing
+        };
+        if quotes | relevant == 0 {
+            at += 8;
+            continue;
         }
-        at += 8;
+        // Each byte of the product is the count of quotes up to that byte.
+        let strings = ((quotes >> 7).wrapping_mul(ONES) ^ (ONES * u64::from(is_string))) << 7;
+        // Escapes are left to the reader of strings; what follows the first is not looked at here.
+        let escape = strings & escapes;
+        let considered = !strings & (escape.wrapping_sub(1) & !escape);
+        // Brackets of each kind up to each byte.
+        let opens = ((opening & considered) >> 7).wrapping_mul(ONES);
+        let closes = ((closing & considered) >> 7).wrapping_mul(ONES);
+        // The depth after each byte, above a bias that keeps it positive. More levels than nine do
+        // not end within eight bytes.
+        let depths = ONES * (u64::from(DEPTH_BIAS) + depth.min(9)) + opens - closes;
+        let ends = mark_equal(depths, DEPTH_BIAS);
+        if ends != 0 {
+            return at + index(ends) + 1;
+        }
+        depth = depth + (opens >> 56) - (closes >> 56);
+        if escape == 0 {
+            is_string = strings >> 63 != 0;
+            at += 8;
+        } else {
+            is_string = false;
+            at = skip_string(bytes, at + index(escape));
+        }
+    }
+    if is_string {
+        at = skip_string(bytes, at);
     }
     while let Some(byte) = bytes.get(at) {
         at += 1;
@@ -274,7 +305,7 @@ fn find_special(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let marks = mark_special(u64::from_le_bytes(*word));
         if marks != 0 {
-            return at + (marks.trailing_zeros() / 8) as usize;
+            return at + index(marks);
         }
         at += 8;
     }
@@ -286,6 +317,28 @@ fn find_special(bytes: &[u8], mut at: usize) -> usize {
     at.min(bytes.len())
 }
 
+/// The first position from `at` of a backslash, else the end.
+pub(super) fn find_escape(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let marks = mark_equal(u64::from_le_bytes(*word), b'\\');
+        if marks != 0 {
+            return at + index(marks);
+        }
+        at += 8;
+    }
+    while let Some(byte) = bytes.get(at)
+        && *byte != b'\\'
+    {
+        at += 1;
+    }
+    bytes.len().min(at)
+}
+
+/// Whether a string has an escape.
+pub(super) fn has_escape(bytes: &[u8]) -> bool {
+    find_escape(bytes, 0) < bytes.len()
+}
+
 /// Marks quotes, backslashes and control characters in eight bytes.
 fn mark_special(word: u64) -> u64 {
     // The sum has the highest bit of each byte from 0x20 on; no byte carries into the next.
@@ -293,11 +346,16 @@ fn mark_special(word: u64) -> u64 {
     mark_equal(word, b'"') | mark_equal(word, b'\\') | controls
 }
 
-/// Marks quotes and brackets in eight bytes, and a few other bytes.
-fn mark_brackets(word: u64) -> u64 {
-    // Square brackets differ from braces by this bit.
+/// Marks opening and closing brackets in eight bytes.
+fn mark_brackets(word: u64) -> [u64; 2] {
+    // Square brackets differ from braces by this bit, and no other byte becomes a brace by it.
     let word = word | (ONES * 0x20);
-    mark_equal(word, b'"') | mark_equal(word, b'{') | mark_equal(word, b'}')
+    [mark_equal(word, b'{'), mark_equal(word, b'}')]
+}
+
+/// The index of the byte with the first mark; there must be one.
+fn index(marks: u64) -> usize {
+    (marks.trailing_zeros() / 8) as usize
 }
 
 /// Marks the highest bit of each byte of `word` that equals `byte`.
@@ -305,4 +363,63 @@ fn mark_equal(word: u64, byte: u8) -> u64 {
     let different = word ^ (ONES * u64::from(byte));
     // The sum has the highest bit of each byte that differs; no byte carries into the next.
     !(((different & !HIGHS) + !HIGHS) | different) & HIGHS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The end of the value at the beginning of `bytes`, byte by byte.
+    fn end_of(bytes: &[u8]) -> usize {
+        let (mut depth, mut is_string, mut at) = (0, false, 0);
+        loop {
+            match bytes[at] {
+                b'\\' if is_string => at += 1,
+                b'"' => is_string = !is_string,
+                b'[' | b'{' if !is_string => depth += 1,
+                b']' | b'}' if !is_string => depth -= 1,
+                _ => {}
+            }
+            at += 1;
+            if depth == 0 {
+                return at;
+            }
+        }
+    }
+
+    #[test]
+    fn arrays_and_objects_end_at_their_last_bracket() {
+        // Strings that end at each place of a word, with brackets and escapes in them.
+        let strings = [
+            "",
+            "a",
+            "]",
+            "}{[",
+            r#"\""#,
+            r"\\",
+            r"\u005d]",
+            "é]",
+            "]]]]]]]]]]]",
+            "abcdefgh",
+        ];
+        for spaces in 0..9 {
+            for first in strings {
+                for second in strings {
+                    for depth in [1, 2, 9, 10, 30_usize] {
+                        let (open, close) = ("[{\"x\":".repeat(depth), "}]".repeat(depth));
+                        let space = " ".repeat(spaces);
+                        let text = format!(
+                            r#"{open}[{space}"{first}",{{"{second}":[]}},[[[]]],{{}}]{close}]}}"],}}"#
+                        );
+                        let expected = end_of(text.as_bytes());
+                        assert_eq!(skip_value(text.as_bytes(), 0), expected, "{text}");
+                        assert_eq!(check(&text[..expected]), Ok(()), "{text}");
+                        // Of a text that ends too early, the end is within it.
+                        let cut = &text.as_bytes()[..expected - 1];
+                        assert!(skip_value(cut, 0) <= cut.len());
+                    }
+                }
+            }
+        }
+    }
 }

@@ -128,6 +128,11 @@ impl FilterIndex {
             _waiting: Waiting::of(filter_memory_max(text_bytes as usize)),
         };
         let filter_id = FilterId(u32_key(self.filters.insert(filter)));
+        if self.names.has_outgrown_sketch() {
+            let filters = self.filters.iter();
+            let paths = filters.flat_map(|(_, filter)| filter.paths());
+            self.names.sketch_again(paths);
+        }
         for tag in self.tags(filter_id) {
             self.postings
                 .insert_unique(spread(tag), Posting { tag, filter_id }, Posting::hash);
@@ -160,11 +165,8 @@ impl FilterIndex {
         {
             entry.remove();
         }
-        let mut start = 0;
-        for condition in &filter.conditions {
-            let end = usize::from(condition.path_end);
-            self.names.remove(&filter.paths[start..end]);
-            start = end;
+        for path in filter.paths() {
+            self.names.remove(path);
         }
         // Tables keep the memory of their largest size.
         if self.is_empty() {
@@ -198,16 +200,14 @@ impl FilterIndex {
         reader: &mut JsonReader,
         matched: &mut Vec<FilterId>,
     ) -> u64 {
-        let mut found = Vec::from_iter(self.names.find(*root));
-        found.sort_unstable_by_key(|(_, found)| found.rank);
-        let ranked = found.into_iter().filter_map(|(path, found)| {
+        let found = self.names.find(*root).into_iter().filter_map(|found| {
             let value = FilterValue::read(found.value, self.has_compounds, reader)?;
-            Some((path, self.hash_value(path, &value)))
+            Some((found.path, self.hash_value(found.path, &value)))
         });
-        let ranked: Vec<_> = ranked.collect();
-        let values = HashMap::from_iter(ranked.iter().copied());
+        let found: Vec<_> = found.collect();
+        let values = HashMap::from_iter(found.iter().copied());
         let mut evaluations = 0;
-        for (path, value) in &ranked {
+        for (path, value) in &found {
             let tag = tag_of(*value);
             let candidates = self.postings.iter_hash(spread(tag));
             for posting in candidates.filter(|posting| posting.tag == tag) {
@@ -278,6 +278,15 @@ impl FilterIndex {
 }
 
 impl IndexedFilter {
+    /// The path of each condition.
+    fn paths(&self) -> impl Iterator<Item = &str> {
+        let mut start = 0;
+        self.conditions.iter().map(move |condition| {
+            let end = usize::from(condition.path_end);
+            &self.paths[std::mem::replace(&mut start, end)..end]
+        })
+    }
+
     /// Whether a publication has, for each condition, one of its values.
     fn is_met_by(&self, publication: &HashMap<NameHash, ValueHash>) -> bool {
         let mut start = 0;
