@@ -15,6 +15,7 @@ use streams::{MESSAGE_BYTES_MAX, Sent, Stream};
 
 const LIMITS: MessageLimits = MessageLimits {
     message_bytes_max: MESSAGE_BYTES_MAX,
+    at_once_bytes_max: usize::MAX,
 };
 /// Bytes of a raw input that choose how it is cut.
 const CUT_BYTES: usize = 16;
@@ -86,6 +87,7 @@ fn sent(incoming: &Incoming<'_>) -> Sent {
         }
         Incoming::Ping(payload) => Sent::Ping(payload.to_vec()),
         Incoming::Pong => Sent::Pong,
+        Incoming::Postponed(_) => unreachable!("there is no limit"),
         Incoming::Close(close) => Sent::Close(close.code.map(CloseCode::value)),
     }
 }

@@ -73,6 +73,9 @@ pub const CONTROL_COST: usize = 24;
 /// What one connection may cost at once when bytes arrive from it. The rest waits for its share of
 /// the turn, behind the first bytes of all others.
 pub const INPUT_COST_AT_ONCE: usize = 1_024;
+/// A message of more bytes that has arrived in several pieces is not handled when its last piece
+/// arrives, but when its connection has its share of a turn: many may be finished at once.
+pub const LARGE_MESSAGE_BYTES: usize = 4 * 1024;
 /// What the input that waits may cost in one turn of the event loop, and one connection at a time in
 /// it: about a quarter of a millisecond, and a sixteenth of that.
 pub const INPUT_COST_PER_TURN: usize = 64 * 1024;

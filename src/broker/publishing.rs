@@ -36,10 +36,9 @@ impl Broker {
             return Err(Rejection::AuthenticationRequired);
         }
         let is_allowed = match command {
-            Command::Publish(_) => {
-                policy.anonymous_publish
-                    || identity.is_some_and(|identity| identity.may(PUBLISH_PERMISSION))
-            }
+            Command::Publish(_) => identity.map_or(policy.anonymous_publish, |identity| {
+                identity.may(PUBLISH_PERMISSION)
+            }),
             Command::PublishWithRole { role, .. } => {
                 identity.is_some_and(|identity| identity.has_role(role))
             }

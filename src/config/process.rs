@@ -65,7 +65,7 @@ settings! {
         /// `slow_consumer_timeout`.
         send_queue_bytes_max: ByteSize = ByteSize(1 << 20), flag = Some("SIZE"),
             rule = Some((|size| (4_096..=1 << 30).contains(&size.0), "4 KiB to 1 GiB"));
-        /// How long a client may take no bytes while more than `send_queue_bytes_max` waits for it.
+        /// How long a client may neither take nor acknowledge bytes while more than `send_queue_bytes_max` waits for it.
         slow_consumer_timeout: Millis = Millis(5_000);
         /// Bytes that may wait in memory for all connections together. With more, connections for
         /// which much waits are closed, and large messages rejected. 0 = half of the memory of the

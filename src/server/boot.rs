@@ -207,6 +207,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let watchdog = Watchdog::start(WatchdogParts {
         shard_count: u16::try_from(cores.len()).map_err(other)?,
         groups,
+        peers,
         process_state: watched,
         clock,
     });

@@ -2,6 +2,7 @@
 
 use crate::base::ProcessState;
 use crate::base::now::Clock;
+use crate::net::Peers;
 use crate::net::wire::ReuseportGroup;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;
@@ -10,6 +11,9 @@ use std::time::Duration;
 
 /// Time between two looks.
 const TICK: Duration = Duration::from_millis(50);
+/// Looks between two wake-ups of all shards: nobody would notice that one which sleeps has lost its
+/// core. A wake-up costs some microseconds a second.
+const TICKS_PER_WAKE_UP: u32 = 20;
 
 /// The running watchdog; it ends when this is dropped.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub(super) struct WatchdogParts {
     /// The listeners, by address.
     pub(super) groups: Vec<ReuseportGroup>,
     pub(super) process_state: Arc<ProcessState>,
+    pub(super) peers: Peers,
     pub(super) clock: Clock,
 }
 
@@ -41,8 +46,16 @@ impl Watchdog {
 fn run(parts: &WatchdogParts, stopped: &Receiver<()>) {
     let mut known: Vec<u16> = Vec::new();
     let mut is_steered = false;
+    let mut ticks = 0_u32;
     while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-        let now_ms = parts.clock.now().monotonic_ms;
+        let now = parts.clock.now();
+        let now_ms = now.monotonic_ms;
+        ticks = ticks.wrapping_add(1);
+        if ticks.is_multiple_of(TICKS_PER_WAKE_UP) {
+            for shard in 0..u32::from(parts.shard_count) {
+                parts.peers.wake(shard, now);
+            }
+        }
         let heartbeats = &parts.process_state.heartbeats;
         let stalled: Vec<_> = heartbeats.stalled(now_ms).collect();
         if stalled == known {

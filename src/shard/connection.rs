@@ -1,7 +1,8 @@
 //! One connection of a shard.
 
+use super::connection_table::Query;
 use super::input::WaitingInput;
-use super::send_queue::SendQueue;
+use super::send_queue::{QueueLimits, SendQueue};
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::label::Label;
 use crate::base::{ConnectionId, DialectId, Now};
@@ -65,6 +66,10 @@ pub(super) enum CloseWait {
 
 /// The socket takes bytes.
 pub(super) const NOT_STUCK: u32 = u32::MAX;
+/// The socket has taken nothing for too long, and the kernel is asked whether the peer acknowledges
+/// bytes.
+const ASKED: u32 = u32::MAX - 1;
+const STUCK_TICK_MS: u64 = 100;
 
 /// A connection. Keep it small: a shard has tens of thousands of them.
 #[derive(Debug)]
@@ -86,8 +91,9 @@ pub(super) struct Connection {
     pub(super) sent_bytes: u32,
     /// Of these, bytes that the peer had acknowledged when it was last asked for.
     pub(super) acknowledged_bytes: u32,
-    /// Since when the socket has taken no byte, monotonic seconds; [`NOT_STUCK`] if it takes them.
-    pub(super) stuck_since_s: u32,
+    /// Since when the socket has taken no byte and the peer acknowledged none, monotonic tenths of a
+    /// second; [`NOT_STUCK`] if it takes them, [`ASKED`] while the kernel is asked.
+    pub(super) stuck_since_ticks: u32,
     /// When its timer expires, monotonic milliseconds.
     pub(super) timer_ms: u64,
     /// Time of its earliest timer in the wheel; other timers in the wheel are stale.
@@ -185,17 +191,45 @@ impl Connection {
             send_queue: SendQueue::default(),
             sent_bytes: 0,
             acknowledged_bytes: 0,
-            stuck_since_s: NOT_STUCK,
+            stuck_since_ticks: NOT_STUCK,
             timer_ms: 0,
             wheel_ms: u64::MAX,
         }
     }
 
-    /// Whether the socket has taken bytes in this time, or had none to take.
-    pub(super) fn gets_on(&self, timeout_ms: u64, now: Now) -> bool {
-        let stuck_since_ms = u64::from(self.stuck_since_s) * 1_000;
-        self.stuck_since_s == NOT_STUCK
-            || now.monotonic_ms.saturating_sub(stuck_since_ms) < timeout_ms
+    /// The socket takes no bytes from now on.
+    pub(super) fn begin_stuck(&mut self, now: Now) {
+        // Rounded up, so that nobody is given up early.
+        let ticks = u32::try_from(now.monotonic_ms.div_ceil(STUCK_TICK_MS));
+        self.stuck_since_ticks = ticks.unwrap_or(NOT_STUCK);
+    }
+
+    /// What to ask the kernel before more is queued: a full socket says nothing of a peer that reads
+    /// less than its buffer holds.
+    pub(super) fn progress_query(
+        &mut self,
+        limits: QueueLimits,
+        timeout_ms: u64,
+        now: Now,
+    ) -> Option<Query> {
+        let is_due = self.is_open()
+            && self.stuck_since_ticks < ASKED
+            && self.send_queue.bytes() > limits.bytes_max
+            && self.has_been_stuck(timeout_ms, now);
+        is_due.then(|| {
+            self.stuck_since_ticks = ASKED;
+            Query::WhenStuck
+        })
+    }
+
+    fn has_been_stuck(&self, timeout_ms: u64, now: Now) -> bool {
+        let since_ms = u64::from(self.stuck_since_ticks) * STUCK_TICK_MS;
+        now.monotonic_ms.saturating_sub(since_ms) >= timeout_ms
+    }
+
+    /// Whether the answer is due: the socket has taken nothing since.
+    pub(super) fn is_progress_asked(&self) -> bool {
+        self.stuck_since_ticks == ASKED
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -62,6 +62,8 @@ pub enum Query {
     AtPing,
     /// The pong is due.
     AtTimer,
+    /// The socket has taken nothing for `slow_consumer_timeout`, and too much waits for it.
+    WhenStuck,
 }
 
 impl ConnectionTable {
@@ -228,11 +230,28 @@ impl ConnectionTable {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
-        let gets_on = connection.gets_on(timeout_ms, now);
-        let send_queue = &mut connection.send_queue;
-        if send_queue.push(run, None, limits, gets_on).is_ok() {
+        if let Some(query) = connection.progress_query(limits, timeout_ms, now) {
+            self.queries.push((id, query));
+        }
+        if connection.send_queue.push(run, None, limits).is_ok() {
             self.ready_queue.join_urgently(connection);
         } else {
+            self.end(id, CloseRequest::slow_consumer(), now);
+        }
+    }
+
+    /// The answer to such a query: a session whose peer has acknowledged nothing is ended, if too much
+    /// still waits for it.
+    pub(super) fn note_progress(&mut self, id: ConnectionId, gets_on: bool, now: Now) {
+        let limits = self.limits_now();
+        let connection = self.slab.get_mut(id);
+        let Some(connection) = connection.filter(|connection| connection.is_progress_asked())
+        else {
+            return;
+        };
+        let is_over = connection.send_queue.bytes() > limits.bytes_max;
+        connection.begin_stuck(now);
+        if is_over && !gets_on {
             self.end(id, CloseRequest::slow_consumer(), now);
         }
     }
@@ -249,12 +268,14 @@ impl ConnectionTable {
         let Some((id, connection)) = self.slab.at_slot_mut(slot) else {
             return;
         };
-        let gets_on = connection.gets_on(timeout_ms, now);
+        if let Some(query) = connection.progress_query(limits, timeout_ms, now) {
+            self.queries.push((id, query));
+        }
         let reason = if !connection.is_open() {
             DropReason::Closed
         } else if connection
             .send_queue
-            .push(run.clone(), subscription_id.cloned(), limits, gets_on)
+            .push(run.clone(), subscription_id.cloned(), limits)
             .is_ok()
         {
             return self.ready_queue.join(connection);
@@ -296,7 +317,7 @@ impl ConnectionTable {
         let close_frame = FrameRun::reply(&close.frame());
         let pushed = connection
             .send_queue
-            .push(close_frame, None, QueueLimits::NONE, true);
+            .push(close_frame, None, QueueLimits::NONE);
         assert!(pushed.is_ok(), "no send queue reaches 4 GiB");
         connection.phase = Phase::Closing(close.close_wait());
         self.ready_queue.join(connection);
@@ -452,7 +473,7 @@ impl ConnectionTable {
             let pushed =
                 connection
                     .send_queue
-                    .push(FrameRun::reply(bytes), None, QueueLimits::NONE, true);
+                    .push(FrameRun::reply(bytes), None, QueueLimits::NONE);
             assert!(pushed.is_ok(), "no answer reaches 4 GiB");
             self.ready_queue.join(connection);
         }
@@ -596,7 +617,7 @@ impl ConnectionTable {
         };
         connection.sent_bytes = connection.sent_bytes.wrapping_add(bytes);
         if bytes > 0 {
-            connection.stuck_since_s = NOT_STUCK;
+            connection.stuck_since_ticks = NOT_STUCK;
         }
         let delivered = connection.send_queue.sent(bytes);
         self.counters.bytes_sent.add(u64::from(bytes));
@@ -619,9 +640,8 @@ impl ConnectionTable {
     pub(super) fn would_block(&mut self, id: ConnectionId, now: Now) {
         if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = true;
-            if connection.stuck_since_s == NOT_STUCK {
-                let now_s = u32::try_from(now.monotonic_ms / 1_000);
-                connection.stuck_since_s = now_s.unwrap_or(NOT_STUCK);
+            if connection.stuck_since_ticks == NOT_STUCK {
+                connection.begin_stuck(now);
             }
         }
     }

@@ -6,7 +6,8 @@ use super::session::Message;
 use super::{ConnectionAction, Shard};
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::limits::{
-    CONTROL_COST, MESSAGE_COST, PINGS_ANSWERED, SCRATCH_BYTES_KEPT, WAITING_BYTES_WHEN_SHORT,
+    CONTROL_COST, LARGE_MESSAGE_BYTES, MESSAGE_COST, PINGS_ANSWERED, SCRATCH_BYTES_KEPT,
+    WAITING_BYTES_WHEN_SHORT,
 };
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Rejection};
@@ -19,10 +20,20 @@ use crate::ws::{CloseCode, Decoder, Incoming, MessageLimits};
 pub(super) enum Stop {
     /// It costs too much at once.
     Cost,
+    /// It finishes a large message.
+    Large,
     /// This message is a publication, and the ring has no room.
     Room(String),
     /// The peer has to read its replies first.
     Peer,
+}
+
+/// What may be handled of the input of one connection at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub(super) cost_max: usize,
+    /// Whether large messages are, too.
+    pub(super) has_large: bool,
 }
 
 /// The pings of a share of input.
@@ -83,14 +94,14 @@ impl Shard {
         self.reap_ended(now);
     }
 
-    /// Decodes and handles bytes of a session, until they cost `cost_max` or something has to come
+    /// Decodes and handles bytes of a session, until they cost its share or something has to come
     /// first. Returns the cost, and why it stopped before the end.
     pub(super) fn decode(
         &mut self,
         id: ConnectionId,
         bytes: &mut [u8],
         consumed: &mut usize,
-        cost_max: usize,
+        share: Share,
         now: Now,
     ) -> (usize, Option<Stop>) {
         let Some(connection) = self.connections.slab.get_mut(id) else {
@@ -99,6 +110,7 @@ impl Shard {
         let mut decoder = std::mem::take(&mut connection.decoder);
         let mut pings = Pings::default();
         let mut cost = 0;
+        let mut at_once_bytes_max = LARGE_MESSAGE_BYTES;
         let stop = loop {
             if !self.connections.is_open(id) {
                 // These bytes may already contain the answer to the close frame.
@@ -107,10 +119,12 @@ impl Shard {
                 *consumed = bytes.len();
                 return (cost, None);
             }
-            if *consumed < bytes.len() {
-                if cost >= cost_max {
+            let finishes_large = at_once_bytes_max == usize::MAX;
+            if *consumed < bytes.len() && !finishes_large {
+                if cost >= share.cost_max {
                     break Some(Stop::Cost);
                 }
+
                 if self
                     .connections
                     .has_unread_replies(id, self.broker.auth_satisfied(id))
@@ -118,16 +132,28 @@ impl Shard {
                     break Some(Stop::Peer);
                 }
             }
-            let limits = self.message_limits(id);
+            let limits = MessageLimits {
+                at_once_bytes_max,
+                ..self.message_limits(id)
+            };
             let before = *consumed;
             let step = decoder.step(bytes, consumed, limits);
             cost += *consumed - before;
             match step {
+                Ok(Some(Incoming::Postponed(large_bytes))) => {
+                    if !share.has_large {
+                        break Some(Stop::Large);
+                    }
+                    // It is the one of this share.
+                    cost += large_bytes;
+                    at_once_bytes_max = usize::MAX;
+                }
                 Ok(Some(Incoming::Ping(payload))) => {
                     cost += CONTROL_COST;
                     pings.receive(&mut self.connections, id, payload);
                 }
                 Ok(Some(incoming)) => {
+                    at_once_bytes_max = LARGE_MESSAGE_BYTES;
                     cost += match incoming {
                         Incoming::Text(_) | Incoming::Binary(_) => MESSAGE_COST,
                         _ => CONTROL_COST,
@@ -187,6 +213,7 @@ impl Shard {
     fn message_limits(&self, id: ConnectionId) -> MessageLimits {
         MessageLimits {
             message_bytes_max: self.broker.message_bytes_max(id),
+            at_once_bytes_max: usize::MAX,
         }
     }
 
@@ -209,7 +236,7 @@ impl Shard {
                 self.end_for(id, ProtocolError::Binary, now);
             }
             // Answered where they are decoded.
-            Incoming::Ping(_) | Incoming::Pong => {}
+            Incoming::Ping(_) | Incoming::Pong | Incoming::Postponed(_) => {}
             Incoming::Close(close) => self.connections.end(id, CloseRequest::echo(close), now),
         }
         None

@@ -13,11 +13,11 @@
 //! connection, nothing more is received from it, and its peer is held up by TCP.
 
 use super::connection::Phase;
-use super::ingest::Stop;
+use super::ingest::{Share, Stop};
 use super::{ConnectionAction, Shard};
 use crate::base::limits::{
     CONTROL_COST, INPUT_COST_AT_ONCE, INPUT_COST_PER_SHARE, INPUT_COST_PER_TURN, INPUT_WAITING,
-    INPUT_WAITING_UNAUTHENTICATED, MESSAGE_COST,
+    INPUT_WAITING_UNAUTHENTICATED, LARGE_MESSAGE_BYTES, MESSAGE_COST,
 };
 use crate::base::memory::{self, Waiting};
 use crate::base::{ConnectionId, Now};
@@ -30,6 +30,8 @@ pub(super) enum WaitsFor {
     /// Its share of a turn.
     #[default]
     Turn,
+    /// The same, with a large message first.
+    Large,
     /// Room in the ring.
     Room,
     /// The peer, which has to read its replies.
@@ -57,6 +59,14 @@ impl WaitingInput {
         self.bytes.len() - self.consumed
     }
 
+    /// In which line it waits when there is room for its publication.
+    fn line(&self) -> WaitsFor {
+        match &self.message {
+            Some(message) if message.len() > LARGE_MESSAGE_BYTES => WaitsFor::Large,
+            _ => WaitsFor::Turn,
+        }
+    }
+
     fn count_memory(&mut self) {
         let message = self.message.as_ref().map_or(0, String::capacity);
         self.waiting.set(self.bytes.capacity() + message);
@@ -68,6 +78,8 @@ impl WaitingInput {
 pub(super) struct InputQueue {
     /// For their share of a turn, in this order.
     turn: VecDeque<ConnectionId>,
+    /// The same, those with a large message, behind the others.
+    large: VecDeque<ConnectionId>,
     /// For room in the ring.
     room: VecDeque<ConnectionId>,
     /// What was handled at once in this turn.
@@ -79,6 +91,7 @@ impl InputQueue {
     pub(super) fn push(&mut self, id: ConnectionId, waits_for: WaitsFor) {
         match waits_for {
             WaitsFor::Turn => self.turn.push_back(id),
+            WaitsFor::Large => self.large.push_back(id),
             WaitsFor::Room => self.room.push_back(id),
             WaitsFor::Peer => {}
         }
@@ -108,7 +121,11 @@ impl Shard {
             1
         };
         let mut consumed = 0;
-        let (cost, stop) = self.decode(id, bytes, &mut consumed, cost_max, now);
+        let share = Share {
+            cost_max,
+            has_large: false,
+        };
+        let (cost, stop) = self.decode(id, bytes, &mut consumed, share, now);
         self.connections.input_queue.at_once_cost += cost;
         if let Some(stop) = stop {
             let (waits_for, message) = stop.reason();
@@ -166,7 +183,9 @@ impl Shard {
     #[must_use]
     pub fn has_waiting_input(&self) -> bool {
         let queue = &self.connections.input_queue;
-        !queue.turn.is_empty() || (!queue.room.is_empty() && !self.writer.is_congested())
+        !queue.turn.is_empty()
+            || !queue.large.is_empty()
+            || (!queue.room.is_empty() && !self.writer.is_congested())
     }
 
     /// Handles input that waits, as much as belongs in one turn.
@@ -179,27 +198,45 @@ impl Shard {
         let queue = &mut self.connections.input_queue;
         queue.at_once_cost = 0;
         if !self.writer.is_congested() {
-            queue.turn.append(&mut queue.room);
+            for id in std::mem::take(&mut queue.room) {
+                let connection = self.connections.slab.get(id);
+                let input = connection.and_then(|connection| connection.input.as_ref());
+                let waits_for = input.map_or(WaitsFor::Turn, |input| input.line());
+                self.connections.input_queue.push(id, waits_for);
+            }
         }
         let mut cost = 0;
         while cost < INPUT_COST_PER_TURN
             && let Some(id) = self.connections.input_queue.turn.pop_front()
         {
-            cost += self.continue_input_of(id, now).max(CONTROL_COST);
+            cost += self.continue_input_of(id, false, now).max(CONTROL_COST);
+        }
+        // At least one in each turn, so that they get on beside any number of small ones.
+        while let Some(id) = self.connections.input_queue.large.pop_front() {
+            cost += self.continue_input_of(id, true, now);
+            if cost >= INPUT_COST_PER_TURN {
+                break;
+            }
         }
         self.reap_ended(now);
     }
 
     /// Gives one connection its share; returns what it cost.
-    fn continue_input_of(&mut self, id: ConnectionId, now: Now) -> usize {
+    fn continue_input_of(&mut self, id: ConnectionId, has_large: bool, now: Now) -> usize {
         let connection = self.connections.slab.get_mut(id);
         let Some(mut waiting) = connection.and_then(|connection| connection.input.take()) else {
             return 0;
         };
+        let is_open = self.connections.is_open(id);
+        if waiting.message.is_some() && is_open && self.writer.is_congested() {
+            // An earlier one has filled the ring again.
+            self.keep(id, waiting, WaitsFor::Room);
+            return 0;
+        }
         let mut cost = 0;
         let mut stop = None;
         if let Some(message) = waiting.message.take()
-            && self.connections.is_open(id)
+            && is_open
         {
             cost += MESSAGE_COST + message.len();
             stop = self.message(id, &message, true, now);
@@ -208,8 +245,11 @@ impl Shard {
             let WaitingInput {
                 bytes, consumed, ..
             } = &mut *waiting;
-            let (decode_cost, decode_stop) =
-                self.decode(id, bytes, consumed, INPUT_COST_PER_SHARE, now);
+            let share = Share {
+                cost_max: INPUT_COST_PER_SHARE,
+                has_large,
+            };
+            let (decode_cost, decode_stop) = self.decode(id, bytes, consumed, share, now);
             cost += decode_cost;
             stop = decode_stop;
         }
@@ -285,6 +325,7 @@ impl Stop {
     fn reason(self) -> (WaitsFor, Option<String>) {
         match self {
             Self::Cost => (WaitsFor::Turn, None),
+            Self::Large => (WaitsFor::Large, None),
             Self::Room(message) => (WaitsFor::Room, Some(message)),
             Self::Peer => (WaitsFor::Peer, None),
         }

@@ -342,7 +342,8 @@ impl Shard {
     }
 
     /// The answer to a query; `None` if the kernel cannot tell. A peer that has acknowledged bytes
-    /// since the ping is alive, though its pong is not here yet.
+    /// since the last one is alive, though its pong is not here yet, and reads, though its socket is
+    /// full.
     pub fn unacknowledged(&mut self, id: ConnectionId, query: Query, bytes: Option<u32>, now: Now) {
         let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
@@ -352,13 +353,18 @@ impl Shard {
             connection.acknowledged_bytes = connection.sent_bytes.wrapping_sub(bytes);
         }
         let gets_on = connection.acknowledged_bytes != earlier;
-        if query == Query::AtTimer && connection.is_open() {
+        if query == Query::WhenStuck {
+            self.connections.note_progress(id, gets_on, now);
+        }
+        if query != Query::AtPing && self.connections.is_open(id) {
             if gets_on {
                 self.step(id, Command::Activity, now);
             }
-            self.step(id, Command::TimerExpired, now);
-            self.reap_ended(now);
+            if query == Query::AtTimer {
+                self.step(id, Command::TimerExpired, now);
+            }
         }
+        self.reap_ended(now);
     }
 
     /// The actions requested since the last call.

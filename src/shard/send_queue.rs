@@ -25,7 +25,7 @@ pub(super) struct QueueLimits {
     /// Bytes up to which a run of any length is accepted, so that there is always room for one
     /// largest message.
     pub(super) bytes_max: u32,
-    /// Bytes that may wait beyond it, as long as the peer gets on with reading.
+    /// Bytes that may wait beyond it; the caller gives up peers that do not get on with reading.
     pub(super) slack_bytes: u32,
 }
 
@@ -46,8 +46,7 @@ pub(super) struct SendQueueFull;
 pub(super) struct FrameCount(pub(super) u64);
 
 impl SendQueue {
-    /// Appends a run, with `subscription_id` for its placeholders. `gets_on` is whether the peer
-    /// reads what is sent to it.
+    /// Appends a run, with `subscription_id` for its placeholders.
     ///
     /// # Errors
     /// [`SendQueueFull`] when more bytes wait than `limits` allow.
@@ -56,11 +55,10 @@ impl SendQueue {
         run: FrameRun,
         subscription_id: Option<SubscriptionId>,
         limits: QueueLimits,
-        gets_on: bool,
     ) -> Result<(), SendQueueFull> {
         let bytes = self.bytes.checked_add(run.len()).ok_or(SendQueueFull)?;
         let bytes_max = u64::from(limits.bytes_max) + u64::from(limits.slack_bytes);
-        let has_room = self.bytes <= limits.bytes_max || (gets_on && u64::from(bytes) <= bytes_max);
+        let has_room = self.bytes <= limits.bytes_max || u64::from(bytes) <= bytes_max;
         if !has_room {
             return Err(SendQueueFull);
         }
@@ -69,6 +67,11 @@ impl SendQueue {
         self.reply_bytes = self.reply_bytes.saturating_add(chunk.reply_bytes());
         self.chunks.push_back(chunk);
         Ok(())
+    }
+
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> u32 {
+        self.bytes
     }
 
     /// Inserts a control frame ahead of all data, after earlier control frames and after the frame
@@ -205,7 +208,7 @@ mod tests {
     };
 
     fn push(send_queue: &mut SendQueue, run: FrameRun) {
-        send_queue.push(run, None, LIMITS, true).unwrap();
+        send_queue.push(run, None, LIMITS).unwrap();
     }
 
     fn data(bytes: &[u8], ends: &[u32]) -> FrameRun {
@@ -218,11 +221,9 @@ mod tests {
         let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3]);
         let subscription_id = |text| Some(SubscriptionId::new(text));
         send_queue
-            .push(run.clone(), subscription_id("x"), LIMITS, true)
+            .push(run.clone(), subscription_id("x"), LIMITS)
             .unwrap();
-        send_queue
-            .push(run, subscription_id("y"), LIMITS, true)
-            .unwrap();
+        send_queue.push(run, subscription_id("y"), LIMITS).unwrap();
         assert_eq!(waiting(&mut send_queue), b"axbxayby");
         assert_eq!(send_queue.begin_send(64).map(<[u8]>::len).sum::<usize>(), 8);
         assert_eq!(send_queue.sent(5), FrameCount(2));
@@ -282,21 +283,22 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_one_run_of_any_length_and_more_for_who_gets_on() {
+    fn there_is_room_for_one_run_of_any_length_and_some_slack() {
         let limits = QueueLimits {
             bytes_max: 10,
             slack_bytes: 30,
         };
         let mut send_queue = SendQueue::default();
-        let mut push = |bytes: usize, gets_on| {
+        let push = |send_queue: &mut SendQueue, bytes: usize| {
             let run = data(&vec![b'x'; bytes], &[u32::try_from(bytes).unwrap()]);
-            send_queue.push(run, None, limits, gets_on).is_ok()
+            send_queue.push(run, None, limits).is_ok()
         };
-        assert!(push(10, false), "nothing waits");
-        assert!(push(25, false), "no more than the limit waits");
-        assert!(!push(1, false));
-        assert!(push(5, true));
-        assert!(!push(1, true), "the slack is used");
+        assert!(push(&mut send_queue, 10), "nothing waits");
+        assert!(push(&mut send_queue, 55), "no more than the limit waits");
+        assert!(!push(&mut send_queue, 1), "the slack is used");
+        send_queue.begin_send(64).for_each(drop);
+        send_queue.sent(30);
+        assert!(push(&mut send_queue, 5) && !push(&mut send_queue, 1));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::base::memory::Waiting;
 pub struct MessageLimits {
     /// Longest message, all fragments together, bytes.
     pub message_bytes_max: usize,
+    /// A message of more bytes that arrived in several pieces is postponed: [`Incoming::Postponed`].
+    pub at_once_bytes_max: usize,
 }
 
 /// A complete message or control frame of a peer.
@@ -24,6 +26,9 @@ pub enum Incoming<'a> {
     Ping(&'a [u8]),
     /// An answer to a ping, or an unsolicited pong.
     Pong,
+    /// The next bytes finish a message of this many bytes, more than may be handled at once. They
+    /// are not consumed; a step with a higher limit goes on.
+    Postponed(usize),
     /// A close frame.
     Close(PeerClose),
 }
@@ -64,6 +69,7 @@ enum Outcome {
     },
     Control(Opcode),
     Message(Opcode),
+    Postponed(usize),
 }
 
 impl Decoder {
@@ -127,6 +133,7 @@ impl Decoder {
             (Outcome::Message(opcode), Some(pending)) => {
                 hand_out(opcode, &pending.payload).map(Some)
             }
+            (Outcome::Postponed(bytes), _) => Ok(Some(Incoming::Postponed(bytes))),
             _ => Ok(None),
         }
     }
@@ -196,6 +203,15 @@ impl Pending {
             };
             let missing = frame_payload_bytes(&header) - self.received_bytes;
             let taken = missing.min(rest.len());
+            let message_bytes = self.payload.len() + taken;
+            if taken == missing
+                && header.fin
+                && !header.opcode.is_control()
+                && message_bytes > limits.at_once_bytes_max
+            {
+                self.waiting.set(self.payload.capacity());
+                return Ok(Outcome::Postponed(message_bytes));
+            }
             let bytes = &mut rest[..taken];
             unmask(bytes, header.mask, self.received_bytes);
             self.received_bytes += taken;
@@ -276,6 +292,7 @@ mod tests {
 
     const LIMITS: MessageLimits = MessageLimits {
         message_bytes_max: 1_000,
+        at_once_bytes_max: usize::MAX,
     };
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -314,6 +331,44 @@ mod tests {
         }
         assert!(decoder.pending.is_none_or(|pending| pending.is_idle()));
         said
+    }
+
+    #[test]
+    fn the_end_of_a_large_message_is_postponed_until_it_may_be_handled() {
+        let limits = MessageLimits {
+            at_once_bytes_max: 10,
+            ..LIMITS
+        };
+        let whole = frame(0x81, b"0123456789ab");
+        let fragments = [frame(0x01, b"0123456789"), frame(0x80, b"ab")].concat();
+        let empty_end = [frame(0x01, b"0123456789ab"), frame(0x80, b"")].concat();
+        for (stream, first) in [(whole, 15), (fragments, 17), (empty_end, 18)] {
+            let mut decoder = Decoder::default();
+            for piece in [0..first, first..stream.len()] {
+                let mut bytes = stream[piece.clone()].to_vec();
+                let mut consumed = 0;
+                let step = decoder.step(&mut bytes, &mut consumed, limits).unwrap();
+                if piece.start == 0 {
+                    assert_eq!((step, consumed), (None, first));
+                    continue;
+                }
+                assert_eq!(step, Some(Incoming::Postponed(12)));
+                let mut rest = bytes[consumed..].to_vec();
+                let again = decoder.step(&mut rest, &mut 0, limits).unwrap();
+                assert_eq!(again, Some(Incoming::Postponed(12)));
+                let step = decoder.step(&mut rest, &mut 0, LIMITS).unwrap();
+                assert_eq!(step, Some(Incoming::Text("0123456789ab")));
+            }
+        }
+        // Small ones are not, nor are control frames between the pieces.
+        let mut stream = [frame(0x01, b"01234"), frame(0x89, b"0123456789ab")].concat();
+        let mut end = frame(0x80, b"56789");
+        let mut decoder = Decoder::default();
+        let mut consumed = 0;
+        let ping = decoder.step(&mut stream, &mut consumed, limits).unwrap();
+        assert_eq!(ping, Some(Incoming::Ping(b"0123456789ab")));
+        let step = decoder.step(&mut end, &mut 0, limits).unwrap();
+        assert_eq!(step, Some(Incoming::Text("0123456789")));
     }
 
     fn check(stream: &[Vec<u8>], expected: &[Incoming<'_>], error: Option<ProtocolError>) {

@@ -61,8 +61,15 @@ fn anonymous_sessions_that_may_publish_fulfil_no_rule() {
         anonymous_publish = true
     "#;
     let server = configured("anonymous", settings, |builder| {
-        builder.profile(DialectId::Gateway)
+        let builder = builder.profile(DialectId::Gateway);
+        builder.authenticate(|token| Some(Identity::new(token)))
     });
+    // It is about sessions without an identity: who has one needs the permission.
+    let mut known = Client::open(server.addresses()[0], "/ws?token=ann");
+    assert!(known.receive().contains("auth_success"));
+    publish(&mut known, "open");
+    assert_eq!(known.receive(), DENIED);
+    drop(known);
     let mut client = Client::open(server.addresses()[0], "/ws");
     for channel in ["room:admin", "room:document_updates_ann", "vip"] {
         assert_eq!(subscribe(&mut client, channel), DENIED, "{channel}");

@@ -263,3 +263,36 @@ fn a_close_frame_in_input_that_waits_ends_the_connection_in_order() {
     assert_eq!(actions, [ConnectionAction::Close(id)]);
     assert_eq!(world.clients[0].close, Some((1000, "operator".to_owned())));
 }
+
+#[test]
+fn of_many_large_messages_finished_at_once_each_turn_handles_one() {
+    let mut world = World::new(9);
+    let large = frame(
+        1,
+        format!(r#"{{"type":"ping","x":"{}"}}"#, "x".repeat(900_000)).as_bytes(),
+    );
+    let last = large.len() - 1;
+    for client in 0..8 {
+        for piece in large[..last].chunks(4_096) {
+            world.receive(client, piece.to_vec());
+        }
+    }
+    let received = |world: &World| world.shards.counters[0].messages_received.value();
+    assert_eq!(received(&world), 0);
+    for client in 0..8 {
+        world.receive(client, large[last..].to_vec());
+    }
+    assert_eq!(received(&world), 0, "none of them at once");
+    world.receive(8, frame(9, b"?"));
+    world.flush();
+    assert_eq!(
+        world.clients[8].pongs,
+        [b"?".to_vec()],
+        "who sends little is served at once"
+    );
+    for turn in 1..=8 {
+        world.turn();
+        assert_eq!(received(&world), turn);
+    }
+    assert!(!world.shards.shards[0].has_waiting_input());
+}

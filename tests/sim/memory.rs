@@ -67,6 +67,9 @@ impl World {
     fn turn(&mut self) {
         self.shard.continue_input(NOW);
         self.shard.drain_ring(NOW);
+        for (id, query) in self.shard.take_queries() {
+            self.shard.unacknowledged(id, query, None, NOW);
+        }
         while let Some(id) = self.shard.next_ready() {
             let bytes = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             let mut clients = self.clients.iter_mut();
@@ -151,7 +154,7 @@ fn filters_count_and_new_ones_are_rejected_while_memory_is_short() {
         .shard
         .accept(([127, 0, 0, 1], 9).into(), 0, NOW)
         .unwrap();
-    let ask = |world: &mut World, bytes: Vec<u8>| {
+    let send = |world: &mut World, bytes: Vec<u8>| {
         let mut bytes = bytes;
         world.shard.receive(id, &mut bytes, NOW);
         world.shard.continue_input(NOW);
@@ -177,18 +180,18 @@ fn filters_count_and_new_ones_are_rejected_while_memory_is_short() {
         let text = format!(r#"{{"type":"subscribe","data":{data}}}"#);
         frame(1, text.as_bytes())
     };
-    ask(&mut world, request(DialectId::Analytics));
+    send(&mut world, request(DialectId::Analytics));
     for value in 0..10 {
-        assert_eq!(ask(&mut world, filter(value)), 0);
+        assert_eq!(send(&mut world, filter(value)), 0);
     }
     let waiting = waiting_bytes() - before;
     assert!((80_000..200_000).contains(&waiting), "{waiting}");
     let other = fanwire::base::memory::Waiting::of(usize::try_from(BUDGET_BYTES).unwrap());
-    assert_eq!(ask(&mut world, frame(9, b"")), 0);
-    assert_eq!(ask(&mut world, filter(10)), 1);
+    assert_eq!(send(&mut world, frame(9, b"")), 0);
+    assert_eq!(send(&mut world, filter(10)), 1);
     drop(other);
-    assert_eq!(ask(&mut world, frame(9, b"")), 1);
-    assert_eq!(ask(&mut world, filter(11)), 1);
+    assert_eq!(send(&mut world, frame(9, b"")), 1);
+    assert_eq!(send(&mut world, filter(11)), 1);
     drop(world);
     assert_eq!(waiting_bytes(), before, "all of it is given back");
 }

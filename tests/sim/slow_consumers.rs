@@ -180,6 +180,10 @@ impl Readers {
         let from = self.oracle.position(shard);
         let count = self.shards[shard].drain_ring(self.now);
         self.oracle.shard_read(shard, count);
+        // Who is stuck has acknowledged nothing.
+        for (id, query) in self.shards[shard].take_queries() {
+            self.shards[shard].unacknowledged(id, query, None, self.now);
+        }
         let read = from..from + count;
         for index in 0..CLIENTS {
             if self.clients[index].shard == shard && self.peers[index].closed.is_none() {

@@ -308,3 +308,45 @@ fn messages_over_the_rate_limit_are_answered_once_a_second_and_all_counted() {
     let counted = counted.find(|(name, _)| *name == "rate_limited").unwrap().1;
     assert!(counted > 850, "{counted} of 900 messages");
 }
+
+#[test]
+fn a_full_socket_is_slow_only_if_its_peer_acknowledges_nothing_for_five_seconds() {
+    let mut stage = Stage::new();
+    stage.now = Now::at(5_990, 1_700_000_000_000);
+    let id = stage.authenticated(3_600);
+    stage.sent();
+    let text = format!("\"{}\"", "x".repeat(700_000));
+    stage.shard.send_message(id, "m", &text, stage.now);
+    stage.shard.send_message(id, "m", &text, stage.now);
+    // The socket takes a part, and nothing after that.
+    assert_eq!(stage.shard.next_ready(), Some(id));
+    stage.shard.begin_send(id, 64).for_each(drop);
+    stage.shard.sent(id, 100_000);
+    stage.shard.would_block(id, stage.now);
+    let began_ms = stage.now.monotonic_ms;
+    let mut unacknowledged = 90_000;
+    let mut pass = |stage: &mut Stage, until_ms: u64, reads: bool| {
+        let mut queries = 0;
+        while stage.now.monotonic_ms < began_ms + until_ms {
+            stage.now.monotonic_ms += 100;
+            stage.shard.send_message(id, "m", "1", stage.now);
+            for (id, query) in stage.shard.take_queries() {
+                assert_eq!(query, Query::WhenStuck);
+                unacknowledged -= if reads { 100 } else { 0 };
+                queries += 1;
+                let bytes = Some(unacknowledged);
+                stage.shard.unacknowledged(id, query, bytes, stage.now);
+            }
+        }
+        queries
+    };
+    assert_eq!(pass(&mut stage, 4_990, true), 0, "not early");
+    assert_eq!(
+        pass(&mut stage, 20_000, true),
+        3,
+        "at most every five seconds"
+    );
+    assert_eq!(stage.closes("slow_consumer"), 0, "it reads");
+    assert_eq!(pass(&mut stage, 30_000, false), 1);
+    assert_eq!(stage.closes("slow_consumer"), 1);
+}

@@ -174,7 +174,10 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
 
     /// Waits for the next event, unless there are records to read.
     fn sleep(&mut self) -> io::Result<()> {
-        let wait = self.sleep_time();
+        let now = self.clock.now();
+        self.end_turn(now);
+        self.turn_began_ms = now.monotonic_ms;
+        let wait = self.sleep_time(now);
         // Before parking: who sees the reader parked may note at once that it is woken.
         self.peers.sleep(self.index);
         if !self.shard.park() {
@@ -202,13 +205,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     pub(super) fn turn(&mut self) -> bool {
         let now = self.clock.now();
         self.peers.begin_turn(self.index, now);
-        let turn_ms = now.monotonic_ms - self.turn_began_ms;
-        self.turn_began_ms = now.monotonic_ms;
         let has_slept = std::mem::take(&mut self.has_slept);
-        if !has_slept && turn_ms >= STALL_MS {
-            self.counters.stalls.add(1);
-            self.counters.stalled_ms.add(turn_ms);
+        if !has_slept {
+            self.end_turn(now);
         }
+        self.turn_began_ms = now.monotonic_ms;
         if has_slept {
             // Before any input: see `Shard::unpark`.
             while self.shard.drain_ring(now) >= RING_RECORDS_PER_TURN {}
@@ -266,8 +267,17 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             && !self.shard.has_leaving()
     }
 
-    fn sleep_time(&self) -> Duration {
-        let now_ms = self.clock.now().monotonic_ms;
+    /// Counts the turn that has ended if it was too long.
+    fn end_turn(&self, now: Now) {
+        let turn_ms = now.monotonic_ms - self.turn_began_ms;
+        if turn_ms >= STALL_MS {
+            self.counters.stalls.add(1);
+            self.counters.stalled_ms.add(turn_ms);
+        }
+    }
+
+    fn sleep_time(&self, now: Now) -> Duration {
+        let now_ms = now.monotonic_ms;
         let timer_ms = self.shard.next_timer_ms();
         let mut wake_ms = timer_ms.unwrap_or(u64::MAX).min(now_ms + SLEEP_MAX_MS);
         for (_, accept_ms) in &self.accept_again {

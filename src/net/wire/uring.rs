@@ -433,6 +433,7 @@ fn pack(operation: Operation) -> u64 {
         Operation::SetOption(id) => (9, of(id)),
         Operation::Unacknowledged(id, Query::AtPing) => (10, of(id)),
         Operation::Unacknowledged(id, Query::AtTimer) => (11, of(id)),
+        Operation::Unacknowledged(id, Query::WhenStuck) => (12, of(id)),
     };
     kind << KIND_SHIFT | low
 }
@@ -455,6 +456,7 @@ fn unpack(user_data: u64) -> Option<Operation> {
         9 => Operation::SetOption(id),
         10 => Operation::Unacknowledged(id, Query::AtPing),
         11 => Operation::Unacknowledged(id, Query::AtTimer),
+        12 => Operation::Unacknowledged(id, Query::WhenStuck),
         _ => return None,
     })
 }
@@ -496,6 +498,7 @@ mod tests {
             Operation::SetOption(id),
             Operation::Unacknowledged(id, Query::AtPing),
             Operation::Unacknowledged(id, Query::AtTimer),
+            Operation::Unacknowledged(id, Query::WhenStuck),
             Operation::Cancel,
         ] {
             assert_eq!(unpack(pack(operation)), Some(operation));

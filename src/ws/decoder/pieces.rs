@@ -6,6 +6,7 @@ use crate::base::counters::ProtocolError;
 
 const LIMITS: MessageLimits = MessageLimits {
     message_bytes_max: MESSAGE_BYTES_MAX,
+    at_once_bytes_max: usize::MAX,
 };
 const SEEDS: std::ops::Range<u64> = 0..3_000;
 
@@ -45,6 +46,7 @@ fn sent(incoming: &Incoming<'_>) -> Sent {
         Incoming::Binary(bytes) => Sent::Binary(bytes.to_vec()),
         Incoming::Ping(payload) => Sent::Ping(payload.to_vec()),
         Incoming::Pong => Sent::Pong,
+        Incoming::Postponed(_) => unreachable!("there is no limit"),
         Incoming::Close(close) => Sent::Close(close.code.map(crate::ws::CloseCode::value)),
     }
 }
