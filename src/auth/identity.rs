@@ -1,5 +1,7 @@
 //! Identities of sessions.
 
+use crate::base::limits::IDENTITY_NAME_BYTES_MAX;
+
 /// The identity of a session: the claims of a valid token about its bearer.
 ///
 /// ```
@@ -19,6 +21,8 @@ pub struct Identity {
     pub roles: Vec<Box<str>>,
     /// Permissions.
     pub permissions: Vec<Box<str>>,
+    /// The id of its token (`jti`, RFC 7519 4.1.7), by which the token can be revoked.
+    pub token_id: Option<Box<str>>,
     /// End of validity, seconds since 1970-01-01 UTC; `u64::MAX` = never.
     pub expires_unix_s: u64,
 }
@@ -78,6 +82,19 @@ impl Identity {
     pub fn until(mut self, expires_unix_s: u64) -> Self {
         self.expires_unix_s = expires_unix_s;
         self
+    }
+
+    /// Whether all its names are from 1 to 200 bytes long and without control characters, so that they
+    /// can be parts of channel names and of log lines.
+    pub(super) fn is_valid(&self) -> bool {
+        let one = [&self.user]
+            .into_iter()
+            .chain(&self.tenant)
+            .chain(&self.token_id);
+        let mut names = one.chain(&self.roles).chain(&self.permissions);
+        names.all(|name| {
+            (1..=IDENTITY_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
+        })
     }
 
     /// Whether it has `permission`.

@@ -1,38 +1,66 @@
-//! Verifies tokens: the signature, then the validity period, then the claims.
+//! Verifies tokens: the signature, then the claims, then whether they are revoked.
+//!
+//! ```text
+//!   token ─▶ the program's own check ─▶ static tokens ─▶ header: algorithm and key id ─▶ signature
+//!                                                        with each key that fits ─▶ claims ─▶ identity
+//! ```
 
+use super::claims::{ClaimRules, Claims, UserClaim};
 use super::identity::Identity;
+use super::keys::{TokenAlgorithm, VerificationKey};
+use super::revocations::Revocations;
 use crate::base::Now;
 use crate::base::catch_panic;
 use crate::base::counters::TokenError;
-use crate::base::label::label;
 use crate::base::limits::TOKEN_BYTES_MAX;
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use subtle::ConstantTimeEq;
-
-label! {
-    /// The claim with the user's id; the other one is the fallback.
-    UserClaim {
-        /// RFC 7519 4.1.2.
-        Sub = "sub",
-        /// The claim in tokens of the monitoring server.
-        UserId = "user_id",
-    }
-}
 
 /// A token check of the embedding program: returns the identity, or `None` if the token is not
 /// valid.
 pub type TokenCheck = dyn Fn(&str) -> Option<Identity> + Send + Sync;
 
 /// Verifies tokens: by the program's own check if it has one, then against the static tokens, then
-/// with the secret. Without any of these every token is rejected.
+/// with the keys. Without any of these every token is rejected. Clones share keys and revocations.
 #[derive(Clone, Default)]
 pub struct Verifier {
-    key: Option<(DecodingKey, Validation)>,
+    keys: Arc<[VerificationKey]>,
+    /// Keys of a JWK set, which is fetched again and again; `None` = there is none.
+    fetched: Option<Arc<FetchedKeys>>,
+    rules: Arc<ClaimRules>,
     static_tokens: Arc<[StaticToken]>,
     check: Option<Arc<TokenCheck>>,
+    revocations: Arc<Revocations>,
+}
+
+/// The keys of a JWK set. A fetch replaces them all at once.
+#[derive(Debug, Default)]
+pub struct FetchedKeys {
+    keys: RwLock<Arc<[VerificationKey]>>,
+    /// A token named a key that is not there: the set may have changed. Relaxed, as a flag that is
+    /// seen late only delays the next fetch.
+    is_outdated: AtomicBool,
+}
+
+impl FetchedKeys {
+    /// Replaces the keys.
+    pub fn replace(&self, keys: Vec<VerificationKey>) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.into();
+    }
+
+    /// Whether a token has named an unknown key since the last call.
+    #[must_use]
+    pub fn take_outdated(&self) -> bool {
+        self.is_outdated.swap(false, Ordering::Relaxed)
+    }
+
+    fn get(&self) -> Arc<[VerificationKey]> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A token that is compared as a whole, and is valid as long as the server runs.
@@ -57,48 +85,43 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
+/// The header of a token (RFC 7515 4.1). What else it says is ignored: keys and addresses of keys in
+/// a token prove nothing.
 #[derive(Deserialize)]
-struct Claims {
-    sub: Option<Name>,
-    user_id: Option<Name>,
-    tenant_id: Option<Name>,
-    role: Option<Names>,
-    roles: Option<Names>,
-    permissions: Option<Names>,
-    exp: f64,
-    nbf: Option<f64>,
-}
-
-/// An id: a string, or a number, which some issuers use.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Name {
-    Text(Box<str>),
-    Number(u64),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Names {
-    One(Box<str>),
-    Many(Vec<Box<str>>),
+struct Header<'a> {
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
+    #[serde(borrow)]
+    kid: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    crit: Option<&'a serde_json::value::RawValue>,
 }
 
 impl Verifier {
+    /// A verifier with these keys.
+    #[must_use]
+    pub fn new(keys: Vec<VerificationKey>, rules: ClaimRules) -> Self {
+        super::install_signing_library();
+        Self {
+            keys: keys.into(),
+            rules: Arc::new(rules),
+            ..Self::default()
+        }
+    }
+
     /// A verifier of HS256 signatures made with `secret`.
     #[must_use]
     pub fn hs256(secret: &[u8]) -> Self {
-        super::install_signing_library();
-        let mut validation = Validation::new(Algorithm::HS256);
-        // Time is an argument, so that the broker can run on simulated time; `verify` checks the
-        // times itself.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        validation.set_required_spec_claims(&["exp"]);
+        let key = VerificationKey::secret(secret, &[TokenAlgorithm::Hs256]);
+        Self::new(vec![key], ClaimRules::default())
+    }
+
+    /// The same verifier, which also uses keys that are fetched.
+    #[must_use]
+    pub fn with_fetched_keys(self, fetched: Arc<FetchedKeys>) -> Self {
         Self {
-            key: Some((DecodingKey::from_secret(secret), validation)),
-            ..Self::default()
+            fetched: Some(fetched),
+            ..self
         }
     }
 
@@ -120,10 +143,20 @@ impl Verifier {
         }
     }
 
+    /// The tokens that it rejects although they are signed.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
     /// Whether the verifier can accept any token.
     #[must_use]
     pub fn is_configured(&self) -> bool {
-        self.key.is_some() || !self.static_tokens.is_empty() || self.check.is_some()
+        self.has_keys() || !self.static_tokens.is_empty() || self.check.is_some()
+    }
+
+    fn has_keys(&self) -> bool {
+        !self.keys.is_empty() || self.fetched.is_some()
     }
 
     fn identity_of_static(&self, token: &str) -> Option<Identity> {
@@ -134,11 +167,7 @@ impl Verifier {
                 found = Some(&static_token.user);
             }
         }
-        Some(Identity {
-            user: found?.clone(),
-            expires_unix_s: u64::MAX,
-            ..Identity::default()
-        })
+        Some(Identity::new(found?))
     }
 
     /// The identity of `token` at the moment `now`.
@@ -152,31 +181,94 @@ impl Verifier {
         // A check that panics rejects the token, and must not end the shard.
         let own = self.check.as_ref();
         let own = own.and_then(|check| catch_panic(|| check(token)).flatten());
-        if let Some(identity) = own.or_else(|| self.identity_of_static(token)) {
-            return Ok(identity);
-        }
-        let Some((key, validation)) = &self.key else {
-            let is_configured = self.is_configured();
-            return Err(if is_configured {
-                TokenError::Unknown
-            } else {
-                TokenError::Unconfigured
-            });
+        let own = own.or_else(|| self.identity_of_static(token));
+        let (identity, issued_unix_s) = match own {
+            Some(identity) => (identity, None),
+            None if !self.has_keys() => {
+                return Err(if self.is_configured() {
+                    TokenError::Unknown
+                } else {
+                    TokenError::Unconfigured
+                });
+            }
+            None => {
+                let claims = self.claims(token)?;
+                let proven = claims.check(claim, &self.rules, now)?;
+                (proven.identity, Some(proven.issued_unix_s))
+            }
         };
-        let claims = jsonwebtoken::decode::<Claims>(token, key, validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::InvalidSignature => TokenError::Signature,
-                ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
-                    TokenError::Algorithm
-                }
-                // `alg: none` and unknown algorithms already fail when the header is parsed.
-                ErrorKind::Json(error) if error.to_string().contains("unknown variant") => {
-                    TokenError::Algorithm
-                }
-                _ => TokenError::Malformed,
-            })?
-            .claims;
-        claims.into_identity(claim, now)
+        if !identity.is_valid() {
+            return Err(TokenError::Name);
+        }
+        // The embedding program decides about tokens of its own.
+        if let Some(issued_unix_s) = issued_unix_s {
+            let id = identity.token_id.as_deref();
+            let revocations = &self.revocations;
+            if revocations.contains(id, &identity.user, issued_unix_s, now.unix_s()) {
+                return Err(TokenError::Revoked);
+            }
+        }
+        Ok(identity)
+    }
+
+    /// The claims of a token with a valid signature (RFC 7515 5.2).
+    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+        let malformed = TokenError::Malformed;
+        let (message, signature) = token.rsplit_once('.').ok_or(malformed)?;
+        let (header, claims) = message.split_once('.').ok_or(malformed)?;
+        if claims.contains('.') {
+            return Err(malformed);
+        }
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| malformed)?;
+        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| malformed)?;
+        let algorithm = TokenAlgorithm::named(&header.alg).ok_or(TokenError::Algorithm)?;
+        // Extensions that must be understood (RFC 7515 4.1.11); the server understands none.
+        if header.crit.is_some() {
+            return Err(TokenError::Critical);
+        }
+        self.check_signature(algorithm, header.kid.as_deref(), message, signature)?;
+        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| malformed)?;
+        serde_json::from_slice(&claims).map_err(|_| malformed)
+    }
+
+    fn check_signature(
+        &self,
+        algorithm: TokenAlgorithm,
+        id: Option<&str>,
+        message: &str,
+        signature: &str,
+    ) -> Result<(), TokenError> {
+        let fetched = self.fetched.as_ref().map(|fetched| fetched.get());
+        let keys = || {
+            self.keys
+                .iter()
+                .chain(fetched.iter().flat_map(|keys| keys.iter()))
+        };
+        let mut fitting = keys().filter(|key| key.fits(algorithm, id)).peekable();
+        if fitting.peek().is_none() {
+            if let Some(fetched) = &self.fetched {
+                fetched.is_outdated.store(true, Ordering::Relaxed);
+            }
+            let has_algorithm = keys().any(|key| key.fits(algorithm, None));
+            return Err(if has_algorithm {
+                TokenError::Key
+            } else {
+                TokenError::Algorithm
+            });
+        }
+        let verify = jsonwebtoken::crypto::verify;
+        let is_signed = |key: &VerificationKey| {
+            let checked = verify(
+                signature,
+                message.as_bytes(),
+                &key.key,
+                algorithm.of_library(),
+            );
+            // Anything but base64url is no signature either.
+            checked.unwrap_or(false)
+        };
+        let is_valid = fitting.any(is_signed);
+        is_valid.then_some(()).ok_or(TokenError::Signature)
     }
 }
 
@@ -187,69 +279,12 @@ pub fn is_same_secret(shown: &[u8], secret: &[u8]) -> bool {
     shown.ct_eq(secret).into()
 }
 
-impl Claims {
-    fn into_identity(self, claim: UserClaim, now: Now) -> Result<Identity, TokenError> {
-        // RFC 7519 2: a NumericDate counts seconds and may have a fraction. A date that f64 cannot
-        // represent exactly, or NaN, is rejected.
-        let seconds = |date: f64| {
-            let is_date = (0.0..9e15).contains(&date);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "the range was just checked, and a fraction of a second is dropped"
-            )]
-            is_date.then_some(date as u64).ok_or(TokenError::Malformed)
-        };
-        let expires_unix_s = seconds(self.exp)?;
-        if expires_unix_s <= now.unix_s() {
-            return Err(TokenError::Expired);
-        }
-        if let Some(nbf) = self.nbf
-            && seconds(nbf)? > now.unix_s()
-        {
-            return Err(TokenError::NotYetValid);
-        }
-        let user = match claim {
-            UserClaim::Sub => self.sub.or(self.user_id),
-            UserClaim::UserId => self.user_id.or(self.sub),
-        };
-        let user = user.map(Name::into_text).filter(|user| !user.is_empty());
-        let mut roles = self.role.map(Names::into_vec).unwrap_or_default();
-        roles.extend(self.roles.map(Names::into_vec).unwrap_or_default());
-        Ok(Identity {
-            user: user.ok_or(TokenError::NoUser)?,
-            tenant: self.tenant_id.map(Name::into_text),
-            roles,
-            permissions: self.permissions.map(Names::into_vec).unwrap_or_default(),
-            expires_unix_s,
-        })
-    }
-}
-
-impl Name {
-    fn into_text(self) -> Box<str> {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string().into(),
-        }
-    }
-}
-
-impl Names {
-    fn into_vec(self) -> Vec<Box<str>> {
-        match self {
-            Self::One(name) => vec![name],
-            Self::Many(names) => names,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::auth::{Grant, issue};
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    use jsonwebtoken::{EncodingKey, Header};
+    use jsonwebtoken::{Algorithm, EncodingKey, Header};
     use serde_json::json;
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";

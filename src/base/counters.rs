@@ -118,14 +118,26 @@ label! {
     TokenError {
         /// Not three base64url parts of JSON, or claims of the wrong type.
         Malformed = "malformed",
-        /// Signed with another algorithm than configured, including `none`.
+        /// Signed with an algorithm that no key is for, including `none`.
         Algorithm = "algorithm",
+        /// Signed with a key that the server does not have (`kid`).
+        Key = "key",
+        /// With extensions that must be understood (`crit`).
+        Critical = "critical",
         /// The signature does not match.
         Signature = "signature",
         /// `exp` has passed.
         Expired = "expired",
         /// `nbf` has not been reached yet.
         NotYetValid = "not_yet_valid",
+        /// Of an issuer that is not in `jwt_issuers`.
+        Issuer = "issuer",
+        /// For other audiences than `jwt_audiences`.
+        Audience = "audience",
+        /// A user, tenant, role, permission or token id that is too long or has control characters.
+        Name = "name",
+        /// Revoked.
+        Revoked = "revoked",
         /// Neither a static token nor accepted by the program's own check.
         Unknown = "unknown",
         /// No user claim.

@@ -28,6 +28,8 @@ pub const CHANNEL_BYTES_MAX: usize = 256;
 pub const KIND_BYTES_MAX: usize = 128;
 /// Longest token, bytes. A token with forty permissions has about 1.5 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Longest user, tenant, role, permission and token id, bytes. Names of channels contain them.
+pub const IDENTITY_NAME_BYTES_MAX: usize = 200;
 /// Longest subscription id that a client chooses, bytes; a UUID has 36.
 pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
 /// Server-side subscriptions of a session: `all`, its dialect, user, tenant, roles and permissions.

@@ -6,6 +6,7 @@ use super::listener_loader::ListenerSettings;
 use super::log::LogSettings;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::rate_limit::PARTS;
+use super::tokens::TokenSettings;
 use crate::base::DialectId;
 use std::sync::LazyLock;
 
@@ -15,6 +16,12 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
         ProcessSettings::DECLARATIONS,
         "",
         &ProcessSettings::default(),
+        &mut all,
+    );
+    group(
+        TokenSettings::DECLARATIONS,
+        "",
+        &TokenSettings::default(),
         &mut all,
     );
     group(

@@ -196,13 +196,14 @@ fn check_rate_limits(layer: &[Entry]) -> Result<(), SettingsError> {
     Ok(())
 }
 
-/// Splits `listen` into host and port, and replaces `workers` by `shards`.
+/// Splits `listen` into host and port, and replaces other names of settings.
 fn resolve_aliases(layer: &[Entry]) -> Result<Vec<Entry>, SettingsError> {
     let mut resolved = Vec::new();
     for entry in layer {
         let excluded: &[&str] = match &*entry.key {
             "listen" => &["host", "port"],
             "workers" => &["shards"],
+            "jwt_algorithm" => &["jwt_algorithms"],
             _ => &[],
         };
         if let Some(other) = layer.iter().find(|other| excluded.contains(&&*other.key)) {
@@ -217,8 +218,12 @@ fn resolve_aliases(layer: &[Entry]) -> Result<Vec<Entry>, SettingsError> {
                 }
                 resolved.push(Entry::new("port", u64::from(port), &*entry.source));
             }
-            "workers" => resolved.push(Entry {
-                key: "shards".into(),
+            "workers" | "jwt_algorithm" => resolved.push(Entry {
+                key: if entry.key == "workers" {
+                    "shards".into()
+                } else {
+                    "jwt_algorithms".into()
+                },
                 ..entry.clone()
             }),
             _ => resolved.push(entry.clone()),

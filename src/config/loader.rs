@@ -17,6 +17,7 @@ use super::report::Report;
 use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
 use super::sources::{Sources, own_variables};
+use super::tokens::TokenSettings;
 use crate::base::DialectId;
 
 /// Loads the settings.
@@ -130,6 +131,12 @@ impl Loader {
             "",
             &mut settings.process,
             |it| source_of(&defaults, |settings| (it.show)(&settings.process)),
+        )?;
+        self.read(
+            TokenSettings::DECLARATIONS,
+            "",
+            &mut settings.tokens,
+            |_| "default".to_owned(),
         )?;
         self.read(LogSettings::DECLARATIONS, "", &mut settings.log, |it| {
             source_of(&defaults, |settings| (it.show)(&settings.log))
@@ -285,15 +292,19 @@ impl Loader {
 
     /// A report that is read back as a file contains masks, which everyone knows.
     fn check_masks(&self, settings: &Settings) -> Result<(), SettingsError> {
-        let process = &settings.process;
+        let tokens = &settings.tokens;
         let has_mask = |key: &str| match key {
-            "notify_api_key" => process.notify_api_key.as_ref().is_some_and(Secret::is_mask),
-            _ => process
+            "notify_api_key" => {
+                let key = settings.process.notify_api_key.as_ref();
+                key.is_some_and(Secret::is_mask)
+            }
+            "jwt_previous_secrets" => tokens.jwt_previous_secrets.iter().any(Secret::is_mask),
+            _ => tokens
                 .static_tokens
                 .iter()
                 .any(|token| &*token.token == MASK),
         };
-        let masked = ["notify_api_key", "static_tokens"]
+        let masked = ["notify_api_key", "static_tokens", "jwt_previous_secrets"]
             .into_iter()
             .find(|key| has_mask(key))
             .and_then(|key| self.layers.find(key));
@@ -321,11 +332,15 @@ impl Loader {
 
     /// Fails closed: where tokens are required, a secret must be set that cannot be guessed.
     fn check_secret(&mut self, settings: &Settings) -> Result<(), SettingsError> {
-        let Some(secret) = &settings.process.jwt_secret else {
+        let tokens = &settings.tokens;
+        let Some(secret) = &tokens.jwt_secret else {
             let mut dialects = settings.dialects_in_use().into_iter();
             let needs = dialects.find(|dialect| settings.dialects[dialect.index()].auth_required);
-            let has_other_proof =
-                self.has_token_check || !settings.process.static_tokens.is_empty();
+            let has_other_proof = self.has_token_check
+                || !tokens.static_tokens.is_empty()
+                || !tokens.jwt_public_keys.is_empty()
+                || tokens.jwks_url.is_some()
+                || tokens.auth_callback_url.is_some();
             return match needs {
                 Some(dialect) if !self.is_dev && !has_other_proof => Err(self.no_secret(dialect)),
                 _ => Ok(()),
@@ -364,6 +379,7 @@ impl Loader {
 fn neutral() -> Settings {
     Settings {
         process: ProcessSettings::default(),
+        tokens: TokenSettings::default(),
         log: LogSettings::default(),
         listeners: Vec::new(),
         dialects: DialectId::ALL.map(DialectPolicy::of),

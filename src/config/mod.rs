@@ -35,6 +35,7 @@ pub mod settings;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tokens;
 pub mod value;
 
 pub use access::{AccessRule, ChannelPattern, Requirement};
@@ -53,6 +54,7 @@ pub use rate_limit::RateLimit;
 pub use report::Report;
 pub use secret::Secret;
 pub use settings::{Notice, Settings};
+pub use tokens::TokenSettings;
 pub use value::{ByteSize, Millis, SettingValue, ShardCount};
 
 /// All settings by name, for command lines and documentation.

@@ -4,7 +4,6 @@ use super::access::AccessRule;
 use super::declaration::settings;
 use super::secret::Secret;
 use super::value::{ByteSize, Millis, ShardCount};
-use crate::auth::StaticToken;
 use crate::base::label::label;
 use std::time::Duration;
 
@@ -32,19 +31,6 @@ settings! {
         /// Shards, each a thread on its own core: a number, or `auto` for one per allowed core within
         /// the CPU quota of the cgroup.
         shards: ShardCount = ShardCount::Auto, flag = Some("N|auto"), aliases = &["workers"];
-        /// Secret that JSON Web Tokens are signed with, 32 bytes or more. Other users of the host
-        /// can read command lines: prefer the variable.
-        jwt_secret: Option<Secret> = None, flag = Some("SECRET"), is_secret = true,
-            rule = Some((
-                |secret| secret.as_ref().is_none_or(|secret| !secret.0.is_empty()),
-                "a string that is not empty: with an empty secret anyone can sign tokens",
-            ));
-        /// Algorithm of the tokens' signatures.
-        jwt_algorithm: String = "HS256".to_owned(),
-            rule = Some((|name| name == "HS256", "HS256, the only algorithm in this version"));
-        /// Static tokens, each valid for its user as long as the server runs; with them no JWT
-        /// secret is required.
-        static_tokens: Vec<StaticToken> = Vec::new(), is_secret = true;
         /// Rules for who may subscribe to which channels.
         access_rules: Vec<AccessRule> = Vec::new();
         /// Rules for who may publish on which channels, among those who may publish at all. Without

@@ -118,7 +118,7 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             variable("WS_PATH", "path", CompatForm::Listener),
             variable("REDIS_URL", "redis_url", CompatForm::Text),
             variable("JWT_SECRET_KEY", "jwt_secret", CompatForm::Text),
-            variable("JWT_ALGORITHM", "jwt_algorithm", CompatForm::Text),
+            variable("JWT_ALGORITHM", "jwt_algorithms", CompatForm::Text),
             variable(
                 "MAX_CONNECTIONS_PER_IP",
                 "gateway.sessions_per_ip_max",

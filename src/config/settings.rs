@@ -6,6 +6,7 @@ use super::log::LogSettings;
 use super::policy::Policy;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::report::Report;
+use super::tokens::TokenSettings;
 use crate::base::DialectId;
 
 /// All settings.
@@ -13,6 +14,8 @@ use crate::base::DialectId;
 pub struct Settings {
     /// Those of the process.
     pub process: ProcessSettings,
+    /// Settings of tokens.
+    pub tokens: TokenSettings,
     /// Settings of the log.
     pub log: LogSettings,
     /// The listeners and their dialects; at least one.

@@ -1,8 +1,8 @@
 //! Values of settings: parsing of strings, numbers and lists, and printing.
 
 use super::access::AccessRule;
-use super::secret::Secret;
-use crate::auth::StaticToken;
+use super::secret::{MASK, Secret};
+use crate::auth::{StaticToken, TokenAlgorithm};
 use crate::base::label::Label;
 use crate::base::limits::SHARDS_MAX;
 use std::borrow::Cow;
@@ -435,6 +435,42 @@ impl SettingType for Vec<String> {
     fn show(&self) -> Option<String> {
         let texts: Vec<_> = self.iter().map(|text| quoted(text)).collect();
         Some(format!("[{}]", texts.join(", ")))
+    }
+}
+
+impl SettingType for Vec<Secret> {
+    fn rule() -> Cow<'static, str> {
+        "a list of strings".into()
+    }
+
+    fn parse(value: &SettingValue) -> Option<Self> {
+        let texts = Vec::<String>::parse(value)?;
+        Some(texts.into_iter().map(Secret).collect())
+    }
+
+    fn show(&self) -> Option<String> {
+        let masks = self.iter().map(|_| MASK.to_owned());
+        masks.collect::<Vec<_>>().show()
+    }
+}
+
+impl SettingType for Vec<TokenAlgorithm> {
+    fn rule() -> Cow<'static, str> {
+        let names: Vec<_> = TokenAlgorithm::ALL.iter().map(|it| it.name()).collect();
+        format!("a list of {}", names.join(", ")).into()
+    }
+
+    fn parse(value: &SettingValue) -> Option<Self> {
+        let texts = Vec::<String>::parse(value)?;
+        texts
+            .iter()
+            .map(|text| TokenAlgorithm::named(text))
+            .collect()
+    }
+
+    fn show(&self) -> Option<String> {
+        let names = self.iter().map(|algorithm| algorithm.name().to_owned());
+        names.collect::<Vec<_>>().show()
     }
 }
 

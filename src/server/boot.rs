@@ -8,9 +8,10 @@ use super::questions::{self, Question};
 use super::run::describe;
 use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
+use super::tokens;
 use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
-use crate::auth::{TokenCheck, Verifier};
+use crate::auth::TokenCheck;
 use crate::base::now::Clock;
 use crate::base::{DialectId, Now, ProcessState, ShardCounters};
 use crate::broker::{Broker, Quotas};
@@ -140,10 +141,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         .concat(),
         ..settings.policy()
     });
-    let secret = settings.process.jwt_secret.as_ref();
-    let verifier = secret.map(|secret| Verifier::hs256(secret.0.as_bytes()));
-    let verifier = verifier.unwrap_or_default();
-    let mut verifier = verifier.with_static_tokens(settings.process.static_tokens.clone());
+    let mut verifier = tokens::verifier(&settings.tokens, clock.now().unix_s())?;
     if let Some(check) = program.token_check {
         verifier = verifier.with_check(check);
     }

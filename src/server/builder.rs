@@ -390,9 +390,9 @@ impl Configured {
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
     pub fn start(mut self) -> Result<Server, StartError> {
-        let process = &mut self.settings.process;
-        if process.dev && process.jwt_secret.is_none() {
-            process.jwt_secret = Some(random_secret()?);
+        let tokens = &mut self.settings.tokens;
+        if self.settings.process.dev && tokens.jwt_secret.is_none() {
+            tokens.jwt_secret = Some(random_secret()?);
         }
         let running = start(&self.settings, self.program)?;
         Ok(Server::new(running, self.settings))

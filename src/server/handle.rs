@@ -6,7 +6,7 @@ use super::info::{ConnectionInfo, Stats};
 use super::questions::is_shard;
 use super::run::{StopOutcome, drain, run_until_signal};
 use super::signals::SignalWatch;
-use crate::auth::{Grant, issue};
+use crate::auth::{Grant, TokenAlgorithm, issue};
 use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
 use crate::base::{DialectId, Now, ShardCounters};
 use crate::broker::{BroadcastTarget, Publication, SessionId};
@@ -132,8 +132,11 @@ impl Server {
     /// ```
     #[must_use]
     pub fn dev_token(&self) -> Option<String> {
-        let process = &self.settings.process;
-        let secret = process.jwt_secret.as_ref().filter(|_| process.dev)?;
+        let tokens = &self.settings.tokens;
+        let algorithms = &tokens.jwt_algorithms;
+        let is_accepted = algorithms.is_empty() || algorithms.contains(&TokenAlgorithm::Hs256);
+        let is_shown = self.settings.process.dev && is_accepted;
+        let secret = tokens.jwt_secret.as_ref().filter(|_| is_shown)?;
         let grant = Grant::new("dev").with_permission("publish");
         let now = self.running.context().clock.now();
         issue(&grant, secret.0.as_bytes(), DEV_TOKEN_TTL_S, now).ok()

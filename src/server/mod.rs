@@ -14,6 +14,7 @@ mod run;
 mod services;
 mod shard_thread;
 mod signals;
+mod tokens;
 mod watchdog;
 
 pub use builder::{Builder, Configured};

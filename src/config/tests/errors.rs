@@ -72,8 +72,12 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         &["value (secret) for `redis_url`", "not in this version"],
     );
     of_file(
-        "jwt_algorithm = \"RS256\"",
-        &["value \"RS256\" for `jwt_algorithm`", "HS256"],
+        "jwt_algorithm = \"none\"",
+        &["value \"none\" for `jwt_algorithms`", "HS256, HS384"],
+    );
+    of_file(
+        "jwks_url = \"http://issuer.example/keys\"",
+        &["for `jwks_url`", "https://"],
     );
     of_file(
         "notify_api_key = 5",

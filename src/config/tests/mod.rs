@@ -336,7 +336,7 @@ fn a_secret_comes_from_the_profiles_own_variable_as_it_is() {
         for secret in secrets {
             let flags = without_secret(profile(name));
             let settings = with_variables(flags, &[(variable, secret)]);
-            assert_eq!(settings.process.jwt_secret, Some(Secret(secret.into())));
+            assert_eq!(settings.tokens.jwt_secret, Some(Secret(secret.into())));
             assert!(!format!("{settings:?}").contains(secret));
             assert!(!settings.report.to_string().contains(secret));
         }
