@@ -71,14 +71,15 @@ pub use auth::{Grant as TokenGrant, Identity};
 pub use base::DialectId;
 pub use broker::{BroadcastTarget, SessionId};
 pub use config::{
-    Listener, Report as SettingsReport, SettingInfo, SettingValue, SettingsError, ShardCount,
+    Action as AccessAction, Listener, Report as SettingsReport, SettingInfo, SettingValue,
+    SettingsError, ShardCount,
 };
 pub use dialect::analytics::Stream;
 pub use net::BindError;
 pub use observe::log::LogGuard;
 pub use server::{
-    Builder, Configured, ConnectionInfo, KernelError, Server, SignalWatch, StartError, Stats,
-    StopOutcome,
+    Builder, Configured, ConnectionInfo, Explanation, KernelError, Server, SignalWatch, StartError,
+    Stats, StopOutcome,
 };
 pub use shard::{Denied, Message, PublishError, Session};
 

@@ -4,8 +4,8 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
 use clap::{Parser, Subcommand};
 use fanwire::{
-    BindError, Builder, Configured, Server, SignalWatch, StartError, StopOutcome, TokenGrant,
-    issue_token, settings,
+    AccessAction, BindError, Builder, Configured, DialectId, Server, SignalWatch, StartError,
+    StopOutcome, TokenGrant, issue_token, settings,
 };
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -41,6 +41,9 @@ enum Command {
     Serve(SettingFlags),
     /// Print every setting in force and its source.
     Config(SettingFlags),
+    /// Print whether a client may do something on a channel, and which rule decides it. Exit code 0
+    /// = allowed, 1 = denied.
+    Explain(Explain),
     /// Print a token that the server accepts (HS256, signed with the same secret).
     Token(Token),
 }
@@ -109,14 +112,14 @@ impl FromArgMatches for SettingFlags {
 }
 
 impl SettingFlags {
-    fn configure(self) -> Result<Configured, StartError> {
+    fn configure(&self) -> Result<Configured, StartError> {
         let mut builder = Server::builder().from_env();
-        if let Some(path) = self.config {
+        if let Some(path) = &self.config {
             builder = builder.config_file(path);
         }
-        let flags = self.values.into_iter();
-        let set = |builder: Builder, (flag, key, value): (String, &str, String)| {
-            builder.set_from(&flag, key, value)
+        let flags = self.values.iter();
+        let set = |builder: Builder, (flag, key, value): &(String, &str, String)| {
+            builder.set_from(flag, key, value.as_str())
         };
         flags.fold(builder, set).configure()
     }
@@ -149,11 +152,66 @@ struct Token {
     jwt_secret: String,
 }
 
+#[derive(Args)]
+struct Explain {
+    /// What the client wants: subscribe, publish, presence or history.
+    action: AccessAction,
+    /// The channel.
+    channel: String,
+    /// The client's token. Other users of the host can read command lines: prefer the variable.
+    #[arg(
+        long,
+        env = "FANWIRE_EXPLAIN_TOKEN",
+        hide_env_values = true,
+        required_unless_present = "anonymous"
+    )]
+    token: Option<String>,
+    /// The client has no token.
+    #[arg(long, conflicts_with = "token")]
+    anonymous: bool,
+    /// The client's dialect; by default the one of the profile, or gateway.
+    #[arg(long, value_parser = dialect)]
+    dialect: Option<DialectId>,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+fn dialect(name: &str) -> Result<DialectId, String> {
+    let names = DialectId::ALL.map(DialectId::name).join(", ");
+    DialectId::named(name).ok_or_else(|| format!("expected one of {names}"))
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(flags) => serve(flags),
         Command::Config(flags) => config(flags),
+        Command::Explain(arguments) => explain(arguments),
         Command::Token(arguments) => token(arguments),
+    }
+}
+
+fn explain(arguments: Explain) -> ExitCode {
+    let configured = match arguments.settings.configure() {
+        Ok(configured) => configured,
+        Err(error) => return fail(exit_code(&error), &error),
+    };
+    let Explain {
+        action,
+        channel,
+        token,
+        dialect,
+        ..
+    } = &arguments;
+    let answer = configured.explain(*action, channel, token.as_deref(), *dialect);
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return fail(exit_code(&error), &error),
+    };
+    let printed = print_result(&answer.to_string());
+    if answer.is_allowed() {
+        printed
+    } else {
+        ExitCode::FAILURE
     }
 }
 

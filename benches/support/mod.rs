@@ -19,7 +19,7 @@ pub(crate) fn shard() -> Shard {
     let ring = Ring::new(config).expect("the configuration is valid");
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
-        publish_rules: AccessRule::open_dialect_channels(),
+        publish_rules: AccessRule::open_dialect_channels().into(),
         ..Policy::default()
     };
     let parts = ShardParts {

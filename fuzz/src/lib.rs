@@ -86,8 +86,8 @@ impl Fixture {
                 rate_limit: RateLimit::Off,
                 ..DialectPolicy::of(dialect)
             }),
-            access_rules: fanwire::dialect::access_rules(),
-            publish_rules: AccessRule::open_dialect_channels(),
+            access_rules: fanwire::dialect::access_rules().into(),
+            publish_rules: AccessRule::open_dialect_channels().into(),
             routes: vec![Routes::of(dialect), Routes::of(DialectId::Gateway)],
             ..Policy::default()
         };

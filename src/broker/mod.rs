@@ -3,6 +3,7 @@
 //! [`Broker::step`] takes a command and the time and returns its effects as values; the shard
 //! carries them out. Each shard has a broker of its own, which has only the sessions of that shard.
 
+mod access;
 mod admission;
 mod channels;
 mod command;
@@ -23,6 +24,7 @@ mod state;
 mod step;
 mod subscriptions;
 
+pub use access::{Grounds, Ruling, rule_on_channel, rule_on_session};
 pub use channels::{Channel, ChannelIndex, SubscriberGroup, SubscriberGroupKey};
 pub use command::{
     BroadcastTarget, Command, Connect, Publication, Retain, Subscription, SubscriptionIdRequest,

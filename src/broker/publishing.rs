@@ -1,17 +1,14 @@
 //! Publishing by clients, retained values, and the targets of broadcasts.
 
+use super::access::rule_on_session;
 use super::command::{BroadcastTarget, Command, Publication};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
-use super::names::{check_channel, is_name};
+use super::names::is_name;
 use super::state::{Broker, Emit};
-use super::subscriptions::are_met;
-use crate::base::channel_names::owner;
 use crate::base::limits::KIND_BYTES_MAX;
 use crate::base::{ConnectionId, Now};
-
-/// The permission that a token must have to publish.
-const PUBLISH_PERMISSION: &str = "publish";
+use crate::config::Action;
 
 impl Broker {
     /// Whether session `id` may send a command of this kind, whatever its channel: the first check,
@@ -30,21 +27,20 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return Ok(());
         };
-        let policy = &self.policy.dialects[session.dialect.index()];
-        let identity = session.identity.as_deref();
-        if identity.is_none() && policy.auth_required {
-            return Err(Rejection::AuthenticationRequired);
-        }
-        let is_allowed = match command {
-            Command::Publish(_) => identity.map_or(policy.anonymous_publish, |identity| {
-                identity.may(PUBLISH_PERMISSION)
-            }),
-            Command::PublishWithRole { role, .. } => {
-                identity.is_some_and(|identity| identity.has_role(role))
-            }
-            _ => true,
+        let subject = session.subject();
+        let action = match command {
+            Command::Publish(_) => Action::Publish,
+            _ => Action::Subscribe,
         };
-        is_allowed.then_some(()).ok_or(Rejection::PermissionDenied)
+        if let Some(ruling) = rule_on_session(&self.policy, session.dialect, subject, action) {
+            return ruling.result();
+        }
+        let identity = subject.identity;
+        let may = |role: &str| identity.is_some_and(|identity| identity.has_role(role));
+        match command {
+            Command::PublishWithRole { role, .. } if !may(role) => Err(Rejection::PermissionDenied),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn publish(
@@ -53,31 +49,13 @@ impl Broker {
         publication: Publication<'_>,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(rejection) = check_channel(publication.channel) {
+        if let Err(rejection) = self.check_access(id, Action::Publish, publication.channel) {
             return self.reject(rejection, emit);
         }
         if !is_name(publication.kind, KIND_BYTES_MAX) {
             return self.reject(Rejection::InvalidField("type"), emit);
         }
-        if !self.may_publish_on(id, publication.channel) {
-            return self.reject(Rejection::PermissionDenied, emit);
-        }
         self.issue(publication, emit);
-    }
-
-    /// Whether a session that may publish at all may do so on this channel: by the rules that match
-    /// it, else unless it belongs to another dialect.
-    fn may_publish_on(&self, id: ConnectionId, channel: &str) -> bool {
-        let Some(session) = self.sessions.get(id) else {
-            return false;
-        };
-        let rules = &self.policy.publish_rules;
-        are_met(rules, session.identity.as_deref(), channel).unwrap_or_else(|| {
-            owner(channel).is_none_or(|owner| {
-                // Without its dialect, a name with this prefix is one like any other.
-                owner == session.dialect || !self.policy.serves(owner)
-            })
-        })
     }
 
     /// Publishes on a channel that the client or its dialect chose.
@@ -95,7 +73,7 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(rejection) = self.check_access(id, channel) {
+        if let Err(rejection) = self.check_access(id, Action::History, channel) {
             return self.reject(rejection, emit);
         }
         let values = self.process_state.retained.of(channel);

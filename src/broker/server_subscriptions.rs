@@ -9,6 +9,7 @@ use crate::base::channel_names::{
 use crate::base::counters::SubscriptionReject;
 use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
 use crate::base::{ConnectionId, Now};
+use crate::config::Action;
 
 impl Broker {
     /// Replaces the server-side subscriptions of a session with those of its current identity.
@@ -65,13 +66,13 @@ impl Broker {
         };
         let mut names = vec![EVERYONE.to_owned(), dialect_channel(session.dialect)];
         names.extend(session.tenant().map(tenant_channel));
-        for rule in &self.policy.access_rules {
-            let Some(name) = rule.channels.exact() else {
-                continue;
-            };
-            let identity = session.identity.as_deref();
-            let is_met = identity.is_some() && rule.requirement.is_met(identity, "");
-            if rule.auto_subscribe == Some(session.dialect) && is_met {
+        let subject = session.subject();
+        for rule in self.policy.access_rules.rules() {
+            if rule.auto_subscribe == Some(session.dialect)
+                && subject.identity.is_some()
+                && let Some(name) = rule.channels.name()
+                && rule.is_met(subject, name) == Some(true)
+            {
                 names.push(name.to_owned());
             }
         }
@@ -97,7 +98,7 @@ impl Broker {
             && let Some(subscription) = session.client_side().get(at)
         {
             let channel = self.channels.name(*subscription).to_owned();
-            if self.check_access(id, &channel).is_ok() {
+            if self.check_access(id, Action::Subscribe, &channel).is_ok() {
                 at += 1;
             } else {
                 let index = usize::from(session.server_side_count) + at;

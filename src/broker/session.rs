@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::now::Moment;
 use crate::base::{ConnectionId, DialectId, Now, Variant};
-use crate::config::{DialectPolicy, TokenExpiryAction};
+use crate::config::{DialectPolicy, Subject, TokenExpiryAction};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -157,6 +157,14 @@ impl Session {
             .as_ref()
             .and_then(|identity| identity.tenant.as_deref());
         proven.or(self.tenant.as_deref())
+    }
+
+    /// Whom rules are checked for.
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject {
+            identity: self.identity.as_deref(),
+            tenant: self.tenant(),
+        }
     }
 
     /// Whether its token has expired and the policy closes such sessions.

@@ -9,11 +9,10 @@ use super::names::{check_channel, is_subscription_id};
 use super::presence::announce;
 use super::session::Session;
 use super::state::{Broker, Emit};
-use crate::auth::Identity;
 use crate::base::counters::SubscriptionReject;
 use crate::base::limits::{FILTER_BYTES_PER_SESSION_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use crate::base::{ConnectionId, Now, SubscriptionId};
-use crate::config::AccessRule;
+use crate::config::Action;
 
 impl Broker {
     pub(super) fn subscribe(
@@ -23,10 +22,7 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        let rejected = check_channel(requested.channel)
-            .and_then(|()| self.check_access(id, requested.channel))
-            .err();
-        if let Some(rejection) = rejected {
+        if let Err(rejection) = self.check_access(id, Action::Subscribe, requested.channel) {
             return self.reject(rejection, emit);
         }
         let Some(session) = self.sessions.get(id) else {
@@ -282,33 +278,8 @@ impl Broker {
         work
     }
 
-    /// Whether the session may subscribe to a channel.
-    pub(super) fn check_access(&self, id: ConnectionId, channel: &str) -> Result<(), Rejection> {
-        let Some(session) = self.sessions.get(id) else {
-            return Ok(());
-        };
-        let rules = &self.policy.access_rules;
-        match are_met(rules, session.identity.as_deref(), channel) {
-            Some(false) => Err(Rejection::PermissionDenied),
-            Some(true) | None => Ok(()),
-        }
-    }
-
     pub(super) fn count_tables(&self) {
         self.counters.channels.set(self.channels.count() as u64);
         self.counters.subscriptions.set(self.subscription_count);
     }
-}
-
-/// Whether a session meets all `rules` that match the channel; `None` if none matches.
-pub(super) fn are_met(
-    rules: &[AccessRule],
-    identity: Option<&Identity>,
-    channel: &str,
-) -> Option<bool> {
-    let matching = rules.iter().filter_map(|rule| {
-        let suffix = rule.channels.suffix(channel)?;
-        Some(rule.requirement.is_met(identity, suffix))
-    });
-    matching.reduce(|all, is_met| all && is_met)
 }

@@ -30,6 +30,7 @@ pub mod process;
 pub mod profiles;
 pub mod rate_limit;
 mod report;
+mod rule_table;
 mod secret;
 pub mod settings;
 mod sources;
@@ -38,7 +39,7 @@ mod tests;
 mod tokens;
 pub mod value;
 
-pub use access::{AccessRule, ChannelPattern, Requirement};
+pub use access::{AccessRule, Action, ChannelPattern, DefaultAccess, Requirement, Subject};
 pub use declaration::SettingInfo;
 pub use dialect_policy::{DialectPolicy, RateScope, TokenExpiryAction};
 pub use error::SettingsError;
@@ -52,6 +53,7 @@ pub use process::{
 pub use profiles::Profile;
 pub use rate_limit::RateLimit;
 pub use report::Report;
+pub use rule_table::RuleTable;
 pub use secret::Secret;
 pub use settings::{Notice, Settings};
 pub use tokens::TokenSettings;

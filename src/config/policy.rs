@@ -1,9 +1,10 @@
 //! The rules for sessions of a whole process, as the broker and the shard read them.
 
-use super::access::AccessRule;
+use super::access::DefaultAccess;
 use super::dialect_policy::DialectPolicy;
 use super::listener::Routes;
 use super::process::RejectionMode;
+use super::rule_table::RuleTable;
 use crate::base::DialectId;
 
 /// The rules of a whole process.
@@ -24,9 +25,15 @@ pub struct Policy {
     /// Origins that may connect; a single `*` allows all.
     pub allowed_origins: Vec<String>,
     /// The access rules: who may subscribe to which channels.
-    pub access_rules: Vec<AccessRule>,
+    pub access_rules: RuleTable,
     /// The publish rules: who may publish on which channels, among those who may publish at all.
-    pub publish_rules: Vec<AccessRule>,
+    pub publish_rules: RuleTable,
+    /// The rules for who may see who is on which channels, among those who may subscribe there.
+    pub presence_rules: RuleTable,
+    /// The rules for who may request what was published on which channels, among the same.
+    pub history_rules: RuleTable,
+    /// What holds for a channel that no access rule, or no publish rule, matches.
+    pub default_access: DefaultAccess,
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,
     /// How a page of another origin is rejected.
@@ -81,8 +88,11 @@ impl Default for Policy {
             send_queue_bytes_max: 1024 * 1024,
             slow_consumer_timeout_ms: 5_000,
             allowed_origins: vec!["*".into()],
-            access_rules: Vec::new(),
-            publish_rules: Vec::new(),
+            access_rules: RuleTable::default(),
+            publish_rules: RuleTable::default(),
+            presence_rules: RuleTable::default(),
+            history_rules: RuleTable::default(),
+            default_access: DefaultAccess::Allow,
             tenant_domain: None,
             origin_rejection: RejectionMode::Close,
             capacity_rejection: RejectionMode::Close,

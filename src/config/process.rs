@@ -1,6 +1,6 @@
 //! The settings of the process, and those that only one dialect has.
 
-use super::access::AccessRule;
+use super::access::{AccessRule, DefaultAccess};
 use super::declaration::settings;
 use super::secret::Secret;
 use super::value::{ByteSize, Millis, ShardCount};
@@ -36,6 +36,14 @@ settings! {
         /// Rules for who may publish on which channels, among those who may publish at all. Without
         /// a rule, the channels of a dialect in use are closed to the clients of the others.
         publish_rules: Vec<AccessRule> = Vec::new();
+        /// Rules for who may see who is on which channels, among those who may subscribe to them.
+        presence_rules: Vec<AccessRule> = Vec::new();
+        /// Rules for who may request what was published on which channels, among those who may
+        /// subscribe to them.
+        history_rules: Vec<AccessRule> = Vec::new();
+        /// Whether channels that no rule matches are open to sessions that may subscribe or publish
+        /// at all.
+        default_access: DefaultAccess = DefaultAccess::Allow;
         /// Sessions in the process, without those that have yet to authenticate; one more is closed
         /// with 1013. 0 = as many as the socket tables hold.
         connections_max: u64 = 0, flag = Some("N");

@@ -70,8 +70,11 @@ impl Settings {
             allowed_origins: process.allowed_origins.clone(),
             origin_rejection: process.origin_rejection,
             capacity_rejection: process.capacity_rejection,
-            access_rules: process.access_rules.clone(),
-            publish_rules: process.publish_rules.clone(),
+            access_rules: process.access_rules.clone().into(),
+            publish_rules: process.publish_rules.clone().into(),
+            presence_rules: process.presence_rules.clone().into(),
+            history_rules: process.history_rules.clone().into(),
+            default_access: process.default_access,
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
         }

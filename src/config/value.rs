@@ -499,11 +499,12 @@ impl SettingType for Vec<StaticToken> {
     }
 }
 
-/// Each is a channel or a prefix with `*`, a space, and a requirement.
+/// Each is a pattern of channels, a space, and a requirement.
 impl SettingType for Vec<AccessRule> {
     fn rule() -> Cow<'static, str> {
-        "a list of strings \"CHANNEL role=ROLE\", \"CHANNEL permission=PERMISSION\", \
-         \"PREFIX* user\" or \"CHANNEL anyone\""
+        "a list of strings \"CHANNEL REQUIREMENT\": in a channel `*` at the end, {user} and {tenant}; \
+         a requirement role=ROLE, permission=PERMISSION, user=USER, tenant=TENANT, user (after \
+         `*`), authenticated, anyone or nobody"
             .into()
     }
 

@@ -11,7 +11,7 @@ use super::shard_thread::{self, Report, ShardThread};
 use super::tokens;
 use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
-use crate::auth::TokenCheck;
+use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
 use crate::base::{DialectId, Now, ProcessState, ShardCounters};
 use crate::broker::{Broker, Quotas};
@@ -39,6 +39,16 @@ pub(super) struct ProgramHooks {
     pub hooks: Hooks,
     /// Its own check of tokens.
     pub token_check: Option<Arc<TokenCheck>>,
+}
+
+impl ProgramHooks {
+    /// The verifier, with the program's own check of tokens before it.
+    pub(super) fn checking(&self, verifier: Verifier) -> Verifier {
+        match &self.token_check {
+            Some(check) => verifier.with_check(Arc::clone(check)),
+            None => verifier,
+        }
+    }
 }
 
 impl std::fmt::Debug for ProgramHooks {
@@ -132,19 +142,10 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         clock,
     });
     let quotas = Arc::new(Quotas::default());
+    let verifier = tokens::verifier(&settings.tokens, clock.now().unix_s())?;
+    let verifier = program.checking(verifier);
     let hooks = Arc::new(program.hooks);
-    let policy = Arc::new(Policy {
-        access_rules: [
-            dialect::access_rules(),
-            settings.process.access_rules.clone(),
-        ]
-        .concat(),
-        ..settings.policy()
-    });
-    let mut verifier = tokens::verifier(&settings.tokens, clock.now().unix_s())?;
-    if let Some(check) = program.token_check {
-        verifier = verifier.with_check(check);
-    }
+    let policy = Arc::new(policy(settings));
     let members = listeners[0].iter().map(ReuseportGroup::of);
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
     let watched = Arc::clone(&process_state);
@@ -221,6 +222,16 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         services,
         watchdog,
     })
+}
+
+/// The rules for sessions, with those for the channels of the dialects.
+pub(super) fn policy(settings: &Settings) -> Policy {
+    let of_dialects = dialect::access_rules();
+    let access_rules = [of_dialects, settings.process.access_rules.clone()].concat();
+    Policy {
+        access_rules: access_rules.into(),
+        ..settings.policy()
+    }
 }
 
 /// The setting, or half of the memory that the host or its cgroup has for this process.

@@ -335,9 +335,9 @@ impl Builder {
 /// ```
 #[derive(Debug)]
 pub struct Configured {
-    settings: Settings,
+    pub(super) settings: Settings,
     reads_environment: bool,
-    program: ProgramHooks,
+    pub(super) program: ProgramHooks,
 }
 
 impl Configured {

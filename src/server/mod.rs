@@ -5,6 +5,7 @@ mod broadcasts;
 mod builder;
 mod cores;
 mod error;
+mod explain;
 mod handle;
 mod info;
 mod kernel_probe;
@@ -19,6 +20,7 @@ mod watchdog;
 
 pub use builder::{Builder, Configured};
 pub use error::StartError;
+pub use explain::Explanation;
 pub use handle::Server;
 pub use info::{ConnectionInfo, Stats};
 pub use kernel_probe::KernelError;

@@ -10,6 +10,7 @@ mod bad_input;
 mod bad_tokens;
 mod conversation;
 mod examples;
+mod explain;
 mod fanout;
 mod harness;
 mod http;

@@ -28,7 +28,7 @@ impl World {
         let ring = Ring::new(config).unwrap();
         let policy = Policy {
             dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
-            publish_rules: AccessRule::open_dialect_channels(),
+            publish_rules: AccessRule::open_dialect_channels().into(),
             ..Policy::default()
         };
         let counters = Arc::<ShardCounters>::default();

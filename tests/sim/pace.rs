@@ -23,7 +23,7 @@ fn subscribers_that_take_everything_survive_a_ring_full_of_publications() {
     let ring = Ring::new(config).unwrap();
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
-        publish_rules: AccessRule::open_dialect_channels(),
+        publish_rules: AccessRule::open_dialect_channels().into(),
         send_queue_bytes_max: 64 * 1024,
         ..Policy::default()
     };

@@ -21,7 +21,7 @@ pub(crate) struct Shards {
 pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, now: Now) -> Shards {
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
-        publish_rules: AccessRule::open_dialect_channels(),
+        publish_rules: AccessRule::open_dialect_channels().into(),
         send_queue_bytes_max,
         // Who takes nothing is slow at once.
         slow_consumer_timeout_ms: 0,

@@ -18,20 +18,19 @@ pub(crate) const ADMIN_ROLE: &str = "admin";
 
 /// The rules for who may subscribe to which rooms.
 pub(super) fn access_rules() -> Vec<AccessRule> {
-    let exact = |name: &'static str| ChannelPattern::Exact(name.into());
     vec![
         AccessRule {
-            channels: exact(ADMIN),
+            channels: ChannelPattern::exact(ADMIN),
             requirement: Requirement::Role(ADMIN_ROLE.into()),
             auto_subscribe: Some(DialectId::Assist),
         },
         AccessRule {
-            channels: exact(ALL_DOCUMENT_UPDATES),
+            channels: ChannelPattern::exact(ALL_DOCUMENT_UPDATES),
             requirement: Requirement::Role(ADMIN_ROLE.into()),
             auto_subscribe: None,
         },
         AccessRule {
-            channels: ChannelPattern::Prefix(DOCUMENT_UPDATES_PREFIX.into()),
+            channels: ChannelPattern::prefix(DOCUMENT_UPDATES_PREFIX),
             requirement: Requirement::OwnUser,
             auto_subscribe: None,
         },

@@ -56,16 +56,14 @@ impl Rules {
             // Only this dialect announces who comes and goes.
             limits.announces_users = *dialect == DialectId::Assist;
         }
+        let mut access_rules = fanwire::dialect::access_rules();
+        access_rules.push(AccessRule::parse("room:vip role=vip").unwrap());
+        let publish_rules = plan::PUBLISH_RULES.map(|rule| AccessRule::parse(rule).unwrap());
         let mut policy = Policy {
-            access_rules: fanwire::dialect::access_rules(),
+            access_rules: access_rules.into(),
+            publish_rules: publish_rules.to_vec().into(),
             ..Policy::default()
         };
-        policy
-            .access_rules
-            .push(AccessRule::parse("room:vip role=vip").unwrap());
-        policy.publish_rules = plan::PUBLISH_RULES
-            .map(|rule| AccessRule::parse(rule).unwrap())
-            .to_vec();
         for (dialect, limits) in &limits {
             policy.dialects[dialect.index()] = plan::policy(*dialect, limits);
         }

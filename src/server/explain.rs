@@ -1,0 +1,183 @@
+//! Explains who may do what, and which rule decides it, without starting a server.
+
+use super::boot::policy;
+use super::builder::Configured;
+use super::error::StartError;
+use super::tokens;
+use crate::auth::Identity;
+use crate::base::DialectId;
+use crate::base::label::Label;
+use crate::base::now::Clock;
+use crate::broker::{Grounds, Ruling, rule_on_channel, rule_on_session};
+use crate::config::{Action, Subject};
+use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+/// The last second that RFC 3339 can write.
+const YEAR_9999_UNIX_S: u64 = 253_402_300_799;
+
+/// Whether a client may do something on a channel, and why. Its text says both.
+///
+/// ```
+/// use fanwire::{AccessAction, Server};
+///
+/// let configured = Server::builder().dev().configure()?;
+/// let answer = configured.explain(AccessAction::Subscribe, "news", None, None)?;
+/// assert!(answer.is_allowed());
+/// println!("{answer}");
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    is_allowed: bool,
+    text: String,
+}
+
+impl Explanation {
+    /// Whether the client may.
+    ///
+    /// ```
+    /// # let configured = fanwire::Server::builder().dev().configure()?;
+    /// let action = fanwire::AccessAction::Publish;
+    /// assert!(!configured.explain(action, "all", None, None)?.is_allowed());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.is_allowed
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl Configured {
+    /// Whether a client with this token, or without one, may do something on a channel, and which
+    /// rule decides it. `dialect` is the client's protocol; by default the first one in use.
+    ///
+    /// # Errors
+    /// When a file with keys cannot be read. Keys that a running server would fetch are not known.
+    ///
+    /// ```
+    /// use fanwire::{AccessAction, DialectId, Server};
+    ///
+    /// let settings = Server::builder().dev().set("access_rules", vec!["orders:{user}"]);
+    /// let configured = settings.configure()?;
+    /// let dialect = Some(DialectId::Gateway);
+    /// let answer = configured.explain(AccessAction::Subscribe, "orders:ann", None, dialect)?;
+    /// assert!(!answer.is_allowed());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn explain(
+        &self,
+        action: Action,
+        channel: &str,
+        token: Option<&str>,
+        dialect: Option<DialectId>,
+    ) -> Result<Explanation, StartError> {
+        let policy = policy(&self.settings);
+        let in_use = self.settings.dialects_in_use();
+        let dialect = dialect.or(in_use.first().copied());
+        let dialect = dialect.unwrap_or(DialectId::Gateway);
+        let now = Clock::start().now();
+        let claim = policy.dialect(dialect).user_claim;
+        let verifier = tokens::verifier(&self.settings.tokens, now.unix_s())?;
+        let verifier = self.program.checking(verifier);
+        let identity = token.map(|token| verifier.verify(token, claim, now));
+        let question = format!("{} {channel} ({})", action.name(), dialect.name());
+        let identity = match identity.transpose() {
+            Ok(identity) => identity,
+            Err(error) => {
+                let why = format!("the token is rejected: {}", error.name());
+                return Ok(explanation(false, &question, &why, None));
+            }
+        };
+        let subject = Subject {
+            identity: identity.as_ref(),
+            tenant: identity.as_ref().and_then(|it| it.tenant.as_deref()),
+        };
+        let ruling = rule_on_session(&policy, dialect, subject, action);
+        let ruling =
+            ruling.unwrap_or_else(|| rule_on_channel(&policy, dialect, subject, action, channel));
+        Ok(explanation(
+            ruling.is_allowed,
+            &question,
+            &reason(ruling),
+            subject.identity,
+        ))
+    }
+}
+
+fn explanation(
+    is_allowed: bool,
+    question: &str,
+    why: &str,
+    identity: Option<&Identity>,
+) -> Explanation {
+    let word = if is_allowed { "allowed" } else { "denied" };
+    let mut text = format!("{word}: {question}\n  because      {why}\n");
+    match identity {
+        Some(identity) => describe(identity, &mut text),
+        None => text += "  user         none\n",
+    }
+    Explanation { is_allowed, text }
+}
+
+fn describe(identity: &Identity, text: &mut String) {
+    let list = |names: &[Box<str>]| match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    let expires = match identity.expires_unix_s {
+        at if at > YEAR_9999_UNIX_S => "never".to_owned(),
+        at => {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
+            humantime::format_rfc3339_seconds(at).to_string()
+        }
+    };
+    let tenant = identity.tenant.as_deref().unwrap_or("none");
+    for (name, value) in [
+        ("user", &*identity.user),
+        ("tenant", tenant),
+        ("roles", &list(&identity.roles)),
+        ("permissions", &list(&identity.permissions)),
+        ("expires", &expires),
+    ] {
+        // Claims come from whoever signed the token, and the terminal is the operator's.
+        let value = value.replace(char::is_control, " ");
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {name:<12} {value}");
+    }
+}
+
+fn reason(ruling: Ruling<'_>) -> String {
+    let is_met = if ruling.is_allowed { "is" } else { "is not" };
+    match ruling.grounds {
+        Grounds::Rule(action, rule) => {
+            let setting = match action {
+                Action::Subscribe => "access_rules",
+                Action::Publish => "publish_rules",
+                Action::Presence => "presence_rules",
+                Action::History => "history_rules",
+            };
+            format!("rule \"{rule}\" {is_met} met ({setting})")
+        }
+        Grounds::Owner(owner) => format!(
+            "no rule matches (publish_rules), and the channel is one of {}",
+            owner.name()
+        ),
+        Grounds::Default(default) => {
+            format!("no rule matches, and default_access is {}", default.name())
+        }
+        Grounds::Channel(rejection) => rejection.text(),
+        Grounds::Unauthenticated => "clients must authenticate (auth_required)".to_owned(),
+        Grounds::NoPublisher => {
+            "only clients whose token has the permission publish may publish, and those without a \
+             token where anonymous_publish is on"
+                .to_owned()
+        }
+    }
+}
