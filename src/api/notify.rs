@@ -5,7 +5,7 @@ use super::context::{ApiContext, NotifyAccess};
 use crate::auth::is_same_secret;
 use crate::base::channel_names::EVERYONE;
 use crate::base::limits::NOTIFY_BYTES_MAX;
-use crate::broker::Publication;
+use crate::broker::{Publication, TenantScope};
 use crate::config::Secret;
 use crate::dialect::notifications::{DEFAULT_KIND, notification};
 use crate::shard::PublishError;
@@ -24,6 +24,11 @@ struct NotifyRequest<'a> {
     kind: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    /// The tenant whose sessions receive it; without one, the sessions without a tenant.
+    tenant: Option<String>,
+    /// All sessions of whatever tenant.
+    #[serde(default)]
+    all_tenants: bool,
 }
 
 pub(super) async fn answer<B>(context: &ApiContext, request: Request<B>) -> Answer
@@ -62,24 +67,42 @@ where
         }
         Err(error) => return reject(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    publish(context, &notify)
+    let scope = match (&notify.tenant, notify.all_tenants) {
+        (Some(_), true) => {
+            let reason = "`tenant` and `all_tenants` are mutually exclusive";
+            return reject(StatusCode::UNPROCESSABLE_ENTITY, reason);
+        }
+        (None, true) if !matches!(context.notify, NotifyAccess::Key(_)) => {
+            return reject(StatusCode::FORBIDDEN, "`all_tenants` requires a key");
+        }
+        (None, true) => TenantScope::All,
+        (tenant, false) => tenant.as_deref().into(),
+    };
+    publish(context, &notify, scope)
 }
 
-fn publish(context: &ApiContext, notify: &NotifyRequest<'_>) -> Answer {
+fn publish(context: &ApiContext, notify: &NotifyRequest<'_>, scope: TenantScope<'_>) -> Answer {
     let data = notification(&notify.message, notify.data.map(RawValue::get));
     let kind = notify.kind.as_deref().unwrap_or(DEFAULT_KIND);
-    let publication = Publication::new(EVERYONE, kind, &data);
+    let publication = Publication::new(EVERYONE, kind, &data).in_scope(scope);
     match context.publisher.publish(&publication, context.clock.now()) {
         Ok(()) => {
-            let body = serde_json::json!({
-                "status": "sent",
-                "type": kind,
-                "clients": context.process_state.sessions_total(),
-            });
+            let mut body = serde_json::json!({"status": "sent", "type": kind});
+            let process_state = &context.process_state;
+            match scope {
+                TenantScope::Without => {
+                    body["clients"] = process_state.sessions_without_tenant().into();
+                }
+                TenantScope::All => body["clients"] = process_state.sessions_total().into(),
+                TenantScope::Of(_) => {}
+            }
             respond(StatusCode::OK, "application/json", body.to_string() + "\n")
         }
         Err(error @ (PublishError::RingFull | PublishError::Stopped)) => {
             reject(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+        }
+        Err(error @ PublishError::Tenant) => {
+            reject(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string())
         }
         Err(_) => reject(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -12,8 +12,13 @@
 //!
 //! The first four rows are server-side subscriptions: clients can neither subscribe nor publish
 //! there. The others belong to a dialect.
+//!
+//! Where tenants are isolated, the channel `x` of the sessions of a tenant is `tenant:{id}:x` in the
+//! tables and in the ring, and `x` for clients. The server-side subscriptions have the same names for
+//! all tenants; their subscribers are grouped by tenant (`broker::channels`).
 
 use super::id::DialectId;
+use super::limits::TENANT_BYTES_MAX;
 
 /// The channel of every session.
 pub const EVERYONE: &str = "all";
@@ -34,6 +39,35 @@ pub const ROOM: &str = "room:";
 pub fn is_reserved(channel: &str) -> bool {
     let prefixes = [USER, TENANT, ROLE, PERMISSION, DIALECT];
     channel == EVERYONE || prefixes.iter().any(|prefix| channel.starts_with(prefix))
+}
+
+/// Whether the text can be the id of a tenant: 1 to [`TENANT_BYTES_MAX`] bytes without `:`, which
+/// ends it in the names of channels, and without control characters.
+#[must_use]
+pub fn is_tenant_id(text: &str) -> bool {
+    (1..=TENANT_BYTES_MAX).contains(&text.len())
+        && !text.chars().any(|c| c == ':' || c.is_control())
+}
+
+/// The channel of a tenant that its clients know by the name `channel`.
+#[must_use]
+pub fn channel_of_tenant(tenant: &str, channel: &str) -> String {
+    format!("{TENANT}{tenant}:{channel}")
+}
+
+/// The name by which clients know a channel.
+#[must_use]
+pub fn name_for_clients(channel: &str) -> &str {
+    let of_tenant = channel.strip_prefix(TENANT);
+    of_tenant
+        .and_then(|rest| rest.split_once(':'))
+        .map_or(channel, |(_, name)| name)
+}
+
+/// The tenant of the channel of all sessions of a tenant.
+#[must_use]
+pub fn tenant_of(channel: &str) -> Option<&str> {
+    channel.strip_prefix(TENANT)
 }
 
 /// The dialect that a channel belongs to.
@@ -77,4 +111,36 @@ pub fn permission_channel(permission: &str) -> String {
 #[must_use]
 pub fn dialect_channel(dialect: DialectId) -> String {
     format!("{DIALECT}{}", dialect.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_s_channel_is_never_another_tenant_s() {
+        for id in [
+            "t",
+            "acme inc.",
+            "4f2a-\u{e9}",
+            &"x".repeat(TENANT_BYTES_MAX),
+        ] {
+            assert!(is_tenant_id(id), "{id}");
+            let name = channel_of_tenant(id, "a:b");
+            assert_eq!(name_for_clients(&name), "a:b");
+            assert!(is_reserved(&name), "no client may name {name}");
+            assert_eq!(name_for_clients(&tenant_channel(id)), tenant_channel(id));
+        }
+        for id in [
+            "",
+            "a:b",
+            ":",
+            "a\n",
+            "\u{7f}",
+            &"x".repeat(TENANT_BYTES_MAX + 1),
+        ] {
+            assert!(!is_tenant_id(id), "{id}");
+        }
+        assert_eq!(name_for_clients("room:x"), "room:x");
+    }
 }

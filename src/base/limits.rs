@@ -22,8 +22,10 @@ pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
 /// How deep arrays and objects of a message may nest. Clients of the five legacy servers use four.
 pub const JSON_DEPTH_MAX: u32 = 64;
-/// Longest channel name, bytes; longer than any `tenant:{id}:{channel}` of the legacy servers.
+/// Longest channel name, bytes, without the tenant in front of it.
 pub const CHANNEL_BYTES_MAX: usize = 256;
+/// Longest tenant id, bytes; a UUID has 36, a host name's label 63.
+pub const TENANT_BYTES_MAX: usize = 128;
 /// Longest `type` of a publication, bytes.
 pub const KIND_BYTES_MAX: usize = 128;
 /// Longest token, bytes. A token with forty permissions has about 1.5 KiB.

@@ -17,6 +17,8 @@ pub struct ProcessState {
     /// Those that count against the limits.
     admitted: [AtomicU64; DialectId::COUNT],
     sessions_opened: AtomicU64,
+    /// Sessions with a tenant, of dialects that isolate tenants.
+    isolated: AtomicU64,
     /// Which shards have subscribers of a channel.
     pub interests: Interests,
     /// The retained values.
@@ -85,6 +87,23 @@ impl ProcessState {
     #[must_use]
     pub fn sessions_total(&self) -> u64 {
         sum(&self.sessions)
+    }
+
+    /// Counts a session that has a tenant, and channels of its own with it.
+    pub fn add_isolated(&self) {
+        self.isolated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Removes such a session from the count.
+    pub fn remove_isolated(&self) {
+        self.isolated.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sessions that share the channels of those without a tenant.
+    #[must_use]
+    pub fn sessions_without_tenant(&self) -> u64 {
+        let isolated = self.isolated.load(Ordering::Relaxed);
+        self.sessions_total().saturating_sub(isolated)
     }
 
     /// Sessions opened since the start.

@@ -214,13 +214,17 @@ impl<T> SlotMap<T> {
         entry.take().map(|(_, value)| value)
     }
 
+    /// The id of the entry in `slot`.
+    #[must_use]
+    pub fn id_at_slot(&self, slot: u32) -> Option<ConnectionId> {
+        let (generation, _) = self.entries.get(slot)?;
+        Some(ConnectionId::new(slot, *generation))
+    }
+
     /// All ids in the table, in slot order.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
         let slots = 0..u32::try_from(self.entries.pages.len() * PAGE_ENTRIES).unwrap_or(u32::MAX);
-        slots.filter_map(|slot| {
-            let (generation, _) = self.entries.get(slot)?;
-            Some(ConnectionId::new(slot, *generation))
-        })
+        slots.filter_map(|slot| self.id_at_slot(slot))
     }
 
     /// Entries in the table.

@@ -10,9 +10,10 @@ use super::quotas::{QuotaFull, Quotas, Scope};
 use super::session::{AnnouncedChannels, Counted, Session};
 use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
+use crate::base::channel_names::{is_tenant_id, name_for_clients};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, Now, ProcessState};
-use crate::config::{DialectPolicy, Policy, Profile, RateScope};
+use crate::config::{DialectPolicy, Policy, Profile, RateScope, TenantSource};
 
 /// Whether a session may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,12 @@ impl Broker {
             closing: false,
             is_leaving: false,
             is_gone: false,
+            is_named_tenant_trusted: match policy.tenant_source {
+                TenantSource::Token => false,
+                TenantSource::Request => true,
+                TenantSource::Proxy => connect.is_tenant_vouched,
+            },
+            isolates: policy.tenant_isolation,
             counted: Counted::default(),
             server_side_count: 0,
             violations: 0,
@@ -56,7 +63,7 @@ impl Broker {
             peer: connect.peer,
             began: now,
             identity: None,
-            tenant: connect.tenant.map(Into::into),
+            named_tenant: connect.tenant.map(Into::into),
             rate: super::rate::RateState::default(),
             filter_bytes: 0,
             subscriptions: Vec::new(),
@@ -71,6 +78,10 @@ impl Broker {
         }
         let proof = self.proof_of(&policy, &connect, now);
         let auth_pending = policy.auth_required || proof.is_some();
+        if !auth_pending && session.tenant() != session.named_tenant.as_deref() {
+            self.limits().release(&session, now);
+            return emit(rejection(CloseReason::Tenant));
+        }
         if !auth_pending && acquire_quotas(&self.quotas, &mut session, &policy).is_err() {
             self.limits().release(&session, now);
             return emit(rejection(CloseReason::Quota));
@@ -212,9 +223,11 @@ impl Broker {
         };
         // The tenant of the token is authoritative; a request that names another one is forged or
         // mistaken.
-        if let (Some(proven), Some(named)) = (&identity.tenant, &session.tenant)
-            && proven != named
-        {
+        let proven = identity.tenant.as_deref();
+        let tenant = proven.or(session.trusted_tenant());
+        let is_named_otherwise =
+            session.named_tenant.is_some() && session.named_tenant.as_deref() != tenant;
+        if is_named_otherwise || proven.is_some_and(|proven| !is_tenant_id(proven)) {
             return Admission::Rejected(CloseReason::Tenant);
         }
         if let Err(reason) = self.count_admitted(id, policy, emit) {
@@ -223,8 +236,10 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return Admission::Admitted;
         };
-        let is_same_user = session.user() == Some(&*identity.user)
-            && session.tenant() == identity.tenant.as_deref().or(session.tenant.as_deref());
+        let tenant = identity.tenant.as_deref().or(session.trusted_tenant());
+        let is_same_tenant = session.tenant() == tenant;
+        let is_same_user = session.user() == Some(&*identity.user) && is_same_tenant;
+        let is_moved = session.isolates && !is_same_tenant;
         let mut rooms = Vec::new();
         if !is_same_user {
             rooms = self.announce_leaving(id, now, emit);
@@ -248,6 +263,11 @@ impl Broker {
         self.counters
             .authenticated_sessions
             .set(self.authenticated_count);
+        if is_moved {
+            // With them go the indices of the rooms.
+            rooms.clear();
+            self.drop_client_side(id, now, emit);
+        }
         self.refresh_server_subscriptions(id);
         self.drop_forbidden(id, now, emit);
         if let Some(session) = self.sessions.get(id)
@@ -307,7 +327,7 @@ impl Broker {
         };
         let rooms = session.announced.take();
         for room in &rooms {
-            let change = PresenceChange::Left(self.channels.at(*room).name());
+            let change = PresenceChange::Left(name_for_clients(self.channels.at(*room).name()));
             announce(session, change, now, emit);
         }
         rooms
@@ -327,7 +347,7 @@ impl Broker {
         };
         rooms.retain(|room| session.subscription(Some(*room)).is_some());
         for room in &rooms {
-            let change = PresenceChange::Joined(self.channels.at(*room).name());
+            let change = PresenceChange::Joined(name_for_clients(self.channels.at(*room).name()));
             announce(session, change, now, emit);
         }
         session.announced.add(rooms);
@@ -340,17 +360,21 @@ impl Broker {
         };
         let dialect = session.dialect;
         let announces = Profile::of(dialect).announces_users;
-        let counted = std::mem::take(&mut session.counted);
-        (session.counted.admitted, session.counted.ip) = (counted.admitted, counted.ip);
+        let counted = session.counted;
+        session.counted = Counted {
+            user: false,
+            tenant: false,
+            ..counted
+        };
         if counted.tenant
             && let Some(tenant) = session.tenant()
         {
             self.quotas.release((dialect, Scope::Tenant), tenant, now);
         }
         if counted.user
-            && let Some(user) = session.user()
+            && let Some(user) = session.quota_user()
         {
-            let left = self.quotas.release((dialect, Scope::User), user, now);
+            let left = self.quotas.release((dialect, Scope::User), &user, now);
             if left == 0 && announces {
                 announce(session, PresenceChange::Offline, now, emit);
             }
@@ -372,6 +396,9 @@ impl Broker {
         if let Some(session) = self.sessions.get(id) {
             self.limits().release(session, now);
             self.process_state.remove_session(session.dialect);
+            if session.counted.isolated {
+                self.process_state.remove_isolated();
+            }
             self.authenticated_count -= u64::from(session.identity.is_some());
             self.counters
                 .authenticated_sessions
@@ -458,7 +485,8 @@ fn acquire_quotas(
     policy: &DialectPolicy,
 ) -> Result<bool, QuotaFull> {
     let dialect = session.dialect;
-    if policy.sessions_per_tenant_max > 0
+    let counts_tenants = policy.sessions_per_tenant_max > 0 || session.isolates;
+    if counts_tenants
         && !session.counted.tenant
         && let Some(tenant) = session.tenant()
     {
@@ -472,11 +500,11 @@ fn acquire_quotas(
     if !counts_users || session.counted.user {
         return Ok(false);
     }
-    let Some(user) = session.user() else {
+    let Some(user) = session.quota_user() else {
         return Ok(false);
     };
     let sessions_max = policy.sessions_per_user_max;
-    let count = quotas.acquire((dialect, Scope::User), user, sessions_max)?;
+    let count = quotas.acquire((dialect, Scope::User), &user, sessions_max)?;
     session.counted.user = true;
     Ok(count == 1)
 }

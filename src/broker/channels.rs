@@ -6,6 +6,7 @@ use crate::base::{ChannelTag, ProcessState, SubscriptionId, Variant};
 use crate::json::{JsonReader, Object};
 use hashbrown::HashTable;
 use slab::Slab;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Values of a filter that are removed in the time of one subscription without a filter.
@@ -20,6 +21,34 @@ pub struct SubscriberGroupKey {
     pub subscription_id_bytes: u16,
     /// Their filter among those of the channel; `None` = they receive every publication.
     filter: Option<FilterId>,
+    /// Their tenant, in the channels of server-side subscriptions.
+    tenant: TenantKey,
+}
+
+/// A tenant with sessions on this shard, or none.
+///
+/// It is the channel of all sessions of the tenant, to which each of them is subscribed before any
+/// other and until it has left all others. So no other channel has the index while a group names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TenantKey(u32);
+
+impl TenantKey {
+    /// No tenant.
+    pub const NONE: Self = Self(0);
+
+    /// The tenant of this channel.
+    pub(super) const fn of(channel: ChannelIndex) -> Self {
+        Self(channel.0 + 1)
+    }
+}
+
+/// Of which tenants the subscribers of a channel receive a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This one, or those without one.
+    Tenant(TenantKey),
+    /// All.
+    All,
 }
 
 /// Subscribers of a channel with the same key.
@@ -45,7 +74,7 @@ pub struct Channel {
     groups: Slab<SubscriberGroup>,
     /// How many groups receive each variant.
     groups_by_variant: [u32; Variant::COUNT],
-    /// Indices of the groups without a filter.
+    /// Indices of the groups without a filter, in the order of their tenants.
     unfiltered: Vec<u32>,
     filters: Option<Box<Filters>>,
 }
@@ -89,9 +118,37 @@ impl Channel {
         &self.groups[index as usize]
     }
 
-    /// Appends the subscriber groups without a filter, which receive every publication.
-    pub fn unfiltered(&self, groups: &mut Vec<u32>) {
-        groups.extend_from_slice(&self.unfiltered);
+    /// Appends the subscriber groups without a filter, which receive every publication for their
+    /// tenant.
+    pub fn unfiltered(&self, reach: Reach, groups: &mut Vec<u32>) {
+        let reached = match reach {
+            Reach::Tenant(tenant) => self.of_tenant(tenant),
+            Reach::All => 0..self.unfiltered.len(),
+        };
+        groups.extend_from_slice(&self.unfiltered[reached]);
+    }
+
+    /// Where the groups of a tenant are in `unfiltered`.
+    fn of_tenant(&self, tenant: TenantKey) -> Range<usize> {
+        let tenant_at = |index: &u32| self.groups[*index as usize].key.tenant;
+        let start = self.unfiltered.partition_point(|it| tenant_at(it) < tenant);
+        let rest = &self.unfiltered[start..];
+        start..start + rest.partition_point(|it| tenant_at(it) == tenant)
+    }
+
+    /// The subscribers: their slots, subscriber groups and positions there.
+    pub(super) fn subscribers(&self) -> impl Iterator<Item = (u32, u32, usize)> {
+        self.groups.iter().flat_map(|(index, group)| {
+            let index = u32::try_from(index).expect("fewer groups than subscriptions");
+            let slots = group.slots.iter().enumerate();
+            slots.map(move |(position, slot)| (*slot, index, position))
+        })
+    }
+
+    /// How many subscribers it has.
+    pub(super) fn subscriber_count(&self) -> usize {
+        let groups = self.groups.iter();
+        groups.map(|(_, group)| group.slots.len()).sum()
     }
 
     /// Appends the subscriber groups whose filter matches `data`; returns how many filters were
@@ -126,8 +183,10 @@ impl Channel {
     }
 
     fn group_for(&mut self, key: SubscriberGroupKey) -> u32 {
+        let of_tenant = self.of_tenant(key.tenant);
+        let end = of_tenant.end;
         let same = match key.filter {
-            None => &self.unfiltered,
+            None => &self.unfiltered[of_tenant],
             Some(filter_id) => self.filters.get_or_insert_default().groups_of(filter_id),
         };
         let mut same = same.iter();
@@ -143,7 +202,7 @@ impl Channel {
         let index = u32::try_from(self.groups.insert(group));
         let index = index.expect("fewer groups than subscriptions, which are u32");
         match key.filter {
-            None => self.unfiltered.push(index),
+            None => self.unfiltered.insert(end, index),
             Some(filter_id) => {
                 let filters = self.filters.get_or_insert_default();
                 filters.groups_of(filter_id).push(index);
@@ -184,8 +243,8 @@ pub struct ChannelIndex(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SubscriptionRef {
     pub(super) channel: ChannelIndex,
-    group: u32,
-    position: u32,
+    pub(super) group: u32,
+    pub(super) position: u32,
 }
 
 /// A subscriber that moved to another position in its subscriber group when another subscriber
@@ -204,6 +263,8 @@ pub(super) struct NewSubscriber {
     pub(super) variant: Variant,
     pub(super) subscription_id: Option<SubscriptionId>,
     pub(super) filter: Option<Filter>,
+    /// Its tenant, in the channels of server-side subscriptions.
+    pub(super) tenant: TenantKey,
 }
 
 /// The channels of one shard.
@@ -305,7 +366,8 @@ impl Channels {
             name: name.into(),
             tag,
             is_server_side,
-            groups: Slab::new(),
+            // Most channels have one group.
+            groups: Slab::with_capacity(1),
             groups_by_variant: [0; Variant::COUNT],
             unfiltered: Vec::new(),
             filters: None,
@@ -342,6 +404,7 @@ impl Channels {
             subscription_id_bytes: u16::try_from(subscription_id_bytes)
                 .expect("subscription ids are limited to 128 bytes"),
             filter,
+            tenant: subscriber.tenant,
         };
         let group_index = channel.group_for(key);
         let group = &mut channel.groups[group_index as usize];

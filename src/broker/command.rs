@@ -3,10 +3,12 @@
 use super::event::Rejection;
 use super::names::is_name;
 use crate::auth::Identity;
+use crate::base::channel_names::{channel_of_tenant, is_reserved, is_tenant_id, tenant_of};
 use crate::base::counters::CloseReason;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
 use crate::base::{DialectId, ProcessState};
 use crate::json::Object;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 /// A message to all subscribers of a channel.
@@ -22,6 +24,26 @@ pub struct Publication<'a> {
     pub retain: Retain<'a>,
     /// Which of the subscribers receive it.
     pub target: BroadcastTarget<'a>,
+    /// Whose channel it is, where tenants are isolated.
+    pub scope: TenantScope<'a>,
+}
+
+/// Which tenant a publication is for, where tenants are isolated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TenantScope<'a> {
+    /// The sessions without a tenant, and those of dialects that do not isolate tenants.
+    #[default]
+    Without,
+    /// One tenant.
+    Of(&'a str),
+    /// All sessions, of whatever tenant; only for the channels of server-side subscriptions.
+    All,
+}
+
+impl<'a> From<Option<&'a str>> for TenantScope<'a> {
+    fn from(tenant: Option<&'a str>) -> Self {
+        tenant.map_or(Self::Without, Self::Of)
+    }
 }
 
 /// What a publication does to the retained values of its channel.
@@ -70,7 +92,47 @@ impl<'a> Publication<'a> {
             data,
             retain: Retain::None,
             target: BroadcastTarget::All,
+            scope: TenantScope::Without,
         }
+    }
+
+    /// The same publication, in the channel of that name of the tenant.
+    #[must_use]
+    pub const fn in_scope(self, scope: TenantScope<'a>) -> Self {
+        Self { scope, ..self }
+    }
+
+    /// The channel's name in the tables and in the ring.
+    #[must_use]
+    pub fn full_name(&self) -> Cow<'a, str> {
+        match self.scope {
+            TenantScope::Of(tenant) => full_name(Some(tenant), self.channel),
+            TenantScope::Without | TenantScope::All => self.channel.into(),
+        }
+    }
+
+    /// Of which tenants the subscribers of `full_name` receive it.
+    #[must_use]
+    pub fn reach(&self) -> TenantScope<'a> {
+        let is_of_tenant = || !is_reserved(self.channel) || tenant_of(self.channel).is_some();
+        match self.scope {
+            // The name says it.
+            TenantScope::Of(_) | TenantScope::All if is_of_tenant() => TenantScope::Without,
+            scope => scope,
+        }
+    }
+
+    /// Whether the scope has such a channel: the channel of all sessions of a tenant is this tenant's
+    /// only, and only channels of server-side subscriptions reach all tenants.
+    #[must_use]
+    pub fn is_scope_valid(&self) -> bool {
+        let tenant = tenant_of(self.channel);
+        tenant.is_none_or(is_tenant_id)
+            && match self.scope {
+                TenantScope::Without => true,
+                TenantScope::Of(own) => is_tenant_id(own) && tenant.is_none_or(|it| it == own),
+                TenantScope::All => is_reserved(self.channel),
+            }
     }
 
     /// Changes the retained values of its channel; false when there is no room for its value,
@@ -81,8 +143,8 @@ impl<'a> Publication<'a> {
         match self.retain {
             Retain::None => {}
             Retain::Value(_) if process_state.memory.is_over() => return false,
-            Retain::Value(key) => return values.put(self.channel, key, self.data),
-            Retain::Clear(key) => values.remove(self.channel, key),
+            Retain::Value(key) => return values.put(&self.full_name(), key, self.data),
+            Retain::Clear(key) => values.remove(&self.full_name(), key),
         }
         true
     }
@@ -105,6 +167,15 @@ impl<'a> Publication<'a> {
             && is_name(self.kind, KIND_BYTES_MAX)
             && key.len() <= CHANNEL_BYTES_MAX
             && name.len() <= CHANNEL_BYTES_MAX
+            && self.is_scope_valid()
+    }
+}
+
+/// The name of a channel in the tables and in the ring, for the sessions of `tenant`.
+pub(super) fn full_name<'a>(tenant: Option<&str>, channel: &'a str) -> Cow<'a, str> {
+    match tenant {
+        Some(tenant) if !is_reserved(channel) => channel_of_tenant(tenant, channel).into(),
+        _ => channel.into(),
     }
 }
 
@@ -243,6 +314,8 @@ pub struct Connect<'a> {
     pub token: Option<&'a str>,
     /// The tenant that the request names.
     pub tenant: Option<&'a str>,
+    /// Whether a trusted proxy has named it.
+    pub is_tenant_vouched: bool,
 }
 
 impl Command<'_> {

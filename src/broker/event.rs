@@ -69,6 +69,8 @@ impl std::str::FromStr for SessionId {
 pub struct Presence<'a> {
     /// The user; `None` without authentication.
     pub user: Option<&'a str>,
+    /// The tenant whose sessions are told; `None` = those without one.
+    pub tenant: Option<&'a str>,
     /// What happened.
     pub change: PresenceChange<'a>,
     /// When, milliseconds since 1970-01-01 UTC.
@@ -158,7 +160,7 @@ pub enum Event<'a> {
     Status {
         /// The session.
         session: &'a SessionView<'a>,
-        /// Sessions of the same dialect in the process.
+        /// Sessions of the same dialect in the process; of an isolated tenant, only its own.
         sessions: u64,
         /// The time.
         now: Now,

@@ -13,6 +13,7 @@
 use super::event::PresenceChange;
 use super::presence::announce;
 use super::state::{Broker, Emit};
+use crate::base::channel_names::name_for_clients;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::{ConnectionId, Now};
 
@@ -89,7 +90,8 @@ impl Broker {
             }
             if let Some(channel) = session.announced.pop() {
                 self.leaving.work_left -= 1;
-                let change = PresenceChange::Left(self.channels.at(channel).name());
+                let change =
+                    PresenceChange::Left(name_for_clients(self.channels.at(channel).name()));
                 announce(session, change, now, emit);
                 continue;
             }

@@ -15,6 +15,7 @@ pub(super) fn announce(
 ) {
     let presence = Presence {
         user: session.user(),
+        tenant: session.isolated_tenant(),
         change,
         unix_ms: now.unix_ms,
     };

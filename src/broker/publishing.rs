@@ -1,11 +1,13 @@
 //! Publishing by clients, retained values, and the targets of broadcasts.
 
 use super::access::rule_on_session;
+use super::channels::ChannelIndex;
 use super::command::{BroadcastTarget, Command, Publication};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::names::is_name;
 use super::state::{Broker, Emit};
+use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
 use crate::base::limits::KIND_BYTES_MAX;
 use crate::base::{ConnectionId, Now};
 use crate::config::Action;
@@ -55,13 +57,22 @@ impl Broker {
         if !is_name(publication.kind, KIND_BYTES_MAX) {
             return self.reject(Rejection::InvalidField("type"), emit);
         }
-        self.issue(publication, emit);
+        self.issue(id, publication, emit);
     }
 
     /// Publishes on a channel that the client or its dialect chose.
-    pub(super) fn issue(&mut self, publication: Publication<'_>, emit: &mut Emit<'_>) {
+    pub(super) fn issue(
+        &mut self,
+        id: ConnectionId,
+        publication: Publication<'_>,
+        emit: &mut Emit<'_>,
+    ) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
         self.counters.publications.add(1);
-        emit(Effect::Publish(publication));
+        let scope = session.isolated_tenant().into();
+        emit(Effect::Publish(publication.in_scope(scope)));
         let channel = publication.channel;
         emit(Effect::Reply(Event::Published { channel }));
     }
@@ -76,7 +87,10 @@ impl Broker {
         if let Err(rejection) = self.check_access(id, Action::History, channel) {
             return self.reject(rejection, emit);
         }
-        let values = self.process_state.retained.of(channel);
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let values = self.process_state.retained.of(&session.full_name(channel));
         emit(Effect::Reply(Event::Retained {
             channel,
             values: values.iter().map(|value| &**value).collect(),
@@ -84,21 +98,46 @@ impl Broker {
         }));
     }
 
-    /// Whether the session in `slot` matches the target of a publication.
-    #[must_use]
-    pub fn matches_target(&self, slot: u32, target: BroadcastTarget<'_>) -> bool {
-        let Some(session) = self.sessions.at_slot(slot) else {
-            return false;
-        };
-        let identity = session.identity.as_deref();
-        match target {
-            BroadcastTarget::All => true,
-            BroadcastTarget::User(user) => session.user() == Some(user),
-            BroadcastTarget::Role(role) => identity.is_some_and(|identity| identity.has_role(role)),
-            BroadcastTarget::Permission(permission) => {
-                identity.is_some_and(|identity| identity.may(permission))
+    /// Calls `visit` with each subscriber of a channel that matches a target: its slot, subscriber
+    /// group and position there. The cost is that of the subscribers of the channel or of the
+    /// sessions that match, whichever are fewer.
+    pub fn visit_target(
+        &self,
+        channel: ChannelIndex,
+        target: BroadcastTarget<'_>,
+        mut visit: impl FnMut(u32, u32, usize),
+    ) {
+        let matching = match target {
+            BroadcastTarget::All => {
+                let subscribers = self.channels.at(channel).subscribers();
+                return subscribers
+                    .for_each(|(slot, group, position)| visit(slot, group, position));
             }
-            BroadcastTarget::Tenant(tenant) => session.tenant() == Some(tenant),
+            BroadcastTarget::User(user) => user_channel(user),
+            BroadcastTarget::Role(role) => role_channel(role),
+            BroadcastTarget::Permission(permission) => permission_channel(permission),
+            BroadcastTarget::Tenant(tenant) => tenant_channel(tenant),
+        };
+        // The server subscribes the sessions that match to this one.
+        let Some(matching) = self.channels.find(&matching) else {
+            return;
+        };
+        let [subscribers, sessions] = [channel, matching].map(|index| self.channels.at(index));
+        if sessions.subscriber_count() < subscribers.subscriber_count() {
+            for (slot, ..) in sessions.subscribers() {
+                let session = self.sessions.at_slot(slot);
+                let all = session.map_or(&[][..], |session| &session.subscriptions);
+                for it in all.iter().filter(|it| it.channel == channel) {
+                    visit(slot, it.group, it.position as usize);
+                }
+            }
+            return;
+        }
+        for (slot, group, position) in subscribers.subscribers() {
+            let session = self.sessions.at_slot(slot);
+            if session.is_some_and(|session| session.subscription(Some(matching)).is_some()) {
+                visit(slot, group, position);
+            }
         }
     }
 }

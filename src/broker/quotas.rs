@@ -101,6 +101,13 @@ impl Quotas {
         left
     }
 
+    /// How many sessions are counted.
+    pub(super) fn sessions(&self, (dialect, scope): (DialectId, Scope), name: &str) -> u32 {
+        let key = key(dialect, scope, name);
+        let stripe = self.stripe(&key);
+        stripe.get(&*key).map_or(0, |usage| usage.sessions)
+    }
+
     /// Counts a connection before authentication and returns how many its address has now.
     pub fn add_unauthenticated(&self, address: IpAddr) -> u32 {
         let key = unauthenticated_key(address);

@@ -1,10 +1,11 @@
 //! Server-side subscriptions: `all`, and the channels of the session's dialect, user, tenant, roles
 //! and permissions.
 
-use super::channels::{NewSubscriber, SubscriptionRef};
+use super::channels::{NewSubscriber, SubscriptionRef, TenantKey};
 use super::state::{Broker, Emit};
 use crate::base::channel_names::{
-    EVERYONE, dialect_channel, permission_channel, role_channel, tenant_channel, user_channel,
+    EVERYONE, dialect_channel, is_reserved, name_for_clients, permission_channel, role_channel,
+    tenant_channel, tenant_of, user_channel,
 };
 use crate::base::counters::SubscriptionReject;
 use crate::base::limits::SERVER_SUBSCRIPTIONS_MAX;
@@ -28,6 +29,7 @@ impl Broker {
             self.leave(subscription);
         }
         let mut server_subscriptions = Vec::with_capacity(names.len());
+        let mut tenant = TenantKey::NONE;
         for name in names {
             // A session receives each publication once: a client-side subscription is enough.
             let known = self.channels.find(&name);
@@ -36,6 +38,8 @@ impl Broker {
                 continue;
             }
             let channel = self.channels.open(&name, true);
+            let is_isolated = session.is_some_and(|session| session.isolated_tenant().is_some());
+            let is_shared = is_reserved(&name) && tenant_of(&name).is_none();
             // A token may name a role twice.
             let mut earlier = server_subscriptions.iter();
             if earlier.any(|subscription: &SubscriptionRef| subscription.channel == channel) {
@@ -46,7 +50,12 @@ impl Broker {
                 variant,
                 subscription_id: None,
                 filter: None,
+                tenant: if is_shared { tenant } else { TenantKey::NONE },
             };
+            // The channel of the tenant is the first one.
+            if is_isolated && server_subscriptions.is_empty() {
+                tenant = TenantKey::of(channel);
+            }
             let subscription = self.channels.join(channel, subscriber);
             server_subscriptions.push(subscription);
         }
@@ -55,6 +64,13 @@ impl Broker {
         };
         session.server_side_count =
             u16::try_from(server_subscriptions.len()).expect("bounded by SERVER_SUBSCRIPTIONS_MAX");
+        let is_isolated = session.isolated_tenant().is_some();
+        match (session.counted.isolated, is_isolated) {
+            (false, true) => self.process_state.add_isolated(),
+            (true, false) => self.process_state.remove_isolated(),
+            _ => {}
+        }
+        session.counted.isolated = is_isolated;
         server_subscriptions.append(&mut session.subscriptions);
         session.subscriptions = server_subscriptions;
         self.count_tables();
@@ -64,8 +80,8 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return Vec::new();
         };
-        let mut names = vec![EVERYONE.to_owned(), dialect_channel(session.dialect)];
-        names.extend(session.tenant().map(tenant_channel));
+        let mut names: Vec<_> = session.tenant().map(tenant_channel).into_iter().collect();
+        names.extend([EVERYONE.to_owned(), dialect_channel(session.dialect)]);
         let subject = session.subject();
         for rule in self.policy.access_rules.rules() {
             if rule.auto_subscribe == Some(session.dialect)
@@ -73,7 +89,7 @@ impl Broker {
                 && let Some(name) = rule.channels.name()
                 && rule.is_met(subject, name) == Some(true)
             {
-                names.push(name.to_owned());
+                names.push(session.full_name(name).into_owned());
             }
         }
         if let Some(identity) = &session.identity {
@@ -91,13 +107,22 @@ impl Broker {
         names
     }
 
+    /// Ends all subscriptions of the client: they are in the channels of another tenant.
+    pub(super) fn drop_client_side(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+        while let Some(session) = self.sessions.get(id)
+            && !session.client_side().is_empty()
+        {
+            self.leave_at(id, session.subscriptions.len() - 1, now, emit);
+        }
+    }
+
     /// Ends the subscriptions that the new identity does not allow.
     pub(super) fn drop_forbidden(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let mut at = 0;
         while let Some(session) = self.sessions.get(id)
             && let Some(subscription) = session.client_side().get(at)
         {
-            let channel = self.channels.name(*subscription).to_owned();
+            let channel = name_for_clients(self.channels.name(*subscription)).to_owned();
             if self.check_access(id, Action::Subscribe, &channel).is_ok() {
                 at += 1;
             } else {

@@ -1,12 +1,14 @@
 //! What the broker stores for one session.
 
 use super::channels::{ChannelIndex, SubscriptionRef};
+use super::command::full_name;
 use super::rate::RateState;
 use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::now::Moment;
 use crate::base::{ConnectionId, DialectId, Now, Variant};
 use crate::config::{DialectPolicy, Subject, TokenExpiryAction};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -20,6 +22,10 @@ pub(super) struct Session {
     pub(super) is_leaving: bool,
     /// Disconnected; only its subscriptions are left.
     pub(super) is_gone: bool,
+    /// Whether the tenant that its request named is its tenant if its token names none.
+    pub(super) is_named_tenant_trusted: bool,
+    /// Whether its channels are those of its tenant.
+    pub(super) isolates: bool,
     /// In which of the counts with limits it is included.
     pub(super) counted: Counted,
     /// How many of `subscriptions`, from the front, are server-side.
@@ -31,8 +37,8 @@ pub(super) struct Session {
     pub(super) peer: SocketAddr,
     pub(super) began: Now,
     pub(super) identity: Option<Box<Identity>>,
-    /// The tenant that its request named; the tenant of its token takes precedence.
-    pub(super) tenant: Option<Box<str>>,
+    /// The tenant that its request named.
+    pub(super) named_tenant: Option<Box<str>>,
     pub(super) rate: RateState,
     /// Bytes of JSON of the filters of its subscriptions.
     pub(super) filter_bytes: u32,
@@ -113,6 +119,8 @@ pub(super) struct Counted {
     pub(super) ip: bool,
     pub(super) user: bool,
     pub(super) tenant: bool,
+    /// Among the sessions with channels of their tenant.
+    pub(super) isolated: bool,
 }
 
 /// What is due for a session at some moment.
@@ -150,13 +158,40 @@ impl Session {
         self.identity.as_ref().map(|identity| &*identity.user)
     }
 
-    /// The tenant of its token, else the one that its request named.
+    /// The tenant of its token, else the one that its request named, if that is trusted.
     pub(super) fn tenant(&self) -> Option<&str> {
         let proven = self
             .identity
             .as_ref()
             .and_then(|identity| identity.tenant.as_deref());
-        proven.or(self.tenant.as_deref())
+        proven.or(self.trusted_tenant())
+    }
+
+    /// Its tenant if its token names none.
+    pub(super) fn trusted_tenant(&self) -> Option<&str> {
+        let named = self.named_tenant.as_deref();
+        named.filter(|_| self.is_named_tenant_trusted)
+    }
+
+    /// The tenant whose channels, users and counts are its own; `None` = those that it shares with
+    /// all sessions without a tenant.
+    pub(super) fn isolated_tenant(&self) -> Option<&str> {
+        self.tenant().filter(|_| self.isolates)
+    }
+
+    /// The name of a channel in the tables and in the ring.
+    pub(super) fn full_name<'a>(&self, channel: &'a str) -> Cow<'a, str> {
+        full_name(self.isolated_tenant(), channel)
+    }
+
+    /// The name under which its user counts: users of two tenants are two, whatever their ids.
+    pub(super) fn quota_user(&self) -> Option<Cow<'_, str>> {
+        let user = self.user()?;
+        Some(match self.isolated_tenant() {
+            // No tenant has a control character.
+            Some(tenant) => format!("{tenant}\0{user}").into(),
+            None => user.into(),
+        })
     }
 
     /// Whom rules are checked for.

@@ -1,11 +1,12 @@
 //! The state of a broker, and the queries on it.
 
-use super::channels::{Channel, ChannelIndex, Channels};
+use super::channels::{Channel, ChannelIndex, Channels, TenantKey};
 use super::effect::Effect;
 use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
 use super::session::{Leaving, Session};
 use crate::auth::Verifier;
+use crate::base::channel_names::{name_for_clients, tenant_channel};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlotMap, SubscriptionId,
@@ -119,6 +120,26 @@ impl Broker {
         self.channels.at_mut(index)
     }
 
+    /// The tenant of this id; `None` if it has no sessions here.
+    #[must_use]
+    pub fn find_tenant(&self, tenant: &str) -> Option<TenantKey> {
+        self.channels
+            .find(&tenant_channel(tenant))
+            .map(TenantKey::of)
+    }
+
+    /// The sessions of a tenant, in all dialects, in no particular order.
+    pub fn sessions_of<'a>(
+        &'a self,
+        tenant: &str,
+        now: Now,
+    ) -> impl Iterator<Item = SessionView<'a>> {
+        let channel = self.channels.find(&tenant_channel(tenant));
+        let channel = channel.map(|index| self.channels.at(index)).into_iter();
+        let slots = channel.flat_map(|channel| channel.subscribers().map(|(slot, ..)| slot));
+        slots.filter_map(move |slot| self.view(self.sessions.id_at_slot(slot)?, now))
+    }
+
     /// Whether a session of `dialect` would be within the limits now.
     #[must_use]
     pub fn has_room(&self, dialect: DialectId) -> bool {
@@ -134,6 +155,13 @@ impl Broker {
             let policy = &self.policy.dialects[session.dialect.index()];
             session.identity.is_some() || !policy.auth_required
         })
+    }
+
+    /// The tenant whose channels are those of the session; `None` = it shares them with all sessions
+    /// without a tenant.
+    #[must_use]
+    pub fn isolated_tenant(&self, id: ConnectionId) -> Option<&str> {
+        self.sessions.get(id)?.isolated_tenant()
     }
 
     /// Whether the session has yet to answer a ping.
@@ -171,8 +199,8 @@ impl Broker {
         let session = self.sessions.get(id)?;
         let policy = &self.policy.dialects[session.dialect.index()];
         let limit = policy.rate_limit;
-        let used = match (policy.rate_scope, session.user()) {
-            (RateScope::User, Some(user)) => self.quotas.used(session.dialect, user, limit, now),
+        let used = match (policy.rate_scope, session.quota_user()) {
+            (RateScope::User, Some(user)) => self.quotas.used(session.dialect, &user, limit, now),
             _ => session.rate.used(limit, now.monotonic_ms),
         };
         Some((used, limit.messages_max()))
@@ -228,6 +256,6 @@ pub(super) fn view<'a>(
 pub(super) fn channel_names<'a>(session: &Session, channels: &'a Channels) -> Vec<&'a str> {
     let client_side = session.client_side().iter();
     client_side
-        .map(|subscription| channels.name(*subscription))
+        .map(|subscription| name_for_clients(channels.name(*subscription)))
         .collect()
 }

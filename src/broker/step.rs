@@ -4,6 +4,7 @@ use super::admission::Admission;
 use super::command::{Command, Subscription};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
+use super::quotas::Scope;
 use super::state::{Broker, Emit};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, MessageError};
@@ -80,7 +81,7 @@ impl Broker {
             },
             Command::Publish(publication) => self.publish(id, publication, emit),
             // Its dialect chose the channel and the type.
-            Command::PublishWithRole { publication, .. } => self.issue(publication, emit),
+            Command::PublishWithRole { publication, .. } => self.issue(id, publication, emit),
             Command::GetRetained { channel } => self.get_retained(id, channel, now, emit),
         }
     }
@@ -95,10 +96,10 @@ impl Broker {
         if limit == RateLimit::Off {
             return;
         }
-        let is_within = match (policy.rate_scope, session.user()) {
+        let is_within = match (policy.rate_scope, session.quota_user()) {
             (RateScope::User, Some(user)) => {
                 let quotas = &self.quotas;
-                quotas.allows(session.dialect, user, limit, now)
+                quotas.allows(session.dialect, &user, limit, now)
             }
             _ => session.rate.allows(limit, now.monotonic_ms),
         };
@@ -145,7 +146,14 @@ impl Broker {
 
     fn status(&self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         if let Some(session) = &self.view(id, now) {
-            let sessions = self.process_state.sessions(session.dialect);
+            let dialect = session.dialect;
+            let sessions = match self.isolated_tenant(id) {
+                Some(tenant) => self
+                    .quotas
+                    .sessions((dialect, Scope::Tenant), tenant)
+                    .into(),
+                None => self.process_state.sessions(dialect),
+            };
             emit(Effect::Reply(Event::Status {
                 session,
                 sessions,

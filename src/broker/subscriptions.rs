@@ -1,6 +1,6 @@
 //! Subscribing and unsubscribing.
 
-use super::channels::{NewSubscriber, SubscriptionRef};
+use super::channels::{NewSubscriber, SubscriptionRef, TenantKey};
 use super::command::{Subscription, SubscriptionIdRequest};
 use super::effect::Effect;
 use super::event::{Event, PresenceChange, Rejection, SubscriptionView};
@@ -9,6 +9,7 @@ use super::names::{check_channel, is_subscription_id};
 use super::presence::announce;
 use super::session::Session;
 use super::state::{Broker, Emit};
+use crate::base::channel_names::{name_for_clients, tenant_of};
 use crate::base::counters::SubscriptionReject;
 use crate::base::limits::{FILTER_BYTES_PER_SESSION_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use crate::base::{ConnectionId, Now, SubscriptionId};
@@ -28,10 +29,9 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
+        let name = session.full_name(requested.channel);
         let is_known = requested.subscription_id == SubscriptionIdRequest::None
-            && session
-                .subscription(self.channels.find(requested.channel))
-                .is_some();
+            && session.subscription(self.channels.find(&name)).is_some();
         let subscription_id = match self.choose_subscription_id(session, requested.subscription_id)
         {
             Ok(subscription_id) => subscription_id,
@@ -56,7 +56,7 @@ impl Broker {
             {
                 return self.reject(Rejection::TooManyFilters, emit);
             }
-            self.join(id, requested.channel, subscription_id.clone(), filter);
+            self.join(id, &name, subscription_id.clone(), filter);
             self.count_tables();
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -64,7 +64,7 @@ impl Broker {
         };
         let is_announced = requested.is_announced && !is_known;
         if is_announced {
-            session.announced.add(self.channels.find(requested.channel));
+            session.announced.add(self.channels.find(&name));
         }
         emit(Effect::Reply(Event::Subscribed(SubscriptionView {
             channel: requested.channel,
@@ -145,6 +145,7 @@ impl Broker {
                 variant,
                 subscription_id,
                 filter,
+                tenant: TenantKey::NONE,
             },
         );
         session.filter_bytes += self.channels.filter_bytes(subscription);
@@ -157,7 +158,10 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let is_known = session.subscription(self.channels.find(name)).is_some();
+        let full_name = session.full_name(name);
+        let is_known = session
+            .subscription(self.channels.find(&full_name))
+            .is_some();
         if is_known || session.closing {
             return;
         }
@@ -168,11 +172,12 @@ impl Broker {
         if session.client_side().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
             return rejected.of(SubscriptionReject::Full).add(1);
         }
-        self.join(id, name, None, None);
+        self.join(id, &full_name, None, None);
         self.count_tables();
     }
 
-    /// Ends a subscription, without an answer to its client.
+    /// Ends a subscription, without an answer to its client. A session stays subscribed to the
+    /// channel of its tenant, by which groups name the tenant.
     pub(super) fn unsubscribe_server_side(
         &mut self,
         id: ConnectionId,
@@ -181,7 +186,8 @@ impl Broker {
         emit: &mut Emit<'_>,
     ) {
         if let Some(session) = self.sessions.get(id)
-            && let Some(at) = session.subscription(self.channels.find(name))
+            && tenant_of(name).is_none()
+            && let Some(at) = session.subscription(self.channels.find(&session.full_name(name)))
         {
             self.leave_at(id, at, now, emit);
         }
@@ -200,7 +206,7 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let at = session.subscription(self.channels.find(name));
+        let at = session.subscription(self.channels.find(&session.full_name(name)));
         let view = SubscriptionView {
             channel: name,
             subscription_id: None,
@@ -229,7 +235,7 @@ impl Broker {
             return self.reject(Rejection::UnknownSubscriptionId, emit);
         };
         let view = SubscriptionView {
-            channel: self.channels.name(session.subscriptions[at]),
+            channel: name_for_clients(self.channels.name(session.subscriptions[at])),
             subscription_id: Some(subscription_id),
             filter: None,
             is_announced: false,
@@ -253,7 +259,7 @@ impl Broker {
             self.subscription_count -= 1;
         }
         if session.announced.remove(subscription.channel) {
-            let change = PresenceChange::Left(self.channels.name(subscription));
+            let change = PresenceChange::Left(name_for_clients(self.channels.name(subscription)));
             announce(session, change, now, emit);
         }
         self.leave(subscription);

@@ -18,6 +18,18 @@ label! {
 }
 
 label! {
+    /// Where the tenant of a session comes from.
+    TenantSource {
+        /// Its token only.
+        Token = "token",
+        /// Its token; if that names none, the request.
+        Request = "request",
+        /// Its token; if that names none, the header that a trusted proxy has set.
+        Proxy = "proxy",
+    }
+}
+
+label! {
     /// What happens when a token expires during its session.
     TokenExpiryAction {
         /// The client receives an error, and the session is closed with 1008.
@@ -65,6 +77,11 @@ settings! {
         sessions_per_user_max: u32 = 0;
         /// Sessions of this dialect of one tenant; 0 = no limit.
         sessions_per_tenant_max: u32 = 0;
+        /// Whether the sessions of a tenant have channels, users and counts of their own.
+        tenant_isolation: bool = false;
+        /// Whether a request may name the tenant of a session whose token names none: `token` = no,
+        /// `request` = yes, `proxy` = by the header X-Tenant-ID of a trusted proxy.
+        tenant_source: TenantSource = TenantSource::Token;
         /// What happens when a token expires during its session.
         token_expiry_action: TokenExpiryAction = TokenExpiryAction::Close;
         /// The claim with the user's id; the other one is the fallback.
@@ -75,7 +92,8 @@ settings! {
 const ABOVE_ZERO: Option<Rule<Millis>> = Some((|time| time.0 > 0, "a time longer than 0s"));
 
 impl DialectPolicy {
-    /// The same in insecure development mode: no authentication, no rate limit, no session limit.
+    /// The same in insecure development mode: no authentication, no rate limit, no session
+    /// limit, tenants as requests name them.
     #[must_use]
     pub fn permissive(self) -> Self {
         Self {
@@ -87,6 +105,7 @@ impl DialectPolicy {
             sessions_per_ip_max: 0,
             sessions_per_user_max: 0,
             sessions_per_tenant_max: 0,
+            tenant_source: TenantSource::Request,
             ..self
         }
     }

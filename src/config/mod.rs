@@ -41,7 +41,7 @@ pub mod value;
 
 pub use access::{AccessRule, Action, ChannelPattern, DefaultAccess, Requirement, Subject};
 pub use declaration::SettingInfo;
-pub use dialect_policy::{DialectPolicy, RateScope, TokenExpiryAction};
+pub use dialect_policy::{DialectPolicy, RateScope, TenantSource, TokenExpiryAction};
 pub use error::SettingsError;
 pub use inputs::Inputs;
 pub use listener::{Listener, Route, Routes};

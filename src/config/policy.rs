@@ -6,6 +6,7 @@ use super::listener::Routes;
 use super::process::RejectionMode;
 use super::rule_table::RuleTable;
 use crate::base::DialectId;
+use std::net::IpAddr;
 
 /// The rules of a whole process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,13 @@ impl Policy {
     #[must_use]
     pub fn serves(&self, dialect: DialectId) -> bool {
         self.routes.iter().any(|routes| routes.serve(dialect))
+    }
+
+    /// Whether the peer is a proxy whose headers are trusted. None is: there is no setting that names
+    /// one yet.
+    #[must_use]
+    pub const fn is_trusted_proxy(&self, _peer: IpAddr) -> bool {
+        false
     }
 
     /// Whether a page of `origin` may connect. Clients without an origin are not browsers and may

@@ -110,6 +110,7 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             sessions_per_ip_max: 50,
             sessions_per_user_max: 10,
             sessions_per_tenant_max: 500,
+            tenant_isolation: true,
             ..DialectPolicy::default()
         },
         variables: &[

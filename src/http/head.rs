@@ -19,6 +19,8 @@ pub struct Head<'a> {
     pub host: Option<&'a str>,
     /// `X-Tenant-ID`.
     pub tenant: Option<&'a str>,
+    /// Whether there are several, which differ.
+    pub has_tenants: bool,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<&'a str>,
     /// `Sec-WebSocket-Protocol`, all its lines.
@@ -110,7 +112,8 @@ impl<'a> Head<'a> {
         } else if is("origin") {
             self.origin = Some(value);
         } else if is("x-tenant-id") {
-            self.tenant = Some(value).filter(|tenant| !tenant.is_empty());
+            self.has_tenants |= self.tenant.is_some_and(|other| other != value);
+            self.tenant = Some(value);
         } else if is("authorization") {
             self.bearer = value
                 .split_once(' ')

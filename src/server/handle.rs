@@ -2,14 +2,16 @@
 
 use super::boot::Running;
 use super::builder::Builder;
-use super::info::{ConnectionInfo, Stats};
+use super::info::{ConnectionInfo, Stats, TenantStats};
 use super::questions::is_shard;
 use super::run::{StopOutcome, drain, run_until_signal};
 use super::signals::SignalWatch;
 use crate::auth::{Grant, TokenAlgorithm, issue};
-use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
+use crate::base::channel_names::{
+    name_for_clients, permission_channel, role_channel, tenant_channel, user_channel,
+};
 use crate::base::{DialectId, Now, ShardCounters};
-use crate::broker::{BroadcastTarget, Publication, SessionId};
+use crate::broker::{BroadcastTarget, Publication, SessionId, TenantScope};
 use crate::config::Settings;
 use crate::dialect::monitoring;
 use crate::shard::{PublishError, Shard};
@@ -46,6 +48,15 @@ pub struct Server {
     running: Arc<Running>,
     settings: Arc<Settings>,
     outcome: Arc<Mutex<Option<StopOutcome>>>,
+    scope: Scope,
+}
+
+/// For which tenants a handle publishes, and whose sessions it finds.
+#[derive(Clone, Debug)]
+enum Scope {
+    Without,
+    Of(Arc<str>),
+    All,
 }
 
 impl Server {
@@ -54,6 +65,7 @@ impl Server {
             running: Arc::new(running),
             settings: Arc::new(settings),
             outcome: Arc::default(),
+            scope: Scope::Without,
         }
     }
 
@@ -140,6 +152,43 @@ impl Server {
         let grant = Grant::new("dev").with_permission("publish");
         let now = self.running.context().clock.now();
         issue(&grant, secret.0.as_bytes(), DEV_TOKEN_TTL_S, now).ok()
+    }
+
+    /// The same server, for a tenant: what is published with this handle is for the tenant's
+    /// sessions, and `connection_info`, `disconnect` and `send` find no others. Handles without a
+    /// tenant publish for the sessions without one, and those of dialects that do not isolate tenants
+    /// (`tenant_isolation`).
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// let acme = server.in_tenant("acme");
+    /// acme.broadcast("news", "headline", &serde_json::json!({"text": "for acme"}))?;
+    /// acme.broadcast_to_user("ann", "mail", &serde_json::json!({"unread": 3}))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn in_tenant(&self, tenant: &str) -> Self {
+        Self {
+            scope: Scope::Of(tenant.into()),
+            ..self.clone()
+        }
+    }
+
+    /// The same server, for all sessions of whatever tenant. Only what the server subscribes sessions
+    /// to reaches them all: users, roles, permissions, tenants, and broadcasts to all sessions or
+    /// those of a dialect. Other channels belong to one tenant each, and are errors.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.in_all_tenants().notify("notification", "Maintenance tonight", &())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn in_all_tenants(&self) -> Self {
+        Self {
+            scope: Scope::All,
+            ..self.clone()
+        }
     }
 
     /// Publishes to all subscribers of a channel.
@@ -265,6 +314,11 @@ impl Server {
 
     /// Publishes, and waits for space in the ring if there is none.
     pub(super) fn publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
+        let publication = &publication.in_scope(match &self.scope {
+            Scope::Without => TenantScope::Without,
+            Scope::Of(tenant) => TenantScope::Of(tenant),
+            Scope::All => TenantScope::All,
+        });
         let context = self.running.context();
         let began = context.clock.now().monotonic_ms;
         loop {
@@ -303,6 +357,9 @@ impl Server {
     ) -> Result<bool, PublishError> {
         let data = serde_json::to_string(data).map_err(PublishError::Data)?;
         let kind = kind.to_owned();
+        let Some(id) = self.in_scope(id) else {
+            return Ok(false);
+        };
         let is_there = self.running.call_shard(id.shard, move |shard, now| {
             let is_there = shard.describe(id.connection, now).is_some();
             shard.send_message(id.connection, &kind, &data, now);
@@ -328,7 +385,7 @@ impl Server {
         let names: HashSet<_> = names.into_iter().flatten().collect();
         let properties = names
             .iter()
-            .filter(|name| monitoring::property_of(name).is_some());
+            .filter(|name| monitoring::property_of(name_for_clients(name)).is_some());
         let context = self.running.context();
         let counters = &context.counters;
         let sum = |pick: fn(&ShardCounters) -> u64| counters.iter().map(|shard| pick(shard)).sum();
@@ -343,6 +400,40 @@ impl Server {
             messages_received: sum(|shard| shard.messages_received.value()),
             messages_sent: sum(|shard| shard.deliveries.value()),
         }
+    }
+
+    /// Counts of one tenant's sessions, in all dialects. In a handler, sessions of a shard that is held
+    /// up for more than a second are not counted.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// println!("{} sessions of acme", server.tenant_stats("acme").active_connections);
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn tenant_stats(&self, tenant: &str) -> TenantStats {
+        let tenant = tenant.to_owned();
+        let answers = self.running.ask_shards(move |broker, now| {
+            let mut stats = TenantStats::default();
+            let mut names = HashSet::new();
+            for view in broker.sessions_of(&tenant, now) {
+                stats.active_connections += 1;
+                stats.authenticated_connections += u64::from(view.identity.is_some());
+                stats.total_subscriptions += view.channels.len() as u64;
+                names.extend(view.channels.into_iter().map(str::to_owned));
+            }
+            (stats, names)
+        });
+        let mut total = TenantStats::default();
+        let mut all_names = HashSet::new();
+        for (stats, names) in answers {
+            total.active_connections += stats.active_connections;
+            total.authenticated_connections += stats.authenticated_connections;
+            total.total_subscriptions += stats.total_subscriptions;
+            all_names.extend(names);
+        }
+        total.unique_channels = all_names.len() as u64;
+        total
     }
 
     /// Sessions of one dialect.
@@ -425,7 +516,7 @@ impl Server {
     /// The session with this id, or with this connection id of the monitoring dialect.
     fn find(&self, id: &str) -> Option<SessionId> {
         if let Ok(id) = id.parse() {
-            return Some(id);
+            return self.in_scope(id);
         }
         let wanted = id.to_owned();
         let found = self.running.ask_shards(move |broker, now| {
@@ -436,7 +527,21 @@ impl Server {
             })?;
             Some(broker.session_id(connection))
         });
-        found.into_iter().flatten().next()
+        let found = found.into_iter().flatten().next();
+        found.and_then(|id| self.in_scope(id))
+    }
+
+    /// The session, unless this is the handle of another tenant.
+    fn in_scope(&self, id: SessionId) -> Option<SessionId> {
+        let Scope::Of(tenant) = &self.scope else {
+            return Some(id);
+        };
+        let tenant = Arc::clone(tenant);
+        let is_its = self.running.ask_shard(id.shard, move |broker, now| {
+            let view = broker.view(id.connection, now);
+            view.is_some_and(|view| view.tenant == Some(&tenant))
+        });
+        is_its.filter(|is_its| *is_its).map(|_| id)
     }
 
     /// Closes all sessions with 1001 and returns when the last one has ended, or after

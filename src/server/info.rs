@@ -72,6 +72,27 @@ pub struct Stats {
     pub messages_sent: u64,
 }
 
+/// Counts of one tenant's sessions.
+///
+/// ```no_run
+/// # let server = fanwire::Server::builder().dev().start()?;
+/// let stats = server.tenant_stats("acme");
+/// println!("{} subscriptions to {} channels", stats.total_subscriptions, stats.unique_channels);
+/// # Ok::<(), fanwire::StartError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TenantStats {
+    /// Sessions that may subscribe.
+    pub active_connections: u64,
+    /// Of them, those that have authenticated.
+    pub authenticated_connections: u64,
+    /// Subscriptions of clients, without server-side subscriptions.
+    pub total_subscriptions: u64,
+    /// Channels that have such subscriptions.
+    pub unique_channels: u64,
+}
+
 impl ConnectionInfo {
     /// The information from `view` and the state of the rate limit.
     pub(super) fn new(view: &SessionView<'_>, (rate_used, rate_max): (u32, Option<u32>)) -> Self {

@@ -22,7 +22,7 @@ pub use builder::{Builder, Configured};
 pub use error::StartError;
 pub use explain::Explanation;
 pub use handle::Server;
-pub use info::{ConnectionInfo, Stats};
+pub use info::{ConnectionInfo, Stats, TenantStats};
 pub use kernel_probe::KernelError;
 pub use run::StopOutcome;
 pub use signals::SignalWatch;

@@ -3,7 +3,9 @@
 use super::batch::Batches;
 use super::record::{self, Frame, Record};
 use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId, Variant};
-use crate::broker::{BroadcastTarget, Broker, Channel, ChannelIndex};
+use crate::broker::{
+    BroadcastTarget, Broker, Channel, ChannelIndex, Reach, TenantKey, TenantScope,
+};
 use crate::dialect;
 use crate::json::{Document, JsonReader};
 
@@ -29,6 +31,8 @@ pub(super) struct Coalescer {
 struct Share {
     batch: usize,
     frames: Vec<u32>,
+    /// The frames in one run, while they are delivered.
+    run: Option<FrameRun>,
 }
 
 /// A frame that the publisher did not encode, because the variant came into use after the publisher
@@ -67,7 +71,17 @@ impl Coalescer {
         let Some(index) = self.channel else {
             return;
         };
-        self.find_groups(broker.channel_mut(index), &record, counters);
+        let reach = match record.reach() {
+            Some(TenantScope::Without) => Some(Reach::Tenant(TenantKey::NONE)),
+            // Without a session of the tenant nobody here receives it.
+            Some(TenantScope::Of(tenant)) => broker.find_tenant(tenant).map(Reach::Tenant),
+            Some(TenantScope::All) => Some(Reach::All),
+            None => return counters.ring_malformed.add(1),
+        };
+        let Some(reach) = reach else {
+            return;
+        };
+        self.find_groups(broker.channel_mut(index), reach, &record, counters);
         let channel = broker.channel(index);
         // Frames that the writer did not encode are encoded here, from the texts.
         let is_late = channel.variants() & !record.variants() != 0;
@@ -103,11 +117,12 @@ impl Coalescer {
     fn find_groups(
         &mut self,
         channel: &mut Channel,
+        reach: Reach,
         record: &Record<'_>,
         counters: &ShardCounters,
     ) {
         self.wanted.clear();
-        channel.unfiltered(&mut self.wanted);
+        channel.unfiltered(reach, &mut self.wanted);
         if !channel.has_filters() {
             return;
         }
@@ -128,26 +143,39 @@ impl Coalescer {
     ) {
         if let Some(index) = self.channel.take() {
             let channel = broker.channel(index);
-            for group in self.touched.drain(..) {
-                let share = &mut self.shares[group as usize];
-                let run = self.batches.at(share.batch).run(&share.frames);
+            for group in &self.touched {
+                let share = &mut self.shares[*group as usize];
+                share.run = Some(self.batches.at(share.batch).run(&share.frames));
                 share.frames.clear();
-                let group = channel.group(group);
-                if target != BroadcastTarget::All {
-                    for (at, slot) in group.slots.iter().enumerate() {
-                        if broker.matches_target(*slot, target) {
-                            deliver(*slot, &run, group.subscription_ids.get(at));
+            }
+            if target == BroadcastTarget::All {
+                for group in &self.touched {
+                    let run = self.shares[*group as usize].run.as_ref();
+                    let run = run.expect("made above");
+                    let group = channel.group(*group);
+                    if group.subscription_ids.is_empty() {
+                        for slot in &group.slots {
+                            deliver(*slot, run, None);
+                        }
+                    } else {
+                        for (slot, subscription_id) in
+                            group.slots.iter().zip(&group.subscription_ids)
+                        {
+                            deliver(*slot, run, Some(subscription_id));
                         }
                     }
-                } else if group.subscription_ids.is_empty() {
-                    for slot in &group.slots {
-                        deliver(*slot, &run, None);
-                    }
-                } else {
-                    for (slot, subscription_id) in group.slots.iter().zip(&group.subscription_ids) {
-                        deliver(*slot, &run, Some(subscription_id));
-                    }
                 }
+            } else {
+                broker.visit_target(index, target, |slot, group, position| {
+                    let share = self.shares.get(group as usize);
+                    if let Some(run) = share.and_then(|share| share.run.as_ref()) {
+                        let ids = &channel.group(group).subscription_ids;
+                        deliver(slot, run, ids.get(position));
+                    }
+                });
+            }
+            for group in self.touched.drain(..) {
+                self.shares[group as usize].run = None;
             }
         }
         self.batches.clear();

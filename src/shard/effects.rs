@@ -46,7 +46,7 @@ pub(super) fn announce(writer: &mut PublicationWriter, effect: Effect<'_>, now: 
         let mut scratch = String::new();
         let dialect = dialect::of(dialect);
         if let Some(publication) = dialect.presence(&presence, &mut scratch) {
-            writer.publish(&publication, now);
+            writer.publish(&publication.in_scope(presence.tenant.into()), now);
         }
     }
 }

@@ -112,7 +112,9 @@ impl Shard {
                     kind,
                     data,
                 } => {
+                    let tenant = self.broker.isolated_tenant(id).map(str::to_owned);
                     let publication = Publication::new(&channel, &kind, &data);
+                    let publication = publication.in_scope(tenant.as_deref().into());
                     if publication.is_valid() {
                         self.connections.counters.publications.add(1);
                         let counters = &self.connections.counters;

@@ -3,8 +3,9 @@
 
 use super::Shard;
 use super::connection::{CloseRequest, Phase};
+use crate::base::channel_names::is_tenant_id;
 use crate::base::counters::{CloseReason, RejectReason};
-use crate::base::limits::{CHANNEL_BYTES_MAX, HEAD_BYTES_MAX};
+use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::{Command, Connect};
 use crate::config::{RejectionMode, Routes};
@@ -32,7 +33,8 @@ struct Upgrade<'a> {
     origin: Option<&'a str>,
     authorization: Option<&'a str>,
     token: Option<Cow<'a, str>>,
-    tenant: Option<Cow<'a, str>>,
+    /// The tenant, and whether the header names it.
+    tenant: Option<(Cow<'a, str>, bool)>,
 }
 
 impl Shard {
@@ -122,30 +124,39 @@ impl Shard {
             peer: pending_request.peer,
             authorization: upgrade.authorization,
             token: upgrade.token.as_deref(),
-            tenant: upgrade.tenant.as_deref(),
+            tenant: upgrade.tenant.as_ref().map(|(tenant, _)| &**tenant),
+            is_tenant_vouched: upgrade.tenant.as_ref().is_some_and(|it| it.1)
+                && self
+                    .broker
+                    .policy()
+                    .is_trusted_proxy(pending_request.peer.ip()),
         });
         self.step(id, connect, now);
     }
 }
 
-/// The tenant that a request names: in its path, a header, its query, or its host name.
+/// The tenant that a request names, the first of: its path, a header, its query, its host name; and
+/// whether it is the header. A name that cannot be decoded is `Some("")`, which is no tenant id.
 fn tenant<'a>(
     head: &Head<'a>,
     target: &Target<'a>,
     in_path: Option<&'a str>,
     tenant_domain: Option<&str>,
-) -> Option<Cow<'a, str>> {
+) -> Option<(Cow<'a, str>, bool)> {
     let subdomain = || {
         let (name, _) = head.host?.rsplit_once(':').unwrap_or((head.host?, ""));
         let tenant = name.strip_suffix(tenant_domain?)?.strip_suffix('.')?;
         Some(tenant).filter(|tenant| !tenant.is_empty() && !tenant.contains('.'))
     };
-    in_path
-        .and_then(percent_decode)
-        .or_else(|| head.tenant.map(Cow::Borrowed))
-        .or_else(|| target.parameter("tenant"))
-        .or_else(|| subdomain().map(Cow::Borrowed))
-        .filter(|tenant| !tenant.is_empty())
+    if let Some(tenant) = in_path {
+        return Some((percent_decode(tenant).unwrap_or_default(), false));
+    }
+    if let Some(tenant) = head.tenant {
+        return Some((tenant.into(), true));
+    }
+    let tenant = target.parameter("tenant");
+    let tenant = tenant.or_else(|| subdomain().map(Cow::Borrowed));
+    tenant.map(|tenant| (tenant, false))
 }
 
 fn decide<'a>(
@@ -172,10 +183,10 @@ fn decide<'a>(
         return HandshakeDecision::Reject(RejectReason::UnknownPath);
     };
     let tenant = tenant(&head, &target, route.tenant, tenant_domain);
-    if tenant
+    let is_tenant = tenant
         .as_ref()
-        .is_some_and(|tenant| tenant.len() > CHANNEL_BYTES_MAX)
-    {
+        .is_none_or(|(tenant, _)| is_tenant_id(tenant));
+    if head.has_tenants || !is_tenant {
         return HandshakeDecision::Reject(RejectReason::BadRequest);
     }
     let mut subprotocols = head.subprotocols();

@@ -74,12 +74,14 @@ impl RingWriter {
         mut note_encode: impl FnMut(Variant),
     ) -> Pieces {
         let interests = &self.process_state.interests;
-        let tag = interests.tag(publication.channel);
+        let channel = publication.full_name();
+        let tag = interests.tag(&channel);
         let variants = variants_of(interests.variants(tag));
         let mut record = record;
         record::write(
             &mut record,
             publication,
+            &channel,
             meta,
             variants,
             |variant, output| {

@@ -2,7 +2,7 @@
 
 use super::publication_writer::{ID_BITS, Pieces, RingWriter, Unannounced};
 use crate::base::interest::variants_of;
-use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX};
+use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX, TENANT_BYTES_MAX};
 use crate::base::{Now, ProcessState, ShardCounters, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
@@ -48,6 +48,9 @@ pub enum PublishError {
     RingFull,
     /// The name of the channel or the type is empty, too long, or has control characters.
     Name,
+    /// The tenant is no tenant id, or the channel is not one of this tenant, or not one that reaches
+    /// all tenants.
+    Tenant,
     /// The data cannot be written as JSON.
     Data(serde_json::Error),
     /// The server has stopped.
@@ -63,6 +66,11 @@ impl fmt::Display for PublishError {
                 "expected a channel of 1 to {CHANNEL_BYTES_MAX} bytes and a type of 1 to \
                  {KIND_BYTES_MAX} bytes, without control characters"
             ),
+            Self::Tenant => write!(
+                formatter,
+                "expected a tenant of 1 to {TENANT_BYTES_MAX} bytes without `:` and control \
+                 characters, its own channel, and for all tenants a channel of the server"
+            ),
             Self::Data(error) => write!(formatter, "data cannot be written as JSON: {error}"),
             Self::Stopped => formatter.write_str("the server has stopped"),
         }
@@ -73,7 +81,7 @@ impl std::error::Error for PublishError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Data(error) => Some(error),
-            Self::RingFull | Self::Name | Self::Stopped => None,
+            Self::RingFull | Self::Name | Self::Tenant | Self::Stopped => None,
         }
     }
 }
@@ -125,6 +133,9 @@ impl Publisher {
         }
         let mut key = String::new();
         let publication = &dialect::retaining(publication, &mut key);
+        if !publication.is_scope_valid() {
+            return Err(PublishError::Tenant);
+        }
         if !publication.is_valid() {
             return Err(PublishError::Name);
         }

@@ -3,22 +3,26 @@
 //!
 //! ```text
 //!   0      1          2        3      4         6       8       12              16
-//!   ├ form ┼ variants ┼ target ┼ zero ┼ channel ┼ kind  ┼ data  ┼ zero          ┤
+//!   ├ form ┼ variants ┼ target ┼ scope┼ channel ┼ kind  ┼ data  ┼ zero          ┤
 //!   │ (u8) │ (count)  │ (u8)   │ (u8) │ bytes   │ bytes │ bytes │ (u32)         │
 //!   │      │ (u8)     │        │      │ (u16)   │ (u16) │ (u32) │               │
 //!   16                                         24                              32
 //!   ├ time (u64, unix ms)                      ┼ id (u64)                       ┤
 //!   32
 //!   ├ variants × (variant u32, frame bytes u32, placeholder u32 from the frame's start) ┤
-//!   ├ channel ┼ kind ┼ data ┼ target (u16 bytes, text) ┼ frame ┼ frame … ┤
+//!   ├ channel ┼ kind ┼ data ┼ target (u16 bytes, text) ┼ tenant (u16 bytes, text) ┼ frame … ┤
 //! ```
+//!
+//! The channel is the name in the tables. The scope and the tenant say which of its subscribers'
+//! tenants receive the publication; for the channel of one tenant, the name alone does.
 //!
 //! A publication longer than a record is written as fragments: the same bytes in pieces, each after
 //! a prefix of sixteen bytes (form u8, zeros, the offset of the piece u32, the publication's id u64).
 //! Every reader that wants the first one reassembles them.
 
 use crate::base::Variant;
-use crate::broker::{BroadcastTarget, Publication};
+use crate::base::channel_names::name_for_clients;
+use crate::broker::{BroadcastTarget, Publication, TenantScope};
 use crate::dialect::{Placeholder, PublicationMeta};
 use crate::ws::frame;
 
@@ -52,6 +56,8 @@ pub(super) struct Record<'a> {
     data: &'a [u8],
     target: u8,
     whom: &'a [u8],
+    scope: u8,
+    tenant: &'a [u8],
     pub(super) meta: PublicationMeta,
     table: &'a [u8],
     frames: &'a [u8],
@@ -65,10 +71,12 @@ pub(super) struct Frame<'a> {
     pub(super) placeholder: Option<usize>,
 }
 
-/// Writes a record into `output`, with a frame for each variant in `variants`.
+/// Writes a record into `output`, with a frame for each variant in `variants`. `channel` is the
+/// publication's `full_name`.
 pub(super) fn write(
     output: &mut Vec<u8>,
     publication: &Publication<'_>,
+    channel: &str,
     meta: PublicationMeta,
     variants: impl Iterator<Item = Variant> + Clone,
     mut render: impl FnMut(Variant, &mut Vec<u8>) -> Option<Placeholder>,
@@ -82,9 +90,14 @@ pub(super) fn write(
         BroadcastTarget::Permission(permission) => (3, permission),
         BroadcastTarget::Tenant(tenant) => (4, tenant),
     };
+    let (scope, tenant) = match publication.reach() {
+        TenantScope::Without => (0, ""),
+        TenantScope::Of(tenant) => (1, tenant),
+        TenantScope::All => (2, ""),
+    };
     output.clear();
-    output.extend_from_slice(&[Form::Whole as u8, variant_count, target, 0]);
-    output.extend_from_slice(&name_bytes(publication.channel));
+    output.extend_from_slice(&[Form::Whole as u8, variant_count, target, scope]);
+    output.extend_from_slice(&name_bytes(channel));
     output.extend_from_slice(&name_bytes(publication.kind));
     output.extend_from_slice(&data_bytes.to_le_bytes());
     output.extend_from_slice(&[0; 4]);
@@ -94,11 +107,13 @@ pub(super) fn write(
         HEADER_BYTES + usize::from(variant_count) * TABLE_ENTRY_BYTES,
         0,
     );
-    output.extend_from_slice(publication.channel.as_bytes());
+    output.extend_from_slice(channel.as_bytes());
     output.extend_from_slice(publication.kind.as_bytes());
     output.extend_from_slice(publication.data.as_bytes());
     output.extend_from_slice(&name_bytes(whom));
     output.extend_from_slice(whom.as_bytes());
+    output.extend_from_slice(&name_bytes(tenant));
+    output.extend_from_slice(tenant.as_bytes());
     for (index, variant) in variants.enumerate() {
         let base = output.len();
         let placeholder = append_frame(output, |output| render(variant, output));
@@ -177,6 +192,7 @@ impl<'a> Record<'a> {
     /// Parses a whole record; `None` when the bytes are not a valid record.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         let (variant_count, target) = (usize::from(*bytes.get(1)?), *bytes.get(2)?);
+        let scope = *bytes.get(3)?;
         let channel_bytes = usize::from(read_u16(bytes, 4)?);
         let kind_bytes = usize::from(read_u16(bytes, 6)?);
         let data_bytes = read_u32(bytes, 8)? as usize;
@@ -191,13 +207,17 @@ impl<'a> Record<'a> {
         let (kind, rest) = rest.split_at_checked(kind_bytes)?;
         let (data, rest) = rest.split_at_checked(data_bytes)?;
         let whom_bytes = usize::from(read_u16(rest, 0)?);
-        let (whom, frames) = rest.get(2..)?.split_at_checked(whom_bytes)?;
+        let (whom, rest) = rest.get(2..)?.split_at_checked(whom_bytes)?;
+        let tenant_bytes = usize::from(read_u16(rest, 0)?);
+        let (tenant, frames) = rest.get(2..)?.split_at_checked(tenant_bytes)?;
         Some(Self {
             channel,
             kind,
             data,
             target,
             whom,
+            scope,
+            tenant,
             meta,
             table,
             frames,
@@ -219,16 +239,27 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// Of which tenants the channel's subscribers receive it.
+    pub(super) fn reach(&self) -> Option<TenantScope<'a>> {
+        Some(match self.scope {
+            0 => TenantScope::Without,
+            1 => TenantScope::Of(text(self.tenant)?),
+            2 => TenantScope::All,
+            _ => return None,
+        })
+    }
+
     /// Its data, for filters.
     pub(super) fn data(&self) -> Option<&'a str> {
         text(self.data)
     }
 
-    /// All of it, for a frame that the writer did not encode.
+    /// What clients are told of it, for a frame that the writer did not encode.
     pub(super) fn publication(&self) -> Option<Publication<'a>> {
+        let channel = name_for_clients(text(self.channel)?);
         Some(Publication {
             target: self.target()?,
-            ..Publication::new(text(self.channel)?, text(self.kind)?, text(self.data)?)
+            ..Publication::new(channel, text(self.kind)?, text(self.data)?)
         })
     }
 
@@ -294,6 +325,7 @@ mod tests {
         write(
             &mut output,
             &publication,
+            &publication.full_name(),
             STAMP,
             variants.iter().copied(),
             |variant, output| {

@@ -178,8 +178,9 @@ fn a_handler_checks_credentials_of_its_own() {
     );
     for publish in [Server::broadcast_to_tenant, Server::broadcast_to_user] {
         let (tenant, user) = ("tenant_456", "user_123");
-        let _ = publish(&program.server, tenant, "m", &1);
-        let _ = publish(&program.server, user, "m", &2);
+        let server = program.server.in_tenant(tenant);
+        let _ = publish(&server, tenant, "m", &1);
+        let _ = publish(&server, user, "m", &2);
     }
     let heard = [client.receive(), client.receive()];
     assert_eq!(

@@ -21,5 +21,6 @@ mod neighbours;
 mod notify;
 mod process;
 mod regression;
+mod tenants;
 mod transcripts;
 mod unauthenticated;

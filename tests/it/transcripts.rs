@@ -15,7 +15,8 @@
 //! @nothing NAME             nothing has arrived and nothing comes before the answer to a ping
 //! @close NAME CODE REASON   the server closes; the client answers
 //! @leave NAME               the client closes
-//! @api CALL ARGUMENTS       the program that embeds the server calls it; an array
+//! @api CALL ARGUMENTS       the program that embeds the server calls it; an array. `T:CALL` is a call
+//!                           in the tenant T, `*:CALL` in all tenants
 //! @times N … @end           the lines between, N times
 //! ```
 //!
@@ -25,10 +26,10 @@
 //! where the name stands again, also in what is sent, the same value must.
 
 use crate::harness::{Frame, Raw, SECRET, frame_bytes, http, upgrade_request};
-use fanwire::Server;
 use fanwire::ShardCount;
 use fanwire::auth::Verifier;
 use fanwire::base::now::Clock;
+use fanwire::{BroadcastTarget, Server};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -341,7 +342,23 @@ impl Stage {
         let text = |at: usize| arguments[at].as_str().unwrap();
         let value = |at: usize| &arguments[at];
         let server = self.server();
+        let (scoped, name) = match name.split_once(':') {
+            Some(("*", name)) => (server.in_all_tenants(), name),
+            Some((tenant, name)) => (server.in_tenant(tenant), name),
+            None => (server.clone(), name),
+        };
+        let server = &scoped;
         let result = match name {
+            "broadcast_to" => {
+                let (kind, whom) = text(1).split_once(':').unwrap();
+                let target = match kind {
+                    "user" => BroadcastTarget::User(whom),
+                    "role" => BroadcastTarget::Role(whom),
+                    "permission" => BroadcastTarget::Permission(whom),
+                    _ => BroadcastTarget::Tenant(whom),
+                };
+                server.broadcast_to(text(0), target, text(2), value(3))
+            }
             "broadcast" => server.broadcast(text(0), text(1), value(2)),
             "broadcast_to_user" => server.broadcast_to_user(text(0), text(1), value(2)),
             "broadcast_to_tenant" => server.broadcast_to_tenant(text(0), text(1), value(2)),

@@ -214,6 +214,7 @@ mod tests {
     fn check_presence(change: PresenceChange<'_>, channel: &str, expected: &str) {
         let presence = Presence {
             user: Some("ann"),
+            tenant: None,
             change,
             unix_ms: 1_704_067_200_000,
         };

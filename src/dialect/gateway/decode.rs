@@ -70,11 +70,11 @@ mod tests {
         );
         check(
             r#"{"type":"publish","data":{"channel":"c","type":"m","data":{"a": 1.0}}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", retain: None, target: All }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", retain: None, target: All, scope: Without }))"#,
         );
         check(
             r#"{"type":"publish","data":{"channel":"c"}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", retain: None, target: All }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", retain: None, target: All, scope: Without }))"#,
         );
         check(r#"{"type":"ping"}"#, "Ok(Ping)");
         check(r#"{"type":"status"}"#, "Ok(Status)");

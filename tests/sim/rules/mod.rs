@@ -16,14 +16,14 @@ use crate::shards::{Shards, shards_with};
 use clients::Client;
 use fanwire::auth::Verifier;
 use fanwire::base::{DialectId, Now, ProcessState, ShardCounters};
-use fanwire::broker::{self, Quotas};
+use fanwire::broker::{self, Quotas, TenantScope};
 use fanwire::config::{AccessRule, Policy};
 use fanwire::shard::{ConnectionAction, Publisher, Shard};
 use model::{MEMORY_MS, Model, Told};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use texts::Publication;
+use texts::{Publication, Scope};
 
 const SECRET: &[u8] = b"a secret of the simulation, long enough";
 const DIALECTS: [DialectId; 2] = [DialectId::Gateway, DialectId::Assist];
@@ -168,16 +168,21 @@ impl Rules {
 
     /// A publication by the program that embeds the server, or by an operator.
     fn broadcast(&mut self) {
-        let channel = plan::broadcast_channel(&mut self.random);
+        let (channel, scope) = plan::broadcast(&mut self.random);
         let number = self.next_number();
-        self.step = format!("{number} is broadcast to {channel}");
+        self.step = format!("{number} is broadcast to {channel} ({scope:?})");
         let publication = Publication {
+            scope,
             channel: channel.to_owned(),
             kind: "notice",
             data: serde_json::json!({"number": number}),
         };
         let data = publication.data.to_string();
         let sent = broker::Publication::new(channel, publication.kind, &data);
+        let sent = sent.in_scope(match scope {
+            Scope::Of(tenant) => tenant.into(),
+            Scope::All => TenantScope::All,
+        });
         self.publisher.publish(&sent, self.now).unwrap();
         self.model.publish(publication);
     }

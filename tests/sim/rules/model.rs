@@ -4,7 +4,8 @@
 //! told of a publication is asked of every session.
 
 use super::texts::{
-    self, Ask, Proof, Publication, Token, admitted, auth_failed, error, room_event, user_activity,
+    self, Ask, Proof, Publication, Scope, Token, admitted, auth_failed, error, room_event,
+    user_activity,
 };
 use super::usage::Usage;
 use fanwire::base::{DialectId, Now};
@@ -29,7 +30,14 @@ pub(super) struct Limits {
     pub(super) rate_scope: RateScope,
     pub(super) rate_violations_max: u32,
     pub(super) announces_users: bool,
+    /// Whether tenants are isolated.
+    pub(super) isolates: bool,
+    /// Whether requests name tenants for tokens without one.
+    pub(super) trusts_requests: bool,
 }
+
+/// A user: the dialect, the tenant where tenants are isolated, and the id.
+type UserKey = (DialectId, Option<&'static str>, &'static str);
 
 /// What a client says with its request.
 #[derive(Clone, Debug)]
@@ -55,7 +63,10 @@ pub(super) struct Told {
 pub(super) struct Session {
     pub(super) dialect: DialectId,
     ip: u8,
-    tenant: Option<&'static str>,
+    /// The tenant that its request names.
+    named: Option<&'static str>,
+    trusts_requests: bool,
+    isolates: bool,
     /// Whether it counts against the limits of its dialect and its address.
     counts_for_dialect: bool,
     /// Whether it counts against the limit of its tenant.
@@ -79,7 +90,7 @@ pub(super) struct Model {
     limits: HashMap<DialectId, Limits>,
     pub(super) sessions: BTreeMap<usize, Session>,
     /// Messages of users, and when the last session of each ended.
-    users: HashMap<(DialectId, &'static str), (Usage, u64)>,
+    users: HashMap<UserKey, (Usage, u64)>,
     published: Vec<Publication>,
     told: BTreeMap<usize, Told>,
     /// Sessions that the server closed, by reason.
@@ -91,10 +102,34 @@ impl Session {
         self.identity.as_ref().map(|identity| identity.user)
     }
 
-    /// The tenant of its token, or else the one that its request names.
+    /// The tenant of its token, or else the one that its request names, if requests are trusted.
     pub(super) fn tenant(&self) -> Option<&'static str> {
         let proven = self.identity.as_ref().and_then(|identity| identity.tenant);
-        proven.or(self.tenant)
+        proven.or(self.trusted())
+    }
+
+    fn trusted(&self) -> Option<&'static str> {
+        self.named.filter(|_| self.trusts_requests)
+    }
+
+    /// The tenant whose channels are its own.
+    fn space(&self) -> Option<&'static str> {
+        self.tenant().filter(|_| self.isolates)
+    }
+
+    fn is_user(&self, space: Option<&str>, user: &str) -> bool {
+        self.user() == Some(user) && self.space() == space
+    }
+
+    /// Whether a publication is for it.
+    fn receives(&self, publication: &Publication) -> bool {
+        let channel = &publication.channel;
+        self.has(channel)
+            && match publication.scope {
+                Scope::All => true,
+                Scope::Of(_) if channel.starts_with("tenant:") => true,
+                Scope::Of(tenant) => self.space() == tenant,
+            }
     }
 
     fn has(&self, channel: &str) -> bool {
@@ -165,7 +200,7 @@ impl Model {
     pub(super) fn take_told(&mut self, now: Now) -> BTreeMap<usize, Told> {
         for publication in std::mem::take(&mut self.published) {
             for (client, session) in &self.sessions {
-                if session.has(&publication.channel) {
+                if session.receives(&publication) {
                     let text = publication.text(session.dialect, now);
                     let told = self.told.entry(*client).or_default();
                     told.publications.push(text);
@@ -242,6 +277,9 @@ impl Model {
             .as_ref()
             .filter(|proof| limits.auth_required || is_right(proof));
         let is_anonymous = proof.is_none() && !limits.auth_required;
+        if is_anonymous && tenant.is_some() && !limits.trusts_requests {
+            return self.close_frame(client, 1008, "tenant");
+        }
         let is_full = |tenant| self.of_tenant(dialect, tenant) >= limits.per_tenant_max;
         if is_anonymous && tenant.is_some_and(is_full) {
             return self.close_frame(client, 1008, "quota");
@@ -249,7 +287,9 @@ impl Model {
         let session = Session {
             dialect,
             ip,
-            tenant,
+            named: tenant,
+            trusts_requests: limits.trusts_requests,
+            isolates: limits.isolates,
             counts_for_dialect: !limits.auth_required,
             counts_for_tenant: is_anonymous,
             identity: None,
@@ -302,7 +342,7 @@ impl Model {
             return;
         }
         let session = &self.sessions[&client];
-        let (dialect, user) = (session.dialect, session.user());
+        let (dialect, user, space) = (session.dialect, session.user(), session.space());
         let auth_satisfied = user.is_some() || !limits.auth_required;
         match ask {
             Ask::Ping => self.reply(client, json!({"type": "pong"})),
@@ -339,6 +379,7 @@ impl Model {
                     self.reject(client, "Permission denied");
                 } else {
                     self.publish(Publication {
+                        scope: Scope::Of(space),
                         channel: channel.clone(),
                         kind: "m",
                         data: json!({"number": number}),
@@ -347,7 +388,7 @@ impl Model {
             }
             Ask::AlertAdmins(number) => {
                 if session.may_have("room:admin") {
-                    self.publish(texts::alert(*number));
+                    self.publish(texts::alert(*number).of(space));
                 } else {
                     self.reject(client, "Permission denied");
                 }
@@ -361,7 +402,8 @@ impl Model {
         let limits = self.limits[&session.dialect];
         let usage = match (limits.rate_scope, session.user()) {
             (RateScope::User, Some(user)) => {
-                &mut self.users.entry((session.dialect, user)).or_default().0
+                let key = (session.dialect, session.space(), user);
+                &mut self.users.entry(key).or_default().0
             }
             _ => &mut session.usage,
         };
@@ -370,7 +412,7 @@ impl Model {
 
     fn subscribe(&mut self, client: usize, channel: &str, is_announced: bool, now: Now) {
         let session = self.sessions.get_mut(&client).unwrap();
-        let (dialect, user) = (session.dialect, session.user());
+        let (dialect, user, space) = (session.dialect, session.user(), session.space());
         if channel == "all" || channel.starts_with("user:") {
             return self.reject(client, "Channel is reserved");
         }
@@ -381,7 +423,7 @@ impl Model {
         if is_new {
             session.channels.push(channel.to_owned());
         }
-        let event = room_event("join", channel, user);
+        let event = room_event("join", channel, user).of(space);
         if is_new && is_announced {
             session.announced.insert(channel.to_owned());
             return self.publish(event);
@@ -397,14 +439,14 @@ impl Model {
 
     fn unsubscribe(&mut self, client: usize, channel: &str, now: Now) {
         let session = self.sessions.get_mut(&client).unwrap();
-        let (dialect, user) = (session.dialect, session.user());
+        let (dialect, user, space) = (session.dialect, session.user(), session.space());
         if channel == "all" || channel.starts_with("user:") {
             return self.reject(client, "Channel is reserved");
         }
         session.channels.retain(|known| known != channel);
         session.server_side.remove(channel);
         let was_announced = session.announced.remove(channel);
-        let event = room_event("leave", channel, user);
+        let event = room_event("leave", channel, user).of(space);
         let text = match dialect {
             DialectId::Gateway => json!({"type": "unsubscribed", "data": {"channel": channel}}),
             _ => event.text(dialect, now),
@@ -433,7 +475,8 @@ impl Model {
             }
         };
         // A request that names another tenant than the token.
-        if token.tenant.is_some() && session.tenant.is_some() && token.tenant != session.tenant {
+        let tenant = token.tenant.or(session.trusted());
+        if session.named.is_some() && session.named != tenant {
             return self.close(client, "tenant", now);
         }
         let (counts_for_dialect, ip) = (session.counts_for_dialect, session.ip);
@@ -446,14 +489,15 @@ impl Model {
         }
         let session = self.sessions.get_mut(&client).unwrap();
         session.counts_for_dialect = true;
-        let tenant = token.tenant.or(session.tenant);
-        let is_other = session.user() != Some(token.user) || session.tenant() != tenant;
+        let is_moved = session.tenant() != tenant;
+        let is_other = session.user() != Some(token.user) || is_moved;
+        let space = tenant.filter(|_| limits.isolates);
         let rooms = if is_other {
             self.leave_identity(client, now)
         } else {
             BTreeSet::new()
         };
-        let of_user = self.count(dialect, |session| session.user() == Some(token.user));
+        let of_user = self.count(dialect, |session| session.is_user(space, token.user));
         let is_full = |tenant| self.of_tenant(dialect, tenant) >= limits.per_tenant_max;
         let is_over_tenant = tenant.is_some_and(is_full);
         if is_other && (of_user >= limits.per_user_max || is_over_tenant) {
@@ -463,16 +507,19 @@ impl Model {
         session.auth_failures = 0;
         session.identity = Some(token.clone());
         session.counts_for_tenant = true;
+        if is_moved && limits.isolates {
+            session.channels.clear();
+        }
         session.server_side = session.server_side();
         self.reply(client, admitted(dialect, Some(token.user), now));
         self.drop_forbidden(client);
         if is_other && of_user == 0 && limits.announces_users {
-            self.publish(user_activity("connected", token.user));
+            self.publish(user_activity("connected", token.user).of(space));
         }
         let session = self.sessions.get_mut(&client).unwrap();
         let stays = |room: &String| session.channels.contains(room);
         for room in rooms.into_iter().filter(stays) {
-            let event = room_event("join", &room, Some(token.user));
+            let event = room_event("join", &room, Some(token.user)).of(space);
             session.announced.insert(room);
             self.published.push(event);
         }
@@ -488,12 +535,13 @@ impl Model {
     /// A new token of the same user may say less than the one before.
     fn drop_forbidden(&mut self, client: usize) {
         let session = self.sessions.get_mut(&client).unwrap();
-        let user = session.user();
+        let (user, space) = (session.user(), session.space());
         for channel in std::mem::take(&mut session.channels) {
             if session.may_have(&channel) {
                 session.channels.push(channel);
             } else if session.announced.remove(&channel) {
-                self.published.push(room_event("leave", &channel, user));
+                let event = room_event("leave", &channel, user);
+                self.published.push(event.of(space));
             }
         }
     }
@@ -502,21 +550,22 @@ impl Model {
     /// rooms that were told.
     fn leave_identity(&mut self, client: usize, now: Now) -> BTreeSet<String> {
         let session = self.sessions.get_mut(&client).unwrap();
-        let (dialect, user) = (session.dialect, session.user());
+        let (dialect, user, space) = (session.dialect, session.user(), session.space());
         let rooms = std::mem::take(&mut session.announced);
         for room in &rooms {
-            self.published.push(room_event("leave", room, user));
+            self.published
+                .push(room_event("leave", room, user).of(space));
         }
         session.identity = None;
         session.counts_for_tenant = false;
         let Some(user) = user else {
             return rooms;
         };
-        if self.count(dialect, |session| session.user() == Some(user)) == 0 {
+        if self.count(dialect, |session| session.is_user(space, user)) == 0 {
             if self.limits[&dialect].announces_users {
-                self.publish(user_activity("disconnected", user));
+                self.publish(user_activity("disconnected", user).of(space));
             }
-            if let Some((_, left_ms)) = self.users.get_mut(&(dialect, user)) {
+            if let Some((_, left_ms)) = self.users.get_mut(&(dialect, space, user)) {
                 *left_ms = now.monotonic_ms;
             }
         }
@@ -559,29 +608,33 @@ impl Model {
     /// Forgets users that left long ago; returns how many addresses, users and tenants are left.
     pub(super) fn sweep(&mut self, now: Now) -> usize {
         let sessions: Vec<_> = self.sessions.values().collect();
-        let is_here = |dialect, user| {
+        let is_here = |dialect, space, user| {
             let mut sessions = sessions.iter();
-            sessions.any(|session| session.dialect == dialect && session.user() == Some(user))
+            sessions.any(|session| session.dialect == dialect && session.is_user(space, user))
         };
-        self.users.retain(|(dialect, user), (usage, left_ms)| {
-            is_here(*dialect, user) || (usage.is_used() && *left_ms + MEMORY_MS > now.monotonic_ms)
-        });
+        self.users
+            .retain(|(dialect, space, user), (usage, left_ms)| {
+                is_here(*dialect, *space, user)
+                    || (usage.is_used() && *left_ms + MEMORY_MS > now.monotonic_ms)
+            });
         let mut remembered = BTreeSet::new();
         for session in &sessions {
             let dialect = session.dialect.index();
             if session.counts_for_dialect {
-                remembered.insert((dialect, 'i', session.ip.to_string()));
+                remembered.insert((dialect, 'i', None, session.ip.to_string()));
             }
             if let Some(user) = session.user() {
-                remembered.insert((dialect, 'u', user.to_owned()));
+                remembered.insert((dialect, 'u', session.space(), user.to_owned()));
             }
             if session.counts_for_tenant {
                 let tenant = session.tenant().map(str::to_owned);
-                remembered.extend(tenant.map(|tenant| (dialect, 't', tenant)));
+                remembered.extend(tenant.map(|tenant| (dialect, 't', None, tenant)));
             }
         }
         let users = self.users.keys();
-        remembered.extend(users.map(|(dialect, user)| (dialect.index(), 'u', (*user).to_owned())));
+        remembered.extend(
+            users.map(|(dialect, space, user)| (dialect.index(), 'u', *space, (*user).to_owned())),
+        );
         remembered.len()
     }
 }

@@ -1,12 +1,12 @@
 //! What is drawn at random: rules, and what clients do.
 
 use super::model::{Limits, Opening};
-use super::texts::{Ask, Proof, Token};
+use super::texts::{Ask, Proof, Scope, Token};
 use super::{DIALECTS, SECRET};
 use crate::random::Random;
 use fanwire::auth::{Grant, issue};
 use fanwire::base::{DialectId, Now};
-use fanwire::config::{DialectPolicy, Millis, RateLimit, RateScope};
+use fanwire::config::{DialectPolicy, Millis, RateLimit, RateScope, TenantSource};
 
 const USERS: [&str; 4] = ["ann", "bob", "cem", "dot"];
 const TENANTS: [&str; 2] = ["t1", "t2"];
@@ -80,6 +80,8 @@ pub(super) fn limits(random: &mut Random) -> Limits {
         rate_scope: one(random, &[RateScope::Connection, RateScope::User]),
         rate_violations_max: one(random, &[0, 1, 5]),
         announces_users: false,
+        isolates: random.once_in(2),
+        trusts_requests: random.once_in(2),
     }
 }
 
@@ -99,6 +101,11 @@ pub(super) fn policy(dialect: DialectId, limits: &Limits) -> DialectPolicy {
         sessions_per_ip_max: count(limits.per_ip_max),
         sessions_per_user_max: count(limits.per_user_max),
         sessions_per_tenant_max: count(limits.per_tenant_max),
+        tenant_isolation: limits.isolates,
+        tenant_source: match limits.trusts_requests {
+            true => TenantSource::Request,
+            false => TenantSource::Token,
+        },
         ..DialectPolicy::of(dialect)
     }
 }
@@ -179,8 +186,20 @@ pub(super) fn token(proof: &Proof, now: Now) -> String {
     }
 }
 
-pub(super) fn broadcast_channel(random: &mut Random) -> &'static str {
-    one(random, &BROADCASTS)
+/// A channel, and for which sessions a broadcast there is.
+pub(super) fn broadcast(random: &mut Random) -> (&'static str, Scope) {
+    let channel = one(random, &BROADCASTS);
+    let is_shared = !channel.starts_with("room:") && !channel.starts_with("prop:");
+    let tenant = match channel.strip_prefix("tenant:") {
+        Some(tenant) => tenant,
+        None => one(random, &TENANTS),
+    };
+    let scope = match random.below(4) {
+        0 if is_shared => Scope::All,
+        0 | 1 => Scope::Of(None),
+        _ => Scope::Of(Some(tenant)),
+    };
+    (channel, scope)
 }
 
 /// What a client asks for; it has this number for what it publishes.

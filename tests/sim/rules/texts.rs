@@ -43,9 +43,18 @@ pub(super) struct Token {
     pub(super) expires_s: u64,
 }
 
+/// Whom a publication is for, where tenants are isolated.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Scope {
+    /// The sessions of this tenant, or those without one.
+    Of(Option<&'static str>),
+    All,
+}
+
 /// A message to all who have a channel.
 #[derive(Clone, Debug)]
 pub(super) struct Publication {
+    pub(super) scope: Scope,
     pub(super) channel: String,
     pub(super) kind: &'static str,
     pub(super) data: Value,
@@ -93,6 +102,7 @@ pub(super) fn room(channel: &str) -> &str {
 /// The publication of an alert to all admins.
 pub(super) fn alert(number: u64) -> Publication {
     Publication {
+        scope: Scope::Of(None),
         channel: "room:admin".into(),
         kind: "system_alert",
         data: json!({
@@ -107,6 +117,7 @@ pub(super) fn alert(number: u64) -> Publication {
 /// The publication that tells a room who joined or left.
 pub(super) fn room_event(event: &str, channel: &str, user: Option<&str>) -> Publication {
     Publication {
+        scope: Scope::Of(None),
         channel: channel.to_owned(),
         kind: "room_event",
         data: json!({"event": event, "room": room(channel), "user_id": user}),
@@ -116,6 +127,7 @@ pub(super) fn room_event(event: &str, channel: &str, user: Option<&str>) -> Publ
 /// The publication that tells admins who came or went.
 pub(super) fn user_activity(event: &str, user: &str) -> Publication {
     Publication {
+        scope: Scope::Of(None),
         channel: "room:admin".into(),
         kind: "user_activity",
         data: json!({"event": event, "user_id": user}),
@@ -123,12 +135,19 @@ pub(super) fn user_activity(event: &str, user: &str) -> Publication {
 }
 
 impl Publication {
+    /// The same, for the sessions of a tenant.
+    pub(super) fn of(self, tenant: Option<&'static str>) -> Self {
+        let scope = Scope::Of(tenant);
+        Self { scope, ..self }
+    }
+
     /// The message in which a client of `dialect` receives it.
     pub(super) fn text(&self, dialect: DialectId, now: Now) -> Value {
         let Self {
             channel,
             kind,
             data,
+            ..
         } = self;
         if dialect == DialectId::Gateway {
             return json!({"type": kind, "channel": channel, "data": data});
