@@ -52,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .start()?;
     support::announce(&server, "/ws");
 
-    let news = server.clone();
+    // For the sessions of this tenant; the server itself means those without one.
+    let news = server.in_tenant("tenant_456");
     std::thread::spawn(move || -> Result<(), fanwire::PublishError> {
         loop {
             let message = json!({"message": "System maintenance in 5 minutes"});

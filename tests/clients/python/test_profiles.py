@@ -70,9 +70,10 @@ def test_a_profile_speaks_at_its_path_at_the_root_and_at_ws(profile):
 
 
 def test_the_gateways_tenants_are_below_its_path():
+    token = library_token({"sub": "user123", "tenant_id": "tenant_123"})
     with Server("--profile", "gateway") as server:
         async def scene():
-            url = server.url(f"/ws/tenant/tenant_123?token={TOKEN}")
+            url = server.url(f"/ws/tenant/tenant_123?token={token}")
             async with websockets.connect(url, proxy=None) as client:
                 await client.recv()
                 await client.send('{"type":"status"}')
