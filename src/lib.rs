@@ -59,6 +59,8 @@ pub mod shard;
 #[doc(hidden)]
 pub mod api;
 #[doc(hidden)]
+pub mod bridge;
+#[doc(hidden)]
 pub mod net;
 #[doc(hidden)]
 pub mod observe;
@@ -81,7 +83,7 @@ pub use server::{
     Builder, Configured, ConnectionInfo, Explanation, KernelError, Server, SignalWatch, StartError,
     Stats, StopOutcome,
 };
-pub use shard::{Denied, Message, PublishError, Session};
+pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
 
 use std::time::Duration;
 

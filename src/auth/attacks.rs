@@ -394,7 +394,7 @@ fn revoked_tokens_and_users_are_rejected() {
     verifier
         .clone()
         .revocations()
-        .revoke_user("ann", 950, u64::MAX, 1_000);
+        .revoke_user("ann", None, (950, u64::MAX), 1_000);
     assert_eq!(user(&verifier, &token("b", 950)), Err(TokenError::Revoked));
     assert_eq!(
         user(&verifier, &token("b", 951)),

@@ -86,7 +86,8 @@ impl Identity {
 
     /// Whether all its names are from 1 to 200 bytes long and without control characters, so that they
     /// can be parts of channel names and of log lines.
-    pub(super) fn is_valid(&self) -> bool {
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
         let one = [&self.user]
             .into_iter()
             .chain(&self.tenant)

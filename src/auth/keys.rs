@@ -213,6 +213,15 @@ impl VerificationKey {
         self
     }
 
+    /// The same key, for no other algorithms than these; if there are none, for all of its kind.
+    #[must_use]
+    pub fn limited_if(self, algorithms: &[TokenAlgorithm]) -> Self {
+        match algorithms {
+            [] => self,
+            algorithms => self.limited_to(algorithms),
+        }
+    }
+
     /// The algorithms that it verifies.
     #[must_use]
     pub fn algorithms(&self) -> &[TokenAlgorithm] {

@@ -34,12 +34,19 @@ impl Revocations {
         *until = until_unix_s.max(*until);
     }
 
-    /// Revokes all tokens of a user that were issued until `issued_unix_s`, and those that do not
-    /// say when they were issued. It is remembered until `until_unix_s`.
-    pub fn revoke_user(&self, user: &str, issued_unix_s: u64, until_unix_s: u64, now_unix_s: u64) {
+    /// Revokes all tokens of a user, in one tenant or in all, that were issued until `issued_unix_s`,
+    /// and those that do not say when they were issued. It is remembered until `until_unix_s`.
+    pub fn revoke_user(
+        &self,
+        user: &str,
+        tenant: Option<&str>,
+        (issued_unix_s, until_unix_s): (u64, u64),
+        now_unix_s: u64,
+    ) {
         let mut tables = self.write();
         make_room(&mut tables.users, |(_, until)| *until, now_unix_s);
-        let (issued, until) = tables.users.entry(user.into()).or_default();
+        let key = tenant.map_or_else(|| user.to_owned(), |tenant| user_in(user, tenant));
+        let (issued, until) = tables.users.entry(key.into()).or_default();
         *issued = issued_unix_s.max(*issued);
         *until = until_unix_s.max(*until);
     }
@@ -49,7 +56,7 @@ impl Revocations {
     pub fn contains(
         &self,
         token_id: Option<&str>,
-        user: &str,
+        (user, tenant): (&str, Option<&str>),
         issued_unix_s: Option<u64>,
         now_unix_s: u64,
     ) -> bool {
@@ -58,9 +65,13 @@ impl Revocations {
         }
         let tables = self.read();
         let token = token_id.and_then(|id| tables.tokens.get(id));
-        let of_user = tables.users.get(user).is_some_and(|(issued, until)| {
-            *until > now_unix_s && issued_unix_s.is_none_or(|at| at <= *issued)
-        });
+        let is_revoked = |key: &str| {
+            tables.users.get(key).is_some_and(|(issued, until)| {
+                *until > now_unix_s && issued_unix_s.is_none_or(|at| at <= *issued)
+            })
+        };
+        let of_user =
+            is_revoked(user) || tenant.is_some_and(|tenant| is_revoked(&user_in(user, tenant)));
         of_user || token.is_some_and(|until| *until > now_unix_s)
     }
 
@@ -73,6 +84,11 @@ impl Revocations {
         self.is_used.store(true, Ordering::Relaxed);
         tables
     }
+}
+
+/// A user of one tenant. No name has a control character.
+fn user_in(user: &str, tenant: &str) -> String {
+    format!("{tenant}\0{user}")
 }
 
 /// Before an entry is added: forgets those that are over when the table is full, or else the one that
@@ -97,25 +113,38 @@ mod tests {
     #[test]
     fn a_token_is_revoked_by_its_id_until_it_has_expired() {
         let revocations = Revocations::default();
-        assert!(!revocations.contains(Some("a"), "ann", None, 100));
+        assert!(!revocations.contains(Some("a"), ("ann", None), None, 100));
         revocations.revoke_token("a", 200, 100);
-        assert!(revocations.contains(Some("a"), "ann", None, 199));
-        assert!(!revocations.contains(Some("a"), "ann", None, 200));
-        assert!(!revocations.contains(Some("b"), "ann", Some(1), 100));
-        assert!(!revocations.contains(None, "ann", None, 100));
+        assert!(revocations.contains(Some("a"), ("ann", None), None, 199));
+        assert!(!revocations.contains(Some("a"), ("ann", None), None, 200));
+        assert!(!revocations.contains(Some("b"), ("ann", None), Some(1), 100));
+        assert!(!revocations.contains(None, ("ann", None), None, 100));
     }
 
     #[test]
     fn a_user_s_tokens_are_revoked_up_to_a_time_of_issue() {
         let revocations = Revocations::default();
-        revocations.revoke_user("ann", 100, u64::MAX, 100);
+        revocations.revoke_user("ann", None, (100, u64::MAX), 100);
         for (issued, expected) in [(None, true), (Some(100), true), (Some(101), false)] {
-            assert_eq!(revocations.contains(None, "ann", issued, 150), expected);
+            assert_eq!(
+                revocations.contains(None, ("ann", None), issued, 150),
+                expected
+            );
         }
-        assert!(!revocations.contains(None, "bob", None, 150));
+        assert!(!revocations.contains(None, ("bob", None), None, 150));
         // An earlier revocation that arrives later changes nothing.
-        revocations.revoke_user("ann", 50, 60, 100);
-        assert!(revocations.contains(None, "ann", Some(99), 150));
+        revocations.revoke_user("ann", None, (50, 60), 100);
+        assert!(revocations.contains(None, ("ann", Some("t")), Some(99), 150));
+    }
+
+    #[test]
+    fn a_user_of_one_tenant_is_not_one_of_another() {
+        let revocations = Revocations::default();
+        revocations.revoke_user("ann", Some("acme"), (100, u64::MAX), 100);
+        for (tenant, expected) in [(Some("acme"), true), (Some("other"), false), (None, false)] {
+            let is_revoked = revocations.contains(None, ("ann", tenant), Some(1), 150);
+            assert_eq!(is_revoked, expected, "{tenant:?}");
+        }
     }
 
     #[test]
@@ -127,7 +156,7 @@ mod tests {
         }
         revocations.revoke_token("new", 2_000, 500);
         assert_eq!(revocations.read().tokens.len(), REVOCATIONS_MAX - 9);
-        assert!(revocations.contains(Some("10"), "", Some(1), 500));
+        assert!(revocations.contains(Some("10"), ("", None), Some(1), 500));
         for index in 0..10 {
             revocations.revoke_token(&format!("more{index}"), 2_000, 500);
         }

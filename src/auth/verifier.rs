@@ -35,6 +35,8 @@ pub struct Verifier {
     static_tokens: Arc<[StaticToken]>,
     check: Option<Arc<TokenCheck>>,
     revocations: Arc<Revocations>,
+    /// The authentication callback or a future of the embedding program is asked too.
+    others: bool,
 }
 
 /// The keys of a JWK set. A fetch replaces them all at once.
@@ -50,6 +52,12 @@ impl FetchedKeys {
     /// Replaces the keys.
     pub fn replace(&self, keys: Vec<VerificationKey>) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys.into();
+    }
+
+    /// Whether no keys are fetched yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.get().is_empty()
     }
 
     /// Whether a token has named an unknown key since the last call.
@@ -149,10 +157,35 @@ impl Verifier {
         &self.revocations
     }
 
+    /// The same verifier, where others are asked about tokens that it cannot verify.
+    #[must_use]
+    pub fn asking_others(self) -> Self {
+        Self {
+            others: true,
+            ..self
+        }
+    }
+
+    /// Whether others are to be asked about a token that was rejected with this error. Tokens that
+    /// are known here, but not valid, are not.
+    #[must_use]
+    pub fn asks_others(&self, token: &str, error: TokenError) -> bool {
+        let is_unknown = matches!(
+            error,
+            TokenError::Malformed
+                | TokenError::Algorithm
+                | TokenError::Key
+                | TokenError::Signature
+                | TokenError::Unknown
+                | TokenError::Unconfigured
+        );
+        self.others && is_unknown && (1..=TOKEN_BYTES_MAX).contains(&token.len())
+    }
+
     /// Whether the verifier can accept any token.
     #[must_use]
     pub fn is_configured(&self) -> bool {
-        self.has_keys() || !self.static_tokens.is_empty() || self.check.is_some()
+        self.others || self.has_keys() || !self.static_tokens.is_empty() || self.check.is_some()
     }
 
     fn has_keys(&self) -> bool {
@@ -204,7 +237,8 @@ impl Verifier {
         if let Some(issued_unix_s) = issued_unix_s {
             let id = identity.token_id.as_deref();
             let revocations = &self.revocations;
-            if revocations.contains(id, &identity.user, issued_unix_s, now.unix_s()) {
+            let user = (&*identity.user, identity.tenant.as_deref());
+            if revocations.contains(id, user, issued_unix_s, now.unix_s()) {
                 return Err(TokenError::Revoked);
             }
         }

@@ -138,6 +138,8 @@ label! {
         Name = "name",
         /// Revoked.
         Revoked = "revoked",
+        /// Rejected by the authentication callback or by the program, or without an answer in time.
+        Callback = "callback",
         /// Neither a static token nor accepted by the program's own check.
         Unknown = "unknown",
         /// No user claim.
@@ -158,6 +160,8 @@ label! {
         Protocol = "protocol",
         /// No valid token, or too many failed authentication attempts (1008).
         Unauthorized = "unauthorized",
+        /// The token or the user was revoked (1008).
+        Revoked = "revoked",
         /// No authentication in time (1008).
         AuthTimeout = "auth_timeout",
         /// The token expired while connected (1008).

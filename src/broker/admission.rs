@@ -1,7 +1,7 @@
 //! Which connections become sessions, and which identities they may have.
 
 use super::channels::ChannelIndex;
-use super::command::Connect;
+use super::command::{Connect, TokenSource};
 use super::effect::Effect;
 use super::event::{Event, PresenceChange, Rejection};
 use super::lifecycle::rejection_code;
@@ -105,10 +105,9 @@ impl Broker {
         match proof {
             // A session whose handshake token is rejected is closed: the client cannot send another
             // token in the handshake.
-            Some(Proof::Token(token)) if !self.authenticate(id, &policy, token, now, emit) => {
-                self.close_once(id, CloseReason::Unauthorized, now, emit);
+            Some(Proof::Token(token)) => {
+                self.authenticate(id, &policy, token, TokenSource::Handshake, now, emit);
             }
-            Some(Proof::Token(_)) => {}
             Some(Proof::Identity(identity)) => {
                 self.admit_or_close(id, &policy, identity, now, emit);
             }
@@ -155,23 +154,51 @@ impl Broker {
         self.lend_to(|| self.verifier.verify(token, policy.user_claim, now))
     }
 
-    /// Gives the session the identity of `token`; false when the token is not valid.
+    /// Gives the session the identity of `token`, or rejects it, or has others asked about it.
     pub(super) fn authenticate(
         &mut self,
         id: ConnectionId,
         policy: &DialectPolicy,
         token: &str,
+        source: TokenSource,
         now: Now,
         emit: &mut Emit<'_>,
-    ) -> bool {
-        let identity = match self.verify(policy, token, now) {
-            Ok(identity) => identity,
+    ) {
+        let verified = self.verify(policy, token, now);
+        if let Err(error) = &verified
+            && self.verifier.asks_others(token, *error)
+        {
+            return emit(Effect::AskAboutToken { token, source });
+        }
+        self.token_verified(id, policy, verified, source, now, emit);
+    }
+
+    /// Continues when it is known whose a token is, or that it is not valid.
+    pub(super) fn token_verified(
+        &mut self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        verified: Result<Identity, TokenError>,
+        source: TokenSource,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
+        let is_in = match verified {
+            Ok(identity) if identity.expires_unix_s <= now.unix_s() => {
+                self.reject_token(id, TokenError::Expired, now, emit);
+                false
+            }
+            Ok(identity) => self.admit_or_close(id, policy, identity, now, emit),
             Err(error) => {
                 self.reject_token(id, error, now, emit);
-                return false;
+                false
             }
         };
-        self.admit_or_close(id, policy, identity, now, emit)
+        // A session whose handshake token is rejected is closed: the client cannot send another
+        // token in the handshake.
+        if !is_in && source == TokenSource::Handshake {
+            self.close_once(id, CloseReason::Unauthorized, now, emit);
+        }
     }
 
     /// Gives the session an identity, or closes it; false when it is closed.

@@ -4,7 +4,7 @@ use super::event::Rejection;
 use super::names::is_name;
 use crate::auth::Identity;
 use crate::base::channel_names::{channel_of_tenant, is_reserved, is_tenant_id, tenant_of};
-use crate::base::counters::CloseReason;
+use crate::base::counters::{CloseReason, TokenError};
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
 use crate::base::{DialectId, ProcessState};
 use crate::json::Object;
@@ -273,6 +273,13 @@ pub enum Command<'a> {
     /// A message arrived from the client; the effect is `DropMessage` if it exceeds the rate limit.
     /// A message is counted before it is parsed.
     Message,
+    /// The answer of others about a token of the session.
+    TokenVerified {
+        /// Whose it is, or why it is rejected.
+        verified: Result<&'a Identity, TokenError>,
+        /// How the client has shown it.
+        source: TokenSource,
+    },
     /// The embedding program has identified the session.
     Identify(&'a Identity),
     /// The embedding program subscribes the session.
@@ -318,6 +325,15 @@ pub struct Connect<'a> {
     pub is_tenant_vouched: bool,
 }
 
+/// How a client has shown a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// In its request.
+    Handshake,
+    /// In a message.
+    Message,
+}
+
 impl Command<'_> {
     /// Whether every session may send the command, even one that has not authenticated.
     #[must_use]
@@ -341,6 +357,7 @@ impl Command<'_> {
             self,
             Self::Connect(_)
                 | Self::Identify(_)
+                | Self::TokenVerified { .. }
                 | Self::SubscribeServerSide { .. }
                 | Self::UnsubscribeServerSide { .. }
                 | Self::EndSession { .. }

@@ -1,6 +1,6 @@
 //! The effects of a step.
 
-use super::command::Publication;
+use super::command::{Publication, TokenSource};
 use super::event::{Event, Presence};
 use crate::base::DialectId;
 use crate::base::counters::CloseReason;
@@ -18,6 +18,14 @@ pub enum Effect<'a> {
     Publish(Publication<'a>),
     /// Publish the change of a user's presence, in the form of the dialect.
     Announce(DialectId, Presence<'a>),
+    /// Ask others whose token this is, and send `Command::TokenVerified` with the answer; no message
+    /// of the session is handled until then.
+    AskAboutToken {
+        /// The token.
+        token: &'a str,
+        /// How the client has shown it.
+        source: TokenSource,
+    },
     /// Send a ping frame.
     Ping,
     /// Close the connection after its queued frames.

@@ -28,7 +28,7 @@ pub use access::{Grounds, Ruling, rule_on_channel, rule_on_session};
 pub use channels::{Channel, ChannelIndex, Reach, SubscriberGroup, SubscriberGroupKey, TenantKey};
 pub use command::{
     BroadcastTarget, Command, Connect, Publication, Retain, Subscription, SubscriptionIdRequest,
-    TenantScope,
+    TenantScope, TokenSource,
 };
 pub use current::with_current;
 pub use effect::Effect;

@@ -1,7 +1,7 @@
 //! The step: one command in, its effects out. Nothing else changes a session.
 
 use super::admission::Admission;
-use super::command::{Command, Subscription};
+use super::command::{Command, Subscription, TokenSource};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::quotas::Scope;
@@ -48,7 +48,11 @@ impl Broker {
         }
         match command {
             Command::Authenticate { token } => {
-                self.authenticate(id, &policy, token, now, emit);
+                self.authenticate(id, &policy, token, TokenSource::Message, now, emit);
+            }
+            Command::TokenVerified { verified, source } => {
+                let verified = verified.cloned();
+                self.token_verified(id, &policy, verified, source, now, emit);
             }
             Command::Ping => emit(Effect::Reply(Event::Pong { now })),
             Command::Status => self.status(id, now, emit),

@@ -65,6 +65,9 @@ settings! {
         /// which much waits are closed, and large messages rejected. 0 = half of the memory of the
         /// host or the cgroup.
         waiting_bytes_max: ByteSize = ByteSize(0);
+        /// Time for an asynchronous handler of the embedding program; later it counts as failed.
+        handler_timeout: Millis = Millis(10_000),
+            rule = Some((|time| time.0 > 0, "a time longer than 0s"));
         /// Size of the ring between the shards.
         ring_bytes: ByteSize = ByteSize(8 << 20),
             rule = Some((

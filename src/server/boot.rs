@@ -2,6 +2,7 @@
 
 use super::cores;
 use super::error::StartError;
+use super::integration::{self, AsyncTokenCheck};
 use super::kernel_probe;
 use super::locked_memory;
 use super::questions::{self, Question};
@@ -14,6 +15,7 @@ use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
 use crate::base::{DialectId, Now, ProcessState, ShardCounters};
+use crate::bridge::Integration;
 use crate::broker::{Broker, Quotas};
 use crate::config::{ByteSize, Listener, Policy, Routes, Settings};
 use crate::dialect;
@@ -39,6 +41,8 @@ pub(super) struct ProgramHooks {
     pub hooks: Hooks,
     /// Its own check of tokens.
     pub token_check: Option<Arc<TokenCheck>>,
+    /// The same, asynchronous.
+    pub async_token_check: Option<Arc<AsyncTokenCheck>>,
 }
 
 impl ProgramHooks {
@@ -76,6 +80,10 @@ pub(super) struct Running {
     reports: Receiver<Report>,
     api: Arc<ApiContext>,
     services: Services,
+    /// Checks tokens; shares its revocations with the shards.
+    pub(super) verifier: Verifier,
+    /// Its thread ends with the last of these.
+    _integration: Option<Integration>,
     /// Until the drain.
     watchdog: Mutex<Option<Watchdog>>,
 }
@@ -144,7 +152,14 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let quotas = Arc::new(Quotas::default());
     let verifier = tokens::verifier(&settings.tokens, clock.now().unix_s())?;
     let verifier = program.checking(verifier);
-    let hooks = Arc::new(program.hooks);
+    let mut hooks = program.hooks;
+    let channels = cores.iter().map(|_| unbounded::<ShardCommand>());
+    let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
+    let to_shards = (senders.clone(), peers.clone(), clock);
+    let check = program.async_token_check;
+    let (verifier, integration) =
+        integration::start(settings, check, &mut hooks, verifier, to_shards)?;
+    let hooks = Arc::new(hooks);
     let policy = Arc::new(policy(settings));
     let members = listeners[0].iter().map(ReuseportGroup::of);
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
@@ -155,13 +170,13 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let readers = cores.iter().map(|_| ring.reader());
     let readers: Vec<_> = readers.collect::<Result<_, _>>().map_err(other)?;
     let of_shards = listeners.into_iter().zip(readers);
-    for (index, (listeners, reader)) in of_shards.enumerate() {
+    let of_shards = of_shards.zip(senders.into_iter().zip(receivers));
+    for (index, ((listeners, reader), (sender, receiver))) in of_shards.enumerate() {
         assert_eq!(
             reader.index() as usize,
             index,
             "readers are numbered like shards"
         );
-        let (sender, receiver) = unbounded();
         commands.push((sender, wakers[index].clone()));
         let (question_sender, question_receiver) = unbounded();
         questions.push(question_sender);
@@ -220,6 +235,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         reports,
         api,
         services,
+        verifier,
+        _integration: integration,
         watchdog,
     })
 }

@@ -10,7 +10,7 @@ use crate::config::{
 };
 use crate::dialect;
 use crate::observe::log::{self, LogGuard};
-use crate::shard::{Denied, Message, Session};
+use crate::shard::{AsyncSession, BoxFuture, Denied, Message, OwnedMessage, Session};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -188,6 +188,76 @@ impl Builder {
     ) -> Self {
         self.program.token_check = Some(Arc::new(check));
         self.inputs.set_token_check();
+        self
+    }
+
+    /// Authenticates tokens that neither [`authenticate`](Self::authenticate) nor static tokens nor
+    /// keys prove, with an asynchronous `check`, which may ask a database. Its future runs on the
+    /// integration thread, a tokio runtime, for at most `handler_timeout`; the messages of the
+    /// session wait.
+    ///
+    /// ```
+    /// use fanwire::{Identity, Server};
+    ///
+    /// let builder = Server::builder().authenticate_async(|token| async move {
+    ///     (token == "letmein").then(|| Identity::new("ann"))
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn authenticate_async<F>(
+        mut self,
+        check: impl Fn(String) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Option<Identity>> + Send + 'static,
+    {
+        self.program.async_token_check = Some(Arc::new(move |token| Box::pin(check(token))));
+        self.inputs.set_token_check();
+        self
+    }
+
+    /// Calls an asynchronous `handler` for messages of type `kind`. Its future runs on the integration
+    /// thread, a tokio runtime, for at most `handler_timeout`. Further messages of the session wait in
+    /// their order; its shard does not.
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder().on_message_async("echo", |session, message| async move {
+    ///     session.send("echo_response", &message.parse::<serde_json::Value>()?)
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_message_async<F>(
+        mut self,
+        kind: &str,
+        handler: impl Fn(AsyncSession, OwnedMessage) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), Denied>> + Send + 'static,
+    {
+        let handler =
+            move |session, message| -> BoxFuture<_> { Box::pin(handler(session, message)) };
+        self.program.hooks.on_message_async(kind, false, handler);
+        self
+    }
+
+    /// Calls an asynchronous `handler` when a session begins; an error closes the session (1008).
+    ///
+    /// ```
+    /// let builder = fanwire::Server::builder().on_connect_async(|session| async move {
+    ///     session.subscribe("news");
+    ///     Ok(())
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_connect_async<F>(
+        mut self,
+        handler: impl Fn(AsyncSession) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), Denied>> + Send + 'static,
+    {
+        let handler = move |session| -> BoxFuture<_> { Box::pin(handler(session)) };
+        self.program.hooks.on_connect_async(handler);
         self
     }
 

@@ -45,7 +45,7 @@ const DEV_TOKEN_TTL_S: u64 = 86_400;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Server {
-    running: Arc<Running>,
+    pub(super) running: Arc<Running>,
     settings: Arc<Settings>,
     outcome: Arc<Mutex<Option<StopOutcome>>>,
     scope: Scope,
@@ -514,7 +514,7 @@ impl Server {
     }
 
     /// The session with this id, or with this connection id of the monitoring dialect.
-    fn find(&self, id: &str) -> Option<SessionId> {
+    pub(super) fn find(&self, id: &str) -> Option<SessionId> {
         if let Ok(id) = id.parse() {
             return self.in_scope(id);
         }
@@ -529,6 +529,14 @@ impl Server {
         });
         let found = found.into_iter().flatten().next();
         found.and_then(|id| self.in_scope(id))
+    }
+
+    /// The tenant of this handle, if it has one.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        match &self.scope {
+            Scope::Of(tenant) => Some(tenant),
+            Scope::Without | Scope::All => None,
+        }
     }
 
     /// The session, unless this is the handle of another tenant.

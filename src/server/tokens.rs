@@ -24,7 +24,7 @@ pub(super) fn verifier(settings: &TokenSettings, now_unix_s: u64) -> Result<Veri
     for entry in &settings.jwt_public_keys {
         let key =
             public_key(entry).map_err(|error| StartError::Settings(SettingsError::File(error)))?;
-        keys.push(limited(key, allowed));
+        keys.push(key.limited_if(allowed));
     }
     let rules = ClaimRules {
         issuers: settings.jwt_issuers.clone(),
@@ -38,20 +38,12 @@ pub(super) fn verifier(settings: &TokenSettings, now_unix_s: u64) -> Result<Veri
             .revoke_token(id, u64::MAX, now_unix_s);
     }
     for user in &settings.revoked_users {
-        let always = u64::MAX;
+        let always = (u64::MAX, u64::MAX);
         verifier
             .revocations()
-            .revoke_user(user, always, always, now_unix_s);
+            .revoke_user(user, None, always, now_unix_s);
     }
     Ok(verifier)
-}
-
-/// The key with the algorithms that are allowed, all of its kind if none is named.
-pub(super) fn limited(key: VerificationKey, allowed: &[TokenAlgorithm]) -> VerificationKey {
-    match allowed {
-        [] => key,
-        allowed => key.limited_to(allowed),
-    }
 }
 
 /// Reads the key of an entry of `jwt_public_keys`: `PATH` or `KEY_ID=PATH`.

@@ -17,9 +17,14 @@ impl Shard {
             writer,
             ..
         } = self;
-        broker.step(id, command, now, &mut |effect| {
-            apply(connections, writer, id, effect, now);
+        let mut unknown = None;
+        broker.step(id, command, now, &mut |effect| match effect {
+            Effect::AskAboutToken { token, source } => unknown = Some((token.to_owned(), source)),
+            effect => apply(connections, writer, id, effect, now),
         });
+        if let Some((token, source)) = unknown {
+            self.ask_about_token(id, token, source, now);
+        }
     }
 
     /// Counts a message against the session's rate limit; false when it must be dropped.
@@ -75,6 +80,8 @@ fn apply(
         Effect::SetTimer(at_ms) => connections.set_timer(id, at_ms),
         // Handled in `is_within_rate_limit`.
         Effect::DropMessage => {}
+        // Handled in `step`.
+        Effect::AskAboutToken { .. } => {}
     }
 }
 

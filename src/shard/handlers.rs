@@ -1,6 +1,7 @@
 //! Calls the handlers of the embedding program, and carries out their actions.
 
 use super::Shard;
+use super::async_session::AsyncSession;
 use super::effects::publish;
 use super::hooks::Outcome;
 use super::session::{Message, Session, SessionAction};
@@ -42,6 +43,16 @@ impl Shard {
         let Some(view) = self.broker.view(id, now) else {
             return;
         };
+        if self.hooks.is_async(message.kind) {
+            let session = AsyncSession::new(&view);
+            let call = || self.hooks.message_async(session.clone(), message);
+            let future = self.broker.lend_to(call);
+            drop(view);
+            if let Some(future) = future {
+                self.ask_about_message(id, session, future);
+            }
+            return;
+        }
         let mut session = Session::new(&view);
         let call = || self.hooks.message(&mut session, message);
         let outcome = self.broker.lend_to(call);
@@ -53,9 +64,25 @@ impl Shard {
 
     /// Calls the handler for new sessions.
     pub(super) fn call_connect(&mut self, id: ConnectionId, now: Now) {
-        if !self.hooks.has_connect() || !self.connections.is_open(id) {
+        if self.hooks.has_connect() && self.connections.is_open(id) {
+            self.call_connect_on_shard(id, now);
+        }
+        if !self.hooks.has_connect_async() || !self.connections.is_open(id) {
             return;
         }
+        let Some(view) = self.broker.view(id, now) else {
+            return;
+        };
+        let session = AsyncSession::new(&view);
+        let call = || self.hooks.connect_async(session.clone());
+        let future = self.broker.lend_to(call);
+        drop(view);
+        if let Some(future) = future {
+            self.ask_about_connect(id, session, future);
+        }
+    }
+
+    fn call_connect_on_shard(&mut self, id: ConnectionId, now: Now) {
         let Some(view) = self.broker.view(id, now) else {
             return;
         };
@@ -64,11 +91,7 @@ impl Shard {
         let actions = session.into_actions();
         drop(view);
         self.carry_out(id, actions, now);
-        let is_rejected = outcome != Outcome::Done;
-        self.tell(id, outcome, now);
-        if is_rejected {
-            self.end_session(id, CloseReason::Unauthorized, now);
-        }
+        self.tell_handled(id, outcome, true, now);
     }
 
     /// Calls the handler for ended sessions.
@@ -83,7 +106,7 @@ impl Shard {
         }
     }
 
-    fn tell(&mut self, id: ConnectionId, outcome: Outcome, now: Now) {
+    pub(super) fn tell(&mut self, id: ConnectionId, outcome: Outcome, now: Now) {
         match outcome {
             Outcome::Done => {}
             Outcome::Denied(reason) => {
@@ -91,7 +114,7 @@ impl Shard {
                 let event = Event::Denied { reason: &reason };
                 self.connections.reply(id, &event, now);
             }
-            Outcome::Panicked => {
+            Outcome::Panicked | Outcome::TimedOut => {
                 let rejection = Rejection::HandlerFailed;
                 self.step(id, Command::Malformed(rejection), now);
             }
@@ -103,7 +126,7 @@ impl Shard {
         errors.of(MessageError::Handler).add(1);
     }
 
-    fn carry_out(&mut self, id: ConnectionId, actions: Vec<SessionAction>, now: Now) {
+    pub(super) fn carry_out(&mut self, id: ConnectionId, actions: Vec<SessionAction>, now: Now) {
         for action in actions {
             match action {
                 SessionAction::Send(kind, data) => self.send_message(id, &kind, &data, now),
@@ -147,6 +170,14 @@ impl Shard {
         self.connections.reply(id, &event, now);
     }
 
+    /// Carries out a command of the server for a session; false when there is none with this id.
+    pub fn command(&mut self, id: ConnectionId, command: Command<'_>, now: Now) -> bool {
+        let is_there = self.connections.is_open(id);
+        self.step(id, command, now);
+        self.reap_ended(now);
+        is_there
+    }
+
     /// Closes a session on behalf of the embedding program or an operator; false when there is none
     /// with this id.
     pub fn disconnect(&mut self, id: ConnectionId, now: Now) -> bool {
@@ -155,7 +186,7 @@ impl Shard {
         is_there
     }
 
-    fn end_session(&mut self, id: ConnectionId, reason: CloseReason, now: Now) {
+    pub(super) fn end_session(&mut self, id: ConnectionId, reason: CloseReason, now: Now) {
         self.step(id, Command::EndSession { reason }, now);
     }
 }

@@ -1,10 +1,21 @@
 //! Handlers of the embedding program, called on the session's shard.
 
+use super::async_session::{AsyncSession, OwnedMessage};
+use super::questions::{BoxFuture, Question, UnknownToken};
 use super::session::{Denied, Message, Session};
+use crate::auth::Identity;
 use crate::base::catch_panic;
+use crate::base::counters::TokenError;
 use std::collections::HashMap;
 use std::fmt;
 
+type AsyncMessageHandler =
+    dyn Fn(AsyncSession, OwnedMessage) -> BoxFuture<Result<(), Denied>> + Send + Sync + 'static;
+type AsyncConnectHandler =
+    dyn Fn(AsyncSession) -> BoxFuture<Result<(), Denied>> + Send + Sync + 'static;
+type TokenHandler =
+    dyn Fn(UnknownToken) -> BoxFuture<Result<Identity, TokenError>> + Send + Sync + 'static;
+type Ask = dyn Fn(Question) + Send + Sync + 'static;
 type MessageHandler =
     dyn Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static;
 type ConnectHandler = dyn Fn(&mut Session<'_>) -> Result<(), Denied> + Send + Sync + 'static;
@@ -13,16 +24,24 @@ type Middleware = dyn Fn(&Session<'_>, Message<'_>) -> Result<(), Denied> + Send
 
 /// A handler of messages, and for which sessions it is called.
 struct Handler {
-    call: Box<MessageHandler>,
+    call: HandlerCall,
     before_authentication: bool,
 }
 
-/// The handlers of the embedding program. They run on the shard of the session, inside its event
-/// loop: slow work belongs on another thread.
+enum HandlerCall {
+    OnShard(Box<MessageHandler>),
+    Async(Box<AsyncMessageHandler>),
+}
+
+/// The handlers of the embedding program. Those that are not asynchronous run on the shard of the
+/// session, inside its event loop, and must not block.
 #[derive(Default)]
 pub struct Hooks {
     messages: HashMap<Box<str>, Handler>,
     connects: Vec<Box<ConnectHandler>>,
+    async_connect: Option<Box<AsyncConnectHandler>>,
+    tokens: Option<Box<TokenHandler>>,
+    ask: Option<Box<Ask>>,
     disconnects: Vec<Box<DisconnectHandler>>,
     middleware: Vec<Box<Middleware>>,
 }
@@ -40,6 +59,8 @@ pub(super) enum Outcome {
     Done,
     Denied(String),
     Panicked,
+    /// Its future was not ready in time.
+    TimedOut,
 }
 
 impl Hooks {
@@ -52,10 +73,66 @@ impl Hooks {
         handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
     ) {
         let handler = Handler {
-            call: Box::new(handler),
+            call: HandlerCall::OnShard(Box::new(handler)),
             before_authentication,
         };
         self.messages.insert(kind.into(), handler);
+    }
+
+    /// The same with an asynchronous handler, which runs on the integration thread.
+    pub fn on_message_async(
+        &mut self,
+        kind: &str,
+        before_authentication: bool,
+        handler: impl Fn(AsyncSession, OwnedMessage) -> BoxFuture<Result<(), Denied>>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        let handler = Handler {
+            call: HandlerCall::Async(Box::new(handler)),
+            before_authentication,
+        };
+        self.messages.insert(kind.into(), handler);
+    }
+
+    /// Calls an asynchronous `handler` when a session has begun, after the others; its rejection
+    /// closes the session (1008).
+    pub fn on_connect_async(
+        &mut self,
+        handler: impl Fn(AsyncSession) -> BoxFuture<Result<(), Denied>> + Send + Sync + 'static,
+    ) {
+        self.async_connect = Some(Box::new(handler));
+    }
+
+    /// Has `handler` say whose a token is that nothing else proves.
+    pub fn on_unknown_token(
+        &mut self,
+        handler: impl Fn(UnknownToken) -> BoxFuture<Result<Identity, TokenError>>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        self.tokens = Some(Box::new(handler));
+    }
+
+    /// Whether somebody says whose unknown tokens are.
+    #[must_use]
+    pub fn knows_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Whether a handler is asynchronous.
+    #[must_use]
+    pub fn has_async(&self) -> bool {
+        let mut handlers = self.messages.values();
+        self.async_connect.is_some()
+            || handlers.any(|handler| matches!(handler.call, HandlerCall::Async(_)))
+    }
+
+    /// Has `ask` take the questions that asynchronous handlers answer.
+    pub fn set_ask(&mut self, ask: impl Fn(Question) + Send + Sync + 'static) {
+        self.ask = Some(Box::new(ask));
     }
 
     /// Calls `handler` when a session has begun; its rejection closes the session (1008).
@@ -89,6 +166,52 @@ impl Hooks {
         !self.middleware.is_empty()
     }
 
+    pub(super) fn ask(&self, question: Question) {
+        if let Some(ask) = &self.ask {
+            ask(question);
+        }
+    }
+
+    pub(super) fn authenticate(
+        &self,
+        token: UnknownToken,
+    ) -> Option<BoxFuture<Result<Identity, TokenError>>> {
+        let handler = self.tokens.as_ref()?;
+        catch_panic(|| handler(token))
+    }
+
+    /// The future of the asynchronous handler for new sessions, if there is one.
+    pub(super) fn connect_async(
+        &self,
+        session: AsyncSession,
+    ) -> Option<BoxFuture<Result<(), Denied>>> {
+        let handler = self.async_connect.as_ref()?;
+        Some(catch_panic(|| handler(session)).unwrap_or_else(panicked))
+    }
+
+    /// The future of the handler for messages of this type, if it is asynchronous.
+    pub(super) fn message_async(
+        &self,
+        session: AsyncSession,
+        message: Message<'_>,
+    ) -> Option<BoxFuture<Result<(), Denied>>> {
+        let handler = self.messages.get(message.kind)?;
+        let HandlerCall::Async(handler) = &handler.call else {
+            return None;
+        };
+        let call = || handler(session, OwnedMessage::new(message));
+        Some(catch_panic(call).unwrap_or_else(panicked))
+    }
+
+    pub(super) fn is_async(&self, kind: &str) -> bool {
+        let handler = self.messages.get(kind);
+        handler.is_some_and(|handler| matches!(handler.call, HandlerCall::Async(_)))
+    }
+
+    pub(super) fn has_connect_async(&self) -> bool {
+        self.async_connect.is_some()
+    }
+
     pub(super) fn has_connect(&self) -> bool {
         !self.connects.is_empty()
     }
@@ -105,10 +228,10 @@ impl Hooks {
     }
 
     pub(super) fn message(&self, session: &mut Session<'_>, message: Message<'_>) -> Outcome {
-        let Some(handler) = self.messages.get(message.kind) else {
-            return Outcome::Done;
-        };
-        call(|| (handler.call)(session, message))
+        match self.messages.get(message.kind).map(|handler| &handler.call) {
+            Some(HandlerCall::OnShard(handler)) => call(|| handler(session, message)),
+            Some(HandlerCall::Async(_)) | None => Outcome::Done,
+        }
     }
 
     pub(super) fn check(&self, session: &Session<'_>, message: Message<'_>) -> Outcome {
@@ -131,6 +254,11 @@ impl Hooks {
             Ok(())
         })
     }
+}
+
+/// In place of the future of a handler that panicked before it returned one.
+fn panicked() -> BoxFuture<Result<(), Denied>> {
+    Box::pin(async { panic!("the handler panicked") })
 }
 
 /// Catches panics: a handler that panics must not end the shard and all its sessions.

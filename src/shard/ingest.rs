@@ -22,6 +22,8 @@ pub(super) enum Stop {
     Cost,
     /// It finishes a large message.
     Large,
+    /// A question of the session has to be answered first.
+    Answer,
     /// This message is a publication, and the ring has no room.
     Room(String),
     /// The peer has to read its replies first.
@@ -121,6 +123,9 @@ impl Shard {
             }
             let finishes_large = at_once_bytes_max == usize::MAX;
             if *consumed < bytes.len() && !finishes_large {
+                if self.questions.has(id) {
+                    break Some(Stop::Answer);
+                }
                 if cost >= share.cost_max {
                     break Some(Stop::Cost);
                 }

@@ -5,6 +5,7 @@
 //!                                                     for its share of a turn
 //!                                                     for room in the ring, before a publication
 //!                                                     for the peer to read its replies
+//!                                                     for the answer to a question
 //! ```
 //!
 //! Every connection that sends something is served at once for a little, so a client that sends now
@@ -36,6 +37,8 @@ pub(super) enum WaitsFor {
     Room,
     /// The peer, which has to read its replies.
     Peer,
+    /// The answer to a question, see [`super::questions`].
+    Answer,
 }
 
 /// The input of one connection that waits.
@@ -93,7 +96,7 @@ impl InputQueue {
             WaitsFor::Turn => self.turn.push_back(id),
             WaitsFor::Large => self.large.push_back(id),
             WaitsFor::Room => self.room.push_back(id),
-            WaitsFor::Peer => {}
+            WaitsFor::Peer | WaitsFor::Answer => {}
         }
     }
 }
@@ -326,6 +329,7 @@ impl Stop {
         match self {
             Self::Cost => (WaitsFor::Turn, None),
             Self::Large => (WaitsFor::Large, None),
+            Self::Answer => (WaitsFor::Answer, None),
             Self::Room(message) => (WaitsFor::Room, Some(message)),
             Self::Peer => (WaitsFor::Peer, None),
         }

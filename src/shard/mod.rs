@@ -11,6 +11,7 @@
 //!   drain_ring               ─▶ └───────┘ ─▶ wake_peers            records for other shards
 //! ```
 
+mod async_session;
 mod batch;
 mod chunks;
 mod coalescer;
@@ -25,6 +26,7 @@ mod input;
 mod publication_reader;
 mod publication_writer;
 mod publisher;
+mod questions;
 mod ready_queue;
 mod record;
 mod send_queue;
@@ -41,13 +43,16 @@ pub use connection_table::Query;
 use fanwire_ring::{Reader, Ring};
 use publication_reader::PublicationReader;
 use publication_writer::PublicationWriter;
+use questions::Questions;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use unauthenticated::UnauthenticatedPool;
 
+pub use async_session::{AsyncSession, OwnedMessage};
 pub use hooks::Hooks;
 pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
+pub use questions::{Answer, BoxFuture, Question, QuestionKey, UnknownToken};
 pub use session::{Denied, Message, Session};
 
 /// An action on a connection that a shard requests, other than sending.
@@ -104,6 +109,8 @@ pub struct Shard {
     reader: PublicationReader,
     connections: ConnectionTable,
     hooks: Arc<Hooks>,
+    index: u16,
+    questions: Questions,
     process_state: Arc<ProcessState>,
     /// No new sessions are accepted.
     is_shutting_down: bool,
@@ -153,6 +160,8 @@ impl Shard {
             reader,
             connections,
             hooks: parts.hooks,
+            index: parts.index,
+            questions: Questions::default(),
             process_state: parts.process_state,
             is_shutting_down: false,
             awaits_room: false,

@@ -326,6 +326,6 @@ impl<'a> Session<'a> {
     }
 }
 
-fn to_json(data: &impl Serialize) -> Result<String, Denied> {
+pub(super) fn to_json(data: &impl Serialize) -> Result<String, Denied> {
     serde_json::to_string(data).map_err(|error| Denied(error.to_string()))
 }

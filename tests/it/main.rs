@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod backend;
 mod bad_input;
 mod bad_tokens;
 mod conversation;
@@ -22,5 +23,6 @@ mod notify;
 mod process;
 mod regression;
 mod tenants;
+mod tokens;
 mod transcripts;
 mod unauthenticated;

@@ -1,6 +1,6 @@
 //! The program: arguments, exit codes, signals.
 
-use crate::harness::{Client, SECRET, http, http_get, token, upgrade_request};
+use crate::harness::{Client, Raw, SECRET, http, http_get, token, upgrade_request};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -689,4 +689,44 @@ fn a_signal_to_end_during_the_start_drains_what_has_started() {
     std::fs::write(&pipe, "").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     std::fs::remove_dir_all(pipe.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn no_token_and_no_query_reaches_a_log() {
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("secretive.log");
+    let _ = std::fs::remove_file(&log);
+    let secret = "c2VjcmV0LXRva2Vu";
+    let path = log.to_str().unwrap();
+    // Nobody answers there, so the failure of the callback is logged as well.
+    let callback = format!("http://127.0.0.1:1/?key={secret}");
+    let mut command = fanwire();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--dev"])
+        .args(["--log-level", "trace"])
+        .env("FANWIRE_LOG_FILE", path)
+        .env("FANWIRE_AUTH_CALLBACK_URL", callback);
+    let mut process = Process::of(command, "token ");
+    for target in [
+        "/ws?token=",
+        "/analytics?x=1&token=",
+        "/nowhere?token=",
+        "/health?token=",
+    ] {
+        let bearer = format!("Authorization: Bearer {secret}\r\n");
+        let mut raw = Raw::connect(process.address);
+        let request = upgrade_request(&format!("{target}{secret}"), &bearer);
+        raw.write(request.as_bytes());
+        raw.read_head();
+    }
+    let mut client = Client::open(process.address, "/ws");
+    client.send(&format!(
+        r#"{{"type":"auth","data":{{"token":"{secret}"}}}}"#
+    ));
+    assert!(client.receive().contains("Invalid token"));
+    drop(client);
+    process.signal("TERM");
+    process.child.wait().unwrap();
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.contains("callback"), "{text}");
+    assert!(!text.contains(secret), "{text}");
 }

@@ -1,0 +1,209 @@
+//! Asks the backend of the operator whose a token is.
+
+use super::http_client::HttpClient;
+use crate::auth::Identity;
+use crate::base::counters::TokenError;
+use crate::shard::UnknownToken;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::Instant;
+
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Answers that are remembered.
+const CACHE_ENTRIES_MAX: usize = 10_000;
+/// Shortest time between two log lines about failures.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where to ask, and within which bounds.
+#[derive(Clone, Debug)]
+pub struct CallbackConfig {
+    /// The address.
+    pub url: String,
+    /// Time for an answer, waiting for other questions included.
+    pub timeout: Duration,
+    /// Time for which an answer is used again.
+    pub cache: Duration,
+    /// Questions at a time.
+    pub requests_max: usize,
+}
+
+/// The outcome of a question: an identity, a rejection, or nothing that can be relied on.
+type Outcome = Result<Identity, TokenError>;
+type Cell = Arc<OnceCell<Option<Outcome>>>;
+
+/// Asks the callback, once for each token at a time, and remembers its answers.
+#[derive(Debug)]
+pub struct AuthCallback {
+    config: CallbackConfig,
+    client: HttpClient,
+    requests: Semaphore,
+    hashers: [RandomState; 2],
+    cache: Mutex<Cache>,
+    logged: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    /// By two keyed hashes of the token, so that no token stays in memory.
+    entries: HashMap<[u64; 2], (Instant, Cell)>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    token: &'a str,
+    dialect: &'a str,
+    address: String,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    user: Box<str>,
+    tenant: Option<Box<str>>,
+    #[serde(default)]
+    roles: Vec<Box<str>>,
+    #[serde(default)]
+    permissions: Vec<Box<str>>,
+    expires_at: Option<u64>,
+}
+
+impl AuthCallback {
+    /// A callback that has not been asked yet.
+    ///
+    /// # Errors
+    /// When the host has no certificates to trust.
+    pub fn new(config: CallbackConfig) -> io::Result<Self> {
+        Ok(Self {
+            requests: Semaphore::new(config.requests_max),
+            client: HttpClient::new()?,
+            hashers: [RandomState::new(), RandomState::new()],
+            cache: Mutex::default(),
+            logged: Mutex::default(),
+            config,
+        })
+    }
+
+    /// Whose the token is.
+    ///
+    /// # Errors
+    /// [`TokenError::Callback`] when the callback rejects it or cannot be relied on.
+    pub async fn ask(&self, token: UnknownToken) -> Result<Identity, TokenError> {
+        let cell = self.cell(&token);
+        let answered = cell.get_or_init(|| async {
+            let answer = tokio::time::timeout(self.config.timeout, self.request(&token)).await;
+            match answer.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                Ok(outcome) => Some(outcome),
+                Err(error) => {
+                    self.log(&error);
+                    None
+                }
+            }
+        });
+        let outcome = answered.await.clone();
+        if outcome.is_none() {
+            // The next one asks again.
+            self.release(&token, &cell);
+        }
+        outcome.unwrap_or(Err(TokenError::Callback))
+    }
+
+    async fn request(&self, token: &UnknownToken) -> Result<Outcome, String> {
+        let permit = self.requests.acquire().await;
+        let _permit = permit.map_err(|error| error.to_string())?;
+        let body = Body {
+            token: &token.token,
+            dialect: token.dialect.name(),
+            address: token.peer.ip().to_canonical().to_string(),
+        };
+        let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
+        let request = Request::post(&self.config.url)
+            .header("content-type", "application/json")
+            .header("accept", "application/json")
+            .body(Full::from(body))
+            .map_err(|error| error.to_string())?;
+        let (status, answer) = self.client.send(request, ANSWER_BYTES_MAX).await?;
+        if status.is_server_error() {
+            return Err(format!("the answer is {status}"));
+        }
+        if status != StatusCode::OK {
+            return Ok(Err(TokenError::Callback));
+        }
+        let claims: Claims = serde_json::from_slice(&answer)
+            .map_err(|error| format!("the answer is no identity: {error}"))?;
+        let mut identity = Identity::new(&claims.user);
+        identity.tenant = claims.tenant;
+        identity.roles = claims.roles;
+        identity.permissions = claims.permissions;
+        identity.expires_unix_s = claims.expires_at.unwrap_or(u64::MAX);
+        if !identity.is_valid() {
+            return Err(
+                "a name of the identity is empty, too long, or has control characters".into(),
+            );
+        }
+        Ok(Ok(identity))
+    }
+
+    fn key(&self, token: &UnknownToken) -> [u64; 2] {
+        // An answer may depend on all that the callback is told.
+        let question = (&token.token, token.dialect.index(), token.peer.ip());
+        self.hashers
+            .each_ref()
+            .map(|hasher| hasher.hash_one(question))
+    }
+
+    /// The question about this token that is asked already or answered, else a new one.
+    fn cell(&self, token: &UnknownToken) -> Cell {
+        let now = Instant::now();
+        let key = self.key(token);
+        let mut cache = self.cache();
+        let is_fresh = |since: &Instant, cell: &Cell| {
+            !cell.initialized() || now.duration_since(*since) < self.config.cache
+        };
+        if let Some((since, cell)) = cache.entries.get(&key)
+            && is_fresh(since, cell)
+        {
+            return Arc::clone(cell);
+        }
+        if cache.entries.len() >= CACHE_ENTRIES_MAX {
+            cache
+                .entries
+                .retain(|_, (since, cell)| is_fresh(since, cell));
+        }
+        let cell = Cell::default();
+        if cache.entries.len() < CACHE_ENTRIES_MAX {
+            cache.entries.insert(key, (now, Arc::clone(&cell)));
+        }
+        cell
+    }
+
+    fn release(&self, token: &UnknownToken, cell: &Cell) {
+        let key = self.key(token);
+        let mut cache = self.cache();
+        if cache
+            .entries
+            .get(&key)
+            .is_some_and(|(_, other)| Arc::ptr_eq(other, cell))
+        {
+            cache.entries.remove(&key);
+        }
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log(&self, error: &str) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            *logged = Some(Instant::now());
+            tracing::warn!(error, "the authentication callback failed");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Requests to other hosts: bounded in time and size, without redirects.
+
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use std::io;
+use std::time::Duration;
+
+/// Time to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Idle connections to one host.
+const IDLE_CONNECTIONS_MAX: usize = 16;
+
+/// A client for HTTP and HTTPS; certificates are checked against those that the host trusts.
+#[derive(Clone, Debug)]
+pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl HttpClient {
+    /// A client without connections.
+    ///
+    /// # Errors
+    /// When the host has no certificates to trust.
+    pub(super) fn new() -> io::Result<Self> {
+        // Fails when the embedding program has chosen a library already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_native_roots()?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build(connector);
+        Ok(Self(client))
+    }
+
+    /// Status and body of the answer.
+    ///
+    /// # Errors
+    /// What failed, as text; also when the body is longer than `body_bytes_max`.
+    pub(super) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        body_bytes_max: usize,
+    ) -> Result<(StatusCode, Bytes), String> {
+        let sent = self.0.request(request).await;
+        let answer: Response<_> = sent.map_err(|error| with_causes(&error))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), body_bytes_max);
+        let body = body.collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+/// The error and its causes, none of which contains the request.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

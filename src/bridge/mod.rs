@@ -1,0 +1,111 @@
+//! The thread for what speaks to other hosts: a tokio runtime beside the shards.
+//!
+//! ```text
+//!   shard ──question──▶ integration thread ──▶ future of the program, authentication callback
+//!     ▲                        │    └── fetches the JWK set
+//!     └──────── answer ────────┘
+//! ```
+
+mod auth_callback;
+mod http_client;
+mod jwks;
+
+pub use auth_callback::{AuthCallback, CallbackConfig};
+pub use jwks::JwksConfig;
+
+use crate::shard::{Answer, Question, QuestionKey};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+/// Takes an answer, or that there is none in time, to its shard.
+pub type Deliver = dyn Fn(u16, QuestionKey, Option<Answer>) + Send + Sync;
+
+/// The way to the integration thread. The thread ends when all of these are dropped.
+#[derive(Clone, Debug)]
+pub struct Integration {
+    questions: UnboundedSender<Question>,
+}
+
+/// What runs on the thread.
+pub struct IntegrationParts {
+    /// Time for an answer.
+    pub timeout: Duration,
+    /// Takes the answers to the shards.
+    pub deliver: Arc<Deliver>,
+    /// The JWK set to fetch.
+    pub jwks: Option<JwksConfig>,
+}
+
+impl std::fmt::Debug for IntegrationParts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            formatter,
+            "IntegrationParts {{ timeout: {:?} }}",
+            self.timeout
+        )
+    }
+}
+
+/// The thread before it is started: questions that are asked already wait.
+#[derive(Debug)]
+pub struct Unstarted {
+    received: UnboundedReceiver<Question>,
+}
+
+/// The integration thread, not started yet.
+#[must_use]
+pub fn prepare() -> (Integration, Unstarted) {
+    let (questions, received) = unbounded_channel();
+    (Integration { questions }, Unstarted { received })
+}
+
+impl Integration {
+    /// Has a question answered. A session has few at a time, so their number is bounded.
+    pub fn ask(&self, question: Question) {
+        // Fails only when the thread has ended, with the process.
+        let _ = self.questions.send(question);
+    }
+}
+
+impl Unstarted {
+    /// Starts the thread; returns when the JWK set has been fetched, if there is one, or cannot be
+    /// fetched now.
+    ///
+    /// # Errors
+    /// The error of the kernel when there is no thread or no event queue.
+    pub fn start(self, parts: IntegrationParts) -> io::Result<()> {
+        let (ready, is_ready) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("integration".into())
+            .spawn(move || runtime.block_on(run(self.received, parts, ready)))?;
+        // Ends without a value if the thread panics.
+        let _ = is_ready.blocking_recv();
+        Ok(())
+    }
+}
+
+async fn run(
+    mut received: UnboundedReceiver<Question>,
+    parts: IntegrationParts,
+    ready: oneshot::Sender<()>,
+) {
+    if let Some(jwks) = parts.jwks {
+        jwks::fetch_first(&jwks).await;
+        tokio::spawn(jwks::refresh(jwks));
+    }
+    let _ = ready.send(());
+    while let Some(question) = received.recv().await {
+        let deliver = Arc::clone(&parts.deliver);
+        let timeout = parts.timeout;
+        tokio::spawn(async move {
+            let answer = tokio::time::timeout(timeout, question.future).await;
+            deliver(question.shard, question.key, answer.ok());
+        });
+    }
+}

@@ -1,0 +1,108 @@
+//! Starts the integration thread if something needs it: asynchronous handlers, the authentication
+//! callback, or a JWK set.
+
+use super::error::StartError;
+use crate::auth::{FetchedKeys, Verifier};
+use crate::bridge::{
+    self, AuthCallback, CallbackConfig, Integration, IntegrationParts, JwksConfig,
+};
+use crate::config::Settings;
+use crate::net::Peers;
+use crate::net::wire::ShardCommand;
+use crate::shard::{BoxFuture, Hooks, UnknownToken};
+use crate::{auth::Identity, base::counters::TokenError, base::now::Clock};
+use crossbeam_channel::Sender;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An asynchronous check of tokens by the embedding program.
+pub(super) type AsyncTokenCheck = dyn Fn(String) -> BoxFuture<Option<Identity>> + Send + Sync;
+
+/// Connects the handlers and the verifier with the integration thread, and starts it. Without need
+/// for it, there is none.
+///
+/// # Errors
+/// [`StartError::Other`] when the thread or its HTTP client cannot be made.
+pub(super) fn start(
+    settings: &Settings,
+    check: Option<Arc<AsyncTokenCheck>>,
+    hooks: &mut Hooks,
+    verifier: Verifier,
+    (commands, peers, clock): (Vec<Sender<ShardCommand>>, Peers, Clock),
+) -> Result<(Verifier, Option<Integration>), StartError> {
+    let tokens = &settings.tokens;
+    let jwks = tokens.jwks_url.as_ref().map(|url| JwksConfig {
+        url: url.clone(),
+        interval: Duration::from_millis(tokens.jwks_refresh_interval.0),
+        algorithms: tokens.jwt_algorithms.clone(),
+        keys: Arc::<FetchedKeys>::default(),
+    });
+    let callback_timeout = Duration::from_millis(tokens.auth_callback_timeout.0);
+    let callback = tokens.auth_callback_url.as_ref().map(|url| {
+        AuthCallback::new(CallbackConfig {
+            url: url.clone(),
+            timeout: callback_timeout,
+            cache: Duration::from_millis(tokens.auth_callback_cache.0),
+            requests_max: tokens.auth_callback_requests_max as usize,
+        })
+    });
+    let other = |error: std::io::Error| StartError::Other(error.to_string());
+    let callback = callback.transpose().map_err(other)?;
+    let asks_about_tokens = check.is_some() || callback.is_some();
+    if !asks_about_tokens && !hooks.has_async() && jwks.is_none() {
+        return Ok((verifier, None));
+    }
+    let (integration, unstarted) = bridge::prepare();
+    let ask = integration.clone();
+    hooks.set_ask(move |question| ask.ask(question));
+    let mut verifier = verifier;
+    if asks_about_tokens {
+        let callback = callback.map(Arc::new);
+        hooks
+            .on_unknown_token(move |token| Box::pin(whose(token, check.clone(), callback.clone())));
+        verifier = verifier.asking_others();
+    }
+    if let Some(jwks) = &jwks {
+        verifier = verifier.with_fetched_keys(Arc::clone(&jwks.keys));
+    }
+    let handler_timeout = Duration::from_millis(settings.process.handler_timeout.0);
+    let parts = IntegrationParts {
+        // The callback has a time limit of its own, and the program's check comes before it.
+        timeout: if asks_about_tokens {
+            handler_timeout + callback_timeout
+        } else {
+            handler_timeout
+        },
+        deliver: Arc::new(move |shard, key, answer| {
+            let call = ShardCommand::Call(Box::new(move |shard, now| {
+                shard.answer(key, answer, now);
+            }));
+            if let Some(commands) = commands.get(usize::from(shard)) {
+                // Fails only when the shard has stopped.
+                let _ = commands.send(call);
+                peers.wake(u32::from(shard), clock.now());
+            }
+        }),
+        jwks,
+    };
+    unstarted.start(parts).map_err(other)?;
+    Ok((verifier, Some(integration)))
+}
+
+/// Asks the program, then the callback.
+async fn whose(
+    token: UnknownToken,
+    check: Option<Arc<AsyncTokenCheck>>,
+    callback: Option<Arc<AuthCallback>>,
+) -> Result<Identity, TokenError> {
+    if let Some(check) = check
+        && let Some(identity) = check(token.token.clone()).await
+    {
+        let is_valid = identity.is_valid();
+        return is_valid.then_some(identity).ok_or(TokenError::Name);
+    }
+    match callback {
+        Some(callback) => callback.ask(token).await,
+        None => Err(TokenError::Callback),
+    }
+}

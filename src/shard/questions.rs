@@ -1,0 +1,221 @@
+//! Questions that a shard has answered elsewhere while it serves others.
+//!
+//! ```text
+//!   token that nobody here knows ─┐                                         ┌─▶ carried out
+//!   asynchronous handler ─────────┴─▶ question ─▶ integration thread ─answer┴─▶ the session goes on
+//!                      the session's input waits ──────────────────────────────▲
+//! ```
+//!
+//! No input of a session is handled while it has a question, so it has two at most: about the token of
+//! its handshake, and of the handler for new sessions.
+
+use super::Shard;
+use super::async_session::AsyncSession;
+use super::hooks::Outcome;
+use super::input::WaitsFor;
+use super::session::{Denied, SessionAction};
+use crate::auth::Identity;
+use crate::base::counters::{CloseReason, TokenError};
+use crate::base::{ConnectionId, DialectId, Now};
+use crate::broker::{Command, TokenSource};
+use futures_lite::FutureExt;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+
+/// A future whose output may be made on another thread.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A question, and the future that answers it.
+pub struct Question {
+    /// The shard that asks.
+    pub shard: u16,
+    /// Which question it is.
+    pub key: QuestionKey,
+    /// Its answer.
+    pub future: BoxFuture<Answer>,
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Question {{ {:?} }}", self.key)
+    }
+}
+
+/// The session that waits, and the number of its question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuestionKey {
+    /// The session.
+    pub id: ConnectionId,
+    number: u64,
+}
+
+/// The answer to a question.
+#[derive(Debug)]
+pub struct Answer(Content);
+
+#[derive(Debug)]
+enum Content {
+    Token(Result<Identity, TokenError>),
+    Handler(Vec<SessionAction>, Outcome),
+}
+
+/// A token that nobody here knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownToken {
+    /// The token.
+    pub token: String,
+    /// The dialect of the session.
+    pub dialect: DialectId,
+    /// The address of the client.
+    pub peer: SocketAddr,
+}
+
+/// What a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Token(TokenSource),
+    Message,
+    Connect,
+}
+
+/// The questions of a shard that have no answer yet.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    open: BTreeMap<(ConnectionId, u64), Subject>,
+    count: u64,
+}
+
+impl Questions {
+    pub(super) fn has(&self, id: ConnectionId) -> bool {
+        let of_session = (id, 0)..=(id, u64::MAX);
+        !self.open.is_empty() && self.open.range(of_session).next().is_some()
+    }
+}
+
+impl Shard {
+    /// Asks whose token this is.
+    pub(super) fn ask_about_token(
+        &mut self,
+        id: ConnectionId,
+        token: String,
+        source: TokenSource,
+        now: Now,
+    ) {
+        let Some(view) = self.broker.view(id, now) else {
+            return;
+        };
+        let unknown = UnknownToken {
+            token,
+            dialect: view.dialect,
+            peer: view.peer,
+        };
+        drop(view);
+        let Some(answer) = self.hooks.authenticate(unknown) else {
+            let verified = Err(TokenError::Unconfigured);
+            return self.step(id, Command::TokenVerified { verified, source }, now);
+        };
+        let future = Box::pin(async move { Answer(Content::Token(answer.await)) });
+        self.ask(id, Subject::Token(source), future);
+    }
+
+    /// Has an asynchronous handler of messages answer.
+    pub(super) fn ask_about_message(
+        &mut self,
+        id: ConnectionId,
+        session: AsyncSession,
+        answer: BoxFuture<Result<(), Denied>>,
+    ) {
+        self.ask(id, Subject::Message, handled(session, answer));
+    }
+
+    /// Has an asynchronous handler of new sessions answer.
+    pub(super) fn ask_about_connect(
+        &mut self,
+        id: ConnectionId,
+        session: AsyncSession,
+        answer: BoxFuture<Result<(), Denied>>,
+    ) {
+        self.ask(id, Subject::Connect, handled(session, answer));
+    }
+
+    fn ask(&mut self, id: ConnectionId, subject: Subject, future: BoxFuture<Answer>) {
+        let questions = &mut self.questions;
+        questions.count += 1;
+        let number = questions.count;
+        questions.open.insert((id, number), subject);
+        self.hooks.ask(Question {
+            shard: self.index,
+            key: QuestionKey { id, number },
+            future,
+        });
+    }
+
+    /// The answer to a question, `None` if there is none in time. One that nobody waits for any more
+    /// is ignored.
+    pub fn answer(&mut self, key: QuestionKey, answer: Option<Answer>, now: Now) {
+        let QuestionKey { id, number } = key;
+        let Some(subject) = self.questions.open.remove(&(id, number)) else {
+            return;
+        };
+        match (subject, answer.map(|answer| answer.0)) {
+            (Subject::Token(source), answer) => {
+                let answer = match answer {
+                    Some(Content::Token(verified)) => verified,
+                    _ => Err(TokenError::Callback),
+                };
+                let verified = answer.as_ref().map_err(|error| *error);
+                self.step(id, Command::TokenVerified { verified, source }, now);
+            }
+            (_, Some(Content::Handler(actions, outcome))) => {
+                self.carry_out(id, actions, now);
+                self.tell_handled(id, outcome, subject == Subject::Connect, now);
+            }
+            (_, _) => {
+                self.tell_handled(id, Outcome::TimedOut, subject == Subject::Connect, now);
+            }
+        }
+        self.resume_after_answer(id);
+        self.reap_ended(now);
+    }
+
+    fn resume_after_answer(&mut self, id: ConnectionId) {
+        if self.questions.has(id) {
+            return;
+        }
+        let connection = self.connections.slab.get_mut(id);
+        if let Some(input) = connection.and_then(|connection| connection.input.as_mut())
+            && input.waits_for == WaitsFor::Answer
+        {
+            input.waits_for = WaitsFor::Turn;
+            self.connections.input_queue.push(id, WaitsFor::Turn);
+        }
+    }
+
+    pub(super) fn tell_handled(
+        &mut self,
+        id: ConnectionId,
+        outcome: Outcome,
+        is_connect: bool,
+        now: Now,
+    ) {
+        let is_rejected = is_connect && outcome != Outcome::Done;
+        self.tell(id, outcome, now);
+        if is_rejected {
+            self.end_session(id, CloseReason::Unauthorized, now);
+        }
+    }
+}
+
+/// The answer of a handler, which may panic.
+fn handled(session: AsyncSession, answer: BoxFuture<Result<(), Denied>>) -> BoxFuture<Answer> {
+    Box::pin(async move {
+        let outcome = match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(Ok(())) => Outcome::Done,
+            Ok(Err(denied)) => Outcome::Denied(denied.to_string()),
+            Err(_) => Outcome::Panicked,
+        };
+        Answer(Content::Handler(session.take_actions(), outcome))
+    })
+}
