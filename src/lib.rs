@@ -71,7 +71,7 @@ pub mod server;
 
 pub use auth::{Grant as TokenGrant, Identity};
 pub use base::DialectId;
-pub use broker::{BroadcastTarget, SessionId};
+pub use broker::{BroadcastTarget, RateLimitStatus, RateUse, SessionId};
 pub use config::{
     Action as AccessAction, Listener, Report as SettingsReport, SettingInfo, SettingValue,
     SettingsError, ShardCount,

@@ -6,14 +6,14 @@ use super::effect::Effect;
 use super::event::{Event, PresenceChange, Rejection};
 use super::lifecycle::rejection_code;
 use super::presence::announce;
-use super::quotas::{QuotaFull, Quotas, Scope};
-use super::session::{AnnouncedChannels, Counted, Session};
+use super::quotas::{Owner, QuotaFull, Quotas};
+use super::session::{AnnouncedChannels, Counted, Session, Shares};
 use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
 use crate::base::channel_names::{is_tenant_id, name_for_clients};
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ConnectionId, Now, ProcessState};
-use crate::config::{DialectPolicy, Policy, Profile, RateScope, TenantSource};
+use crate::base::{ConnectionId, Now, ProcessState, network_of};
+use crate::config::{DialectPolicy, Policy, Profile, RateLimit, RateScope, TenantSource};
 
 /// Whether a session may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,7 @@ impl Broker {
             identity: None,
             named_tenant: connect.tenant.map(Into::into),
             rate: super::rate::RateState::default(),
+            shares: None,
             filter_bytes: 0,
             subscriptions: Vec::new(),
             announced: AnnouncedChannels::default(),
@@ -72,18 +73,18 @@ impl Broker {
             pinged: None,
         };
         if !policy.auth_required
-            && let Err(reason) = self.limits().admit(&mut session, &policy)
+            && let Err(reason) = self.limits().admit(&mut session, &policy, now)
         {
             return emit(rejection(reason));
         }
         let proof = self.proof_of(&policy, &connect, now);
         let auth_pending = policy.auth_required || proof.is_some();
         if !auth_pending && session.tenant() != session.named_tenant.as_deref() {
-            self.limits().release(&session, now);
+            self.limits().release(&mut session, now);
             return emit(rejection(CloseReason::Tenant));
         }
-        if !auth_pending && acquire_quotas(&self.quotas, &mut session, &policy).is_err() {
-            self.limits().release(&session, now);
+        if !auth_pending && acquire_quotas(&self.quotas, &mut session, &policy, now).is_err() {
+            self.limits().release(&mut session, now);
             return emit(rejection(CloseReason::Quota));
         }
         if session.counted.admitted {
@@ -257,7 +258,7 @@ impl Broker {
         if is_named_otherwise || proven.is_some_and(|proven| !is_tenant_id(proven)) {
             return Admission::Rejected(CloseReason::Tenant);
         }
-        if let Err(reason) = self.count_admitted(id, policy, emit) {
+        if let Err(reason) = self.count_admitted(id, policy, now, emit) {
             return Admission::Rejected(reason);
         }
         let Some(session) = self.sessions.get(id) else {
@@ -278,7 +279,7 @@ impl Broker {
         let dialect = session.dialect;
         self.authenticated_count += u64::from(session.identity.is_none());
         session.identity = Some(Box::new(identity));
-        let Ok(is_first) = acquire_quotas(&self.quotas, session, policy) else {
+        let Ok(is_first) = acquire_quotas(&self.quotas, session, policy, now) else {
             self.release_user(id, now, emit);
             if let Some(session) = self.sessions.get_mut(id) {
                 session.identity = None;
@@ -322,6 +323,7 @@ impl Broker {
         &mut self,
         id: ConnectionId,
         policy: &DialectPolicy,
+        now: Now,
         emit: &mut Emit<'_>,
     ) -> Result<(), CloseReason> {
         let Self {
@@ -335,7 +337,7 @@ impl Broker {
             && !session.counted.admitted
         {
             let limits = Limits::new(process_state, quotas, of_process);
-            limits.admit(session, policy)?;
+            limits.admit(session, policy, now)?;
             emit(Effect::Admitted);
         }
         Ok(())
@@ -386,23 +388,18 @@ impl Broker {
             return;
         };
         let dialect = session.dialect;
-        let announces = Profile::of(dialect).announces_users;
-        let counted = session.counted;
-        session.counted = Counted {
-            user: false,
-            tenant: false,
-            ..counted
+        let policy = &self.policy.dialects[dialect.index()];
+        let Some(shares) = &mut session.shares else {
+            return;
         };
-        if counted.tenant
-            && let Some(tenant) = session.tenant()
-        {
-            self.quotas.release((dialect, Scope::Tenant), tenant, now);
+        let (user, tenant) = (shares.user.take(), shares.tenant.take());
+        if let Some(share) = tenant {
+            self.quotas.release(&share, policy.tenant_rate_limit, now);
         }
-        if counted.user
-            && let Some(user) = session.quota_user()
-        {
-            let left = self.quotas.release((dialect, Scope::User), &user, now);
-            if left == 0 && announces {
+        if let Some(share) = user {
+            let limit = policy.user_rate_limit();
+            let left = self.quotas.release(&share, limit, now);
+            if left == 0 && Profile::of(dialect).announces_users {
                 announce(session, PresenceChange::Offline, now, emit);
             }
         }
@@ -417,11 +414,18 @@ impl Broker {
         session.closing = true;
         self.begin_leaving(id, now, emit);
         self.release_user(id, now, emit);
-        if let Some(session) = self.sessions.get_mut(id) {
+        let Self {
+            process_state,
+            quotas,
+            policy,
+            sessions,
+            ..
+        } = self;
+        if let Some(session) = sessions.get_mut(id) {
             session.is_gone = true;
+            Limits::new(process_state, quotas, policy).release(session, now);
         }
         if let Some(session) = self.sessions.get(id) {
-            self.limits().release(session, now);
             self.process_state.remove_session(session.dialect);
             if session.counted.isolated {
                 self.process_state.remove_isolated();
@@ -449,50 +453,59 @@ impl Broker {
 struct Limits<'a> {
     process_state: &'a ProcessState,
     quotas: &'a Quotas,
-    sessions_max: u64,
+    policy: &'a Policy,
 }
 
 impl<'a> Limits<'a> {
-    fn new(process_state: &'a ProcessState, quotas: &'a Quotas, policy: &Policy) -> Self {
+    fn new(process_state: &'a ProcessState, quotas: &'a Quotas, policy: &'a Policy) -> Self {
         Self {
             process_state,
             quotas,
-            sessions_max: policy.sessions_max,
+            policy,
         }
     }
 
     /// Counts a session that does not count yet.
-    fn admit(&self, session: &mut Session, policy: &DialectPolicy) -> Result<(), CloseReason> {
+    fn admit(
+        &self,
+        session: &mut Session,
+        policy: &DialectPolicy,
+        now: Now,
+    ) -> Result<(), CloseReason> {
         let dialect = session.dialect;
         let process_state = self.process_state;
-        if !process_state.admit(dialect, policy.sessions_max, self.sessions_max) {
+        if !process_state.admit(dialect, policy.sessions_max, self.policy.sessions_max) {
             return Err(CloseReason::Capacity);
         }
         let per_ip_max = policy.sessions_per_ip_max;
-        if per_ip_max > 0 {
-            let ip = session.peer.ip().to_canonical().to_string();
-            let acquired = self.quotas.acquire((dialect, Scope::Ip), &ip, per_ip_max);
-            if acquired.is_err() {
+        if per_ip_max > 0 || policy.ip_rate_limit != RateLimit::Off {
+            let owner = Owner::Address(network_of(session.peer.ip()));
+            let Ok((share, _)) = self.quotas.acquire(dialect, owner, per_ip_max, now) else {
                 process_state.release_admitted(dialect);
                 return Err(CloseReason::Quota);
-            }
-            session.counted.ip = true;
+            };
+            shares_of(session).address = Some(share);
         }
         session.counted.admitted = true;
         Ok(())
     }
 
     /// A session that ends no longer counts, if it did.
-    fn release(&self, session: &Session, now: Now) {
+    fn release(&self, session: &mut Session, now: Now) {
         let dialect = session.dialect;
-        if session.counted.ip {
-            let ip = session.peer.ip().to_canonical().to_string();
-            self.quotas.release((dialect, Scope::Ip), &ip, now);
+        let shares = session.shares.as_mut();
+        if let Some(share) = shares.and_then(|shares| shares.address.take()) {
+            let limit = self.policy.dialect(dialect).ip_rate_limit;
+            self.quotas.release(&share, limit, now);
         }
-        if session.counted.admitted {
+        if std::mem::take(&mut session.counted.admitted) {
             self.process_state.release_admitted(dialect);
         }
     }
+}
+
+fn shares_of(session: &mut Session) -> &mut Shares {
+    session.shares.get_or_insert_default()
 }
 
 /// The effect with which a session is rejected that has not begun.
@@ -510,28 +523,35 @@ fn acquire_quotas(
     quotas: &Quotas,
     session: &mut Session,
     policy: &DialectPolicy,
+    now: Now,
 ) -> Result<bool, QuotaFull> {
     let dialect = session.dialect;
-    let counts_tenants = policy.sessions_per_tenant_max > 0 || session.isolates;
+    let shares = session.shares.as_deref();
+    let (has_user, has_tenant) = shares.map_or((false, false), |shares| {
+        (shares.user.is_some(), shares.tenant.is_some())
+    });
+    let sessions_max = policy.sessions_per_tenant_max;
+    let counts_tenants =
+        sessions_max > 0 || policy.tenant_rate_limit != RateLimit::Off || session.isolates;
     if counts_tenants
-        && !session.counted.tenant
+        && !has_tenant
         && let Some(tenant) = session.tenant()
     {
-        let sessions_max = policy.sessions_per_tenant_max;
-        quotas.acquire((dialect, Scope::Tenant), tenant, sessions_max)?;
-        session.counted.tenant = true;
+        let owner = Owner::Tenant(tenant);
+        let (share, _) = quotas.acquire(dialect, owner, sessions_max, now)?;
+        shares_of(session).tenant = Some(share);
     }
     let counts_users = policy.sessions_per_user_max > 0
         || policy.rate_scope == RateScope::User
         || Profile::of(dialect).announces_users;
-    if !counts_users || session.counted.user {
+    if !counts_users || has_user {
         return Ok(false);
     }
     let Some(user) = session.quota_user() else {
         return Ok(false);
     };
-    let sessions_max = policy.sessions_per_user_max;
-    let count = quotas.acquire((dialect, Scope::User), &user, sessions_max)?;
-    session.counted.user = true;
+    let (owner, sessions_max) = (Owner::User(&user), policy.sessions_per_user_max);
+    let (share, count) = quotas.acquire(dialect, owner, sessions_max, now)?;
+    shares_of(session).user = Some(share);
     Ok(count == 1)
 }

@@ -36,4 +36,5 @@ pub use event::{
     Event, Presence, PresenceChange, Rejection, SessionId, SessionView, SubscriptionView,
 };
 pub use quotas::Quotas;
+pub use rate::{RateLimitStatus, RateUse};
 pub use state::{Broker, BrokerParts};

@@ -1,26 +1,45 @@
 //! Quotas of sessions and messages per address, user or tenant, over all shards.
+//!
+//! A session holds a share of each quota that it counts in, from its admission to its end. Only then
+//! is a table locked; a message counts through the share.
 
-use super::rate::RateState;
+use super::rate::SharedRateState;
 use crate::base::interest::is_mostly_empty;
 use crate::base::{DialectId, Now};
 use crate::config::RateLimit;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Locks of the table: a shard holds one for some tens of nanoseconds, and contention is rare.
 const STRIPES: usize = 64;
-/// How long the rate limit state of a user without sessions is kept, milliseconds. Without it a
+/// How long the state of a rate limit without sessions is kept at most, milliseconds. Without it a
 /// client could reset its rate limit by reconnecting.
 const IDLE_RETENTION_MS: u64 = 300_000;
 
+/// What is counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// Sessions of a dialect from one address or network.
+    Address(DialectId, IpAddr),
+    /// Connections before authentication from one address or network.
+    Unauthenticated(IpAddr),
+    /// Sessions of a dialect of one user.
+    User(DialectId, Box<str>),
+    /// Sessions of a dialect of one tenant.
+    Tenant(DialectId, Box<str>),
+}
+
 /// Whose sessions are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    Ip,
-    User,
-    Tenant,
+pub(super) enum Owner<'a> {
+    /// As [`network_of`](crate::base::network_of) returns it.
+    Address(IpAddr),
+    User(&'a str),
+    Tenant(&'a str),
 }
 
 /// The counts of the process. A session is counted only where its dialect sets a limit, or
@@ -31,14 +50,24 @@ pub struct Quotas {
     hasher: RandomState,
 }
 
-type Stripe = HashMap<Box<str>, Usage>;
+type Stripe = HashMap<Key, Arc<Usage>>;
 
+/// All accesses to its fields are relaxed: no other data is published through them.
 #[derive(Debug, Default)]
 struct Usage {
-    sessions: u32,
-    rate: RateState,
-    /// When the last session ended, monotonic milliseconds.
-    left_ms: u64,
+    /// Changed under the lock of the stripe only, so that no entry in use is removed.
+    sessions: AtomicU32,
+    rate: SharedRateState,
+    /// Until when the entry is kept without sessions, monotonic milliseconds.
+    keep_until_ms: AtomicU64,
+}
+
+/// The part of one session in the quota of its address, its user or its tenant. It is given back
+/// with [`Quotas::release`].
+#[derive(Debug)]
+pub(super) struct Share {
+    key: Key,
+    usage: Arc<Usage>,
 }
 
 /// The limit of sessions is reached.
@@ -54,8 +83,44 @@ impl Default for Quotas {
     }
 }
 
+impl Key {
+    fn of(dialect: DialectId, owner: Owner<'_>) -> Self {
+        match owner {
+            Owner::Address(address) => Self::Address(dialect, address),
+            Owner::User(name) => Self::User(dialect, name.into()),
+            Owner::Tenant(name) => Self::Tenant(dialect, name.into()),
+        }
+    }
+}
+
+impl Share {
+    /// Counts a message; false when it exceeds the rate limit of all sessions of its owner.
+    pub(super) fn allows(&self, limit: RateLimit, now: Now) -> bool {
+        self.usage.rate.allows(limit, now.monotonic_ms)
+    }
+
+    /// How many messages of the rate limit its owner has used.
+    pub(super) fn used(&self, limit: RateLimit, now: Now) -> u32 {
+        self.usage.rate.used(limit, now.monotonic_ms)
+    }
+}
+
+impl Usage {
+    fn is_idle(&self, now: Now) -> bool {
+        self.sessions.load(Ordering::Relaxed) == 0
+            && self.keep_until_ms.load(Ordering::Relaxed) <= now.monotonic_ms
+    }
+
+    /// Counts one session less and returns how many are left; the stripe is locked.
+    fn remove_session(&self) -> u32 {
+        let left = self.sessions.load(Ordering::Relaxed).saturating_sub(1);
+        self.sessions.store(left, Ordering::Relaxed);
+        left
+    }
+}
+
 impl Quotas {
-    fn stripe(&self, key: &str) -> MutexGuard<'_, Stripe> {
+    fn stripe(&self, key: &Key) -> MutexGuard<'_, Stripe> {
         let index = self.hasher.hash_one(key) % STRIPES as u64;
         #[expect(clippy::cast_possible_truncation, reason = "a remainder of 64")]
         let stripe = &self.stripes[index as usize];
@@ -63,103 +128,94 @@ impl Quotas {
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a session and returns how many there are now; `sessions_max` 0 = no limit.
+    /// Counts a session, unless `sessions_max` are counted already; 0 = no limit. Returns its share
+    /// and how many there are now.
     pub(super) fn acquire(
         &self,
-        (dialect, scope): (DialectId, Scope),
-        name: &str,
+        dialect: DialectId,
+        owner: Owner<'_>,
         sessions_max: u32,
-    ) -> Result<u32, QuotaFull> {
-        let key = key(dialect, scope, name);
+        now: Now,
+    ) -> Result<(Share, u32), QuotaFull> {
+        let key = Key::of(dialect, owner);
         let mut stripe = self.stripe(&key);
-        let usage = stripe.entry(key.into()).or_default();
-        if sessions_max != 0 && usage.sessions >= sessions_max {
+        let usage = entry(&mut stripe, &key, now);
+        let sessions = usage.sessions.load(Ordering::Relaxed);
+        if sessions_max != 0 && sessions >= sessions_max {
             return Err(QuotaFull);
         }
-        usage.sessions += 1;
-        Ok(usage.sessions)
+        usage.sessions.store(sessions + 1, Ordering::Relaxed);
+        let usage = Arc::clone(usage);
+        drop(stripe);
+        Ok((Share { key, usage }, sessions + 1))
     }
 
-    /// Removes a session from the count and returns how many are left.
-    pub(super) fn release(
-        &self,
-        (dialect, scope): (DialectId, Scope),
-        name: &str,
-        now: Now,
-    ) -> u32 {
-        let key = key(dialect, scope, name);
-        let mut stripe = self.stripe(&key);
-        let Some(usage) = stripe.get_mut(&*key) else {
-            return 0;
-        };
-        usage.sessions = usage.sessions.saturating_sub(1);
-        usage.left_ms = now.monotonic_ms;
-        let left = usage.sessions;
-        if left == 0 && usage.rate.is_unused() {
-            stripe.remove(&*key);
+    /// Removes a session from the count and returns how many are left. The state of the rate limit
+    /// is kept as long as it matters.
+    pub(super) fn release(&self, share: &Share, limit: RateLimit, now: Now) -> u32 {
+        let mut stripe = self.stripe(&share.key);
+        let left = share.usage.remove_session();
+        let unused_from_ms = share.usage.rate.unused_from_ms(limit, now.monotonic_ms);
+        let keep_until_ms = unused_from_ms.min(now.monotonic_ms + IDLE_RETENTION_MS);
+        let kept = &share.usage.keep_until_ms;
+        kept.store(keep_until_ms, Ordering::Relaxed);
+        if share.usage.is_idle(now) {
+            stripe.remove(&share.key);
         }
         left
     }
 
     /// How many sessions are counted.
-    pub(super) fn sessions(&self, (dialect, scope): (DialectId, Scope), name: &str) -> u32 {
-        let key = key(dialect, scope, name);
+    pub(super) fn sessions(&self, dialect: DialectId, owner: Owner<'_>) -> u32 {
+        let key = Key::of(dialect, owner);
         let stripe = self.stripe(&key);
-        stripe.get(&*key).map_or(0, |usage| usage.sessions)
+        let usage = stripe.get(&key);
+        usage.map_or(0, |usage| usage.sessions.load(Ordering::Relaxed))
     }
 
     /// Counts a connection before authentication and returns how many its address has now.
-    pub fn add_unauthenticated(&self, address: IpAddr) -> u32 {
-        let key = unauthenticated_key(address);
+    pub fn add_unauthenticated(&self, address: IpAddr, now: Now) -> u32 {
+        let key = Key::Unauthenticated(address);
         let mut stripe = self.stripe(&key);
-        let usage = stripe.entry(key.into()).or_default();
-        usage.sessions += 1;
-        usage.sessions
+        let usage = entry(&mut stripe, &key, now);
+        let sessions = usage.sessions.load(Ordering::Relaxed) + 1;
+        usage.sessions.store(sessions, Ordering::Relaxed);
+        sessions
     }
 
     /// Removes a connection before authentication from the count.
     pub fn remove_unauthenticated(&self, address: IpAddr) {
-        let key = unauthenticated_key(address);
+        let key = Key::Unauthenticated(address);
         let mut stripe = self.stripe(&key);
-        if let Some(usage) = stripe.get_mut(&*key) {
-            usage.sessions = usage.sessions.saturating_sub(1);
-            if usage.sessions == 0 {
-                stripe.remove(&*key);
-            }
+        let left = stripe.get(&key).map(|usage| usage.remove_session());
+        if left == Some(0) {
+            stripe.remove(&key);
         }
     }
 
-    /// Counts a message of a user; false when it exceeds the rate limit.
-    pub(super) fn allows(
+    /// How many messages of its rate limit a user has used, in all its sessions of a dialect, in a
+    /// tenant if that is isolated.
+    #[must_use]
+    pub fn used_by_user(
         &self,
         dialect: DialectId,
-        user: &str,
+        (isolated_tenant, user): (Option<&str>, &str),
         limit: RateLimit,
         now: Now,
-    ) -> bool {
-        let key = key(dialect, Scope::User, user);
-        let mut stripe = self.stripe(&key);
-        // A user without an entry, such as one whose entry was swept, gets a new one.
-        let usage = stripe.entry(key.into()).or_default();
-        usage.rate.allows(limit, now.monotonic_ms)
-    }
-
-    /// How many messages of its rate limit a user has used.
-    pub(super) fn used(&self, dialect: DialectId, user: &str, limit: RateLimit, now: Now) -> u32 {
-        let key = key(dialect, Scope::User, user);
+    ) -> u32 {
+        let user = quota_user(isolated_tenant, user);
+        let key = Key::of(dialect, Owner::User(&user));
         let stripe = self.stripe(&key);
-        let usage = stripe.get(&*key);
+        let usage = stripe.get(&key);
         usage.map_or(0, |usage| usage.rate.used(limit, now.monotonic_ms))
     }
 
-    /// Removes the entries of users that left long ago; returns how many entries remain.
+    /// Removes the entries without sessions that do not matter any more; returns how many remain.
     pub fn sweep(&self, now: Now) -> usize {
         let mut left = 0;
         for stripe in &self.stripes {
             let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
-            stripe.retain(|_, usage| {
-                usage.sessions > 0 || usage.left_ms + IDLE_RETENTION_MS > now.monotonic_ms
-            });
+            sweep_stripe(&mut stripe, now);
             if is_mostly_empty(stripe.len(), stripe.capacity()) {
                 stripe.shrink_to_fit();
             }
@@ -169,38 +225,48 @@ impl Quotas {
     }
 }
 
-fn key(dialect: DialectId, scope: Scope, name: &str) -> String {
-    let scope = match scope {
-        Scope::Ip => 'i',
-        Scope::User => 'u',
-        Scope::Tenant => 't',
-    };
-    format!("{}{scope}{name}", dialect.index())
+/// The user as quotas count it, which in an isolated tenant is another one than outside.
+pub(super) fn quota_user<'a>(isolated_tenant: Option<&str>, user: &'a str) -> Cow<'a, str> {
+    match isolated_tenant {
+        // No tenant has a control character.
+        Some(tenant) => format!("{tenant}\0{user}").into(),
+        None => user.into(),
+    }
 }
 
-/// The key of an address before a dialect is known.
-fn unauthenticated_key(address: IpAddr) -> String {
-    format!("-i{address}")
+/// The entry of `key`, which may be new. A table that would have to grow first loses the entries
+/// that do not matter any more, so that it is never much larger than those that do.
+fn entry<'a>(stripe: &'a mut Stripe, key: &Key, now: Now) -> &'a Arc<Usage> {
+    if stripe.len() == stripe.capacity() && !stripe.contains_key(key) {
+        sweep_stripe(stripe, now);
+    }
+    stripe.entry(key.clone()).or_default()
+}
+
+fn sweep_stripe(stripe: &mut Stripe, now: Now) {
+    stripe.retain(|_, usage| !usage.is_idle(now));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const USER: (DialectId, Scope) = (DialectId::Assist, Scope::User);
+    const ANN: Owner<'_> = Owner::User("ann");
+
+    fn acquire(quotas: &Quotas, owner: Owner<'_>, now: Now) -> Result<(Share, u32), QuotaFull> {
+        quotas.acquire(DialectId::Assist, owner, 2, now)
+    }
 
     #[test]
     fn places_are_limited_and_come_back() {
-        let quotas = Quotas::default();
-        assert_eq!(quotas.acquire(USER, "ann", 2), Ok(1));
-        assert_eq!(quotas.acquire(USER, "ann", 2), Ok(2));
-        assert_eq!(quotas.acquire(USER, "ann", 2), Err(QuotaFull));
-        assert_eq!(
-            quotas.acquire((DialectId::Assist, Scope::Tenant), "ann", 2),
-            Ok(1)
-        );
-        assert_eq!(quotas.release(USER, "ann", Now::at(0, 0)), 1);
-        assert_eq!(quotas.acquire(USER, "ann", 2), Ok(2));
+        let (quotas, now) = (Quotas::default(), Now::at(0, 0));
+        let (share, count) = acquire(&quotas, ANN, now).unwrap();
+        assert_eq!(count, 1);
+        assert_eq!(acquire(&quotas, ANN, now).unwrap().1, 2);
+        assert_eq!(acquire(&quotas, ANN, now).unwrap_err(), QuotaFull);
+        assert_eq!(acquire(&quotas, Owner::Tenant("ann"), now).unwrap().1, 1);
+        assert_eq!(quotas.release(&share, RateLimit::Off, now), 1);
+        assert_eq!(acquire(&quotas, ANN, now).unwrap().1, 2);
     }
 
     #[test]
@@ -210,13 +276,44 @@ mod tests {
             messages: 1,
             window_ms: 3_600_000,
         };
-        let allows = |at_ms| quotas.allows(DialectId::Assist, "ann", limit, Now::at(at_ms, 0));
-        quotas.acquire(USER, "ann", 0).unwrap();
-        assert!(allows(0) && !allows(1));
-        quotas.release(USER, "ann", Now::at(2, 0));
-        assert_eq!(quotas.sweep(Now::at(IDLE_RETENTION_MS, 0)), 1);
-        assert!(!allows(IDLE_RETENTION_MS));
-        assert_eq!(quotas.sweep(Now::at(IDLE_RETENTION_MS + 2, 0)), 0);
-        assert!(allows(IDLE_RETENTION_MS + 3));
+        let at = |at_ms| Now::at(at_ms, 0);
+        let (share, _) = acquire(&quotas, ANN, at(0)).unwrap();
+        assert!(share.allows(limit, at(0)) && !share.allows(limit, at(1)));
+        quotas.release(&share, limit, at(2));
+        assert_eq!(quotas.sweep(at(IDLE_RETENTION_MS)), 1);
+        let (share, _) = acquire(&quotas, ANN, at(IDLE_RETENTION_MS)).unwrap();
+        assert!(!share.allows(limit, at(IDLE_RETENTION_MS)));
+        quotas.release(&share, limit, at(IDLE_RETENTION_MS));
+        assert_eq!(quotas.sweep(at(2 * IDLE_RETENTION_MS)), 0);
+        let (share, _) = acquire(&quotas, ANN, at(2 * IDLE_RETENTION_MS)).unwrap();
+        assert!(share.allows(limit, at(2 * IDLE_RETENTION_MS)));
+    }
+
+    #[test]
+    fn a_million_addresses_that_came_and_went_leave_nothing_behind() {
+        let quotas = Quotas::default();
+        let limit = RateLimit::Bucket {
+            per_minute: 120,
+            burst: 20,
+        };
+        let mut entries_max = 0;
+        for number in 0..1_000_000_u32 {
+            // A thousand come per second; each has recovered half a second later.
+            let now = Now::at(u64::from(number), 0);
+            let owner = Owner::Address(IpAddr::from(number.to_be_bytes()));
+            let (share, _) = acquire(&quotas, owner, now).unwrap();
+            assert!(share.allows(limit, now));
+            assert_eq!(quotas.release(&share, limit, now), 0);
+            if number % 10_000 == 0 {
+                let stripes = quotas.stripes.iter();
+                let entries = stripes.map(|stripe| stripe.lock().unwrap().len()).sum();
+                entries_max = entries_max.max(entries);
+            }
+        }
+        assert!(entries_max < 4_000, "{entries_max} entries");
+        assert_eq!(quotas.sweep(Now::at(1_001_000, 0)), 0);
+        let stripes = quotas.stripes.iter();
+        let capacity: usize = stripes.map(|it| it.lock().unwrap().capacity()).sum();
+        assert!(capacity <= 64 * STRIPES * 2, "{capacity}");
     }
 }

@@ -2,12 +2,13 @@
 
 use super::channels::{ChannelIndex, SubscriptionRef};
 use super::command::full_name;
-use super::rate::RateState;
+use super::quotas::{Share, quota_user};
+use super::rate::{RateLimitStatus, RateState, RateUse};
 use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::now::Moment;
 use crate::base::{ConnectionId, DialectId, Now, Variant};
-use crate::config::{DialectPolicy, Subject, TokenExpiryAction};
+use crate::config::{DialectPolicy, RateScope, Subject, TokenExpiryAction};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -40,6 +41,8 @@ pub(super) struct Session {
     /// The tenant that its request named.
     pub(super) named_tenant: Option<Box<str>>,
     pub(super) rate: RateState,
+    /// Its shares of quotas; `None` if it has none.
+    pub(super) shares: Option<Box<Shares>>,
     /// Bytes of JSON of the filters of its subscriptions.
     pub(super) filter_bytes: u32,
     pub(super) subscriptions: Vec<SubscriptionRef>,
@@ -116,11 +119,16 @@ impl Default for Leaving {
 pub(super) struct Counted {
     /// Those of its dialect and of the process.
     pub(super) admitted: bool,
-    pub(super) ip: bool,
-    pub(super) user: bool,
-    pub(super) tenant: bool,
     /// Among the sessions with channels of their tenant.
     pub(super) isolated: bool,
+}
+
+/// The shares of a session in the quotas of its address, its user and its tenant.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    pub(super) address: Option<Share>,
+    pub(super) user: Option<Share>,
+    pub(super) tenant: Option<Share>,
 }
 
 /// What is due for a session at some moment.
@@ -187,11 +195,7 @@ impl Session {
     /// The name under which its user counts: users of two tenants are two, whatever their ids.
     pub(super) fn quota_user(&self) -> Option<Cow<'_, str>> {
         let user = self.user()?;
-        Some(match self.isolated_tenant() {
-            // No tenant has a control character.
-            Some(tenant) => format!("{tenant}\0{user}").into(),
-            None => user.into(),
-        })
+        Some(quota_user(self.isolated_tenant(), user))
     }
 
     /// Whom rules are checked for.
@@ -207,6 +211,44 @@ impl Session {
         let is_over = |identity: &Identity| identity.expires_unix_s <= now.unix_s();
         policy.token_expiry_action == TokenExpiryAction::Close
             && self.identity.as_deref().is_some_and(is_over)
+    }
+
+    /// Counts a message; false when it exceeds a rate limit of the session or of its user, its
+    /// tenant or its address. The narrowest comes first, so that a session over its own limit uses
+    /// up nothing of what others share.
+    pub(super) fn allows_message(&mut self, policy: &DialectPolicy, now: Now) -> bool {
+        let none = Shares::default();
+        let shares = self.shares.as_deref().unwrap_or(&none);
+        let is_within = |share: &Option<Share>, limit| {
+            let share = share.as_ref();
+            share.is_none_or(|share| share.allows(limit, now))
+        };
+        let own = match (policy.rate_scope, &shares.user) {
+            (RateScope::User, Some(user)) => user.allows(policy.rate_limit, now),
+            _ => self.rate.allows(policy.rate_limit, now.monotonic_ms),
+        };
+        own && is_within(&shares.tenant, policy.tenant_rate_limit)
+            && is_within(&shares.address, policy.ip_rate_limit)
+    }
+
+    pub(super) fn rate_limit_status(&self, policy: &DialectPolicy, now: Now) -> RateLimitStatus {
+        let none = Shares::default();
+        let shares = self.shares.as_deref().unwrap_or(&none);
+        let of_share = |share: &Option<Share>, limit| {
+            let share = share.as_ref()?;
+            RateUse::of(share.used(limit, now), limit)
+        };
+        let user = of_share(&shares.user, policy.user_rate_limit());
+        let own = self.rate.used(policy.rate_limit, now.monotonic_ms);
+        RateLimitStatus {
+            session: match user {
+                Some(_) => None,
+                None => RateUse::of(own, policy.rate_limit),
+            },
+            user,
+            tenant: of_share(&shares.tenant, policy.tenant_rate_limit),
+            address: of_share(&shares.address, policy.ip_rate_limit),
+        }
     }
 
     pub(super) fn variant(&self) -> Variant {

@@ -4,6 +4,7 @@ use super::channels::{Channel, ChannelIndex, Channels, TenantKey};
 use super::effect::Effect;
 use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
+use super::rate::RateLimitStatus;
 use super::session::{Leaving, Session};
 use crate::auth::Verifier;
 use crate::base::channel_names::{name_for_clients, tenant_channel};
@@ -11,7 +12,7 @@ use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlotMap, SubscriptionId,
 };
-use crate::config::{Policy, RateScope};
+use crate::config::Policy;
 use crate::json::JsonReader;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -192,18 +193,12 @@ impl Broker {
         }
     }
 
-    /// How many messages of its rate limit session `id` has used, and how many the limit allows per
-    /// window or burst (`None` = any number).
+    /// What session `id` has used of the rate limits that its messages count against.
     #[must_use]
-    pub fn rate_status(&self, id: ConnectionId, now: Now) -> Option<(u32, Option<u32>)> {
+    pub fn rate_limit_status(&self, id: ConnectionId, now: Now) -> Option<RateLimitStatus> {
         let session = self.sessions.get(id)?;
         let policy = &self.policy.dialects[session.dialect.index()];
-        let limit = policy.rate_limit;
-        let used = match (policy.rate_scope, session.quota_user()) {
-            (RateScope::User, Some(user)) => self.quotas.used(session.dialect, &user, limit, now),
-            _ => session.rate.used(limit, now.monotonic_ms),
-        };
-        Some((used, limit.messages_max()))
+        Some(session.rate_limit_status(policy, now))
     }
 
     /// Longest message that session `id` may send, bytes; less until it has authenticated.

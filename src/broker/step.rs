@@ -4,14 +4,14 @@ use super::admission::Admission;
 use super::command::{Command, Subscription, TokenSource};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
-use super::quotas::Scope;
+use super::quotas::Owner;
 use super::state::{Broker, Emit};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, MessageError};
 use crate::base::limits::RATE_ANSWER_INTERVAL_MS;
 use crate::base::now::Moment;
 use crate::base::{ConnectionId, Now};
-use crate::config::{DialectPolicy, RateLimit, RateScope};
+use crate::config::DialectPolicy;
 
 impl Broker {
     /// Carries out one command of session `id`. A command for a session that is being closed, or
@@ -90,24 +90,13 @@ impl Broker {
         }
     }
 
-    /// Counts a message of session `id` against its rate limit.
+    /// Counts a message of session `id` against the rate limits.
     fn check_rate_limit(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let Some(session) = self.sessions.get_mut(id).filter(|it| !it.closing) else {
             return;
         };
         let policy = &self.policy.dialects[session.dialect.index()];
-        let limit = policy.rate_limit;
-        if limit == RateLimit::Off {
-            return;
-        }
-        let is_within = match (policy.rate_scope, session.quota_user()) {
-            (RateScope::User, Some(user)) => {
-                let quotas = &self.quotas;
-                quotas.allows(session.dialect, &user, limit, now)
-            }
-            _ => session.rate.allows(limit, now.monotonic_ms),
-        };
-        if is_within {
+        if session.allows_message(policy, now) {
             return;
         }
         session.violations = session.violations.saturating_add(1);
@@ -152,10 +141,7 @@ impl Broker {
         if let Some(session) = &self.view(id, now) {
             let dialect = session.dialect;
             let sessions = match self.isolated_tenant(id) {
-                Some(tenant) => self
-                    .quotas
-                    .sessions((dialect, Scope::Tenant), tenant)
-                    .into(),
+                Some(tenant) => self.quotas.sessions(dialect, Owner::Tenant(tenant)).into(),
                 None => self.process_state.sessions(dialect),
             };
             emit(Effect::Reply(Event::Status {

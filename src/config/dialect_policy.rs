@@ -64,6 +64,11 @@ settings! {
         /// Whether the rate limit counts the messages of one connection or of all connections of a
         /// user.
         rate_scope: RateScope = RateScope::Connection;
+        /// Messages that all sessions of a tenant may send together.
+        tenant_rate_limit: RateLimit = RateLimit::Off;
+        /// Messages that all sessions from one IPv4 address, or one IPv6 network of 64 bits, may send
+        /// together.
+        ip_rate_limit: RateLimit = RateLimit::Off;
         /// Messages over the rate limit after which a session is closed; 0 = never.
         rate_violations_max: u32 = 0;
         /// Longest message.
@@ -71,7 +76,8 @@ settings! {
             rule = Some((|size| (1 << 10..=1 << 30).contains(&size.0), "1 KiB to 1 GiB"));
         /// Sessions of this dialect in the process; 0 = no limit of its own.
         sessions_max: u64 = 0;
-        /// Sessions of this dialect from one address; 0 = no limit.
+        /// Sessions of this dialect from one IPv4 address, or from one IPv6 network of 64 bits; 0 = no
+        /// limit.
         sessions_per_ip_max: u32 = 0;
         /// Sessions of this dialect of one user; 0 = no limit.
         sessions_per_user_max: u32 = 0;
@@ -92,6 +98,15 @@ settings! {
 const ABOVE_ZERO: Option<Rule<Millis>> = Some((|time| time.0 > 0, "a time longer than 0s"));
 
 impl DialectPolicy {
+    /// Messages that all sessions of a user may send together.
+    #[must_use]
+    pub const fn user_rate_limit(&self) -> RateLimit {
+        match self.rate_scope {
+            RateScope::User => self.rate_limit,
+            RateScope::Connection => RateLimit::Off,
+        }
+    }
+
     /// The same in insecure development mode: no authentication, no rate limit, no session
     /// limit, tenants as requests name them.
     #[must_use]
@@ -101,6 +116,8 @@ impl DialectPolicy {
             anonymous_publish: true,
             auth_timeout: Millis(0),
             rate_limit: RateLimit::Off,
+            tenant_rate_limit: RateLimit::Off,
+            ip_rate_limit: RateLimit::Off,
             sessions_max: 0,
             sessions_per_ip_max: 0,
             sessions_per_user_max: 0,

@@ -172,6 +172,9 @@ fn convert(value: DeValue<'_>) -> SettingValue {
 
 /// Whether `key` is a table of further settings.
 fn is_table(key: &str) -> bool {
-    let name = key.strip_suffix(".rate_limit").unwrap_or(key);
+    let name = match key.rsplit_once('.') {
+        Some((table, name)) if name.ends_with("rate_limit") => table,
+        _ => key,
+    };
     DialectId::named(name).is_some()
 }

@@ -46,7 +46,7 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
             &mut settings,
         );
         for info in settings {
-            if info.key.ends_with(".rate_limit") {
+            if info.key.ends_with("rate_limit") {
                 // The parts come before the whole, so that "off" overrides them.
                 all.extend(PARTS.iter().map(|part| part_of(&info, part)));
             }

@@ -86,7 +86,7 @@ impl Layers {
         // The parts of a rate limit come before the whole, so that "off" overrides them.
         let (whole, others): (Vec<_>, Vec<_>) = layer
             .into_iter()
-            .partition(|entry| entry.key.ends_with(".rate_limit"));
+            .partition(|entry| entry.key.ends_with("rate_limit"));
         for entry in others.into_iter().chain(whole) {
             self.insert(entry);
         }
@@ -100,7 +100,7 @@ impl Layers {
             for other in KINDS.iter().filter(|kind| !kind.contains(&part)).flatten() {
                 self.entries.remove(&format!("{table}.{other}"));
             }
-        } else if entry.key.ends_with(".rate_limit") {
+        } else if entry.key.ends_with("rate_limit") {
             let parts = PARTS.map(|part| format!("{}.{part}", entry.key));
             let is_on = entry.value.as_str().is_some_and(is_on);
             if is_on && parts.iter().any(|part| self.entries.contains_key(part)) {
@@ -118,7 +118,7 @@ impl Layers {
         if let Some(entry) = self.entries.get(key) {
             return Some(entry.clone());
         }
-        let parts = PARTS.iter().filter(|_| key.ends_with(".rate_limit"));
+        let parts = PARTS.iter().filter(|_| key.ends_with("rate_limit"));
         let parts = parts.filter_map(|part| {
             let entry = self.entries.get(&format!("{key}.{part}"))?;
             Some(((*part).to_owned(), entry))
@@ -165,7 +165,7 @@ fn is_on(word: &str) -> bool {
 /// `gateway.rate_limit.burst` is `gateway.rate_limit` and `burst`.
 fn split_part(key: &str) -> Option<(&str, &str)> {
     let (table, part) = key.rsplit_once('.')?;
-    table.ends_with(".rate_limit").then_some((table, part))
+    table.ends_with("rate_limit").then_some((table, part))
 }
 
 pub(super) fn conflict(one: &Entry, two: &Entry, rule: &str) -> SettingsError {

@@ -1,4 +1,4 @@
-//! The rate limit of a session, as a setting: a word, or a table of parts.
+//! A rate limit, as a setting: a word, or a table of parts.
 
 use super::value::{SettingType, SettingValue};
 use std::borrow::Cow;
@@ -13,7 +13,10 @@ pub(super) const KINDS: [[&str; 2]; 2] = [["messages", "window"], ["per_minute",
 /// Highest rate of a token bucket: one message per microsecond, the resolution of its clock.
 const PER_MINUTE_MAX: u32 = 60_000_000;
 
-/// The rate limit of a session.
+/// Most messages of a window: the state of a limit counts them in 20 bits.
+pub const WINDOW_MESSAGES_MAX: u32 = 1_000_000;
+
+/// The rate limit of a session, or of the sessions of a user, a tenant or an address together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RateLimit {
@@ -84,7 +87,9 @@ fn from_parts(parts: &BTreeMap<String, SettingValue>, default: RateLimit) -> Opt
         }
     };
     Some(RateLimit::Window {
-        messages: count("messages")?.or(messages)?,
+        messages: count("messages")?
+            .or(messages)
+            .filter(|messages| *messages <= WINDOW_MESSAGES_MAX)?,
         window_ms,
     })
 }
@@ -92,7 +97,7 @@ fn from_parts(parts: &BTreeMap<String, SettingValue>, default: RateLimit) -> Opt
 impl SettingType for RateLimit {
     fn rule() -> Cow<'static, str> {
         "\"off\", \"on\", { messages = N, window = \"60s\" } or { per_minute = N, burst = N }, each \
-         N 1 or more, per_minute at most 60000000, window at most 49 days"
+         N 1 or more, messages at most 1000000, per_minute at most 60000000, window at most 49 days"
             .into()
     }
 

@@ -84,6 +84,7 @@ pub(super) struct Running {
     pub(super) verifier: Verifier,
     /// Its thread ends with the last of these.
     _integration: Option<Integration>,
+    quotas: Arc<Quotas>,
     /// Until the drain.
     watchdog: Mutex<Option<Watchdog>>,
 }
@@ -213,7 +214,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let parts = ServiceParts {
         publisher,
         process_state,
-        quotas,
+        quotas: Arc::clone(&quotas),
         clock,
         periods: periods(settings),
     };
@@ -237,6 +238,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         services,
         verifier,
         _integration: integration,
+        quotas,
         watchdog,
     })
 }
@@ -435,6 +437,11 @@ impl Running {
     /// The context of the HTTP API.
     pub(super) fn context(&self) -> &ApiContext {
         &self.api
+    }
+
+    /// The counts of addresses, users and tenants.
+    pub(super) fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// The channel on which shards report that they have stopped or failed.

@@ -11,7 +11,9 @@ use crate::base::channel_names::{
     name_for_clients, permission_channel, role_channel, tenant_channel, user_channel,
 };
 use crate::base::{DialectId, Now, ShardCounters};
-use crate::broker::{BroadcastTarget, Publication, SessionId, TenantScope};
+use crate::broker::{
+    BroadcastTarget, Publication, RateLimitStatus, RateUse, SessionId, TenantScope,
+};
 use crate::config::Settings;
 use crate::dialect::monitoring;
 use crate::shard::{PublishError, Shard};
@@ -487,11 +489,55 @@ impl Server {
     pub fn connection_info(&self, id: &str) -> Option<ConnectionInfo> {
         let id = self.find(id)?;
         let info = self.running.ask_shard(id.shard, move |broker, now| {
-            let rate = broker.rate_status(id.connection, now)?;
+            let rate = broker.rate_limit_status(id.connection, now)?;
             let view = broker.view(id.connection, now)?;
             Some(ConnectionInfo::new(&view, rate))
         });
         info.flatten()
+    }
+
+    /// What a session has used of its rate limits; the session is named as for
+    /// [`Server::connection_info`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// if let Some(status) = server.rate_limit_status("0000000000000000") {
+    ///     println!("{:?}", status.user.or(status.session));
+    /// }
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn rate_limit_status(&self, id: &str) -> Option<RateLimitStatus> {
+        let id = self.find(id)?;
+        let status = self.running.ask_shard(id.shard, move |broker, now| {
+            broker.rate_limit_status(id.connection, now)
+        });
+        status.flatten()
+    }
+
+    /// What a user has used of its rate limit, in all its sessions of a dialect; `None` where users
+    /// have no limit. Where tenants are isolated, users of the same name in two tenants are two.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// let rate = server.user_rate_limit_status(fanwire::DialectId::Gateway, None, "ann");
+    /// assert!(rate.is_none(), "there is no rate limit in development mode");
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn user_rate_limit_status(
+        &self,
+        dialect: DialectId,
+        tenant: Option<&str>,
+        user: &str,
+    ) -> Option<RateUse> {
+        let policy = &self.settings.dialects[dialect.index()];
+        let limit = policy.user_rate_limit();
+        let tenant = tenant.filter(|_| policy.tenant_isolation);
+        let now = self.running.context().clock.now();
+        let quotas = self.running.quotas();
+        let used = quotas.used_by_user(dialect, (tenant, user), limit, now);
+        RateUse::of(used, limit)
     }
 
     /// Closes a session (1000); false when there is none with this id.

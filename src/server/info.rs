@@ -1,6 +1,6 @@
 //! Information about the server and its sessions, for the embedding program.
 
-use crate::broker::SessionView;
+use crate::broker::{RateLimitStatus, SessionView};
 use crate::dialect::monitoring::connection_id;
 use serde::Serialize;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub struct ConnectionInfo {
     pub connected_at: f64,
     /// How long it has lasted, seconds.
     pub uptime: f64,
-    /// Messages that currently count against its rate limit.
+    /// Messages that currently count against its rate limit, or that of its user.
     pub rate_used: u32,
     /// Messages that the limit allows per window or burst; `None` = any number.
     pub rate_max: Option<u32>,
@@ -94,8 +94,9 @@ pub struct TenantStats {
 }
 
 impl ConnectionInfo {
-    /// The information from `view` and the state of the rate limit.
-    pub(super) fn new(view: &SessionView<'_>, (rate_used, rate_max): (u32, Option<u32>)) -> Self {
+    /// The information from `view` and the state of the rate limits.
+    pub(super) fn new(view: &SessionView<'_>, status: RateLimitStatus) -> Self {
+        let rate = status.user.or(status.session);
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let roles = view.identity.map_or(&[][..], |identity| &identity.roles);
         Self {
@@ -108,8 +109,8 @@ impl ConnectionInfo {
             channels: owned(&view.channels),
             connected_at: Duration::from_millis(view.connected_unix_ms).as_secs_f64(),
             uptime: Duration::from_millis(view.uptime_ms).as_secs_f64(),
-            rate_used,
-            rate_max,
+            rate_used: rate.map_or(0, |rate| rate.used),
+            rate_max: rate.map(|rate| rate.max),
         }
     }
 }

@@ -109,7 +109,7 @@ impl ConnectionTable {
         let accepted = self.slab.insert_with(new);
         match accepted {
             Ok(id) => {
-                if let Some(oldest) = self.unauthenticated.enter(id, peer) {
+                if let Some(oldest) = self.unauthenticated.enter(id, peer, now) {
                     self.evict(oldest, Excess::Address, now);
                 }
                 self.counters.connections_accepted.add(1);

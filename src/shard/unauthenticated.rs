@@ -11,16 +11,13 @@
 //! time never waits behind those that do not. A shard judges by its own part of the limit and closes
 //! only its own connections, so no shard depends on who connects to another.
 
-use crate::base::ConnectionId;
 use crate::base::counters::{CloseReason, RejectReason};
+use crate::base::{ConnectionId, Now, network_of};
 use crate::broker::Quotas;
 use crate::config::Policy;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-
-/// The bits of an IPv6 address that name a network; its hosts choose the others as they like.
-const NETWORK_BITS: u128 = !0 << 64;
 
 /// Which limit of connections before authentication is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +41,6 @@ impl Excess {
             Self::Shard => RejectReason::UnauthenticatedMax,
             Self::Address => RejectReason::UnauthenticatedPerIpMax,
         }
-    }
-}
-
-/// Who an address belongs to: itself, or the IPv6 network that it is in.
-fn network(peer: SocketAddr) -> IpAddr {
-    match peer.ip().to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK_BITS).into(),
     }
 }
 
@@ -87,8 +76,13 @@ impl UnauthenticatedPool {
     }
 
     /// Adds a connection; returns the oldest other one of its address if that has too many.
-    pub(super) fn enter(&mut self, id: ConnectionId, peer: SocketAddr) -> Option<ConnectionId> {
-        let address = network(peer);
+    pub(super) fn enter(
+        &mut self,
+        id: ConnectionId,
+        peer: SocketAddr,
+        now: Now,
+    ) -> Option<ConnectionId> {
+        let address = network_of(peer.ip());
         let number = self.entered;
         self.entered += 1;
         self.members.insert(id, (number, address));
@@ -98,7 +92,7 @@ impl UnauthenticatedPool {
         }
         let of_address = self.by_address.entry(address).or_default();
         of_address.insert(number);
-        if self.quotas.add_unauthenticated(address) <= self.per_ip_max {
+        if self.quotas.add_unauthenticated(address, now) <= self.per_ip_max {
             return None;
         }
         let oldest = of_address.first().filter(|oldest| **oldest != number)?;
@@ -143,6 +137,8 @@ impl UnauthenticatedPool {
 mod tests {
     use super::*;
 
+    const NOW: Now = Now::at(0, 0);
+
     fn pool(connections_max: u64, per_ip_max: u32, quotas: &Arc<Quotas>) -> UnauthenticatedPool {
         let policy = Policy {
             unauthenticated_max: connections_max,
@@ -165,22 +161,22 @@ mod tests {
         let mut pool = pool(6, 0, &Arc::default());
         let address = peer("192.0.2.1");
         for slot in [7, 5, 9] {
-            assert_eq!(pool.enter(id(slot), address), None);
+            assert_eq!(pool.enter(id(slot), address, NOW), None);
         }
         assert!(!pool.is_over(), "three is its part of six");
         pool.leave(id(7));
         assert_eq!(pool.oldest(None), Some(id(5)));
         // It enters again, and is the youngest.
         pool.leave(id(5));
-        pool.enter(id(5), address);
+        pool.enter(id(5), address, NOW);
         assert_eq!(pool.oldest(None), Some(id(9)));
-        pool.enter(id(1), address);
-        pool.enter(id(2), address);
+        pool.enter(id(1), address, NOW);
+        pool.enter(id(2), address, NOW);
         assert!(pool.is_over());
         for slot in [9, 5, 1, 2, 2] {
             pool.leave(id(slot));
         }
-        pool.enter(id(3), address);
+        pool.enter(id(3), address, NOW);
         assert_eq!((pool.oldest(Some(id(3))), pool.count()), (None, 1));
     }
 
@@ -189,21 +185,28 @@ mod tests {
         let quotas = Arc::default();
         let (mut here, mut there) = (pool(0, 2, &quotas), pool(0, 2, &quotas));
         let same = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8::2:0:0:0"].map(peer);
-        assert_eq!(here.enter(id(1), same[0]), None);
-        assert_eq!(here.enter(id(2), peer("2001:db8:0:1::1")), None, "another");
-        assert_eq!(there.enter(id(1), same[1]), None);
-        assert_eq!(here.enter(id(3), same[2]), Some(id(1)));
+        assert_eq!(here.enter(id(1), same[0], NOW), None);
+        assert_eq!(
+            here.enter(id(2), peer("2001:db8:0:1::1"), NOW),
+            None,
+            "another"
+        );
+        assert_eq!(there.enter(id(1), same[1], NOW), None);
+        assert_eq!(here.enter(id(3), same[2], NOW), Some(id(1)));
         // Nobody else of the address is here.
-        assert_eq!(pool(0, 2, &quotas).enter(id(1), same[0]), None);
+        assert_eq!(pool(0, 2, &quotas).enter(id(1), same[0], NOW), None);
         // An address of IPv4 is the same in both forms.
-        assert_eq!(here.enter(id(4), peer("192.0.2.1")), None);
-        assert_eq!(here.enter(id(5), peer("::ffff:192.0.2.1")), None);
-        assert_eq!(here.enter(id(6), peer("192.0.2.1")), Some(id(4)));
+        assert_eq!(here.enter(id(4), peer("192.0.2.1"), NOW), None);
+        assert_eq!(here.enter(id(5), peer("::ffff:192.0.2.1"), NOW), None);
+        assert_eq!(here.enter(id(6), peer("192.0.2.1"), NOW), Some(id(4)));
         for slot in 1..=6 {
             here.leave(id(slot));
         }
         there.leave(id(1));
         assert!(here.by_address.is_empty() && here.by_age.is_empty());
-        assert_eq!(quotas.add_unauthenticated(network(peer("192.0.2.1"))), 1);
+        assert_eq!(
+            quotas.add_unauthenticated(network_of(peer("192.0.2.1").ip()), NOW),
+            1
+        );
     }
 }

@@ -61,6 +61,11 @@ impl Server {
         Self { server, address }
     }
 
+    /// The server, as a program that embeds it has it.
+    pub(crate) fn program(&self) -> &fanwire::Server {
+        &self.server
+    }
+
     /// The address of the listener of that index.
     pub(crate) fn address_of(&self, listener: usize) -> SocketAddr {
         self.server.addresses()[listener]

@@ -16,6 +16,7 @@ mod fanout;
 mod harness;
 mod http;
 mod library;
+mod limits;
 mod listeners;
 mod locked_memory;
 mod neighbours;

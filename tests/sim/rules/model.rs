@@ -612,10 +612,12 @@ impl Model {
             let mut sessions = sessions.iter();
             sessions.any(|session| session.dialect == dialect && session.is_user(space, user))
         };
+        let limits = &self.limits;
         self.users
             .retain(|(dialect, space, user), (usage, left_ms)| {
+                let matters = usage.matters(limits[dialect].rate, now.monotonic_ms);
                 is_here(*dialect, *space, user)
-                    || (usage.is_used() && *left_ms + MEMORY_MS > now.monotonic_ms)
+                    || (matters && *left_ms + MEMORY_MS > now.monotonic_ms)
             });
         let mut remembered = BTreeSet::new();
         for session in &sessions {

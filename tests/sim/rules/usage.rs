@@ -12,9 +12,21 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Whether a message was ever counted.
-    pub(super) fn is_used(&self) -> bool {
-        !self.allowed_ms.is_empty()
+    /// Whether what was counted still changes what is allowed.
+    pub(super) fn matters(&self, limit: RateLimit, now_ms: u64) -> bool {
+        match limit {
+            RateLimit::Window { window_ms, .. } => {
+                let window = |at_ms: u64| at_ms / u64::from(window_ms);
+                let mut times = self.allowed_ms.iter();
+                times.any(|at_ms| window(*at_ms) + 1 >= window(now_ms))
+            }
+            RateLimit::Bucket { per_minute, burst } => {
+                let token_us = 60_000_000 / u64::from(per_minute);
+                let full_us = token_us * u64::from(burst);
+                self.level_us(per_minute, burst, now_ms) < full_us
+            }
+            _ => false,
+        }
     }
 
     /// Counts a message, unless it is one too many.
@@ -50,12 +62,18 @@ impl Usage {
     /// Whether a bucket that each message took a token from has one left.
     fn has_token(&self, per_minute: u32, burst: u32, now_ms: u64) -> bool {
         let token_us = 60_000_000 / u64::from(per_minute);
+        self.level_us(per_minute, burst, now_ms) >= token_us
+    }
+
+    /// How full the bucket is, as the time in which it gains as much.
+    fn level_us(&self, per_minute: u32, burst: u32, now_ms: u64) -> u64 {
+        let token_us = 60_000_000 / u64::from(per_minute);
         let full_us = token_us * u64::from(burst);
         let (mut level_us, mut at_ms) = (full_us, 0);
         for next_ms in self.allowed_ms.iter().copied() {
             level_us = full_us.min(level_us + (next_ms - at_ms) * 1_000) - token_us;
             at_ms = next_ms;
         }
-        full_us.min(level_us + (now_ms - at_ms) * 1_000) >= token_us
+        full_us.min(level_us + (now_ms - at_ms) * 1_000)
     }
 }
