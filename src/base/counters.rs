@@ -44,6 +44,10 @@ label! {
         UnauthenticatedMax = "unauthenticated_max",
         /// The same, the oldest of its address.
         UnauthenticatedPerIpMax = "unauthenticated_per_ip_max",
+        /// An upgrade over the handshakes per second of its address, answered with 429.
+        HandshakesPerIpMax = "handshakes_per_ip_max",
+        /// An upgrade over the handshakes per second of its shard, answered with 503.
+        HandshakesPerShardMax = "handshakes_per_shard_max",
     }
 }
 
@@ -142,6 +146,8 @@ label! {
         Callback = "callback",
         /// Neither a static token nor accepted by the program's own check.
         Unknown = "unknown",
+        /// Not verified: too many tokens from the address proved nothing.
+        Throttled = "throttled",
         /// No user claim.
         NoUser = "no_user",
         /// The server has no secret and so cannot verify tokens.
@@ -176,6 +182,12 @@ label! {
         UnauthenticatedMax = "unauthenticated_max",
         /// The same, the oldest of its address (1013).
         UnauthenticatedPerIpMax = "unauthenticated_per_ip_max",
+        /// Over the handshakes per second of its address (1013).
+        HandshakesPerIpMax = "handshakes_per_ip_max",
+        /// Over the handshakes per second of its shard (1013).
+        HandshakesPerShardMax = "handshakes_per_shard_max",
+        /// Its token was not verified, because too many from its address proved nothing (1013).
+        AuthThrottled = "auth_throttled",
         /// The shard was stalled for so long that publications for it are lost (1013).
         Stalled = "stalled",
         /// The session sent a large message while more waited in the process than `waiting_bytes_max`

@@ -14,6 +14,7 @@ use crate::base::channel_names::{is_tenant_id, name_for_clients};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, Now, ProcessState, network_of};
 use crate::config::{DialectPolicy, Policy, Profile, RateLimit, RateScope, TenantSource};
+use std::net::SocketAddr;
 
 /// Whether a session may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +137,7 @@ impl Broker {
         if !self.verifier.is_configured() {
             return of_client;
         }
-        match self.verify(policy, token, now) {
+        match self.verify(connect.peer, policy, token, now) {
             Ok(identity) => Some(Proof::Identity(identity)),
             Err(error) => {
                 self.counters.token_errors.of(error).add(1);
@@ -147,12 +148,15 @@ impl Broker {
 
     fn verify(
         &self,
+        client: SocketAddr,
         policy: &DialectPolicy,
         token: &str,
         now: Now,
     ) -> Result<Identity, TokenError> {
-        // The embedding program may check tokens itself.
-        self.lend_to(|| self.verifier.verify(token, policy.user_claim, now))
+        self.limit_guesses(client.ip(), token, now, || {
+            // The embedding program may check tokens itself.
+            self.lend_to(|| self.verifier.verify(token, policy.user_claim, now))
+        })
     }
 
     /// Gives the session the identity of `token`, or rejects it, or has others asked about it.
@@ -165,7 +169,10 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        let verified = self.verify(policy, token, now);
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let verified = self.verify(session.peer, policy, token, now);
         if let Err(error) = &verified
             && self.verifier.asks_others(token, *error)
         {
@@ -221,6 +228,9 @@ impl Broker {
 
     fn reject_token(&mut self, id: ConnectionId, error: TokenError, now: Now, emit: &mut Emit<'_>) {
         self.counters.token_errors.of(error).add(1);
+        if error == TokenError::Throttled {
+            return self.close_once(id, CloseReason::AuthThrottled, now, emit);
+        }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };

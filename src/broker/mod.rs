@@ -5,12 +5,14 @@
 
 mod access;
 mod admission;
+mod attempts;
 mod channels;
 mod command;
 mod current;
 mod effect;
 mod event;
 pub mod filters;
+mod known_tokens;
 mod leaving;
 mod lifecycle;
 mod names;
@@ -25,6 +27,7 @@ mod step;
 mod subscriptions;
 
 pub use access::{Grounds, Ruling, rule_on_channel, rule_on_session};
+pub use attempts::HandshakeExcess;
 pub use channels::{Channel, ChannelIndex, Reach, SubscriberGroup, SubscriberGroupKey, TenantKey};
 pub use command::{
     BroadcastTarget, Command, Connect, Publication, Retain, Subscription, SubscriptionIdRequest,

@@ -3,6 +3,7 @@
 //! A session holds a share of each quota that it counts in, from its admission to its end. Only then
 //! is a table locked; a message counts through the share.
 
+use super::known_tokens::KnownTokens;
 use super::rate::SharedRateState;
 use crate::base::interest::is_mostly_empty;
 use crate::base::{DialectId, Now};
@@ -27,6 +28,10 @@ enum Key {
     Address(DialectId, IpAddr),
     /// Connections before authentication from one address or network.
     Unauthenticated(IpAddr),
+    /// Handshakes from one address or network.
+    Handshakes(IpAddr),
+    /// Tokens from one address or network that prove nothing.
+    AuthFailures(IpAddr),
     /// Sessions of a dialect of one user.
     User(DialectId, Box<str>),
     /// Sessions of a dialect of one tenant.
@@ -48,6 +53,7 @@ pub(super) enum Owner<'a> {
 pub struct Quotas {
     stripes: [Mutex<Stripe>; STRIPES],
     hasher: RandomState,
+    known_tokens: KnownTokens,
 }
 
 type Stripe = HashMap<Key, Arc<Usage>>;
@@ -79,6 +85,7 @@ impl Default for Quotas {
         Self {
             stripes: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
+            known_tokens: KnownTokens::default(),
         }
     }
 }
@@ -191,6 +198,39 @@ impl Quotas {
         if left == Some(0) {
             stripe.remove(&key);
         }
+    }
+
+    /// Counts a handshake of an address; false when it exceeds the limit.
+    pub(super) fn allows_handshake(&self, address: IpAddr, limit: RateLimit, now: Now) -> bool {
+        limit == RateLimit::Off || self.count(Key::Handshakes(address), limit, now)
+    }
+
+    /// Counts a token of an address that proves nothing.
+    pub(super) fn count_failure(&self, address: IpAddr, limit: RateLimit, now: Now) {
+        self.count(Key::AuthFailures(address), limit, now);
+    }
+
+    /// Whether one more failure of the address would exceed the limit.
+    pub(super) fn has_failed_too_often(&self, address: IpAddr, limit: RateLimit, now: Now) -> bool {
+        let key = Key::AuthFailures(address);
+        let stripe = self.stripe(&key);
+        let usage = stripe.get(&key);
+        usage.is_some_and(|usage| !usage.rate.would_allow(limit, now.monotonic_ms))
+    }
+
+    /// The tokens that were valid before.
+    pub(super) fn known_tokens(&self) -> &KnownTokens {
+        &self.known_tokens
+    }
+
+    /// Counts something without a session, and keeps the entry as long as it matters.
+    fn count(&self, key: Key, limit: RateLimit, now: Now) -> bool {
+        let mut stripe = self.stripe(&key);
+        let usage = entry(&mut stripe, &key, now);
+        let is_within = usage.rate.allows(limit, now.monotonic_ms);
+        let until_ms = usage.rate.unused_from_ms(limit, now.monotonic_ms);
+        usage.keep_until_ms.store(until_ms, Ordering::Relaxed);
+        is_within
     }
 
     /// How many messages of its rate limit a user has used, in all its sessions of a dialect, in a

@@ -219,6 +219,11 @@ impl SharedRateState {
                 .is_ok()
     }
 
+    /// Whether `allows` would be true now.
+    pub(super) fn would_allow(&self, limit: RateLimit, now_ms: u64) -> bool {
+        self.state().with_message(limit, now_ms).is_some()
+    }
+
     pub(super) fn used(&self, limit: RateLimit, now_ms: u64) -> u32 {
         self.state().used(limit, now_ms)
     }

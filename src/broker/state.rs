@@ -4,7 +4,7 @@ use super::channels::{Channel, ChannelIndex, Channels, TenantKey};
 use super::effect::Effect;
 use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
-use super::rate::RateLimitStatus;
+use super::rate::{RateLimitStatus, RateState};
 use super::session::{Leaving, Session};
 use crate::auth::Verifier;
 use crate::base::channel_names::{name_for_clients, tenant_channel};
@@ -29,6 +29,8 @@ pub struct Broker {
     pub(super) sessions: SlotMap<Session>,
     pub(super) channels: Channels,
     pub(super) leaving: Leaving,
+    /// Handshakes of this shard.
+    pub(super) handshakes: RateState,
     /// Converts filters.
     pub(super) json: JsonReader,
     pub(super) subscription_count: u64,
@@ -70,6 +72,7 @@ impl Broker {
             channels: Channels::new(parts.shard, Arc::clone(&parts.process_state)),
             process_state: parts.process_state,
             leaving: Leaving::default(),
+            handshakes: RateState::default(),
             json: JsonReader::default(),
             subscription_count: 0,
             authenticated_count: 0,

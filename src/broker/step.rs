@@ -51,6 +51,7 @@ impl Broker {
                 self.authenticate(id, &policy, token, TokenSource::Message, now, emit);
             }
             Command::TokenVerified { verified, source } => {
+                self.count_answer(id, verified, now);
                 let verified = verified.cloned();
                 self.token_verified(id, &policy, verified, source, now, emit);
             }

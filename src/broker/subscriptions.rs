@@ -11,7 +11,7 @@ use super::session::Session;
 use super::state::{Broker, Emit};
 use crate::base::channel_names::{name_for_clients, tenant_of};
 use crate::base::counters::SubscriptionReject;
-use crate::base::limits::{FILTER_BYTES_PER_SESSION_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
+use crate::base::limits::FILTER_BYTES_PER_SESSION_MAX;
 use crate::base::{ConnectionId, Now, SubscriptionId};
 use crate::config::Action;
 
@@ -38,7 +38,7 @@ impl Broker {
             Err(rejection) => return self.reject(rejection, emit),
         };
         if !is_known {
-            if session.client_side().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
+            if session.client_side().len() >= self.subscriptions_max(session) {
                 return self.reject(Rejection::TooManySubscriptions, emit);
             }
             let filter = match &requested.filter {
@@ -169,11 +169,17 @@ impl Broker {
         if check_channel(name).is_err() {
             return rejected.of(SubscriptionReject::Name).add(1);
         }
-        if session.client_side().len() >= SUBSCRIPTIONS_PER_SESSION_MAX {
+        if session.client_side().len() >= self.subscriptions_max(session) {
             return rejected.of(SubscriptionReject::Full).add(1);
         }
         self.join(id, &full_name, None, None);
         self.count_tables();
+    }
+
+    /// How many subscriptions a session may have, without the server-side ones.
+    fn subscriptions_max(&self, session: &Session) -> usize {
+        let policy = &self.policy.dialects[session.dialect.index()];
+        policy.subscriptions_per_session_max as usize
     }
 
     /// Ends a subscription, without an answer to its client. A session stays subscribed to the

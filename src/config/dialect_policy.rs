@@ -88,6 +88,9 @@ settings! {
         /// Whether a request may name the tenant of a session whose token names none: `token` = no,
         /// `request` = yes, `proxy` = by the header X-Tenant-ID of a trusted proxy.
         tenant_source: TenantSource = TenantSource::Token;
+        /// Subscriptions of one session, without server-side ones.
+        subscriptions_per_session_max: u32 = 1_024,
+            rule = Some((|count| (1..=65_536).contains(count), "1 to 65536"));
         /// What happens when a token expires during its session.
         token_expiry_action: TokenExpiryAction = TokenExpiryAction::Close;
         /// The claim with the user's id; the other one is the fallback.

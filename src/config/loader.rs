@@ -198,6 +198,7 @@ impl Loader {
                 settings.process.publish_rules = AccessRule::open_dialect_channels();
                 settings.process.unauthenticated_max = 0;
                 settings.process.unauthenticated_per_ip_max = 0;
+                settings.process.auth_failures_per_ip_max = 0;
                 for dialect in &self.profiles {
                     let profile = Profile::of(*dialect);
                     (profile.dev_defaults)(&mut settings.process, &mut settings.log);

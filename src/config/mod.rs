@@ -25,6 +25,7 @@ pub mod listener;
 mod listener_loader;
 mod loader;
 pub mod log;
+pub mod origin;
 pub mod policy;
 pub mod process;
 pub mod profiles;
@@ -46,6 +47,7 @@ pub use error::SettingsError;
 pub use inputs::Inputs;
 pub use listener::{Listener, Route, Routes};
 pub use log::{LogFormat, LogLevel, LogSettings};
+pub use origin::OriginPattern;
 pub use policy::Policy;
 pub use process::{
     AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings, RejectionMode,

@@ -3,6 +3,7 @@
 use super::access::DefaultAccess;
 use super::dialect_policy::DialectPolicy;
 use super::listener::Routes;
+use super::origin::OriginPattern;
 use super::process::RejectionMode;
 use super::rule_table::RuleTable;
 use crate::base::DialectId;
@@ -19,12 +20,18 @@ pub struct Policy {
     pub unauthenticated_max: u64,
     /// The same from one IPv4 address, or from one IPv6 network of 64 bits; 0 = no limit.
     pub unauthenticated_per_ip_max: u32,
+    /// Handshakes per second from one address or network; 0 = no limit.
+    pub handshakes_per_ip_max: u32,
+    /// Handshakes per second of a shard; 0 = no limit.
+    pub handshakes_per_shard_max: u32,
+    /// Tokens per minute from one address or network that may prove nothing; 0 = no limit.
+    pub auth_failures_per_ip_max: u32,
     /// Bytes that may wait for one connection, and one largest message beside them.
     pub send_queue_bytes_max: u32,
     /// How long a peer may take nothing while more waits for it, milliseconds.
     pub slow_consumer_timeout_ms: u64,
-    /// Origins that may connect; a single `*` allows all.
-    pub allowed_origins: Vec<String>,
+    /// Origins that may connect.
+    pub allowed_origins: Vec<OriginPattern>,
     /// The access rules: who may subscribe to which channels.
     pub access_rules: RuleTable,
     /// The publish rules: who may publish on which channels, among those who may publish at all.
@@ -82,7 +89,7 @@ impl Policy {
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
         let Some(origin) = origin else { return true };
         let mut allowed = self.allowed_origins.iter();
-        allowed.any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+        allowed.any(|allowed| allowed.allows(origin))
     }
 }
 
@@ -93,9 +100,12 @@ impl Default for Policy {
             sessions_max: 0,
             unauthenticated_max: 0,
             unauthenticated_per_ip_max: 0,
+            handshakes_per_ip_max: 0,
+            handshakes_per_shard_max: 0,
+            auth_failures_per_ip_max: 0,
             send_queue_bytes_max: 1024 * 1024,
             slow_consumer_timeout_ms: 5_000,
-            allowed_origins: vec!["*".into()],
+            allowed_origins: vec![OriginPattern::any()],
             access_rules: RuleTable::default(),
             publish_rules: RuleTable::default(),
             presence_rules: RuleTable::default(),

@@ -2,6 +2,7 @@
 
 use super::access::{AccessRule, DefaultAccess};
 use super::declaration::settings;
+use super::origin::OriginPattern;
 use super::secret::Secret;
 use super::value::{ByteSize, Millis, ShardCount};
 use crate::base::label::label;
@@ -23,8 +24,8 @@ settings! {
     pub struct ProcessSettings {
         /// Insecure development mode: listens on loopback, generates a JWT secret for this run,
         /// lets anonymous clients subscribe and publish, opens the channels of each dialect to
-        /// publications of the others, and has no rate limits and no limits of sessions or of connections
-        /// before authentication. Settings that are set explicitly keep their values.
+        /// publications of the others, and has no rate limits and no limits of sessions, of connections
+        /// before authentication or of failed authentication. Settings that are set explicitly keep their values.
         dev: bool = false, flag = Some("");
         /// Production mode: one shard per core, logs in JSON.
         prod: bool = false, flag = Some("");
@@ -54,6 +55,16 @@ settings! {
         /// The same from one IPv4 address, or from one IPv6 network of 64 bits. Over it, the oldest
         /// of the address is closed. 0 = no limit.
         unauthenticated_per_ip_max: u32 = 256;
+        /// WebSocket handshakes per second from one IPv4 address, or from one IPv6 network of 64 bits,
+        /// in the process, and as many at once. 0 = no limit.
+        handshakes_per_ip_max: u32 = 0;
+        /// WebSocket handshakes per second of one shard, and as many at once. 0 = no limit.
+        handshakes_per_shard_max: u32 = 0;
+        /// Tokens per minute from one IPv4 address, or from one IPv6 network of 64 bits, that may
+        /// prove nothing, and as many at once. Over it, tokens from there are rejected without
+        /// verifying them, except those that were valid before and one each time that the limit
+        /// gains an attempt. 0 = no limit.
+        auth_failures_per_ip_max: u32 = 60;
         /// Bytes that may wait to be sent to one connection, and one largest message beside them. A
         /// client for which more waits is closed as a slow consumer if it takes nothing for
         /// `slow_consumer_timeout`.
@@ -74,12 +85,13 @@ settings! {
                 |size| size.0.is_power_of_two() && (1 << 16..=1 << 30).contains(&size.0),
                 "a power of two from 64 KiB to 1 GiB",
             ));
-        /// Origins whose pages may connect; `*` allows all.
-        allowed_origins: Vec<String> = vec!["*".to_owned()];
+        /// Origins whose pages may connect, such as `https://example.org` or `https://*.example.org`; `*`
+        /// allows all.
+        allowed_origins: Vec<OriginPattern> = vec![OriginPattern::any()];
         /// How an upgrade from another origin is rejected: closed with 1008, or answered with 403.
         origin_rejection: RejectionMode = RejectionMode::Close;
-        /// How an upgrade over a limit of sessions is rejected: closed with 1013, or answered with
-        /// 503.
+        /// How an upgrade over a limit of sessions or handshakes is rejected: closed with 1013, or
+        /// answered with 503 or 429.
         capacity_rejection: RejectionMode = RejectionMode::Close;
         /// Time for sessions to end by themselves after SIGTERM or SIGINT; meanwhile the server
         /// closes them evenly.

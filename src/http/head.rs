@@ -89,11 +89,13 @@ impl<'a> Head<'a> {
     }
 
     fn note(&mut self, name: &str, value: &'a [u8]) {
+        let is_text = str::from_utf8(value).is_ok();
         // A value that is not UTF-8 is read as empty: such an origin is not allowed.
         let value = trimmed(str::from_utf8(value).unwrap_or_default());
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("host") {
-            self.hosts = self.hosts.saturating_add(1);
+            // One that is not UTF-8 is as invalid as two.
+            self.hosts = self.hosts.saturating_add(if is_text { 1 } else { 2 });
             self.host = Some(value);
         } else if is("connection") {
             self.connection_upgrade |= has_token(value, "upgrade");
@@ -110,7 +112,8 @@ impl<'a> Head<'a> {
         } else if is("transfer-encoding") || (is("content-length") && value != "0") {
             self.has_body = true;
         } else if is("origin") {
-            self.origin = Some(value);
+            // Repeated, it names no origin.
+            self.origin = Some(if self.origin.is_none() { value } else { "" });
         } else if is("x-tenant-id") {
             self.has_tenants |= self.tenant.is_some_and(|other| other != value);
             self.tenant = Some(value);
@@ -119,6 +122,16 @@ impl<'a> Head<'a> {
                 .split_once(' ')
                 .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
                 .map(|(_, token)| trimmed(token));
+        }
+    }
+
+    /// Whether it has the `Host` that its version requires: one, and a valid one (RFC 9112 3.2).
+    #[must_use]
+    pub fn has_valid_host(&self) -> bool {
+        match self.hosts {
+            0 => !self.is_http_1_1,
+            1 => self.host.is_some_and(is_host),
+            _ => false,
         }
     }
 
@@ -135,8 +148,7 @@ impl<'a> Head<'a> {
     pub fn upgrade_key(&self) -> Result<&'a str, UpgradeError> {
         let is_upgrade = self.method == "GET"
             && self.is_http_1_1
-            // RFC 9112 3.2: a request with more than one Host is invalid. A body would be read as
-            // frames.
+            // A body would be read as frames.
             && self.hosts == 1
             // RFC 6455 11.3.1, 11.3.5: neither header appears more than once.
             && self.keys == 1
@@ -161,6 +173,29 @@ impl<'a> Head<'a> {
         let lines = self.subprotocols.iter();
         lines.flat_map(|line| line.split(',').map(trimmed))
     }
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 7.2), by its characters; it may be empty.
+fn is_host(value: &str) -> bool {
+    let (name, port) = match value.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, "")) => (address, ""),
+            Some((address, port)) => match port.strip_prefix(':') {
+                Some(port) => (address, port),
+                None => return false,
+            },
+            None => return false,
+        },
+        None => value.split_once(':').unwrap_or((value, "")),
+    };
+    let is_address = value.starts_with('[');
+    let is_name_byte = |byte: u8| match byte {
+        b':' => is_address,
+        byte => byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte),
+    };
+    (!is_address || name.contains(':'))
+        && name.bytes().all(is_name_byte)
+        && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn has_token(value: &str, token: &str) -> bool {
@@ -224,6 +259,35 @@ mod tests {
             malformed,
         );
         check(&UPGRADE.replace("13", "8"), Err(UpgradeError::Version));
+    }
+
+    #[test]
+    fn a_request_has_one_valid_host() {
+        for (lines, expected) in [
+            ("Host: example.org\r\n", true),
+            ("Host: example.org:8080\r\n", true),
+            ("Host: [::1]:8080\r\n", true),
+            ("Host: [::1]\r\n", true),
+            ("Host:\r\n", true),
+            ("", false),
+            ("Host: a\r\nHost: a\r\n", false),
+            ("Host: a b\r\n", false),
+            ("Host: a/b\r\n", false),
+            ("Host: user@a\r\n", false),
+            ("Host: a:b\r\n", false),
+            ("Host: a:1:2\r\n", false),
+            ("Host: [::1\r\n", false),
+            ("Host: [::1]x\r\n", false),
+            ("Host: [a]\r\n", false),
+            ("Host: \u{e9}\r\n", false),
+        ] {
+            let request = format!("GET / HTTP/1.1\r\n{lines}\r\n");
+            let head = Head::parse(request.as_bytes()).unwrap().unwrap();
+            assert_eq!(head.has_valid_host(), expected, "{lines}");
+            let request = request.replace("1.1", "1.0");
+            let head = Head::parse(request.as_bytes()).unwrap().unwrap();
+            assert_eq!(head.has_valid_host(), expected || lines.is_empty());
+        }
     }
 
     #[test]

@@ -32,6 +32,16 @@ pub fn answer(reason: RejectReason) -> String {
             "Retry-After: 5\r\n",
             "The server is at its connection limit.",
         ),
+        RejectReason::HandshakesPerIpMax => (
+            "429 Too Many Requests",
+            "Retry-After: 1\r\n",
+            "Too many handshakes from this address.",
+        ),
+        RejectReason::HandshakesPerShardMax => (
+            "503 Service Unavailable",
+            "Retry-After: 1\r\n",
+            "Too many handshakes at once.",
+        ),
         RejectReason::Draining => (
             "503 Service Unavailable",
             "Retry-After: 5\r\n",
@@ -40,8 +50,8 @@ pub fn answer(reason: RejectReason) -> String {
         _ => (
             "400 Bad Request",
             "",
-            "The request is not HTTP/1.1, not a valid WebSocket upgrade (RFC 6455, 4.1), or names a \
-             tenant of over 256 bytes.",
+            "The request is not HTTP/1.1, not a valid WebSocket upgrade (RFC 6455, 4.1), names a \
+             tenant of over 256 bytes, or has no valid Host (RFC 9112, 3.2).",
         ),
     };
     let length = text.len() + 1;

@@ -152,9 +152,11 @@ impl CloseRequest {
             // The decoder is gone, with the part of a message that it had.
             CloseReason::Protocol | CloseReason::Memory => CloseWait::EndOfStream,
             // Others need its place.
-            CloseReason::UnauthenticatedMax | CloseReason::UnauthenticatedPerIpMax => {
-                CloseWait::Done
-            }
+            CloseReason::UnauthenticatedMax
+            | CloseReason::UnauthenticatedPerIpMax
+            | CloseReason::HandshakesPerIpMax
+            | CloseReason::HandshakesPerShardMax
+            | CloseReason::AuthThrottled => CloseWait::Done,
             _ => CloseWait::CloseFrame,
         }
     }

@@ -7,7 +7,7 @@ use crate::base::channel_names::is_tenant_id;
 use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
-use crate::broker::{Command, Connect};
+use crate::broker::{Command, Connect, HandshakeExcess};
 use crate::config::{RejectionMode, Routes};
 use crate::http::target::percent_decode;
 use crate::http::{Head, HeadError, Target, UpgradeError};
@@ -66,6 +66,7 @@ impl Shard {
         let Phase::Head(pending_request) = &mut connection.phase else {
             return;
         };
+        let client = pending_request.peer;
         let policy = self.broker.policy();
         let routes = &policy.routes[usize::from(pending_request.listener)];
         let head_bytes = match decide(bytes, routes, policy.tenant_domain.as_deref()) {
@@ -75,10 +76,11 @@ impl Shard {
                 return self.connections.begin_http(id, bytes, now);
             }
             HandshakeDecision::Upgrade(upgrade) => {
-                if let Some(reason) = self.reject_early(&upgrade) {
+                let excess = self.broker.count_handshake(client.ip(), now).err();
+                if let Some(reason) = self.reject_early(&upgrade, excess) {
                     return self.connections.reject(id, reason, now);
                 }
-                self.upgrade(id, &upgrade, now);
+                self.upgrade(id, &upgrade, excess, now);
                 self.call_connect(id, now);
                 upgrade.head_bytes
             }
@@ -89,7 +91,11 @@ impl Shard {
     }
 
     /// Why an upgrade is rejected with an HTTP status, not by closing a session.
-    fn reject_early(&self, upgrade: &Upgrade<'_>) -> Option<RejectReason> {
+    fn reject_early(
+        &self,
+        upgrade: &Upgrade<'_>,
+        excess: Option<HandshakeExcess>,
+    ) -> Option<RejectReason> {
         let policy = self.broker.policy();
         if self.is_shutting_down {
             return Some(RejectReason::Draining);
@@ -97,12 +103,23 @@ impl Shard {
         if policy.origin_rejection == RejectionMode::Http && !policy.allows_origin(upgrade.origin) {
             return Some(RejectReason::Origin);
         }
+        if policy.capacity_rejection == RejectionMode::Http
+            && let Some(excess) = excess
+        {
+            return Some(excess.reject_reason());
+        }
         let is_full = || !self.broker.has_room(upgrade.dialect);
         (policy.capacity_rejection == RejectionMode::Http && is_full())
             .then_some(RejectReason::Capacity)
     }
 
-    fn upgrade(&mut self, id: ConnectionId, upgrade: &Upgrade<'_>, now: Now) {
+    fn upgrade(
+        &mut self,
+        id: ConnectionId,
+        upgrade: &Upgrade<'_>,
+        excess: Option<HandshakeExcess>,
+        now: Now,
+    ) {
         let connections = &mut self.connections;
         let Some(connection) = connections.slab.get_mut(id) else {
             return;
@@ -115,6 +132,10 @@ impl Shard {
         // The answer goes ahead of pongs for pings in the same packet.
         connections.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A script in a browser sees the reason of a rejection only in a close code.
+        if let Some(excess) = excess {
+            let (code, reason) = (CloseCode::TRY_AGAIN_LATER, excess.close_reason());
+            return connections.end(id, CloseRequest::flushing(code, reason), now);
+        }
         if !self.broker.policy().allows_origin(upgrade.origin) {
             let close = CloseRequest::flushing(CloseCode::POLICY_VIOLATION, CloseReason::Origin);
             return connections.end(id, close, now);
@@ -170,6 +191,9 @@ fn decide<'a>(
         Err(HeadError::TooLarge) => return HandshakeDecision::Reject(RejectReason::HeadTooLarge),
         Err(HeadError::Malformed) => return HandshakeDecision::Reject(RejectReason::BadRequest),
     };
+    if !head.has_valid_host() {
+        return HandshakeDecision::Reject(RejectReason::BadRequest);
+    }
     if !head.asks_for_websocket() {
         return HandshakeDecision::Http;
     }

@@ -1,6 +1,6 @@
 //! Do the limits of messages hold for all sessions that share them, and for nobody else?
 
-use crate::harness::{Raw, SECRET, Server};
+use crate::harness::{Frame, Raw, SECRET, Server, upgrade_request};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::{DialectId, SettingValue};
@@ -117,4 +117,105 @@ fn a_program_sees_what_a_session_and_a_user_have_used() {
         Some((4, 100))
     );
     assert_eq!((status.session, status.address), (None, None));
+}
+
+/// Tries a token in the request; the answer.
+fn attempt(server: &Server, token: &str) -> Frame {
+    let mut session = Raw::open(server.address, &format!("/monitoring?token={token}"), "");
+    loop {
+        match session.read() {
+            Frame::Text(text) if text.contains("WELCOME") || text.contains("Invalid") => {}
+            answer => return answer,
+        }
+    }
+}
+
+#[test]
+fn guesses_of_tokens_are_bounded_and_users_behind_the_same_address_get_in() {
+    let server = Server::with(|builder| builder.set("auth_failures_per_ip_max", 10));
+    let ann = token_of("ann", "t");
+    assert!(matches!(attempt(&server, &ann), Frame::Text(text) if text.contains("AUTHENTICATED")));
+    let unauthorized = Frame::Close(1008, "unauthorized".to_owned());
+    let throttled = Frame::Close(1013, "auth_throttled".to_owned());
+    let answers: Vec<_> = (0..300)
+        .map(|number| attempt(&server, &format!("guess{number}")))
+        .collect();
+    assert!(answers[..10].iter().all(|answer| *answer == unauthorized));
+    let verified = answers
+        .iter()
+        .filter(|answer| **answer == unauthorized)
+        .count();
+    // One more every six seconds.
+    assert!((10..=14).contains(&verified), "{verified}");
+    assert_eq!(answers.last(), Some(&throttled));
+    let counted = r#"fanwire_token_errors_total{error="throttled""#;
+    assert_eq!(server.metric(counted), 300 - verified as u64);
+    // One whose token was valid before reconnects.
+    assert!(matches!(attempt(&server, &ann), Frame::Text(text) if text.contains("AUTHENTICATED")));
+}
+
+#[test]
+fn handshakes_of_an_address_over_its_rate_are_rejected_before_their_token() {
+    let server = Server::with(|builder| builder.set("handshakes_per_ip_max", 5));
+    let excess = Frame::Close(1013, "handshakes_per_ip_max".to_owned());
+    let answers: Vec<_> = (0..30).map(|_| attempt(&server, "wrong")).collect();
+    let rejected = answers.iter().filter(|answer| **answer == excess).count();
+    assert!((1..=25).contains(&rejected), "{answers:?}");
+    let errors = server.metric("fanwire_token_errors_total");
+    assert_eq!(errors, 30 - rejected as u64);
+    let server = Server::with(|builder| {
+        let builder = builder.set("handshakes_per_shard_max", 1);
+        builder.set("capacity_rejection", "http")
+    });
+    let heads: Vec<_> = (0..20)
+        .map(|_| {
+            let mut raw = Raw::connect(server.address);
+            raw.write(upgrade_request("/ws", "").as_bytes());
+            raw.read_head()
+        })
+        .collect();
+    let is_rejected = |head: &&String| {
+        head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nRetry-After: 1\r\n")
+    };
+    assert!(heads.iter().filter(is_rejected).count() >= 10, "{heads:?}");
+}
+
+#[test]
+fn ten_thousand_connections_from_one_address_keep_to_its_limit() {
+    let server = Server::with(|builder| builder.set("gateway.sessions_per_user_max", 0));
+    let mut places = Vec::new();
+    let quota = Frame::Close(1008, "quota".to_owned());
+    let path = format!("/ws?token={}", token_of("ann", "t"));
+    for number in 0..10_000 {
+        let mut session = Raw::open(server.address, &path, "");
+        match session.read() {
+            Frame::Text(text) if text.contains("auth_success") => places.push(session),
+            answer => assert_eq!(answer, quota, "{number}"),
+        }
+    }
+    assert_eq!(places.len(), 50);
+    assert_eq!(
+        server.metric(r#"fanwire_closes_total{reason="quota""#),
+        10_000 - 50
+    );
+    // Another dialect of the address is not affected.
+    let mut other = Raw::open(server.address, "/monitoring", "");
+    assert!(other.read_text().contains("WELCOME"));
+}
+
+#[test]
+fn a_session_has_as_many_subscriptions_as_its_dialect_allows() {
+    let server = Server::with(|builder| builder.set("gateway.subscriptions_per_session_max", 2));
+    let mut ann = session_of(&server, "ann", "t");
+    let answers = ["a", "b", "c"].map(|channel| {
+        ann.send(&format!(
+            r#"{{"type":"subscribe","data":{{"channel":"{channel}"}}}}"#
+        ));
+        ann.read_text()
+    });
+    let subscribed = answers
+        .iter()
+        .filter(|answer| answer.contains("subscribed"));
+    assert_eq!(subscribed.count(), 2, "{answers:?}");
+    assert!(answers[2].contains("error"), "{answers:?}");
 }

@@ -2,9 +2,12 @@
 
 use crate::client::{frame, request};
 use crate::shards::{Shards, shards};
-use fanwire::base::limits::{LEAVING_WORK_PER_TURN, SUBSCRIPTIONS_PER_SESSION_MAX};
+use fanwire::base::limits::LEAVING_WORK_PER_TURN;
 use fanwire::base::{ConnectionId, DialectId, Now};
 use fanwire::shard::{ConnectionAction, Shard};
+
+/// As many as a session may have without settings.
+const SUBSCRIPTIONS_PER_SESSION: usize = 1_024;
 
 const NOW: Now = Now::at(1_000, 1_700_000_000_000);
 const SESSIONS: usize = 20;
@@ -47,7 +50,7 @@ fn sessions_that_vanish_together_give_back_their_channels_over_several_turns() {
     let vanishing: Vec<_> = (0..SESSIONS).map(|_| connect(shard)).collect();
     let witness = connect(shard);
     for id in &vanishing {
-        for channel in 0..SUBSCRIPTIONS_PER_SESSION_MAX {
+        for channel in 0..SUBSCRIPTIONS_PER_SESSION {
             subscribe(shard, *id, channel);
             sent(shard);
             // The share of input of one turn.
@@ -56,7 +59,7 @@ fn sessions_that_vanish_together_give_back_their_channels_over_several_turns() {
     }
     subscribe(shard, witness, 7);
     sent(shard);
-    let total = (SESSIONS * SUBSCRIPTIONS_PER_SESSION_MAX + 1) as u64;
+    let total = (SESSIONS * SUBSCRIPTIONS_PER_SESSION + 1) as u64;
     assert_eq!(counters.subscriptions.value(), total);
 
     for id in &vanishing {

@@ -3,6 +3,7 @@
 use crate::client::{frame, request};
 use fanwire::auth::{Grant, Verifier, issue};
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::config::OriginPattern;
 use fanwire::config::Policy;
 use fanwire::shard::{ConnectionAction, Query, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
@@ -30,7 +31,7 @@ impl Stage {
             index: 0,
             connections_max: 10,
             policy: Arc::new(Policy {
-                allowed_origins: vec!["https://good.example".into()],
+                allowed_origins: vec![OriginPattern::parse("https://good.example").unwrap()],
                 ..Policy::default()
             }),
             verifier: Verifier::hs256(SECRET),
