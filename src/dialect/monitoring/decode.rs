@@ -48,7 +48,12 @@ fn property_channel<'a>(
     property: Option<Value<'_>>,
     scratch: &'a mut String,
 ) -> Result<&'a str, Rejection> {
-    let property = required_text(property, "property_id")?;
+    // Clients of the monitoring server may send a number, which stands for its text.
+    let is_number = |json: &str| json.bytes().all(|byte| byte.is_ascii_digit());
+    let property = match property.map(|value| value.raw()) {
+        Some(number) if is_number(number) => number,
+        _ => required_text(property, "property_id")?,
+    };
     if property.is_empty() {
         return Err(Rejection::MissingField("property_id"));
     }
@@ -71,6 +76,13 @@ mod tests {
         check(
             r#"{"type":"AUTHENTICATE","token":"t"}"#,
             r#"Ok(Authenticate { token: "t" })"#,
+        );
+        check(
+            r#"{"type":"SUBSCRIBE","property_id":1012650001}"#,
+            concat!(
+                r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", subscription_id: None, "#,
+                "filter: None, is_announced: false }))"
+            ),
         );
         check(
             r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#,
@@ -105,7 +117,10 @@ mod tests {
         check(r#"{"type":"SUBSCRIBE"}"#, missing);
         check(r#"{"type":"SUBSCRIBE","property_id":""}"#, missing);
         let invalid = r#"Err(InvalidField("property_id"))"#;
-        check(r#"{"type":"SUBSCRIBE","property_id":5}"#, invalid);
+        for value in ["5.0", "-5", "5e1", "null", "true", "[5]"] {
+            let text = format!(r#"{{"type":"SUBSCRIBE","property_id":{value}}}"#);
+            check(&text, invalid);
+        }
         let untyped = r#"{"type":"PUBLISH","property_id":"1","message":{"n":1}}"#;
         check(untyped, r#"Err(InvalidField("message"))"#);
     }

@@ -178,7 +178,7 @@ def test_faults_are_named_and_the_session_goes_on(server):
         ("[1]", "Invalid JSON"),
         ('{"type":"DANCE"}', "Unknown message type"),
         ('{"type":"SUBSCRIBE"}', "Missing property_id"),
-        ('{"type":"SUBSCRIBE","property_id":5}', "Invalid property_id"),
+        ('{"type":"SUBSCRIBE","property_id":5.5}', "Invalid property_id"),
         ('{"type":"PUBLISH","property_id":"1","message":{"type":"X"}}', "Permission denied"),
     ]
 
