@@ -63,7 +63,9 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
         index: 0,
         connections_max: 1,
         policy: Arc::new(Policy {
-            allowed_origins: vec!["https://app.example".into()],
+            allowed_origins: vec![
+                fanwire::config::OriginPattern::parse("https://app.example").unwrap(),
+            ],
             tenant_domain: Some("example.org".into()),
             origin_rejection: RejectionMode::Http,
             routes,

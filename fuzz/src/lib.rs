@@ -148,10 +148,9 @@ impl Fixture {
                 self.now.monotonic_ms += passed_ms;
                 self.now.unix_ms += passed_ms;
                 self.shard.expire_timers(self.now);
-for (id, query) in self.shard.take_queries() {
-                self.shard.unacknowledged(id, query, None, self.now);
-            }
-
+                for (id, query) in self.shard.take_queries() {
+                    self.shard.unacknowledged(id, query, None, self.now);
+                }
             }
             _ => {}
         }
@@ -328,8 +327,8 @@ fn identity(token: &str) -> Option<Identity> {
     let mut identity = Identity::new(user).until(1_700_003_600);
     (identity.roles, identity.permissions, identity.tenant) = (roles, permissions, list().pop());
     Some(identity)
-    // What has no slash proves nothing.
-    .filter(|_| token.contains('/'))
+        // What has no slash proves nothing.
+        .filter(|_| token.contains('/'))
 }
 
 impl Client {
