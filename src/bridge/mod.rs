@@ -14,11 +14,18 @@ pub use auth_callback::{AuthCallback, CallbackConfig};
 pub use jwks::JwksConfig;
 
 use crate::shard::{Answer, Question, QuestionKey};
+use futures_lite::FutureExt;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
+
+/// Questions that are answered at a time. Those of sessions that have ended count until their time is
+/// over, so a client that comes and goes cannot pile them up.
+const QUESTIONS_MAX: usize = 4_096;
 
 /// Takes an answer, or that there is none in time, to its shard.
 pub type Deliver = dyn Fn(u16, QuestionKey, Option<Answer>) + Send + Sync;
@@ -63,7 +70,7 @@ pub fn prepare() -> (Integration, Unstarted) {
 }
 
 impl Integration {
-    /// Has a question answered. A session has few at a time, so their number is bounded.
+    /// Has a question answered; while too many are, it has no answer.
     pub fn ask(&self, question: Question) {
         // Fails only when the thread has ended, with the process.
         let _ = self.questions.send(question);
@@ -100,12 +107,21 @@ async fn run(
         tokio::spawn(jwks::refresh(jwks));
     }
     let _ = ready.send(());
+    let places = Arc::new(Semaphore::new(QUESTIONS_MAX));
     while let Some(question) = received.recv().await {
         let deliver = Arc::clone(&parts.deliver);
         let timeout = parts.timeout;
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            deliver(question.shard, question.key, None);
+            continue;
+        };
         tokio::spawn(async move {
-            let answer = tokio::time::timeout(timeout, question.future).await;
-            deliver(question.shard, question.key, answer.ok());
+            // A future that panics is one without an answer.
+            let future = AssertUnwindSafe(question.future).catch_unwind();
+            let answer = tokio::time::timeout(timeout, future).await;
+            let answer = answer.ok().and_then(Result::ok);
+            drop(place);
+            deliver(question.shard, question.key, answer);
         });
     }
 }

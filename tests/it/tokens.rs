@@ -322,12 +322,22 @@ fn an_asynchronous_handler_that_is_never_ready_fails_in_time() {
 #[test]
 fn a_future_of_the_program_says_whose_a_token_is() {
     let server = Server::with(|builder| {
+        let builder = builder.set("revoked_users", vec!["mallory"]);
         builder.authenticate_async(|token| async move {
+            assert_ne!(token, "user-panic");
             let user = token.strip_prefix("user-")?;
             (!user.is_empty()).then(|| Identity::new(user).with_role("reader"))
         })
     });
     assert!(is_accepted(&server, "user-ann"));
+    // One that panics rejects its token, and the session goes on.
+    let mut client = Client::open(server.address, "/ws");
+    assert!(authenticate(&mut client, "user-panic").contains("Invalid token"));
+    assert!(authenticate(&mut client, "user-ann").contains("auth_success"));
+    assert!(
+        !is_accepted(&server, "user-mallory"),
+        "it is revoked in the settings"
+    );
     assert!(!is_accepted(&server, "other"));
     assert!(
         is_accepted(&server, &crate::harness::token("bob", &[])),
