@@ -80,6 +80,7 @@ for round in $(seq "$rounds"); do
     measure echo_1 echo --connections 1 --seconds "$each_s"
     measure connect connect --connections 3000
     measure connect_subscribe connect --connections 3000 --subscribe
+    measure connect_together connect --connections 3000 --subscribe --in-flight 100
     measure idle idle --connections "$subscribers" --subscribe --hold 1
     if [ "$fanwire" != - ]; then measure_ids; fi
 done
@@ -109,6 +110,7 @@ table = [
     ("the same, round trip p50, µs", "echo_1", "round_trip_p50_us", None, "≥ 1"),
     ("accept + upgrade, ns per connection", "connect", CONNECTION, None, "≥ 0.83"),
     ("accept + upgrade + subscription (+ token), ns", "connect_subscribe", CONNECTION, None, "≤ 60,000 ns"),
+    ("the same, 100 connections at a time, ns", "connect_together", CONNECTION, None, "≤ 50,000 ns"),
     ("user memory per idle connection, bytes", "idle", "server_bytes_per_connection", None, "≤ 1,024 bytes"),
 ]
 rounds = len(values("uws", "fanout_1", DELIVERY))

@@ -61,6 +61,7 @@ for round in $(seq "$rounds"); do
     neighbours "1 session with pings" "${servers[*]}" --pings 1
     neighbours "20 unauthenticated" "${servers[*]}" --unauthenticated 20
     neighbours "1,000 leavers, 128 channels each" fanwire --leavers 1000 --channels 128
+    neighbours "5,000 reconnecting" "${servers[*]}" --reconnecting 5000
     neighbours "600 KB to 8 readers" "${servers[*]}" --large
     neighbours "50 that never read" "${servers[*]}" --never-read 50
 done

@@ -1,4 +1,4 @@
-//! `connect`: connections set up one after the other, and what each costs the server.
+//! `connect`: connections set up, and what each costs the server.
 
 use crate::{
     cli::{ConnectArgs, ServerArgs},
@@ -32,25 +32,34 @@ pub(crate) fn run(server: &ServerArgs, arguments: &ConnectArgs) -> Result<Report
     let mut wires = Vec::new();
     let meter = Meter::start(server.pid)?;
     let mut keeping_ns = 0;
-    for permissive in 0..arguments.connections {
+    let mut opened_count = 0;
+    while opened_count < arguments.connections {
+        let together = arguments
+            .in_flight
+            .min(arguments.connections - opened_count);
         let start_ns = now_ns();
-        let dialed = dialer.open(arguments.subscribe).map_err(|error| {
-            RunError::Failed(format!("{error} (with {permissive} connections done)"))
-        })?;
+        let ready = dialer
+            .open_together(together, arguments.subscribe)
+            .map_err(|error| {
+                RunError::Failed(format!("{error} (with {opened_count} connections done)"))
+            })?;
         let done_ns = now_ns();
-        latency_ns.saturating_record(done_ns - start_ns);
+        latency_ns.saturating_record_n(done_ns - start_ns, u64::from(together));
         if !arguments.close {
-            if permissive % RING_CONNECTIONS == 0 {
-                wires.push(Wire::new(
-                    RING_CONNECTIONS.min(arguments.connections - permissive),
-                )?);
+            for (dialed, number) in ready.into_iter().zip(opened_count..) {
+                if number % RING_CONNECTIONS == 0 {
+                    wires.push(Wire::new(
+                        RING_CONNECTIONS.min(arguments.connections - number),
+                    )?);
+                }
+                wires
+                    .last_mut()
+                    .expect("a ring was made for connection 0")
+                    .register_socket(dialed.stream)?;
             }
-            wires
-                .last_mut()
-                .expect("a ring was made for connection 0")
-                .register_socket(dialed.stream)?;
             keeping_ns += now_ns() - done_ns;
         }
+        opened_count += together;
     }
     let usage = meter.stop()?;
 
@@ -59,10 +68,11 @@ pub(crate) fn run(server: &ServerArgs, arguments: &ConnectArgs) -> Result<Report
     what.extend(arguments.subscribe.then_some("subscription"));
     what.extend(arguments.close.then_some("close"));
     let count = u64::from(arguments.connections);
-    let mut report = Report::new(format!(
-        "{count} connections one after the other: {}",
-        what.join(", ")
-    ));
+    let order = match arguments.in_flight {
+        1 => "one after the other".to_owned(),
+        together => format!("{together} at a time"),
+    };
+    let mut report = Report::new(format!("{count} connections {order}: {}", what.join(", ")));
     report.count("connections", "connections", count);
     report.row("seconds", "time", approximate(usage.wall_ns) / 1e9, "s");
     let rate = approximate(count) * 1e9 / approximate((usage.wall_ns - keeping_ns).max(1));

@@ -69,8 +69,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         load: EchoArgs,
     },
-    /// Connections one after the other: accept, upgrade, token and subscription if asked for; CPU
-    /// per connection
+    /// Setting connections up: accept, upgrade, token and subscription if asked for; CPU per
+    /// connection
     Connect {
         /// The server.
         #[command(flatten)]
@@ -167,7 +167,11 @@ pub(crate) struct ConnectArgs {
     /// Subscribe on every connection too
     #[arg(long)]
     pub(crate) subscribe: bool,
-    /// Close each connection before the next is made, instead of keeping all open
+    /// Connections under way at any time, all in the same step: each step is written on all of them
+    /// before the answers are read
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = value_parser!(u32).range(1..=10000))]
+    pub(crate) in_flight: u32,
+    /// Close each connection when it is set up, instead of keeping all open
     #[arg(long)]
     pub(crate) close: bool,
 }
@@ -189,7 +193,7 @@ pub(crate) struct IdleArgs {
 /// Load of `neighbours`: one of them.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("load").required(true)
-    .args(["publishers", "pings", "unauthenticated", "leavers", "large", "never_read"]))]
+    .args(["publishers", "pings", "unauthenticated", "leavers", "reconnecting", "large", "never_read"]))]
 pub(crate) struct NeighboursArgs {
     /// Sessions that publish 100 bytes on a channel without subscribers, at full speed
     #[arg(long, value_name = "SESSIONS", value_parser = value_parser!(u32).range(1..=1000))]
@@ -206,6 +210,10 @@ pub(crate) struct NeighboursArgs {
     /// Channels of each session that leaves, of its own; 1 in the verbatim dialect
     #[arg(long, value_name = "COUNT", default_value = "1", value_parser = value_parser!(u32).range(1..=1024))]
     pub(crate) channels: u32,
+    /// Sessions that are all cut at once and come back, subscribed, as fast as the server lets them,
+    /// again and again
+    #[arg(long, value_name = "SESSIONS", value_parser = value_parser!(u32).range(1..=15000))]
+    pub(crate) reconnecting: Option<u32>,
     /// Publications of 600,000 bytes, two under way, to 8 readers of which none may be closed
     #[arg(long)]
     pub(crate) large: bool,

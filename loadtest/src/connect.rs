@@ -1,7 +1,7 @@
-//! Setting a connection up: TCP, upgrade, token, subscription, one blocking step after the other.
+//! Setting connections up: TCP, upgrade, token, subscription, one blocking step after the other.
 //!
-//! One after the other is what the `connect` command measures, and it is fast enough for the rest:
-//! some 10,000 connections per second and core on loopback.
+//! Several that are set up together write each step before they read the answers to it, which is
+//! what a server sees of clients that return at once.
 
 use crate::{
     dialect::{Awaited, Dialect, Reply, shorten},
@@ -182,62 +182,81 @@ impl Dialer {
     /// # Errors
     /// The first step that failed.
     pub(crate) fn open(&mut self, subscribe: bool) -> Result<Dialed, ConnectError> {
-        let stream = self.connect()?;
-        stream
-            .set_nodelay(true)
-            .map_err(|error| ConnectError::Io("connect", error))?;
-        stream
-            .set_read_timeout(Some(STEP_PATIENCE))
-            .map_err(|error| ConnectError::Io("connect", error))?;
-        let mut dialed = Dialed {
-            stream,
-            leftover: Vec::new(),
-            id: None,
-        };
-        self.upgrade(&mut dialed)?;
-        if let Some(token) = &self.token {
-            dialed.ask(
-                "authentication",
-                &Dialect::authenticate(token),
-                self.dialect,
-                Awaited::Authenticated,
-            )?;
-        }
-        if subscribe {
-            let filter = self.opened_count.checked_rem(self.filter_count);
-            dialed.id = dialed.ask(
-                "subscription",
-                &self.dialect.subscribe(filter),
-                self.dialect,
-                Awaited::Subscribed,
-            )?;
-        }
-        self.opened_count += 1;
-        Ok(dialed)
+        let ready = self.open_together(1, subscribe)?;
+        Ok(ready.into_iter().next().expect("one was asked for"))
     }
 
-    fn connect(&self) -> Result<TcpStream, ConnectError> {
+    /// The same for several connections, all of which are in the same step at any time.
+    ///
+    /// # Errors
+    /// The first step that failed, on any of them.
+    pub(crate) fn open_together(
+        &mut self,
+        count: u32,
+        subscribe: bool,
+    ) -> Result<Vec<Dialed>, ConnectError> {
+        let first = self.opened_count;
+        let mut all = (first..first + count)
+            .map(|number| self.connect(number))
+            .collect::<Result<Vec<_>, _>>()?;
+        for dialed in &mut all {
+            dialed.write("upgrade", self.request.as_bytes())?;
+        }
+        for dialed in &mut all {
+            self.await_upgrade(dialed)?;
+        }
+        if let Some(token) = &self.token {
+            const STEP: &str = "authentication";
+            let message = Dialect::authenticate(token);
+            for dialed in &mut all {
+                dialed.send(STEP, &message)?;
+            }
+            for dialed in &mut all {
+                dialed.await_answer(STEP, self.dialect, Awaited::Authenticated)?;
+            }
+        }
+        if subscribe {
+            const STEP: &str = "subscription";
+            for (dialed, number) in all.iter_mut().zip(first..) {
+                let filter = number.checked_rem(self.filter_count);
+                dialed.send(STEP, &self.dialect.subscribe(filter))?;
+            }
+            for dialed in &mut all {
+                dialed.id = dialed.await_answer(STEP, self.dialect, Awaited::Subscribed)?;
+            }
+        }
+        self.opened_count += count;
+        Ok(all)
+    }
+
+    fn connect(&self, number: u32) -> Result<Dialed, ConnectError> {
+        const STEP: &str = "connect";
         let address = self.target.address;
-        let connected = match (address, source_of(self.opened_count)) {
+        let connected = match (address, source_of(number)) {
             (SocketAddr::V4(target), Some(source)) if target.ip().is_loopback() => {
                 wire::connect_from(source, target, STEP_PATIENCE)
             }
             _ => TcpStream::connect_timeout(&address, STEP_PATIENCE),
         };
-        connected.map_err(|error| match (error.kind(), error.raw_os_error()) {
+        let stream = connected.map_err(|error| match (error.kind(), error.raw_os_error()) {
             (io::ErrorKind::ConnectionRefused, _) => ConnectError::Rejected(address),
             (io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse, _) => ConnectError::Ports,
             (_, Some(24 | 23)) => ConnectError::Descriptors, // EMFILE, ENFILE
-            (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => {
-                ConnectError::Slow("connect")
-            }
-            _ => ConnectError::Io("connect", error),
+            (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => ConnectError::Slow(STEP),
+            _ => ConnectError::Io(STEP, error),
+        })?;
+        stream
+            .set_nodelay(true)
+            .and_then(|()| stream.set_read_timeout(Some(STEP_PATIENCE)))
+            .map_err(|error| ConnectError::Io(STEP, error))?;
+        Ok(Dialed {
+            stream,
+            leftover: Vec::new(),
+            id: None,
         })
     }
 
-    fn upgrade(&self, dialed: &mut Dialed) -> Result<(), ConnectError> {
-        const STEP: &str = "upgrade";
-        dialed.write(STEP, self.request.as_bytes())?;
+    fn await_upgrade(&self, dialed: &mut Dialed) -> Result<(), ConnectError> {
         let mut head_bytes = None;
         while head_bytes.is_none() {
             if dialed.leftover.len() > RESPONSE_BYTES_MAX {
@@ -245,7 +264,7 @@ impl Dialer {
                     "the response head has no end".to_owned(),
                 ));
             }
-            dialed.read(STEP)?;
+            dialed.read("upgrade")?;
             head_bytes = dialed
                 .leftover
                 .windows(4)
@@ -293,18 +312,20 @@ fn check_response(head: &str, accept: &str) -> Result<(), ConnectError> {
 }
 
 impl Dialed {
-    /// Sends a text and reads until its answer; pings are answered, other messages skipped. Returns
-    /// the id that the answer gave.
-    fn ask(
+    fn send(&mut self, step: &'static str, text: &str) -> Result<(), ConnectError> {
+        let mut frame = Vec::with_capacity(text.len() + 14);
+        frames::encode_client(frames::TEXT, text.as_bytes(), &mut frame);
+        self.write(step, &frame)
+    }
+
+    /// Reads until the awaited answer; pings are answered, other messages skipped. Returns the id
+    /// that the answer gave.
+    fn await_answer(
         &mut self,
         step: &'static str,
-        text: &str,
         dialect: Dialect,
         awaited: Awaited,
     ) -> Result<Option<SubscriptionId>, ConnectError> {
-        let mut request = Vec::with_capacity(text.len() + 14);
-        frames::encode_client(frames::TEXT, text.as_bytes(), &mut request);
-        self.write(step, &request)?;
         loop {
             let mut pongs = Vec::new();
             let (answer, used) = self.scan(step, dialect, awaited, &mut pongs)?;

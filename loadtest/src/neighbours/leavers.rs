@@ -1,4 +1,4 @@
-//! Sessions with many subscriptions that vanish at once, again and again.
+//! Sessions that vanish at once, again and again: with many subscriptions, or to come back.
 
 use super::load::{Tally, is_timeout};
 use crate::{
@@ -39,6 +39,47 @@ pub(super) fn start<'scope>(
         }
     });
     Ok(())
+}
+
+/// Sessions that are set up together: below what servers allow an address before authentication.
+const TOGETHER: u32 = 200;
+
+/// Starts a thread that cuts all sessions and brings them back, subscribed, on and on.
+///
+/// # Errors
+/// A session could not be set up.
+pub(super) fn reconnect<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    mut dialer: Dialer,
+    sessions: u32,
+    tally: &'scope Tally,
+) -> Result<(), RunError> {
+    let mut all = come_back(&mut dialer, sessions, tally)?;
+    scope.spawn(move || {
+        while !tally.is_over() {
+            all.clear();
+            match come_back(&mut dialer, sessions, tally) {
+                Ok(next) => all = next,
+                Err(_) => {
+                    tally.ended.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+fn come_back(dialer: &mut Dialer, sessions: u32, tally: &Tally) -> Result<Vec<Dialed>, RunError> {
+    let mut back = Vec::new();
+    for at in (0..sessions).step_by(TOGETHER as usize) {
+        if tally.is_over() {
+            break;
+        }
+        let next = dialer.open_together(TOGETHER.min(sessions - at), true)?;
+        tally.done.fetch_add(next.len() as u64, Ordering::Relaxed);
+        back.extend(next);
+    }
+    Ok(back)
 }
 
 /// Opens the sessions one after the other, each with channels of its own.

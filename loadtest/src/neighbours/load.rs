@@ -30,6 +30,8 @@ pub(super) enum Load {
     Flood(u32, Kind),
     /// So many sessions with so many subscriptions vanish at once, again and again.
     Leavers { sessions: u32, channels: u32 },
+    /// So many sessions are cut at once and come back, again and again.
+    Reconnecting(u32),
     /// Large publications to readers that keep up.
     Large,
     /// So many sessions subscribe and ask, and never read.
@@ -50,7 +52,7 @@ pub(super) struct Tally {
     pub(super) is_over: AtomicBool,
     /// Bytes of frames that sockets took.
     pub(super) bytes: AtomicU64,
-    /// Sessions that left, or publications that every reader has.
+    /// Sessions that left or came back, or publications that every reader has.
     pub(super) done: AtomicU64,
     /// Sessions that the server ended.
     pub(super) ended: AtomicU64,
@@ -77,6 +79,7 @@ impl Load {
             unauthenticated,
             leavers,
             channels,
+            reconnecting,
             never_read,
             ..
         } = arguments;
@@ -84,16 +87,15 @@ impl Load {
             let words = "--channels above 1 needs --leavers and the gateway dialect".to_owned();
             return Err(RunError::Usage(words));
         }
-        Ok(
-            match (publishers, pings, unauthenticated, leavers, never_read) {
-                (Some(sessions), ..) => Self::Flood(sessions, Kind::Publications),
-                (_, Some(sessions), ..) => Self::Flood(sessions, Kind::Pings),
-                (_, _, Some(sessions), ..) => Self::Flood(sessions, Kind::Unauthenticated),
-                (_, _, _, Some(sessions), _) => Self::Leavers { sessions, channels },
-                (.., Some(sessions)) => Self::NeverRead(sessions),
-                _ => Self::Large,
-            },
-        )
+        let loads = [
+            publishers.map(|sessions| Self::Flood(sessions, Kind::Publications)),
+            pings.map(|sessions| Self::Flood(sessions, Kind::Pings)),
+            unauthenticated.map(|sessions| Self::Flood(sessions, Kind::Unauthenticated)),
+            leavers.map(|sessions| Self::Leavers { sessions, channels }),
+            reconnecting.map(Self::Reconnecting),
+            never_read.map(Self::NeverRead),
+        ];
+        Ok(loads.into_iter().flatten().next().unwrap_or(Self::Large))
     }
 
     /// For the title.
@@ -109,6 +111,9 @@ impl Load {
             Self::Leavers { sessions, channels } => {
                 format!("{sessions} sessions with {channels} channels each that vanish at once")
             }
+            Self::Reconnecting(count) => {
+                format!("{count} sessions that are cut at once and come back")
+            }
             Self::Large => format!(
                 "publications of {} bytes to {} readers",
                 readers::PUBLICATION_BYTES,
@@ -123,6 +128,7 @@ impl Load {
         match self {
             Self::Flood(..) => "frames taken",
             Self::Leavers { .. } => "sessions that left",
+            Self::Reconnecting(_) => "sessions that came back",
             Self::Large => "publications read by all",
             Self::NeverRead(_) => "bytes taken",
         }
@@ -134,7 +140,9 @@ impl Load {
         match self {
             Self::Flood(_, kind) => bytes / (kind.frame(dialect).len() as u64).max(1),
             Self::NeverRead(_) => bytes,
-            Self::Leavers { .. } | Self::Large => tally.done.load(Ordering::Relaxed),
+            Self::Leavers { .. } | Self::Reconnecting(_) | Self::Large => {
+                tally.done.load(Ordering::Relaxed)
+            }
         }
     }
 
@@ -173,6 +181,9 @@ impl Load {
             }
             Self::Leavers { sessions, channels } => {
                 leavers::start(scope, dialer.clone(), dialect, (sessions, channels), tally)?;
+            }
+            Self::Reconnecting(sessions) => {
+                leavers::reconnect(scope, dialer.clone(), sessions, tally)?;
             }
             Self::Large => readers::start(scope, dialer, dialect, tally)?,
         }

@@ -198,6 +198,7 @@ fn connect_counts_every_connection_kept_or_closed() {
         (HONEST, "--subscribe"),
         (HONEST, "--close"),
         (GATEWAY, "--token good --subscribe"),
+        (GATEWAY, "--token good --subscribe --in-flight 20"),
         (ANALYTICS, "--token good --subscribe"),
     ] {
         let (code, json) = measure(character, "connect", &format!("--connections 50 {options}"));
@@ -226,6 +227,7 @@ fn a_bystander_is_measured_beside_every_load() {
         (GATEWAY, "--pings 2"),
         (GATEWAY, "--unauthenticated 2"),
         (GATEWAY, "--leavers 20 --channels 3"),
+        (GATEWAY, "--reconnecting 250"),
         (GATEWAY, "--large"),
         (GATEWAY, "--never-read 2"),
         (HONEST, "--publishers 2"),
