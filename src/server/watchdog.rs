@@ -95,3 +95,35 @@ fn steer(parts: &WatchdogParts, stalled: &[u16], is_steered: bool) -> bool {
     }
     steers
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Waker;
+
+    #[test]
+    fn a_shard_that_sleeps_and_does_not_wake_up_is_found() {
+        let wakers = [Waker::new().unwrap(), Waker::new().unwrap()];
+        let process_state = Arc::new(ProcessState::new(wakers.len(), u64::MAX));
+        let peers = Peers::new(&wakers, Arc::clone(&process_state));
+        let clock = Clock::start();
+        let watchdog = Watchdog::start(WatchdogParts {
+            shard_count: 2,
+            groups: Vec::new(),
+            process_state: Arc::clone(&process_state),
+            peers: peers.clone(),
+            clock,
+        });
+        let heartbeats = &process_state.heartbeats;
+        let mut found = Vec::new();
+        let seconds_max = 20;
+        while found.is_empty() && clock.now().monotonic_ms < seconds_max * 1_000 {
+            std::thread::sleep(TICK / 5);
+            // Shard 0 handles each wake-up and sleeps again; shard 1 has lost its core.
+            peers.sleep(0);
+            found = heartbeats.stalled(clock.now().monotonic_ms).collect();
+        }
+        assert_eq!(found, [1]);
+        drop(watchdog.unwrap());
+    }
+}

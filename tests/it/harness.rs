@@ -72,11 +72,6 @@ impl Server {
     }
 
     /// The sum of a metric's series over shards; `series` is its name with labels up to the shard's.
-    /// The server as the embedding program has it.
-    pub(crate) fn inner(&self) -> &fanwire::Server {
-        &self.server
-    }
-
     pub(crate) fn metric(&self, series: &str) -> u64 {
         let text = http_get(self.address, "/metrics/prometheus").1;
         let lines = text.lines().filter(|line| !line.starts_with('#'));

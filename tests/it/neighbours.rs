@@ -1,10 +1,11 @@
 //! Does one client, message or shard harm the others?
 
-use crate::harness::{Client, upgrade_request};
+use crate::harness::{Client, http_get, upgrade_request};
 use fanwire::{Server, ShardCount};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 /// Sessions that are opened until each shard has one.
@@ -101,6 +102,32 @@ fn a_handler_that_blocks_costs_only_the_sessions_of_its_shard() {
     healthy.publish("news", "1");
     assert!(healthy.receive().contains(r#""data":1"#));
     drop((healthy, stalled, blocker));
+    server.stop();
+}
+
+#[test]
+fn a_turn_that_was_too_long_is_counted_though_the_shard_sleeps_next() {
+    let server = Server::builder()
+        .listen(([127, 0, 0, 1], 0).into())
+        .shards(ShardCount::Fixed(1))
+        .dev()
+        .on_message("block", move |session, _| {
+            thread::sleep(Duration::from_millis(300));
+            session.send("done", &())
+        })
+        .start()
+        .unwrap();
+    let mut client = Client::open(server.addresses()[0], "/ws");
+    client.send(r#"{"type":"block"}"#);
+    client.receive();
+    // Long enough for the shard to sleep; the request for the figures begins another turn.
+    thread::sleep(Duration::from_millis(50));
+    let figures = http_get(server.addresses()[0], "/metrics/prometheus").1;
+    assert!(
+        figures.contains("fanwire_stalls_total{shard=\"0\"} 1\n"),
+        "{figures}"
+    );
+    drop(client);
     server.stop();
 }
 

@@ -360,8 +360,8 @@ fn revoked_tokens_and_users_are_closed_and_stay_out() {
         raw
     };
     let mut sessions = ["ann", "bob", "cleo"].map(open);
-    assert_eq!(server.inner().revoke_token("of-ann"), 1);
-    assert_eq!(server.inner().revoke_user("bob"), 1);
+    assert_eq!(server.program().revoke_token("of-ann"), 1);
+    assert_eq!(server.program().revoke_user("bob"), 1);
     for session in &mut sessions[..2] {
         assert_eq!(session.read(), Frame::Close(1008, "revoked".to_owned()));
     }

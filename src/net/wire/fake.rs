@@ -1,4 +1,5 @@
-//! A kernel for tests that completes operations late, out of order, partially, or not at all.
+//! A kernel for tests that completes operations late, out of order, partially, or not at all, and
+//! that can lose completions.
 //!
 //! It checks what a real kernel relies on: that the memory of a send is unchanged until its
 //! completion, that a slot is closed only when none of its operations is left, and that buffers are
@@ -68,6 +69,23 @@ struct FakeKernel {
     next_socket: u16,
     closed: Vec<ConnectionId>,
     received: HashMap<ConnectionId, Vec<u8>>,
+    losses: Losses,
+    /// The connections of which a completion was lost.
+    victims: HashSet<ConnectionId>,
+    /// A completion was lost, and nobody knows of it yet.
+    has_unreported_loss: bool,
+}
+
+/// What happens to completions that there is no memory for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Losses {
+    /// There always is memory.
+    #[default]
+    None,
+    /// Some are lost, of a few connections, and nobody says so.
+    Silent,
+    /// As on Linux, the next call of the ring fails with `EBADR` (`io_uring_enter(2)`).
+    Reported,
 }
 
 impl FakeKernel {
@@ -100,6 +118,9 @@ impl FakeKernel {
             self.pending
                 .remove(at.expect("an operation completes once"));
             self.cancelled.retain(|cancelled| *cancelled != operation);
+            if buffer.is_none() && self.loses(operation) {
+                return;
+            }
         }
         self.completions.push_back(Completion {
             operation,
@@ -107,6 +128,20 @@ impl FakeKernel {
             has_more,
             buffer,
         });
+    }
+
+    /// Whether the last completion of an operation is lost.
+    fn loses(&mut self, operation: Operation) -> bool {
+        let (Operation::Send(id) | Operation::Receive(id) | Operation::Writable(id)) = operation
+        else {
+            return false;
+        };
+        if self.losses == Losses::None || id.slot() % 4 != 0 || self.below(4) > 0 {
+            return false;
+        }
+        self.victims.insert(id);
+        self.has_unreported_loss = true;
+        true
     }
 
     fn try_receive(&mut self, id: ConnectionId) {
@@ -242,8 +277,13 @@ impl Kernel for FakeKernel {
     fn cancel(&mut self, operation: Operation) {
         // At once, or too late, in which case the operation completes by itself.
         let is_pending = self.pending.contains(&operation);
+        let is_lost = match operation {
+            Operation::Receive(id) | Operation::Writable(id) => self.victims.contains(&id),
+            _ => false,
+        };
         assert!(
             is_pending
+                || is_lost
                 || self
                     .completions
                     .iter()
@@ -325,6 +365,9 @@ impl Kernel for FakeKernel {
     fn enter(&mut self, _wait: Option<Duration>) -> io::Result<()> {
         for _ in 0..self.below(6) {
             self.happen();
+        }
+        if self.losses == Losses::Reported && std::mem::take(&mut self.has_unreported_loss) {
+            return Err(io::Error::from_raw_os_error(libc::EBADR));
         }
         Ok(())
     }
