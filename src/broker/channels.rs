@@ -468,6 +468,10 @@ impl Channels {
         }
         let channel = self.channels.remove(index);
         self.server_side_count -= usize::from(channel.is_server_side);
+        // It keeps the memory of its largest size.
+        if self.channels.is_empty() {
+            self.channels = Slab::new();
+        }
         let channels = &self.channels;
         if is_mostly_empty(self.by_tag.len(), self.by_tag.capacity()) {
             self.by_tag

@@ -9,6 +9,10 @@ use crate::broker::{
 use crate::dialect;
 use crate::json::{Document, JsonReader};
 
+/// Often enough that memory is free soon, and seldom enough that a channel which is published to by
+/// turns keeps what it needs.
+const DELIVERIES_PER_REVIEW: u32 = 1_024;
+
 /// Frames of one channel, collected as long as the next records are for the same channel. This
 /// keeps the order of all publications, and consecutive publications cost each subscriber one
 /// buffer.
@@ -19,6 +23,9 @@ pub(super) struct Coalescer {
     batches: Batches,
     /// What each subscriber group receives, by the indices of the channel's groups.
     shares: Vec<Share>,
+    /// How many of them were needed since the last review, and how often frames were delivered.
+    shares_needed: usize,
+    deliveries: u32,
     /// The subscriber groups that receive something.
     touched: Vec<u32>,
     wanted: Vec<u32>,
@@ -175,10 +182,23 @@ impl Coalescer {
                 });
             }
             for group in self.touched.drain(..) {
+                self.shares_needed = self.shares_needed.max(group as usize + 1);
                 self.shares[group as usize].run = None;
             }
+            self.review();
         }
         self.batches.clear();
+    }
+
+    /// Frees, now and then, what only channels with more subscriber groups needed.
+    fn review(&mut self) {
+        self.deliveries += 1;
+        if self.deliveries == DELIVERIES_PER_REVIEW {
+            self.deliveries = 0;
+            let needed = std::mem::take(&mut self.shares_needed);
+            self.shares.truncate(needed);
+            self.shares.shrink_to(2 * needed);
+        }
     }
 }
 

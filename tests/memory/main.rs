@@ -19,6 +19,7 @@ fn messages_and_filters_take_bounded_memory() {
     a_message_is_read_without_memory_for_what_is_in_it();
     a_publication_to_a_channel_with_filters_takes_a_small_multiple_of_its_bytes();
     a_filter_takes_512_bytes_and_8_for_each_of_its_text();
+    what_many_filters_needed_is_free_when_they_are_gone();
 }
 
 /// Bytes of the data of a hostile message.
@@ -177,4 +178,52 @@ fn a_filter_takes_512_bytes_and_8_for_each_of_its_text() {
             assert!(left < 512, "{count} of {name}: {left} bytes are left");
         }
     }
+}
+
+fn what_many_filters_needed_is_free_when_they_are_gone() {
+    let mut shard = shard();
+    let publisher = connect(&mut shard);
+    let analyst = connect_at(&mut shard, "/analytics");
+    let subscribe = r#"{"type":"subscribe","data":{"channel":"news"}}"#;
+    shard.receive(publisher, &mut masked(subscribe), NOW);
+    flush(&mut shard);
+    let mut say = |id, text: &str| {
+        shard.receive(id, &mut masked(text), NOW);
+        while shard.has_unread() {
+            shard.drain_ring(NOW);
+        }
+        flush(&mut shard);
+    };
+    let mut visit = |filters: usize| {
+        for number in 0..filters {
+            let data = format!(
+                r#"{{"type":"events","subscription_id":"s{number}","filters":{{"a":[{number},"all"]}}}}"#
+            );
+            say(analyst, &format!(r#"{{"type":"subscribe","data":{data}}}"#));
+        }
+        let publish = |channel| {
+            format!(r#"{{"type":"publish","data":{{"channel":"{channel}","data":{{"a":"all"}}}}}}"#)
+        };
+        say(publisher, &publish("stream:events"));
+        for number in 0..filters {
+            let data = format!(r#"{{"subscription_id":"s{number}"}}"#);
+            say(
+                analyst,
+                &format!(r#"{{"type":"unsubscribe","data":{data}}}"#),
+            );
+        }
+        // What is needed no more is freed after some deliveries.
+        for _ in 0..3_000 {
+            say(publisher, &publish("news"));
+        }
+    };
+    visit(1);
+    let region = Region::new(ALLOCATOR);
+    visit(1_000);
+    let change = region.change();
+    let left = change
+        .bytes_allocated
+        .saturating_sub(change.bytes_deallocated);
+    // The lists of the session keep their length.
+    assert!(left < 64 * 1_024, "{left} bytes");
 }
