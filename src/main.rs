@@ -136,6 +136,9 @@ struct Token {
     /// A permission, such as `publish`; may be repeated.
     #[arg(long = "permission", value_name = "PERMISSION")]
     permissions: Vec<String>,
+    /// A further claim, for servers that make it an attribute (token_attributes); may be repeated.
+    #[arg(long = "attribute", value_name = "CLAIM=VALUE", value_parser = attribute)]
+    attributes: Vec<(String, String)>,
     /// The tenant.
     #[arg(long)]
     tenant: Option<String>,
@@ -300,10 +303,16 @@ fn token(arguments: Token) -> ExitCode {
     grant.tenant = arguments.tenant;
     grant.roles = arguments.roles;
     grant.permissions = arguments.permissions;
+    grant.attributes = arguments.attributes.into_iter().collect();
     match issue_token(&grant, &arguments.jwt_secret, arguments.ttl.into()) {
         Ok(token) => print_result(&format!("{token}\n")),
         Err(error) => fail(EXIT_USAGE, &error),
     }
+}
+
+fn attribute(text: &str) -> Result<(String, String), String> {
+    let (claim, value) = text.split_once('=').ok_or("expected CLAIM=VALUE")?;
+    Ok((claim.to_owned(), value.to_owned()))
 }
 
 fn print(text: &str) -> io::Result<()> {

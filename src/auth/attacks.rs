@@ -297,7 +297,7 @@ fn issuer_and_audience_are_compared_exactly() {
         let rules = ClaimRules {
             issuers: list(issuers),
             audiences: list(audiences),
-            leeway_s: 0,
+            ..ClaimRules::default()
         };
         Verifier::new(vec![key], rules)
     };

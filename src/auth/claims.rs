@@ -5,6 +5,7 @@ use crate::base::Now;
 use crate::base::counters::TokenError;
 use crate::base::label::label;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 label! {
     /// The claim with the user's id; the other one is the fallback.
@@ -24,6 +25,8 @@ pub struct ClaimRules {
     /// Names of this server (`aud`). A token that names an audience must name one of them (RFC 7519
     /// 4.1.3); if there are any, each token must.
     pub audiences: Vec<String>,
+    /// Claims that become attributes of the identity.
+    pub attributes: Vec<String>,
     /// How much the clocks of issuer and server may differ, seconds.
     pub leeway_s: u64,
 }
@@ -43,6 +46,8 @@ pub(super) struct Claims {
     exp: Option<f64>,
     nbf: Option<f64>,
     iat: Option<f64>,
+    #[serde(skip)]
+    attributes: BTreeMap<Box<str>, Box<str>>,
 }
 
 /// An id: a string, or a number, which some issuers use.
@@ -68,6 +73,23 @@ pub(super) struct Proven {
 }
 
 impl Claims {
+    /// The claims in the payload of a token.
+    pub(super) fn parse(payload: &[u8], rules: &ClaimRules) -> Result<Self, TokenError> {
+        let malformed = |_| TokenError::Malformed;
+        let mut claims: Self = serde_json::from_slice(payload).map_err(malformed)?;
+        if !rules.attributes.is_empty() {
+            let mut all =
+                serde_json::from_slice::<serde_json::Map<_, _>>(payload).map_err(malformed)?;
+            let attributes = rules.attributes.iter();
+            let attributes = attributes.filter_map(|name| {
+                let value = attribute(all.remove(name)?)?;
+                Some((name.as_str().into(), value))
+            });
+            claims.attributes = attributes.collect();
+        }
+        Ok(claims)
+    }
+
     pub(super) fn check(
         self,
         user_claim: UserClaim,
@@ -108,6 +130,7 @@ impl Claims {
             tenant: self.tenant_id.map(Name::into_text),
             roles,
             permissions: self.permissions.map(Names::into_vec).unwrap_or_default(),
+            attributes: self.attributes,
             token_id: self.jti,
             expires_unix_s,
         };
@@ -115,6 +138,17 @@ impl Claims {
             identity,
             issued_unix_s: self.iat.map(seconds).transpose()?,
         })
+    }
+}
+
+/// The value of an attribute: a text, a whole number or a boolean, as its text.
+fn attribute(claim: serde_json::Value) -> Option<Box<str>> {
+    use serde_json::Value::{Bool, Number, String};
+    match claim {
+        String(text) => Some(text.into()),
+        Number(number) if !number.is_f64() => Some(number.to_string().into()),
+        Bool(value) => Some(value.to_string().into()),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Identities of sessions.
 
-use crate::base::limits::IDENTITY_NAME_BYTES_MAX;
+use crate::base::limits::{IDENTITY_ATTRIBUTES_MAX, IDENTITY_NAME_BYTES_MAX};
+use std::collections::BTreeMap;
 
 /// The identity of a session: the claims of a valid token about its bearer.
 ///
@@ -21,6 +22,9 @@ pub struct Identity {
     pub roles: Vec<Box<str>>,
     /// Permissions.
     pub permissions: Vec<Box<str>>,
+    /// What else is known of it, by name: the claims that `token_attributes` names, or what the
+    /// program or the authentication callback says.
+    pub attributes: BTreeMap<Box<str>, Box<str>>,
     /// The id of its token (`jti`, RFC 7519 4.1.7), by which the token can be revoked.
     pub token_id: Option<Box<str>>,
     /// End of validity, seconds since 1970-01-01 UTC; `u64::MAX` = never.
@@ -72,6 +76,18 @@ impl Identity {
         self
     }
 
+    /// The same identity, with an attribute, which replaces an earlier one of this name.
+    ///
+    /// ```
+    /// let ann = fanwire::Identity::new("ann").with_attribute("region", "north");
+    /// assert_eq!(ann.attribute("region"), Some("north"));
+    /// ```
+    #[must_use]
+    pub fn with_attribute(mut self, name: &str, value: &str) -> Self {
+        self.attributes.insert(name.into(), value.into());
+        self
+    }
+
     /// The same identity, valid until this moment, seconds since 1970-01-01 UTC.
     ///
     /// ```
@@ -85,17 +101,21 @@ impl Identity {
     }
 
     /// Whether all its names are from 1 to 200 bytes long and without control characters, so that they
-    /// can be parts of channel names and of log lines.
+    /// can be parts of channel names and of log lines, and it has at most 32 attributes.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         let one = [&self.user]
             .into_iter()
             .chain(&self.tenant)
             .chain(&self.token_id);
-        let mut names = one.chain(&self.roles).chain(&self.permissions);
-        names.all(|name| {
-            (1..=IDENTITY_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
-        })
+        let names = one.chain(&self.roles).chain(&self.permissions);
+        let attributes = self.attributes.iter();
+        let mut names = names.chain(attributes.flat_map(|(name, value)| [name, value]));
+        self.attributes.len() <= IDENTITY_ATTRIBUTES_MAX
+            && names.all(|name| {
+                (1..=IDENTITY_NAME_BYTES_MAX).contains(&name.len())
+                    && !name.contains(char::is_control)
+            })
     }
 
     /// Whether it has `permission`.
@@ -107,6 +127,16 @@ impl Identity {
     pub fn may(&self, permission: &str) -> bool {
         let mut permissions = self.permissions.iter();
         permissions.any(|granted| **granted == *permission)
+    }
+
+    /// The value of an attribute.
+    ///
+    /// ```
+    /// assert_eq!(fanwire::Identity::new("ann").attribute("region"), None);
+    /// ```
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.get(name).map(|value| &**value)
     }
 
     /// Whether it has `role`.

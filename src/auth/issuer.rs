@@ -3,6 +3,7 @@
 use crate::base::Now;
 use jsonwebtoken::{EncodingKey, Header};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What a token grants.
 ///
@@ -21,6 +22,8 @@ pub struct Grant {
     pub roles: Vec<String>,
     /// Claim `permissions`.
     pub permissions: Vec<String>,
+    /// Further claims, for servers that make them attributes (`token_attributes`).
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl Grant {
@@ -67,10 +70,35 @@ impl Grant {
         self.permissions.push(permission.into());
         self
     }
+
+    /// The same grant, with a further claim. The other claims of the token have precedence.
+    ///
+    /// ```
+    /// let grant = fanwire::TokenGrant::new("ann").with_attribute("region", "north");
+    /// assert_eq!(grant.attributes["region"], "north");
+    /// ```
+    #[must_use]
+    pub fn with_attribute(mut self, claim: &str, value: &str) -> Self {
+        self.attributes.insert(claim.into(), value.into());
+        self
+    }
 }
+
+/// The claims that say what the other fields of a grant say.
+const OWN_CLAIMS: [&str; 7] = [
+    "sub",
+    "user_id",
+    "tenant_id",
+    "roles",
+    "permissions",
+    "iat",
+    "exp",
+];
 
 #[derive(Serialize)]
 struct Claims<'a> {
+    #[serde(flatten)]
+    attributes: BTreeMap<&'a str, &'a str>,
     sub: &'a str,
     user_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +121,12 @@ pub fn issue(
     ttl_s: u64,
     now: Now,
 ) -> Result<String, jsonwebtoken::errors::Error> {
+    let attributes = grant.attributes.iter();
+    let attributes = attributes.filter(|(claim, _)| !OWN_CLAIMS.contains(&claim.as_str()));
     let claims = Claims {
+        attributes: attributes
+            .map(|(claim, value)| (&**claim, &**value))
+            .collect(),
         sub: &grant.user,
         user_id: &grant.user,
         tenant_id: grant.tenant.as_deref(),

@@ -262,7 +262,7 @@ impl Verifier {
         }
         self.check_signature(algorithm, header.kid.as_deref(), message, signature)?;
         let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| malformed)?;
-        serde_json::from_slice(&claims).map_err(|_| malformed)
+        Claims::parse(&claims, &self.rules)
     }
 
     fn check_signature(
@@ -342,6 +342,7 @@ mod tests {
             tenant: Some("t1".into()),
             roles: vec!["admin".into()],
             permissions: vec!["publish".into()],
+            ..Grant::default()
         };
         let token = issue(&grant, SECRET, 60, NOW).unwrap();
         let identity = Verifier::hs256(SECRET)
@@ -354,6 +355,51 @@ mod tests {
         assert!(identity.may("publish") && !identity.may("read"));
         assert_eq!(*identity.roles, ["admin".into()]);
         assert_eq!(identity.expires_unix_s, 1_060);
+    }
+
+    #[test]
+    fn claims_that_are_named_become_attributes() {
+        let key = VerificationKey::secret(SECRET, &[TokenAlgorithm::Hs256]);
+        let rules = ClaimRules {
+            attributes: ["region", "level", "beta", "groups", "absent", "sub"]
+                .map(str::to_owned)
+                .to_vec(),
+            ..ClaimRules::default()
+        };
+        let verifier = Verifier::new(vec![key], rules);
+        let verify = |claims| {
+            let token = sign(Algorithm::HS256, &claims);
+            verifier.verify(&token, UserClaim::Sub, NOW)
+        };
+        let identity = verify(json!({
+            "sub": "ann", "exp": 2_000, "region": "north", "level": 7, "beta": true,
+            "groups": ["a"], "other": "x",
+        }));
+        let identity = identity.unwrap();
+        for (name, value) in [
+            ("region", Some("north")),
+            ("level", Some("7")),
+            ("beta", Some("true")),
+            ("groups", None),
+            ("absent", None),
+            ("other", None),
+            ("sub", Some("ann")),
+        ] {
+            assert_eq!(identity.attribute(name), value, "{name}");
+        }
+        for value in [String::new(), "a\nb".to_owned(), "x".repeat(201)] {
+            let identity = verify(json!({"sub": "ann", "exp": 2_000, "region": value}));
+            assert_eq!(identity, Err(TokenError::Name), "{value:?}");
+        }
+        let grant = Grant::new("ann")
+            .with_attribute("region", "north")
+            .with_attribute("sub", "bob");
+        let token = issue(&grant, SECRET, 60, NOW).unwrap();
+        let identity = verifier.verify(&token, UserClaim::Sub, NOW).unwrap();
+        assert_eq!(
+            (&*identity.user, identity.attribute("region")),
+            ("ann", Some("north"))
+        );
     }
 
     #[test]

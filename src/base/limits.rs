@@ -30,8 +30,11 @@ pub const TENANT_BYTES_MAX: usize = 128;
 pub const KIND_BYTES_MAX: usize = 128;
 /// Longest token, bytes. A token with forty permissions has about 1.5 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Longest user, tenant, role, permission and token id, bytes. Names of channels contain them.
+/// Longest user, tenant, role, permission, token id, and name and value of an attribute, bytes. Names
+/// of channels contain them.
 pub const IDENTITY_NAME_BYTES_MAX: usize = 200;
+/// Attributes of an identity.
+pub const IDENTITY_ATTRIBUTES_MAX: usize = 32;
 /// Longest subscription id that a client chooses, bytes; a UUID has 36.
 pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
 /// Server-side subscriptions of a session: `all`, its dialect, user, tenant, roles and permissions.

@@ -7,7 +7,7 @@ use crate::shard::UnknownToken;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,6 +71,8 @@ struct Claims {
     roles: Vec<Box<str>>,
     #[serde(default)]
     permissions: Vec<Box<str>>,
+    #[serde(default)]
+    attributes: BTreeMap<Box<str>, Box<str>>,
     expires_at: Option<u64>,
 }
 
@@ -141,10 +143,13 @@ impl AuthCallback {
         identity.tenant = claims.tenant;
         identity.roles = claims.roles;
         identity.permissions = claims.permissions;
+        identity.attributes = claims.attributes;
         identity.expires_unix_s = claims.expires_at.unwrap_or(u64::MAX);
         if !identity.is_valid() {
             return Err(
-                "a name of the identity is empty, too long, or has control characters".into(),
+                "a name of the identity is empty, too long, or has control characters, or it has too \
+                 many attributes"
+                    .into(),
             );
         }
         Ok(Ok(identity))

@@ -9,6 +9,7 @@ use crate::auth::Identity;
 use crate::base::DialectId;
 use crate::base::channel_names::{PROPERTY, ROOM, STREAM};
 use crate::base::label::{Label, label};
+use crate::base::limits::IDENTITY_NAME_BYTES_MAX;
 use std::borrow::Cow;
 
 label! {
@@ -52,11 +53,15 @@ impl std::str::FromStr for Action {
 }
 
 /// What a variable in a pattern stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Variable {
     User,
     Tenant,
+    Attribute(Box<str>),
 }
+
+/// What the names of attributes begin with in rules.
+const ATTRIBUTE_PREFIX: &str = "attribute.";
 
 /// The channels that a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +86,8 @@ pub enum Requirement {
     User(Cow<'static, str>),
     /// This tenant.
     Tenant(Cow<'static, str>),
+    /// An attribute, by name and value.
+    Attribute(Box<str>, Box<str>),
     /// The user whose id the `*` of the pattern stands for.
     OwnUser,
     /// An identity.
@@ -113,10 +120,11 @@ pub struct Subject<'a> {
 
 impl Subject<'_> {
     /// Whether the variable stands for this text.
-    fn is(&self, variable: Variable, text: &str) -> bool {
+    fn is(&self, variable: &Variable, text: &str) -> bool {
         self.identity.is_some_and(|identity| match variable {
             Variable::User => *identity.user == *text,
             Variable::Tenant => self.tenant == Some(text),
+            Variable::Attribute(name) => identity.attribute(name) == Some(text),
         })
     }
 }
@@ -213,7 +221,7 @@ impl ChannelPattern {
             variables.push(match name {
                 "user" => Variable::User,
                 "tenant" => Variable::Tenant,
-                _ => return None,
+                _ => Variable::Attribute(attribute_name(name)?.into()),
             });
             rest = after;
         }
@@ -245,7 +253,7 @@ impl ChannelPattern {
     fn suffix<'a>(
         &self,
         channel: &'a str,
-        mut bind: impl FnMut(Variable, &str),
+        mut bind: impl FnMut(&Variable, &str),
     ) -> Option<&'a str> {
         let mut rest = channel.strip_prefix(&*self.literal)?;
         for (index, (variable, text)) in self.variables.iter().enumerate() {
@@ -254,7 +262,7 @@ impl ChannelPattern {
                 true => (rest.strip_suffix(&**text)?, ""),
                 false => rest.split_once(&**text)?,
             };
-            bind(*variable, value);
+            bind(variable, value);
             rest = after;
         }
         (self.is_open || rest.is_empty()).then_some(rest)
@@ -265,14 +273,27 @@ impl std::fmt::Display for ChannelPattern {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&self.literal)?;
         for (variable, text) in &self.variables {
-            let name = match variable {
-                Variable::User => "{user}",
-                Variable::Tenant => "{tenant}",
-            };
-            write!(formatter, "{name}{text}")?;
+            match variable {
+                Variable::User => formatter.write_str("{user}")?,
+                Variable::Tenant => formatter.write_str("{tenant}")?,
+                Variable::Attribute(name) => write!(formatter, "{{{ATTRIBUTE_PREFIX}{name}}}")?,
+            }
+            formatter.write_str(text)?;
         }
         formatter.write_str(if self.is_open { "*" } else { "" })
     }
+}
+
+/// Whether rules can name an attribute of this name.
+pub(super) fn is_attribute(name: &str) -> bool {
+    let is_apart = |character: char| character.is_whitespace() || character.is_control();
+    let is_part = |character| !is_apart(character) && !matches!(character, '=' | '{' | '}');
+    (1..=IDENTITY_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_part)
+}
+
+fn attribute_name(text: &str) -> Option<&str> {
+    let name = text.strip_prefix(ATTRIBUTE_PREFIX)?;
+    is_attribute(name).then_some(name)
 }
 
 impl Requirement {
@@ -286,13 +307,13 @@ impl Requirement {
                 _ => return None,
             });
         };
-        let name = Cow::Owned(name.to_owned());
+        let owned = || Cow::Owned(name.to_owned());
         let requirement = match key {
-            "role" => Self::Role(name),
-            "permission" => Self::Permission(name),
-            "user" => Self::User(name),
-            "tenant" => Self::Tenant(name),
-            _ => return None,
+            "role" => Self::Role(owned()),
+            "permission" => Self::Permission(owned()),
+            "user" => Self::User(owned()),
+            "tenant" => Self::Tenant(owned()),
+            _ => Self::Attribute(attribute_name(key)?.into(), name.into()),
         };
         (!text.ends_with('=')).then_some(requirement)
     }
@@ -307,6 +328,9 @@ impl Requirement {
             (Self::Permission(permission), Some(identity)) => identity.may(permission),
             (Self::User(user), Some(identity)) => *identity.user == **user,
             (Self::Tenant(tenant), Some(_)) => subject.tenant == Some(tenant),
+            (Self::Attribute(name, value), Some(identity)) => {
+                identity.attribute(name) == Some(value)
+            }
             (Self::OwnUser, Some(identity)) => *identity.user == *suffix,
         }
     }
@@ -319,6 +343,7 @@ impl std::fmt::Display for Requirement {
             Self::Permission(permission) => write!(formatter, "permission={permission}"),
             Self::User(user) => write!(formatter, "user={user}"),
             Self::Tenant(tenant) => write!(formatter, "tenant={tenant}"),
+            Self::Attribute(name, value) => write!(formatter, "{ATTRIBUTE_PREFIX}{name}={value}"),
             Self::OwnUser => formatter.write_str("user"),
             Self::Authenticated => formatter.write_str("authenticated"),
             Self::Anyone => formatter.write_str("anyone"),
@@ -344,6 +369,8 @@ mod tests {
             "secret nobody",
             "* user=root",
             "x tenant=acme",
+            "x attribute.region=north",
+            "news-{attribute.region}:* attribute.level=7",
         ] {
             let rule = AccessRule::parse(text).map(|rule| rule.to_string());
             assert_eq!(rule.as_deref(), Some(text));
@@ -361,6 +388,11 @@ mod tests {
             "a{user}{tenant} anyone",
             "a{user}* anyone",
             "a{name} anyone",
+            "a{attribute.} anyone",
+            "a{attribute.a=b} anyone",
+            "a attribute.=b",
+            "a attribute.b=",
+            "a attribute=b",
             "a{user anyone",
         ] {
             assert_eq!(AccessRule::parse(text), None, "{text}");
@@ -374,6 +406,7 @@ mod tests {
             permissions: vec!["read".into()],
             ..Identity::default()
         }
+        .with_attribute("region", "north")
     }
 
     /// Whether ann of the tenant acme, and a session without an identity, meet a rule.
@@ -407,6 +440,9 @@ mod tests {
             ("c user=anna", false),
             ("c tenant=acme", true),
             ("c tenant=acm", false),
+            ("c attribute.region=north", true),
+            ("c attribute.region=nort", false),
+            ("c attribute.level=north", false),
             ("c authenticated", true),
             ("c nobody", false),
         ] {
@@ -443,6 +479,9 @@ mod tests {
             ("{user}-{user}", "ann-bob", other),
             ("{user}-{user}", "bob-ann", other),
             ("{tenant}:* user", "acme:ann", own),
+            ("news-{attribute.region}", "news-north", own),
+            ("news-{attribute.region}", "news-south", other),
+            ("news-{attribute.level}", "news-", other),
             ("{tenant}:* user", "evil:ann", other),
         ] {
             check(rule, channel, expected, expected.map(|_| false));

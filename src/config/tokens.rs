@@ -1,9 +1,11 @@
 //! Settings of tokens: how they are signed, what they must claim, and which are revoked.
 
+use super::access::is_attribute;
 use super::declaration::settings;
 use super::secret::Secret;
 use super::value::Millis;
 use crate::auth::{StaticToken, TokenAlgorithm};
+use crate::base::limits::IDENTITY_ATTRIBUTES_MAX;
 
 settings! {
     /// Settings of tokens.
@@ -31,6 +33,12 @@ settings! {
         /// How much the clock of an issuer may differ from the server's.
         jwt_leeway: Millis = Millis(0),
             rule = Some((|time| time.0 <= 600_000 && time.0.is_multiple_of(1_000), "whole seconds, at most 10m"));
+        /// Claims that become attributes of the identity, which handlers and access rules can read.
+        token_attributes: Vec<String> = Vec::new(),
+            rule = Some((
+                |names| names.len() <= IDENTITY_ATTRIBUTES_MAX && names.iter().all(|name| is_attribute(name)),
+                ATTRIBUTE_RULE,
+            ));
         /// HTTPS address of a JWK set, whose keys are accepted too. HTTP is allowed for loopback.
         jwks_url: Option<String> = None,
             rule = Some((|url| url.as_deref().is_none_or(is_safe_url), URL_RULE));
@@ -60,6 +68,7 @@ settings! {
     }
 }
 
+const ATTRIBUTE_RULE: &str = "at most 32 names of up to 200 bytes without spaces, `=` and `}`";
 const SECRET_RULE: &str = "a string that is not empty, as with an empty secret anyone can sign tokens, \
     and not a key in PEM, which belongs in `jwt_public_keys`";
 const URL_RULE: &str = "an https:// address, or http:// to localhost, 127.0.0.1 or [::1]";

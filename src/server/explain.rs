@@ -138,12 +138,18 @@ fn describe(identity: &Identity, text: &mut String) {
             humantime::format_rfc3339_seconds(at).to_string()
         }
     };
+    let attributes: Vec<Box<str>> = identity
+        .attributes
+        .iter()
+        .map(|(name, value)| format!("{name}={value}").into())
+        .collect();
     let tenant = identity.tenant.as_deref().unwrap_or("none");
     for (name, value) in [
         ("user", &*identity.user),
         ("tenant", tenant),
         ("roles", &list(&identity.roles)),
         ("permissions", &list(&identity.permissions)),
+        ("attributes", &list(&attributes)),
         ("expires", &expires),
     ] {
         // Claims come from whoever signed the token, and the terminal is the operator's.

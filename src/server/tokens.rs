@@ -29,6 +29,7 @@ pub(super) fn verifier(settings: &TokenSettings, now_unix_s: u64) -> Result<Veri
     let rules = ClaimRules {
         issuers: settings.jwt_issuers.clone(),
         audiences: settings.jwt_audiences.clone(),
+        attributes: settings.token_attributes.clone(),
         leeway_s: settings.jwt_leeway.0 / 1_000,
     };
     let verifier = Verifier::new(keys, rules).with_static_tokens(settings.static_tokens.clone());

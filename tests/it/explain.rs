@@ -45,6 +45,7 @@ fn explain_names_the_rule_that_decides_and_exits_with_the_answer() {
         "user         ann",
         "permissions  publish, read",
         "tenant       none",
+        "attributes   none",
     ];
     may("subscribe", "orders:ann", 0, &["allowed: subscribe", own]);
     may("subscribe", "orders:ann", 0, &claims);

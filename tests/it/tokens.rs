@@ -127,13 +127,25 @@ fn the_authentication_callback_says_whose_a_token_is_and_is_asked_once() {
         );
         match question["token"].as_str().unwrap() {
             "session-of-ann" => {
-                Answer::Http(200, r#"{"user":"ann","permissions":["publish"]}"#.into())
+                let attributes = r#""attributes":{"region":"north"}"#;
+                let identity =
+                    format!(r#"{{"user":"ann","permissions":["publish"],{attributes}}}"#);
+                Answer::Http(200, identity)
             }
             "expired" => Answer::Http(200, r#"{"user":"ann","expires_at":1}"#.into()),
             _ => Answer::Http(401, String::new()),
         }
     });
-    let server = Server::with(|builder| builder.set("auth_callback_url", backend.url()));
+    let server = Server::with(|builder| {
+        builder
+            .set("auth_callback_url", backend.url())
+            .set("access_rules", "news-{attribute.region}")
+            .on_message("region", |session, _| {
+                let identity = session.identity().expect("it is authenticated");
+                let region = identity.attribute("region").map(str::to_owned);
+                session.send("region", &region)
+            })
+    });
     for _ in 0..3 {
         let mut client = Client::open(server.address, "/ws");
         let answer = authenticate(&mut client, "session-of-ann");
@@ -141,6 +153,12 @@ fn the_authentication_callback_says_whose_a_token_is_and_is_asked_once() {
         client.publish("open", "1");
         client.send(r#"{"type":"ping"}"#);
         assert_eq!(client.receive(), r#"{"type":"pong"}"#);
+        client.send(r#"{"type":"region"}"#);
+        assert_eq!(client.receive(), r#"{"type":"region","data":"north"}"#);
+        client.send(r#"{"type":"subscribe","data":{"channel":"news-north"}}"#);
+        assert!(client.receive().contains("subscribed"));
+        client.send(r#"{"type":"subscribe","data":{"channel":"news-south"}}"#);
+        assert!(client.receive().contains("Permission denied"));
     }
     assert_eq!(backend.count(), 1, "the answer is used again");
     // In the request, too, where a rejection closes the session.
