@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Fuzzes the dialects, beginning with what their transcripts say, the decoder of frames, and request
-# heads.
+# Fuzzes the dialects, beginning with what their transcripts say, the decoder of frames, request heads,
+# and those of a trusted proxy.
 #
 #   fuzz/run.sh [SECONDS [TARGET...]]
 #
-# A target is a dialect, `decoder` or `head`; 60 seconds for each of the seven unless said otherwise.
+# A target is a dialect, `decoder`, `head` or `proxy`; 60 seconds for each of the eight unless said
+# otherwise.
 # FANWIRE_FUZZ_TARGET_DIR may name a folder for what is built. Needs a nightly compiler and cargo-fuzz
 # (`cargo install cargo-fuzz`). Found inputs lie in fuzz/corpus, what failed in fuzz/artifacts.
 set -euo pipefail
 
 seconds=${1:-60}
 shift || true
-[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder head
+[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder head proxy
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 transcripts=$here/../tests/it/transcripts
 cd "$here"
@@ -81,6 +82,27 @@ heads() { # FOLDER
     } >"$dictionary.more"
 }
 
+# The same from proxies, in each of the ways.
+proxies() { # FOLDER
+    local upgrade="GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    upgrade+="Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
+    local start='\r\n\r\n\0\r\nQUIT\n'
+    printf "\0\1PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n$upgrade" >"$1/v1"
+    printf "\0\2PROXY TCP6 2001:db8::1 ::1 1 2\r\n$upgrade" >"$1/v1-ipv6"
+    printf "\0\3PROXY UNKNOWN\r\n$upgrade" >"$1/v1-unknown"
+    printf "\0\4$start\x21\x11\0\x0c\xc0\0\2\1\x0a\0\0\1\0\1\0\2$upgrade" >"$1/v2"
+    printf "\0\5$start\x20\0\0\0$upgrade" >"$1/v2-local"
+    printf "\0\6PROXY TCP4 10.0.0.2 10.0.0.1 1 2\r\n$upgrade\r\nX-Forwarded-For: 7.7.7.7, 192.0.2.1:9" >"$1/chain"
+    printf "\0\7$upgrade\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: [2001:db8::1]:5, 10.0.0.2" >"$1/x-forwarded-for"
+    printf "\x80\1$upgrade\r\nForwarded: for=\"[2001:db8::1]:_p\";by=_x, for=10.0.0.2;host=\"a,b\"" >"$1/forwarded"
+    {
+        printf '"%s"\n' "PROXY TCP4 192.0.2.1 10.0.0.1 1 2\\x0d\\x0a" "PROXY UNKNOWN\\x0d\\x0a" \
+            "\\x0d\\x0a\\x0d\\x0a\\x00\\x0d\\x0aQUIT\\x0a\\x21\\x11\\x00\\x0c" \
+            "X-Forwarded-For: 10.0.0.2" "Forwarded: for=10.0.0.2" ", 10.0.0.2" ", for=10.0.0.2" "unknown" "_x" \
+            "\\x22" "\\x5c"
+    } >>"$dictionary.more"
+}
+
 for target in "$@"; do
     mkdir -p "corpus/$target"
     words=$dictionary
@@ -92,6 +114,11 @@ for target in "$@"; do
             ;;
         head)
             heads "corpus/$target"
+            words=$dictionary.more
+            ;;
+        proxy)
+            heads "corpus/$target"
+            proxies "corpus/$target"
             words=$dictionary.more
             ;;
         *)

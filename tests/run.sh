@@ -20,6 +20,9 @@ install_missing() {
     command -v pkg-config >/dev/null || packages+=(pkg-config)
     command -v curl >/dev/null || packages+=(curl)
     command -v python3 >/dev/null || packages+=(python3)
+    PATH=$PATH:/usr/sbin command -v nginx >/dev/null || packages+=(nginx)
+    [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
+    PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || packages+=(haproxy)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
     if [ ${#packages[@]} -gt 0 ]; then
         local root=()
@@ -55,5 +58,6 @@ part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom
     cargo test -p fanwire-ring --test loom --release
 part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
+part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
 echo
 echo "tests/run.sh: $parts parts passed"

@@ -7,23 +7,36 @@
 use crate::input::{chooser, expanded};
 use fanwire::auth::Verifier;
 use fanwire::base::{DialectId, Now};
-use fanwire::config::{Policy, RejectionMode, Routes};
+use fanwire::config::{
+    AddressRange, ForwardedHeader, Policy, ProxyProtocol, RejectionMode, Routes,
+};
 use fanwire::http::{Head, Target, target};
 use fanwire::shard::{ConnectionAction, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 const NOW: Now = Now::at(1_000, 1_700_000_000_000);
 
 /// Sends the head that the input says.
 pub fn request(input: &[u8]) {
+    check(input, false);
+}
+
+/// The same from a trusted proxy, which names its clients by the PROXY protocol and by a header.
+pub fn request_of_proxy(input: &[u8]) {
+    check(input, true);
+}
+
+fn check(input: &[u8], is_proxy: bool) {
     let [listener, cuts, request @ ..] = input else {
         return;
     };
     // A shard waits with a head that has no line end; this one ends, wherever it is cut.
     let request = [request, b"\r\n\r\n"].concat();
     check_head(&request);
-    let whole = answer(*listener, &request, &[request.len()]);
+    let answer = |pieces: &[usize]| answer(*listener, is_proxy, &request, pieces);
+    let whole = answer(&[request.len()]);
     let choices = expanded(u64::from(*cuts), 64);
     let mut choose = chooser(&choices);
     let mut pieces = Vec::new();
@@ -34,7 +47,7 @@ pub fn request(input: &[u8]) {
         left -= piece;
     }
     for pieces in [vec![1; request.len()], pieces] {
-        let answer = answer(*listener, &request, &pieces);
+        let answer = answer(&pieces);
         assert_eq!(answer, whole, "in pieces of {pieces:?}");
     }
 }
@@ -47,13 +60,21 @@ struct Answer {
     /// What the HTTP API receives.
     http: Vec<u8>,
     is_session: bool,
+    /// The address of the client, if it is a session.
+    client: Option<SocketAddr>,
     is_ended: bool,
 }
 
-fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
+fn answer(listener: u8, is_proxy: bool, request: &[u8], pieces: &[usize]) -> Answer {
     let mut routes = vec![Routes::ByPath];
     routes.extend(DialectId::ALL.map(Routes::of));
-    let listener = usize::from(listener) % routes.len();
+    let forwarded_header = match (is_proxy, listener & 0x80) {
+        (false, _) => ForwardedHeader::None,
+        (true, 0) => ForwardedHeader::XForwardedFor,
+        (true, _) => ForwardedHeader::Forwarded,
+    };
+    let proxies = ["127.0.0.1", "10.0.0.0/8"].map(|range| AddressRange::parse(range).unwrap());
+    let listener = usize::from(listener & 0x7f) % routes.len();
     let config = RingConfig {
         capacity_bytes: 1 << 16,
         readers_max: 1,
@@ -68,6 +89,13 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
             ],
             tenant_domain: Some("example.org".into()),
             origin_rejection: RejectionMode::Http,
+            trusted_proxies: proxies.into_iter().filter(|_| is_proxy).collect(),
+            proxy_protocol: match is_proxy {
+                true => ProxyProtocol::Optional,
+                false => ProxyProtocol::Off,
+            },
+            forwarded_header,
+            unauthenticated_per_ip_max: 1,
             routes,
             ..Policy::default()
         }),
@@ -93,6 +121,7 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
     }
     let mut answer = Answer {
         is_session: shard.describe(id, NOW).is_some(),
+        client: shard.describe(id, NOW).map(|session| session.peer),
         ..Answer::default()
     };
     let mut bytes = Vec::new();
@@ -118,7 +147,7 @@ fn answer(listener: u8, request: &[u8], pieces: &[usize]) -> Answer {
 
 /// Reads the head as the shard does; what may be upgraded must be right by the RFC.
 fn check_head(request: &[u8]) {
-    let Ok(Some(head)) = Head::parse(request) else {
+    let Ok(Some(head)) = Head::parse(request, None) else {
         return;
     };
     let parsed = Target::parse(head.target);

@@ -48,6 +48,16 @@ label! {
         HandshakesPerIpMax = "handshakes_per_ip_max",
         /// An upgrade over the handshakes per second of its shard, answered with 503.
         HandshakesPerShardMax = "handshakes_per_shard_max",
+        /// A malformed header of the PROXY protocol, of a trusted proxy, answered with 400.
+        ProxyHeader = "proxy_header",
+        /// No header of the PROXY protocol of a trusted proxy where one is required, answered with
+        /// 400.
+        ProxyHeaderMissing = "proxy_header_missing",
+        /// A header of the PROXY protocol where none counts: of another peer than a trusted proxy, or
+        /// while `proxy_protocol` is off; answered with 400.
+        ProxyHeaderUntrusted = "proxy_header_untrusted",
+        /// A trusted proxy named its client by something that is no address, answered with 400.
+        ForwardedHeader = "forwarded_header",
     }
 }
 

@@ -8,6 +8,12 @@
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Headers in a request head. The fixed array of the parser costs 32 bytes each.
 pub const HEAD_HEADERS_MAX: usize = 100;
+/// Longest header of the PROXY protocol, bytes. Addresses have 36; what proxies add to them (names,
+/// identifiers, the client's certificate) stays below 4 KiB.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+/// Trusted proxies between a client and the server that one request may name; each costs the parsing
+/// of an address. Chains have two or three.
+pub const FORWARDED_PROXIES_MAX: usize = 16;
 /// Time for a complete request head after the connection was accepted, milliseconds.
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Time for an HTTP request's body and its answer, milliseconds.

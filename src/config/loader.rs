@@ -4,7 +4,7 @@
 use super::access::AccessRule;
 use super::compat_env;
 use super::declaration::Declaration;
-use super::dialect_policy::DialectPolicy;
+use super::dialect_policy::{DialectPolicy, TenantSource};
 use super::error::SettingsError;
 use super::keys;
 use super::layer::{Entry, Layers, conflict};
@@ -13,6 +13,7 @@ use super::listener_loader::{ListenerLoader, profiles_of};
 use super::log::{LogFormat, LogSettings};
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::profiles::Profile;
+use super::proxies::{ForwardedHeader, ProxyProtocol};
 use super::report::Report;
 use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
@@ -170,6 +171,7 @@ impl Loader {
         )?;
         self.check_masks(&settings)?;
         self.check_memory(&settings)?;
+        self.check_proxies(&settings)?;
         self.check_secret(&settings)?;
         self.report.retain_dialects(&settings.dialects_in_use());
         settings.report = self.report;
@@ -329,6 +331,45 @@ impl Loader {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// What reads the word of proxies is to have some that are trusted, and the other way round.
+    fn check_proxies(&mut self, settings: &Settings) -> Result<(), SettingsError> {
+        let process = &settings.process;
+        let mut readers = Vec::new();
+        if process.proxy_protocol != ProxyProtocol::Off {
+            readers.push("proxy_protocol".to_owned());
+        }
+        if process.forwarded_header != ForwardedHeader::None {
+            readers.push("forwarded_header".to_owned());
+        }
+        for dialect in DialectId::ALL {
+            if settings.dialects[dialect.index()].tenant_source == TenantSource::Proxy {
+                readers.push(format!("{}.tenant_source", dialect.name()));
+            }
+        }
+        let reader = readers.iter().find_map(|key| self.layers.find(key));
+        if process.trusted_proxies.is_empty() {
+            let rule = "`trusted_proxies` to be set too: without it no proxy is believed";
+            return reader.map_or(Ok(()), |reader| Err(reader.expected(rule)));
+        }
+        if let (None, Some(trusted)) = (reader, self.layers.find("trusted_proxies")) {
+            return Err(trusted.expected(
+                "`proxy_protocol`, `forwarded_header` or a `tenant_source` of \"proxy\" to be set \
+                 too: without them nothing that a proxy says is read",
+            ));
+        }
+        let wide = process
+            .trusted_proxies
+            .iter()
+            .filter(|range| range.is_wide());
+        for range in wide {
+            let text = format!(
+                "trusted_proxies has {range}: whoever connects from there can take any address"
+            );
+            self.notices.push(Notice::Warning(text));
+        }
+        Ok(())
     }
 
     /// Fails closed: where tokens are required, a secret must be set that cannot be guessed.

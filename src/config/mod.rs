@@ -29,6 +29,7 @@ pub mod origin;
 pub mod policy;
 pub mod process;
 pub mod profiles;
+pub mod proxies;
 pub mod rate_limit;
 mod report;
 mod rule_table;
@@ -53,6 +54,7 @@ pub use process::{
     AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings, RejectionMode,
 };
 pub use profiles::Profile;
+pub use proxies::{AddressRange, ForwardedHeader, PeerRole, ProxyProtocol};
 pub use rate_limit::RateLimit;
 pub use report::Report;
 pub use rule_table::RuleTable;

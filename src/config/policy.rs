@@ -5,6 +5,7 @@ use super::dialect_policy::DialectPolicy;
 use super::listener::Routes;
 use super::origin::OriginPattern;
 use super::process::RejectionMode;
+use super::proxies::{AddressRange, ForwardedHeader, PeerRole, ProxyProtocol};
 use super::rule_table::RuleTable;
 use crate::base::DialectId;
 use std::net::IpAddr;
@@ -26,6 +27,12 @@ pub struct Policy {
     pub handshakes_per_shard_max: u32,
     /// Tokens per minute from one address or network that may prove nothing; 0 = no limit.
     pub auth_failures_per_ip_max: u32,
+    /// Proxies whose word about their clients counts.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// Whether they give it by the PROXY protocol.
+    pub proxy_protocol: ProxyProtocol,
+    /// The header in which they give it.
+    pub forwarded_header: ForwardedHeader,
     /// Bytes that may wait for one connection, and one largest message beside them.
     pub send_queue_bytes_max: u32,
     /// How long a peer may take nothing while more waits for it, milliseconds.
@@ -76,11 +83,36 @@ impl Policy {
         self.routes.iter().any(|routes| routes.serve(dialect))
     }
 
-    /// Whether the peer is a proxy whose headers are trusted. None is: there is no setting that names
-    /// one yet.
+    /// Whether an address is that of a proxy whose word about its clients counts.
     #[must_use]
-    pub const fn is_trusted_proxy(&self, _peer: IpAddr) -> bool {
-        false
+    pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
+        let mut trusted = self.trusted_proxies.iter();
+        trusted.any(|range| range.contains(address))
+    }
+
+    /// What a new connection from this address is.
+    #[must_use]
+    pub fn role_of(&self, peer: IpAddr) -> PeerRole {
+        if self.trusted_proxies.is_empty() {
+            return PeerRole::Client;
+        }
+        match (self.is_trusted_proxy(peer), self.proxy_protocol) {
+            (true, ProxyProtocol::Off) => PeerRole::Proxy,
+            (true, ProxyProtocol::Optional | ProxyProtocol::Required) => PeerRole::Relay,
+            (false, ProxyProtocol::Required) => PeerRole::Stranger,
+            (false, ProxyProtocol::Off | ProxyProtocol::Optional) => PeerRole::Client,
+        }
+    }
+
+    /// Whether the address of a client is known when its connection, of this role, is accepted: it is
+    /// the peer's.
+    #[must_use]
+    pub const fn knows_client(&self, role: PeerRole) -> bool {
+        match role {
+            PeerRole::Client | PeerRole::Stranger => true,
+            PeerRole::Proxy => matches!(self.forwarded_header, ForwardedHeader::None),
+            PeerRole::Relay => false,
+        }
     }
 
     /// Whether a page of `origin` may connect. Clients without an origin are not browsers and may
@@ -103,6 +135,9 @@ impl Default for Policy {
             handshakes_per_ip_max: 0,
             handshakes_per_shard_max: 0,
             auth_failures_per_ip_max: 0,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+            forwarded_header: ForwardedHeader::None,
             send_queue_bytes_max: 1024 * 1024,
             slow_consumer_timeout_ms: 5_000,
             allowed_origins: vec![OriginPattern::any()],

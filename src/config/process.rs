@@ -3,6 +3,7 @@
 use super::access::{AccessRule, DefaultAccess};
 use super::declaration::settings;
 use super::origin::OriginPattern;
+use super::proxies::{AddressRange, ForwardedHeader, ProxyProtocol};
 use super::secret::Secret;
 use super::value::{ByteSize, Millis, ShardCount};
 use crate::base::label::label;
@@ -65,6 +66,16 @@ settings! {
         /// verifying them, except those that were valid before and one each time that the limit
         /// gains an attempt. 0 = no limit.
         auth_failures_per_ip_max: u32 = 60;
+        /// Addresses and networks of proxies whose word about their clients counts, such as `10.0.0.7`
+        /// or `10.0.0.0/24`. Each must overwrite or extend what its clients say about themselves.
+        trusted_proxies: Vec<AddressRange> = Vec::new();
+        /// Whether trusted proxies name their clients by the PROXY protocol (version 1 or 2) at the
+        /// beginning of a connection: `off`, `optional` or `required`. With `required`, only trusted
+        /// proxies can connect.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// The header in which trusted proxies name their clients: `none`, `x-forwarded-for` or
+        /// `forwarded`. The others are ignored.
+        forwarded_header: ForwardedHeader = ForwardedHeader::None;
         /// Bytes that may wait to be sent to one connection, and one largest message beside them. A
         /// client for which more waits is closed as a slow consumer if it takes nothing for
         /// `slow_consumer_timeout`.

@@ -1,6 +1,8 @@
 //! Parses the parts of a request head that an upgrade needs. The HTTP API parses other requests
 //! again.
 
+use super::forwarded::ForwardedForm;
+use super::target::authority;
 use crate::base::limits::{HEAD_BYTES_MAX, HEAD_HEADERS_MAX, TARGET_BYTES_MAX};
 use crate::ws::handshake;
 
@@ -15,7 +17,8 @@ pub struct Head<'a> {
     pub target: &'a str,
     /// `Origin`.
     pub origin: Option<&'a str>,
-    /// `Host`: name and port.
+    /// Name and port of the host: `Host`, or what stands in its place in a target in absolute form
+    /// (RFC 9112 3.2.2).
     pub host: Option<&'a str>,
     /// `X-Tenant-ID`.
     pub tenant: Option<&'a str>,
@@ -25,9 +28,12 @@ pub struct Head<'a> {
     pub bearer: Option<&'a str>,
     /// `Sec-WebSocket-Protocol`, all its lines.
     subprotocols: Vec<&'a str>,
+    /// The lines of the header in which proxies name the client, if it is to be read.
+    forwarded: Vec<&'a str>,
     key: Option<&'a str>,
     version: Option<&'a str>,
     is_http_1_1: bool,
+    is_host_valid: bool,
     hosts: u8,
     keys: u8,
     versions: u8,
@@ -55,11 +61,15 @@ pub enum UpgradeError {
 }
 
 impl<'a> Head<'a> {
-    /// Parses a head from the start of `bytes`; `None` when more bytes are needed.
+    /// Parses a head from the start of `bytes`; `None` when more bytes are needed. Of the headers in
+    /// which proxies name the client, `forwarded` is kept.
     ///
     /// # Errors
     /// [`HeadError`] determines the answer.
-    pub fn parse(bytes: &'a [u8]) -> Result<Option<Self>, HeadError> {
+    pub fn parse(
+        bytes: &'a [u8],
+        forwarded: Option<ForwardedForm>,
+    ) -> Result<Option<Self>, HeadError> {
         let mut headers = [httparse::EMPTY_HEADER; HEAD_HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         let head_bytes = match request.parse(bytes) {
@@ -83,12 +93,21 @@ impl<'a> Head<'a> {
             ..Self::default()
         };
         for header in request.headers.iter() {
-            head.note(header.name, header.value);
+            head.note(header.name, header.value, forwarded);
+        }
+        head.is_host_valid = match head.hosts {
+            0 => !head.is_http_1_1,
+            1 => head.host.is_some_and(is_host),
+            _ => false,
+        };
+        if let Some(authority) = authority(target) {
+            head.is_host_valid &= is_host(authority) && !authority.is_empty();
+            head.host = Some(authority);
         }
         Ok(Some(head))
     }
 
-    fn note(&mut self, name: &str, value: &'a [u8]) {
+    fn note(&mut self, name: &str, value: &'a [u8], forwarded: Option<ForwardedForm>) {
         let is_text = str::from_utf8(value).is_ok();
         // A value that is not UTF-8 is read as empty: such an origin is not allowed.
         let value = trimmed(str::from_utf8(value).unwrap_or_default());
@@ -122,17 +141,22 @@ impl<'a> Head<'a> {
                 .split_once(' ')
                 .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
                 .map(|(_, token)| trimmed(token));
+        } else if forwarded.is_some_and(|form| is(form.name())) {
+            // One that is not UTF-8 is malformed, not empty.
+            self.forwarded.push(if is_text { value } else { "\0" });
         }
     }
 
-    /// Whether it has the `Host` that its version requires: one, and a valid one (RFC 9112 3.2).
+    /// Whether it has the `Host` that its version requires: one, and a valid one (RFC 9112 3.2). A
+    /// target in absolute form must have a valid host too.
     #[must_use]
-    pub fn has_valid_host(&self) -> bool {
-        match self.hosts {
-            0 => !self.is_http_1_1,
-            1 => self.host.is_some_and(is_host),
-            _ => false,
-        }
+    pub const fn has_valid_host(&self) -> bool {
+        self.is_host_valid
+    }
+
+    /// The lines of the header in which proxies name the client, in their order.
+    pub fn forwarded(&self) -> impl DoubleEndedIterator<Item = &'a str> {
+        self.forwarded.iter().copied()
     }
 
     /// Whether the request asks for WebSocket; all others go to the HTTP API.
@@ -218,7 +242,7 @@ mod tests {
         Authorization: bearer abc\r\n\r\n";
 
     fn check(request: &str, expected: Result<&str, UpgradeError>) {
-        let head = Head::parse(request.as_bytes()).unwrap().unwrap();
+        let head = Head::parse(request.as_bytes(), None).unwrap().unwrap();
         assert_eq!(head.upgrade_key(), expected, "{request}");
     }
 
@@ -282,17 +306,68 @@ mod tests {
             ("Host: \u{e9}\r\n", false),
         ] {
             let request = format!("GET / HTTP/1.1\r\n{lines}\r\n");
-            let head = Head::parse(request.as_bytes()).unwrap().unwrap();
+            let head = Head::parse(request.as_bytes(), None).unwrap().unwrap();
             assert_eq!(head.has_valid_host(), expected, "{lines}");
             let request = request.replace("1.1", "1.0");
-            let head = Head::parse(request.as_bytes()).unwrap().unwrap();
+            let head = Head::parse(request.as_bytes(), None).unwrap().unwrap();
             assert_eq!(head.has_valid_host(), expected || lines.is_empty());
         }
     }
 
     #[test]
+    fn the_host_of_a_target_in_absolute_form_stands_in_place_of_the_header() {
+        for (target, lines, expected) in [
+            (
+                "http://a.example/ws",
+                "Host: a.example\r\n",
+                Some("a.example"),
+            ),
+            (
+                "http://a.example:80/ws",
+                "Host: b.example\r\n",
+                Some("a.example:80"),
+            ),
+            ("http://a.example", "Host: b\r\n", Some("a.example")),
+            ("http://a.example?x=/", "Host: b\r\n", Some("a.example")),
+            ("ws://[::1]:8080/", "Host:\r\n", Some("[::1]:8080")),
+            ("/ws?to=http://a/", "Host: b\r\n", Some("b")),
+            ("*", "Host: b\r\n", Some("b")),
+            ("http://a.example/ws", "", None),
+            ("http://a.example/ws", "Host: a\r\nHost: a\r\n", None),
+            ("http://a.example/ws", "Host: a/b\r\n", None),
+            ("http:///ws", "Host: b\r\n", None),
+            ("http://user@a.example/ws", "Host: a.example\r\n", None),
+            ("http://a:b/ws", "Host: a\r\n", None),
+        ] {
+            let request = format!("GET {target} HTTP/1.1\r\n{lines}\r\n");
+            let head = Head::parse(request.as_bytes(), None).unwrap().unwrap();
+            let host = head.host.filter(|_| head.has_valid_host());
+            assert_eq!(host, expected, "{target} {lines}");
+        }
+    }
+
+    #[test]
+    fn only_the_header_that_is_asked_for_names_the_client() {
+        let request = "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: a, b\r\nForwarded: for=c\r\n\
+            x-forwarded-for:\t d\r\n\r\n";
+        let lines = |form| {
+            let head = Head::parse(request.as_bytes(), form).unwrap().unwrap();
+            head.forwarded().collect::<Vec<_>>()
+        };
+        assert_eq!(lines(None), [""; 0]);
+        assert_eq!(lines(Some(ForwardedForm::XForwardedFor)), ["a, b", "d"]);
+        assert_eq!(lines(Some(ForwardedForm::Forwarded)), ["for=c"]);
+        let head = b"GET / HTTP/1.1\r\nForwarded: \xff\r\n\r\n";
+        let head = Head::parse(head, Some(ForwardedForm::Forwarded));
+        assert_eq!(
+            head.unwrap().unwrap().forwarded().collect::<Vec<_>>(),
+            ["\0"]
+        );
+    }
+
+    #[test]
     fn tokens_and_subprotocols_are_found() {
-        let head = Head::parse(UPGRADE.as_bytes()).unwrap().unwrap();
+        let head = Head::parse(UPGRADE.as_bytes(), None).unwrap().unwrap();
         assert_eq!(head.bearer, Some("abc"));
         assert_eq!(head.subprotocols().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(head.head_bytes, UPGRADE.len());
@@ -300,7 +375,7 @@ mod tests {
 
     #[test]
     fn incomplete_malformed_and_huge_heads_differ() {
-        let parse = |text: &str| Head::parse(text.as_bytes()).map(|head| head.is_some());
+        let parse = |text: &str| Head::parse(text.as_bytes(), None).map(|head| head.is_some());
         assert_eq!(parse(&UPGRADE[..40]), Ok(false));
         assert_eq!(parse("hello there\r\n\r\n"), Err(HeadError::Malformed));
         assert_eq!(parse("\x16\x03\x01\x02"), Err(HeadError::Malformed));

@@ -1,9 +1,12 @@
-//! The request head: parsed with httparse, checked for an upgrade, and answered when it is
+//! What comes before a session: the PROXY protocol, and the request head, parsed with httparse, checked for an upgrade, and answered when it is
 //! rejected.
 
+pub mod forwarded;
 pub mod head;
+pub mod proxy_protocol;
 pub mod rejection;
 pub mod target;
 
+pub use forwarded::ForwardedForm;
 pub use head::{Head, HeadError, UpgradeError};
 pub use target::Target;

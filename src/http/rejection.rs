@@ -42,6 +42,27 @@ pub fn answer(reason: RejectReason) -> String {
             "Retry-After: 1\r\n",
             "Too many handshakes at once.",
         ),
+        RejectReason::ProxyHeader => (
+            "400 Bad Request",
+            "",
+            "The proxy sent an invalid header of the PROXY protocol, or one of over 4 KiB.",
+        ),
+        RejectReason::ProxyHeaderMissing => (
+            "400 Bad Request",
+            "",
+            "Connections must come from a trusted proxy and begin with a header of the PROXY protocol.",
+        ),
+        RejectReason::ProxyHeaderUntrusted => (
+            "400 Bad Request",
+            "",
+            "A header of the PROXY protocol counts only from a trusted proxy, and where proxy_protocol \
+             is on.",
+        ),
+        RejectReason::ForwardedHeader => (
+            "400 Bad Request",
+            "",
+            "The proxy named the client by something that is no address, or named over 16 proxies.",
+        ),
         RejectReason::Draining => (
             "503 Service Unavailable",
             "Retry-After: 5\r\n",

@@ -15,14 +15,11 @@ impl<'a> Target<'a> {
     /// Splits an origin-form or absolute-form target (RFC 9112 3.2.1, 3.2.2).
     #[must_use]
     pub fn parse(target: &'a str) -> Self {
-        let target = match target.split_once("://") {
-            Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
-                let authority_bytes = rest.find('/').unwrap_or(rest.len());
-                &rest[authority_bytes..]
-            }
-            _ => target,
-        };
+        let (authority, target) = split(target);
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        // RFC 3986 6.2.3: with an authority, no path is the path `/`.
+        let is_root = authority.is_some() && path.is_empty();
+        let path = if is_root { "/" } else { path };
         Self { path, query }
     }
 
@@ -35,6 +32,27 @@ impl<'a> Target<'a> {
             (key == name).then_some(value)
         })?;
         form_decode(value)
+    }
+}
+
+/// The host and port of a target in absolute form.
+#[must_use]
+pub fn authority(target: &str) -> Option<&str> {
+    split(target).0
+}
+
+/// Authority, if the target is in absolute form, and the rest.
+fn split(target: &str) -> (Option<&str>, &str) {
+    if target.starts_with('/') {
+        return (None, target);
+    }
+    match target.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
+            let authority_bytes = rest.find(['/', '?']).unwrap_or(rest.len());
+            let (authority, rest) = rest.split_at(authority_bytes);
+            (Some(authority), rest)
+        }
+        _ => (None, target),
     }
 }
 
@@ -87,6 +105,8 @@ mod tests {
         check("/ws?token=%2b+%2B", "/ws", Some("+ +"));
         check("/ws?token=%E2%82%AC", "/ws", Some("\u{20ac}"));
         check("http://h:80/ws?token=a", "/ws", Some("a"));
+        check("http://h?token=/a", "/", Some("/a"));
+        check("http://h", "/", None);
         check("/ws?token=http://x/y", "/ws", Some("http://x/y"));
     }
     #[test]

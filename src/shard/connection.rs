@@ -6,6 +6,7 @@ use super::send_queue::{QueueLimits, SendQueue};
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::label::Label;
 use crate::base::{ConnectionId, DialectId, Now};
+use crate::config::PeerRole;
 use crate::ws::close::{self, PeerClose};
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
 use std::net::SocketAddr;
@@ -42,7 +43,10 @@ pub(super) enum Phase {
 /// A connection whose request head is incomplete.
 #[derive(Debug)]
 pub(super) struct PendingRequest {
-    pub(super) peer: SocketAddr,
+    /// The address of the client, as far as it is known; else that of the proxy.
+    pub(super) client: SocketAddr,
+    /// What has sent the bytes that come next.
+    pub(super) role: PeerRole,
     /// The listener that accepted it.
     pub(super) listener: u8,
     /// The part of its request head that has arrived.
@@ -176,11 +180,12 @@ impl CloseRequest {
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnectionId, peer: SocketAddr, listener: u8) -> Self {
+    pub(super) fn new(id: ConnectionId, peer: SocketAddr, role: PeerRole, listener: u8) -> Self {
         Self {
             id,
             phase: Phase::Head(Box::new(PendingRequest {
-                peer,
+                client: peer,
+                role,
                 listener,
                 head: Vec::new(),
             })),

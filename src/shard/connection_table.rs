@@ -16,7 +16,7 @@ use crate::base::{
     ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, SubscriptionId,
 };
 use crate::broker::Event;
-use crate::config::Policy;
+use crate::config::{PeerRole, Policy};
 use crate::dialect;
 use crate::http::rejection;
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
@@ -102,14 +102,16 @@ impl ConnectionTable {
     pub(super) fn accept(
         &mut self,
         peer: SocketAddr,
+        (role, is_client_known): (PeerRole, bool),
         listener: u8,
         now: Now,
     ) -> Result<ConnectionId, SlabFull> {
-        let new = |id| Connection::new(id, peer, listener);
+        let new = |id| Connection::new(id, peer, role, listener);
         let accepted = self.slab.insert_with(new);
         match accepted {
             Ok(id) => {
-                if let Some(oldest) = self.unauthenticated.enter(id, peer, now) {
+                let client = is_client_known.then_some(peer);
+                if let Some(oldest) = self.unauthenticated.enter(id, client, now) {
                     self.evict(oldest, Excess::Address, now);
                 }
                 self.counters.connections_accepted.add(1);
@@ -129,6 +131,15 @@ impl ConnectionTable {
         }
         self.count_unauthenticated();
         accepted
+    }
+
+    /// The address of a client is known: its connection counts against the limit of the address from
+    /// now on.
+    pub(super) fn count_address(&mut self, id: ConnectionId, client: SocketAddr, now: Now) {
+        if let Some(oldest) = self.unauthenticated.count_address(id, client, now) {
+            self.evict(oldest, Excess::Address, now);
+            self.count_unauthenticated();
+        }
     }
 
     /// Closes a connection that has yet to authenticate, in favour of a new one.
@@ -331,6 +342,12 @@ impl ConnectionTable {
     /// Answers a rejected request, and closes the connection.
     pub(super) fn reject(&mut self, id: ConnectionId, reason: RejectReason, now: Now) {
         self.counters.connections_rejected.of(reason).add(1);
+        // A client that its proxy has not named counts as the proxy, and not as nobody.
+        if let Some(connection) = self.slab.get(id)
+            && let Phase::Head(pending_request) = &connection.phase
+        {
+            self.count_address(id, pending_request.client, now);
+        }
         let answer = FrameRun::reply(rejection::answer(reason).as_bytes());
         self.queue(id, answer, now);
         self.close_when_written(id, now);

@@ -8,9 +8,10 @@ use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
 use crate::broker::{Command, Connect, HandshakeExcess};
-use crate::config::{RejectionMode, Routes};
+use crate::config::{ForwardedHeader, PeerRole, Policy, ProxyProtocol, RejectionMode, Routes};
+use crate::http::proxy_protocol::{self, ProxyHeader};
 use crate::http::target::percent_decode;
-use crate::http::{Head, HeadError, Target, UpgradeError};
+use crate::http::{ForwardedForm, Head, HeadError, Target, UpgradeError};
 use crate::ws::CloseCode;
 use crate::ws::handshake::switching_protocols;
 use std::borrow::Cow;
@@ -20,7 +21,6 @@ const BEARER_SUBPROTOCOL: &str = "bearer";
 
 /// What a request head leads to.
 enum HandshakeDecision<'a> {
-    NeedMore,
     Reject(RejectReason),
     Http,
     Upgrade(Upgrade<'a>),
@@ -46,16 +46,75 @@ impl Shard {
         let Phase::Head(pending_request) = &mut connection.phase else {
             return;
         };
+        let role = pending_request.role;
         let waiting = &mut pending_request.head;
         if waiting.is_empty() {
-            return self.inspect_head(id, bytes, now);
+            return self.inspect(id, role, bytes, now);
         }
         waiting.extend_from_slice(bytes);
         // A head ends with a line feed, so bytes without one cannot complete it and need no
-        // parsing.
-        if bytes.contains(&b'\n') || waiting.len() >= HEAD_BYTES_MAX {
+        // parsing. A header of the PROXY protocol need not have one at its end.
+        let may_be_complete = bytes.contains(&b'\n') || waiting.len() >= HEAD_BYTES_MAX;
+        if may_be_complete || role == PeerRole::Relay {
             let mut all = std::mem::take(waiting);
-            self.inspect_head(id, &mut all, now);
+            self.inspect(id, role, &mut all, now);
+        }
+    }
+
+    fn inspect(&mut self, id: ConnectionId, role: PeerRole, bytes: &mut [u8], now: Now) {
+        match role {
+            PeerRole::Client | PeerRole::Proxy => self.inspect_head(id, bytes, now),
+            PeerRole::Relay => self.inspect_proxy_header(id, bytes, now),
+            PeerRole::Stranger => {
+                let reason = RejectReason::ProxyHeaderMissing;
+                self.connections.reject(id, reason, now);
+            }
+        }
+    }
+
+    /// Reads the header of the PROXY protocol before a request. What follows is sent by the client that
+    /// it names, and by nobody who is trusted if it names none.
+    fn inspect_proxy_header(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
+        let policy = self.broker.policy();
+        let Some(connection) = self.connections.slab.get_mut(id) else {
+            return;
+        };
+        let Phase::Head(pending_request) = &mut connection.phase else {
+            return;
+        };
+        let header_bytes = match proxy_protocol::read(bytes) {
+            ProxyHeader::Incomplete => return pending_request.head = bytes.to_vec(),
+            ProxyHeader::Malformed => {
+                let reason = RejectReason::ProxyHeader;
+                return self.connections.reject(id, reason, now);
+            }
+            ProxyHeader::Absent if policy.proxy_protocol == ProxyProtocol::Required => {
+                let reason = RejectReason::ProxyHeaderMissing;
+                return self.connections.reject(id, reason, now);
+            }
+            ProxyHeader::Absent => {
+                pending_request.role = PeerRole::Proxy;
+                0
+            }
+            ProxyHeader::Complete {
+                header_bytes,
+                client,
+            } => {
+                let is_proxy = client.is_some_and(|client| policy.is_trusted_proxy(client.ip()));
+                pending_request.role = match is_proxy {
+                    true => PeerRole::Proxy,
+                    false => PeerRole::Client,
+                };
+                pending_request.client = client.unwrap_or(pending_request.client);
+                header_bytes
+            }
+        };
+        let (role, client) = (pending_request.role, pending_request.client);
+        if policy.knows_client(role) {
+            self.connections.count_address(id, client, now);
+        }
+        if header_bytes < bytes.len() {
+            self.inspect_head(id, &mut bytes[header_bytes..], now);
         }
     }
 
@@ -66,11 +125,37 @@ impl Shard {
         let Phase::Head(pending_request) = &mut connection.phase else {
             return;
         };
-        let client = pending_request.peer;
         let policy = self.broker.policy();
-        let routes = &policy.routes[usize::from(pending_request.listener)];
-        let head_bytes = match decide(bytes, routes, policy.tenant_domain.as_deref()) {
-            HandshakeDecision::NeedMore => return pending_request.head = bytes.to_vec(),
+        let listener = pending_request.listener;
+        let mut client = pending_request.client;
+        let is_proxy = pending_request.role == PeerRole::Proxy;
+        let form = forwarded_form(policy).filter(|_| is_proxy);
+        let head = match Head::parse(bytes, form) {
+            Ok(Some(head)) => head,
+            Ok(None) => return pending_request.head = bytes.to_vec(),
+            Err(error) => {
+                let reason = match error {
+                    HeadError::TooLarge => RejectReason::HeadTooLarge,
+                    HeadError::Malformed if proxy_protocol::begins(bytes) => {
+                        RejectReason::ProxyHeaderUntrusted
+                    }
+                    HeadError::Malformed => RejectReason::BadRequest,
+                };
+                return self.connections.reject(id, reason, now);
+            }
+        };
+        if let Some(form) = form {
+            let is_trusted = |address| policy.is_trusted_proxy(address);
+            let Ok(named) = form.client(head.forwarded(), is_trusted, client) else {
+                let reason = RejectReason::ForwardedHeader;
+                return self.connections.reject(id, reason, now);
+            };
+            client = named;
+            pending_request.client = client;
+            self.connections.count_address(id, client, now);
+        }
+        let routes = &policy.routes[usize::from(listener)];
+        let head_bytes = match decide(&head, routes, policy.tenant_domain.as_deref()) {
             HandshakeDecision::Reject(reason) => return self.connections.reject(id, reason, now),
             HandshakeDecision::Http => {
                 return self.connections.begin_http(id, bytes, now);
@@ -142,17 +227,23 @@ impl Shard {
         }
         let connect = Command::Connect(Connect {
             dialect: upgrade.dialect,
-            peer: pending_request.peer,
+            peer: pending_request.client,
             authorization: upgrade.authorization,
             token: upgrade.token.as_deref(),
             tenant: upgrade.tenant.as_ref().map(|(tenant, _)| &**tenant),
-            is_tenant_vouched: upgrade.tenant.as_ref().is_some_and(|it| it.1)
-                && self
-                    .broker
-                    .policy()
-                    .is_trusted_proxy(pending_request.peer.ip()),
+            is_tenant_vouched: pending_request.role == PeerRole::Proxy
+                && upgrade.tenant.as_ref().is_some_and(|it| it.1),
         });
         self.step(id, connect, now);
+    }
+}
+
+/// The header in which trusted proxies name their clients.
+const fn forwarded_form(policy: &Policy) -> Option<ForwardedForm> {
+    match policy.forwarded_header {
+        ForwardedHeader::None => None,
+        ForwardedHeader::XForwardedFor => Some(ForwardedForm::XForwardedFor),
+        ForwardedHeader::Forwarded => Some(ForwardedForm::Forwarded),
     }
 }
 
@@ -181,16 +272,10 @@ fn tenant<'a>(
 }
 
 fn decide<'a>(
-    bytes: &'a [u8],
+    head: &Head<'a>,
     routes: &Routes,
     tenant_domain: Option<&str>,
 ) -> HandshakeDecision<'a> {
-    let head = match Head::parse(bytes) {
-        Ok(Some(head)) => head,
-        Ok(None) => return HandshakeDecision::NeedMore,
-        Err(HeadError::TooLarge) => return HandshakeDecision::Reject(RejectReason::HeadTooLarge),
-        Err(HeadError::Malformed) => return HandshakeDecision::Reject(RejectReason::BadRequest),
-    };
     if !head.has_valid_host() {
         return HandshakeDecision::Reject(RejectReason::BadRequest);
     }
@@ -206,7 +291,7 @@ fn decide<'a>(
     let Some(route) = routes.route(target.path, head.subprotocols()) else {
         return HandshakeDecision::Reject(RejectReason::UnknownPath);
     };
-    let tenant = tenant(&head, &target, route.tenant, tenant_domain);
+    let tenant = tenant(head, &target, route.tenant, tenant_domain);
     let is_tenant = tenant
         .as_ref()
         .is_none_or(|(tenant, _)| is_tenant_id(tenant));

@@ -179,7 +179,10 @@ impl Shard {
         listener: u8,
         now: Now,
     ) -> Result<ConnectionId, SlabFull> {
-        let accepted = self.connections.accept(peer, listener, now);
+        let policy = self.broker.policy();
+        let role = policy.role_of(peer.ip());
+        let role = (role, policy.knows_client(role));
+        let accepted = self.connections.accept(peer, role, listener, now);
         self.reap_ended(now);
         accepted
     }

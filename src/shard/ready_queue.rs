@@ -79,6 +79,7 @@ impl ReadyQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PeerRole;
     use std::net::{Ipv4Addr, SocketAddr};
 
     #[test]
@@ -86,7 +87,12 @@ mod tests {
         let mut queue = ReadyQueue::default();
         let join = |queue: &mut ReadyQueue, slot| {
             let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-            queue.join(&mut Connection::new(ConnectionId::new(slot, 0), peer, 0));
+            queue.join(&mut Connection::new(
+                ConnectionId::new(slot, 0),
+                peer,
+                PeerRole::Client,
+                0,
+            ));
         };
         for slot in [2, 0, 3] {
             join(&mut queue, slot);
@@ -105,7 +111,8 @@ mod tests {
     fn a_reply_goes_before_a_fanout_and_does_not_end_it() {
         let mut queue = ReadyQueue::default();
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let connection = |slot| Connection::new(ConnectionId::new(slot, 0), peer, 0);
+        let connection =
+            |slot| Connection::new(ConnectionId::new(slot, 0), peer, PeerRole::Client, 0);
         let mut all: Vec<_> = (0..3).map(connection).collect();
         all.iter_mut().for_each(|connection| queue.join(connection));
         queue.note_fanout();

@@ -10,6 +10,9 @@
 //! A newcomer always gets in. Where a limit is reached, the oldest goes: one that authenticates in
 //! time never waits behind those that do not. A shard judges by its own part of the limit and closes
 //! only its own connections, so no shard depends on who connects to another.
+//!
+//! A connection from a trusted proxy counts against no address until the proxy has named its client,
+//! or its request is rejected; the limit of the shard holds for it from the start.
 
 use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::{ConnectionId, Now, network_of};
@@ -54,8 +57,8 @@ pub(super) struct UnauthenticatedPool {
     per_ip_max: u32,
     /// How many have entered, which numbers them.
     entered: u64,
-    /// Number and address of each.
-    members: BTreeMap<ConnectionId, (u64, IpAddr)>,
+    /// Number of each, and its address once that is known.
+    members: BTreeMap<ConnectionId, (u64, Option<IpAddr>)>,
     by_age: BTreeMap<u64, ConnectionId>,
     /// The same for each address, where there is a limit.
     by_address: BTreeMap<IpAddr, BTreeSet<u64>>,
@@ -75,18 +78,38 @@ impl UnauthenticatedPool {
         }
     }
 
-    /// Adds a connection; returns the oldest other one of its address if that has too many.
+    /// Adds a connection, which counts against no address if that of its client is not known yet;
+    /// returns the oldest other one of the address if that has too many.
     pub(super) fn enter(
         &mut self,
         id: ConnectionId,
-        peer: SocketAddr,
+        client: Option<SocketAddr>,
         now: Now,
     ) -> Option<ConnectionId> {
-        let address = network_of(peer.ip());
+        let address = client.map(|client| network_of(client.ip()));
         let number = self.entered;
         self.entered += 1;
         self.members.insert(id, (number, address));
         self.by_age.insert(number, id);
+        self.add_to_address(number, address?, now)
+    }
+
+    /// Counts a connection against the address of its client, unless it counts already; returns the
+    /// same.
+    pub(super) fn count_address(
+        &mut self,
+        id: ConnectionId,
+        client: SocketAddr,
+        now: Now,
+    ) -> Option<ConnectionId> {
+        let (number, address @ None) = self.members.get_mut(&id)? else {
+            return None;
+        };
+        let (number, address) = (*number, *address.insert(network_of(client.ip())));
+        self.add_to_address(number, address, now)
+    }
+
+    fn add_to_address(&mut self, number: u64, address: IpAddr, now: Now) -> Option<ConnectionId> {
         if self.per_ip_max == 0 {
             return None;
         }
@@ -95,7 +118,7 @@ impl UnauthenticatedPool {
         if self.quotas.add_unauthenticated(address, now) <= self.per_ip_max {
             return None;
         }
-        let oldest = of_address.first().filter(|oldest| **oldest != number)?;
+        let oldest = of_address.iter().find(|oldest| **oldest != number)?;
         self.by_age.get(oldest).copied()
     }
 
@@ -105,9 +128,9 @@ impl UnauthenticatedPool {
             return;
         };
         self.by_age.remove(&number);
-        if self.per_ip_max == 0 {
+        let Some(address) = address.filter(|_| self.per_ip_max != 0) else {
             return;
-        }
+        };
         self.quotas.remove_unauthenticated(address);
         if let Some(of_address) = self.by_address.get_mut(&address) {
             of_address.remove(&number);
@@ -161,22 +184,22 @@ mod tests {
         let mut pool = pool(6, 0, &Arc::default());
         let address = peer("192.0.2.1");
         for slot in [7, 5, 9] {
-            assert_eq!(pool.enter(id(slot), address, NOW), None);
+            assert_eq!(pool.enter(id(slot), Some(address), NOW), None);
         }
         assert!(!pool.is_over(), "three is its part of six");
         pool.leave(id(7));
         assert_eq!(pool.oldest(None), Some(id(5)));
         // It enters again, and is the youngest.
         pool.leave(id(5));
-        pool.enter(id(5), address, NOW);
+        pool.enter(id(5), Some(address), NOW);
         assert_eq!(pool.oldest(None), Some(id(9)));
-        pool.enter(id(1), address, NOW);
-        pool.enter(id(2), address, NOW);
+        pool.enter(id(1), Some(address), NOW);
+        pool.enter(id(2), Some(address), NOW);
         assert!(pool.is_over());
         for slot in [9, 5, 1, 2, 2] {
             pool.leave(id(slot));
         }
-        pool.enter(id(3), address, NOW);
+        pool.enter(id(3), Some(address), NOW);
         assert_eq!((pool.oldest(Some(id(3))), pool.count()), (None, 1));
     }
 
@@ -185,20 +208,20 @@ mod tests {
         let quotas = Arc::default();
         let (mut here, mut there) = (pool(0, 2, &quotas), pool(0, 2, &quotas));
         let same = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8::2:0:0:0"].map(peer);
-        assert_eq!(here.enter(id(1), same[0], NOW), None);
+        assert_eq!(here.enter(id(1), Some(same[0]), NOW), None);
         assert_eq!(
-            here.enter(id(2), peer("2001:db8:0:1::1"), NOW),
+            here.enter(id(2), Some(peer("2001:db8:0:1::1")), NOW),
             None,
             "another"
         );
-        assert_eq!(there.enter(id(1), same[1], NOW), None);
-        assert_eq!(here.enter(id(3), same[2], NOW), Some(id(1)));
+        assert_eq!(there.enter(id(1), Some(same[1]), NOW), None);
+        assert_eq!(here.enter(id(3), Some(same[2]), NOW), Some(id(1)));
         // Nobody else of the address is here.
-        assert_eq!(pool(0, 2, &quotas).enter(id(1), same[0], NOW), None);
+        assert_eq!(pool(0, 2, &quotas).enter(id(1), Some(same[0]), NOW), None);
         // An address of IPv4 is the same in both forms.
-        assert_eq!(here.enter(id(4), peer("192.0.2.1"), NOW), None);
-        assert_eq!(here.enter(id(5), peer("::ffff:192.0.2.1"), NOW), None);
-        assert_eq!(here.enter(id(6), peer("192.0.2.1"), NOW), Some(id(4)));
+        assert_eq!(here.enter(id(4), Some(peer("192.0.2.1")), NOW), None);
+        assert_eq!(here.enter(id(5), Some(peer("::ffff:192.0.2.1")), NOW), None);
+        assert_eq!(here.enter(id(6), Some(peer("192.0.2.1")), NOW), Some(id(4)));
         for slot in 1..=6 {
             here.leave(id(slot));
         }
@@ -208,5 +231,38 @@ mod tests {
             quotas.add_unauthenticated(network_of(peer("192.0.2.1").ip()), NOW),
             1
         );
+    }
+
+    #[test]
+    fn an_address_that_becomes_known_later_counts_once_and_from_then_on() {
+        let quotas = Arc::default();
+        let mut pool = pool(0, 2, &quotas);
+        let client = peer("192.0.2.1");
+        for slot in 1..=4 {
+            assert_eq!(pool.enter(id(slot), None, NOW), None);
+        }
+        assert!(quotas_are_empty(&quotas, client));
+        // In another order than they came.
+        assert_eq!(pool.count_address(id(4), client, NOW), None);
+        assert_eq!(pool.count_address(id(2), client, NOW), None);
+        assert_eq!(pool.count_address(id(2), client, NOW), None, "once");
+        // The oldest other one of the address, which is younger.
+        assert_eq!(pool.count_address(id(1), client, NOW), Some(id(2)));
+        pool.leave(id(2));
+        assert_eq!(pool.count_address(id(2), client, NOW), None, "it has left");
+        assert_eq!(pool.count_address(id(1), peer("192.0.2.2"), NOW), None);
+        for slot in [1, 3, 4, 4] {
+            pool.leave(id(slot));
+        }
+        assert_eq!(pool.count(), 0);
+        assert!(pool.by_address.is_empty() && pool.by_age.is_empty());
+        assert!(quotas_are_empty(&quotas, client));
+    }
+
+    fn quotas_are_empty(quotas: &Quotas, client: SocketAddr) -> bool {
+        let address = network_of(client.ip());
+        let is_first = quotas.add_unauthenticated(address, NOW) == 1;
+        quotas.remove_unauthenticated(address);
+        is_first
     }
 }

@@ -220,6 +220,12 @@ impl Raw {
         }
     }
 
+    /// All that comes until the end of the connection.
+    pub(crate) fn read_to_end(&mut self) -> String {
+        while self.fill() {}
+        String::from_utf8(std::mem::take(&mut self.received)).unwrap()
+    }
+
     /// The next frame; a close frame is answered, as RFC 6455 5.5.1 asks, if the socket still is
     /// there.
     pub(crate) fn read(&mut self) -> Frame {

@@ -22,6 +22,7 @@ mod locked_memory;
 mod neighbours;
 mod notify;
 mod process;
+mod proxies;
 mod regression;
 mod tenants;
 mod tokens;

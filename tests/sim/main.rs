@@ -17,6 +17,7 @@ mod memory;
 mod oracle;
 mod order;
 mod pace;
+mod proxies;
 mod random;
 mod rules;
 mod seeds;

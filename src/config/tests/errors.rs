@@ -54,6 +54,36 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         "drain_close_timeout = 30",
         &["value 30 for `drain_close_timeout`", "a time with its unit"],
     );
+    for file in [
+        "trusted_proxies = [\"10.0.0.1/8\"]",
+        "trusted_proxies = \"localhost\"",
+        "trusted_proxies = [\"10.0.0.0/33\"]",
+    ] {
+        of_file(
+            file,
+            &["for `trusted_proxies`", "addresses or ranges", "f.toml"],
+        );
+    }
+    of_file(
+        "trusted_proxies = [\"10.0.0.0/8\"]",
+        &[
+            "for `trusted_proxies`",
+            "`forwarded_header`",
+            "nothing that",
+        ],
+    );
+    for settings in [
+        "proxy_protocol = \"optional\"",
+        "proxy_protocol = \"required\"\ntrusted_proxies = []",
+        "forwarded_header = \"forwarded\"",
+        "[assist]\ntenant_source = \"proxy\"",
+    ] {
+        of_file(settings, &["`trusted_proxies` to be set too", "f.toml"]);
+    }
+    of_file(
+        "forwarded_header = \"x-real-ip\"",
+        &["for `forwarded_header`", "x-forwarded-for"],
+    );
     of_file(
         "log_rotation = \"1 day\"",
         &["value \"1 day\" for `log_rotation`", "bytes"],
@@ -264,6 +294,27 @@ fn contradictions_name_both_sides() {
         "`port` (variable PORT)",
         "`listeners` (f.toml",
     );
+}
+
+#[test]
+fn wide_ranges_of_proxies_are_warned_about() {
+    for (ranges, is_wide) in [
+        ("0.0.0.0/0", true),
+        ("10.0.0.1, 64.0.0.0/2", true),
+        ("2000::/3", true),
+        ("10.0.0.0/8, fc00::/7, 192.0.2.1", false),
+    ] {
+        let flags = with(
+            secured(),
+            &[
+                ("trusted_proxies", ranges),
+                ("forwarded_header", "forwarded"),
+            ],
+        );
+        let notices = with_variables(flags, &[]).notices;
+        let warns = |notice: &Notice| matches!(notice, Notice::Warning(text) if text.contains("can take any address"));
+        assert_eq!(notices.iter().any(warns), is_wide, "{ranges}: {notices:?}");
+    }
 }
 
 #[test]
