@@ -53,23 +53,17 @@ pub(super) struct Claims {
 /// An id: a string, or a number, which some issuers use.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Name {
+pub(crate) enum Name {
     Text(Box<str>),
     Number(u64),
 }
 
+/// Names of a kind, such as roles: one, or a list.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Names {
+pub(crate) enum Names {
     One(Box<str>),
     Many(Vec<Box<str>>),
-}
-
-/// An identity, and what a revocation may name.
-pub(super) struct Proven {
-    pub(super) identity: Identity,
-    /// When the token was issued, seconds since 1970-01-01 UTC.
-    pub(super) issued_unix_s: Option<u64>,
 }
 
 impl Claims {
@@ -95,7 +89,7 @@ impl Claims {
         user_claim: UserClaim,
         rules: &ClaimRules,
         now: Now,
-    ) -> Result<Proven, TokenError> {
+    ) -> Result<Identity, TokenError> {
         let exp = self.exp.ok_or(TokenError::Malformed)?;
         let expires_unix_s = seconds(exp)?.saturating_add(rules.leeway_s);
         if expires_unix_s <= now.unix_s() {
@@ -125,18 +119,15 @@ impl Claims {
         let user = user.map(Name::into_text).filter(|user| !user.is_empty());
         let mut roles = self.role.map(Names::into_vec).unwrap_or_default();
         roles.extend(self.roles.map(Names::into_vec).unwrap_or_default());
-        let identity = Identity {
+        Ok(Identity {
             user: user.ok_or(TokenError::NoUser)?,
             tenant: self.tenant_id.map(Name::into_text),
             roles,
             permissions: self.permissions.map(Names::into_vec).unwrap_or_default(),
             attributes: self.attributes,
             token_id: self.jti,
-            expires_unix_s,
-        };
-        Ok(Proven {
-            identity,
             issued_unix_s: self.iat.map(seconds).transpose()?,
+            expires_unix_s,
         })
     }
 }
@@ -165,7 +156,7 @@ fn seconds(date: f64) -> Result<u64, TokenError> {
 }
 
 impl Name {
-    fn into_text(self) -> Box<str> {
+    pub(crate) fn into_text(self) -> Box<str> {
         match self {
             Self::Text(text) => text,
             Self::Number(number) => number.to_string().into(),
@@ -174,7 +165,7 @@ impl Name {
 }
 
 impl Names {
-    fn into_vec(self) -> Vec<Box<str>> {
+    pub(crate) fn into_vec(self) -> Vec<Box<str>> {
         match self {
             Self::One(name) => vec![name],
             Self::Many(names) => names,

@@ -27,6 +27,9 @@ pub struct Identity {
     pub attributes: BTreeMap<Box<str>, Box<str>>,
     /// The id of its token (`jti`, RFC 7519 4.1.7), by which the token can be revoked.
     pub token_id: Option<Box<str>>,
+    /// When its token was issued (`iat`), seconds since 1970-01-01 UTC; `None` = the token does not say.
+    /// Of an identity from the authentication callback, when the callback was asked.
+    pub issued_unix_s: Option<u64>,
     /// End of validity, seconds since 1970-01-01 UTC; `u64::MAX` = never.
     pub expires_unix_s: u64,
 }

@@ -11,6 +11,7 @@ pub mod revocations;
 pub mod verifier;
 
 pub use claims::{ClaimRules, UserClaim};
+pub(crate) use claims::{Name, Names};
 pub use identity::Identity;
 pub use issuer::{Grant, issue};
 pub use keys::{KeyError, TokenAlgorithm, VerificationKey};

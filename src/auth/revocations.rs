@@ -1,7 +1,7 @@
 //! Tokens that are no longer valid, though their signature and their times are.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Entries of each kind. A revocation beyond it takes the place of the one that ends first.
@@ -10,9 +10,9 @@ pub const REVOCATIONS_MAX: usize = 100_000;
 /// What is revoked; shared by all shards.
 #[derive(Debug, Default)]
 pub struct Revocations {
-    /// False until the first revocation, so that most servers never take the lock. Relaxed: a
+    /// How many there have been, so that servers without one never take the lock. Relaxed: a
     /// revocation takes effect at the latest when its call returns, which the lock orders.
-    is_used: AtomicBool,
+    count: AtomicU64,
     tables: RwLock<Tables>,
 }
 
@@ -25,6 +25,12 @@ struct Tables {
 }
 
 impl Revocations {
+    /// How many there have been: what was learned before the last one may not hold any more.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Revokes the token with this id (`jti`). It is remembered until `until_unix_s`, when the token
     /// has expired anyway; `u64::MAX` = always.
     pub fn revoke_token(&self, id: &str, until_unix_s: u64, now_unix_s: u64) {
@@ -60,7 +66,7 @@ impl Revocations {
         issued_unix_s: Option<u64>,
         now_unix_s: u64,
     ) -> bool {
-        if !self.is_used.load(Ordering::Relaxed) {
+        if self.count() == 0 {
             return false;
         }
         let tables = self.read();
@@ -81,7 +87,7 @@ impl Revocations {
 
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
         let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        self.is_used.store(true, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
         tables
     }
 }

@@ -14,7 +14,8 @@ use crate::base::catch_panic;
 use crate::base::counters::TokenError;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -101,8 +102,13 @@ struct Header<'a> {
     alg: Cow<'a, str>,
     #[serde(borrow)]
     kid: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    crit: Option<&'a serde_json::value::RawValue>,
+    /// Whether there is any `crit`, whatever its value.
+    #[serde(rename = "crit", default, deserialize_with = "is_present")]
+    has_crit: bool,
+}
+
+fn is_present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 impl Verifier {
@@ -153,7 +159,7 @@ impl Verifier {
 
     /// The tokens that it rejects although they are signed.
     #[must_use]
-    pub fn revocations(&self) -> &Revocations {
+    pub fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
     }
 
@@ -214,9 +220,9 @@ impl Verifier {
         // A check that panics rejects the token, and must not end the shard.
         let own = self.check.as_ref();
         let own = own.and_then(|check| catch_panic(|| check(token)).flatten());
-        let own = own.or_else(|| self.identity_of_static(token));
-        let (identity, issued_unix_s) = match own {
-            Some(identity) => (identity, None),
+        let is_own = own.is_some();
+        let identity = match own.or_else(|| self.identity_of_static(token)) {
+            Some(identity) => identity,
             None if !self.has_keys() => {
                 return Err(if self.is_configured() {
                     TokenError::Unknown
@@ -224,25 +230,27 @@ impl Verifier {
                     TokenError::Unconfigured
                 });
             }
-            None => {
-                let claims = self.claims(token)?;
-                let proven = claims.check(claim, &self.rules, now)?;
-                (proven.identity, Some(proven.issued_unix_s))
-            }
+            None => self.claims(token)?.check(claim, &self.rules, now)?,
         };
         if !identity.is_valid() {
             return Err(TokenError::Name);
         }
         // The embedding program decides about tokens of its own.
-        if let Some(issued_unix_s) = issued_unix_s {
-            let id = identity.token_id.as_deref();
-            let revocations = &self.revocations;
-            let user = (&*identity.user, identity.tenant.as_deref());
-            if revocations.contains(id, user, issued_unix_s, now.unix_s()) {
-                return Err(TokenError::Revoked);
-            }
+        if !is_own && self.is_revoked(&identity, identity.tenant.as_deref(), now) {
+            return Err(TokenError::Revoked);
         }
         Ok(identity)
+    }
+
+    /// Whether the token of an identity, or its user in this tenant, is revoked.
+    #[must_use]
+    pub fn is_revoked(&self, identity: &Identity, tenant: Option<&str>, now: Now) -> bool {
+        self.revocations.contains(
+            identity.token_id.as_deref(),
+            (&identity.user, tenant),
+            identity.issued_unix_s,
+            now.unix_s(),
+        )
     }
 
     /// The claims of a token with a valid signature (RFC 7515 5.2).
@@ -257,7 +265,7 @@ impl Verifier {
         let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| malformed)?;
         let algorithm = TokenAlgorithm::named(&header.alg).ok_or(TokenError::Algorithm)?;
         // Extensions that must be understood (RFC 7515 4.1.11); the server understands none.
-        if header.crit.is_some() {
+        if header.has_crit {
             return Err(TokenError::Critical);
         }
         self.check_signature(algorithm, header.kid.as_deref(), message, signature)?;

@@ -152,8 +152,10 @@ label! {
         Name = "name",
         /// Revoked.
         Revoked = "revoked",
-        /// Rejected by the authentication callback or by the program, or without an answer in time.
+        /// Rejected by the authentication callback or by the program.
         Callback = "callback",
+        /// The authentication callback or the program failed, or did not answer in time.
+        Unanswered = "unanswered",
         /// Neither a static token nor accepted by the program's own check.
         Unknown = "unknown",
         /// Not verified: too many tokens from the address proved nothing.

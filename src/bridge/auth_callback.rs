@@ -1,7 +1,7 @@
 //! Asks the backend of the operator whose a token is.
 
 use super::http_client::HttpClient;
-use crate::auth::Identity;
+use crate::auth::{Identity, Name, Names, Revocations};
 use crate::base::counters::TokenError;
 use crate::shard::UnknownToken;
 use http::{Request, StatusCode};
@@ -46,12 +46,16 @@ pub struct AuthCallback {
     client: HttpClient,
     requests: Semaphore,
     hashers: [RandomState; 2],
+    /// After a revocation no earlier answer is used.
+    revocations: Arc<Revocations>,
     cache: Mutex<Cache>,
     logged: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
 struct Cache {
+    /// The count of revocations when it was last empty.
+    revocation_count: u64,
     /// By two keyed hashes of the token, so that no token stays in memory.
     entries: HashMap<[u64; 2], (Instant, Cell)>,
 }
@@ -65,14 +69,11 @@ struct Body<'a> {
 
 #[derive(Deserialize)]
 struct Claims {
-    user: Box<str>,
-    tenant: Option<Box<str>>,
-    #[serde(default)]
-    roles: Vec<Box<str>>,
-    #[serde(default)]
-    permissions: Vec<Box<str>>,
-    #[serde(default)]
-    attributes: BTreeMap<Box<str>, Box<str>>,
+    user: Name,
+    tenant: Option<Name>,
+    roles: Option<Names>,
+    permissions: Option<Names>,
+    attributes: Option<BTreeMap<Box<str>, Name>>,
     expires_at: Option<u64>,
 }
 
@@ -81,8 +82,9 @@ impl AuthCallback {
     ///
     /// # Errors
     /// When the host has no certificates to trust.
-    pub fn new(config: CallbackConfig) -> io::Result<Self> {
+    pub fn new(config: CallbackConfig, revocations: Arc<Revocations>) -> io::Result<Self> {
         Ok(Self {
+            revocations,
             requests: Semaphore::new(config.requests_max),
             client: HttpClient::new()?,
             hashers: [RandomState::new(), RandomState::new()],
@@ -95,7 +97,8 @@ impl AuthCallback {
     /// Whose the token is.
     ///
     /// # Errors
-    /// [`TokenError::Callback`] when the callback rejects it or cannot be relied on.
+    /// [`TokenError::Callback`] when the callback rejects it, [`TokenError::Unanswered`] when it cannot
+    /// be relied on.
     pub async fn ask(&self, token: UnknownToken) -> Result<Identity, TokenError> {
         let cell = self.cell(&token);
         let answered = cell.get_or_init(|| async {
@@ -113,7 +116,7 @@ impl AuthCallback {
             // The next one asks again.
             self.release(&token, &cell);
         }
-        outcome.unwrap_or(Err(TokenError::Callback))
+        outcome.unwrap_or(Err(TokenError::Unanswered))
     }
 
     async fn request(&self, token: &UnknownToken) -> Result<Outcome, String> {
@@ -139,11 +142,14 @@ impl AuthCallback {
         }
         let claims: Claims = serde_json::from_slice(&answer)
             .map_err(|error| format!("the answer is no identity: {error}"))?;
-        let mut identity = Identity::new(&claims.user);
-        identity.tenant = claims.tenant;
-        identity.roles = claims.roles;
-        identity.permissions = claims.permissions;
-        identity.attributes = claims.attributes;
+        let mut identity = Identity::new(&claims.user.into_text());
+        identity.tenant = claims.tenant.map(Name::into_text);
+        identity.roles = claims.roles.map(Names::into_vec).unwrap_or_default();
+        identity.permissions = claims.permissions.map(Names::into_vec).unwrap_or_default();
+        let attributes = claims.attributes.unwrap_or_default().into_iter();
+        identity.attributes = attributes
+            .map(|(name, value)| (name, value.into_text()))
+            .collect();
         identity.expires_unix_s = claims.expires_at.unwrap_or(u64::MAX);
         if !identity.is_valid() {
             return Err(
@@ -168,6 +174,11 @@ impl AuthCallback {
         let now = Instant::now();
         let key = self.key(token);
         let mut cache = self.cache();
+        let revocation_count = self.revocations.count();
+        if cache.revocation_count != revocation_count {
+            cache.revocation_count = revocation_count;
+            cache.entries.clear();
+        }
         let is_fresh = |since: &Instant, cell: &Cell| {
             !cell.initialized() || now.duration_since(*since) < self.config.cache
         };

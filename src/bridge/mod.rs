@@ -9,23 +9,20 @@
 mod auth_callback;
 mod http_client;
 mod jwks;
+mod slots;
 
 pub use auth_callback::{AuthCallback, CallbackConfig};
 pub use jwks::JwksConfig;
 
-use crate::shard::{Answer, Question, QuestionKey};
+use crate::shard::{Answer, Question, QuestionKey, QuestionKind};
 use futures_lite::FutureExt;
+use slots::QuestionSlots;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-
-/// Questions that are answered at a time. Those of sessions that have ended count until their time is
-/// over, so a client that comes and goes cannot pile them up.
-const QUESTIONS_MAX: usize = 4_096;
 
 /// Takes an answer, or that there is none in time, to its shard.
 pub type Deliver = dyn Fn(u16, QuestionKey, Option<Answer>) + Send + Sync;
@@ -107,11 +104,15 @@ async fn run(
         tokio::spawn(jwks::refresh(jwks));
     }
     let _ = ready.send(());
-    let places = Arc::new(Semaphore::new(QUESTIONS_MAX));
+    let (about_tokens, for_handlers) = (QuestionSlots::default(), QuestionSlots::default());
     while let Some(question) = received.recv().await {
         let deliver = Arc::clone(&parts.deliver);
         let timeout = parts.timeout;
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let slots = match question.kind {
+            QuestionKind::Token => &about_tokens,
+            QuestionKind::Handler => &for_handlers,
+        };
+        let Some(slot) = slots.take(question.client) else {
             deliver(question.shard, question.key, None);
             continue;
         };
@@ -120,7 +121,7 @@ async fn run(
             let future = AssertUnwindSafe(question.future).catch_unwind();
             let answer = tokio::time::timeout(timeout, future).await;
             let answer = answer.ok().and_then(Result::ok);
-            drop(place);
+            drop(slot);
             deliver(question.shard, question.key, answer);
         });
     }

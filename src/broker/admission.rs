@@ -176,7 +176,12 @@ impl Broker {
         if let Err(error) = &verified
             && self.verifier.asks_others(token, *error)
         {
-            return emit(Effect::AskAboutToken { token, source });
+            let attempt = self.begin_attempt(session.peer.ip(), token, now);
+            return emit(Effect::AskAboutToken {
+                token,
+                source,
+                attempt,
+            });
         }
         self.token_verified(id, policy, verified, source, now, emit);
     }
@@ -228,12 +233,18 @@ impl Broker {
 
     fn reject_token(&mut self, id: ConnectionId, error: TokenError, now: Now, emit: &mut Emit<'_>) {
         self.counters.token_errors.of(error).add(1);
-        if error == TokenError::Throttled {
-            return self.close_once(id, CloseReason::AuthThrottled, now, emit);
-        }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
+        if error == TokenError::Throttled {
+            // Others behind its address must not end a session that has an identity.
+            return if session.identity.is_some() {
+                let rejection = Rejection::RateLimited;
+                emit(Effect::Reply(Event::AuthenticationFailed { rejection }));
+            } else {
+                self.close_once(id, CloseReason::AuthThrottled, now, emit);
+            };
+        }
         session.auth_failures = session.auth_failures.saturating_add(1);
         let attempts_max = self.policy.dialects[session.dialect.index()].auth_attempts_max;
         let is_last = u32::from(session.auth_failures) >= attempts_max;
@@ -267,6 +278,11 @@ impl Broker {
             session.named_tenant.is_some() && session.named_tenant.as_deref() != tenant;
         if is_named_otherwise || proven.is_some_and(|proven| !is_tenant_id(proven)) {
             return Admission::Rejected(CloseReason::Tenant);
+        }
+        // Of a token without a tenant, only the session knows in which tenant its user is.
+        if proven.is_none() && tenant.is_some() && self.verifier.is_revoked(&identity, tenant, now)
+        {
+            return Admission::Rejected(CloseReason::Revoked);
         }
         if let Err(reason) = self.count_admitted(id, policy, now, emit) {
             return Admission::Rejected(reason);

@@ -1,9 +1,10 @@
 //! How often an address may try: handshakes, and tokens that prove nothing.
 
+use super::known_tokens::Attempt;
 use super::state::Broker;
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, RejectReason, TokenError};
-use crate::base::{ConnectionId, Now, network_of};
+use crate::base::{Now, network_of};
 use crate::config::RateLimit;
 use std::net::IpAddr;
 
@@ -90,8 +91,7 @@ impl Broker {
     }
 
     /// Calls `verify`, unless too many tokens from the address have failed. Then one more is
-    /// verified each time that the limit gains an attempt, so that nobody is locked out, and always
-    /// one that was valid before.
+    /// verified each time that the limit gains an attempt, and always one that was valid before.
     pub(super) fn limit_guesses(
         &self,
         client: IpAddr,
@@ -105,16 +105,18 @@ impl Broker {
         }
         let (quotas, address) = (&self.quotas, network_of(client));
         let known = quotas.known_tokens();
-        if quotas.has_failed_too_often(address, limit, now) && !known.contains(token) {
+        let key = known.key(token);
+        if quotas.has_failed_too_often(address, limit, now) && !known.contains(key) {
             return Err(TokenError::Throttled);
         }
         let verified = verify();
         match &verified {
-            Ok(_) => known.add(token),
+            Ok(_) => known.add(key),
+            // Others are asked first; see `begin_attempt`.
+            Err(error) if self.verifier.asks_others(token, *error) => {}
             Err(error) => {
-                known.remove(token);
-                // Others are asked first; see `count_answer`.
-                if is_guess(*error) && !self.verifier.asks_others(token, *error) {
+                known.remove(key);
+                if is_guess(*error) {
                     quotas.count_failure(address, limit, now);
                 }
             }
@@ -122,21 +124,52 @@ impl Broker {
         verified
     }
 
-    /// Counts the answer of others about a token, if they reject it.
-    pub(super) fn count_answer(
-        &self,
-        id: ConnectionId,
-        verified: Result<&Identity, TokenError>,
-        now: Now,
-    ) {
+    /// Begins to ask others about a token. Until there is an answer it counts as a failure, unless it
+    /// was valid before: nobody may have more questions open than tokens may fail.
+    pub(super) fn begin_attempt(&self, client: IpAddr, token: &str, now: Now) -> Attempt {
         let limit = per_minute(self.policy.auth_failures_per_ip_max);
-        if limit != RateLimit::Off
-            && verified.is_err_and(is_guess)
-            && let Some(session) = self.sessions.get(id)
-        {
-            let address = network_of(session.peer.ip());
+        let known = self.quotas.known_tokens();
+        let (address, token) = (network_of(client), known.key(token));
+        let is_counted = limit != RateLimit::Off && !known.contains(token);
+        if is_counted {
             self.quotas.count_failure(address, limit, now);
         }
+        Attempt {
+            address,
+            token,
+            asked_unix_s: now.unix_s(),
+            is_counted,
+        }
+    }
+
+    /// Whose the token of an attempt is, when others have answered; also if its session has ended.
+    ///
+    /// # Errors
+    /// Why it is rejected: as the others say, or because it is revoked.
+    pub fn end_attempt(
+        &self,
+        attempt: Attempt,
+        answer: Result<Identity, TokenError>,
+        now: Now,
+    ) -> Result<Identity, TokenError> {
+        let known = self.quotas.known_tokens();
+        match &answer {
+            Ok(_) => known.add(attempt.token),
+            Err(TokenError::Unanswered) => {}
+            Err(_) => known.remove(attempt.token),
+        }
+        if attempt.is_counted && !answer.as_ref().is_err_and(|error| is_guess(*error)) {
+            let limit = per_minute(self.policy.auth_failures_per_ip_max);
+            self.quotas.take_back_failure(attempt.address, limit);
+        }
+        let mut identity = answer?;
+        // What they know is as old as the question.
+        identity.issued_unix_s.get_or_insert(attempt.asked_unix_s);
+        let tenant = identity.tenant.as_deref();
+        if self.verifier.is_revoked(&identity, tenant, now) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(identity)
     }
 }
 
@@ -158,6 +191,9 @@ mod tests {
         assert!(!has_failed(6_000), "one attempt per second");
         quotas.count_failure(address, limit, Now::at(6_000, 0));
         assert!(has_failed(6_000));
+        quotas.take_back_failure(address, limit);
+        assert!(!has_failed(6_000), "one was none");
+        quotas.count_failure(address, limit, Now::at(6_000, 0));
         let other = IpAddr::from([192, 0, 2, 2]);
         assert!(!quotas.has_failed_too_often(other, limit, Now::at(6_000, 0)));
         assert_eq!(quotas.sweep(Now::at(65_999, 0)), 1);

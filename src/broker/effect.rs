@@ -2,6 +2,7 @@
 
 use super::command::{Publication, TokenSource};
 use super::event::{Event, Presence};
+use super::known_tokens::Attempt;
 use crate::base::DialectId;
 use crate::base::counters::CloseReason;
 use crate::ws::CloseCode;
@@ -25,6 +26,8 @@ pub enum Effect<'a> {
         token: &'a str,
         /// How the client has shown it.
         source: TokenSource,
+        /// Counts it until the answer is there.
+        attempt: Attempt,
     },
     /// Send a ping frame.
     Ping,

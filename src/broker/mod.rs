@@ -38,6 +38,7 @@ pub use effect::Effect;
 pub use event::{
     Event, Presence, PresenceChange, Rejection, SessionId, SessionView, SubscriptionView,
 };
+pub use known_tokens::Attempt;
 pub use quotas::Quotas;
 pub use rate::{RateLimitStatus, RateUse};
 pub use state::{Broker, BrokerParts};

@@ -210,6 +210,14 @@ impl Quotas {
         self.count(Key::AuthFailures(address), limit, now);
     }
 
+    /// Takes back what `count_failure` counted: the token has proved something after all.
+    pub(super) fn take_back_failure(&self, address: IpAddr, limit: RateLimit) {
+        let key = Key::AuthFailures(address);
+        if let Some(usage) = self.stripe(&key).get(&key) {
+            usage.rate.take_back(limit);
+        }
+    }
+
     /// Whether one more failure of the address would exceed the limit.
     pub(super) fn has_failed_too_often(&self, address: IpAddr, limit: RateLimit, now: Now) -> bool {
         let key = Key::AuthFailures(address);

@@ -208,6 +208,17 @@ impl Window {
 }
 
 impl SharedRateState {
+    /// Takes back what was counted once, of a bucket.
+    pub(super) fn take_back(&self, limit: RateLimit) {
+        if let RateLimit::Bucket { per_minute, .. } = limit {
+            let interval = interval_us(per_minute);
+            let back = |state: u64| Some(state.saturating_sub(interval));
+            let _ = self
+                .0
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
+        }
+    }
+
     /// The same as for a state of one session. All accesses are relaxed: no other data is published
     /// through the word.
     pub(super) fn allows(&self, limit: RateLimit, now_ms: u64) -> bool {

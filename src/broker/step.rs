@@ -7,7 +7,7 @@ use super::event::{Event, Rejection};
 use super::quotas::Owner;
 use super::state::{Broker, Emit};
 use crate::auth::Identity;
-use crate::base::counters::{CloseReason, MessageError, TokenError};
+use crate::base::counters::{CloseReason, MessageError};
 use crate::base::limits::RATE_ANSWER_INTERVAL_MS;
 use crate::base::now::Moment;
 use crate::base::{ConnectionId, Now};
@@ -51,19 +51,7 @@ impl Broker {
                 self.authenticate(id, &policy, token, TokenSource::Message, now, emit);
             }
             Command::TokenVerified { verified, source } => {
-                self.count_answer(id, verified, now);
-                // Whom others know is known as of now.
-                let is_revoked = |identity: &&Identity| {
-                    let user = (&*identity.user, identity.tenant.as_deref());
-                    let now_unix_s = now.unix_s();
-                    let revocations = self.verifier.revocations();
-                    revocations.contains(None, user, Some(now_unix_s), now_unix_s)
-                };
-                let verified = match verified {
-                    Ok(identity) if is_revoked(&identity) => Err(TokenError::Revoked),
-                    verified => verified.cloned(),
-                };
-                self.token_verified(id, &policy, verified, source, now, emit);
+                self.token_verified(id, &policy, verified.cloned(), source, now, emit);
             }
             Command::Ping => emit(Effect::Reply(Event::Pong { now })),
             Command::Status => self.status(id, now, emit),

@@ -39,12 +39,13 @@ pub(super) fn start(
     });
     let callback_timeout = Duration::from_millis(tokens.auth_callback_timeout.0);
     let callback = tokens.auth_callback_url.as_ref().map(|url| {
-        AuthCallback::new(CallbackConfig {
+        let config = CallbackConfig {
             url: url.clone(),
             timeout: callback_timeout,
             cache: Duration::from_millis(tokens.auth_callback_cache.0),
             requests_max: tokens.auth_callback_requests_max as usize,
-        })
+        };
+        AuthCallback::new(config, Arc::clone(verifier.revocations()))
     });
     let other = |error: std::io::Error| StartError::Other(error.to_string());
     let callback = callback.transpose().map_err(other)?;

@@ -19,11 +19,15 @@ impl Shard {
         } = self;
         let mut unknown = None;
         broker.step(id, command, now, &mut |effect| match effect {
-            Effect::AskAboutToken { token, source } => unknown = Some((token.to_owned(), source)),
+            Effect::AskAboutToken {
+                token,
+                source,
+                attempt,
+            } => unknown = Some((token.to_owned(), source, attempt)),
             effect => apply(connections, writer, id, effect, now),
         });
-        if let Some((token, source)) = unknown {
-            self.ask_about_token(id, token, source, now);
+        if let Some((token, source, attempt)) = unknown {
+            self.ask_about_token(id, token, (source, attempt), now);
         }
     }
 

@@ -58,12 +58,16 @@ impl Shard {
         let outcome = self.broker.lend_to(call);
         let actions = session.into_actions();
         drop(view);
-        self.carry_out(id, actions, now);
+        let tenant = self.broker.isolated_tenant(id).map(Into::into);
+        self.carry_out(id, actions, tenant, now);
         self.tell(id, outcome, now);
     }
 
-    /// Calls the handler for new sessions.
+    /// Calls the handler for new sessions, unless others have yet to say whose its token is.
     pub(super) fn call_connect(&mut self, id: ConnectionId, now: Now) {
+        if self.questions.has(id) {
+            return;
+        }
         if self.hooks.has_connect() && self.connections.is_open(id) {
             self.call_connect_on_shard(id, now);
         }
@@ -90,7 +94,8 @@ impl Shard {
         let outcome = self.broker.lend_to(|| self.hooks.connect(&mut session));
         let actions = session.into_actions();
         drop(view);
-        self.carry_out(id, actions, now);
+        let tenant = self.broker.isolated_tenant(id).map(Into::into);
+        self.carry_out(id, actions, tenant, now);
         self.tell_handled(id, outcome, true, now);
     }
 
@@ -126,7 +131,15 @@ impl Shard {
         errors.of(MessageError::Handler).add(1);
     }
 
-    pub(super) fn carry_out(&mut self, id: ConnectionId, actions: Vec<SessionAction>, now: Now) {
+    /// Carries out what a handler requests. `tenant` is that of the session when the handler was called,
+    /// if tenants are isolated: the session may have ended since.
+    pub(super) fn carry_out(
+        &mut self,
+        id: ConnectionId,
+        actions: Vec<SessionAction>,
+        mut tenant: Option<Box<str>>,
+        now: Now,
+    ) {
         for action in actions {
             match action {
                 SessionAction::Send(kind, data) => self.send_message(id, &kind, &data, now),
@@ -135,7 +148,6 @@ impl Shard {
                     kind,
                     data,
                 } => {
-                    let tenant = self.broker.isolated_tenant(id).map(str::to_owned);
                     let publication = Publication::new(&channel, &kind, &data);
                     let publication = publication.in_scope(tenant.as_deref().into());
                     if publication.is_valid() {
@@ -156,6 +168,9 @@ impl Shard {
                 }
                 SessionAction::Identify(identity) => {
                     self.step(id, Command::Identify(&identity), now);
+                    if self.connections.is_open(id) {
+                        tenant = self.broker.isolated_tenant(id).map(Into::into);
+                    }
                 }
                 SessionAction::Close => {
                     self.disconnect(id, now);

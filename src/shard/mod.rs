@@ -52,7 +52,7 @@ pub use async_session::{AsyncSession, OwnedMessage};
 pub use hooks::Hooks;
 pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
-pub use questions::{Answer, BoxFuture, Question, QuestionKey, UnknownToken};
+pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
 pub use session::{Denied, Message, Session};
 
 /// An action on a connection that a shard requests, other than sending.

@@ -6,8 +6,9 @@
 //!                      the session's input waits ──────────────────────────────▲
 //! ```
 //!
-//! No input of a session is handled while it has a question, so it has two at most: about the token of
-//! its handshake, and of the handler for new sessions.
+//! No input of a session is handled while it has a question, and the handler for new sessions is called
+//! when it is known whose the token of the handshake is: so a session has one at most. The answer counts
+//! also when the session has ended meanwhile: what its handler publishes is published.
 
 use super::Shard;
 use super::async_session::AsyncSession;
@@ -16,11 +17,11 @@ use super::input::WaitsFor;
 use super::session::{Denied, SessionAction};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ConnectionId, DialectId, Now};
-use crate::broker::{Command, TokenSource};
+use crate::base::{ConnectionId, DialectId, Now, network_of};
+use crate::broker::{Attempt, Command, TokenSource};
 use futures_lite::FutureExt;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 
@@ -33,6 +34,10 @@ pub struct Question {
     pub shard: u16,
     /// Which question it is.
     pub key: QuestionKey,
+    /// Who answers it.
+    pub kind: QuestionKind,
+    /// The address of the client, or its IPv6 network.
+    pub client: IpAddr,
     /// Its answer.
     pub future: BoxFuture<Answer>,
 }
@@ -41,6 +46,15 @@ impl std::fmt::Debug for Question {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Question {{ {:?} }}", self.key)
     }
+}
+
+/// Who answers a question. Those of one kind never wait for those of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuestionKind {
+    /// Who may know whose a token is: the program, or the authentication callback.
+    Token,
+    /// An asynchronous handler of the program.
+    Handler,
 }
 
 /// The session that waits, and the number of its question.
@@ -73,11 +87,14 @@ pub struct UnknownToken {
 }
 
 /// What a question is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Subject {
-    Token(TokenSource),
-    Message,
-    Connect,
+    Token(TokenSource, Attempt),
+    Handler {
+        is_connect: bool,
+        /// The tenant whose channels the handler publishes on, if tenants are isolated.
+        tenant: Option<Box<str>>,
+    },
 }
 
 /// The questions of a shard that have no answer yet.
@@ -100,7 +117,7 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         token: String,
-        source: TokenSource,
+        (source, attempt): (TokenSource, Attempt),
         now: Now,
     ) {
         let Some(view) = self.broker.view(id, now) else {
@@ -111,13 +128,25 @@ impl Shard {
             dialect: view.dialect,
             peer: view.peer,
         };
+        let client = view.peer.ip();
         drop(view);
         let Some(answer) = self.hooks.authenticate(unknown) else {
-            let verified = Err(TokenError::Unconfigured);
-            return self.step(id, Command::TokenVerified { verified, source }, now);
+            return self.tell_verified(id, (source, attempt), Err(TokenError::Unconfigured), now);
         };
         let future = Box::pin(async move { Answer(Content::Token(answer.await)) });
-        self.ask(id, Subject::Token(source), future);
+        self.ask(id, client, Subject::Token(source, attempt), future);
+    }
+
+    fn tell_verified(
+        &mut self,
+        id: ConnectionId,
+        (source, attempt): (TokenSource, Attempt),
+        answer: Result<Identity, TokenError>,
+        now: Now,
+    ) {
+        let verified = self.broker.end_attempt(attempt, answer, now);
+        let verified = verified.as_ref().map_err(|error| *error);
+        self.step(id, Command::TokenVerified { verified, source }, now);
     }
 
     /// Has an asynchronous handler of messages answer.
@@ -127,7 +156,7 @@ impl Shard {
         session: AsyncSession,
         answer: BoxFuture<Result<(), Denied>>,
     ) {
-        self.ask(id, Subject::Message, handled(session, answer));
+        self.ask_handler(id, false, session, answer);
     }
 
     /// Has an asynchronous handler of new sessions answer.
@@ -137,10 +166,33 @@ impl Shard {
         session: AsyncSession,
         answer: BoxFuture<Result<(), Denied>>,
     ) {
-        self.ask(id, Subject::Connect, handled(session, answer));
+        self.ask_handler(id, true, session, answer);
     }
 
-    fn ask(&mut self, id: ConnectionId, subject: Subject, future: BoxFuture<Answer>) {
+    fn ask_handler(
+        &mut self,
+        id: ConnectionId,
+        is_connect: bool,
+        session: AsyncSession,
+        answer: BoxFuture<Result<(), Denied>>,
+    ) {
+        let client = session.peer().ip();
+        let tenant = self.broker.isolated_tenant(id).map(Into::into);
+        let subject = Subject::Handler { is_connect, tenant };
+        self.ask(id, client, subject, handled(session, answer));
+    }
+
+    fn ask(
+        &mut self,
+        id: ConnectionId,
+        client: IpAddr,
+        subject: Subject,
+        future: BoxFuture<Answer>,
+    ) {
+        let kind = match subject {
+            Subject::Token(..) => QuestionKind::Token,
+            Subject::Handler { .. } => QuestionKind::Handler,
+        };
         let questions = &mut self.questions;
         questions.count += 1;
         let number = questions.count;
@@ -148,32 +200,38 @@ impl Shard {
         self.hooks.ask(Question {
             shard: self.index,
             key: QuestionKey { id, number },
+            kind,
+            client: network_of(client),
             future,
         });
     }
 
-    /// The answer to a question, `None` if there is none in time. One that nobody waits for any more
-    /// is ignored.
+    /// The answer to a question, `None` if there is none in time.
     pub fn answer(&mut self, key: QuestionKey, answer: Option<Answer>, now: Now) {
         let QuestionKey { id, number } = key;
         let Some(subject) = self.questions.open.remove(&(id, number)) else {
             return;
         };
-        match (subject, answer.map(|answer| answer.0)) {
-            (Subject::Token(source), answer) => {
+        match subject {
+            Subject::Token(source, attempt) => {
                 let answer = match answer {
-                    Some(Content::Token(verified)) => verified,
-                    _ => Err(TokenError::Callback),
+                    Some(Answer(Content::Token(answer))) => answer,
+                    _ => Err(TokenError::Unanswered),
                 };
-                let verified = answer.as_ref().map_err(|error| *error);
-                self.step(id, Command::TokenVerified { verified, source }, now);
+                self.tell_verified(id, (source, attempt), answer, now);
+                if source == TokenSource::Handshake {
+                    self.call_connect(id, now);
+                }
             }
-            (_, Some(Content::Handler(actions, outcome))) => {
-                self.carry_out(id, actions, now);
-                self.tell_handled(id, outcome, subject == Subject::Connect, now);
-            }
-            (_, _) => {
-                self.tell_handled(id, Outcome::TimedOut, subject == Subject::Connect, now);
+            Subject::Handler { is_connect, tenant } => {
+                let outcome = match answer {
+                    Some(Answer(Content::Handler(actions, outcome))) => {
+                        self.carry_out(id, actions, tenant, now);
+                        outcome
+                    }
+                    _ => Outcome::TimedOut,
+                };
+                self.tell_handled(id, outcome, is_connect, now);
             }
         }
         self.resume_after_answer(id);

@@ -15,7 +15,7 @@ fn per_hour(messages: u64) -> SettingValue {
     ]))
 }
 
-fn token_of(user: &str, tenant: &str) -> String {
+pub(crate) fn token_of(user: &str, tenant: &str) -> String {
     let grant = Grant::new(user).with_tenant(tenant);
     issue(&grant, SECRET.as_bytes(), 3_600, Clock::start().now()).unwrap()
 }
@@ -135,6 +135,9 @@ fn guesses_of_tokens_are_bounded_and_users_behind_the_same_address_get_in() {
     let server = Server::with(|builder| builder.set("auth_failures_per_ip_max", 10));
     let ann = token_of("ann", "t");
     assert!(matches!(attempt(&server, &ann), Frame::Text(text) if text.contains("AUTHENTICATED")));
+    let mut live = Raw::open(server.address, "/ws", "");
+    live.send(&format!(r#"{{"type":"auth","data":{{"token":"{ann}"}}}}"#));
+    assert!(live.read_text().contains("auth_success"));
     let unauthorized = Frame::Close(1008, "unauthorized".to_owned());
     let throttled = Frame::Close(1013, "auth_throttled".to_owned());
     let answers: Vec<_> = (0..300)
@@ -150,6 +153,16 @@ fn guesses_of_tokens_are_bounded_and_users_behind_the_same_address_get_in() {
     assert_eq!(answers.last(), Some(&throttled));
     let counted = r#"fanwire_token_errors_total{error="throttled""#;
     assert_eq!(server.metric(counted), 300 - verified as u64);
+    // A session that has an identity stays, though its next token is not verified.
+    let mut session = live;
+    session.send(&format!(
+        r#"{{"type":"auth","data":{{"token":"{}"}}}}"#,
+        token_of("ann", "u")
+    ));
+    let answer = session.read_text();
+    assert!(answer.contains("Rate limit exceeded"), "{answer}");
+    session.send(r#"{"type":"ping"}"#);
+    assert!(session.read_text().contains("pong"));
     // One whose token was valid before reconnects.
     assert!(matches!(attempt(&server, &ann), Frame::Text(text) if text.contains("AUTHENTICATED")));
 }

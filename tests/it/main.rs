@@ -23,6 +23,7 @@ mod neighbours;
 mod notify;
 mod process;
 mod proxies;
+mod questions;
 mod regression;
 mod tenants;
 mod tokens;
