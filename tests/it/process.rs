@@ -98,6 +98,25 @@ fn without_a_secret_it_refuses_to_start_and_says_what_to_set() {
         said.contains("--jwt-secret") && said.contains("FANWIRE_JWT_SECRET"),
         "{said}"
     );
+    // With the variables of a legacy server alone, its own name for the secret is in the same line.
+    for (profile, secret) in [
+        ("analytics", "FANWIRE_JWT_SECRET"),
+        ("assist", "FANWIRE_JWT_SECRET"),
+        ("monitoring", "JWT_SECRET or"),
+        ("gateway", "JWT_SECRET_KEY"),
+    ] {
+        let mut command = fanwire();
+        command.args(["serve", "--profile", profile]);
+        let variables = [("HOST", "127.0.0.1"), ("PORT", "0"), ("LOG_LEVEL", "INFO")];
+        let output = command.envs(variables).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{profile}: {said}");
+        let lines: Vec<_> = said.lines().collect();
+        assert!(
+            matches!(lines[..], [line] if line.contains(secret) && line.contains(profile)),
+            "{profile}: {said}"
+        );
+    }
 }
 
 #[test]
