@@ -13,7 +13,7 @@ use crate::auth::Identity;
 use crate::base::channel_names::{is_tenant_id, name_for_clients};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, Now, ProcessState, network_of};
-use crate::config::{DialectPolicy, Policy, Profile, RateLimit, RateScope, TenantSource};
+use crate::config::{DialectPolicy, Policy, Profile, RateLimit, TenantSource};
 use std::net::SocketAddr;
 
 /// Whether a session may have an identity.
@@ -423,7 +423,7 @@ impl Broker {
             self.quotas.release(&share, policy.tenant_rate_limit, now);
         }
         if let Some(share) = user {
-            let limit = policy.user_rate_limit();
+            let limit = policy.rate_limit_of_user();
             let left = self.quotas.release(&share, limit, now);
             if left == 0 && Profile::of(dialect).announces_users {
                 announce(session, PresenceChange::Offline, now, emit);
@@ -568,7 +568,7 @@ fn acquire_quotas(
         shares_of(session).tenant = Some(share);
     }
     let counts_users = policy.sessions_per_user_max > 0
-        || policy.rate_scope == RateScope::User
+        || policy.rate_limit_of_user() != RateLimit::Off
         || Profile::of(dialect).announces_users;
     if !counts_users || has_user {
         return Ok(false);

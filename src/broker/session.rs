@@ -8,7 +8,7 @@ use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::now::Moment;
 use crate::base::{ConnectionId, DialectId, Now, Variant};
-use crate::config::{DialectPolicy, RateScope, Subject, TokenExpiryAction};
+use crate::config::{DialectPolicy, Subject, TokenExpiryAction};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -223,11 +223,10 @@ impl Session {
             let share = share.as_ref();
             share.is_none_or(|share| share.allows(limit, now))
         };
-        let own = match (policy.rate_scope, &shares.user) {
-            (RateScope::User, Some(user)) => user.allows(policy.rate_limit, now),
-            _ => self.rate.allows(policy.rate_limit, now.monotonic_ms),
-        };
-        own && is_within(&shares.tenant, policy.tenant_rate_limit)
+        let has_own = !policy.counts_user_instead() || shares.user.is_none();
+        (!has_own || self.rate.allows(policy.rate_limit, now.monotonic_ms))
+            && is_within(&shares.user, policy.rate_limit_of_user())
+            && is_within(&shares.tenant, policy.tenant_rate_limit)
             && is_within(&shares.address, policy.ip_rate_limit)
     }
 
@@ -238,14 +237,11 @@ impl Session {
             let share = share.as_ref()?;
             RateUse::of(share.used(limit, now), limit)
         };
-        let user = of_share(&shares.user, policy.user_rate_limit());
         let own = self.rate.used(policy.rate_limit, now.monotonic_ms);
+        let has_own = !policy.counts_user_instead() || shares.user.is_none();
         RateLimitStatus {
-            session: match user {
-                Some(_) => None,
-                None => RateUse::of(own, policy.rate_limit),
-            },
-            user,
+            session: RateUse::of(own, policy.rate_limit).filter(|_| has_own),
+            user: of_share(&shares.user, policy.rate_limit_of_user()),
             tenant: of_share(&shares.tenant, policy.tenant_rate_limit),
             address: of_share(&shares.address, policy.ip_rate_limit),
         }

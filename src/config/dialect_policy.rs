@@ -64,6 +64,8 @@ settings! {
         /// Whether the rate limit counts the messages of one connection or of all connections of a
         /// user.
         rate_scope: RateScope = RateScope::Connection;
+        /// Messages that all sessions of a user may send together, beside the limit of each connection.
+        user_rate_limit: RateLimit = RateLimit::Off;
         /// Messages that all sessions of a tenant may send together.
         tenant_rate_limit: RateLimit = RateLimit::Off;
         /// Messages that all sessions from one IPv4 address, or one IPv6 network of 64 bits, may send
@@ -101,12 +103,18 @@ settings! {
 const ABOVE_ZERO: Option<Rule<Millis>> = Some((|time| time.0 > 0, "a time longer than 0s"));
 
 impl DialectPolicy {
-    /// Messages that all sessions of a user may send together.
+    /// Whether the rate limit counts the messages of a user instead of those of a connection.
     #[must_use]
-    pub const fn user_rate_limit(&self) -> RateLimit {
+    pub fn counts_user_instead(&self) -> bool {
+        self.rate_scope == RateScope::User
+    }
+
+    /// Messages that all sessions of a user may send together, by either setting.
+    #[must_use]
+    pub const fn rate_limit_of_user(&self) -> RateLimit {
         match self.rate_scope {
             RateScope::User => self.rate_limit,
-            RateScope::Connection => RateLimit::Off,
+            RateScope::Connection => self.user_rate_limit,
         }
     }
 
@@ -119,6 +127,7 @@ impl DialectPolicy {
             anonymous_publish: true,
             auth_timeout: Millis(0),
             rate_limit: RateLimit::Off,
+            user_rate_limit: RateLimit::Off,
             tenant_rate_limit: RateLimit::Off,
             ip_rate_limit: RateLimit::Off,
             sessions_max: 0,

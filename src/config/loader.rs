@@ -14,6 +14,7 @@ use super::log::{LogFormat, LogSettings};
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::profiles::Profile;
 use super::proxies::{ForwardedHeader, ProxyProtocol};
+use super::rate_limit::RateLimit;
 use super::report::Report;
 use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
@@ -171,6 +172,7 @@ impl Loader {
         )?;
         self.check_masks(&settings)?;
         self.check_memory(&settings)?;
+        self.check_rate_limits(&settings)?;
         self.check_proxies(&settings)?;
         self.check_secret(&settings)?;
         self.report.retain_dialects(&settings.dialects_in_use());
@@ -331,6 +333,23 @@ impl Loader {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// A user has one limit.
+    fn check_rate_limits(&self, settings: &Settings) -> Result<(), SettingsError> {
+        for dialect in DialectId::ALL {
+            let policy = &settings.dialects[dialect.index()];
+            let key = format!("{}.user_rate_limit", dialect.name());
+            if policy.counts_user_instead()
+                && policy.user_rate_limit != RateLimit::Off
+                && let Some(entry) = self.layers.find(&key)
+            {
+                return Err(entry.expected(
+                    "`rate_scope` to be connection: with user, `rate_limit` is the limit of a user",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What reads the word of proxies is to have some that are trusted, and the other way round.

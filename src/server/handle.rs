@@ -532,7 +532,7 @@ impl Server {
         user: &str,
     ) -> Option<RateUse> {
         let policy = &self.settings.dialects[dialect.index()];
-        let limit = policy.user_rate_limit();
+        let limit = policy.rate_limit_of_user();
         let tenant = tenant.filter(|_| policy.tenant_isolation);
         let now = self.running.context().clock.now();
         let quotas = self.running.quotas();

@@ -62,6 +62,29 @@ fn a_tenant_shares_its_messages_over_users_and_shards_and_others_have_their_own(
 }
 
 #[test]
+fn a_session_and_its_user_have_limits_at_once() {
+    let server = Server::with(|builder| {
+        let builder = builder.set("gateway.rate_scope", "connection");
+        let builder = builder.set("gateway.rate_limit", per_hour(10));
+        builder.set("gateway.user_rate_limit", per_hour(25))
+    });
+    let mut answered = Vec::new();
+    let mut sessions = ["acme"; 4].map(|tenant| session_of(&server, "ann", tenant));
+    for session in &mut sessions {
+        answered.push(pings_answered(session, 50));
+    }
+    assert_eq!(answered, [10, 10, 5, 0]);
+    let mut bob = session_of(&server, "bob", "acme");
+    assert_eq!(pings_answered(&mut bob, 50), 10);
+    let error = fanwire::Server::builder()
+        .set("jwt_secret", SECRET)
+        .set("gateway.user_rate_limit", per_hour(25))
+        .start();
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("rate_scope"), "{error}");
+}
+
+#[test]
 fn an_address_shares_its_messages_and_a_session_over_its_own_limit_uses_none_of_them() {
     let server = Server::with(|builder| {
         let builder = builder.set("gateway.rate_limit", per_hour(10));
