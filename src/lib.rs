@@ -80,8 +80,8 @@ pub use dialect::analytics::Stream;
 pub use net::BindError;
 pub use observe::log::LogGuard;
 pub use server::{
-    Builder, Configured, ConnectionInfo, Explanation, KernelError, Server, SignalWatch, StartError,
-    Stats, StopOutcome,
+    AccessQuestion, Builder, Configured, ConnectionInfo, Explanation, KernelError, Server,
+    SignalWatch, StartError, Stats, StopOutcome,
 };
 pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
 

@@ -4,8 +4,8 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
 use clap::{Parser, Subcommand};
 use fanwire::{
-    AccessAction, BindError, Builder, Configured, DialectId, Server, SignalWatch, StartError,
-    StopOutcome, TokenGrant, issue_token, settings,
+    AccessAction, AccessQuestion, BindError, Builder, Configured, DialectId, Server, SignalWatch,
+    StartError, StopOutcome, TokenGrant, issue_token, settings,
 };
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -172,6 +172,9 @@ struct Explain {
     /// The client has no token.
     #[arg(long, conflicts_with = "token")]
     anonymous: bool,
+    /// The tenant that the client's request names.
+    #[arg(long)]
+    tenant: Option<String>,
     /// The client's dialect; by default the one of the profile, or gateway.
     #[arg(long, value_parser = dialect)]
     dialect: Option<DialectId>,
@@ -198,17 +201,15 @@ fn explain(arguments: Explain) -> ExitCode {
         Ok(configured) => configured,
         Err(error) => return fail(exit_code(&error), &error),
     };
-    let Explain {
-        action,
-        channel,
-        token,
-        dialect,
-        ..
-    } = &arguments;
-    let answer = configured.explain(*action, channel, token.as_deref(), *dialect);
+    let mut question = AccessQuestion::new(arguments.action, &arguments.channel);
+    question.token = arguments.token.as_deref();
+    question.tenant = arguments.tenant.as_deref();
+    question.dialect = arguments.dialect;
+    let answer = configured.explain(&question);
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return fail(exit_code(&error), &error),
+        // 1 is an answer.
+        Err(error) => return fail(EXIT_USAGE, &error),
     };
     let printed = print_result(&answer.to_string());
     if answer.is_allowed() {

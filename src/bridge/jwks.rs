@@ -71,7 +71,7 @@ pub(super) async fn refresh(config: JwksConfig) {
     }
 }
 
-async fn fetch(config: &JwksConfig) -> Result<usize, String> {
+pub(super) async fn fetch(config: &JwksConfig) -> Result<usize, String> {
     let request = Request::get(&config.url)
         .header("accept", "application/json")
         .body(Full::default())

@@ -66,6 +66,20 @@ pub fn prepare() -> (Integration, Unstarted) {
     (Integration { questions }, Unstarted { received })
 }
 
+/// Fetches a JWK set on this thread.
+///
+/// # Errors
+/// Why it cannot be fetched.
+pub fn fetch_now(config: JwksConfig) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let fetched = runtime.block_on(jwks::fetch(&config));
+    let failed = |error| format!("cannot fetch the JWK set: {error}");
+    fetched.map(|_| ()).map_err(failed)
+}
+
 impl Integration {
     /// Has a question answered; while too many are, it has no answer.
     pub fn ask(&self, question: Question) {

@@ -3,26 +3,95 @@
 use super::boot::policy;
 use super::builder::Configured;
 use super::error::StartError;
+use super::integration;
 use super::tokens;
 use crate::auth::Identity;
 use crate::base::DialectId;
 use crate::base::label::Label;
 use crate::base::now::Clock;
 use crate::broker::{Grounds, Ruling, rule_on_channel, rule_on_session};
-use crate::config::{Action, Subject};
+use crate::config::{Action, Subject, TenantSource};
 use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
 /// The last second that RFC 3339 can write.
 const YEAR_9999_UNIX_S: u64 = 253_402_300_799;
 
+/// What a client wants to do, and who it is.
+///
+/// ```
+/// use fanwire::{AccessAction, AccessQuestion, DialectId};
+///
+/// let question = AccessQuestion::new(AccessAction::Publish, "news")
+///     .with_token("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")
+///     .in_dialect(DialectId::Gateway)
+///     .naming_tenant("acme");
+/// assert_eq!(question.channel, "news");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccessQuestion<'a> {
+    /// What it wants to do.
+    pub action: Action,
+    /// Where.
+    pub channel: &'a str,
+    /// Its token, if it has one.
+    pub token: Option<&'a str>,
+    /// Its protocol; by default the first one in use.
+    pub dialect: Option<DialectId>,
+    /// The tenant that its request names, if it does.
+    pub tenant: Option<&'a str>,
+}
+
+impl<'a> AccessQuestion<'a> {
+    /// About a client without a token.
+    #[must_use]
+    pub const fn new(action: Action, channel: &'a str) -> Self {
+        Self {
+            action,
+            channel,
+            token: None,
+            dialect: None,
+            tenant: None,
+        }
+    }
+
+    /// The same, with this token.
+    #[must_use]
+    pub const fn with_token(self, token: &'a str) -> Self {
+        Self {
+            token: Some(token),
+            ..self
+        }
+    }
+
+    /// The same, in this protocol.
+    #[must_use]
+    pub const fn in_dialect(self, dialect: DialectId) -> Self {
+        Self {
+            dialect: Some(dialect),
+            ..self
+        }
+    }
+
+    /// The same, by a request that names this tenant: in its path, header, query or host, and for
+    /// `tenant_source = "proxy"` in the header of a trusted proxy.
+    #[must_use]
+    pub const fn naming_tenant(self, tenant: &'a str) -> Self {
+        Self {
+            tenant: Some(tenant),
+            ..self
+        }
+    }
+}
+
 /// Whether a client may do something on a channel, and why. Its text says both.
 ///
 /// ```
-/// use fanwire::{AccessAction, Server};
+/// use fanwire::{AccessAction, AccessQuestion, Server};
 ///
 /// let configured = Server::builder().dev().configure()?;
-/// let answer = configured.explain(AccessAction::Subscribe, "news", None, None)?;
+/// let answer = configured.explain(&AccessQuestion::new(AccessAction::Subscribe, "news"))?;
 /// assert!(answer.is_allowed());
 /// println!("{answer}");
 /// # Ok::<(), fanwire::StartError>(())
@@ -37,9 +106,10 @@ impl Explanation {
     /// Whether the client may.
     ///
     /// ```
-    /// # let configured = fanwire::Server::builder().dev().configure()?;
-    /// let action = fanwire::AccessAction::Publish;
-    /// assert!(!configured.explain(action, "all", None, None)?.is_allowed());
+    /// # use fanwire::{AccessAction, AccessQuestion, Server};
+    /// # let configured = Server::builder().dev().configure()?;
+    /// let question = AccessQuestion::new(AccessAction::Publish, "all");
+    /// assert!(!configured.explain(&question)?.is_allowed());
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
     #[must_use]
@@ -55,56 +125,68 @@ impl fmt::Display for Explanation {
 }
 
 impl Configured {
-    /// Whether a client with this token, or without one, may do something on a channel, and which
-    /// rule decides it. `dialect` is the client's protocol; by default the first one in use.
+    /// Whether a client may do something on a channel, and which rule decides it. Fetches the JWK set
+    /// if there is one; the authentication callback is not asked.
     ///
     /// # Errors
-    /// When a file with keys cannot be read. Keys that a running server would fetch are not known.
+    /// When a file with keys cannot be read, or the JWK set cannot be fetched.
     ///
     /// ```
-    /// use fanwire::{AccessAction, DialectId, Server};
+    /// use fanwire::{AccessAction, AccessQuestion, Server};
     ///
     /// let settings = Server::builder().dev().set("access_rules", vec!["orders:{user}"]);
     /// let configured = settings.configure()?;
-    /// let dialect = Some(DialectId::Gateway);
-    /// let answer = configured.explain(AccessAction::Subscribe, "orders:ann", None, dialect)?;
-    /// assert!(!answer.is_allowed());
+    /// let question = AccessQuestion::new(AccessAction::Subscribe, "orders:ann");
+    /// assert!(!configured.explain(&question)?.is_allowed());
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
-    pub fn explain(
-        &self,
-        action: Action,
-        channel: &str,
-        token: Option<&str>,
-        dialect: Option<DialectId>,
-    ) -> Result<Explanation, StartError> {
+    pub fn explain(&self, question: &AccessQuestion<'_>) -> Result<Explanation, StartError> {
         let policy = policy(&self.settings);
         let in_use = self.settings.dialects_in_use();
-        let dialect = dialect.or(in_use.first().copied());
+        let dialect = question.dialect.or(in_use.first().copied());
         let dialect = dialect.unwrap_or(DialectId::Gateway);
         let now = Clock::start().now();
         let claim = policy.dialect(dialect).user_claim;
         let verifier = tokens::verifier(&self.settings.tokens, now.unix_s())?;
+        let verifier = integration::with_keys_fetched_now(&self.settings.tokens, verifier)?;
         let verifier = self.program.checking(verifier);
-        let identity = token.map(|token| verifier.verify(token, claim, now));
-        let question = format!("{} {channel} ({})", action.name(), dialect.name());
+        let identity = question
+            .token
+            .map(|token| verifier.verify(token, claim, now));
+        let (action, channel) = (question.action, question.channel);
+        let asked_for = format!("{} {channel} ({})", action.name(), dialect.name());
+        let denied = |why: &str, identity| Ok(explanation(false, &asked_for, why, identity));
         let identity = match identity.transpose() {
             Ok(identity) => identity,
             Err(error) => {
-                let why = format!("the token is rejected: {}", error.name());
-                return Ok(explanation(false, &question, &why, None));
+                let asks = self.settings.tokens.auth_callback_url.is_some();
+                let hint = if asks {
+                    "; the server would ask the authentication callback, which this does not"
+                } else {
+                    ""
+                };
+                let why = format!("the token is rejected: {}{hint}", error.name());
+                return denied(&why, None);
             }
         };
+        let proven = identity.as_ref().and_then(|it| it.tenant.as_deref());
+        let is_trusted = policy.dialect(dialect).tenant_source != TenantSource::Token;
+        let tenant = proven.or(question.tenant.filter(|_| is_trusted));
+        if question.tenant.is_some() && question.tenant != tenant {
+            let why = "the request names a tenant that is not the token's: 1008 tenant \
+                (tenant_source)";
+            return denied(why, identity.as_ref());
+        }
         let subject = Subject {
             identity: identity.as_ref(),
-            tenant: identity.as_ref().and_then(|it| it.tenant.as_deref()),
+            tenant,
         };
         let ruling = rule_on_session(&policy, dialect, subject, action);
         let ruling =
             ruling.unwrap_or_else(|| rule_on_channel(&policy, dialect, subject, action, channel));
         Ok(explanation(
             ruling.is_allowed,
-            &question,
+            &asked_for,
             &reason(ruling),
             subject.identity,
         ))

@@ -6,7 +6,7 @@ use crate::auth::{FetchedKeys, Verifier};
 use crate::bridge::{
     self, AuthCallback, CallbackConfig, Integration, IntegrationParts, JwksConfig,
 };
-use crate::config::Settings;
+use crate::config::{Settings, TokenSettings};
 use crate::net::Peers;
 use crate::net::wire::ShardCommand;
 use crate::shard::{BoxFuture, Hooks, UnknownToken};
@@ -31,12 +31,7 @@ pub(super) fn start(
     (commands, peers, clock): (Vec<Sender<ShardCommand>>, Peers, Clock),
 ) -> Result<(Verifier, Option<Integration>), StartError> {
     let tokens = &settings.tokens;
-    let jwks = tokens.jwks_url.as_ref().map(|url| JwksConfig {
-        url: url.clone(),
-        interval: Duration::from_millis(tokens.jwks_refresh_interval.0),
-        algorithms: tokens.jwt_algorithms.clone(),
-        keys: Arc::<FetchedKeys>::default(),
-    });
+    let jwks = jwks_of(tokens);
     let callback_timeout = Duration::from_millis(tokens.auth_callback_timeout.0);
     let callback = tokens.auth_callback_url.as_ref().map(|url| {
         let config = CallbackConfig {
@@ -88,6 +83,32 @@ pub(super) fn start(
     };
     unstarted.start(parts).map_err(other)?;
     Ok((verifier, Some(integration)))
+}
+
+/// The verifier with the keys of the JWK set as it is now, if there is one.
+///
+/// # Errors
+/// [`StartError::Other`] when the set cannot be fetched.
+pub(super) fn with_keys_fetched_now(
+    settings: &TokenSettings,
+    verifier: Verifier,
+) -> Result<Verifier, StartError> {
+    let Some(jwks) = jwks_of(settings) else {
+        return Ok(verifier);
+    };
+    let keys = Arc::clone(&jwks.keys);
+    bridge::fetch_now(jwks).map_err(StartError::Other)?;
+    Ok(verifier.with_fetched_keys(keys))
+}
+
+fn jwks_of(settings: &TokenSettings) -> Option<JwksConfig> {
+    let url = settings.jwks_url.clone()?;
+    Some(JwksConfig {
+        url,
+        interval: Duration::from_millis(settings.jwks_refresh_interval.0),
+        algorithms: settings.jwt_algorithms.clone(),
+        keys: Arc::<FetchedKeys>::default(),
+    })
 }
 
 /// Asks the program, then the callback.

@@ -22,7 +22,7 @@ mod watchdog;
 
 pub use builder::{Builder, Configured};
 pub use error::StartError;
-pub use explain::Explanation;
+pub use explain::{AccessQuestion, Explanation};
 pub use handle::Server;
 pub use info::{ConnectionInfo, Stats, TenantStats};
 pub use kernel_probe::KernelError;

@@ -1,5 +1,6 @@
 //! `fanwire explain`: who may do what, which rule decides it, and the exit code.
 
+use crate::backend::{Answer, Backend};
 use crate::harness::{SECRET, token};
 use std::process::{Command, Output};
 
@@ -86,4 +87,37 @@ fn explain_without_a_question_is_a_usage_error() {
     ] {
         check(arguments, 2, &[]);
     }
+}
+
+#[test]
+fn explain_knows_the_tenant_of_the_request_and_the_keys_of_a_jwk_set() {
+    let token = token("ann", &[]);
+    let by_request = ["--token", &token, "--tenant", "acme", "subscribe", "news"];
+    check(&by_request, 1, &["denied", "1008 tenant"]);
+    let private = include_str!("../keys/ec_p256_private.pem");
+    let key = jsonwebtoken::EncodingKey::from_ec_pem(private.as_bytes()).unwrap();
+    let algorithm = jsonwebtoken::Algorithm::ES256;
+    let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, algorithm).unwrap();
+    let set = serde_json::json!({"keys": [jwk]}).to_string();
+    let backend = Backend::new(move |_| Answer::Http(200, set.clone()));
+    let claims = serde_json::json!({"sub": "ann", "exp": 4_000_000_000_u64});
+    let header = jsonwebtoken::Header::new(algorithm);
+    let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    let explained = |url: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_fanwire"))
+            .env_clear()
+            .env("FANWIRE_JWKS_URL", url)
+            .args(["explain", "--token", &token, "subscribe", "news"])
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), said.concat())
+    };
+    let (code, said) = explained(&backend.url());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("user         ann"), "{said}");
+    backend.replies(|_| Answer::Http(500, String::new()));
+    let (code, said) = explained(&backend.url());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("cannot fetch the JWK set"), "{said}");
 }
