@@ -1,7 +1,7 @@
 //! A shard with subscribers and no kernel below it.
 
 use fanwire::auth::Verifier;
-use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
+use fanwire::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters};
 use fanwire::config::{AccessRule, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire::ws::Opcode;
@@ -11,12 +11,18 @@ use std::sync::Arc;
 
 pub(crate) const NOW: Now = Now::at(1_000, 1_700_000_000_000);
 
+#[allow(dead_code, reason = "one bench has a ring of its own")]
 pub(crate) fn shard() -> Shard {
     let config = RingConfig {
         capacity_bytes: 8 << 20,
         readers_max: 1,
     };
     let ring = Ring::new(config).expect("the configuration is valid");
+    shard_on(ring, Arc::default(), Verifier::default())
+}
+
+/// A shard that is the one reader of a ring.
+pub(crate) fn shard_on(ring: Ring, process_state: Arc<ProcessState>, verifier: Verifier) -> Shard {
     let policy = Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
         publish_rules: AccessRule::open_dialect_channels().into(),
@@ -26,8 +32,8 @@ pub(crate) fn shard() -> Shard {
         index: 0,
         connections_max: 20_000,
         policy: Arc::new(policy),
-        verifier: Verifier::default(),
-        process_state: Arc::default(),
+        verifier,
+        process_state,
         quotas: Arc::default(),
         hooks: Arc::default(),
         counters: Arc::<ShardCounters>::default(),

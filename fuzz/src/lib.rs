@@ -222,6 +222,11 @@ impl Fixture {
             self.shard.continue_input(self.now);
             self.shard.drain_ring(self.now);
             self.flush();
+            // There are no sockets to ask or to set options of.
+            for (id, query) in self.shard.take_queries() {
+                self.shard.unacknowledged(id, query, None, self.now);
+            }
+            drop(self.shard.take_admitted());
             for action in self.shard.take_actions() {
                 self.carry_out(action);
             }
