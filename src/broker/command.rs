@@ -270,6 +270,9 @@ pub enum Command<'a> {
     Malformed(Rejection),
     /// Bytes arrived from the client.
     Activity,
+    /// The client has acknowledged bytes that were ahead of the ping: the time for the pong begins
+    /// again.
+    PongDelayed,
     /// A message arrived from the client; the effect is `DropMessage` if it exceeds the rate limit.
     /// A message is counted before it is parsed.
     Message,
@@ -361,6 +364,7 @@ impl Command<'_> {
                 | Self::SubscribeServerSide { .. }
                 | Self::UnsubscribeServerSide { .. }
                 | Self::EndSession { .. }
+                | Self::PongDelayed
                 | Self::TimerExpired
                 | Self::AnnounceShutdown { .. }
                 | Self::Disconnect

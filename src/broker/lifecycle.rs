@@ -50,6 +50,14 @@ impl Broker {
         }
     }
 
+    /// Begins the time for the pong again, if one is awaited.
+    pub(super) fn delay_pong(&mut self, id: ConnectionId, now: Now) {
+        let session = self.sessions.get_mut(id);
+        if let Some(pinged) = session.and_then(|session| session.pinged.as_mut()) {
+            *pinged = Moment::of(now);
+        }
+    }
+
     /// Closes a session for a reason of the server; it receives nothing more.
     pub(super) fn close(
         &mut self,

@@ -56,6 +56,7 @@ impl Broker {
             Command::Ping => emit(Effect::Reply(Event::Pong { now })),
             Command::Status => self.status(id, now, emit),
             Command::Malformed(rejection) => self.reject(rejection, emit),
+            Command::PongDelayed => self.delay_pong(id, now),
             Command::TimerExpired => self.check_timers(id, &policy, now, emit),
             Command::AnnounceShutdown { grace_ms } => {
                 emit(Effect::Reply(Event::ShuttingDown { grace_ms, now }));

@@ -91,10 +91,10 @@ pub(super) struct Connection {
     /// Input that waits; nearly always there is none.
     pub(super) input: Option<Box<WaitingInput>>,
     pub(super) send_queue: SendQueue,
-    /// Bytes that the socket has taken, modulo 2^32.
-    pub(super) sent_bytes: u32,
-    /// Of these, bytes that the peer had acknowledged when it was last asked for.
-    pub(super) acknowledged_bytes: u32,
+    /// Bytes that the peer had acknowledged when it was last asked for, modulo 2^32.
+    acknowledged_bytes: u32,
+    /// Where in the stream the latest ping begins: bytes that precede it, modulo 2^32.
+    pub(super) pinged_at_bytes: u32,
     /// Since when the socket has taken no byte and the peer acknowledged none, monotonic tenths of a
     /// second; [`NOT_STUCK`] if it takes them, [`ASKED`] while the kernel is asked.
     pub(super) stuck_since_ticks: u32,
@@ -196,12 +196,30 @@ impl Connection {
             decoder: Decoder::default(),
             input: None,
             send_queue: SendQueue::default(),
-            sent_bytes: 0,
             acknowledged_bytes: 0,
+            pinged_at_bytes: 0,
             stuck_since_ticks: NOT_STUCK,
             timer_ms: 0,
             wheel_ms: u64::MAX,
         }
+    }
+
+    /// Notes how many of the bytes that the socket has taken the peer has yet to acknowledge. Returns
+    /// whether it has acknowledged some since the last time.
+    pub(super) fn acknowledge(&mut self, unacknowledged_bytes: u32) -> bool {
+        let earlier = self.acknowledged_bytes;
+        self.acknowledged_bytes = self
+            .send_queue
+            .sent_bytes()
+            .wrapping_sub(unacknowledged_bytes);
+        self.acknowledged_bytes != earlier
+    }
+
+    /// Whether, when last asked, the peer had yet to acknowledge bytes that are ahead of the ping.
+    pub(super) fn has_bytes_before_ping(&self) -> bool {
+        // Modulo 2^32; a socket holds far less than half of that.
+        let ahead = self.pinged_at_bytes.wrapping_sub(self.acknowledged_bytes);
+        ahead.cast_signed() > 0
     }
 
     /// The socket takes no bytes from now on.

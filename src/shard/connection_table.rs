@@ -58,7 +58,7 @@ pub(super) struct ConnectionTable {
 /// Why it is asked how many bytes a peer has yet to acknowledge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// A ping is sent: to know whether it gets on until the pong is due.
+    /// A ping is sent: to know whether bytes are ahead of it.
     AtPing,
     /// The pong is due.
     AtTimer,
@@ -173,8 +173,12 @@ impl ConnectionTable {
     /// Sends a ping frame.
     pub(super) fn ping(&mut self, id: ConnectionId) {
         self.queries.push((id, Query::AtPing));
-        let ping = self.ping.clone();
-        self.send_control(id, ping);
+        if let Some(connection) = self.slab.get_mut(id) {
+            let ping = self.ping.clone();
+            connection.pinged_at_bytes =
+                connection.send_queue.push_control(ping, CONTROL_FRAMES_MAX);
+            self.ready_queue.join_urgently(connection);
+        }
     }
 
     /// Answers a ping.
@@ -632,7 +636,6 @@ impl ConnectionTable {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
-        connection.sent_bytes = connection.sent_bytes.wrapping_add(bytes);
         if bytes > 0 {
             connection.stuck_since_ticks = NOT_STUCK;
         }

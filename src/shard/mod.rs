@@ -354,23 +354,21 @@ impl Shard {
     }
 
     /// The answer to a query; `None` if the kernel cannot tell. A peer that has acknowledged bytes
-    /// since the last one is alive, though its pong is not here yet, and reads, though its socket is
-    /// full.
+    /// since the last one reads, though its socket is full. If they were ahead of the ping, its pong
+    /// could not be here yet. The acknowledgement of the ping is the kernel's and says nothing of the
+    /// client: the pong is then due.
     pub fn unacknowledged(&mut self, id: ConnectionId, query: Query, bytes: Option<u32>, now: Now) {
         let Some(connection) = self.connections.slab.get_mut(id) else {
             return;
         };
-        let earlier = connection.acknowledged_bytes;
-        if let Some(bytes) = bytes {
-            connection.acknowledged_bytes = connection.sent_bytes.wrapping_sub(bytes);
-        }
-        let gets_on = connection.acknowledged_bytes != earlier;
+        let had_bytes_before_ping = connection.has_bytes_before_ping();
+        let gets_on = bytes.is_some_and(|bytes| connection.acknowledge(bytes));
         if query == Query::WhenStuck {
             self.connections.note_progress(id, gets_on, now);
         }
         if query != Query::AtPing && self.connections.is_open(id) {
-            if gets_on {
-                self.step(id, Command::Activity, now);
+            if gets_on && had_bytes_before_ping {
+                self.step(id, Command::PongDelayed, now);
             }
             if query == Query::AtTimer {
                 self.step(id, Command::TimerExpired, now);

@@ -15,6 +15,8 @@ pub(super) struct SendQueue {
     bytes: u32,
     /// Of these, replies, with their overhead.
     reply_bytes: u32,
+    /// Bytes written, modulo 2^32.
+    sent_bytes: u32,
     /// Chunks at the front that an unfinished send reads from.
     in_flight: u32,
 }
@@ -78,8 +80,9 @@ impl SendQueue {
     /// that is partly written.
     ///
     /// When `frames_max` control frames wait, the new one replaces the latest of them: RFC 6455
-    /// 5.5.3 lets an endpoint answer only the latest of several pings.
-    pub(super) fn push_control(&mut self, run: FrameRun, frames_max: usize) {
+    /// 5.5.3 lets an endpoint answer only the latest of several pings. Returns where in the
+    /// stream it begins: the bytes that precede it, modulo 2^32.
+    pub(super) fn push_control(&mut self, run: FrameRun, frames_max: usize) -> u32 {
         let mut at = self.in_flight as usize;
         if at == 0 {
             at = self.split_front();
@@ -94,6 +97,8 @@ impl SendQueue {
         }
         self.bytes = self.bytes.saturating_add(run.len());
         self.chunks.insert(at, Chunk::whole(run, true));
+        let ahead = self.chunks.iter().take(at).map(Chunk::length);
+        ahead.fold(self.sent_bytes, u32::wrapping_add)
     }
 
     /// Splits the front chunk where its partly written frame ends; returns the index after that
@@ -158,6 +163,7 @@ impl SendQueue {
     pub(super) fn sent(&mut self, bytes: u32) -> FrameCount {
         self.in_flight = 0;
         self.bytes -= bytes;
+        self.sent_bytes = self.sent_bytes.wrapping_add(bytes);
         let (mut left, mut frames) = (bytes, 0);
         while left > 0 {
             let chunk = self
@@ -174,6 +180,11 @@ impl SendQueue {
             }
         }
         FrameCount(frames)
+    }
+
+    /// Bytes written, modulo 2^32.
+    pub(super) fn sent_bytes(&self) -> u32 {
+        self.sent_bytes
     }
 
     /// What the replies that wait cost, bytes.
@@ -251,18 +262,18 @@ mod tests {
     #[test]
     fn control_frames_pass_data_but_never_cut_a_frame() {
         let control = |bytes: &[u8]| FrameRun::reply(bytes);
-        for (written, expected) in [
-            (0, &b"XYaabbb"[..]),
-            (1, b"aXYbbb"),
-            (2, b"XYbbb"),
-            (3, b"bbXY"),
+        for (written, expected, begins) in [
+            (0, &b"XYaabbb"[..], 0),
+            (1, b"aXYbbb", 2),
+            (2, b"XYbbb", 2),
+            (3, b"bbXY", 5),
         ] {
             let mut send_queue = SendQueue::default();
             push(&mut send_queue, data(b"aabbb", &[2, 5]));
             send_queue.begin_send(64).for_each(drop);
             send_queue.sent(written);
-            send_queue.push_control(control(b"X"), 10);
-            send_queue.push_control(control(b"Y"), 10);
+            assert_eq!(send_queue.push_control(control(b"X"), 10), begins);
+            assert_eq!(send_queue.push_control(control(b"Y"), 10), begins + 1);
             assert_eq!(
                 waiting(&mut send_queue),
                 expected,
@@ -277,7 +288,7 @@ mod tests {
         push(&mut send_queue, data(b"aabb", &[2, 4]));
         push(&mut send_queue, data(b"cc", &[2]));
         send_queue.begin_send(1).for_each(drop);
-        send_queue.push_control(FrameRun::reply(b"X"), 10);
+        assert_eq!(send_queue.push_control(FrameRun::reply(b"X"), 10), 4);
         assert_eq!(send_queue.sent(3), FrameCount(1));
         assert_eq!(waiting(&mut send_queue), b"bXcc");
     }

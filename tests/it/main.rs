@@ -14,6 +14,7 @@ mod examples;
 mod explain;
 mod fanout;
 mod harness;
+mod heartbeats;
 mod http;
 mod library;
 mod limits;

@@ -83,20 +83,25 @@ impl Stage {
             self.now.unix_ms += step_ms;
             self.shard.expire_timers(self.now);
             for (id, query) in self.shard.take_queries() {
-                self.shard.unacknowledged(id, query, None, self.now);
+                // The kernel of the peer acknowledges all that was sent, pings too.
+                self.shard.unacknowledged(id, query, Some(0), self.now);
             }
         }
     }
 
     /// What the shard sent since the last call, as far as it is text.
     fn sent(&mut self) -> String {
+        String::from_utf8_lossy(&self.sent_bytes()).into_owned()
+    }
+
+    fn sent_bytes(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while let Some(id) = self.shard.next_ready() {
             let slices = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             self.shard.sent(id, u32::try_from(slices.len()).unwrap());
             bytes.extend(slices);
         }
-        String::from_utf8_lossy(&bytes).into_owned()
+        bytes
     }
 
     fn closes(&self, reason: &str) -> u64 {
@@ -166,48 +171,87 @@ fn silence_is_asked_after_thirty_seconds_and_ended_ten_later() {
     assert_eq!(stage.closes("pong_timeout"), 1);
 }
 
-#[test]
-fn a_peer_that_acknowledges_bytes_is_alive_though_its_pong_is_late() {
+/// A peer that has yet to acknowledge `ahead` bytes when the ping is sent, and acknowledges `per_turn`
+/// more until each pong is due; further publications follow the ping. Returns how often a pong was
+/// due until the session was closed.
+fn pongs_due(ahead: u32, per_turn: u32) -> u32 {
     let mut stage = Stage::new();
-    let id = stage.authenticated(3_600);
-    let mut unacknowledged = 1_000_000;
-    stage.shard.send_message(
-        id,
-        "m",
-        &format!("\"{}\"", "x".repeat(1_000_000)),
-        stage.now,
-    );
-    stage.sent();
-    // A slow line: it takes a tenth of what is on its way until each pong is due.
-    let mut pings = 0;
-    while unacknowledged > 0 {
+    let id = stage.authenticated(36_000);
+    let publish = |stage: &mut Stage, bytes: u32| {
+        let text = format!("\"{}\"", "x".repeat(bytes as usize));
+        stage.shard.send_message(id, "m", &text, stage.now);
+        u32::try_from(stage.sent_bytes().len()).unwrap()
+    };
+    let mut unacknowledged = ahead;
+    if ahead > 0 {
+        publish(&mut stage, ahead);
+    }
+    let mut due = 0;
+    while stage.closes("pong_timeout") == 0 {
+        assert!(due < 100, "never closed");
         let next_ms = stage.shard.next_timer_ms().unwrap();
         let step_ms = next_ms - stage.now.monotonic_ms;
         stage.now = Now::at(next_ms, stage.now.unix_ms + step_ms);
         stage.shard.expire_timers(stage.now);
-        pings += stage.sent().matches(char::REPLACEMENT_CHARACTER).count();
         for (id, query) in stage.shard.take_queries() {
             if query == Query::AtTimer {
-                unacknowledged -= 100_000;
+                due += 1;
+                unacknowledged = unacknowledged.saturating_sub(per_turn);
             }
-            stage
-                .shard
-                .unacknowledged(id, query, Some(unacknowledged), stage.now);
+            let bytes = Some(unacknowledged);
+            stage.shard.unacknowledged(id, query, bytes, stage.now);
         }
-        assert_eq!(stage.closes("pong_timeout"), 0, "{unacknowledged} to go");
-    }
-    assert!(pings >= 10, "{pings}");
-    // The line is dead from now on.
-    while stage.closes("pong_timeout") == 0 {
-        let next_ms = stage.shard.next_timer_ms().unwrap();
-        stage.now = Now::at(next_ms, stage.now.unix_ms);
-        stage.shard.expire_timers(stage.now);
-        stage.sent();
-        for (id, query) in stage.shard.take_queries() {
-            stage.shard.unacknowledged(id, query, Some(2), stage.now);
+        let sent = u32::try_from(stage.sent_bytes().len()).unwrap();
+        if sent > 0 && stage.closes("pong_timeout") == 0 {
+            unacknowledged += sent + publish(&mut stage, 2_000);
         }
     }
     assert!(stage.shard.describe(id, stage.now).is_none());
+    due
+}
+
+#[test]
+fn a_pong_may_be_late_only_while_bytes_ahead_of_the_ping_are_acknowledged() {
+    // The kernel of a peer that answers nothing acknowledges the ping all the same.
+    assert_eq!(pongs_due(0, u32::MAX), 1);
+    assert_eq!(pongs_due(0, 1_000), 1);
+    assert_eq!(pongs_due(0, 0), 1);
+    // A line that is dead.
+    assert_eq!(pongs_due(1_000_000, 0), 1);
+    // One that is slow: it has what was ahead of the ping after ten times, and the pong is due then.
+    assert_eq!(pongs_due(1_000_000, 100_000), 11);
+    assert_eq!(pongs_due(1_000_000, 99_999), 12);
+    assert_eq!(pongs_due(1_000_000, u32::MAX), 2);
+}
+
+#[test]
+fn the_pong_of_a_slow_line_counts_when_it_comes() {
+    let mut stage = Stage::new();
+    let id = stage.authenticated(36_000);
+    let text = format!("\"{}\"", "x".repeat(1_000_000));
+    stage.shard.send_message(id, "m", &text, stage.now);
+    stage.sent();
+    let (mut unacknowledged, mut pings) = (1_000_000, 0);
+    for _ in 0..200 {
+        let next_ms = stage.shard.next_timer_ms().unwrap();
+        stage.now = Now::at(next_ms, stage.now.unix_ms);
+        stage.shard.expire_timers(stage.now);
+        pings += stage.sent().matches(char::REPLACEMENT_CHARACTER).count();
+        for (id, query) in stage.shard.take_queries() {
+            let is_due = query == Query::AtTimer && unacknowledged > 0;
+            unacknowledged -= if is_due { 100_000 } else { 0 };
+            let bytes = Some(unacknowledged);
+            stage.shard.unacknowledged(id, query, bytes, stage.now);
+            if is_due && unacknowledged % 200_000 == 0 {
+                stage.shard.receive(id, &mut frame(10, b""), stage.now);
+            }
+        }
+        if unacknowledged == 0 {
+            break;
+        }
+        assert_eq!(stage.closes("pong_timeout"), 0, "{unacknowledged} to go");
+    }
+    assert!(pings >= 5, "{pings}");
 }
 
 #[test]
