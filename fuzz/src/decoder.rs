@@ -64,6 +64,7 @@ fn find(bytes: &[u8], pieces: &[usize]) -> (Vec<Sent>, Option<ProtocolError>) {
         let mut consumed = 0;
         loop {
             match decoder.step(&mut piece, &mut consumed, LIMITS) {
+                Ok(Some(Incoming::Fragment)) => {}
                 Ok(Some(incoming)) => found.push(sent(&incoming)),
                 Ok(None) => break,
                 Err(error) => return (found, Some(error)),
@@ -87,6 +88,7 @@ fn sent(incoming: &Incoming<'_>) -> Sent {
         }
         Incoming::Ping(payload) => Sent::Ping(payload.to_vec()),
         Incoming::Pong => Sent::Pong,
+        Incoming::Fragment => unreachable!("left out"),
         Incoming::Postponed(_) => unreachable!("there is no limit"),
         Incoming::Close(close) => Sent::Close(close.code.map(CloseCode::value)),
     }

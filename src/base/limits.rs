@@ -77,7 +77,7 @@ pub const FILTER_PATH_PARTS_MAX: usize = 16;
 pub const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// Ping and pong frames waiting for one connection; at most 127 bytes each.
 pub const CONTROL_FRAMES_MAX: usize = 32;
-/// The cost of handling a message or a control frame, beside its bytes, in the unit of the budgets
+/// The cost of handling a message, or a control frame or fragment, beside its bytes, in the unit of the budgets
 /// below: about as many bytes as the server decodes in the same time.
 pub const MESSAGE_COST: usize = 256;
 pub const CONTROL_COST: usize = 24;

@@ -241,7 +241,7 @@ impl Shard {
                 self.end_for(id, ProtocolError::Binary, now);
             }
             // Answered where they are decoded.
-            Incoming::Ping(_) | Incoming::Pong | Incoming::Postponed(_) => {}
+            Incoming::Ping(_) | Incoming::Pong | Incoming::Fragment | Incoming::Postponed(_) => {}
             Incoming::Close(close) => self.connections.end(id, CloseRequest::echo(close), now),
         }
         None

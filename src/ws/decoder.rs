@@ -15,7 +15,7 @@ pub struct MessageLimits {
     pub at_once_bytes_max: usize,
 }
 
-/// A complete message or control frame of a peer.
+/// A complete message, control frame or fragment of a peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
     /// A text message.
@@ -26,6 +26,8 @@ pub enum Incoming<'a> {
     Ping(&'a [u8]),
     /// An answer to a ping, or an unsolicited pong.
     Pong,
+    /// A fragment of a message, not the last: it may be empty, and still takes its time.
+    Fragment,
     /// The next bytes finish a message of this many bytes, more than may be handled at once. They
     /// are not consumed; a step with a higher limit goes on.
     Postponed(usize),
@@ -69,6 +71,7 @@ enum Outcome {
     },
     Control(Opcode),
     Message(Opcode),
+    Fragment,
     Postponed(usize),
 }
 
@@ -80,7 +83,7 @@ impl Decoder {
         pending.map_or(0, |pending| pending.payload.len())
     }
 
-    /// Decodes `input[*consumed..]` and returns the next message or control frame, or `None` when
+    /// Decodes `input[*consumed..]` and returns the next message, control frame or fragment, or `None` when
     /// all bytes are consumed. The next call invalidates the result.
     ///
     /// # Errors
@@ -133,6 +136,7 @@ impl Decoder {
             (Outcome::Message(opcode), Some(pending)) => {
                 hand_out(opcode, &pending.payload).map(Some)
             }
+            (Outcome::Fragment, _) => Ok(Some(Incoming::Fragment)),
             (Outcome::Postponed(bytes), _) => Ok(Some(Incoming::Postponed(bytes))),
             _ => Ok(None),
         }
@@ -179,7 +183,7 @@ impl Pending {
         self.frame.is_none() && self.head_bytes == 0 && self.message.is_none()
     }
 
-    /// Consumes input until a message or control frame is complete, or nothing is left.
+    /// Consumes input until a frame is complete, or nothing is left.
     fn advance(
         &mut self,
         input: &mut [u8],
@@ -233,11 +237,16 @@ impl Pending {
             if header.opcode.is_control() {
                 return Ok(Outcome::Control(header.opcode));
             }
-            if header.fin
-                && let Some(opcode) = self.message.take()
-            {
-                return Ok(Outcome::Message(opcode));
-            }
+            return Ok(match self.message {
+                Some(opcode) if header.fin => {
+                    self.message = None;
+                    Outcome::Message(opcode)
+                }
+                _ => {
+                    self.waiting.set(self.payload.capacity());
+                    Outcome::Fragment
+                }
+            });
         }
     }
 
@@ -319,6 +328,7 @@ mod tests {
             let mut consumed = 0;
             loop {
                 match decoder.step(piece, &mut consumed, LIMITS) {
+                    Ok(Some(Incoming::Fragment)) => {}
                     Ok(Some(incoming)) => said.push(format!("{incoming:?}")),
                     Ok(None) => break,
                     Err(error) => {
@@ -347,8 +357,11 @@ mod tests {
             for piece in [0..first, first..stream.len()] {
                 let mut bytes = stream[piece.clone()].to_vec();
                 let mut consumed = 0;
-                let step = decoder.step(&mut bytes, &mut consumed, limits).unwrap();
+                let mut step = decoder.step(&mut bytes, &mut consumed, limits).unwrap();
                 if piece.start == 0 {
+                    if step == Some(Incoming::Fragment) {
+                        step = decoder.step(&mut bytes, &mut consumed, limits).unwrap();
+                    }
                     assert_eq!((step, consumed), (None, first));
                     continue;
                 }
@@ -365,6 +378,8 @@ mod tests {
         let mut end = frame(0x80, b"56789");
         let mut decoder = Decoder::default();
         let mut consumed = 0;
+        let fragment = decoder.step(&mut stream, &mut consumed, limits).unwrap();
+        assert_eq!(fragment, Some(Incoming::Fragment));
         let ping = decoder.step(&mut stream, &mut consumed, limits).unwrap();
         assert_eq!(ping, Some(Incoming::Ping(b"0123456789ab")));
         let step = decoder.step(&mut end, &mut 0, limits).unwrap();

@@ -206,6 +206,30 @@ fn input_waits_while_the_peer_does_not_read_its_replies_and_is_handled_when_it_d
 }
 
 #[test]
+fn a_turn_handles_no_more_empty_fragments_than_control_frames() {
+    const FRAMES: usize = 20_000;
+    let turns = |frames: Vec<u8>| {
+        let mut world = World::new(1);
+        world.receive(0, frame(1, br#"{"type":"ping"}"#));
+        world.receive(0, frames);
+        let mut turns = 0;
+        while world.shards.shards[0].has_waiting_input() {
+            world.turn();
+            turns += 1;
+        }
+        turns
+    };
+    let pongs = turns(frame(10, b"").repeat(FRAMES));
+    let mut begin = frame(1, b"");
+    begin[0] &= 0x7f;
+    let mut fragment = frame(0, b"");
+    fragment[0] &= 0x7f;
+    let fragments = turns([begin, fragment.repeat(FRAMES - 1)].concat());
+    assert!(pongs > 5, "{pongs}");
+    assert_eq!(fragments, pongs);
+}
+
+#[test]
 fn of_a_flood_of_pings_the_first_and_the_latest_are_answered() {
     let mut world = World::new(1);
     let pings: Vec<u8> = (0..100_u8).flat_map(|number| frame(9, &[number])).collect();

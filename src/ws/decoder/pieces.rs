@@ -22,6 +22,7 @@ fn decode(bytes: &[u8], pieces: &[usize]) -> Found {
         let mut consumed = 0;
         loop {
             match decoder.step(&mut piece, &mut consumed, LIMITS) {
+                Ok(Some(Incoming::Fragment)) => {}
                 Ok(Some(incoming)) => found.push(sent(&incoming)),
                 Ok(None) => break,
                 Err(error) => return (found, Some(error)),
@@ -46,6 +47,7 @@ fn sent(incoming: &Incoming<'_>) -> Sent {
         Incoming::Binary(bytes) => Sent::Binary(bytes.to_vec()),
         Incoming::Ping(payload) => Sent::Ping(payload.to_vec()),
         Incoming::Pong => Sent::Pong,
+        Incoming::Fragment => unreachable!("left out"),
         Incoming::Postponed(_) => unreachable!("there is no limit"),
         Incoming::Close(close) => Sent::Close(close.code.map(crate::ws::CloseCode::value)),
     }
