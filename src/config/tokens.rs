@@ -40,7 +40,7 @@ settings! {
                 ATTRIBUTE_RULE,
             ));
         /// HTTPS address of a JWK set, whose keys are accepted too. HTTP is allowed for loopback.
-        jwks_url: Option<String> = None,
+        jwks_url: Option<String> = None, is_secret = true,
             rule = Some((|url| url.as_deref().is_none_or(is_safe_url), URL_RULE));
         /// Time between two fetches of the JWK set.
         jwks_refresh_interval: Millis = Millis(600_000),
@@ -54,7 +54,7 @@ settings! {
         revoked_users: Vec<String> = Vec::new();
         /// HTTPS address that is asked about each token, instead of keys: it answers with the identity.
         /// HTTP is allowed for loopback.
-        auth_callback_url: Option<String> = None,
+        auth_callback_url: Option<String> = None, is_secret = true,
             rule = Some((|url| url.as_deref().is_none_or(is_safe_url), URL_RULE));
         /// Time for the answer of the authentication callback; later the token is rejected.
         auth_callback_timeout: Millis = Millis(3_000),
@@ -71,7 +71,8 @@ settings! {
 const ATTRIBUTE_RULE: &str = "at most 32 names of up to 200 bytes without spaces, `=` and `}`";
 const SECRET_RULE: &str = "a string that is not empty, as with an empty secret anyone can sign tokens, \
     and not a key in PEM, which belongs in `jwt_public_keys`";
-const URL_RULE: &str = "an https:// address, or http:// to localhost, 127.0.0.1 or [::1]";
+const URL_RULE: &str = "an https:// address, or http:// to localhost, 127.0.0.1 or [::1], without a \
+    user or password before the host";
 
 /// A public key as a secret would let everyone who knows it sign tokens with HMAC.
 fn is_secret(secret: &Option<Secret>) -> bool {
@@ -85,6 +86,10 @@ fn is_safe_url(url: &str) -> bool {
     let Ok(url) = url.parse::<http::Uri>() else {
         return false;
     };
+    // Libraries and proxies log addresses, and HTTP does not send what is before the `@`.
+    if url.authority().is_some_and(|it| it.as_str().contains('@')) {
+        return false;
+    }
     let host = url.host().unwrap_or_default();
     match url.scheme_str() {
         Some("https") => !host.is_empty(),
@@ -104,6 +109,9 @@ mod tests {
             ("http://127.0.0.1:9000/jwks", true),
             ("http://[::1]:9000/", true),
             ("http://localhost/", true),
+            ("https://issuer.example/jwks?key=a@b", true),
+            ("https://user:password@issuer.example/jwks", false),
+            ("http://user@127.0.0.1:9000/jwks", false),
             ("http://localhost.example/", false),
             ("http://issuer.example/", false),
             ("file:///etc/passwd", false),

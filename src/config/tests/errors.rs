@@ -107,7 +107,14 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     );
     of_file(
         "jwks_url = \"http://issuer.example/keys\"",
-        &["for `jwks_url`", "https://"],
+        &["value (secret) for `jwks_url`", "https://"],
+    );
+    of_file(
+        "auth_callback_url = \"https://user:password@issuer.example/?key=k\"",
+        &[
+            "value (secret) for `auth_callback_url`",
+            "without a user or password",
+        ],
     );
     of_file(
         "notify_api_key = 5",
