@@ -466,9 +466,11 @@ fn a_jwk_set_is_read_key_by_key_and_replaced_as_a_whole() {
     assert!(fetched.take_outdated() && !fetched.take_outdated());
     let mut encrypts = jwk(P256.0, TokenAlgorithm::Es256, "x");
     encrypts["use"] = json!("enc");
+    let mut signs = jwk(P256.0, TokenAlgorithm::Es256, "y");
+    signs["key_ops"] = json!(["sign", "deriveKey"]);
     let secret = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET), "kid": "s"});
     let set = json!({"keys": [
-        jwk(RSA.0, TokenAlgorithm::Rs256, "r"), encrypts, secret, {"kty": "new kind"}, 7,
+        jwk(RSA.0, TokenAlgorithm::Rs256, "r"), encrypts, signs, secret, {"kty": "new kind"}, 7,
     ]});
     let keys = VerificationKey::from_jwk_set(set.to_string().as_bytes()).unwrap();
     assert_eq!(keys.len(), 1);
@@ -482,7 +484,9 @@ fn a_jwk_set_is_read_key_by_key_and_replaced_as_a_whole() {
     let _ = fetched.take_outdated();
     assert_eq!(user(&verifier, &rsa), Ok("ann".into()));
     assert!(!fetched.take_outdated());
-    let set = json!({"keys": [jwk(P256.0, TokenAlgorithm::Es256, "e")]});
+    let mut verifies = jwk(P256.0, TokenAlgorithm::Es256, "e");
+    verifies["key_ops"] = json!(["verify"]);
+    let set = json!({"keys": [verifies]});
     fetched.replace(VerificationKey::from_jwk_set(set.to_string().as_bytes()).unwrap());
     assert_eq!(user(&verifier, &ec), Ok("ann".into()));
     assert!(

@@ -2,7 +2,7 @@
 //! (RFC 7517).
 
 use crate::base::label::{Label, label};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 label! {
@@ -176,6 +176,14 @@ impl VerificationKey {
             .public_key_use
             .as_ref()
             .is_some_and(|it| *it != PublicKeyUse::Signature)
+        {
+            return None;
+        }
+        // RFC 7517 4.3: a key may be used for the operations that it names, and no others.
+        if common
+            .key_operations
+            .as_ref()
+            .is_some_and(|it| !it.contains(&KeyOperations::Verify))
         {
             return None;
         }
