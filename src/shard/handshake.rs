@@ -256,9 +256,12 @@ fn tenant<'a>(
     tenant_domain: Option<&str>,
 ) -> Option<(Cow<'a, str>, bool)> {
     let subdomain = || {
+        let domain = tenant_domain?.to_ascii_lowercase();
         let (name, _) = head.host?.rsplit_once(':').unwrap_or((head.host?, ""));
-        let tenant = name.strip_suffix(tenant_domain?)?.strip_suffix('.')?;
-        Some(tenant).filter(|tenant| !tenant.is_empty() && !tenant.contains('.'))
+        // RFC 9110 4.2.3: hosts are compared without case. A dot at the end names the root.
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let tenant = name.strip_suffix(&*domain)?.strip_suffix('.')?;
+        Some(tenant.to_owned()).filter(|tenant| !tenant.is_empty() && !tenant.contains('.'))
     };
     if let Some(tenant) = in_path {
         return Some((percent_decode(tenant).unwrap_or_default(), false));
@@ -267,7 +270,7 @@ fn tenant<'a>(
         return Some((tenant.into(), true));
     }
     let tenant = target.parameter("tenant");
-    let tenant = tenant.or_else(|| subdomain().map(Cow::Borrowed));
+    let tenant = tenant.or_else(|| subdomain().map(Cow::Owned));
     tenant.map(|tenant| (tenant, false))
 }
 
