@@ -78,6 +78,12 @@ impl Parts {
     }
 }
 
+/// Whether the text is a label of a host name; browsers write what is not ASCII as Punycode.
+fn is_label(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_part)
+}
+
 /// The port that an origin does not name (RFC 6454 4).
 fn default_port(scheme: &str) -> Option<u16> {
     match scheme {
@@ -145,7 +151,7 @@ impl OriginPattern {
                 HostPattern::Exact(host) => *host == of_host,
                 HostPattern::Below(domain) => of_host
                     .strip_suffix(domain.as_str())
-                    .is_some_and(|name| !name.is_empty()),
+                    .is_some_and(|name| name.split('.').all(is_label)),
             }
     }
 }
@@ -212,8 +218,16 @@ mod tests {
     fn a_wildcard_stands_for_subdomains() {
         check(
             "https://*.example.org",
-            &["https://a.example.org", "https://a.b.Example.org"],
             &[
+                "https://a.example.org",
+                "https://a.b.Example.org",
+                "https://a_1-b.xn--bcher-kva.example.org",
+            ],
+            &[
+                "https://evil]x.example.org",
+                "https://[::1].example.org",
+                "https://a..example.org",
+                "https://a*.example.org",
                 "https://example.org",
                 "https://.example.org",
                 "https://evilexample.org",
