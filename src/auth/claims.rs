@@ -133,7 +133,7 @@ impl Claims {
 }
 
 /// The value of an attribute: a text, a whole number or a boolean, as its text.
-fn attribute(claim: serde_json::Value) -> Option<Box<str>> {
+pub(crate) fn attribute(claim: serde_json::Value) -> Option<Box<str>> {
     use serde_json::Value::{Bool, Number, String};
     match claim {
         String(text) => Some(text.into()),

@@ -11,7 +11,7 @@ pub mod revocations;
 pub mod verifier;
 
 pub use claims::{ClaimRules, UserClaim};
-pub(crate) use claims::{Name, Names};
+pub(crate) use claims::{Name, Names, attribute};
 pub use identity::Identity;
 pub use issuer::{Grant, issue};
 pub use keys::{KeyError, TokenAlgorithm, VerificationKey};

@@ -200,6 +200,8 @@ label! {
         HandshakesPerShardMax = "handshakes_per_shard_max",
         /// Its token was not verified, because too many from its address proved nothing (1013).
         AuthThrottled = "auth_throttled",
+        /// The authentication callback or the program could not say whose the token is (1013).
+        AuthUnanswered = "auth_unanswered",
         /// The shard was stalled for so long that publications for it are lost (1013).
         Stalled = "stalled",
         /// The session sent a large message while more waited in the process than `waiting_bytes_max`

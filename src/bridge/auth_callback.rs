@@ -1,7 +1,7 @@
 //! Asks the backend of the operator whose a token is.
 
 use super::http_client::HttpClient;
-use crate::auth::{Identity, Name, Names, Revocations};
+use crate::auth::{Identity, Name, Names, Revocations, attribute};
 use crate::base::counters::TokenError;
 use crate::shard::UnknownToken;
 use http::{Request, StatusCode};
@@ -73,7 +73,7 @@ struct Claims {
     tenant: Option<Name>,
     roles: Option<Names>,
     permissions: Option<Names>,
-    attributes: Option<BTreeMap<Box<str>, Name>>,
+    attributes: Option<BTreeMap<Box<str>, serde_json::Value>>,
     expires_at: Option<u64>,
 }
 
@@ -148,7 +148,7 @@ impl AuthCallback {
         identity.permissions = claims.permissions.map(Names::into_vec).unwrap_or_default();
         let attributes = claims.attributes.unwrap_or_default().into_iter();
         identity.attributes = attributes
-            .map(|(name, value)| (name, value.into_text()))
+            .filter_map(|(name, value)| Some((name, attribute(value)?)))
             .collect();
         identity.expires_unix_s = claims.expires_at.unwrap_or(u64::MAX);
         if !identity.is_valid() {

@@ -137,7 +137,7 @@ impl Broker {
         if !self.verifier.is_configured() {
             return of_client;
         }
-        match self.verify(connect.peer, policy, token, now) {
+        match self.verify(connect.peer, policy, (token, false), now) {
             Ok(identity) => Some(Proof::Identity(identity)),
             Err(error) => {
                 self.counters.token_errors.of(error).add(1);
@@ -150,10 +150,10 @@ impl Broker {
         &self,
         client: SocketAddr,
         policy: &DialectPolicy,
-        token: &str,
+        (token, asks_others): (&str, bool),
         now: Now,
     ) -> Result<Identity, TokenError> {
-        self.limit_guesses(client.ip(), token, now, || {
+        self.limit_guesses(client.ip(), token, asks_others, now, || {
             // The embedding program may check tokens itself.
             self.lend_to(|| self.verifier.verify(token, policy.user_claim, now))
         })
@@ -172,7 +172,7 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let verified = self.verify(session.peer, policy, token, now);
+        let verified = self.verify(session.peer, policy, (token, true), now);
         if let Err(error) = &verified
             && self.verifier.asks_others(token, *error)
         {
@@ -198,12 +198,12 @@ impl Broker {
     ) {
         let is_in = match verified {
             Ok(identity) if identity.expires_unix_s <= now.unix_s() => {
-                self.reject_token(id, TokenError::Expired, now, emit);
+                self.reject_token(id, TokenError::Expired, source, now, emit);
                 false
             }
             Ok(identity) => self.admit_or_close(id, policy, identity, now, emit),
             Err(error) => {
-                self.reject_token(id, error, now, emit);
+                self.reject_token(id, error, source, now, emit);
                 false
             }
         };
@@ -231,11 +231,27 @@ impl Broker {
         true
     }
 
-    fn reject_token(&mut self, id: ConnectionId, error: TokenError, now: Now, emit: &mut Emit<'_>) {
+    fn reject_token(
+        &mut self,
+        id: ConnectionId,
+        error: TokenError,
+        source: TokenSource,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
         self.counters.token_errors.of(error).add(1);
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
+        if error == TokenError::Unanswered {
+            // It may be valid: the client is to try again, and has used no attempt.
+            return if source == TokenSource::Message {
+                let rejection = Rejection::HandlerFailed;
+                emit(Effect::Reply(Event::AuthenticationFailed { rejection }));
+            } else {
+                self.close_once(id, CloseReason::AuthUnanswered, now, emit);
+            };
+        }
         if error == TokenError::Throttled {
             // Others behind its address must not end a session that has an identity.
             return if session.identity.is_some() {

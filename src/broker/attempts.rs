@@ -92,10 +92,12 @@ impl Broker {
 
     /// Calls `verify`, unless too many tokens from the address have failed. Then one more is
     /// verified each time that the limit gains an attempt, and always one that was valid before.
+    /// Whoever `asks_others` about a token that is not known here begins an attempt for it.
     pub(super) fn limit_guesses(
         &self,
         client: IpAddr,
         token: &str,
+        asks_others: bool,
         now: Now,
         verify: impl FnOnce() -> Result<Identity, TokenError>,
     ) -> Result<Identity, TokenError> {
@@ -112,8 +114,7 @@ impl Broker {
         let verified = verify();
         match &verified {
             Ok(_) => known.add(key),
-            // Others are asked first; see `begin_attempt`.
-            Err(error) if self.verifier.asks_others(token, *error) => {}
+            Err(error) if asks_others && self.verifier.asks_others(token, *error) => {}
             Err(error) => {
                 known.remove(key);
                 if is_guess(*error) {

@@ -502,9 +502,9 @@ impl SettingType for Vec<StaticToken> {
 /// Each is a pattern of channels, a space, and a requirement.
 impl SettingType for Vec<AccessRule> {
     fn rule() -> Cow<'static, str> {
-        "a list of strings \"CHANNEL REQUIREMENT\": in a channel `*` at the end, {user} and {tenant}; \
-         a requirement role=ROLE, permission=PERMISSION, user=USER, tenant=TENANT, user (after \
-         `*`), authenticated, anyone or nobody"
+        "a list of strings \"CHANNEL REQUIREMENT\": in a channel `*` at the end, {user}, {tenant} and \
+         {attribute.NAME}; a requirement role=ROLE, permission=PERMISSION, user=USER, \
+         tenant=TENANT, attribute.NAME=VALUE, user (after `*`), authenticated, anyone or nobody"
             .into()
     }
 

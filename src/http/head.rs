@@ -107,10 +107,10 @@ impl<'a> Head<'a> {
         Ok(Some(head))
     }
 
-    fn note(&mut self, name: &str, value: &'a [u8], forwarded: Option<ForwardedForm>) {
-        let is_text = str::from_utf8(value).is_ok();
+    fn note(&mut self, name: &str, bytes: &'a [u8], forwarded: Option<ForwardedForm>) {
+        let is_text = str::from_utf8(bytes).is_ok();
         // A value that is not UTF-8 is read as empty: such an origin is not allowed.
-        let value = trimmed(str::from_utf8(value).unwrap_or_default());
+        let value = trimmed(str::from_utf8(bytes).unwrap_or_default());
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("host") {
             // One that is not UTF-8 is as invalid as two.
@@ -142,8 +142,15 @@ impl<'a> Head<'a> {
                 .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
                 .map(|(_, token)| trimmed(token));
         } else if forwarded.is_some_and(|form| is(form.name())) {
-            // One that is not UTF-8 is malformed, not empty.
-            self.forwarded.push(if is_text { value } else { "\0" });
+            if is_text {
+                self.forwarded.push(value);
+            } else {
+                // Malformed up to the element with the last byte that is not UTF-8: a client may
+                // have written it, and the proxy what follows.
+                self.forwarded.push("\0");
+                let rest = valid_end(bytes).split_once(',');
+                self.forwarded.extend(rest.map(|(_, rest)| trimmed(rest)));
+            }
         }
     }
 
@@ -230,6 +237,21 @@ fn has_token(value: &str, token: &str) -> bool {
 /// The value without optional white space (RFC 9110 5.6.3); other spaces are part of it.
 fn trimmed(value: &str) -> &str {
     value.trim_matches([' ', '\t'])
+}
+
+/// What follows the last byte that is not UTF-8.
+fn valid_end(mut bytes: &[u8]) -> &str {
+    loop {
+        match str::from_utf8(bytes) {
+            Ok(text) => return text,
+            Err(error) => {
+                let invalid = error
+                    .error_len()
+                    .unwrap_or(bytes.len() - error.valid_up_to());
+                bytes = &bytes[error.valid_up_to() + invalid..];
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -357,12 +379,18 @@ mod tests {
         assert_eq!(lines(None), [""; 0]);
         assert_eq!(lines(Some(ForwardedForm::XForwardedFor)), ["a, b", "d"]);
         assert_eq!(lines(Some(ForwardedForm::Forwarded)), ["for=c"]);
-        let head = b"GET / HTTP/1.1\r\nForwarded: \xff\r\n\r\n";
-        let head = Head::parse(head, Some(ForwardedForm::Forwarded));
-        assert_eq!(
-            head.unwrap().unwrap().forwarded().collect::<Vec<_>>(),
-            ["\0"]
-        );
+        // What a proxy appended to bytes that are not UTF-8 counts.
+        for (value, expected) in [
+            (&b"\xff"[..], &["\0"][..]),
+            (b"\xffa", &["\0"]),
+            (b"a, \xff\xc3b, c, d", &["\0", "c, d"]),
+            (b"a\xc3, d", &["\0", "d"]),
+        ] {
+            let head = [b"GET / HTTP/1.1\r\nForwarded: ", value, b"\r\n\r\n"].concat();
+            let head = Head::parse(&head, Some(ForwardedForm::Forwarded));
+            let head = head.unwrap().unwrap();
+            assert_eq!(head.forwarded().collect::<Vec<_>>(), expected, "{value:?}");
+        }
     }
 
     #[test]

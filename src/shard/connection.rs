@@ -160,7 +160,8 @@ impl CloseRequest {
             | CloseReason::UnauthenticatedPerIpMax
             | CloseReason::HandshakesPerIpMax
             | CloseReason::HandshakesPerShardMax
-            | CloseReason::AuthThrottled => CloseWait::Done,
+            | CloseReason::AuthThrottled
+            | CloseReason::AuthUnanswered => CloseWait::Done,
             _ => CloseWait::CloseFrame,
         }
     }

@@ -191,6 +191,20 @@ fn guesses_of_tokens_are_bounded_and_users_behind_the_same_address_get_in() {
 }
 
 #[test]
+fn guesses_where_tokens_are_optional_are_bounded_though_others_would_be_asked_elsewhere() {
+    let server = Server::with(|builder| {
+        let builder = builder.set("auth_failures_per_ip_max", 10);
+        builder.set("auth_callback_url", "http://127.0.0.1:1/")
+    });
+    for number in 0..100 {
+        let authorization = format!("Authorization: Bearer guess{number}\r\n");
+        drop(Raw::open(server.address, "/notifications", &authorization));
+    }
+    let throttled = server.metric(r#"fanwire_token_errors_total{error="throttled""#);
+    assert!(throttled >= 85, "{throttled}");
+}
+
+#[test]
 fn handshakes_of_an_address_over_its_rate_are_rejected_before_their_token() {
     let server = Server::with(|builder| builder.set("handshakes_per_ip_max", 5));
     let excess = Frame::Close(1013, "handshakes_per_ip_max".to_owned());
