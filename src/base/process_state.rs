@@ -18,7 +18,7 @@ pub struct ProcessState {
     admitted: [AtomicU64; DialectId::COUNT],
     sessions_opened: AtomicU64,
     /// Sessions with a tenant, of dialects that isolate tenants.
-    isolated: AtomicU64,
+    isolated: [AtomicU64; DialectId::COUNT],
     /// Which shards have subscribers of a channel.
     pub interests: Interests,
     /// The retained values.
@@ -90,20 +90,27 @@ impl ProcessState {
     }
 
     /// Counts a session that has a tenant, and channels of its own with it.
-    pub fn add_isolated(&self) {
-        self.isolated.fetch_add(1, Ordering::Relaxed);
+    pub fn add_isolated(&self, dialect: DialectId) {
+        self.isolated[dialect.index()].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Removes such a session from the count.
-    pub fn remove_isolated(&self) {
-        self.isolated.fetch_sub(1, Ordering::Relaxed);
+    pub fn remove_isolated(&self, dialect: DialectId) {
+        self.isolated[dialect.index()].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Sessions that share the channels of those without a tenant.
+    /// Sessions that share the channels of those without a tenant, of all dialects.
     #[must_use]
     pub fn sessions_without_tenant(&self) -> u64 {
-        let isolated = self.isolated.load(Ordering::Relaxed);
-        self.sessions_total().saturating_sub(isolated)
+        let count = |dialect: &DialectId| self.sessions_of_no_tenant(*dialect);
+        DialectId::ALL.iter().map(count).sum()
+    }
+
+    /// The same of one dialect.
+    #[must_use]
+    pub fn sessions_of_no_tenant(&self, dialect: DialectId) -> u64 {
+        let isolated = self.isolated[dialect.index()].load(Ordering::Relaxed);
+        self.sessions(dialect).saturating_sub(isolated)
     }
 
     /// Sessions opened since the start.

@@ -470,7 +470,7 @@ impl Broker {
         if let Some(session) = self.sessions.get(id) {
             self.process_state.remove_session(session.dialect);
             if session.counted.isolated {
-                self.process_state.remove_isolated();
+                self.process_state.remove_isolated(session.dialect);
             }
             self.authenticated_count -= u64::from(session.identity.is_some());
             self.counters

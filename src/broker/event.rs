@@ -160,7 +160,8 @@ pub enum Event<'a> {
     Status {
         /// The session.
         session: &'a SessionView<'a>,
-        /// Sessions of the same dialect in the process; of an isolated tenant, only its own.
+        /// Sessions of the same dialect in the process, and of the same tenant where tenants are
+        /// isolated.
         sessions: u64,
         /// The time.
         now: Now,

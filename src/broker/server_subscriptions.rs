@@ -66,8 +66,8 @@ impl Broker {
             u16::try_from(server_subscriptions.len()).expect("bounded by SERVER_SUBSCRIPTIONS_MAX");
         let is_isolated = session.isolated_tenant().is_some();
         match (session.counted.isolated, is_isolated) {
-            (false, true) => self.process_state.add_isolated(),
-            (true, false) => self.process_state.remove_isolated(),
+            (false, true) => self.process_state.add_isolated(session.dialect),
+            (true, false) => self.process_state.remove_isolated(session.dialect),
             _ => {}
         }
         session.counted.isolated = is_isolated;

@@ -142,7 +142,7 @@ impl Broker {
             let dialect = session.dialect;
             let sessions = match self.isolated_tenant(id) {
                 Some(tenant) => self.quotas.sessions(dialect, Owner::Tenant(tenant)).into(),
-                None => self.process_state.sessions(dialect),
+                None => self.process_state.sessions_of_no_tenant(dialect),
             };
             emit(Effect::Reply(Event::Status {
                 session,

@@ -99,7 +99,6 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let rings = locked_memory::rings(cores.len()).map_err(StartError::Kernel)?;
     kernel_probe::probe().map_err(StartError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();
-    let (addresses, listeners) = bind(&settings.listeners, cores.len())?;
     let ring = Ring::new(RingConfig {
         capacity_bytes: settings.process.ring_bytes.as_u32(),
         readers_max: u32::try_from(cores.len()).map_err(other)?,
@@ -162,6 +161,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         integration::start(settings, check, &mut hooks, verifier, to_shards)?;
     let hooks = Arc::new(hooks);
     let policy = Arc::new(policy(settings));
+    // Not before all that may take long: who connects is served.
+    let (addresses, listeners) = bind(&settings.listeners, cores.len())?;
     let members = listeners[0].iter().map(ReuseportGroup::of);
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
     let watched = Arc::clone(&process_state);

@@ -259,6 +259,7 @@ fn clients_see_the_count_of_their_own_tenant() {
     };
     assert_eq!(count(&mut clients[0]), json!(2));
     assert_eq!(count(&mut clients[2]), json!(1));
+    assert_eq!(count(&mut clients[3]), json!(1));
     drop(clients);
     server.stop();
 }

@@ -6,6 +6,7 @@ use crate::harness::{Client, Frame, Raw, Server};
 use fanwire::{Denied, DialectId, Identity};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -115,6 +116,40 @@ fn keys_of_a_jwk_set_are_rotated_while_the_server_runs_and_stay_when_a_fetch_fai
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(!is_accepted(&server, &old), "it is not in the set any more");
+}
+
+#[test]
+fn while_the_first_keys_are_fetched_nobody_is_accepted_who_would_wait() {
+    let set = json!({"keys": [jwk(EC_PRIVATE, Algorithm::ES256, "new")]}).to_string();
+    let backend = Backend::new(move |_| {
+        std::thread::sleep(Duration::from_secs(1));
+        Answer::Http(200, set.clone())
+    });
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let url = backend.url();
+    let started = std::thread::spawn(move || {
+        let builder = fanwire::Server::builder().listen(address).set("shards", 1);
+        builder.set("jwks_url", url).start().unwrap()
+    });
+    let mut socket = loop {
+        match std::net::TcpStream::connect(address) {
+            Ok(socket) => break socket,
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    assert_eq!(backend.count(), 1, "the set is fetched already");
+    socket
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    socket
+        .write_all(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
+        .unwrap();
+    let mut answer = [0; 15];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    started.join().unwrap().stop();
 }
 
 #[test]
