@@ -58,8 +58,7 @@ impl Shard {
         let outcome = self.broker.lend_to(call);
         let actions = session.into_actions();
         drop(view);
-        let tenant = self.broker.isolated_tenant(id).map(Into::into);
-        self.carry_out(id, actions, tenant, now);
+        self.carry_out_now(id, actions, now);
         self.tell(id, outcome, now);
     }
 
@@ -94,8 +93,7 @@ impl Shard {
         let outcome = self.broker.lend_to(|| self.hooks.connect(&mut session));
         let actions = session.into_actions();
         drop(view);
-        let tenant = self.broker.isolated_tenant(id).map(Into::into);
-        self.carry_out(id, actions, tenant, now);
+        self.carry_out_now(id, actions, now);
         self.tell_handled(id, outcome, true, now);
     }
 
@@ -129,6 +127,14 @@ impl Shard {
     fn count_handler_error(&self) {
         let errors = &self.connections.counters.message_errors;
         errors.of(MessageError::Handler).add(1);
+    }
+
+    /// Carries out what a handler requests that was called just now. Most request nothing.
+    fn carry_out_now(&mut self, id: ConnectionId, actions: Vec<SessionAction>, now: Now) {
+        if !actions.is_empty() {
+            let tenant = self.broker.isolated_tenant(id).map(Into::into);
+            self.carry_out(id, actions, tenant, now);
+        }
     }
 
     /// Carries out what a handler requests. `tenant` is that of the session when the handler was called,
