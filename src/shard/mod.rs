@@ -339,8 +339,8 @@ impl Shard {
             || !connections.queries.is_empty()
     }
 
-    /// The connections whose sessions have authenticated, or need not, since the last call: the
-    /// driver lets their receive buffers grow.
+    /// The connections whose sessions have authenticated, or need not, since the last call: their
+    /// receive buffers may grow when they send much.
     #[must_use]
     pub fn take_admitted(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.connections.admitted)

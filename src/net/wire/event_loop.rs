@@ -395,6 +395,10 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             // SAFETY: this completion named the buffer, and it is given back below.
             let bytes = unsafe { self.kernel.buffer(buffer, length) };
             self.shard.receive(id, bytes, now);
+            let socket = self.sockets.get_mut(id);
+            if socket.is_some_and(|socket| socket.count_received(length)) {
+                self.set_option(id, SocketOption::GrowingReceiveBuffer);
+            }
         }
         if let Some(buffer) = completion.buffer {
             // SAFETY: this completion named the buffer, and each completion is handled once.
@@ -513,7 +517,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             }
         }
         for id in self.shard.take_admitted() {
-            self.set_option(id, SocketOption::GrowingReceiveBuffer);
+            if let Some(socket) = self.sockets.get_mut(id) {
+                socket.admit();
+            }
         }
         for action in self.shard.take_actions() {
             match action {
