@@ -179,7 +179,7 @@ fn skips(records: u64, bytes: usize, run: impl Fn(&(dyn Fn() + Sync))) -> Durati
 
 /// Passes so many records without a look at their payload.
 fn pass(reader: &mut Reader, records: u64) {
-    let visit = |_, _: &[u8]| unreachable!("no record is wanted");
+    let visit = |_, _, _: &[u8]| unreachable!("no record is wanted");
     let passed = reader.drain_while(usize::MAX, &mut (|tag| black_box(tag) == 0, visit));
     assert_eq!(passed, Ok(usize::try_from(records).unwrap_or(usize::MAX)));
 }

@@ -15,17 +15,18 @@ use crate::sync::{Ordering, fence};
 pub trait Visit {
     /// Whether a record with this tag is to be visited.
     fn is_wanted(&mut self, tag: u64) -> bool;
-    /// Visits a copy of a record; false to end the drain behind it.
-    fn visit(&mut self, tag: u64, payload: &[u8]) -> bool;
+    /// Visits a copy of a record; false to end the drain behind it. `position` is what the writer was
+    /// given for it.
+    fn visit(&mut self, position: u64, tag: u64, payload: &[u8]) -> bool;
 }
 
-impl<W: FnMut(u64) -> bool, V: FnMut(u64, &[u8]) -> bool> Visit for (W, V) {
+impl<W: FnMut(u64) -> bool, V: FnMut(u64, u64, &[u8]) -> bool> Visit for (W, V) {
     fn is_wanted(&mut self, tag: u64) -> bool {
         (self.0)(tag)
     }
 
-    fn visit(&mut self, tag: u64, payload: &[u8]) -> bool {
-        (self.1)(tag, payload)
+    fn visit(&mut self, position: u64, tag: u64, payload: &[u8]) -> bool {
+        (self.1)(position, tag, payload)
     }
 }
 
@@ -53,9 +54,9 @@ impl Reader {
     /// Joins in slot `index`; nothing if it is taken.
     pub(crate) fn attach(region: &Arc<Region>, index: u32) -> Option<Self> {
         let position = region.join(index)?;
-        // Relaxed: coherence is enough for every claim that happens before this call to be before
-        // `start`, and `start` only says which records are shown.
-        let start = region.tail().load(Ordering::Relaxed);
+        // Acquire: pairs with the release of the claim that made this tail, so that what its writer
+        // did before it claimed is seen by whoever relies on `next_position`.
+        let start = region.tail().load(Ordering::Acquire);
         let reader = Self {
             region: Arc::clone(region),
             index,
@@ -94,7 +95,7 @@ impl Reader {
         records_max: usize,
         mut visit: impl FnMut(&[u8]),
     ) -> Result<usize, Lapped> {
-        let visit = |_, payload: &[u8]| {
+        let visit = |_, _, payload: &[u8]| {
             visit(payload);
             true
         };
@@ -148,7 +149,8 @@ impl Reader {
                 .position
                 .set(position + layout::span(meta.payload_bytes));
             records += 1;
-            if is_wanted && !visitor.visit(meta.tag, &copy[..meta.payload_bytes as usize]) {
+            if is_wanted && !visitor.visit(position, meta.tag, &copy[..meta.payload_bytes as usize])
+            {
                 break;
             }
         }
@@ -165,6 +167,13 @@ impl Reader {
         // What was walked over without a visit must not hold the writers while the caller sleeps.
         self.publish();
         empty
+    }
+
+    /// The position before which the reader visits nothing any more: each record before it has been
+    /// passed, or was claimed before the reader joined or caught up.
+    #[must_use]
+    pub fn next_position(&self) -> u64 {
+        self.position.get().max(self.start.get())
     }
 
     /// Bytes claimed that this reader has not passed. More than the capacity only while the reader
@@ -276,8 +285,8 @@ impl Reader {
     /// Enters the gate near the tail; nothing that is claimed before this call is visited.
     #[cold]
     fn catch_up(&self) {
-        // Relaxed: as in `attach`.
-        let start = self.region.tail().load(Ordering::Relaxed);
+        // Acquire: as in `attach`.
+        let start = self.region.tail().load(Ordering::Acquire);
         self.start.set(start);
         let fastest = self.region.fastest().unwrap_or(0);
         let entered = self.region.enter(self.index, |limit_before| {

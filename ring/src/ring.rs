@@ -82,6 +82,14 @@ impl Ring {
         self.region.geometry().record_bytes_max()
     }
 
+    /// The position at which the next record is claimed, unless others claim before. A lower bound: it
+    /// may be old when it arrives.
+    #[must_use]
+    pub fn tail_position(&self) -> u64 {
+        // Relaxed: it only grows, so an old value is a lower bound.
+        self.region.tail().load(Ordering::Relaxed)
+    }
+
     /// Bytes the slowest reader in the gate has not passed, `0..=capacity`; zero without readers. A gauge: it
     /// may be old when it arrives.
     #[must_use]

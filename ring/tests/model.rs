@@ -398,7 +398,7 @@ impl<'a> Pair<'a> {
         let (expected, outcome) = self.oracle.drain(index, records_max);
         let mut payloads = Vec::new();
         let reader = self.readers[index].as_mut().unwrap();
-        let visit = |_, payload: &[u8]| {
+        let visit = |_, _, payload: &[u8]| {
             payloads.push(payload.to_vec());
             true
         };

@@ -257,7 +257,7 @@ fn unwanted_records_are_passed_and_counted_and_not_shown() {
         writer.try_write(tag, &[&tag.to_le_bytes()]).unwrap();
     }
     let mut seen = Vec::new();
-    let visit = |tag, payload: &[u8]| {
+    let visit = |_, tag, payload: &[u8]| {
         seen.push((tag, payload[0]));
         true
     };

@@ -204,6 +204,8 @@ label! {
         AuthUnanswered = "auth_unanswered",
         /// The shard was stalled for so long that publications for it are lost (1013).
         Stalled = "stalled",
+        /// What it missed was not kept until it had received it (1013).
+        RecoveryFailed = "recovery_failed",
         /// The session sent a large message while more waited in the process than `waiting_bytes_max`
         /// (1013).
         Memory = "memory",
@@ -260,6 +262,8 @@ metrics! {
         retained_rejected: Counter;
         /// Publications written completely to a subscriber's socket.
         deliveries: Counter;
+        /// Publications of the history that were sent to subscribers which had missed them.
+        recovered: Counter;
         /// Publications queued for a subscriber and never sent.
         dropped: CounterSet<DropReason>, label = "reason";
         /// Sends that a socket did not accept completely.

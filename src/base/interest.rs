@@ -31,11 +31,16 @@ impl ChannelTag {
     pub fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
+
+    /// Which of 64 parts of a table it belongs to. The low bits choose the place in the part.
+    pub(super) fn stripe(self) -> usize {
+        (self.0 >> 58) as usize
+    }
 }
 
 /// A hasher for keys that are hashes already.
 #[derive(Debug, Default)]
-struct TagHasher(u64);
+pub(super) struct TagHasher(u64);
 
 impl Hasher for TagHasher {
     fn finish(&self) -> u64 {
@@ -60,7 +65,10 @@ struct Interest {
     variants: u32,
 }
 
-type Stripe = HashMap<ChannelTag, Interest, BuildHasherDefault<TagHasher>>;
+/// A table of channels by their tags.
+pub(super) type TagMap<T> = HashMap<ChannelTag, T, BuildHasherDefault<TagHasher>>;
+
+type Stripe = TagMap<Interest>;
 
 /// The table of all channels with subscribers.
 #[derive(Debug, Default)]
@@ -127,8 +135,7 @@ impl Interests {
     }
 
     fn stripe(&self, tag: ChannelTag) -> &RwLock<Stripe> {
-        // The low bits choose the place in the stripe's own table.
-        let stripe = (tag.0 >> 58) as usize;
+        let stripe = tag.stripe();
         &self.stripes[stripe / 4].0[stripe % 4]
     }
 }

@@ -145,3 +145,29 @@ const _: () = assert!(NOTIFY_BYTES_MAX + HEAD_BYTES_MAX <= HTTP_INPUT_BYTES_MAX)
 
 /// Shards in one process; the largest hosts have fewer cores.
 pub const SHARDS_MAX: usize = 512;
+
+/// Threads outside the shards that may publish on channels with a history at the same moment.
+pub const OUTSIDE_WRITERS_MAX: usize = 64;
+/// How often the history looks whether a writer has finished, before it is tried again in the next
+/// turn: a few microseconds.
+pub const HISTORY_SPINS: usize = 200;
+/// Bytes of entries that a shard sends to subscribers that recover in one turn of the event loop: a
+/// fraction of a millisecond.
+pub const RECOVERY_BYTES_PER_TURN: usize = 64 * 1024;
+/// Subscribers that recover which it looks at in one turn.
+pub const RECOVERIES_PER_TURN: usize = 256;
+/// What one subscriber is sent at a time, before the others get their turn.
+pub const RECOVERY_STEP_ENTRIES: usize = 64;
+pub const RECOVERY_STEP_BYTES: usize = 32 * 1024;
+/// With more bytes waiting for it, a subscriber is sent no more entries until it has read some.
+pub const RECOVERY_BYTES_WAITING: u32 = 64 * 1024;
+/// Frames of entries that a shard keeps for the next subscribers that recover, bytes.
+pub const RECOVERY_BYTES_KEPT: usize = 1024 * 1024;
+/// Publications in the answer to a request for history, if the client names no number, and at most.
+pub const HISTORY_REPLY_MESSAGES: u32 = 100;
+pub const HISTORY_REPLY_MESSAGES_MAX: u32 = 1_000;
+/// Bytes of the publications in such an answer.
+pub const HISTORY_REPLY_BYTES_MAX: usize = 256 * 1024;
+/// Channels that one sweep of the history looks at, while publishers wait: a fraction of a
+/// millisecond.
+pub const HISTORY_SWEEP_MAX: usize = 512;

@@ -1,13 +1,14 @@
 //! What the shards of a process share beside the ring.
 
 use super::heartbeat::Heartbeats;
+use super::history::History;
 use super::id::DialectId;
 use super::interest::Interests;
 use super::memory::MemoryBudget;
 use super::retained::RetainedValues;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What all shards share: counts of sessions, and three tables.
+/// What all shards share: counts of sessions, and tables.
 ///
 /// All accesses to the counts are relaxed: the values are independent, and no other data is
 /// published through them.
@@ -23,6 +24,8 @@ pub struct ProcessState {
     pub interests: Interests,
     /// The retained values.
     pub retained: RetainedValues,
+    /// What was published on channels with a history.
+    pub history: History,
     /// Whether the shards get on.
     pub heartbeats: Heartbeats,
     /// The memory of what waits.
@@ -36,8 +39,16 @@ impl ProcessState {
         Self {
             heartbeats: Heartbeats::new(shard_count),
             memory: MemoryBudget::new(waiting_bytes_max),
+            history: History::new(shard_count, Vec::new(), 0, 0),
             ..Self::default()
         }
+    }
+
+    /// The same with a history.
+    #[must_use]
+    pub fn with_history(mut self, history: History) -> Self {
+        self.history = history;
+        self
     }
 
     /// Counts a session of `dialect`.

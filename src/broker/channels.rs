@@ -6,6 +6,7 @@ use crate::base::{ChannelTag, ProcessState, SubscriptionId, Variant};
 use crate::json::{JsonReader, Object};
 use hashbrown::HashTable;
 use slab::Slab;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,6 +24,16 @@ pub struct SubscriberGroupKey {
     filter: Option<FilterId>,
     /// Their tenant, in the channels of server-side subscriptions.
     tenant: TenantKey,
+    /// The number of the recovery of its only subscriber, which receives nothing from the ring yet.
+    pub(super) recovery: Option<NonZeroU32>,
+}
+
+impl SubscriberGroupKey {
+    /// Their filter, if they have one.
+    #[must_use]
+    pub fn filter(&self) -> Option<FilterId> {
+        self.filter
+    }
 }
 
 /// A tenant with sessions on this shard, or none.
@@ -74,7 +85,8 @@ pub struct Channel {
     groups: Slab<SubscriberGroup>,
     /// How many groups receive each variant.
     groups_by_variant: [u32; Variant::COUNT],
-    /// Indices of the groups without a filter, in the order of their tenants.
+    /// Indices of the groups without a filter that receive publications, in the order of their
+    /// tenants.
     unfiltered: Vec<u32>,
     filters: Option<Box<Filters>>,
 }
@@ -104,6 +116,12 @@ impl Channel {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The tag of the name.
+    #[must_use]
+    pub fn tag(&self) -> ChannelTag {
+        self.tag
     }
 
     /// Whether some subscribers have a filter.
@@ -170,9 +188,26 @@ impl Channel {
         matched.clear();
         let evaluations = index.matches(data, reader, matched);
         for filter_id in matched {
-            groups.extend_from_slice(&by_group[filter_id.slot() as usize]);
+            let all = by_group[filter_id.slot() as usize].iter();
+            let is_live = |index: &&u32| self.groups[**index as usize].key.recovery.is_none();
+            groups.extend(all.filter(is_live));
         }
         evaluations
+    }
+
+    /// Whether data pass a filter of the channel.
+    pub(super) fn passes(
+        &mut self,
+        filter_id: FilterId,
+        data: &Object<'_>,
+        reader: &mut JsonReader,
+    ) -> bool {
+        let Some(filters) = &mut self.filters else {
+            return false;
+        };
+        filters.matched.clear();
+        filters.index.matches(data, reader, &mut filters.matched);
+        filters.matched.contains(&filter_id)
     }
 
     /// The variants that its subscribers receive, as a mask.
@@ -183,6 +218,7 @@ impl Channel {
     }
 
     fn group_for(&mut self, key: SubscriberGroupKey) -> u32 {
+        let is_live = key.recovery.is_none();
         let of_tenant = self.of_tenant(key.tenant);
         let end = of_tenant.end;
         let same = match key.filter {
@@ -202,7 +238,8 @@ impl Channel {
         let index = u32::try_from(self.groups.insert(group));
         let index = index.expect("fewer groups than subscriptions, which are u32");
         match key.filter {
-            None => self.unfiltered.insert(end, index),
+            None if is_live => self.unfiltered.insert(end, index),
+            None => {}
             Some(filter_id) => {
                 let filters = self.filters.get_or_insert_default();
                 filters.groups_of(filter_id).push(index);
@@ -265,6 +302,8 @@ pub(super) struct NewSubscriber {
     pub(super) filter: Option<Filter>,
     /// Its tenant, in the channels of server-side subscriptions.
     pub(super) tenant: TenantKey,
+    /// The number of its recovery, if it recovers.
+    pub(super) recovery: Option<NonZeroU32>,
 }
 
 /// The channels of one shard.
@@ -405,6 +444,7 @@ impl Channels {
                 .expect("subscription ids are limited to 128 bytes"),
             filter,
             tenant: subscriber.tenant,
+            recovery: subscriber.recovery,
         };
         let group_index = channel.group_for(key);
         let group = &mut channel.groups[group_index as usize];
@@ -418,6 +458,29 @@ impl Channels {
         SubscriptionRef {
             channel: index,
             group: group_index,
+            position: position.expect("fewer subscribers than slots, which are u32"),
+        }
+    }
+
+    /// Moves the only subscriber of a group, which recovers, to one that receives publications.
+    pub(super) fn make_live(&mut self, recovering: SubscriptionRef) -> SubscriptionRef {
+        let channel = &mut self.channels[recovering.channel.0 as usize];
+        let former = &mut channel.groups[recovering.group as usize];
+        let key = SubscriberGroupKey {
+            recovery: None,
+            ..former.key
+        };
+        let slots = std::mem::take(&mut former.slots);
+        let subscription_ids = std::mem::take(&mut former.subscription_ids);
+        let live = channel.group_for(key);
+        let group = &mut channel.groups[live as usize];
+        let position = u32::try_from(group.slots.len());
+        group.slots.extend(slots);
+        group.subscription_ids.extend(subscription_ids);
+        channel.vacate(recovering.group);
+        SubscriptionRef {
+            channel: recovering.channel,
+            group: live,
             position: position.expect("fewer subscribers than slots, which are u32"),
         }
     }

@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::base::channel_names::{channel_of_tenant, is_reserved, is_tenant_id, tenant_of};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
-use crate::base::{DialectId, ProcessState};
+use crate::base::{DialectId, Position, ProcessState};
 use crate::json::Object;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -201,6 +201,8 @@ pub struct Subscription<'a> {
     pub filter: Option<Object<'a>>,
     /// Whether the other subscribers of the channel are notified.
     pub is_announced: bool,
+    /// Up to where the client has received everything, if it asks for what it missed.
+    pub recover: Option<Position>,
 }
 
 impl<'a> Subscription<'a> {
@@ -212,8 +214,20 @@ impl<'a> Subscription<'a> {
             subscription_id: SubscriptionIdRequest::None,
             filter: None,
             is_announced: false,
+            recover: None,
         }
     }
+}
+
+/// What of the history of a channel a client requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryRequest<'a> {
+    /// The channel's name.
+    pub channel: &'a str,
+    /// What follows this position; `None` = the newest.
+    pub after: Option<Position>,
+    /// At most so many publications.
+    pub limit: Option<u32>,
 }
 
 /// Something that happened to a session, or that its client requests.
@@ -262,6 +276,8 @@ pub enum Command<'a> {
         /// The channel's name.
         channel: &'a str,
     },
+    /// The client requests what was published on a channel.
+    GetHistory(HistoryRequest<'a>),
     /// The client sends a ping message.
     Ping,
     /// The client requests the status of its session.

@@ -1,6 +1,6 @@
 //! The effects of a step.
 
-use super::command::{Publication, TokenSource};
+use super::command::{HistoryRequest, Publication, TokenSource};
 use super::event::{Event, Presence};
 use super::known_tokens::Attempt;
 use crate::base::DialectId;
@@ -17,6 +17,8 @@ pub enum Effect<'a> {
     Admitted,
     /// Publish to all shards.
     Publish(Publication<'a>),
+    /// Send `Event::History` to the client.
+    ReadHistory(HistoryRequest<'a>),
     /// Publish the change of a user's presence, in the form of the dialect.
     Announce(DialectId, Presence<'a>),
     /// Ask others whose token this is, and send `Command::TokenVerified` with the answer; no message

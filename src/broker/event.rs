@@ -2,7 +2,7 @@
 
 use crate::auth::Identity;
 use crate::base::counters::MessageError;
-use crate::base::{ConnectionId, DialectId, Now};
+use crate::base::{ConnectionId, DialectId, Now, Position};
 use crate::json::JsonError;
 use std::net::SocketAddr;
 
@@ -103,8 +103,25 @@ pub struct SubscriptionView<'a> {
     pub is_announced: bool,
     /// The user, if the session has one.
     pub user: Option<&'a str>,
+    /// Up to where the client has received everything, if the channel has a history.
+    pub position: Option<Position>,
+    /// Whether what it missed follows, if it asked for that.
+    pub is_recovered: Option<bool>,
     /// The time.
     pub now: Now,
+}
+
+/// A publication of the history, as a client receives it.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryMessage<'a> {
+    /// Where it is in the history.
+    pub position: Position,
+    /// The type of the message.
+    pub kind: &'a str,
+    /// Its data, as JSON.
+    pub data: &'a str,
+    /// When it was published, milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
 }
 
 /// An event for one session.
@@ -175,6 +192,18 @@ pub enum Event<'a> {
         /// The time.
         now: Now,
     },
+    /// What was published on a channel.
+    History {
+        /// The channel's name.
+        channel: &'a str,
+        /// The publications, oldest first.
+        messages: &'a [HistoryMessage<'a>],
+        /// Up to where they reach.
+        position: Position,
+        /// Whether none is missing: neither before them, where the client named a position, nor
+        /// after.
+        is_complete: bool,
+    },
     /// The server is about to shut down.
     ShuttingDown {
         /// Grace period in which sessions may end by themselves, milliseconds.
@@ -227,6 +256,8 @@ pub enum Rejection {
     DuplicateSubscriptionId,
     /// The session has no subscription with this subscription id.
     UnknownSubscriptionId,
+    /// The channel has no history.
+    NoHistory,
     /// A handler of the embedding program failed.
     HandlerFailed,
 }
@@ -270,6 +301,7 @@ impl Rejection {
             Self::TooManyFilters => "Too many filters",
             Self::DuplicateSubscriptionId => "Duplicate subscription",
             Self::UnknownSubscriptionId => "Unknown subscription",
+            Self::NoHistory => "Channel has no history",
             Self::HandlerFailed => "Internal error",
         }
     }
@@ -281,9 +313,10 @@ impl Rejection {
             Self::InvalidJson => MessageError::Json,
             Self::TooDeep => MessageError::Depth,
             Self::UnknownType => MessageError::UnknownType,
-            Self::MissingField(_) | Self::InvalidField(_) | Self::UnknownSubscriptionId => {
-                MessageError::Field
-            }
+            Self::MissingField(_)
+            | Self::InvalidField(_)
+            | Self::UnknownSubscriptionId
+            | Self::NoHistory => MessageError::Field,
             Self::DuplicateSubscriptionId => MessageError::Duplicate,
             Self::HandlerFailed => MessageError::Handler,
             Self::RateLimited => MessageError::RateLimited,

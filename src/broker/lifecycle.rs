@@ -13,9 +13,10 @@ use crate::ws::CloseCode;
 /// The code with which a session is rejected.
 pub(super) fn rejection_code(reason: CloseReason) -> CloseCode {
     match reason {
-        CloseReason::Capacity | CloseReason::AuthThrottled | CloseReason::AuthUnanswered => {
-            CloseCode::TRY_AGAIN_LATER
-        }
+        CloseReason::Capacity
+        | CloseReason::AuthThrottled
+        | CloseReason::AuthUnanswered
+        | CloseReason::RecoveryFailed => CloseCode::TRY_AGAIN_LATER,
         _ => CloseCode::POLICY_VIOLATION,
     }
 }

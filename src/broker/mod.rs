@@ -20,6 +20,8 @@ mod presence;
 mod publishing;
 mod quotas;
 mod rate;
+mod recoveries;
+mod recovery;
 mod server_subscriptions;
 mod session;
 mod state;
@@ -30,15 +32,17 @@ pub use access::{Grounds, Ruling, rule_on_channel, rule_on_session};
 pub use attempts::HandshakeExcess;
 pub use channels::{Channel, ChannelIndex, Reach, SubscriberGroup, SubscriberGroupKey, TenantKey};
 pub use command::{
-    BroadcastTarget, Command, Connect, Publication, Retain, Subscription, SubscriptionIdRequest,
-    TenantScope, TokenSource,
+    BroadcastTarget, Command, Connect, HistoryRequest, Publication, Retain, Subscription,
+    SubscriptionIdRequest, TenantScope, TokenSource,
 };
 pub use current::with_current;
 pub use effect::Effect;
 pub use event::{
-    Event, Presence, PresenceChange, Rejection, SessionId, SessionView, SubscriptionView,
+    Event, HistoryMessage, Presence, PresenceChange, Rejection, SessionId, SessionView,
+    SubscriptionView,
 };
 pub use known_tokens::Attempt;
 pub use quotas::Quotas;
 pub use rate::{RateLimitStatus, RateUse};
+pub use recoveries::Recovery;
 pub use state::{Broker, BrokerParts};

@@ -2,7 +2,7 @@
 
 use super::access::rule_on_session;
 use super::channels::ChannelIndex;
-use super::command::{BroadcastTarget, Command, Publication};
+use super::command::{BroadcastTarget, Command, HistoryRequest, Publication};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::names::is_name;
@@ -75,6 +75,22 @@ impl Broker {
         emit(Effect::Publish(publication.in_scope(scope)));
         let channel = publication.channel;
         emit(Effect::Reply(Event::Published { channel }));
+    }
+
+    pub(super) fn get_history(
+        &mut self,
+        id: ConnectionId,
+        request: HistoryRequest<'_>,
+        emit: &mut Emit<'_>,
+    ) {
+        if let Err(rejection) = self.check_access(id, Action::History, request.channel) {
+            return self.reject(rejection, emit);
+        }
+        let name = self.full_name(id, request.channel).unwrap_or_default();
+        match self.process_state.history.limits_of(&name) {
+            Some(_) => emit(Effect::ReadHistory(request)),
+            None => self.reject(Rejection::NoHistory, emit),
+        }
     }
 
     pub(super) fn get_retained(

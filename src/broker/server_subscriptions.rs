@@ -51,6 +51,7 @@ impl Broker {
                 subscription_id: None,
                 filter: None,
                 tenant: if is_shared { tenant } else { TenantKey::NONE },
+                recovery: None,
             };
             // The channel of the tenant is the first one.
             if is_isolated && server_subscriptions.is_empty() {

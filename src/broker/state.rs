@@ -5,15 +5,18 @@ use super::effect::Effect;
 use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
 use super::rate::{RateLimitStatus, RateState};
+use super::recoveries::Recoveries;
 use super::session::{Leaving, Session};
 use crate::auth::Verifier;
 use crate::base::channel_names::{name_for_clients, tenant_channel};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{
-    ChannelTag, ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlotMap, SubscriptionId,
+    ChannelTag, ConnectionId, DialectId, Now, Position, ProcessState, ShardCounters, SlotMap,
+    SubscriptionId,
 };
 use crate::config::Policy;
 use crate::json::JsonReader;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -29,6 +32,11 @@ pub struct Broker {
     pub(super) sessions: SlotMap<Session>,
     pub(super) channels: Channels,
     pub(super) leaving: Leaving,
+    pub(super) recoveries: Recoveries,
+    /// The offset in the history up to which the shard has read the ring.
+    pub(super) reached: u64,
+    /// The offset that no client can have received yet.
+    pub(super) unreached: u64,
     /// Handshakes of this shard.
     pub(super) handshakes: RateState,
     /// Converts filters.
@@ -72,12 +80,37 @@ impl Broker {
             channels: Channels::new(parts.shard, Arc::clone(&parts.process_state)),
             process_state: parts.process_state,
             leaving: Leaving::default(),
+            recoveries: Recoveries::default(),
+            reached: 0,
+            unreached: 1,
             handshakes: RateState::default(),
             json: JsonReader::default(),
             subscription_count: 0,
             authenticated_count: 0,
             subscription_ids_assigned: Cell::new(0),
         }
+    }
+
+    /// States that the shard has read the ring up to this offset of the history.
+    pub fn reach(&mut self, offset: u64) {
+        self.reached = offset;
+    }
+
+    /// States that no client can have received this offset of the history.
+    pub fn bound(&mut self, unreached: u64) {
+        self.unreached = unreached;
+    }
+
+    /// The offset in the history up to which the shard has read the ring.
+    #[must_use]
+    pub fn reached(&self) -> u64 {
+        self.reached
+    }
+
+    /// What clients are shown of an offset in the history.
+    #[must_use]
+    pub fn position(&self, offset: u64) -> Position {
+        self.process_state.history.position(offset)
     }
 
     /// The policy of the process.
@@ -166,6 +199,12 @@ impl Broker {
     #[must_use]
     pub fn isolated_tenant(&self, id: ConnectionId) -> Option<&str> {
         self.sessions.get(id)?.isolated_tenant()
+    }
+
+    /// The name in the tables of a channel of the session.
+    #[must_use]
+    pub fn full_name<'a>(&self, id: ConnectionId, channel: &'a str) -> Option<Cow<'a, str>> {
+        Some(self.sessions.get(id)?.full_name(channel))
     }
 
     /// Whether the session has yet to answer a ping.

@@ -86,6 +86,7 @@ impl Broker {
             Command::Publish(publication) => self.publish(id, publication, emit),
             // Its dialect chose the channel and the type.
             Command::PublishWithRole { publication, .. } => self.issue(id, publication, emit),
+            Command::GetHistory(request) => self.get_history(id, request, emit),
             Command::GetRetained { channel } => self.get_retained(id, channel, now, emit),
         }
     }

@@ -37,6 +37,20 @@ impl Broker {
             Ok(subscription_id) => subscription_id,
             Err(rejection) => return self.reject(rejection, emit),
         };
+        let history = &self.process_state.history;
+        let has_history = history.limits_of(&name).is_some();
+        // Who may not read the history may still subscribe.
+        let after = requested
+            .recover
+            .filter(|_| !is_known)
+            .and_then(|position| {
+                self.check_access(id, Action::History, requested.channel)
+                    .ok()?;
+                let tag = self.process_state.interests.tag(&name);
+                has_history.then_some(())?;
+                let resumed = history.resume(tag, position, self.unreached, now.monotonic_ms);
+                resumed.ok()
+            });
         if !is_known {
             if session.client_side().len() >= self.subscriptions_max(session) {
                 return self.reject(Rejection::TooManySubscriptions, emit);
@@ -56,12 +70,16 @@ impl Broker {
             {
                 return self.reject(Rejection::TooManyFilters, emit);
             }
-            self.join(id, &name, subscription_id.clone(), filter);
+            self.join(id, &name, subscription_id.clone(), filter, after);
             self.count_tables();
         }
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
+        let position = self
+            .process_state
+            .history
+            .position(after.unwrap_or(self.reached));
         let is_announced = requested.is_announced && !is_known;
         if is_announced {
             session.announced.add(self.channels.find(&name));
@@ -72,6 +90,8 @@ impl Broker {
             filter: requested.filter.as_ref().map(|filter| filter.raw()),
             is_announced,
             user: session.user(),
+            position: has_history.then_some(position),
+            is_recovered: requested.recover.map(|_| after.is_some()),
             now,
         })));
         if is_announced {
@@ -125,17 +145,20 @@ impl Broker {
         session.subscriptions.iter().position(has_id)
     }
 
-    /// Subscribes the session, without checking access.
+    /// Subscribes the session, without checking access. With `after` it first receives what was
+    /// published after this offset.
     pub(super) fn join(
         &mut self,
         id: ConnectionId,
         name: &str,
         subscription_id: Option<SubscriptionId>,
         filter: Option<Filter>,
+        after: Option<u64>,
     ) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
+        let recovery = after.map(|after| (self.recoveries.next_number(), after));
         let channel = self.channels.open(name, false);
         let variant = session.variant();
         let subscription = self.channels.join(
@@ -146,8 +169,12 @@ impl Broker {
                 subscription_id,
                 filter,
                 tenant: TenantKey::NONE,
+                recovery: recovery.map(|(number, _)| number),
             },
         );
+        if let Some((number, after)) = recovery {
+            self.recoveries.begin(id, subscription, number, after);
+        }
         session.filter_bytes += self.channels.filter_bytes(subscription);
         session.subscriptions.push(subscription);
         self.subscription_count += 1;
@@ -172,7 +199,7 @@ impl Broker {
         if session.client_side().len() >= self.subscriptions_max(session) {
             return rejected.of(SubscriptionReject::Full).add(1);
         }
-        self.join(id, &full_name, None, None);
+        self.join(id, &full_name, None, None, None);
         self.count_tables();
     }
 
@@ -219,6 +246,8 @@ impl Broker {
             filter: None,
             is_announced: false,
             user: session.user(),
+            position: None,
+            is_recovered: None,
             now,
         };
         emit(Effect::Reply(Event::Unsubscribed(view)));
@@ -246,6 +275,8 @@ impl Broker {
             filter: None,
             is_announced: false,
             user: session.user(),
+            position: None,
+            is_recovered: None,
             now,
         };
         emit(Effect::Reply(Event::Unsubscribed(view)));

@@ -18,6 +18,7 @@ pub mod dialect_policy;
 mod dotenv;
 pub mod error;
 mod file;
+pub mod history;
 pub mod inputs;
 mod keys;
 mod layer;
@@ -45,6 +46,7 @@ pub use access::{AccessRule, Action, ChannelPattern, DefaultAccess, Requirement,
 pub use declaration::SettingInfo;
 pub use dialect_policy::{DialectPolicy, RateScope, TenantSource, TokenExpiryAction};
 pub use error::SettingsError;
+pub use history::HistorySetting;
 pub use inputs::Inputs;
 pub use listener::{Listener, Route, Routes};
 pub use log::{LogFormat, LogLevel, LogSettings};

@@ -2,12 +2,16 @@
 
 use super::access::{AccessRule, DefaultAccess};
 use super::declaration::settings;
+use super::history::HistorySetting;
 use super::origin::OriginPattern;
 use super::proxies::{AddressRange, ForwardedHeader, ProxyProtocol};
 use super::secret::Secret;
 use super::value::{ByteSize, Millis, ShardCount};
+use crate::base::channel_names::PROPERTY;
 use crate::base::label::label;
 use std::time::Duration;
+
+const HOUR: Duration = Duration::from_hours(1);
 
 label! {
     /// How an upgrade is rejected.
@@ -87,6 +91,12 @@ settings! {
         /// which much waits are closed, and large messages rejected. 0 = half of the memory of the
         /// host or the cgroup.
         waiting_bytes_max: ByteSize = ByteSize(0);
+        /// The channels of which a history is kept, and how much of each: for clients that come back
+        /// and ask for what they missed, and for those that request it.
+        history: Vec<HistorySetting> = vec![HistorySetting::of_prefix(PROPERTY, 100, HOUR)];
+        /// Memory for the history of all channels together. With more, whole channels are removed from
+        /// it. 0 = an eighth of the memory of the host or the cgroup.
+        history_bytes_max: ByteSize = ByteSize(0);
         /// Time for an asynchronous handler of the embedding program; later it counts as failed.
         handler_timeout: Millis = Millis(10_000),
             rule = Some((|time| time.0 > 0, "a time longer than 0s"));

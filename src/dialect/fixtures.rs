@@ -39,6 +39,8 @@ pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
         filter: None,
         is_announced: false,
         user: Some("ann"),
+        position: None,
+        is_recovered: None,
         now: NOW,
     }
 }

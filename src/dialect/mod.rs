@@ -25,14 +25,22 @@ pub struct PublicationMeta {
     pub unix_ms: u64,
     /// A number that no other publication of the process has.
     pub id: u64,
+    /// Whether its channel has a history, so that the publication has a position in it.
+    pub has_position: bool,
 }
 
-/// The offset in a message, from its start, of the [`SUBSCRIPTION_ID_BYTES`] bytes that each
-/// subscriber's subscription id replaces.
-///
-/// [`SUBSCRIPTION_ID_BYTES`]: crate::base::SUBSCRIPTION_ID_BYTES
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placeholder(pub usize);
+/// The offsets, from the start of a message, of what is filled in later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placeholders {
+    /// Where each subscriber's subscription id replaces [`SUBSCRIPTION_ID_BYTES`] bytes.
+    ///
+    /// [`SUBSCRIPTION_ID_BYTES`]: crate::base::SUBSCRIPTION_ID_BYTES
+    pub subscription_id: Option<usize>,
+    /// Where the publication's position in the history replaces [`POSITION_BYTES`] bytes.
+    ///
+    /// [`POSITION_BYTES`]: crate::base::POSITION_BYTES
+    pub position: Option<usize>,
+}
 
 /// A message of a client, decoded.
 #[derive(Clone, Copy, Debug)]
@@ -78,14 +86,13 @@ pub trait Dialect: Sync {
     /// Appends the message for `event`; appends nothing if this dialect has no message for it.
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>);
 
-    /// Appends the message for `publication`; returns the placeholder for its subscribers'
-    /// subscription ids, if they have any.
+    /// Appends the message for `publication`; returns its placeholders.
     fn publication(
         &self,
         publication: &Publication<'_>,
         meta: PublicationMeta,
         output: &mut Vec<u8>,
-    ) -> Option<Placeholder>;
+    ) -> Placeholders;
 
     /// The publication that announces a change of presence; `scratch` holds its text. `None` if
     /// this dialect does not announce it.

@@ -14,10 +14,10 @@ use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
-use crate::base::{DialectId, Now, ProcessState, ShardCounters};
+use crate::base::{DialectId, History, Now, ProcessState, ShardCounters};
 use crate::bridge::Integration;
 use crate::broker::{Broker, Quotas};
-use crate::config::{ByteSize, Listener, Policy, Routes, Settings};
+use crate::config::{ByteSize, HistorySetting, Listener, Policy, Routes, Settings};
 use crate::dialect;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{Peers, Waker, bind_shards};
@@ -26,6 +26,7 @@ use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fanwire_ring::{Ring, RingConfig};
 use glommio::ExecutorJoinHandle;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,10 +106,10 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     })
     .map_err(other)?;
     let clock = Clock::start();
-    let process_state = Arc::new(ProcessState::new(
-        cores.len(),
-        waiting_bytes_max(settings.process.waiting_bytes_max),
-    ));
+    let waiting_bytes_max = settings.process.waiting_bytes_max;
+    let waiting_bytes_max = share_of_memory(waiting_bytes_max, 2, "waiting_bytes_max");
+    let process_state = ProcessState::new(cores.len(), waiting_bytes_max);
+    let process_state = Arc::new(process_state.with_history(history(settings, cores.len())));
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
@@ -254,19 +255,32 @@ pub(super) fn policy(settings: &Settings) -> Policy {
     }
 }
 
-/// The setting, or half of the memory that the host or its cgroup has for this process.
-fn waiting_bytes_max(setting: ByteSize) -> u64 {
+/// The history of a process with so many shards. Its epoch is random, so that no position of an
+/// earlier process is taken for one of this.
+fn history(settings: &Settings, shard_count: usize) -> History {
+    let rules = settings.process.history.iter();
+    let rules = rules.map(|HistorySetting(rule)| rule.clone()).collect();
+    let bytes_max = share_of_memory(settings.process.history_bytes_max, 8, "history_bytes_max");
+    let epoch = RandomState::new().hash_one(std::process::id());
+    #[expect(clippy::cast_possible_truncation, reason = "32 random bits are wanted")]
+    let epoch = epoch as u32;
+    History::new(shard_count, rules, epoch, bytes_max)
+}
+
+/// A setting of this name, or this part of the memory that the host or its cgroup has for this
+/// process.
+fn share_of_memory(setting: ByteSize, part: u64, name: &str) -> u64 {
     if setting.0 > 0 {
         return setting.0;
     }
     let Ok(mut system) = sysinfo::System::new() else {
-        tracing::warn!("the host's memory is unknown: set waiting_bytes_max");
+        tracing::warn!("the host's memory is unknown: set {name}");
         return u64::MAX;
     };
     system.refresh_memory();
     let of_host = system.total_memory();
     let of_cgroup = system.cgroup_limits().map(|limits| limits.total_memory);
-    of_cgroup.map_or(of_host, |limit| limit.min(of_host)) / 2
+    of_cgroup.map_or(of_host, |limit| limit.min(of_host)) / part
 }
 
 /// Who may call `POST /notify`: callers with the key. Without a key, everyone if a listener has the

@@ -1,4 +1,5 @@
-//! Watches whether the shards get on, on a thread of its own.
+//! Watches whether the shards get on, and clears the history of what is too old, on a thread of its
+//! own.
 
 use crate::base::ProcessState;
 use crate::base::now::Clock;
@@ -56,6 +57,7 @@ fn run(parts: &WatchdogParts, stopped: &Receiver<()>) {
                 parts.peers.wake(shard, now);
             }
         }
+        parts.process_state.history.sweep(ticks as usize, now_ms);
         let heartbeats = &parts.process_state.heartbeats;
         let stalled: Vec<_> = heartbeats.stalled(now_ms).collect();
         if stalled == known {

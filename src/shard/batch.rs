@@ -6,8 +6,8 @@
 
 use super::record::{self, Frame};
 use crate::base::limits::RUN_BYTES_MAX;
-use crate::base::{FrameRun, SUBSCRIPTION_ID_BYTES, Variant};
-use crate::dialect::Placeholder;
+use crate::base::{FrameRun, POSITION_BYTES, Position, SUBSCRIPTION_ID_BYTES, Variant};
+use crate::dialect::Placeholders;
 use crate::ws::frame;
 
 /// Batches whose memory is kept: clients may choose subscription ids of any width, but few do.
@@ -42,6 +42,8 @@ struct Piece {
     end: usize,
     /// Offset of the placeholder from the start of the batch.
     placeholder: Option<usize>,
+    /// The publication's offset in the history; 0 = it has none.
+    offset: u64,
 }
 
 impl Batches {
@@ -88,6 +90,18 @@ impl Batches {
     }
 }
 
+/// The run of one frame, for subscribers with subscription ids of this width.
+pub(super) fn single(
+    variant: Variant,
+    subscription_id_bytes: u16,
+    position: Position,
+    frame: Frame<'_>,
+) -> FrameRun {
+    let mut batch = Batch::new(variant, subscription_id_bytes);
+    batch.append(Some(position), frame);
+    batch.run(&[0])
+}
+
 impl Batch {
     fn new(variant: Variant, subscription_id_bytes: u16) -> Self {
         Self {
@@ -102,39 +116,57 @@ impl Batch {
     }
 
     /// Adds the frame of the current publication, unless it is already present; returns its index.
-    pub(super) fn add<'a>(&mut self, frame: impl FnOnce() -> Frame<'a>) -> u32 {
+    pub(super) fn add<'a>(
+        &mut self,
+        position: Option<Position>,
+        frame: impl FnOnce() -> Frame<'a>,
+    ) -> u32 {
         if self.newest != self.publication {
             self.newest = self.publication;
-            self.append(frame());
+            self.append(position, frame());
         }
         u32::try_from(self.pieces.len() - 1).expect("a run is far shorter than 4 GiB")
     }
 
-    /// Adds a frame, with its placeholder as wide as the subscription ids of the subscribers.
-    fn append(&mut self, frame: Frame<'_>) {
+    /// Adds a frame, with its position, and with the placeholder for subscription ids as wide as
+    /// those of the subscribers.
+    fn append(&mut self, position: Option<Position>, frame: Frame<'_>) {
         let start = self.bytes.len();
         let subscription_id_bytes = usize::from(self.subscription_id_bytes);
-        let placeholder = match frame.placeholder {
-            Some(placeholder) if subscription_id_bytes != SUBSCRIPTION_ID_BYTES => {
+        let placeholders = match frame.placeholders.subscription_id {
+            Some(at) if subscription_id_bytes != SUBSCRIPTION_ID_BYTES => {
                 let header_bytes = frame::header_bytes(frame.bytes);
+                let moved = |other: usize| match other > at {
+                    true => other + subscription_id_bytes - SUBSCRIPTION_ID_BYTES - header_bytes,
+                    false => other - header_bytes,
+                };
                 record::append_frame(&mut self.bytes, |output| {
-                    output.extend_from_slice(&frame.bytes[header_bytes..placeholder]);
+                    output.extend_from_slice(&frame.bytes[header_bytes..at]);
                     output.resize(output.len() + subscription_id_bytes, 0);
-                    output.extend_from_slice(&frame.bytes[placeholder + SUBSCRIPTION_ID_BYTES..]);
-                    Some(Placeholder(placeholder - header_bytes))
+                    output.extend_from_slice(&frame.bytes[at + SUBSCRIPTION_ID_BYTES..]);
+                    Placeholders {
+                        subscription_id: Some(moved(at)),
+                        position: frame.placeholders.position.map(moved),
+                    }
                 })
             }
-            placeholder => {
+            _ => {
                 self.bytes.extend_from_slice(frame.bytes);
-                placeholder
+                frame.placeholders
             }
         };
+        if let (Some(at), Some(position)) = (placeholders.position, position) {
+            let at = start + at;
+            self.bytes[at..at + POSITION_BYTES].copy_from_slice(&position.text());
+        }
         self.pieces.push(Piece {
             start,
             end: self.bytes.len(),
-            placeholder: placeholder
+            placeholder: placeholders
+                .subscription_id
                 .filter(|_| subscription_id_bytes > 0)
                 .map(|placeholder| start + placeholder),
+            offset: position.map_or(0, |position| position.offset),
         });
     }
 
@@ -147,6 +179,8 @@ impl Batch {
         }
         let offset = |at: usize| u32::try_from(at).expect("a run is far shorter than 4 GiB");
         let (mut bytes, mut ends, mut placeholders) = (Vec::new(), Vec::new(), Vec::new());
+        let offsets = frames.iter().map(|it| self.pieces[*it as usize].offset);
+        let offsets: Vec<_> = offsets.take_while(|offset| *offset > 0).collect();
         for index in frames {
             let piece = self.pieces[*index as usize];
             let moved = |at: usize| offset(at - piece.start + bytes.len());
@@ -154,7 +188,7 @@ impl Batch {
             bytes.extend_from_slice(&self.bytes[piece.start..piece.end]);
             ends.push(offset(bytes.len()));
         }
-        let run = FrameRun::publications(&bytes, &ends, &placeholders);
+        let run = FrameRun::publications(&bytes, &ends, &placeholders, &offsets);
         self.latest = Some((frames.to_vec(), run.clone()));
         run
     }
@@ -170,28 +204,46 @@ mod tests {
     fn plain(bytes: &[u8]) -> Frame<'_> {
         Frame {
             bytes,
-            placeholder: None,
+            placeholders: Placeholders::default(),
         }
     }
 
     #[test]
-    fn a_hole_becomes_as_wide_as_the_tags() {
+    fn a_placeholder_becomes_as_wide_as_the_subscription_ids_and_the_position_is_filled_in() {
+        check_placeholders(false);
+        check_placeholders(true);
+    }
+
+    fn check_placeholders(is_after: bool) {
         let mut template = Vec::new();
-        let placeholder = record::append_frame(&mut template, |output| {
-            output.extend_from_slice(b"ab");
+        let placeholders = record::append_frame(&mut template, |output| {
+            output.extend_from_slice(b"a\"                      \"b");
+            let at = POSITION_BYTES + 4;
             output.extend_from_slice(&[b'_'; SUBSCRIPTION_ID_BYTES]);
-            output.extend_from_slice(b"cd");
-            Some(Placeholder(2))
+            output.extend_from_slice(b"c\"                      \"d");
+            let after = at + SUBSCRIPTION_ID_BYTES + 2;
+            Placeholders {
+                subscription_id: Some(at),
+                position: Some(if is_after { after } else { 2 }),
+            }
         });
         let frame = Frame {
             bytes: &template,
-            placeholder,
+            placeholders,
         };
         for (width, subscription_id) in [(0, ""), (3, "xyz"), (20, "01234567890123456789")] {
             let mut batch = Batch::new(VARIANT, width);
-            batch.append(frame);
-            batch.append(frame);
-            let text = format!("ab{subscription_id}cd");
+            let position = Position {
+                epoch: 1,
+                offset: 2,
+            };
+            batch.append(Some(position), frame);
+            batch.append(Some(position), frame);
+            let (before, after) = match is_after {
+                true => (" ".repeat(POSITION_BYTES), position.to_string()),
+                false => (position.to_string(), " ".repeat(POSITION_BYTES)),
+            };
+            let text = format!("a\"{before}\"b{subscription_id}c\"{after}\"d");
             let length = u8::try_from(text.len()).unwrap();
             let expected = [&[0x81, length], text.as_bytes()].concat();
             let both = batch
@@ -212,7 +264,10 @@ mod tests {
         for (index, bytes) in [b"aa", b"bb", b"cc"].iter().enumerate() {
             batches.begin_publication();
             for _ in 0..2 {
-                assert_eq!(batches.at(batch).add(|| plain(*bytes)) as usize, index);
+                assert_eq!(
+                    batches.at(batch).add(None, || plain(*bytes)) as usize,
+                    index
+                );
             }
         }
         let all = batches.at(batch).run(&[0, 1, 2]);

@@ -1,12 +1,12 @@
 //! Joins the frames of consecutive publications of a channel into runs, one for each form.
 
 use super::batch::Batches;
-use super::record::{self, Frame, Record};
-use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId, Variant};
+use super::record::{Frame, Record};
+use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId, Variant};
 use crate::broker::{
     BroadcastTarget, Broker, Channel, ChannelIndex, Reach, TenantKey, TenantScope,
 };
-use crate::dialect;
+use crate::dialect::Placeholders;
 use crate::json::{Document, JsonReader};
 
 /// Often enough that memory is free soon, and seldom enough that a channel which is published to by
@@ -48,15 +48,17 @@ struct Share {
 struct LateFrame {
     variant: Option<Variant>,
     bytes: Vec<u8>,
-    placeholder: Option<usize>,
+    placeholders: Placeholders,
 }
 
 impl Coalescer {
     /// Adds the frames of a record, after delivering those collected for another channel.
+    /// `position` is its position in the history.
     pub(super) fn add(
         &mut self,
         tag: ChannelTag,
         bytes: &[u8],
+        position: Position,
         broker: &mut Broker,
         counters: &ShardCounters,
         deliver: &mut impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
@@ -96,11 +98,12 @@ impl Coalescer {
             return counters.ring_malformed.add(1);
         }
         let mut late = LateFrame::default();
+        let position = record.meta.has_position.then_some(position);
         self.batches.begin_publication();
         for group in &self.wanted {
             let key = channel.group(*group).key;
             let batch = self.batches.of(key.variant, key.subscription_id_bytes);
-            let frame = self.batches.at(batch).add(|| {
+            let frame = self.batches.at(batch).add(position, || {
                 let ready = record.frame(key.variant);
                 ready.unwrap_or_else(|| late.of(key.variant, &record, counters))
             });
@@ -207,17 +210,12 @@ impl LateFrame {
         if self.variant != Some(variant) {
             self.variant = Some(variant);
             self.bytes.clear();
-            self.placeholder = record::append_frame(&mut self.bytes, |output| {
-                let dialect = dialect::of(variant.dialect());
-                let publication = record.publication();
-                let publication = publication.expect("checked before the first frame");
-                dialect.publication(&publication, record.meta, output)
-            });
+            self.placeholders = record.encode(variant, &mut self.bytes);
             counters.encodes.of(variant).add(1);
         }
         Frame {
             bytes: &self.bytes,
-            placeholder: self.placeholder,
+            placeholders: self.placeholders,
         }
     }
 }

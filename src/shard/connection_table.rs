@@ -220,6 +220,12 @@ impl ConnectionTable {
         }
     }
 
+    /// Bytes that wait for a connection.
+    pub(super) fn waiting_bytes(&self, id: ConnectionId) -> u32 {
+        let connection = self.slab.get(id);
+        connection.map_or(0, |connection| connection.send_queue.bytes())
+    }
+
     /// Sends an event to the client, in its dialect.
     pub(super) fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
         let Some(connection) = self.slab.get(id) else {

@@ -5,7 +5,7 @@ use super::connection::CloseRequest;
 use super::connection_table::ConnectionTable;
 use super::publication_writer::PublicationWriter;
 use crate::base::{ConnectionId, Now, ShardCounters};
-use crate::broker::{Command, Effect, Publication};
+use crate::broker::{Command, Effect, HistoryRequest, Publication};
 use crate::dialect;
 
 impl Shard {
@@ -17,8 +17,15 @@ impl Shard {
             writer,
             ..
         } = self;
+        if matches!(command, Command::Subscribe(subscription) if subscription.recover.is_some()) {
+            broker.bound(writer.next_offset());
+        }
         let mut unknown = None;
+        let mut requested = None;
         broker.step(id, command, now, &mut |effect| match effect {
+            Effect::ReadHistory(request) => {
+                requested = Some((request.channel.to_owned(), request.after, request.limit))
+            }
             Effect::AskAboutToken {
                 token,
                 source,
@@ -28,6 +35,14 @@ impl Shard {
         });
         if let Some((token, source, attempt)) = unknown {
             self.ask_about_token(id, token, (source, attempt), now);
+        }
+        if let Some((channel, after, limit)) = requested {
+            let request = HistoryRequest {
+                channel: &channel,
+                after,
+                limit,
+            };
+            self.read_history(id, request, now);
         }
     }
 
@@ -60,7 +75,7 @@ pub(super) fn announce(writer: &mut PublicationWriter, effect: Effect<'_>, now: 
     }
 }
 
-fn apply(
+pub(super) fn apply(
     connections: &mut ConnectionTable,
     writer: &mut PublicationWriter,
     id: ConnectionId,
@@ -85,7 +100,7 @@ fn apply(
         // Handled in `is_within_rate_limit`.
         Effect::DropMessage => {}
         // Handled in `step`.
-        Effect::AskAboutToken { .. } => {}
+        Effect::AskAboutToken { .. } | Effect::ReadHistory(_) => {}
     }
 }
 

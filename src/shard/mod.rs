@@ -29,13 +29,14 @@ mod publisher;
 mod questions;
 mod ready_queue;
 mod record;
+mod recovering;
 mod send_queue;
 mod session;
 mod timer_wheel;
 mod unauthenticated;
 
 use crate::auth::Verifier;
-use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
+use crate::base::{ConnectionId, History, Now, ProcessState, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use connection_table::ConnectionTable;
@@ -44,6 +45,7 @@ use fanwire_ring::{Reader, Ring};
 use publication_reader::PublicationReader;
 use publication_writer::PublicationWriter;
 use questions::Questions;
+use recovering::Recovering;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use unauthenticated::UnauthenticatedPool;
@@ -111,6 +113,7 @@ pub struct Shard {
     hooks: Arc<Hooks>,
     index: u16,
     questions: Questions,
+    recovering: Recovering,
     process_state: Arc<ProcessState>,
     /// No new sessions are accepted.
     is_shutting_down: bool,
@@ -162,6 +165,7 @@ impl Shard {
             hooks: parts.hooks,
             index: parts.index,
             questions: Questions::default(),
+            recovering: Recovering::default(),
             process_state: parts.process_state,
             is_shutting_down: false,
             awaits_room: false,
@@ -241,6 +245,9 @@ impl Shard {
             self.connections.close_all_lapped(lapped, now);
             1
         });
+        let reached = History::offset_before(self.reader.next_position());
+        self.broker.reach(reached);
+        self.continue_recoveries(now);
         self.reap_ended(now);
         count
     }

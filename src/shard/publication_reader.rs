@@ -4,7 +4,7 @@ use super::coalescer::Coalescer;
 use super::record::{self, Form, Fragment};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
 use crate::base::memory::Waiting;
-use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId};
+use crate::base::{ChannelTag, FrameRun, History, ShardCounters, SubscriptionId};
 use crate::broker::{BroadcastTarget, Broker};
 use fanwire_ring::{Lapped, Reader, Visit};
 use std::collections::HashMap;
@@ -48,12 +48,12 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visit for Visitor<'_, D>
         self.broker.is_wanted(tag) || self.fragments.values().any(|begun| begun.tag == tag)
     }
 
-    fn visit(&mut self, tag: u64, bytes: &[u8]) -> bool {
+    fn visit(&mut self, ring_position: u64, tag: u64, bytes: &[u8]) -> bool {
         *self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
         let tag = ChannelTag::from_bits(tag);
         match record::form(bytes) {
-            Some(Form::Whole) => self.add(tag, bytes),
-            Some(form) => self.reassemble(tag, form, bytes),
+            Some(Form::Whole) => self.add(ring_position, tag, bytes),
+            Some(form) => self.reassemble(ring_position, tag, form, bytes),
             None => self.counters.ring_malformed.add(1),
         }
         *self.bytes_left > 0
@@ -61,7 +61,7 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visit for Visitor<'_, D>
 }
 
 impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
-    fn add(&mut self, tag: ChannelTag, bytes: &[u8]) {
+    fn add(&mut self, ring_position: u64, tag: ChannelTag, bytes: &[u8]) {
         let Self {
             broker,
             coalescer,
@@ -69,12 +69,13 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
             deliver,
             ..
         } = self;
-        coalescer.add(tag, bytes, broker, counters, deliver);
+        let position = broker.position(History::offset_of(ring_position));
+        coalescer.add(tag, bytes, position, broker, counters, deliver);
     }
 
     /// Adds a piece to its publication. Without the pieces before it, which nobody here wanted, it is
     /// ignored.
-    fn reassemble(&mut self, tag: ChannelTag, form: Form, bytes: &[u8]) {
+    fn reassemble(&mut self, ring_position: u64, tag: ChannelTag, form: Form, bytes: &[u8]) {
         let Some(Fragment { id, offset, piece }) = record::fragment(bytes) else {
             return self.counters.ring_malformed.add(1);
         };
@@ -98,7 +99,7 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
         if form == Form::Last
             && let Some(whole) = self.fragments.remove(&id)
         {
-            self.add(tag, &whole.bytes);
+            self.add(ring_position, tag, &whole.bytes);
         }
     }
 }
@@ -143,6 +144,11 @@ impl PublicationReader {
     /// Restores the budget of one fan-out.
     pub(super) fn renew_budget(&mut self) {
         self.bytes_left = self.budget_bytes;
+    }
+
+    /// The position of the ring before which everything has been read.
+    pub(super) fn next_position(&self) -> u64 {
+        self.reader.next_position()
     }
 
     /// Whether the ring has unread records.

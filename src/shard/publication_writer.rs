@@ -3,7 +3,9 @@
 use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
 use crate::base::interest::variants_of;
 use crate::base::memory::Waiting;
-use crate::base::{ChannelTag, Now, ProcessState, ShardCounters, ShardSet, Variant};
+use crate::base::{
+    ChannelTag, History, HistoryLimits, Now, ProcessState, ShardCounters, ShardSet, Variant,
+};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
 use fanwire_ring::{Ring, WriteError, Writer};
@@ -27,6 +29,8 @@ pub(super) struct RingWriter {
     writer: Writer,
     ring: Ring,
     process_state: Arc<ProcessState>,
+    /// The shard whose writer this is.
+    shard: Option<u16>,
 }
 
 /// A publication in one piece or in several.
@@ -37,6 +41,8 @@ pub(super) struct Pieces {
     record: Vec<u8>,
     /// Bytes of `record` that are written.
     written: usize,
+    /// How much its channel keeps, if it has a history.
+    history: Option<HistoryLimits>,
 }
 
 impl Pieces {
@@ -57,11 +63,13 @@ pub(super) struct Unannounced {
 }
 
 impl RingWriter {
-    pub(super) fn new(ring: &Ring, process_state: Arc<ProcessState>) -> Self {
+    /// The writer of a shard, or one for all threads that are not shards.
+    pub(super) fn new(ring: &Ring, process_state: Arc<ProcessState>, shard: Option<u16>) -> Self {
         Self {
             writer: ring.writer(),
             ring: ring.clone(),
             process_state,
+            shard,
         }
     }
 
@@ -77,6 +85,11 @@ impl RingWriter {
         let channel = publication.full_name();
         let tag = interests.tag(&channel);
         let variants = variants_of(interests.variants(tag));
+        let history = self.process_state.history.limits_of(&channel);
+        let meta = PublicationMeta {
+            has_position: history.is_some(),
+            ..meta
+        };
         let mut record = record;
         record::write(
             &mut record,
@@ -94,6 +107,7 @@ impl RingWriter {
             id: meta.id,
             record,
             written: 0,
+            history,
         }
     }
 
@@ -106,7 +120,7 @@ impl RingWriter {
     ) -> bool {
         let record_bytes_max = self.ring.record_bytes_max() as usize;
         if pieces.record.len() <= record_bytes_max {
-            return self.write_record(pieces.tag, &[&pieces.record], unannounced, now);
+            return self.write_last(pieces, &[&pieces.record], unannounced, now);
         }
         while pieces.written < pieces.record.len() {
             let rest = &pieces.record[pieces.written..];
@@ -119,7 +133,14 @@ impl RingWriter {
                 Form::Middle
             };
             let prefix = record::fragment_prefix(form, pieces.written, pieces.id);
-            if !self.write_record(pieces.tag, &[&prefix, piece], unannounced, now) {
+            let parts = [&prefix[..], piece];
+            let is_written = match form {
+                Form::Last => self.write_last(pieces, &parts, unannounced, now),
+                _ => self
+                    .write_record(pieces.tag, &parts, unannounced, now)
+                    .is_some(),
+            };
+            if !is_written {
                 return false;
             }
             pieces.written += piece.len();
@@ -127,13 +148,48 @@ impl RingWriter {
         true
     }
 
+    /// Writes the record with which a publication is complete, and inserts the publication in the
+    /// history.
+    fn write_last(
+        &self,
+        pieces: &Pieces,
+        parts: &[&[u8]],
+        unannounced: &mut Unannounced,
+        now: Now,
+    ) -> bool {
+        let Some(limits) = pieces.history else {
+            let position = self.write_record(pieces.tag, parts, unannounced, now);
+            return position.is_some();
+        };
+        let history = &self.process_state.history;
+        let tail = self.ring.tail_position();
+        let writing = match self.shard {
+            Some(shard) => Some(history.begin_in_shard(shard, tail)),
+            None => history.begin_outside(tail),
+        };
+        // Too many threads publish at once: as if the ring was full.
+        let Some(writing) = writing else {
+            return false;
+        };
+        let Some(position) = self.write_record(pieces.tag, parts, unannounced, now) else {
+            return false;
+        };
+        if let Some((header, body)) = record::without_frames(&pieces.record) {
+            let (tag, offset) = (pieces.tag, History::offset_of(position));
+            history.insert(tag, offset, &[&header, body], limits, now.monotonic_ms);
+        }
+        drop(writing);
+        true
+    }
+
+    /// Writes one record; its position, or nothing when the ring is full.
     fn write_record(
         &self,
         tag: ChannelTag,
         parts: &[&[u8]],
         unannounced: &mut Unannounced,
         now: Now,
-    ) -> bool {
+    ) -> Option<u64> {
         let written = match self.writer.try_write(tag.bits(), parts) {
             Err(WriteError::Full) if self.put_out_stalled(now) => {
                 self.writer.try_write(tag.bits(), parts)
@@ -144,11 +200,11 @@ impl RingWriter {
             Ok(position) => {
                 let part = position / (u64::from(self.ring.capacity_bytes()) / RING_PARTS);
                 unannounced.add(tag, part);
-                true
+                Some(position)
             }
             Err(WriteError::Full) => {
                 unannounced.wakes_all = true;
-                false
+                None
             }
             Err(WriteError::TooLarge) => {
                 unreachable!("records over the limit are cut into fragments")
@@ -234,13 +290,18 @@ impl PublicationWriter {
     ) -> Self {
         Self {
             shard,
-            ring_writer: RingWriter::new(ring, process_state),
+            ring_writer: RingWriter::new(ring, process_state, Some(shard)),
             counters,
             unsent: VecDeque::new(),
             unannounced: Unannounced::default(),
             count: 0,
             spare: Vec::new(),
         }
+    }
+
+    /// An offset of the history that no publication has yet.
+    pub(super) fn next_offset(&self) -> u64 {
+        History::offset_of(self.ring_writer.ring.tail_position())
     }
 
     /// What the shards of the process share.
@@ -254,6 +315,7 @@ impl PublicationWriter {
         let meta = PublicationMeta {
             unix_ms: now.unix_ms,
             id: u64::from(self.shard) << ID_BITS | self.count,
+            has_position: false,
         };
         let spare = std::mem::take(&mut self.spare);
         let counters = &self.counters;

@@ -103,7 +103,7 @@ impl Publisher {
         wake: impl Fn(u32, Now) + Send + Sync + 'static,
     ) -> Self {
         Self {
-            ring_writer: RingWriter::new(ring, Arc::clone(&process_state)),
+            ring_writer: RingWriter::new(ring, Arc::clone(&process_state), None),
             process_state,
             counters: Mutex::new(counters),
             count: AtomicU64::new(0),
@@ -149,6 +149,7 @@ impl Publisher {
         let meta = PublicationMeta {
             unix_ms: now.unix_ms,
             id: writer << ID_BITS | count,
+            has_position: false,
         };
         let mut encoded = 0;
         let note_encode = |variant: Variant| encoded |= variant.bit();

@@ -3,13 +3,13 @@
 //!
 //! ```text
 //!   0      1          2        3      4         6       8       12              16
-//!   ├ form ┼ variants ┼ target ┼ scope┼ channel ┼ kind  ┼ data  ┼ zero          ┤
+//!   ├ form ┼ variants ┼ target ┼ scope┼ channel ┼ kind  ┼ data  ┼ flags         ┤
 //!   │ (u8) │ (count)  │ (u8)   │ (u8) │ bytes   │ bytes │ bytes │ (u32)         │
 //!   │      │ (u8)     │        │      │ (u16)   │ (u16) │ (u32) │               │
 //!   16                                         24                              32
 //!   ├ time (u64, unix ms)                      ┼ id (u64)                       ┤
 //!   32
-//!   ├ variants × (variant u32, frame bytes u32, placeholder u32 from the frame's start) ┤
+//!   ├ variants × (variant, frame bytes, two placeholders from the frame's start: 4 × u32) ┤
 //!   ├ channel ┼ kind ┼ data ┼ target (u16 bytes, text) ┼ tenant (u16 bytes, text) ┼ frame … ┤
 //! ```
 //!
@@ -23,11 +23,13 @@
 use crate::base::Variant;
 use crate::base::channel_names::name_for_clients;
 use crate::broker::{BroadcastTarget, Publication, TenantScope};
-use crate::dialect::{Placeholder, PublicationMeta};
+use crate::dialect::{self, Placeholders, PublicationMeta};
 use crate::ws::frame;
 
 const HEADER_BYTES: usize = 32;
-const TABLE_ENTRY_BYTES: usize = 12;
+const TABLE_ENTRY_BYTES: usize = 16;
+/// Flag of a publication that has a position in the history.
+const FLAG_POSITION: u32 = 1;
 /// The offset of a frame without a placeholder.
 const NO_PLACEHOLDER: u32 = u32::MAX;
 /// Bytes in front of each piece of a fragmented publication.
@@ -63,12 +65,11 @@ pub(super) struct Record<'a> {
     frames: &'a [u8],
 }
 
-/// A finished frame, and the placeholder for its subscribers' subscription ids.
+/// A finished frame, and its placeholders: offsets from the frame's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
     pub(super) bytes: &'a [u8],
-    /// Offset from the frame's start.
-    pub(super) placeholder: Option<usize>,
+    pub(super) placeholders: Placeholders,
 }
 
 /// Writes a record into `output`, with a frame for each variant in `variants`. `channel` is the
@@ -79,7 +80,7 @@ pub(super) fn write(
     channel: &str,
     meta: PublicationMeta,
     variants: impl Iterator<Item = Variant> + Clone,
-    mut render: impl FnMut(Variant, &mut Vec<u8>) -> Option<Placeholder>,
+    mut render: impl FnMut(Variant, &mut Vec<u8>) -> Placeholders,
 ) {
     let data_bytes = u32::try_from(publication.data.len()).expect("messages are under 4 GiB");
     let variant_count = u8::try_from(variants.clone().count()).expect("variants fit a u32 mask");
@@ -100,7 +101,8 @@ pub(super) fn write(
     output.extend_from_slice(&name_bytes(channel));
     output.extend_from_slice(&name_bytes(publication.kind));
     output.extend_from_slice(&data_bytes.to_le_bytes());
-    output.extend_from_slice(&[0; 4]);
+    let flags = if meta.has_position { FLAG_POSITION } else { 0 };
+    output.extend_from_slice(&flags.to_le_bytes());
     output.extend_from_slice(&meta.unix_ms.to_le_bytes());
     output.extend_from_slice(&meta.id.to_le_bytes());
     output.resize(
@@ -116,31 +118,55 @@ pub(super) fn write(
     output.extend_from_slice(tenant.as_bytes());
     for (index, variant) in variants.enumerate() {
         let base = output.len();
-        let placeholder = append_frame(output, |output| render(variant, output));
+        let placeholders = append_frame(output, |output| render(variant, output));
         let frame_bytes = u32::try_from(output.len() - base).expect("frames are under 4 GiB");
-        let placeholder = placeholder.map_or(NO_PLACEHOLDER, |placeholder| {
-            u32::try_from(placeholder).expect("a placeholder is inside its frame")
-        });
-        let entry = HEADER_BYTES + index * TABLE_ENTRY_BYTES;
-        output[entry..entry + 4].copy_from_slice(&u32::from(variant.index()).to_le_bytes());
-        output[entry + 4..entry + 8].copy_from_slice(&frame_bytes.to_le_bytes());
-        output[entry + 8..entry + 12].copy_from_slice(&placeholder.to_le_bytes());
+        let offset = |placeholder: Option<usize>| {
+            placeholder.map_or(NO_PLACEHOLDER, |placeholder| {
+                u32::try_from(placeholder).expect("a placeholder is inside its frame")
+            })
+        };
+        let entry = [
+            u32::from(variant.index()),
+            frame_bytes,
+            offset(placeholders.subscription_id),
+            offset(placeholders.position),
+        ];
+        let at = HEADER_BYTES + index * TABLE_ENTRY_BYTES;
+        let table = output[at..at + TABLE_ENTRY_BYTES].as_chunks_mut().0;
+        for (bytes, field) in table.iter_mut().zip(entry) {
+            *bytes = field.to_le_bytes();
+        }
     }
 }
 
-/// Appends a text frame with the payload that `render` writes; returns the offset of its
-/// placeholder from the frame's start.
+/// Appends a text frame with the payload that `render` writes; returns the offsets of its
+/// placeholders from the frame's start.
 pub(super) fn append_frame(
     output: &mut Vec<u8>,
-    render: impl FnOnce(&mut Vec<u8>) -> Option<Placeholder>,
-) -> Option<usize> {
+    render: impl FnOnce(&mut Vec<u8>) -> Placeholders,
+) -> Placeholders {
     let base = output.len();
-    let mut placeholder = None;
-    let start = frame::build_text(output, |output| placeholder = render(output));
+    let mut placeholders = Placeholders::default();
+    let start = frame::build_text(output, |output| placeholders = render(output));
     let header_bytes = frame::SERVER_HEADER_BYTES_MAX - (start - base);
     output.copy_within(start.., base);
     output.truncate(output.len() - (start - base));
-    placeholder.map(|Placeholder(offset)| header_bytes + offset)
+    let in_frame = |offset| header_bytes + offset;
+    Placeholders {
+        subscription_id: placeholders.subscription_id.map(in_frame),
+        position: placeholders.position.map(in_frame),
+    }
+}
+
+/// What the history keeps of a record: its header, and what follows the table up to the frames.
+/// Together they are a record without frames. `None` when the bytes are not a valid record.
+pub(super) fn without_frames(record: &[u8]) -> Option<([u8; HEADER_BYTES], &[u8])> {
+    let frames = Record::read(record)?.frames;
+    let mut header = *record.first_chunk()?;
+    let table_bytes = usize::from(header[1]) * TABLE_ENTRY_BYTES;
+    header[1] = 0;
+    let body = record.get(HEADER_BYTES + table_bytes..record.len() - frames.len())?;
+    Some((header, body))
 }
 
 fn name_bytes(text: &str) -> [u8; 2] {
@@ -199,6 +225,7 @@ impl<'a> Record<'a> {
         let meta = PublicationMeta {
             unix_ms: read_u64(bytes, 16)?,
             id: read_u64(bytes, 24)?,
+            has_position: read_u32(bytes, 12)? & FLAG_POSITION != 0,
         };
         let (table, rest) = bytes
             .get(HEADER_BYTES..)?
@@ -263,6 +290,18 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// Appends the frame of `variant`, as the writer would have encoded it. Nothing is appended if the
+    /// texts are not valid.
+    pub(super) fn encode(&self, variant: Variant, output: &mut Vec<u8>) -> Placeholders {
+        let Some(publication) = self.publication() else {
+            return Placeholders::default();
+        };
+        append_frame(output, |output| {
+            let dialect = dialect::of(variant.dialect());
+            dialect.publication(&publication, self.meta, output)
+        })
+    }
+
     /// The variants of which the writer encoded frames, as a mask.
     pub(super) fn variants(&self) -> u32 {
         let entries = self.table.chunks_exact(TABLE_ENTRY_BYTES);
@@ -276,10 +315,18 @@ impl<'a> Record<'a> {
         for entry in self.table.chunks_exact(TABLE_ENTRY_BYTES) {
             let frame_bytes = read_u32(entry, 4)? as usize;
             if read_u32(entry, 0)? == u32::from(variant.index()) {
-                let placeholder = read_u32(entry, 8)?;
+                let placeholder = |at| {
+                    let offset = read_u32(entry, at);
+                    offset
+                        .filter(|it| *it != NO_PLACEHOLDER)
+                        .map(|it| it as usize)
+                };
                 return Some(Frame {
                     bytes: self.frames.get(offset..offset + frame_bytes)?,
-                    placeholder: (placeholder != NO_PLACEHOLDER).then_some(placeholder as usize),
+                    placeholders: Placeholders {
+                        subscription_id: placeholder(8),
+                        position: placeholder(12),
+                    },
                 });
             }
             offset += frame_bytes;
@@ -314,7 +361,11 @@ mod tests {
 
     const GATEWAY: Variant = Variant::plain(DialectId::Gateway);
     const MONITORING: Variant = Variant::plain(DialectId::Monitoring);
-    const STAMP: PublicationMeta = PublicationMeta { unix_ms: 7, id: 9 };
+    const STAMP: PublicationMeta = PublicationMeta {
+        unix_ms: 7,
+        id: 9,
+        has_position: true,
+    };
 
     fn written(variants: &[Variant]) -> Vec<u8> {
         let mut output = Vec::new();
@@ -330,7 +381,10 @@ mod tests {
             variants.iter().copied(),
             |variant, output| {
                 output.extend_from_slice(variant.name().as_bytes());
-                (variant == MONITORING).then_some(Placeholder(4))
+                Placeholders {
+                    subscription_id: (variant == MONITORING).then_some(4),
+                    position: (variant == GATEWAY).then_some(1),
+                }
             },
         );
         output
@@ -350,14 +404,25 @@ mod tests {
         assert_eq!(record.meta, STAMP);
         let gateway = Frame {
             bytes: b"\x81\x07gateway",
-            placeholder: None,
+            placeholders: Placeholders {
+                subscription_id: None,
+                position: Some(3),
+            },
         };
         assert_eq!(record.frame(GATEWAY), Some(gateway));
         let monitoring = Frame {
             bytes: b"\x81\x0amonitoring",
-            placeholder: Some(6),
+            placeholders: Placeholders {
+                subscription_id: Some(6),
+                position: None,
+            },
         };
         assert_eq!(record.frame(MONITORING), Some(monitoring));
+        let (header, body) = without_frames(&bytes).unwrap();
+        let kept = [&header[..], body].concat();
+        let kept = Record::read(&kept).unwrap();
+        assert_eq!((kept.publication(), kept.meta), (Some(expected), STAMP));
+        assert_eq!((kept.variants(), kept.frames), (0, &[][..]));
         let plain = written(&[MONITORING]);
         assert_eq!(Record::read(&plain).unwrap().frame(GATEWAY), None);
     }

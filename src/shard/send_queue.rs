@@ -223,13 +223,13 @@ mod tests {
     }
 
     fn data(bytes: &[u8], ends: &[u32]) -> FrameRun {
-        FrameRun::publications(bytes, ends, &[])
+        FrameRun::publications(bytes, ends, &[], &[])
     }
 
     #[test]
     fn a_tag_is_filled_in_when_the_run_is_sent() {
         let mut send_queue = SendQueue::default();
-        let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3]);
+        let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3], &[]);
         let subscription_id = |text| Some(SubscriptionId::new(text));
         send_queue
             .push(run.clone(), subscription_id("x"), LIMITS)

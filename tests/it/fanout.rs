@@ -47,10 +47,10 @@ fn both_dialects_hear_a_channel_each_in_its_own_words() {
         r#"{"type":"SUBSCRIBED","property_id":"7"}"#
     );
     gateway.send(r#"{"type":"publish","data":{"channel":"prop:7","type":"UP","data":{"n":1}}}"#);
-    assert_eq!(
-        gateway.receive(),
-        r#"{"type":"UP","channel":"prop:7","data":{"n":1}}"#
-    );
+    let received = gateway.receive();
+    let (start, rest) = received.split_once(r#""position":""#).unwrap();
+    assert_eq!(start, r#"{"type":"UP","channel":"prop:7","#);
+    assert!(rest.ends_with(r#"","data":{"n":1}}"#), "{rest}");
     assert_eq!(monitoring.receive(), r#"{"type":"UP","n":1}"#);
     assert_eq!(server.metric("fanwire_encodes_total"), 2);
 }

@@ -516,7 +516,7 @@ fn a_session_that_the_program_does_not_want_is_closed_with_1008() {
 
 #[test]
 fn stats_count_what_the_documents_ask_for() {
-    let program = Embedded::of(builder());
+    let program = Embedded::of(builder().set("history", Vec::<String>::new()));
     assert_eq!(program.server.stats().active_connections, 0);
     let mut ann = program.user("ann");
     let token = token("bob", &[]);

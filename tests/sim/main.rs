@@ -19,6 +19,7 @@ mod order;
 mod pace;
 mod proxies;
 mod random;
+mod recovery;
 mod rules;
 mod seeds;
 mod shards;

@@ -1,7 +1,7 @@
 //! Shards that share a ring, and all that shards of one process share.
 
 use fanwire::auth::Verifier;
-use fanwire::base::{DialectId, Now, ProcessState, ShardCounters};
+use fanwire::base::{DialectId, History, HistoryRule, Now, ProcessState, ShardCounters};
 use fanwire::broker::Quotas;
 use fanwire::config::{AccessRule, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
@@ -19,21 +19,57 @@ pub(crate) struct Shards {
 
 /// Shards whose sessions need no token and have no limits but the send queue.
 pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, now: Now) -> Shards {
-    let policy = Policy {
+    let policy = open_policy(send_queue_bytes_max);
+    shards_with(policy, &Verifier::default(), count, ring_bytes, now)
+}
+
+/// The same with a history.
+pub(crate) fn shards_keeping(
+    rules: Vec<HistoryRule>,
+    count: usize,
+    ring_bytes: u32,
+    now: Now,
+) -> Shards {
+    let history = History::new(count, rules, 7, 1 << 30);
+    let process_state = ProcessState::new(count, u64::MAX).with_history(history);
+    let policy = open_policy(1 << 22);
+    build(
+        policy,
+        &Verifier::default(),
+        process_state,
+        count,
+        ring_bytes,
+        now,
+    )
+}
+
+fn open_policy(send_queue_bytes_max: u32) -> Policy {
+    Policy {
         dialects: DialectId::ALL.map(|dialect| DialectPolicy::of(dialect).permissive()),
         publish_rules: AccessRule::open_dialect_channels().into(),
         send_queue_bytes_max,
         // Who takes nothing is slow at once.
         slow_consumer_timeout_ms: 0,
         ..Policy::default()
-    };
-    shards_with(policy, &Verifier::default(), count, ring_bytes, now)
+    }
 }
 
 /// Shards with rules, and with a verifier of tokens.
 pub(crate) fn shards_with(
     policy: Policy,
     verifier: &Verifier,
+    count: usize,
+    ring_bytes: u32,
+    now: Now,
+) -> Shards {
+    let process_state = ProcessState::new(count, u64::MAX);
+    build(policy, verifier, process_state, count, ring_bytes, now)
+}
+
+fn build(
+    policy: Policy,
+    verifier: &Verifier,
+    process_state: ProcessState,
     count: usize,
     ring_bytes: u32,
     now: Now,
@@ -45,7 +81,7 @@ pub(crate) fn shards_with(
     .unwrap();
     let policy = Arc::new(policy);
     let quotas = Arc::<Quotas>::default();
-    let process_state = Arc::new(ProcessState::new(count, u64::MAX));
+    let process_state = Arc::new(process_state);
     let counters: Vec<_> = (0..count)
         .map(|_| Arc::<ShardCounters>::default())
         .collect();

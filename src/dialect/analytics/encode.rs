@@ -5,7 +5,7 @@ use crate::base::SUBSCRIPTION_ID_BYTES;
 use crate::base::label::Label;
 use crate::broker::{Event, Publication, Rejection, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
-use crate::dialect::{Placeholder, PublicationMeta};
+use crate::dialect::{Placeholders, PublicationMeta};
 use crate::json::{write_iso_time, write_text};
 
 /// `{"type":"data","data":{ITEM:DATA,"subscription_type":S},"subscription_id":ID,"timestamp":T}`
@@ -13,11 +13,11 @@ pub(super) fn publication(
     publication: &Publication<'_>,
     meta: PublicationMeta,
     output: &mut Vec<u8>,
-) -> Option<Placeholder> {
+) -> Placeholders {
     let base = output.len();
     let Some(stream) = Stream::of_channel(publication.channel) else {
         typed(publication.kind, publication.data, meta.unix_ms, output);
-        return None;
+        return Placeholders::default();
     };
     output.extend_from_slice(b"{\"type\":\"data\",\"data\":{\"");
     output.extend_from_slice(stream.item_field().as_bytes());
@@ -26,11 +26,14 @@ pub(super) fn publication(
     output.extend_from_slice(b",\"subscription_type\":\"");
     output.extend_from_slice(stream.name().as_bytes());
     output.extend_from_slice(b"\"},\"subscription_id\":\"");
-    let placeholder = Placeholder(output.len() - base);
+    let placeholder = output.len() - base;
     output.extend_from_slice(&[b' '; SUBSCRIPTION_ID_BYTES]);
     output.push(b'"');
     end(meta.unix_ms, output);
-    Some(placeholder)
+    Placeholders {
+        subscription_id: Some(placeholder),
+        position: None,
+    }
 }
 
 /// `{"type":T,"data":D,"timestamp":T}`
@@ -68,6 +71,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Welcome { .. }
         | Event::Published { .. }
         | Event::Retained { .. }
+        | Event::History { .. }
         | Event::Status { .. }
         | Event::ShuttingDown { .. } => {}
     }
@@ -116,14 +120,15 @@ mod tests {
     const STAMP: PublicationMeta = PublicationMeta {
         unix_ms: 1_704_067_200_000,
         id: 1,
+        has_position: false,
     };
 
     fn check_publication(channel: &str, expected: &str, expected_hole: Option<usize>) {
         let mut output = Vec::new();
         let publication = Publication::new(channel, "m", r#"{"a":1}"#);
-        let placeholder = super::publication(&publication, STAMP, &mut output);
+        let placeholders = super::publication(&publication, STAMP, &mut output);
         assert_eq!(String::from_utf8(output).unwrap(), expected);
-        assert_eq!(placeholder, expected_hole.map(Placeholder));
+        assert_eq!(placeholders.subscription_id, expected_hole);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod stream;
 
 pub use stream::Stream;
 
-use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use super::{Decoded, Dialect, Placeholders, PublicationMeta};
 use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
@@ -35,7 +35,7 @@ impl Dialect for Analytics {
         publication: &Publication<'_>,
         meta: PublicationMeta,
         output: &mut Vec<u8>,
-    ) -> Option<Placeholder> {
+    ) -> Placeholders {
         encode::publication(publication, meta, output)
     }
 }

@@ -76,6 +76,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         }
         // A client that joins a room receives the room event instead; other answers go to the
         // client alone.
+        Event::History { .. } => {}
         Event::Subscribed(view) if view.is_announced => {}
         Event::Subscribed(view) => {
             let data = joined(view.channel, view.user);

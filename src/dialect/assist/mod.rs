@@ -12,7 +12,7 @@ mod encode;
 pub(crate) mod notices;
 pub(crate) mod rooms;
 
-use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use super::{Decoded, Dialect, Placeholders, PublicationMeta};
 use crate::broker::{Event, Presence, Publication, Rejection, Retain};
 use crate::config::AccessRule;
 use crate::json::Object;
@@ -38,9 +38,9 @@ impl Dialect for Assist {
         publication: &Publication<'_>,
         meta: PublicationMeta,
         output: &mut Vec<u8>,
-    ) -> Option<Placeholder> {
+    ) -> Placeholders {
         encode::publication(publication.kind, publication.data, meta.unix_ms, output);
-        None
+        Placeholders::default()
     }
 
     fn presence<'a>(

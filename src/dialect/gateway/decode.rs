@@ -1,8 +1,9 @@
 //! Messages of gateway clients.
 
-use crate::broker::{Command, Publication, Rejection, Subscription};
+use crate::base::Position;
+use crate::broker::{Command, HistoryRequest, Publication, Rejection, Subscription};
 use crate::dialect::Decoded;
-use crate::json::{Object, required_object, required_text};
+use crate::json::{Object, Value, required_object, required_text};
 
 /// The type of a publication that has none.
 const DEFAULT_KIND: &str = "message";
@@ -16,13 +17,17 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection>
             token: body()?.text("token")?,
         },
         "subscribe" => {
-            let channel = body()?.text("channel")?;
-            Command::Subscribe(Subscription::to(channel))
+            let [channel, recover] = body()?.fields(["channel", "recover"]);
+            Command::Subscribe(Subscription {
+                recover: position(recover, "recover")?,
+                ..Subscription::to(required_text(channel, "channel")?)
+            })
         }
         "unsubscribe" => Command::Unsubscribe {
             channel: body()?.text("channel")?,
         },
         "publish" => publish(&body()?)?,
+        "history" => history(&body()?)?,
         "ping" => Command::Ping,
         "status" => Command::Status,
         kind => {
@@ -33,6 +38,31 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection>
         }
     };
     Ok(Decoded::Command(command))
+}
+
+/// A position, if there is one.
+fn position(value: Option<Value<'_>>, field: &'static str) -> Result<Option<Position>, Rejection> {
+    let Some(value) = value.filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let position = value.text().and_then(Position::parse);
+    position.map(Some).ok_or(Rejection::InvalidField(field))
+}
+
+fn history<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
+    let [channel, after, limit] = body.fields(["channel", "after", "limit"]);
+    let limit = limit.filter(|limit| !limit.is_null());
+    let limit = limit.map(|limit| {
+        limit
+            .raw()
+            .parse()
+            .map_err(|_| Rejection::InvalidField("limit"))
+    });
+    Ok(Command::GetHistory(HistoryRequest {
+        channel: required_text(channel, "channel")?,
+        after: position(after, "after")?,
+        limit: limit.transpose()?,
+    }))
 }
 
 fn publish<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
@@ -62,7 +92,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, is_announced: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, is_announced: false, recover: None }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,
@@ -75,6 +105,17 @@ mod tests {
         check(
             r#"{"type":"publish","data":{"channel":"c"}}"#,
             r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", retain: None, target: All, scope: Without }))"#,
+        );
+        check(
+            r#"{"type":"subscribe","data":{"channel":"c","recover":"0000000a-000000000000b"}}"#,
+            concat!(
+                r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, "#,
+                "is_announced: false, recover: Some(Position { epoch: 10, offset: 11 }) }))"
+            ),
+        );
+        check(
+            r#"{"type":"history","data":{"channel":"c","limit":7}}"#,
+            r#"Ok(GetHistory(HistoryRequest { channel: "c", after: None, limit: Some(7) }))"#,
         );
         check(r#"{"type":"ping"}"#, "Ok(Ping)");
         check(r#"{"type":"status"}"#, "Ok(Status)");
@@ -97,6 +138,15 @@ mod tests {
             r#"{"type":"subscribe","data":{}}"#,
             r#"Err(MissingField("channel"))"#,
         );
+        for recover in ["7", r#""7""#, "[]"] {
+            let text =
+                format!(r#"{{"type":"subscribe","data":{{"channel":"c","recover":{recover}}}}}"#);
+            check(&text, r#"Err(InvalidField("recover"))"#);
+        }
+        for limit in ["-1", "1.5", r#""1""#, "99999999999"] {
+            let text = format!(r#"{{"type":"history","data":{{"channel":"c","limit":{limit}}}}}"#);
+            check(&text, r#"Err(InvalidField("limit"))"#);
+        }
         check(
             r#"{"type":"publish","data":{"channel":"c","type":1}}"#,
             r#"Err(InvalidField("type"))"#,

@@ -1,16 +1,31 @@
 //! Messages to gateway clients.
 
-use crate::broker::{Event, Publication, SessionView};
+use crate::base::{POSITION_BYTES, Position};
+use crate::broker::{Event, HistoryMessage, Publication, SessionView, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
-use crate::json::{write_seconds, write_text};
+use crate::dialect::{Placeholders, PublicationMeta};
+use crate::json::{write_iso_time, write_seconds, write_text};
 
-pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
+pub(super) fn publication(
+    publication: &Publication<'_>,
+    meta: PublicationMeta,
+    output: &mut Vec<u8>,
+) -> Placeholders {
+    let base = output.len();
     start(output, publication.kind);
     output.extend_from_slice(b",\"channel\":");
     write_text(output, publication.channel);
+    let mut placeholders = Placeholders::default();
+    if meta.has_position {
+        output.extend_from_slice(b",\"position\":\"");
+        placeholders.position = Some(output.len() - base);
+        output.extend_from_slice(&[b' '; POSITION_BYTES]);
+        output.push(b'"');
+    }
     output.extend_from_slice(b",\"data\":");
     output.extend_from_slice(publication.data.as_bytes());
     output.push(b'}');
+    placeholders
 }
 
 pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
@@ -26,7 +41,13 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::AuthenticationFailed { rejection } => {
             nested(output, "auth_failed", "error", &rejection.text());
         }
-        Event::Subscribed(view) => nested(output, "subscribed", "channel", view.channel),
+        Event::Subscribed(view) => subscribed(view, output),
+        Event::History {
+            channel,
+            messages,
+            position,
+            is_complete,
+        } => history(channel, messages, *position, *is_complete, output),
         Event::Unsubscribed(view) => nested(output, "unsubscribed", "channel", view.channel),
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Status { session, .. } => status(session, output),
@@ -37,6 +58,60 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Denied { reason } => nested(output, "error", "error", reason),
         Event::Error { rejection } => nested(output, "error", "error", &rejection.text()),
     }
+}
+
+/// `{"type":"subscribed","data":{"channel":C,"position":P,"recovered":B}}`; the last two only where
+/// there is something to say.
+fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"{\"type\":\"subscribed\",\"data\":{\"channel\":");
+    write_text(output, view.channel);
+    if let Some(position) = view.position {
+        write_position(output, position);
+    }
+    if let Some(is_recovered) = view.is_recovered {
+        write_flag(output, "recovered", is_recovered);
+    }
+    output.extend_from_slice(b"}}");
+}
+
+/// `{"type":"history","data":{"channel":C,"messages":[{"type":K,"timestamp":T,"position":P,"data":D},
+/// …],"position":P,"complete":B}}`
+fn history(
+    channel: &str,
+    messages: &[HistoryMessage<'_>],
+    position: Position,
+    is_complete: bool,
+    output: &mut Vec<u8>,
+) {
+    output.extend_from_slice(b"{\"type\":\"history\",\"data\":{\"channel\":");
+    write_text(output, channel);
+    output.extend_from_slice(b",\"messages\":[");
+    for (index, message) in messages.iter().enumerate() {
+        if index > 0 {
+            output.push(b',');
+        }
+        start(output, message.kind);
+        output.extend_from_slice(b",\"timestamp\":");
+        write_iso_time(output, message.unix_ms);
+        write_position(output, message.position);
+        output.extend_from_slice(b",\"data\":");
+        output.extend_from_slice(message.data.as_bytes());
+        output.push(b'}');
+    }
+    output.push(b']');
+    write_position(output, position);
+    write_flag(output, "complete", is_complete);
+    output.extend_from_slice(b"}}");
+}
+
+fn write_position(output: &mut Vec<u8>, position: Position) {
+    output.extend_from_slice(b",\"position\":\"");
+    output.extend_from_slice(&position.text());
+    output.push(b'"');
+}
+
+fn write_flag(output: &mut Vec<u8>, name: &str, is_set: bool) {
+    output.extend_from_slice(format!(",\"{name}\":{is_set}").as_bytes());
 }
 
 fn status(session: &SessionView<'_>, output: &mut Vec<u8>) {
@@ -87,12 +162,26 @@ mod tests {
 
     #[test]
     fn a_publication_carries_type_channel_and_data() {
-        let mut output = Vec::new();
-        let data = r#"{"a": 1.0}"#;
-        let (channel, kind) = ("a\"b", "m");
-        publication(&Publication::new(channel, kind, data), &mut output);
-        let expected = r#"{"type":"m","channel":"a\"b","data":{"a": 1.0}}"#;
-        assert_eq!(String::from_utf8(output).unwrap(), expected);
+        let check = |has_position, expected: &str, expected_placeholder| {
+            let mut output = Vec::new();
+            let data = r#"{"a": 1.0}"#;
+            let (channel, kind) = ("a\"b", "m");
+            let meta = PublicationMeta {
+                unix_ms: 0,
+                id: 1,
+                has_position,
+            };
+            let publication = Publication::new(channel, kind, data);
+            let placeholders = super::publication(&publication, meta, &mut output);
+            assert_eq!(String::from_utf8(output).unwrap(), expected);
+            assert_eq!(placeholders.position, expected_placeholder);
+        };
+        let plain = r#"{"type":"m","channel":"a\"b","data":{"a": 1.0}}"#;
+        check(false, plain, None);
+        let space = " ".repeat(POSITION_BYTES);
+        let with_position =
+            format!(r#"{{"type":"m","channel":"a\"b","position":"{space}","data":{{"a": 1.0}}}}"#);
+        check(true, &with_position, with_position.find(&space));
     }
 
     #[test]

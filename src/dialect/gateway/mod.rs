@@ -8,7 +8,7 @@
 mod decode;
 mod encode;
 
-use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use super::{Decoded, Dialect, Placeholders, PublicationMeta};
 use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
@@ -31,10 +31,9 @@ impl Dialect for Gateway {
     fn publication(
         &self,
         publication: &Publication<'_>,
-        _stamp: PublicationMeta,
+        meta: PublicationMeta,
         output: &mut Vec<u8>,
-    ) -> Option<Placeholder> {
-        encode::publication(publication, output);
-        None
+    ) -> Placeholders {
+        encode::publication(publication, meta, output)
     }
 }

@@ -8,7 +8,7 @@
 mod decode;
 mod encode;
 
-use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use super::{Decoded, Dialect, Placeholders, PublicationMeta};
 use crate::base::channel_names::PROPERTY;
 use crate::broker::{Event, Publication, Rejection, SessionView};
 use crate::json::Object;
@@ -65,8 +65,8 @@ impl Dialect for Monitoring {
         publication: &Publication<'_>,
         _stamp: PublicationMeta,
         output: &mut Vec<u8>,
-    ) -> Option<Placeholder> {
+    ) -> Placeholders {
         encode::publication(publication, output);
-        None
+        Placeholders::default()
     }
 }

@@ -70,7 +70,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Subscribed(_)
         | Event::Unsubscribed(_)
         | Event::Published { .. }
-        | Event::Retained { .. } => {}
+        | Event::Retained { .. }
+        | Event::History { .. } => {}
     }
 }
 
@@ -106,6 +107,7 @@ mod tests {
         let meta = PublicationMeta {
             unix_ms: 1_704_067_200_000,
             id: 10,
+            has_position: false,
         };
         let mut output = Vec::new();
         publication(&Publication::new("all", "alert", data), meta, &mut output);

@@ -6,7 +6,7 @@
 mod decode;
 mod encode;
 
-use super::{Decoded, Dialect, Placeholder, PublicationMeta};
+use super::{Decoded, Dialect, Placeholders, PublicationMeta};
 use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
@@ -42,8 +42,8 @@ impl Dialect for Notifications {
         publication: &Publication<'_>,
         meta: PublicationMeta,
         output: &mut Vec<u8>,
-    ) -> Option<Placeholder> {
+    ) -> Placeholders {
         encode::publication(publication, meta, output);
-        None
+        Placeholders::default()
     }
 }

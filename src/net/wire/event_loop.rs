@@ -265,6 +265,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             && self.accepted.is_empty()
             && self.closing.is_empty()
             && !self.shard.has_leaving()
+            && !self.shard.has_recovering()
     }
 
     /// Counts the turn that has ended if it was too long.
@@ -283,8 +284,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         for (_, accept_ms) in &self.accept_again {
             wake_ms = wake_ms.min(*accept_ms);
         }
-        if self.shard.is_congested() {
-            // Readers of the ring do not notify writers of free space, so the writer polls.
+        if self.shard.is_congested() || self.shard.awaits_history() {
+            // Readers of the ring do not notify writers of free space, and publishers do not say when
+            // the history is complete, so it polls.
             wake_ms = wake_ms.min(now_ms + RETRY_MS);
         }
         Duration::from_millis(wake_ms.saturating_sub(now_ms))

@@ -1,0 +1,428 @@
+//! What was published on channels, kept for clients that come back and for those that request it.
+//!
+//! The process has one table. Publishers write it, so a shard that reads it need not have read the
+//! ring. An entry is kept under its *offset*: a number that grows along the ring, so the order of a
+//! channel's entries is the order in which every subscriber receives the publications.
+//!
+//! A publisher inserts its entry after it has written the ring, because only then it knows the
+//! offset. A shard that hands over from the history to the ring must not miss what is in the ring
+//! and not yet here. So each publisher states, before it writes, from which position of the ring on
+//! its entry may be ([`Writing`]), and [`History::is_settled`] says whether all entries before a
+//! position are here.
+
+use super::channel_names::name_for_clients;
+use super::history_channel::{ChannelHistory, Stored};
+use super::history_position::Position;
+use super::interest::{ChannelTag, TagMap, is_mostly_empty};
+use super::limits::{HISTORY_SPINS, HISTORY_SWEEP_MAX, OUTSIDE_WRITERS_MAX};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Independently locked parts of the table.
+const STRIPES: usize = 64;
+/// Records of the ring begin at multiples of this, bytes.
+const RECORD_ALIGNMENT: u64 = 32;
+/// A writer that is not between its claim and its entry.
+const IDLE: u64 = u64::MAX;
+
+/// How much of a channel is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryLimits {
+    /// Publications; 0 = none is kept.
+    pub messages_max: u32,
+    /// Bytes of all of them.
+    pub bytes_max: u64,
+    /// How long one is kept, milliseconds; 0 = as long as there is room.
+    pub age_ms: u64,
+}
+
+/// Which channels have a history: one, or all whose names begin with a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRule {
+    /// The name, or what names begin with.
+    pub literal: Box<str>,
+    /// Whether any rest may follow.
+    pub is_prefix: bool,
+    /// How much of each channel is kept.
+    pub limits: HistoryLimits,
+}
+
+impl HistoryRule {
+    fn matches(&self, channel: &str) -> bool {
+        match self.is_prefix {
+            true => channel.starts_with(&*self.literal),
+            false => *channel == *self.literal,
+        }
+    }
+}
+
+/// What the table holds and has lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryStats {
+    /// Channels with entries.
+    pub channels: u64,
+    /// Entries.
+    pub messages: u64,
+    /// Bytes of all entries, with what each one costs beside its content.
+    pub bytes: u64,
+    /// Entries that were removed because all channels together had too many bytes.
+    pub evicted: u64,
+}
+
+/// Why entries cannot be read from a position on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryError {
+    /// Some of them are not kept any more.
+    TooOld,
+    /// The position is not of this history: the process has started anew without a durable history,
+    /// or the position is not reached yet.
+    UnknownPosition,
+}
+
+/// The history of all channels.
+#[derive(Debug)]
+pub struct History {
+    epoch: u32,
+    rules: Vec<HistoryRule>,
+    stripes: Box<[Stripe]>,
+    writers: Box<[Writer]>,
+    shard_count: usize,
+    bytes_max: u64,
+    bytes: AtomicU64,
+    messages: AtomicU64,
+    evicted: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stripe(Mutex<Channels>);
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Writer(AtomicU64);
+
+#[derive(Debug, Default)]
+struct Channels {
+    by_tag: TagMap<ChannelHistory>,
+    /// The channels of the table, each once: the next one to look at is the first.
+    order: VecDeque<ChannelTag>,
+    /// Of channels that are not in the table, entries up to this offset may have been removed.
+    lost_through: u64,
+}
+
+/// A writer that is about to write the ring and to insert an entry; the entry must be inserted
+/// before this is dropped.
+#[derive(Debug)]
+pub struct Writing<'a> {
+    writer: &'a AtomicU64,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the acquire load in `is_settled`, which then sees the entry.
+        self.writer.store(IDLE, Ordering::Release);
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new(0, Vec::new(), 0, 0)
+    }
+}
+
+impl History {
+    /// An empty history for so many shards, of at most `bytes_max` bytes in all. The first rule that
+    /// matches a channel counts. Positions of another epoch are not of this history.
+    #[must_use]
+    pub fn new(shard_count: usize, rules: Vec<HistoryRule>, epoch: u32, bytes_max: u64) -> Self {
+        let stripes = std::iter::repeat_with(Stripe::default);
+        let writers = std::iter::repeat_with(|| Writer(AtomicU64::new(IDLE)));
+        Self {
+            epoch,
+            rules,
+            stripes: stripes.take(STRIPES).collect(),
+            writers: writers.take(shard_count + OUTSIDE_WRITERS_MAX).collect(),
+            shard_count,
+            bytes_max,
+            bytes: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// How much is kept of a channel, by its full name; `None` if it has no history.
+    #[must_use]
+    pub fn limits_of(&self, channel: &str) -> Option<HistoryLimits> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let channel = name_for_clients(channel);
+        let rule = self.rules.iter().find(|rule| rule.matches(channel))?;
+        (rule.limits.messages_max > 0).then_some(rule.limits)
+    }
+
+    /// The offset of a record of the ring.
+    #[must_use]
+    pub fn offset_of(ring_position: u64) -> u64 {
+        ring_position / RECORD_ALIGNMENT + 1
+    }
+
+    /// The offset of the last record before this position of the ring, or a later one that no record
+    /// has; 0 = there is none.
+    #[must_use]
+    pub fn offset_before(ring_position: u64) -> u64 {
+        ring_position / RECORD_ALIGNMENT
+    }
+
+    /// What clients are shown of an offset.
+    #[must_use]
+    pub fn position(&self, offset: u64) -> Position {
+        Position {
+            epoch: self.epoch,
+            offset,
+        }
+    }
+
+    /// States that a shard is about to write the ring, at `tail_position` or later.
+    #[must_use]
+    pub fn begin_in_shard(&self, shard: u16, tail_position: u64) -> Writing<'_> {
+        let writer = &self.writers[usize::from(shard)].0;
+        // Release, though the claim that follows releases it too: whoever sees the claim sees this.
+        writer.store(tail_position, Ordering::Release);
+        Writing { writer }
+    }
+
+    /// The same for a thread that is not a shard; `None` when too many write at once.
+    #[must_use]
+    pub fn begin_outside(&self, tail_position: u64) -> Option<Writing<'_>> {
+        let outside = self.writers[self.shard_count..].iter();
+        let mut free = outside.filter(|Writer(writer)| {
+            // AcqRel: as in `begin_in_shard`, and after the last writer of this place.
+            let taken =
+                writer.compare_exchange(IDLE, tail_position, Ordering::AcqRel, Ordering::Relaxed);
+            taken.is_ok()
+        });
+        free.next().map(|Writer(writer)| Writing { writer })
+    }
+
+    /// Whether all entries of records before this position of the ring, which the caller has read up
+    /// to there, are inserted. Looks a few times, because a writer needs a moment only.
+    #[must_use]
+    pub fn is_settled(&self, ring_position: u64) -> bool {
+        self.writers.iter().all(|Writer(writer)| {
+            (0..HISTORY_SPINS).any(|_| {
+                // Acquire: pairs with the release in `Writing::drop`.
+                let is_settled = writer.load(Ordering::Acquire) >= ring_position;
+                if !is_settled {
+                    std::hint::spin_loop();
+                }
+                is_settled
+            })
+        })
+    }
+
+    /// Inserts an entry, the concatenation of `parts`, and removes what is then over a limit.
+    pub fn insert(
+        &self,
+        tag: ChannelTag,
+        offset: u64,
+        parts: &[&[u8]],
+        limits: HistoryLimits,
+        now_ms: u64,
+    ) {
+        let stored = Stored::new(offset, now_ms, parts);
+        let mut channels = self.lock(tag);
+        let Channels {
+            by_tag,
+            order,
+            lost_through,
+        } = &mut *channels;
+        let channel = by_tag.entry(tag).or_insert_with(|| {
+            order.push_back(tag);
+            ChannelHistory::new(*lost_through)
+        });
+        let before = channel.size();
+        channel.insert(stored, limits, now_ms);
+        self.count(before, channel.size());
+        if self.bytes.load(Ordering::Relaxed) > self.bytes_max {
+            self.evict(&mut channels, tag);
+        }
+    }
+
+    /// Removes channels of a stripe, but not `tag`, until all channels together have room.
+    #[cold]
+    fn evict(&self, channels: &mut Channels, tag: ChannelTag) {
+        for _ in 0..channels.order.len() {
+            if self.bytes.load(Ordering::Relaxed) <= self.bytes_max {
+                return;
+            }
+            let Some(next) = channels.order.pop_front() else {
+                return;
+            };
+            if next == tag {
+                channels.order.push_back(next);
+            } else {
+                self.remove(channels, next);
+            }
+        }
+        // This one alone has too many.
+        if let Some(channel) = channels.by_tag.get_mut(&tag) {
+            let before = channel.size();
+            while self.bytes.load(Ordering::Relaxed) - before.1 + channel.size().1 > self.bytes_max
+                && channel.remove_oldest()
+            {}
+            let removed = before.0 - channel.size().0;
+            self.evicted.fetch_add(removed, Ordering::Relaxed);
+            self.count(before, channel.size());
+        }
+    }
+
+    fn remove(&self, channels: &mut Channels, tag: ChannelTag) {
+        if let Some(mut channel) = channels.by_tag.remove(&tag) {
+            let before = channel.size();
+            while channel.remove_oldest() {}
+            self.count(before, (0, 0));
+            self.evicted.fetch_add(before.0, Ordering::Relaxed);
+            channels.lost_through = channels.lost_through.max(channel.lost_through());
+        }
+    }
+
+    /// Relaxed, all of them: sums that order nothing.
+    fn count(&self, before: (u64, u64), after: (u64, u64)) {
+        let add = |sum: &AtomicU64, before: u64, after: u64| {
+            sum.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        };
+        add(&self.messages, before.0, after.0);
+        add(&self.bytes, before.1, after.1);
+    }
+
+    /// Whether what follows a position on a channel can be read: the offset to read from. No client
+    /// has received the offset `unreached`.
+    ///
+    /// # Errors
+    /// [`HistoryError`]
+    pub fn resume(
+        &self,
+        tag: ChannelTag,
+        position: Position,
+        unreached: u64,
+        now_ms: u64,
+    ) -> Result<u64, HistoryError> {
+        if position.epoch != self.epoch || position.offset >= unreached {
+            return Err(HistoryError::UnknownPosition);
+        }
+        self.read(tag, position.offset, 0, now_ms, |_, _| false)?;
+        Ok(position.offset)
+    }
+
+    /// Calls `visit` with the entries of a channel after one offset and up to another, oldest first,
+    /// until it returns false. The table is locked meanwhile.
+    ///
+    /// # Errors
+    /// [`HistoryError::TooOld`] when there were more that are not kept any more.
+    pub fn read(
+        &self,
+        tag: ChannelTag,
+        after: u64,
+        through: u64,
+        now_ms: u64,
+        visit: impl FnMut(u64, &[u8]) -> bool,
+    ) -> Result<(), HistoryError> {
+        let mut channels = self.lock(tag);
+        let Some(channel) = channels.by_tag.get_mut(&tag) else {
+            let is_complete = channels.lost_through <= after;
+            return is_complete.then_some(()).ok_or(HistoryError::TooOld);
+        };
+        let before = channel.size();
+        channel.expire(now_ms);
+        self.count(before, channel.size());
+        if channel.lost_through() > after {
+            return Err(HistoryError::TooOld);
+        }
+        channel.visit(after, through, visit);
+        Ok(())
+    }
+
+    /// The offset after which a channel has at most `count` entries up to another offset.
+    #[must_use]
+    pub fn offset_of_newest(&self, tag: ChannelTag, count: usize, through: u64) -> u64 {
+        let channels = self.lock(tag);
+        let channel = channels.by_tag.get(&tag);
+        channel.map_or(channels.lost_through, |it| it.before_newest(count, through))
+    }
+
+    /// Removes the entries of a channel.
+    pub fn delete(&self, tag: ChannelTag) {
+        let mut channels = self.lock(tag);
+        if let Some(channel) = channels.by_tag.get_mut(&tag) {
+            let before = channel.size();
+            while channel.remove_oldest() {}
+            self.count(before, channel.size());
+        }
+    }
+
+    /// Removes the entries of all channels that `is_it` names. Locks one part of the table after the
+    /// other, each for a time that grows with its entries.
+    pub fn delete_where(&self, mut is_it: impl FnMut(&[u8]) -> bool) {
+        for Stripe(stripe) in &self.stripes {
+            let mut channels = lock(stripe);
+            for channel in channels.by_tag.values_mut() {
+                let before = channel.size();
+                channel.delete_where(&mut is_it);
+                self.count(before, channel.size());
+            }
+        }
+    }
+
+    /// Removes what is too old, in one part of the table: call it with each number in turn.
+    pub fn sweep(&self, turn: usize, now_ms: u64) {
+        let mut channels = lock(&self.stripes[turn % STRIPES].0);
+        let Channels {
+            by_tag,
+            order,
+            lost_through,
+        } = &mut *channels;
+        for _ in 0..order.len().min(HISTORY_SWEEP_MAX) {
+            let Some(tag) = order.pop_front() else { break };
+            let Some(channel) = by_tag.get_mut(&tag) else {
+                continue;
+            };
+            let before = channel.size();
+            channel.expire(now_ms);
+            self.count(before, channel.size());
+            if channel.size().0 > 0 {
+                order.push_back(tag);
+            } else {
+                *lost_through = (*lost_through).max(channel.lost_through());
+                by_tag.remove(&tag);
+            }
+        }
+        if is_mostly_empty(by_tag.len(), by_tag.capacity()) {
+            by_tag.shrink_to_fit();
+            order.shrink_to_fit();
+        }
+    }
+
+    /// What the table holds.
+    #[must_use]
+    pub fn stats(&self) -> HistoryStats {
+        let channels = self.stripes.iter();
+        let channels = channels.map(|Stripe(stripe)| lock(stripe).by_tag.len() as u64);
+        HistoryStats {
+            channels: channels.sum(),
+            messages: self.messages.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+
+    fn lock(&self, tag: ChannelTag) -> MutexGuard<'_, Channels> {
+        lock(&self.stripes[tag.stripe()].0)
+    }
+}
+
+/// A panic of another thread leaves a stripe as it was.
+fn lock(stripe: &Mutex<Channels>) -> MutexGuard<'_, Channels> {
+    stripe.lock().unwrap_or_else(PoisonError::into_inner)
+}

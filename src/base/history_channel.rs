@@ -1,0 +1,161 @@
+//! The history of one channel.
+
+use super::history::HistoryLimits;
+use std::collections::VecDeque;
+
+/// Bytes of an entry before its content: the offset, and when it was stored in seconds.
+const PREFIX_BYTES: usize = 12;
+/// What an entry costs beside its bytes: its place in the list.
+const OVERHEAD_BYTES: u64 = size_of::<Stored>() as u64;
+
+/// An entry, in one allocation: `offset u64 │ monotonic seconds u32 │ content`.
+#[derive(Debug)]
+pub(super) struct Stored(Box<[u8]>);
+
+impl Stored {
+    pub(super) fn new(offset: u64, now_ms: u64, parts: &[&[u8]]) -> Self {
+        let content_bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + content_bytes);
+        let seconds = u32::try_from(now_ms / 1_000).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&offset.to_le_bytes());
+        bytes.extend_from_slice(&seconds.to_le_bytes());
+        for part in parts {
+            bytes.extend_from_slice(part);
+        }
+        Self(bytes.into())
+    }
+
+    fn offset(&self) -> u64 {
+        let (offset, _) = self.0.split_first_chunk().expect("it has a prefix");
+        u64::from_le_bytes(*offset)
+    }
+
+    /// When it was stored, monotonic milliseconds, rounded down.
+    fn stored_ms(&self) -> u64 {
+        let seconds = self.0[8..].first_chunk().expect("it has a prefix");
+        u64::from(u32::from_le_bytes(*seconds)) * 1_000
+    }
+
+    fn content(&self) -> &[u8] {
+        &self.0[PREFIX_BYTES..]
+    }
+
+    fn cost_bytes(&self) -> u64 {
+        self.0.len() as u64 + OVERHEAD_BYTES
+    }
+}
+
+/// The entries of a channel, in the order of their offsets.
+#[derive(Debug)]
+pub(super) struct ChannelHistory {
+    entries: VecDeque<Stored>,
+    bytes: u64,
+    age_ms: u64,
+    /// Entries up to this offset may have been removed.
+    lost_through: u64,
+}
+
+impl ChannelHistory {
+    /// No entries; those up to an offset may have been removed.
+    pub(super) fn new(lost_through: u64) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            bytes: 0,
+            age_ms: 0,
+            lost_through,
+        }
+    }
+
+    pub(super) fn lost_through(&self) -> u64 {
+        self.lost_through
+    }
+
+    /// Entries, and what they cost, bytes.
+    pub(super) fn size(&self) -> (u64, u64) {
+        (self.entries.len() as u64, self.bytes)
+    }
+
+    /// Inserts an entry where its offset belongs, which is nearly always the end, and removes what is
+    /// over the limits.
+    pub(super) fn insert(&mut self, stored: Stored, limits: HistoryLimits, now_ms: u64) {
+        self.age_ms = limits.age_ms;
+        let offset = stored.offset();
+        if offset <= self.lost_through {
+            return;
+        }
+        let later = self.entries.iter().rev();
+        let later = later.take_while(|entry| entry.offset() > offset).count();
+        self.bytes += stored.cost_bytes();
+        if self.entries.len() == self.entries.capacity() {
+            // Doubles, but not beyond the limit.
+            let more = self.entries.len().max(2);
+            let most = (limits.messages_max as usize + 1).saturating_sub(self.entries.len());
+            self.entries.reserve_exact(more.min(most.max(1)));
+        }
+        self.entries.insert(self.entries.len() - later, stored);
+        while self.entries.len() > limits.messages_max as usize || self.bytes > limits.bytes_max {
+            if !self.remove_oldest() {
+                break;
+            }
+        }
+        self.expire(now_ms);
+    }
+
+    /// Removes the oldest entry; false if there is none.
+    pub(super) fn remove_oldest(&mut self) -> bool {
+        let Some(oldest) = self.entries.pop_front() else {
+            return false;
+        };
+        self.bytes -= oldest.cost_bytes();
+        self.lost_through = oldest.offset();
+        true
+    }
+
+    /// Removes the entries that `is_it` names. What they were is not missed: a client that resumes
+    /// before them receives the others.
+    pub(super) fn delete_where(&mut self, is_it: &mut impl FnMut(&[u8]) -> bool) {
+        self.entries.retain(|entry| !is_it(entry.content()));
+        self.bytes = self.entries.iter().map(Stored::cost_bytes).sum();
+    }
+
+    /// Removes the entries over their age.
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        while self.next_expiry_ms().is_some_and(|at_ms| at_ms <= now_ms) {
+            self.remove_oldest();
+        }
+    }
+
+    /// When the oldest entry is over its age, monotonic milliseconds; `None` if there is no entry.
+    fn next_expiry_ms(&self) -> Option<u64> {
+        let oldest = self.entries.front()?;
+        // Times are rounded down to seconds, so one is added.
+        let lives_ms = match self.age_ms {
+            0 => u64::MAX,
+            age_ms => age_ms + 1_000,
+        };
+        Some(oldest.stored_ms().saturating_add(lives_ms))
+    }
+
+    /// Calls `visit` with the entries after one offset and up to another.
+    pub(super) fn visit(
+        &self,
+        after: u64,
+        through: u64,
+        mut visit: impl FnMut(u64, &[u8]) -> bool,
+    ) {
+        let first = self.entries.partition_point(|it| it.offset() <= after);
+        let entries = self.entries.range(first..);
+        for entry in entries.take_while(|entry| entry.offset() <= through) {
+            if !visit(entry.offset(), entry.content()) {
+                return;
+            }
+        }
+    }
+
+    /// The offset after which it has at most `count` entries up to another offset.
+    pub(super) fn before_newest(&self, count: usize, through: u64) -> u64 {
+        let end = self.entries.partition_point(|it| it.offset() <= through);
+        let before = end.checked_sub(count + 1);
+        before.map_or(self.lost_through, |index| self.entries[index].offset())
+    }
+}

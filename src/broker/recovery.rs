@@ -1,0 +1,128 @@
+//! Recovery: a subscriber first receives what it missed, from the history, and then what its shard
+//! reads from the ring.
+//!
+//! ```text
+//!   subscribe, recover after P ─▶ recovering: in the tables, receives nothing from the ring
+//!                                     │  the shard sends the entries after P, some per turn
+//!                                     ▼
+//!                                 live: all entries up to where the shard has read are sent
+//! ```
+//!
+//! A subscriber that recovers has a subscriber group of its own. It becomes live between two reads
+//! of the ring, when the last entry before the shard's position in the ring is sent: so there is
+//! neither a gap nor a duplicate.
+
+use super::channels::SubscriberGroupKey;
+use super::command::{BroadcastTarget, TenantScope};
+use super::recoveries::Recovery;
+use super::state::{Broker, Emit};
+use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
+use crate::base::counters::CloseReason;
+use crate::base::{ChannelTag, ConnectionId, Now, SubscriptionId};
+use crate::json::Document;
+
+impl Broker {
+    /// How many subscribers recover.
+    #[must_use]
+    pub fn recovery_count(&self) -> usize {
+        self.recoveries.queue.len()
+    }
+
+    /// Takes the next subscriber that recovers. Those whose subscription has ended are left out.
+    pub fn next_recovery(&mut self) -> Option<Recovery> {
+        loop {
+            let recovery = self.recoveries.queue.pop_front();
+            if self.recoveries.queue.is_empty() {
+                self.recoveries.queue.shrink_to(0);
+            }
+            let recovery = recovery?;
+            if self.recovering_group(&recovery).is_some() {
+                return Some(recovery);
+            }
+        }
+    }
+
+    /// Puts a subscriber back that has more to receive.
+    pub fn continue_recovery(&mut self, recovery: Recovery) {
+        self.recoveries.queue.push_back(recovery);
+    }
+
+    /// From now on the subscriber receives what the shard reads from the ring.
+    pub fn finish_recovery(&mut self, recovery: Recovery) {
+        let live = self.channels.make_live(recovery.subscription);
+        let session = self.sessions.get_mut(recovery.id);
+        let subscriptions = session.map(|session| &mut session.subscriptions);
+        for subscription in subscriptions.into_iter().flatten() {
+            if *subscription == recovery.subscription {
+                *subscription = live;
+            }
+        }
+    }
+
+    /// Ends the session of a subscriber that missed entries which are not kept any more.
+    pub fn fail_recovery(&mut self, recovery: Recovery, now: Now, emit: &mut Emit<'_>) {
+        self.close_once(recovery.id, CloseReason::RecoveryFailed, now, emit);
+    }
+
+    /// The group of a subscriber, if it still recovers.
+    #[must_use]
+    pub fn recovering_group(&self, recovery: &Recovery) -> Option<SubscriberGroupKey> {
+        let session = self.sessions.get(recovery.id)?;
+        if session.closing || !session.subscriptions.contains(&recovery.subscription) {
+            return None;
+        }
+        let channel = self.channels.at(recovery.subscription.channel);
+        let key = channel.group(recovery.subscription.group).key;
+        (key.recovery == Some(recovery.number)).then_some(key)
+    }
+
+    /// The channel of a subscriber that recovers: its tag and name.
+    #[must_use]
+    pub fn recovering_channel(&self, recovery: &Recovery) -> (ChannelTag, &str) {
+        let channel = self.channels.at(recovery.subscription.channel);
+        (channel.tag(), channel.name())
+    }
+
+    /// The subscription id of a subscriber that recovers.
+    #[must_use]
+    pub fn recovering_subscription_id(&self, recovery: &Recovery) -> Option<&SubscriptionId> {
+        self.channels.subscription_id(recovery.subscription)
+    }
+
+    /// Whether a subscriber that recovers receives a publication with this data.
+    pub fn passes_filter(&mut self, recovery: &Recovery, data: &str) -> bool {
+        let Self { channels, json, .. } = self;
+        let channel = channels.at_mut(recovery.subscription.channel);
+        let key = channel.group(recovery.subscription.group).key;
+        let Some(filter_id) = key.filter() else {
+            return true;
+        };
+        let document = Document::new(data);
+        let object = document.object();
+        object.is_ok_and(|object| channel.passes(filter_id, &object, json))
+    }
+
+    /// Whether a session is among those that a publication on a channel of clients is for.
+    #[must_use]
+    pub fn is_for(
+        &self,
+        id: ConnectionId,
+        target: BroadcastTarget<'_>,
+        scope: TenantScope<'_>,
+    ) -> bool {
+        // Only the channels of server-side subscriptions have subscribers of several tenants.
+        if scope != TenantScope::Without {
+            return false;
+        }
+        let matching = match target {
+            BroadcastTarget::All => return true,
+            BroadcastTarget::User(user) => user_channel(user),
+            BroadcastTarget::Role(role) => role_channel(role),
+            BroadcastTarget::Permission(permission) => permission_channel(permission),
+            BroadcastTarget::Tenant(tenant) => tenant_channel(tenant),
+        };
+        let matching = self.channels.find(&matching);
+        let session = self.sessions.get(id);
+        session.is_some_and(|session| session.subscription(matching).is_some())
+    }
+}

@@ -1,0 +1,305 @@
+//! Sends entries of the history: to subscribers that recover, and as answers to requests.
+
+use super::Shard;
+use super::batch;
+use super::effects;
+use super::record::{Frame, Record};
+use crate::base::limits::{
+    HISTORY_REPLY_BYTES_MAX, HISTORY_REPLY_MESSAGES, HISTORY_REPLY_MESSAGES_MAX,
+    RECOVERIES_PER_TURN, RECOVERY_BYTES_KEPT, RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING,
+    RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
+};
+use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, Position, Variant};
+use crate::broker::{BroadcastTarget, Broker, Event, HistoryMessage, HistoryRequest, Recovery};
+use std::collections::{HashMap, VecDeque};
+
+/// What the subscribers that recover share on a shard.
+#[derive(Debug, Default)]
+pub(super) struct Recovering {
+    /// Frames that others may need too: a thousand clients that lost one server come back together.
+    frames: HashMap<FrameKey, FrameRun>,
+    frame_bytes: usize,
+    /// Subscribers that are still to be looked at in this pass over all of them.
+    pass_left: usize,
+    /// Whether some subscriber could be sent more at once, or is to be looked at.
+    is_ready: bool,
+    /// Whether some subscriber waits for a publisher that has written the ring and not the history.
+    is_unsettled: bool,
+}
+
+/// Which frame it is: its channel, offset and variant, and the width of its placeholder.
+type FrameKey = (ChannelTag, u64, Variant, u16);
+
+/// An entry to be sent.
+enum Entry {
+    Ready(FrameRun),
+    Stored(Vec<u8>),
+}
+
+/// How far a subscriber has come in one step.
+enum Outcome {
+    /// All is sent; it is to become live.
+    Done,
+    /// More is there.
+    More(u64),
+    /// It must read first.
+    Waits,
+    /// Something is not kept any more.
+    Lost,
+}
+
+impl Recovering {
+    fn keep(&mut self, key: FrameKey, run: &FrameRun) {
+        self.frame_bytes += run.bytes().len();
+        if self.frame_bytes > RECOVERY_BYTES_KEPT {
+            self.frames.clear();
+            self.frame_bytes = run.bytes().len();
+        }
+        self.frames.insert(key, run.clone());
+    }
+}
+
+impl Shard {
+    /// Whether `drain_ring` would send more to subscribers that recover.
+    #[must_use]
+    pub fn has_recovering(&self) -> bool {
+        self.recovering.is_ready
+    }
+
+    /// Whether subscribers that recover wait for publishers, which takes a moment.
+    #[must_use]
+    pub fn awaits_history(&self) -> bool {
+        self.recovering.is_unsettled
+    }
+
+    /// Sends to subscribers that recover, within what one turn of the event loop may send.
+    pub(super) fn continue_recoveries(&mut self, now: Now) {
+        self.recovering.is_ready = false;
+        self.recovering.is_unsettled = false;
+        let count = self.broker.recovery_count();
+        if count == 0 {
+            if self.recovering.frame_bytes > 0 {
+                self.recovering = Recovering::default();
+            }
+            return;
+        }
+        let is_settled = self
+            .process_state
+            .history
+            .is_settled(self.reader.next_position());
+        if self.recovering.pass_left == 0 {
+            self.recovering.pass_left = count;
+        }
+        let mut bytes_left = RECOVERY_BYTES_PER_TURN;
+        for _ in 0..self.recovering.pass_left.min(RECOVERIES_PER_TURN) {
+            if bytes_left == 0 {
+                break;
+            }
+            self.recovering.pass_left -= 1;
+            let Some(mut recovery) = self.broker.next_recovery() else {
+                return;
+            };
+            if !is_settled {
+                self.recovering.is_unsettled = true;
+                self.broker.continue_recovery(recovery);
+                break;
+            }
+            match self.send_entries(&recovery, &mut bytes_left, now) {
+                Outcome::Done => self.broker.finish_recovery(recovery),
+                Outcome::Waits => self.broker.continue_recovery(recovery),
+                Outcome::More(after) => {
+                    self.recovering.is_ready = true;
+                    recovery.after = after;
+                    self.broker.continue_recovery(recovery);
+                }
+                Outcome::Lost => {
+                    let Self {
+                        broker,
+                        connections,
+                        writer,
+                        ..
+                    } = self;
+                    broker.fail_recovery(recovery, now, &mut |effect| {
+                        effects::apply(connections, writer, recovery.id, effect, now);
+                    });
+                }
+            }
+        }
+        self.recovering.is_ready |= self.recovering.pass_left > 0 && is_settled;
+    }
+
+    /// Sends the next entries to a subscriber that recovers.
+    fn send_entries(&mut self, recovery: &Recovery, bytes_left: &mut usize, now: Now) -> Outcome {
+        let Self {
+            broker,
+            connections,
+            recovering,
+            process_state,
+            ..
+        } = self;
+        let reached = broker.reached();
+        let waiting = connections.waiting_bytes(recovery.id);
+        // What it has received is not read here yet.
+        if recovery.after > reached || waiting > RECOVERY_BYTES_WAITING {
+            return Outcome::Waits;
+        }
+        let Some(key) = broker.recovering_group(recovery) else {
+            return Outcome::Waits;
+        };
+        let (tag, _) = broker.recovering_channel(recovery);
+        let frame_key = |offset| (tag, offset, key.variant, key.subscription_id_bytes);
+        let (mut entries, mut bytes, mut has_more) = (Vec::new(), 0, false);
+        let read = process_state.history.read(
+            tag,
+            recovery.after,
+            reached,
+            now.monotonic_ms,
+            |offset, content| {
+                has_more = entries.len() == RECOVERY_STEP_ENTRIES || bytes > RECOVERY_STEP_BYTES;
+                if has_more {
+                    return false;
+                }
+                bytes += content.len();
+                // What not all receive is looked at for each one.
+                let ready = recovering.frames.get(&frame_key(offset));
+                entries.push((
+                    offset,
+                    match ready {
+                        Some(run) => Entry::Ready(run.clone()),
+                        None => Entry::Stored(content.to_vec()),
+                    },
+                ));
+                true
+            },
+        );
+        if read.is_err() {
+            return Outcome::Lost;
+        }
+        *bytes_left = bytes_left.saturating_sub(bytes);
+        let mut after = recovery.after;
+        for (offset, entry) in entries {
+            after = offset;
+            let run = match entry {
+                Entry::Ready(run) => Some(run),
+                Entry::Stored(content) => {
+                    let position = broker.position(offset);
+                    let found = render(broker, recovery, &content, position);
+                    found.map(|(run, is_for_all)| {
+                        if is_for_all {
+                            recovering.keep(frame_key(offset), &run);
+                        }
+                        run
+                    })
+                }
+            };
+            if let Some(run) = run {
+                let subscription_id = broker.recovering_subscription_id(recovery);
+                connections.deliver(recovery.id.slot(), &run, subscription_id, now);
+                connections.counters.recovered.add(1);
+            }
+        }
+        match has_more {
+            true => Outcome::More(after),
+            false => Outcome::Done,
+        }
+    }
+
+    /// Answers a request for what was published on a channel.
+    pub(super) fn read_history(&mut self, id: ConnectionId, request: HistoryRequest<'_>, now: Now) {
+        let Self {
+            broker,
+            connections,
+            process_state,
+            ..
+        } = self;
+        let Some(name) = broker.full_name(id, request.channel) else {
+            return;
+        };
+        let history = &process_state.history;
+        let tag = process_state.interests.tag(&name);
+        let reached = broker.reached();
+        let limit = request.limit.unwrap_or(HISTORY_REPLY_MESSAGES);
+        let limit = limit.min(HISTORY_REPLY_MESSAGES_MAX) as usize;
+        let newest = || history.offset_of_newest(tag, limit, reached);
+        let after = request.after.map(|position| {
+            let resumed = history.resume(tag, position, reached + 1, now.monotonic_ms);
+            resumed.map_err(|_| newest())
+        });
+        let (after, mut is_complete) = match after {
+            Some(Ok(after)) => (after, true),
+            Some(Err(oldest)) => (oldest, false),
+            None => (newest(), true),
+        };
+        let is_newest = request.after.is_none() || !is_complete;
+        let mut found: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
+        let mut bytes = 0;
+        let read = history.read(tag, after, reached, now.monotonic_ms, |offset, content| {
+            bytes += content.len();
+            if !is_newest && (found.len() == limit || bytes > HISTORY_REPLY_BYTES_MAX) {
+                is_complete = false;
+                return false;
+            }
+            found.push_back((offset, content.to_vec()));
+            while is_newest && bytes > HISTORY_REPLY_BYTES_MAX {
+                bytes -= found
+                    .pop_front()
+                    .map_or(bytes, |(_, content)| content.len());
+            }
+            true
+        });
+        is_complete &= read.is_ok() && history.is_settled(self.reader.next_position());
+        let through = match (is_complete, found.back()) {
+            (true, _) => reached,
+            (false, Some((offset, _))) => *offset,
+            (false, None) => after,
+        };
+        let messages = found.iter().filter_map(|(offset, content)| {
+            let record = Record::read(content)?;
+            let publication = record.publication()?;
+            let (target, reach) = (publication.target, record.reach()?);
+            let is_its = record.channel == name.as_bytes() && broker.is_for(id, target, reach);
+            is_its.then_some(HistoryMessage {
+                position: broker.position(*offset),
+                kind: publication.kind,
+                data: publication.data,
+                unix_ms: record.meta.unix_ms,
+            })
+        });
+        let event = Event::History {
+            channel: request.channel,
+            messages: &messages.collect::<Vec<_>>(),
+            position: broker.position(through),
+            is_complete,
+        };
+        connections.reply(id, &event, now);
+    }
+}
+
+/// The frame of an entry for a subscriber, and whether every subscriber of the group receives it;
+/// nothing if this one does not.
+fn render(
+    broker: &mut Broker,
+    recovery: &Recovery,
+    content: &[u8],
+    position: Position,
+) -> Option<(FrameRun, bool)> {
+    let record = Record::read(content)?;
+    let (_, name) = broker.recovering_channel(recovery);
+    let (target, reach) = (record.target()?, record.reach()?);
+    if record.channel != name.as_bytes() || !broker.is_for(recovery.id, target, reach) {
+        return None;
+    }
+    let key = broker.recovering_group(recovery)?;
+    if !broker.passes_filter(recovery, record.data()?) {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    let placeholders = record.encode(key.variant, &mut bytes);
+    let frame = Frame {
+        bytes: &bytes,
+        placeholders,
+    };
+    let run = batch::single(key.variant, key.subscription_id_bytes, position, frame);
+    let is_for_all = target == BroadcastTarget::All && key.filter().is_none();
+    Some((run, is_for_all))
+}

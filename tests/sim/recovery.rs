@@ -1,0 +1,475 @@
+//! Does a client that comes back receive exactly what it missed, in order, and then what follows?
+//!
+//! Clients lose their connections at random, in the middle of frames too, and come back to any
+//! shard, whose reader may be behind the one that they left. What each one received over all its
+//! connections is compared with the history of the channel.
+
+use crate::client::{frame, request, whole_frame};
+use crate::random::Random;
+use crate::seeds::seeds;
+use crate::shards::{Shards, shards_keeping};
+use fanwire::base::{
+    ConnectionId, DialectId, HistoryLimits, HistoryRule, Now, Position, ShardCounters,
+};
+use fanwire::shard::ConnectionAction;
+use serde_json::Value;
+use std::collections::HashMap;
+
+const BEGAN: Now = Now::at(1_000, 1_700_000_000_000);
+const SHARDS: usize = 3;
+const CLIENTS: usize = 30;
+const CHANNELS: usize = 3;
+const STEPS: usize = 6_000;
+
+fn rule(messages_max: u32, age_ms: u64) -> HistoryRule {
+    HistoryRule {
+        literal: "news:".into(),
+        is_prefix: true,
+        limits: HistoryLimits {
+            messages_max,
+            bytes_max: 1 << 24,
+            age_ms,
+        },
+    }
+}
+
+/// A client, over all its connections.
+#[derive(Default)]
+struct Client {
+    connection: Option<(usize, ConnectionId)>,
+    channel: usize,
+    unread: Vec<u8>,
+    is_upgraded: bool,
+    /// Up to where it has received everything.
+    position: Option<Position>,
+    began: Option<Position>,
+    received: Vec<(Position, u64)>,
+    /// The answers to its attempts to recover.
+    recovered: Vec<bool>,
+    /// Messages of the history that it requested, and whether that was complete.
+    histories: Vec<(Vec<u64>, bool)>,
+    /// The reasons with which the server closed its connections.
+    closes: Vec<String>,
+    /// A close frame has just arrived.
+    is_closed: bool,
+    is_blocked: bool,
+}
+
+impl Client {
+    fn take(&mut self, bytes: &[u8]) {
+        self.unread.extend_from_slice(bytes);
+        if !self.is_upgraded {
+            let at = self.unread.windows(4).position(|it| it == b"\r\n\r\n");
+            let Some(at) = at else { return };
+            self.unread.drain(..at + 4);
+            self.is_upgraded = true;
+        }
+        while let Some((opcode, payload)) = whole_frame(&self.unread) {
+            let frame: Vec<_> = self.unread.drain(..payload.end).collect();
+            let payload = &frame[payload.start..];
+            match opcode {
+                1 => self.read(&serde_json::from_slice(payload).unwrap()),
+                8 => {
+                    self.closes
+                        .push(String::from_utf8_lossy(&payload[2..]).into_owned());
+                    self.is_closed = true;
+                }
+                9 => {}
+                opcode => panic!("opcode {opcode}"),
+            }
+        }
+    }
+
+    fn read(&mut self, message: &Value) {
+        let position = |value: &Value| Position::parse(value.as_str().unwrap()).unwrap();
+        let data = &message["data"];
+        match message["type"].as_str().unwrap() {
+            "subscribed" => {
+                let position = position(&data["position"]);
+                self.recovered.extend(data["recovered"].as_bool());
+                if data["recovered"] != true {
+                    self.began.get_or_insert(position);
+                }
+                self.position = Some(position);
+            }
+            "m" => {
+                let position = position(&message["position"]);
+                self.position = Some(position);
+                self.received
+                    .push((position, data["number"].as_u64().unwrap()));
+            }
+            "history" => {
+                let numbers = data["messages"].as_array().unwrap().iter();
+                let numbers = numbers.map(|message| message["data"]["number"].as_u64().unwrap());
+                self.histories
+                    .push((numbers.collect(), data["complete"].as_bool().unwrap()));
+            }
+            kind => panic!("{kind}: {message}"),
+        }
+    }
+}
+
+struct World {
+    random: Random,
+    now: Now,
+    shards: Shards,
+    clients: Vec<Client>,
+    by_connection: HashMap<(usize, ConnectionId), usize>,
+    published: u64,
+}
+
+impl World {
+    fn new(seed: u64, rule: HistoryRule, clients: usize) -> Self {
+        let client = |index| Client {
+            channel: index % CHANNELS,
+            ..Client::default()
+        };
+        Self {
+            random: Random::new(seed),
+            now: BEGAN,
+            shards: shards_keeping(vec![rule], SHARDS, 1 << 24, BEGAN),
+            clients: (0..clients).map(client).collect(),
+            by_connection: HashMap::new(),
+            published: 0,
+        }
+    }
+
+    fn connect(&mut self, client: usize, shard: usize) {
+        let state = &mut self.shards.shards[shard];
+        let peer = ([127, 0, 0, 1], 9).into();
+        let id = state.accept(peer, 0, self.now).unwrap();
+        state.receive(id, &mut request(DialectId::Gateway), self.now);
+        self.by_connection.insert((shard, id), client);
+        let it = &mut self.clients[client];
+        it.connection = Some((shard, id));
+        it.unread.clear();
+        it.is_upgraded = false;
+        it.is_blocked = false;
+        let recover = it.position.map_or(String::new(), |position| {
+            format!(r#","recover":"{position}""#)
+        });
+        let channel = it.channel;
+        self.send(
+            client,
+            &format!(r#"{{"type":"subscribe","data":{{"channel":"news:{channel}"{recover}}}}}"#),
+        );
+    }
+
+    fn send(&mut self, client: usize, text: &str) {
+        let (shard, id) = self.clients[client].connection.unwrap();
+        let state = &mut self.shards.shards[shard];
+        state.receive(id, &mut frame(1, text.as_bytes()), self.now);
+        while state.has_waiting_input() {
+            state.continue_input(self.now);
+        }
+    }
+
+    fn publish(&mut self, client: usize, channel: usize, padding_bytes: usize) {
+        let (number, padding) = (self.published, "x".repeat(padding_bytes));
+        self.published += 1;
+        self.send(
+            client,
+            &format!(
+                r#"{{"type":"publish","data":{{"channel":"news:{channel}","type":"m","data":{{"number":{number},"p":"{padding}"}}}}}}"#
+            ),
+        );
+    }
+
+    fn disconnect(&mut self, client: usize) {
+        if let Some((shard, id)) = self.clients[client].connection.take() {
+            self.shards.shards[shard].abort(id, self.now);
+            self.carry_out(shard);
+        }
+    }
+
+    fn carry_out(&mut self, shard: usize) {
+        for action in self.shards.shards[shard].take_actions() {
+            if let ConnectionAction::Close(id) | ConnectionAction::Reset(id) = action {
+                self.shards.shards[shard].release(id);
+                if let Some(client) = self.by_connection.remove(&(shard, id)) {
+                    let connection = &mut self.clients[client].connection;
+                    if *connection == Some((shard, id)) {
+                        *connection = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what is ready, all of it or parts.
+    fn flush(&mut self, shard: usize, is_whole: bool) {
+        while let Some(id) = self.shards.shards[shard].next_ready() {
+            let slices = self.shards.shards[shard].begin_send(id, 8);
+            let mut bytes = slices.collect::<Vec<_>>().concat();
+            let client = self.by_connection.get(&(shard, id)).copied();
+            let is_current =
+                client.filter(|client| self.clients[*client].connection == Some((shard, id)));
+            let length = bytes.len();
+            if !is_whole && self.random.once_in(3) {
+                bytes.truncate(self.random.below(length + 1));
+            }
+            if let Some(client) = is_current {
+                self.clients[client].take(&bytes);
+            }
+            let state = &mut self.shards.shards[shard];
+            state.sent(id, u32::try_from(bytes.len()).unwrap());
+            if bytes.len() < length {
+                state.would_block(id, self.now);
+                if let Some(client) = is_current {
+                    self.clients[client].is_blocked = true;
+                }
+            }
+        }
+        self.carry_out(shard);
+        for client in 0..self.clients.len() {
+            if std::mem::take(&mut self.clients[client].is_closed) {
+                self.disconnect(client);
+            }
+        }
+    }
+
+    fn unblock(&mut self) {
+        for client in &mut self.clients {
+            if let Some((shard, id)) = client.connection
+                && std::mem::take(&mut client.is_blocked)
+            {
+                self.shards.shards[shard].writable(id);
+            }
+        }
+    }
+
+    /// Until nothing is left to read, to recover or to send.
+    fn settle(&mut self) {
+        loop {
+            let mut is_busy = false;
+            for shard in 0..SHARDS {
+                let state = &mut self.shards.shards[shard];
+                is_busy |= state.drain_ring(self.now) > 0;
+                is_busy |= state.has_ready() || state.has_unread() || state.has_recovering();
+                self.unblock();
+                self.flush(shard, true);
+            }
+            if !is_busy {
+                return;
+            }
+        }
+    }
+
+    fn run(&mut self) {
+        for client in 0..self.clients.len() {
+            let shard = self.random.below(SHARDS);
+            self.connect(client, shard);
+        }
+        for _ in 0..STEPS {
+            let client = self.random.below(self.clients.len());
+            let shard = self.random.below(SHARDS);
+            match self.random.below(10) {
+                0..4 if self.clients[client].connection.is_some() => {
+                    let channel = self.random.below(CHANNELS);
+                    // Some need several records.
+                    let padding_bytes = match self.random.below(50) {
+                        0 => 150_000,
+                        _ => self.random.below(400),
+                    };
+                    self.publish(client, channel, padding_bytes);
+                }
+                4 => {
+                    // Not always to the end.
+                    self.shards.shards[shard].drain_ring(self.now);
+                }
+                5 | 6 => self.flush(shard, false),
+                7 => self.unblock(),
+                8 => self.disconnect(client),
+                _ if self.clients[client].connection.is_none() => self.connect(client, shard),
+                _ => {}
+            }
+            assert!(
+                !self.shards.shards[shard].is_congested(),
+                "the ring has room"
+            );
+            if self.random.once_in(50) {
+                (0..SHARDS).for_each(|shard| {
+                    while self.shards.shards[shard].drain_ring(self.now) > 0 {
+                        self.flush(shard, false);
+                    }
+                });
+            }
+        }
+        // All are there at the end, and live.
+        while let Some(client) = self.clients.iter().position(|it| it.connection.is_none()) {
+            let shard = self.random.below(SHARDS);
+            self.connect(client, shard);
+            self.settle();
+        }
+        for channel in 0..CHANNELS {
+            self.publish(0, channel, 10);
+        }
+        self.settle();
+    }
+
+    /// The publications of a channel with their positions, as the history has them.
+    fn log(&self, channel: usize) -> Vec<(Position, u64)> {
+        let process_state = &self.shards.process_state;
+        let tag = process_state.interests.tag(&format!("news:{channel}"));
+        let mut log = Vec::new();
+        let visit = |offset, content: &[u8]| {
+            let text = String::from_utf8_lossy(content);
+            let (_, rest) = text.split_once(r#""number":"#).unwrap();
+            let (number, _) = rest.split_once(',').unwrap();
+            let position = process_state.history.position(offset);
+            log.push((position, number.parse().unwrap()));
+            true
+        };
+        let history = &process_state.history;
+        let oldest = history.offset_of_newest(tag, usize::MAX - 1, u64::MAX);
+        history.read(tag, oldest, u64::MAX, 0, visit).unwrap();
+        log
+    }
+
+    fn sum(&self, of: impl Fn(&ShardCounters) -> u64) -> u64 {
+        self.shards
+            .counters
+            .iter()
+            .map(|counters| of(counters))
+            .sum()
+    }
+}
+
+#[test]
+fn a_client_that_comes_back_misses_nothing_and_receives_nothing_twice() {
+    for seed in seeds(0..15) {
+        let mut world = World::new(seed, rule(1_000_000, 0), CLIENTS);
+        world.run();
+        let logs: Vec<_> = (0..CHANNELS).map(|channel| world.log(channel)).collect();
+        let published: usize = logs.iter().map(Vec::len).sum();
+        assert_eq!(published as u64, world.published);
+        let mut recoveries = 0;
+        for client in &world.clients {
+            assert!(client.closes.is_empty());
+            assert!(client.recovered.iter().all(|it| *it), "all is kept");
+            recoveries += client.recovered.len();
+            let began = client.began.unwrap();
+            let log = logs[client.channel].iter();
+            let expected: Vec<_> = log.filter(|(it, _)| it.offset > began.offset).collect();
+            assert_eq!(client.received.iter().collect::<Vec<_>>(), expected);
+        }
+        assert!(recoveries > 100, "{recoveries}");
+        assert!(world.sum(|counters| counters.recovered.value()) > 100);
+    }
+}
+
+#[test]
+fn who_was_away_for_too_long_is_told_so_and_receives_what_follows() {
+    for seed in seeds(0..15) {
+        let mut world = World::new(seed, rule(20, 0), CLIENTS);
+        world.run();
+        let (mut lost, mut kept) = (0, 0);
+        for client in &world.clients {
+            let is_known = |reason: &&String| *reason != "recovery_failed";
+            assert_eq!(client.closes.iter().find(is_known), None);
+            let late = client.recovered.iter().filter(|it| !**it).count();
+            lost += late;
+            kept += client.recovered.len() - late;
+            // Never twice, never out of order.
+            let offsets = client.received.iter().map(|(it, _)| it.offset);
+            assert!(offsets.is_sorted_by(|a, b| a < b));
+            let newest = world.log(client.channel);
+            let newest = newest.last().unwrap();
+            assert_eq!(
+                client.received.last(),
+                Some(newest),
+                "it is live at the end"
+            );
+        }
+        assert!(lost > 10 && kept > 10, "{lost} {kept}");
+        for channel in 0..CHANNELS {
+            assert_eq!(world.log(channel).len(), 20);
+        }
+    }
+}
+
+#[test]
+fn a_position_of_another_process_or_of_the_future_recovers_nothing() {
+    let mut world = World::new(1, rule(100, 0), 2);
+    world.connect(0, 0);
+    world.publish(0, 0, 10);
+    world.settle();
+    for position in [
+        "00000008-0000000000000",
+        "00000007-fffffffffffff",
+        "00000007-0000000100000",
+    ] {
+        world.clients[1] = Client {
+            position: Position::parse(position),
+            ..Client::default()
+        };
+        world.connect(1, 1);
+        world.settle();
+        let client = &world.clients[1];
+        assert_eq!(
+            (&client.recovered[..], client.received.len()),
+            (&[false][..], 0)
+        );
+        world.publish(0, 0, 10);
+        world.settle();
+        assert_eq!(world.clients[1].received.len(), 1, "it is live");
+        world.disconnect(1);
+    }
+}
+
+#[test]
+fn what_is_too_old_is_neither_recovered_nor_shown() {
+    let mut world = World::new(1, rule(100, 60_000), 2);
+    world.connect(0, 0);
+    world.connect(1, 1);
+    world.settle();
+    world.disconnect(1);
+    world.publish(0, 0, 10);
+    world.now.monotonic_ms += 61_000;
+    world.publish(0, 0, 10);
+    world.settle();
+    let history = r#"{"type":"history","data":{"channel":"news:0"}}"#;
+    world.send(0, history);
+    world.clients[1].channel = 0;
+    world.connect(1, 1);
+    world.settle();
+    assert_eq!(world.clients[0].histories, [(vec![1], true)]);
+    assert_eq!(world.clients[1].recovered, [false]);
+    let stats = world.shards.process_state.history.stats();
+    assert_eq!((stats.channels, stats.messages), (1, 1));
+    for turn in 0..64 {
+        let history = &world.shards.process_state.history;
+        history.sweep(turn, world.now.monotonic_ms + 61_001);
+    }
+    let stats = world.shards.process_state.history.stats();
+    assert_eq!((stats.channels, stats.messages, stats.bytes), (0, 0, 0));
+}
+
+#[test]
+fn history_is_read_from_a_position_or_from_the_newest() {
+    let mut world = World::new(1, rule(100, 0), 1);
+    world.connect(0, 0);
+    for _ in 0..10 {
+        world.publish(0, 0, 10);
+    }
+    world.settle();
+    let after = world.clients[0].received[3].0;
+    for (fields, expected, is_complete) in [
+        (String::new(), 0..10, true),
+        (r#","limit":3"#.to_owned(), 7..10, true),
+        (format!(r#","after":"{after}""#), 4..10, true),
+        (format!(r#","after":"{after}","limit":2"#), 4..6, false),
+        (
+            r#","after":"00000009-0000000000001""#.to_owned(),
+            0..10,
+            false,
+        ),
+        (r#","limit":0"#.to_owned(), 0..0, true),
+    ] {
+        let text = format!(r#"{{"type":"history","data":{{"channel":"news:0"{fields}}}}}"#);
+        world.send(0, &text);
+        world.settle();
+        let found = world.clients[0].histories.pop().unwrap();
+        assert_eq!(found, (expected.collect(), is_complete), "{text}");
+    }
+}
