@@ -10,6 +10,10 @@
 //! 2.1 ns by fetch-and-add and in 2.8 ns by compare-and-swap; two threads that do nothing else in
 //! 12 ns (4 to 19) and 17 ns (13 to 24). So exactness costs 0.6 ns alone and about 5 ns where two
 //! writers collide all the time, beside 16 ns for a whole record of 128 bytes.
+//!
+//! The commit is a compare-and-swap, too, so that a record which was retired is not committed. Against
+//! a release store, on the same machine on another day, medians of three interleaved runs of
+//! `one_thread/128`: 52 to 57 ns for a write and a drain, and in batches of 32 41 to 49 ns.
 
 use std::hint::black_box;
 use std::sync::Barrier;

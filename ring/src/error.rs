@@ -24,6 +24,8 @@ pub enum RingError {
     },
     /// The machine's: the system gave no random bytes for the salt.
     NoRandomness,
+    /// The caller's: the ring has a retirer.
+    RetirerTaken,
     /// The caller's: all `readers_max` slots are taken.
     ReadersFull {
         /// The number of slots.
@@ -50,6 +52,7 @@ impl fmt::Display for RingError {
                     "no memory for a ring region of {region_bytes} bytes"
                 )
             }
+            Self::RetirerTaken => formatter.write_str("the ring has a retirer already"),
             Self::NoRandomness => write!(
                 formatter,
                 "the system gave no random bytes for the ring's salt"
@@ -89,6 +92,20 @@ impl fmt::Display for WriteError {
 }
 
 impl Error for WriteError {}
+
+/// A record came too late: its claim was older than what the caller of
+/// [`Retirer::look`](crate::Retirer::look) allows, and readers have passed it. No reader sees the
+/// record, so it can be written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retired;
+
+impl fmt::Display for Retired {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the claim of the record was retired before its commit")
+    }
+}
+
+impl Error for Retired {}
 
 /// A reader that was put out of the gate has been overtaken by the writers: records that it had not
 /// read are overwritten.

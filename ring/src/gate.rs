@@ -3,13 +3,13 @@
 //!
 //! The invariant, at every moment of the modification order of the gate:
 //!
-//! > every record before `limit - capacity` is committed, and every reader in the gate has its
-//! > position at or after `limit - capacity`.
+//! > every record before `limit - capacity` is committed or retired, and every reader in the gate
+//! > has its position at or after `limit - capacity`.
 //!
 //! *Raising keeps it.* A writer loads the gate, then scans the slots, then swaps in a limit of
 //! `slowest + capacity`. Positions in slots only grow, and a slot moves only over committed
-//! records, so `slowest` is a lower bound for every reader the scan saw, and every record before it
-//! is committed. A reader that the scan did not see has entered after the gate was loaded; its entry
+//! records and gaps, so `slowest` is a lower bound for every reader the scan saw, and every record before it
+//! is committed or retired. A reader that the scan did not see has entered after the gate was loaded; its entry
 //! changed the gate, so the swap fails.
 //!
 //! *Entering keeps it.* The reader stores its position, not before `limit - capacity`, in its slot
@@ -69,20 +69,20 @@ impl Region {
         }
     }
 
-    /// The slowest reader in the gate, the sweeper included; nothing if there is none.
+    /// The slowest reader in the gate, sweeper and retirer included; nothing if there is none.
     ///
     /// For a raise, call it after the snapshot.
     pub(crate) fn slowest(&self) -> Option<u64> {
         // Acquire: pairs with the release stores of `Reader::publish` and `Reader::drop` (the
         // reader's last look at a record comes before the writer's first touch), of `enter`, and of
         // `put_out`.
-        let slowest = (0..=self.geometry().readers_max())
+        let slowest = (0..self.geometry().slots())
             .map(|index| self.slot(index).load(Ordering::Acquire))
             .min();
         slowest.filter(|position| *position < SLOT_UNGATED)
     }
 
-    /// The fastest reader in the gate: all records before it are committed.
+    /// The fastest reader in the gate: all records before it are committed or retired.
     pub(crate) fn fastest(&self) -> Option<u64> {
         // Acquire: pairs with the release of `Reader::publish`, so its commits are ours to vouch for.
         let in_gate = (0..self.geometry().readers_max())
@@ -96,8 +96,8 @@ impl Region {
         debug_assert!(snapshot.limit < limit, "a limit never falls");
         let raised = snapshot.gate.raised(limit);
         // Release: pairs with the acquire loads of the gate in claims and snapshots, and hands on
-        // what the scan acquired. No acquire: a gate's value never comes back, so what is read here
-        // is the store that the snapshot acquired. On failure the caller takes a new snapshot.
+        // what the scan acquired. No acquire: a gate's value does not come back (see `Gate`), so
+        // what is read here is the store that the snapshot acquired. On failure the caller takes a new snapshot.
         self.gate()
             .compare_exchange(
                 snapshot.gate.0,
@@ -125,7 +125,7 @@ impl Region {
     }
 
     /// Brings the owner of slot `index` into the gate at the position that `position_for` names for
-    /// a given `limit - capacity`; all records before it must be committed. Nothing, and the slot
+    /// a given `limit - capacity`; all records before it must be committed or retired. Nothing, and the slot
     /// stays out of the gate, when it names none.
     pub(crate) fn enter(
         &self,

@@ -6,7 +6,7 @@ use crate::error::RingError;
 /// First bytes of a region: "fanwring" in memory order on a little-endian machine.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"fanwring");
 /// Changes with every change of the layout.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Two cache lines, because processors prefetch them in pairs.
 pub(crate) const LINE_BYTES: usize = 128;
@@ -21,10 +21,12 @@ pub(crate) const GRANULE_BYTES: u32 = 32;
 /// Two records of the largest size and their padding always fit (asserted below). Under loom a few
 /// records must already fill the ring, or its models would never reach the limit.
 pub(crate) const CAPACITY_BYTES_MIN: u32 = if cfg!(loom) { 256 } else { 4096 };
-/// One parked bit per reader in one line, one of them unused for the sweeper's slot.
+/// One parked bit per reader in one line.
 pub(crate) const READERS_MAX: u32 = 1023;
 /// A record may take this part of the ring, so that a few in flight never fill it.
 pub(crate) const RECORD_PARTS: u32 = 8;
+/// Gaps that a ring can have at a time.
+pub(crate) const GAPS_MAX: usize = if cfg!(loom) { 2 } else { 4 };
 
 /// Value of a slot without a reader.
 pub(crate) const SLOT_FREE: u64 = u64::MAX;
@@ -45,7 +47,20 @@ const _: () = {
         2 * span_max <= CAPACITY_BYTES_MIN,
         "a padded record must fit an empty ring"
     );
+    // Gaps divide what they leave of a lap into GAPS_MAX + 1 pieces at most; the largest of
+    // them has at least this many granules. In a larger ring they are more.
+    let span_max = record_span_max(CAPACITY_BYTES_MIN);
+    let rest = ((CAPACITY_BYTES_MIN - 2 * span_max) / GRANULE_BYTES) as usize;
+    assert!(
+        rest.div_ceil(GAPS_MAX + 1) >= (span_max / GRANULE_BYTES) as usize,
+        "a record of the largest size must fit between gaps"
+    );
 };
+
+/// Bytes of a record of the largest size in a ring of `capacity_bytes`.
+const fn record_span_max(capacity_bytes: u32) -> u32 {
+    (capacity_bytes / RECORD_PARTS + HEADER_BYTES).next_multiple_of(GRANULE_BYTES)
+}
 
 /// The two numbers from which every offset follows.
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +69,24 @@ pub(crate) struct Geometry {
     readers_max: u32,
 }
 
-/// Bytes taken from the tail for one record: `[tail, position)` is padding, `[position, end)` the
-/// record.
+/// Bytes taken from the tail: `[position, end)` is a record, or padding where the record does not
+/// fit; `[tail, position)` are gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) position: u64,
     pub(crate) end: u64,
+    pub(crate) is_padding: bool,
+}
+
+/// Bytes of retired claims, which their writers may still store into. The positions
+/// `[start, start + bytes)` hold no record, and neither do those of the same bytes in each later lap
+/// that begin before `until`. A gap lies within a lap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) start: u64,
+    pub(crate) bytes: u64,
+    /// `u64::MAX` until all the bytes are returned.
+    pub(crate) until: u64,
 }
 
 impl Geometry {
@@ -98,6 +125,22 @@ impl Geometry {
         self.readers_max
     }
 
+    /// The slot in which the retirer stands as a reader while it changes the gaps.
+    pub(crate) fn retirer_index(self) -> u32 {
+        self.readers_max + 1
+    }
+
+    /// Slots of readers, the sweeper and the retirer.
+    pub(crate) fn slots(self) -> u32 {
+        self.readers_max + 2
+    }
+
+    /// Bytes that all gaps together may have: two records of the largest size, about a quarter of
+    /// the ring.
+    pub(crate) fn held_bytes_max(self) -> u64 {
+        2 * u64::from(record_span_max(self.capacity_bytes))
+    }
+
     /// Words of the parked line that are in use.
     pub(crate) fn parked_words(self) -> u32 {
         self.readers_max.div_ceil(u64::BITS)
@@ -112,13 +155,53 @@ impl Geometry {
         (position & (self.capacity() - 1)) as usize
     }
 
-    /// Takes `span` bytes (of one record) after `tail`.
-    pub(crate) fn claim(self, tail: u64, span: u64) -> Claim {
-        let room = self.capacity() - (tail & (self.capacity() - 1));
-        let position = if span <= room { tail } else { tail + room };
+    /// The first position after `position` at which a lap begins.
+    pub(crate) fn lap_end(self, position: u64) -> u64 {
+        (position | (self.capacity() - 1)) + 1
+    }
+
+    /// Where `gap` begins next, at `position` or behind it; nothing if it has ended by then.
+    fn next_start(self, gap: Gap, position: u64) -> Option<u64> {
+        let start = if position <= gap.start {
+            gap.start
+        } else {
+            position + (gap.start.wrapping_sub(position) & (self.capacity() - 1))
+        };
+        (start < gap.until).then_some(start)
+    }
+
+    /// The end of the gap that begins at `position`.
+    pub(crate) fn gap_end(self, position: u64, gaps: &[Gap]) -> Option<u64> {
+        let begins = |gap: &&Gap| self.next_start(**gap, position) == Some(position);
+        gaps.iter().find(begins).map(|gap| position + gap.bytes)
+    }
+
+    /// Where a record at `position` must end: the end of the lap or the next gap.
+    pub(crate) fn room_end(self, position: u64, gaps: &[Gap]) -> u64 {
+        let starts = gaps
+            .iter()
+            .filter_map(|gap| self.next_start(*gap, position));
+        starts.fold(self.lap_end(position), u64::min)
+    }
+
+    /// What to take after `tail` for a record of `span` bytes: the record, or padding in front of
+    /// what it cannot cross.
+    pub(crate) fn claim(self, tail: u64, span: u64, gaps: &[Gap]) -> Claim {
+        let mut position = tail;
+        // At most once per gap: they do not overlap.
+        while let Some(end) = self.gap_end(position, gaps) {
+            position = end;
+        }
+        let room_end = self.room_end(position, gaps);
+        let is_padding = position + span > room_end;
         Claim {
             position,
-            end: position + span,
+            end: if is_padding {
+                room_end
+            } else {
+                position + span
+            },
+            is_padding,
         }
     }
 }
@@ -128,19 +211,21 @@ pub(crate) fn span(payload_bytes: u32) -> u64 {
     (u64::from(HEADER_BYTES) + u64::from(payload_bytes)).next_multiple_of(u64::from(GRANULE_BYTES))
 }
 
-/// The cached limit and a count of joins, in one word so that one compare-and-swap checks both.
+/// The cached limit and a count of changes, in one word so that one compare-and-swap checks both.
 ///
 /// ```text
 ///  63           32 31                   0
 ///  ┌──────────────┬──────────────────────┐
-///  │ joins        │ limit / 32 mod 2^32  │
+///  │ changes      │ limit / 32 mod 2^32  │
 ///  └──────────────┴──────────────────────┘
 /// ```
 ///
 /// The limit is cut to 32 bits, a window of 128 GiB, and restored from a tail that is known to be at
 /// most [`Gate::WINDOW_BYTES`] behind it; it is never more than 2 GiB ahead of the present tail.
 /// Joins are counted because a scan of the slots must not be used once a reader has joined after
-/// it; a scan would have to sleep through 2^32 joins to be deceived.
+/// it, and raises because the cut limit is the same again after 128 GiB. Whoever holds a value for
+/// long is deceived only if a multiple of 2^32 changes was made since, of which the last brought
+/// the same cut limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gate(pub(crate) u64);
 
@@ -150,7 +235,7 @@ impl Gate {
 
     /// The gate of a new ring.
     pub(crate) fn new(limit: u64) -> Self {
-        Self(0).raised(limit)
+        Self(0).with_limit(limit)
     }
 
     /// The limit, for a `tail` with `tail <= limit < tail + WINDOW_BYTES`.
@@ -159,13 +244,17 @@ impl Gate {
         tail + (self.0.wrapping_sub(tail / granule) & Self::LIMIT_MASK) * granule
     }
 
-    /// The same joins with another limit.
-    pub(crate) fn raised(self, limit: u64) -> Self {
+    fn with_limit(self, limit: u64) -> Self {
         let granules = limit / u64::from(GRANULE_BYTES);
         Self((self.0 & !Self::LIMIT_MASK) | (granules & Self::LIMIT_MASK))
     }
 
-    /// The same limit after one more join.
+    /// Another limit.
+    pub(crate) fn raised(self, limit: u64) -> Self {
+        self.joined().with_limit(limit)
+    }
+
+    /// The same limit after a join.
     pub(crate) fn joined(self) -> Self {
         Self(self.0.wrapping_add(1 << u32::BITS))
     }
@@ -179,18 +268,52 @@ mod tests {
     fn claim_that_would_cross_the_end_starts_the_next_lap() {
         let geometry = Geometry::new(4096, 1).unwrap();
         let check = |tail: u64, span: u64, expected: (u64, u64)| {
-            let claim = geometry.claim(tail, span);
+            let claim = geometry.claim(tail, span, &[]);
             assert_eq!(
                 (claim.position, claim.end),
                 expected,
                 "claim({tail}, {span})"
             );
+            assert_eq!(claim.is_padding, claim.end - claim.position < span);
         };
         check(0, 32, (0, 32));
         check(4064, 32, (4064, 4096));
-        check(4064, 64, (4096, 4160));
+        check(4064, 64, (4064, 4096));
+        check(4096, 64, (4096, 4160));
         check(4096 * 7 + 4000, 96, (4096 * 7 + 4000, 4096 * 8));
-        check(4096 * 7 + 4000, 128, (4096 * 8, 4096 * 8 + 128));
+        check(4096 * 7 + 4000, 128, (4096 * 7 + 4000, 4096 * 8));
+    }
+
+    #[test]
+    fn claim_takes_no_byte_of_a_gap_until_the_gap_ends() {
+        let geometry = Geometry::new(4096, 1).unwrap();
+        let gap = |start, bytes, until| Gap {
+            start,
+            bytes,
+            until,
+        };
+        let gaps = [
+            gap(4096 + 128, 64, u64::MAX),
+            gap(4096 + 192, 32, 3 * 4096 + 192),
+            gap(4096 + 4000, 96, u64::MAX),
+        ];
+        let check = |tail: u64, span: u64, expected: (u64, u64, bool)| {
+            let claim = geometry.claim(tail, span, &gaps);
+            let claim = (claim.position, claim.end, claim.is_padding);
+            assert_eq!(claim, expected, "claim({tail}, {span})");
+        };
+        let lap = 2 * 4096;
+        check(lap, 128, (lap, lap + 128, false));
+        check(lap, 160, (lap, lap + 128, true));
+        check(lap + 128, 160, (lap + 224, lap + 384, false));
+        check(lap + 3968, 64, (lap + 3968, lap + 4000, true));
+        check(lap + 4000, 64, (lap + 4096, lap + 4160, false));
+        // The second gap has ended.
+        let lap = 3 * 4096;
+        check(lap + 128, 160, (lap + 192, lap + 352, false));
+        // Before a gap was made, its bytes held records.
+        assert_eq!(geometry.gap_end(128, &gaps), None);
+        assert_eq!(geometry.gap_end(4096 + 128, &gaps), Some(4096 + 192));
     }
 
     #[test]

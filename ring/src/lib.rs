@@ -12,6 +12,10 @@
 //! It is not disturbed by that: it enters the gate again where it stands, or learns that it was
 //! lapped ([`Lapped`]). When to do so is the caller's decision, as the ring has no clock.
 //!
+//! A writer whose thread does not get on between its claim and its commit holds nobody for longer than
+//! the caller allows: a [`Retirer`] takes the claim from it. The late writer is told
+//! ([`Retired`]) and can write its record again.
+//!
 //! # Layout
 //!
 //! One contiguous region without a pointer in it, so the same bytes mean the same thing at any
@@ -28,14 +32,20 @@
 //!    256        ├────────────────────────────────────────────────────────────────────┤
 //!               │ parked     one bit per reader, 16 × u64                             │  sleeping readers
 //!    384        ├────────────────────────────────────────────────────────────────────┤
-//!               │ counters   aborted_total u64                                        │  rare
+//!               │ counters   aborted_total u64 │ retirements_total u64               │  rare
+//!               │            retirements_refused_total u64 │ rewritten_total u64      │
 //!    512        ├────────────────────────────────────────────────────────────────────┤
+//!               │ gaps      changes and entries in use u64                           │  the retirer
+//!               │            4 × (start u64 │ bytes u64 │ until u64)                 │
+//!    640        ├────────────────────────────────────────────────────────────────────┤
 //!               │ slot 0     position u64 (top bit: not in the gate; all ones: free) │  reader 0
 //!               ├────────────────────────────────────────────────────────────────────┤
 //!               │ ...                                                                 │
 //!               ├────────────────────────────────────────────────────────────────────┤
 //!               │ slot R     position u64                                             │  the sweeper
-//!  640 + 128·R  ├────────────────────────────────────────────────────────────────────┤
+//!               ├────────────────────────────────────────────────────────────────────┤
+//!               │ slot R+1   position u64                                             │  the retirer
+//!  896 + 128·R  ├────────────────────────────────────────────────────────────────────┤
 //!               │ data       capacity bytes, a power of two                           │
 //!               └────────────────────────────────────────────────────────────────────┘
 //! ```
@@ -54,44 +64,68 @@
 //! its payload. Header and tag lie in one cache line.
 //!
 //! A *position* counts bytes since the ring was made and never wraps; its low bits are the offset
-//! in the data. Records start at multiples of 32 and never cross the end of the data: the claim
-//! that would do so takes the rest of the lap as a padding record and starts at offset 0. No rest is
-//! too small for a header.
+//! in the data. Records start at multiples of 32 and never cross the end of the data: a writer whose
+//! record would do so takes the rest of the lap as a padding record first. No rest is too small for
+//! a header.
 //!
-//! A record is committed by the release store of its stamp. No stamp is ever the right one for two
-//! positions, so what an earlier lap left behind is never taken for a commit and nothing needs to
+//! A record is committed by a swap of its first word to its stamp. The retirer swaps the same word
+//! to the mark of a retired record, and one of the two succeeds, so all readers see the record or
+//! none does. No stamp is ever the right one for two positions, so what an earlier lap left behind is never taken for a commit and nothing needs to
 //! be cleared; the salt is random and secret, so neither are bytes that a stranger chose.
 //!
 //! ```text
 //!  limit - capacity <= slot[i] <= reader i <= tail <= limit <= tail + capacity
 //! ```
 //!
-//! for every reader in the gate. Every record before `limit - capacity` is committed and passed by
-//! each of them: that is what makes its bytes free to be claimed again. The limit is cached in the claim line (as the gate,
+//! for every reader in the gate. Every record before `limit - capacity` is committed or retired, and
+//! passed by each of them: that is what makes its bytes free to be claimed again, but for those of
+//! gaps. The limit is cached in the claim line (as the gate,
 //! see `layout`), so a write normally reads one line beside its own record; the slots are read only
 //! when the cached limit is reached.
 //!
+//! # Gaps
+//!
+//! The bytes of a retired claim are a *gap*: the late writer may store into them until it finds out.
+//! Claims leave a gap out, with padding in front of it, and readers that come to its start go on
+//! behind it, from the table in the line above; the gap's own bytes are never looked at. The gap
+//! ends when each late writer has returned its bytes by a mark in its record's first word; its bytes
+//! are used again from the next lap on.
+//!
+//! ```text
+//!                   start          start + bytes
+//!  lap n    record │ claimed, retired │ record │ ...        readers go on at start + bytes
+//!  lap n+1  record │ padding │  gap  │ record │ ...        the same one lap later, while it is
+//!                                                           before `until`
+//! ```
+//!
 //! # What can stall
 //!
-//! A reader in the gate that does not drain, and a grant that is neither committed nor dropped
-//! (`mem::forget`), hold the ring: after at most `capacity` bytes every write answers `Full`.
+//! A reader in the gate that does not drain holds the ring: after at most `capacity` bytes every write
+//! answers `Full`. So does a grant that is neither committed nor dropped, if there is no retirer,
+//! or if four stretches of bytes or about a quarter of the ring are held already. The sweeper and
+//! the retirer stand in the gate for some microseconds, and hold the ring if their threads do not
+//! get on meanwhile. Bytes of a forgotten grant (`mem::forget`) are lost.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
 mod error;
+mod gaps;
 mod gate;
+
 mod layout;
 mod reader;
 mod record;
 mod region;
+mod retirer;
 mod ring;
 mod sync;
 mod words;
 mod writer;
 
-pub use error::{Lapped, RingError, WriteError};
+pub use error::{Lapped, Retired, RingError, WriteError};
 pub use reader::{Reader, Visit};
+pub use retirer::Retirer;
 pub use ring::{Ring, RingConfig};
 pub use writer::{Grant, Writer};

@@ -159,8 +159,8 @@ impl Reader {
         outcome.map(|()| records)
     }
 
-    /// Whether there is no record to drain. A record that is claimed but not committed, and all
-    /// that is behind it, is not there yet.
+    /// Whether there is no record to drain. A record that is claimed and neither committed nor
+    /// retired, and all that is behind it, is not there yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let empty = matches!(self.walk(), Ok(None));
@@ -181,7 +181,7 @@ impl Reader {
     #[must_use]
     pub fn lag_bytes(&self) -> u64 {
         // Relaxed: every record this reader passed was claimed before its stamp, which it acquired,
-        // so the tail it sees is never behind its position.
+        // and every gap before its entry, so the tail it sees is never behind its position.
         self.region.tail().load(Ordering::Relaxed) - self.position.get()
     }
 
@@ -257,12 +257,20 @@ impl Reader {
         loop {
             let position = self.position.get();
             let committed = self.region.committed(position);
+            let behind_gap = match committed {
+                Some(_) => None,
+                None => self.region.behind_gap(position),
+            };
             if !self.is_gating() {
                 self.enter_again()?;
                 continue;
             }
             let Some(meta) = committed else {
-                return Ok(None);
+                let Some(behind) = behind_gap else {
+                    return Ok(None);
+                };
+                self.position.set(behind);
+                continue;
             };
             if meta.kind == KIND_DATA && position >= self.start.get() {
                 return Ok(Some(meta));
@@ -319,7 +327,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // The sweeper never parks and may have no bit.
+        // The sweeper never parks and has no bit.
         if self.index < self.region.geometry().readers_max() {
             self.is_away.set(false);
             self.unpark();

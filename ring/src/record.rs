@@ -4,9 +4,10 @@
 //!
 //! 1. The claim of `[position, end)` succeeded by moving the tail, so no two claims overlap, and it
 //!    ended at or below a limit that the writer had read with acquire.
-//! 2. Every record before `limit - capacity` is committed, and every reader *in the gate* stands at
-//!    or after `limit - capacity`. `gate.rs` proves it. So a claim never takes bytes that a reader
-//!    in the gate has not passed.
+//! 2. Every record before `limit - capacity` is committed or retired, and every reader *in the gate*
+//!    stands at or after `limit - capacity`. `gate.rs` proves it. So a claim never takes bytes that
+//!    a reader in the gate has not passed. Nor does it take bytes of a retired claim: they are a
+//!    gap (`gaps.rs`) until their writer has returned them.
 //! 3. A reader can be put out of the gate while it reads. Whoever does so changes the reader's slot
 //!    before any limit ignores the reader. The writer of a later claim has a release fence between
 //!    its claim and its first store; the reader has an acquire fence between its last load and a
@@ -15,8 +16,22 @@
 //!    what it loaded. A slot that is unchanged proves the copy whole. (Boehm, "Can seqlocks get along
 //!    with programming language memory models?", MSPC 2012.)
 //! 4. A stamp is stored with release after everything else of its record, and loaded with acquire.
+//! 5. From its claim on, the first word of a record is changed by swaps from the value that was
+//!    loaded: by its writer to the stamp, and by the retirer to the mark of a retired record. One of
+//!    them succeeds. Nobody else stores into the word, as its bytes are not claimed again before the
+//!    one is passed by all, or the other answered: a writer that finds its record retired stores
+//!    the mark that returns its bytes, and that is its last access to them.
+//!
+//! ```text
+//!             claim              commit                 passed by all readers
+//!  free ─────────────▶ claimed ──────────▶ stamp ──────────────────────────────▶ free
+//!                         │ retirer                                               ▲
+//!                         └───────▶ retired ────────▶ returned ───────────────────┘
+//!                                           writer             gap ended, passed
+//! ```
 
-use crate::layout::{HEADER_BYTES, WORD_BYTES};
+use crate::error::Retired;
+use crate::layout::{self, HEADER_BYTES, WORD_BYTES};
 use crate::region::Region;
 use crate::sync::{Ordering, fence};
 
@@ -54,21 +69,90 @@ impl Region {
         position ^ self.salt()
     }
 
+    /// The mark of a retired record: like a stamp, but of no position where a record can be.
+    fn retired_value(&self, position: u64) -> u64 {
+        self.stamp_value(position) ^ 1
+    }
+
+    /// The mark by which a late writer returns its bytes.
+    fn returned_value(&self, position: u64) -> u64 {
+        self.stamp_value(position) ^ 2
+    }
+
     /// Must be called after a claim and before the first store into it (rule 3).
     pub(crate) fn begin_fill(&self) {
         fence(Ordering::Release);
     }
 
-    /// Commits the record at `position`, which the caller has claimed and filled.
-    pub(crate) fn commit(&self, position: u64, meta: Meta) {
+    /// Commits the record at `position`, which the caller has claimed and filled, or returns its
+    /// bytes if the claim was retired.
+    pub(crate) fn commit(&self, position: u64, meta: Meta) -> Result<(), Retired> {
         let header = self.header(position);
         let size_and_kind = u64::from(meta.payload_bytes) | u64::from(meta.kind) << u32::BITS;
         // Relaxed, both: the stamp orders them.
         header[1].store(size_and_kind, Ordering::Relaxed);
         header[2].store(meta.tag, Ordering::Relaxed);
+        // Relaxed: if the value is older than the retirer's, the swap fails.
+        let before = header[0].load(Ordering::Relaxed);
         // Release: pairs with the acquire load in `committed`, so whoever sees the stamp sees the
         // payload and the metadata.
-        header[0].store(self.stamp_value(position), Ordering::Release);
+        let is_committed = before != self.retired_value(position)
+            && header[0]
+                .compare_exchange(
+                    before,
+                    self.stamp_value(position),
+                    Ordering::Release,
+                    Ordering::Relaxed,
+                )
+                .is_ok();
+        if is_committed {
+            return Ok(());
+        }
+        self.return_claim(position);
+        Err(Retired)
+    }
+
+    #[cold]
+    fn return_claim(&self, position: u64) {
+        // Release: pairs with the acquire load in `returned`: whoever claims these bytes again is
+        // ordered after every store of this writer, the size among them.
+        self.header(position)[0].store(self.returned_value(position), Ordering::Release);
+    }
+
+    /// Bytes of the retired claim at `position`, once its writer has returned them.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half of a word")]
+    pub(crate) fn returned(&self, position: u64) -> Option<u64> {
+        let header = self.header(position);
+        // Acquire: pairs with the release store in `return_claim`.
+        let is_returned = header[0].load(Ordering::Acquire) == self.returned_value(position);
+        is_returned.then(|| layout::span(header[1].load(Ordering::Relaxed) as u32))
+    }
+
+    /// Whether a record is committed at `position`, which may be inside of a claim.
+    pub(crate) fn is_stamped(&self, position: u64) -> bool {
+        // Relaxed: readers acquire the stamp.
+        self.header(position)[0].load(Ordering::Relaxed) == self.stamp_value(position)
+    }
+
+    /// Marks what is claimed at `position` as retired; false if it is committed. Only the retirer
+    /// calls it, in the gate.
+    pub(crate) fn retire(&self, position: u64) -> bool {
+        let word = &self.header(position)[0];
+        // Relaxed, all: the mark says nothing but that the writer is too late.
+        let mut before = word.load(Ordering::Relaxed);
+        // Each further round means that the writer has stored into the word, once per payload.
+        while before != self.stamp_value(position) {
+            match word.compare_exchange(
+                before,
+                self.retired_value(position),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(changed) => before = changed,
+            }
+        }
+        false
     }
 
     /// The metadata of the record at `position`, or nothing if it is not committed yet. Both answers
@@ -76,7 +160,7 @@ impl Region {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half of a word")]
     pub(crate) fn committed(&self, position: u64) -> Option<Meta> {
         let header = self.header(position);
-        // Acquire: pairs with the release store in `commit`.
+        // Acquire: pairs with the release swap in `commit`.
         if header[0].load(Ordering::Acquire) != self.stamp_value(position) {
             return None;
         }

@@ -5,7 +5,7 @@
 
 use crate::error::RingError;
 use crate::layout::{
-    Gate, Geometry, HEADER_BYTES, LINE_BYTES, MAGIC, SLOT_FREE, VERSION, WORD_BYTES,
+    GAPS_MAX, Gate, Geometry, HEADER_BYTES, LINE_BYTES, MAGIC, SLOT_FREE, VERSION, WORD_BYTES,
 };
 use crate::sync::{AtomicU64, Ordering};
 use crate::words::Words;
@@ -16,8 +16,16 @@ const TAIL: usize = WORDS_PER_LINE;
 const GATE: usize = TAIL + 1;
 const PARKED: usize = 2 * WORDS_PER_LINE;
 const ABORTED_TOTAL: usize = 3 * WORDS_PER_LINE;
-const SLOTS: usize = 4 * WORDS_PER_LINE;
+const RETIREMENTS_TOTAL: usize = ABORTED_TOTAL + 1;
+const REJECTED_TOTAL: usize = ABORTED_TOTAL + 2;
+const REWRITTEN_TOTAL: usize = ABORTED_TOTAL + 3;
+const GAPS: usize = 4 * WORDS_PER_LINE;
+const SLOTS: usize = 5 * WORDS_PER_LINE;
+/// Start, bytes, until.
+const GAP_WORDS: usize = 3;
 const HEADER_WORDS: usize = HEADER_BYTES as usize / WORD_BYTES;
+
+const _: () = assert!(GAPS_MAX * GAP_WORDS < WORDS_PER_LINE);
 
 /// The memory of a ring. Geometry and salt are kept outside of it: they are not read back from
 /// memory that others may one day write.
@@ -31,7 +39,7 @@ pub(crate) struct Region {
 
 impl Region {
     pub(crate) fn new(geometry: Geometry, salt: u64) -> Result<Self, RingError> {
-        let data = SLOTS + (geometry.readers_max() as usize + 1) * WORDS_PER_LINE;
+        let data = SLOTS + geometry.slots() as usize * WORDS_PER_LINE;
         let count = data + geometry.capacity_bytes() as usize / WORD_BYTES;
         let region = Self {
             words: Words::new(count)?,
@@ -45,7 +53,7 @@ impl Region {
         region
             .gate()
             .store(Gate::new(geometry.capacity()).0, Ordering::Relaxed);
-        for index in 0..=geometry.readers_max() {
+        for index in 0..geometry.slots() {
             region.slot(index).store(SLOT_FREE, Ordering::Relaxed);
         }
         Ok(region)
@@ -55,7 +63,7 @@ impl Region {
     fn write_identity(&self) {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << u32::BITS;
         let data_offset = u32::try_from(self.data * WORD_BYTES);
-        let data_offset = data_offset.expect("1028 lines are below 4 GiB");
+        let data_offset = data_offset.expect("1030 lines are below 4 GiB");
         let identity = [
             MAGIC,
             pair(VERSION, self.geometry.capacity_bytes()),
@@ -95,9 +103,32 @@ impl Region {
         self.words.at(ABORTED_TOTAL)
     }
 
+    pub(crate) fn retirements_total(&self) -> &AtomicU64 {
+        self.words.at(RETIREMENTS_TOTAL)
+    }
+
+    pub(crate) fn retirements_rejected_total(&self) -> &AtomicU64 {
+        self.words.at(REJECTED_TOTAL)
+    }
+
+    pub(crate) fn rewritten_total(&self) -> &AtomicU64 {
+        self.words.at(REWRITTEN_TOTAL)
+    }
+
+    /// Which entries of the table of gaps are in use, and how often that has changed (`gaps.rs`).
+    pub(crate) fn gaps_in_use(&self) -> &AtomicU64 {
+        self.words.at(GAPS)
+    }
+
+    /// The words of an entry of the table of gaps: start, bytes, until.
+    pub(crate) fn gap_entry(&self, index: usize) -> &[AtomicU64] {
+        assert!(index < GAPS_MAX);
+        self.words.slice(GAPS + 1 + index * GAP_WORDS, GAP_WORDS)
+    }
+
     /// The published position of a reader, [`SLOT_FREE`], or a position that no longer gates.
     pub(crate) fn slot(&self, index: u32) -> &AtomicU64 {
-        assert!(index <= self.geometry.readers_max());
+        assert!(index < self.geometry.slots());
         self.words.at(SLOTS + index as usize * WORDS_PER_LINE)
     }
 

@@ -7,6 +7,7 @@ use crate::error::RingError;
 use crate::layout::{Geometry, SLOT_UNGATED};
 use crate::reader::Reader;
 use crate::region::Region;
+use crate::retirer::Retirer;
 use crate::sync::Ordering;
 use crate::writer::Writer;
 
@@ -76,6 +77,15 @@ impl Ring {
             .ok_or(RingError::ReadersFull { readers_max })
     }
 
+    /// What retires claims that are too old.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::RetirerTaken`] while there is another one.
+    pub fn retirer(&self) -> Result<Retirer, RingError> {
+        Retirer::attach(&self.region).ok_or(RingError::RetirerTaken)
+    }
+
     /// The largest payload, in bytes: an eighth of the capacity.
     #[must_use]
     pub fn record_bytes_max(&self) -> u32 {
@@ -143,6 +153,37 @@ impl Ring {
     pub fn aborted_total(&self) -> u64 {
         // Relaxed: a counter, it orders nothing.
         self.region.aborted_total().load(Ordering::Relaxed)
+    }
+
+    /// Gaps made since the ring was made, each of one or more claims that were retired together.
+    #[must_use]
+    pub fn retirements_total(&self) -> u64 {
+        // Relaxed: a counter, it orders nothing.
+        self.region.retirements_total().load(Ordering::Relaxed)
+    }
+
+    /// Claims that were too old and not retired, because there were four gaps already or a quarter of
+    /// the ring was held.
+    #[must_use]
+    pub fn retirements_rejected_total(&self) -> u64 {
+        // Relaxed: a counter, it orders nothing.
+        self.region
+            .retirements_rejected_total()
+            .load(Ordering::Relaxed)
+    }
+
+    /// Records that [`Writer::try_write`] wrote again, or tried to, because they were retired.
+    #[must_use]
+    pub fn rewritten_total(&self) -> u64 {
+        // Relaxed: a counter, it orders nothing.
+        self.region.rewritten_total().load(Ordering::Relaxed)
+    }
+
+    /// Bytes of retired claims, which are not used until their writers return them. A gauge: it may
+    /// be old when it arrives.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.region.gaps().bytes()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use crate::error::WriteError;
+use crate::error::{Retired, WriteError};
 use crate::layout::{self, Gate};
 use crate::reader::Reader;
 use crate::record::{Filler, KIND_ABORTED, KIND_DATA, Meta};
@@ -23,7 +23,8 @@ impl Writer {
     }
 
     /// Writes one record made of the concatenation of `parts`, and returns its position. `tag` is
-    /// what readers decide by whether they want it. Call [`Writer::wake_parked`] after it, or once
+    /// what readers decide by whether they want it. If the record is retired while it is written, it
+    /// is written again, behind those of others. Call [`Writer::wake_parked`] after it, or once
     /// after several.
     ///
     /// # Errors
@@ -35,19 +36,27 @@ impl Writer {
             .iter()
             .fold(0, |sum: usize, part| sum.saturating_add(part.len()));
         let payload_bytes = u32::try_from(payload_bytes).map_err(|_| WriteError::TooLarge)?;
-        let mut grant = self.try_reserve(tag, payload_bytes)?;
-        for part in parts {
-            grant.write(part);
+        loop {
+            let mut grant = self.try_reserve(tag, payload_bytes)?;
+            for part in parts {
+                grant.write(part);
+            }
+            let position = grant.position();
+            if grant.commit().is_ok() {
+                return Ok(position);
+            }
+            // This thread did not get on for so long that its claim was retired. Relaxed: a counter,
+            // it orders nothing.
+            self.region
+                .rewritten_total()
+                .fetch_add(1, Ordering::Relaxed);
         }
-        let position = grant.position();
-        grant.commit();
-        Ok(position)
     }
 
     /// Claims a record to be filled in place.
     ///
-    /// Readers do not get past the record until the grant is committed or dropped, so hold it
-    /// briefly.
+    /// Readers do not get past the record until the grant is committed, dropped or retired, so hold
+    /// it briefly.
     ///
     /// # Errors
     ///
@@ -101,7 +110,8 @@ impl Writer {
         }
     }
 
-    /// Takes `span` bytes for a record and returns its position, with any padding committed.
+    /// Takes `span` bytes for a record and returns its position. Where the record does not fit, at
+    /// the end of a lap or before a gap, it takes padding first and commits it.
     ///
     /// By compare-and-swap, not by adding: an add cannot be taken back, so a writer that finds the
     /// ring full after it has already claimed bytes that readers wait for. The price is a retry
@@ -112,11 +122,11 @@ impl Writer {
         // tail, so that the gate is not read older than the one which allowed that claim.
         let mut tail = region.tail().load(Ordering::Acquire);
         loop {
-            let claim = region.geometry().claim(tail, span);
             // Acquire: pairs with `Region::raise`: all accesses to the bytes below the limit are
-            // over (rule 2 of `record.rs`). If the tail moved meanwhile the limit may be restored
-            // wrongly, but then the swap below fails.
+            // over (rule 2 of `record.rs`), and the gaps below it can be seen. If the tail moved
+            // meanwhile the limit may be restored wrongly, but then the swap below fails.
             let limit = Gate(region.gate().load(Ordering::Acquire)).limit(tail);
+            let claim = region.next_claim(tail, span);
             if claim.end > limit {
                 tail = self.make_room(span)?;
                 continue;
@@ -131,10 +141,13 @@ impl Writer {
             ) {
                 Ok(_) => {
                     region.begin_fill();
-                    if tail != claim.position {
-                        region.commit(tail, Meta::padding(claim.position - tail));
+                    if !claim.is_padding {
+                        return Ok(claim.position);
                     }
-                    return Ok(claim.position);
+                    let meta = Meta::padding(claim.end - claim.position);
+                    // Retired padding is passed like padding.
+                    let _ = region.commit(claim.position, meta);
+                    tail = claim.end;
                 }
                 Err(moved) => tail = moved,
             }
@@ -149,7 +162,7 @@ impl Writer {
         loop {
             // Each further round means that another thread joined, claimed or raised.
             let snapshot = region.snapshot();
-            let end = geometry.claim(snapshot.tail, span).end;
+            let end = region.next_claim(snapshot.tail, span).end;
             if end <= snapshot.limit {
                 return Ok(snapshot.tail);
             }
@@ -197,7 +210,8 @@ impl fmt::Debug for Writer {
 ///
 /// Dropped without a commit (by a panic, say) it becomes a record that readers skip, and is counted
 /// in [`Ring::aborted_total`](crate::Ring::aborted_total); call [`Writer::wake_parked`] then too.
-/// Forgotten (`mem::forget`) it stops the ring for good.
+/// Held for too long it stops the ring, or is retired where a [`Retirer`](crate::Retirer) looks.
+/// Forgotten (`mem::forget`) its bytes are lost for good.
 #[must_use = "a dropped grant is an aborted record"]
 pub struct Grant<'a> {
     region: &'a Region,
@@ -230,20 +244,24 @@ impl Grant<'_> {
     }
 
     /// Makes the record visible to all readers. What was not written is zero.
-    pub fn commit(self) {
+    ///
+    /// # Errors
+    ///
+    /// [`Retired`]: the grant was held for too long, and no reader sees the record.
+    pub fn commit(self) -> Result<(), Retired> {
         let mut grant = ManuallyDrop::new(self);
         let region = grant.region;
         grant.filler.finish(region);
-        grant.end(KIND_DATA);
+        grant.end(KIND_DATA)
     }
 
-    fn end(&self, kind: u32) {
+    fn end(&self, kind: u32) -> Result<(), Retired> {
         let meta = Meta {
             payload_bytes: self.payload_bytes,
             kind,
             tag: self.tag,
         };
-        self.region.commit(self.position, meta);
+        self.region.commit(self.position, meta)
     }
 }
 
@@ -251,7 +269,8 @@ impl Drop for Grant<'_> {
     fn drop(&mut self) {
         // Relaxed: a counter, it orders nothing.
         self.region.aborted_total().fetch_add(1, Ordering::Relaxed);
-        self.end(KIND_ABORTED);
+        // A retired record is skipped like an aborted one.
+        let _ = self.end(KIND_ABORTED);
     }
 }
 

@@ -10,13 +10,14 @@
 #![cfg(loom)]
 #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
-use fanwire_ring::{Reader, Ring, RingConfig, WriteError, Writer};
+use fanwire_ring::{Grant, Reader, Retired, Retirer, Ring, RingConfig, WriteError, Writer};
 use loom::model::Builder;
 use loom::thread;
 
 fn check(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions_max);
+    builder.max_branches = 20_000;
     builder.check(model);
 }
 
@@ -335,7 +336,7 @@ fn open_grant_is_not_overrun_in_a_ring_without_readers() {
         // From here on the writer may go further.
         let (slow_position, fast) = (grant.position(), fast.join().unwrap());
         assert_eq!(slow_position, position);
-        grant.commit();
+        grant.commit().unwrap();
         let mut numbers = Vec::new();
         drain(&mut reader, &mut numbers);
         let last = 2 + fast;
@@ -440,5 +441,226 @@ fn reader_put_out_enters_again_without_being_overrun_unawares() {
         slow.drain(usize::MAX, |payload| numbers.push(u64::from(payload[0])))
             .unwrap();
         assert_eq!(numbers[behind..].last(), Some(&(last + 1)));
+    });
+}
+
+/// A grant for the number, filled, that is too old at the retirer's next look.
+fn old_grant<'a>(writer: &'a Writer, retirer: &mut Retirer, number: u64) -> Grant<'a> {
+    let mut grant = writer.try_reserve(0, 16).unwrap();
+    assert!(!retirer.look() && !retirer.look());
+    grant.write(&number.to_le_bytes());
+    grant.write(&number.to_le_bytes());
+    grant
+}
+
+#[test]
+fn retirement_and_commit_at_the_same_time_agree_for_all() {
+    check(3, || {
+        let ring = ring(2);
+        let (mut early, mut late) = (ring.reader().unwrap(), ring.reader().unwrap());
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        let grant = old_grant(&writer, &mut retirer, 1);
+        write(&writer, 2).unwrap();
+        let retirer = thread::spawn(move || {
+            retirer.look();
+            retirer
+        });
+        let early = thread::spawn(move || {
+            let mut numbers = Vec::new();
+            drain(&mut early, &mut numbers);
+            (early, numbers)
+        });
+        let is_committed = grant.commit().is_ok();
+        let _retirer = retirer.join().unwrap();
+        let (mut early, mut numbers) = early.join().unwrap();
+        drain(&mut early, &mut numbers);
+        let expected: &[u64] = if is_committed { &[1, 2] } else { &[2] };
+        assert_eq!(numbers, expected);
+        numbers.clear();
+        drain(&mut late, &mut numbers);
+        assert_eq!(numbers, expected);
+        assert_eq!(ring.retirements_total(), u64::from(!is_committed));
+    });
+}
+
+#[test]
+fn two_claims_of_one_gap_are_each_committed_or_retired() {
+    check(3, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        let first = writer.try_reserve(0, 16).unwrap();
+        let second = old_grant(&writer, &mut retirer, 2);
+        let retirer = thread::spawn(move || {
+            retirer.look();
+            retirer
+        });
+        let mut numbers = Vec::new();
+        let second = second.commit();
+        drain(&mut reader, &mut numbers);
+        let mut retirer = retirer.join().unwrap();
+        // Nothing has written the first: it is retired.
+        assert_eq!(first.commit(), Err(Retired));
+        drain(&mut reader, &mut numbers);
+        let expected: &[u64] = if second.is_ok() { &[2] } else { &[] };
+        assert_eq!(numbers, expected);
+        retirer.look();
+        write(&writer, 3).unwrap();
+        numbers.clear();
+        drain(&mut reader, &mut numbers);
+        assert_eq!(numbers, [3]);
+    });
+}
+
+/// Writes and reads so many numbers from `first` on, so that each is read before the next is
+/// written.
+fn write_and_drain(writer: &Writer, reader: &mut Reader, first: u64, count: u64) {
+    for number in first..first + count {
+        // The retirer holds the ring for a moment when it ends a gap.
+        while write(writer, number).is_err() {
+            thread::yield_now();
+        }
+        let mut numbers = Vec::new();
+        drain(reader, &mut numbers);
+        assert_eq!(numbers, [number]);
+    }
+}
+
+#[test]
+fn late_writer_tears_no_record_of_those_who_lap_over_its_bytes() {
+    check(2, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        let grant = old_grant(&writer, &mut retirer, 0);
+        assert!(retirer.look());
+        let there = ring.writer();
+        let there = thread::spawn(move || {
+            write_and_drain(&there, &mut reader, 1, 5);
+            reader
+        });
+        assert_eq!(grant.commit(), Err(Retired));
+        retirer.look();
+        let mut reader = there.join().unwrap();
+        write_and_drain(&writer, &mut reader, 6, 1);
+    });
+}
+
+#[test]
+fn returned_bytes_are_used_again_behind_the_stores_of_the_late_writer() {
+    check(2, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        let grant = old_grant(&writer, &mut retirer, 0);
+        assert!(retirer.look());
+        write_and_drain(&writer, &mut reader, 1, 2);
+        let retirer = thread::spawn(move || {
+            retirer.look();
+            retirer
+        });
+        assert_eq!(grant.commit(), Err(Retired));
+        // More than a lap: through the gap, and its end if the look was early.
+        write_and_drain(&writer, &mut reader, 3, 3);
+        let mut retirer = retirer.join().unwrap();
+        for first in [6, 14, 22] {
+            retirer.look();
+            write_and_drain(&writer, &mut reader, first, 8);
+        }
+        assert_eq!(ring.held_bytes(), 0);
+    });
+}
+
+#[test]
+fn an_entry_of_the_table_is_used_again_while_others_read_it() {
+    check(2, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        let grant = old_grant(&writer, &mut retirer, 0);
+        assert!(retirer.look());
+        assert_eq!(grant.commit(), Err(Retired));
+        // Ends the gap, whose end is then passed.
+        retirer.look();
+        write_and_drain(&writer, &mut reader, 1, 2);
+        write(&writer, 0).unwrap();
+        let grant = writer.try_reserve(0, 0).unwrap();
+        retirer.look();
+        retirer.look();
+        assert_eq!(ring.held_bytes(), 64);
+        let mut numbers = Vec::new();
+        drain(&mut reader, &mut numbers);
+        while write(&writer, 0).is_ok() {}
+        // Now the gap's end is passed. The next look frees the entry and uses it for another size at
+        // other bytes.
+        let there = ring.writer();
+        let retirer = thread::spawn(move || {
+            assert!(retirer.look());
+            retirer
+        });
+        drain(&mut reader, &mut numbers);
+        let mut written = write_some(&there, 1, 2);
+        let _retirer = retirer.join().unwrap();
+        assert_eq!(ring.held_bytes(), 32);
+        assert_eq!(grant.commit(), Err(Retired));
+        drain(&mut reader, &mut numbers);
+        written += write_some(&there, 1 + written, 4);
+        drain(&mut reader, &mut numbers);
+        numbers.retain(|number| *number > 0);
+        assert_eq!(numbers, (1..=written).collect::<Vec<_>>());
+        assert!(written >= 3);
+    });
+}
+
+#[test]
+fn writers_at_the_limit_go_on_when_the_claim_before_them_is_retired() {
+    check(2, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        let grant = old_grant(&writer, &mut retirer, 0);
+        let written = write_some(&writer, 1, 4);
+        assert_eq!(written, 3, "the ring is full");
+        let there = ring.writer();
+        let there = thread::spawn(move || write_some(&there, 4, 2));
+        let retirer = thread::spawn(move || {
+            assert!(retirer.look());
+            retirer
+        });
+        let mut numbers = Vec::new();
+        drain(&mut reader, &mut numbers);
+        let _retirer = retirer.join().unwrap();
+        let written = written + there.join().unwrap();
+        drain(&mut reader, &mut numbers);
+        let written = written + write_some(&writer, written + 1, 3);
+        assert!(written >= 6, "one lap without the held bytes");
+        drain(&mut reader, &mut numbers);
+        assert_eq!(numbers, (1..=written).collect::<Vec<_>>());
+        assert_eq!(grant.commit(), Err(Retired));
+    });
+}
+
+#[test]
+fn ring_without_readers_goes_on_when_its_oldest_claim_is_retired() {
+    check(2, || {
+        let ring = ring(1);
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        let grant = old_grant(&writer, &mut retirer, 0);
+        assert_eq!(write_some(&writer, 1, 4), 3);
+        let there = ring.writer();
+        let there = thread::spawn(move || write_some(&there, 4, 4));
+        assert!(retirer.look());
+        there.join().unwrap();
+        let mut reader = ring.reader().unwrap();
+        drain(&mut reader, &mut Vec::new());
+        write_and_drain(&writer, &mut reader, 9, 4);
+        assert_eq!(grant.commit(), Err(Retired));
     });
 }

@@ -1,20 +1,25 @@
 //! Does the ring do, step by step, what a plain list of records with plain positions would do?
 //!
 //! One thread interleaves writers (with grants left open and ended out of order), readers, joins,
-//! leaves, parking and panics; after every step the ring must say what the oracle says: which
-//! records, in which order, how much is free, who is woken.
+//! leaves, parking, panics and looks of the retirer; after every step the ring must say what the
+//! oracle says: which records, in which order, how much is free, how much is held, who is woken.
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use fanwire_ring::{Grant, Lapped, Reader, Ring, RingConfig, RingError, WriteError, Writer};
+use fanwire_ring::{
+    Grant, Lapped, Reader, Retired, Retirer, Ring, RingConfig, RingError, WriteError, Writer,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 
 const CAPACITY_BYTES: u32 = 4096;
 const READERS_MAX: u32 = 3;
+const GAPS_MAX: usize = 4;
+/// Two records of 512 bytes with their headers.
+const HELD_BYTES_MAX: u64 = 2 * 544;
 const STEPS_MAX: usize = 600;
 const CASES: u32 = 2000;
 /// Tags are 0, 1 or 2.
@@ -37,6 +42,7 @@ enum Step {
     Park(usize),
     Unpark(usize),
     Wake,
+    Look,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -59,6 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => any_index().prop_map(Step::Park),
         1 => any_index().prop_map(Step::Unpark),
         2 => Just(Step::Wake),
+        12 => Just(Step::Look),
     ];
     vec(step, 1..STEPS_MAX)
 }
@@ -67,7 +74,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 enum State {
     Open,
     Committed,
+    /// Dropped, or padding.
     Aborted,
+    Retired,
+    /// Retired, and its writer knows.
+    Returned,
 }
 
 #[derive(Debug)]
@@ -90,17 +101,110 @@ struct OracleReader {
     away: bool,
 }
 
+#[derive(Debug)]
+struct OracleGap {
+    start: u64,
+    bytes: u64,
+    until: Option<u64>,
+    /// Everybody is past its end.
+    gone: bool,
+}
+
 /// Every record ever written, never forgotten.
 #[derive(Debug)]
 struct Oracle {
     tail: u64,
     limit: u64,
+    /// In the order of their positions.
     records: Vec<OracleRecord>,
+    gaps: Vec<OracleGap>,
+    /// At the last look but one, and at the last one.
+    tails: [u64; 2],
+    rejected: Option<u64>,
+    rejected_total: u64,
     readers: [Option<OracleReader>; READERS_MAX as usize],
     aborted_total: u64,
 }
 
 impl Oracle {
+    /// The bytes of the gap that begins at a position.
+    fn gap_at(&self, position: u64) -> Option<u64> {
+        let begins = |gap: &&OracleGap| {
+            position >= gap.start
+                && (position - gap.start).is_multiple_of(u64::from(CAPACITY_BYTES))
+                && gap.until.is_none_or(|until| position < until)
+        };
+        self.gaps.iter().find(begins).map(|gap| gap.bytes)
+    }
+
+    /// Where a record at this position must end.
+    fn room_end(&self, position: u64) -> u64 {
+        let is_border = |granule: &u64| {
+            granule.is_multiple_of(u64::from(CAPACITY_BYTES)) || self.gap_at(*granule).is_some()
+        };
+        let mut granules = (position + 32..).step_by(32);
+        granules.find(is_border).expect("a lap ends")
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let unused = self.gaps.iter().filter(|gap| !gap.gone);
+        unused.map(|gap| gap.bytes).sum()
+    }
+
+    /// A look of the retirer; whether it retired something.
+    fn look(&mut self) -> bool {
+        let before = self.limit - u64::from(CAPACITY_BYTES);
+        for gap in self.gaps.iter_mut().filter(|gap| !gap.gone) {
+            let inside = gap.start..gap.start + gap.bytes;
+            match gap.until {
+                Some(until) => gap.gone = until <= before,
+                None => {
+                    let mut claims = self.records.iter();
+                    let is_held = claims.any(|record| {
+                        record.state == State::Retired && inside.contains(&record.position)
+                    });
+                    gap.until = (!is_held).then_some(self.limit);
+                }
+            }
+        }
+        let due = self.tails[0];
+        self.tails = [self.tails[1], self.tail];
+        let mut is_retired = false;
+        loop {
+            let is_stale =
+                |record: &OracleRecord| record.state == State::Open && record.position < due;
+            let Some(first) = self.records.iter().position(is_stale) else {
+                return is_retired;
+            };
+            let start = self.records[first].position;
+            let room_end = self.room_end(start).min(due);
+            let mut end = start;
+            let mut behind = first;
+            while let Some(record) = self.records.get(behind)
+                && is_stale(record)
+                && record.position < room_end
+            {
+                (end, behind) = (record.end, behind + 1);
+            }
+            let gaps = self.gaps.iter().filter(|gap| !gap.gone).count();
+            if gaps == GAPS_MAX || self.held_bytes() + (end - start) > HELD_BYTES_MAX {
+                self.rejected_total += u64::from(self.rejected != Some(start));
+                self.rejected = Some(start);
+                return is_retired;
+            }
+            for record in &mut self.records[first..behind] {
+                record.state = State::Retired;
+            }
+            self.gaps.push(OracleGap {
+                start,
+                bytes: end - start,
+                until: None,
+                gone: false,
+            });
+            is_retired = true;
+        }
+    }
+
     fn claim(&mut self, payload: Vec<u8>) -> Result<usize, WriteError> {
         let capacity = u64::from(CAPACITY_BYTES);
         let payload_bytes = payload.len() as u64;
@@ -108,31 +212,46 @@ impl Oracle {
             return Err(WriteError::TooLarge);
         }
         let span = (24 + payload_bytes).div_ceil(32) * 32;
-        let mut position = self.tail;
-        if position % capacity + span > capacity {
-            position = (position / capacity + 1) * capacity;
-        }
-        let end = position + span;
-        if end > self.limit {
-            let limit = self.slowest().unwrap_or(self.first_open()) + capacity;
-            if end > limit {
-                // The sweeper goes as far as it can.
-                if self.slowest().is_none() {
-                    self.limit = self.limit.max(limit);
-                }
-                return Err(WriteError::Full);
+        loop {
+            let mut position = self.tail;
+            while let Some(bytes) = self.gap_at(position) {
+                position += bytes;
             }
-            self.limit = limit;
+            let room_end = self.room_end(position);
+            let is_padding = position + span > room_end;
+            let end = if is_padding {
+                room_end
+            } else {
+                position + span
+            };
+            if end > self.limit {
+                let limit = self.slowest().unwrap_or(self.first_open()) + capacity;
+                if end > limit {
+                    // The sweeper goes as far as it can.
+                    if self.slowest().is_none() {
+                        self.limit = self.limit.max(limit);
+                    }
+                    return Err(WriteError::Full);
+                }
+                self.limit = limit;
+            }
+            self.tail = end;
+            let (state, record) = if is_padding {
+                (State::Aborted, Vec::new())
+            } else {
+                (State::Open, payload.clone())
+            };
+            self.records.push(OracleRecord {
+                position,
+                end,
+                state,
+                tag: payload_bytes % 3,
+                payload: record,
+            });
+            if !is_padding {
+                return Ok(self.records.len() - 1);
+            }
         }
-        self.tail = end;
-        self.records.push(OracleRecord {
-            position,
-            end,
-            state: State::Open,
-            tag: payload_bytes % 3,
-            payload,
-        });
-        Ok(self.records.len() - 1)
     }
 
     fn first_open(&self) -> u64 {
@@ -192,22 +311,32 @@ impl Oracle {
 
     /// Moves the reader to its next record to be visited, and returns that record's payload.
     fn peek(&mut self, index: usize) -> Option<(u64, Vec<u8>, u64)> {
-        let reader = self.readers[index].as_mut().expect("the reader has joined");
-        for record in &self.records {
-            if record.position < reader.position {
+        let reader = self.readers[index].as_ref().expect("the reader has joined");
+        let (start, mut position) = (reader.start, reader.position);
+        let next = loop {
+            if position >= self.tail {
+                break None;
+            }
+            if let Some(bytes) = self.gap_at(position) {
+                position += bytes;
                 continue;
             }
-            // Padding is committed with the claim, so it is walked over even if the record is not.
-            reader.position = record.position;
+            let found = self
+                .records
+                .binary_search_by_key(&position, |record| record.position);
+            let record = &self.records[found.expect("records and gaps leave no gap")];
             match record.state {
-                State::Open => return None,
-                State::Committed if record.position >= reader.start => {
-                    return Some((record.tag, record.payload.clone(), record.end));
+                State::Open => break None,
+                State::Committed if position >= start => {
+                    break Some((record.tag, record.payload.clone(), record.end));
                 }
-                _ => reader.position = record.end,
+                State::Committed | State::Aborted => position = record.end,
+                State::Retired | State::Returned => panic!("{position} is in no gap"),
             }
-        }
-        None
+        };
+        let reader = self.readers[index].as_mut().expect("the reader has joined");
+        reader.position = position;
+        next
     }
 
     /// The payloads of the wanted records among the next ones, and how many records those are.
@@ -236,6 +365,7 @@ impl Oracle {
 struct Pair<'a> {
     ring: &'a Ring,
     writers: &'a [Writer; 2],
+    retirer: Retirer,
     grants: Vec<(Grant<'a>, usize)>,
     readers: [Option<Reader>; READERS_MAX as usize],
     oracle: Oracle,
@@ -298,6 +428,7 @@ impl<'a> Pair<'a> {
                 }
             }
             Step::Wake => self.wake(),
+            Step::Look => assert_eq!(self.retirer.look(), self.oracle.look()),
         }
         self.compare_gauges();
     }
@@ -365,9 +496,12 @@ impl<'a> Pair<'a> {
             return;
         }
         let (grant, record) = self.grants.swap_remove(index % self.grants.len());
-        self.oracle.records[record].state = state;
+        let was = &mut self.oracle.records[record].state;
+        let is_retired = *was == State::Retired;
+        *was = if is_retired { State::Returned } else { state };
         if state == State::Committed {
-            grant.commit();
+            let expected = if is_retired { Err(Retired) } else { Ok(()) };
+            assert_eq!(grant.commit(), expected);
         } else {
             self.oracle.aborted_total += 1;
         }
@@ -470,6 +604,14 @@ impl<'a> Pair<'a> {
     fn compare_gauges(&self) {
         assert_eq!(self.ring.depth_bytes(), self.oracle.depth_bytes());
         assert_eq!(self.ring.aborted_total(), self.oracle.aborted_total);
+        assert_eq!(self.ring.held_bytes(), self.oracle.held_bytes());
+        assert_eq!(
+            (
+                self.ring.retirements_total(),
+                self.ring.retirements_rejected_total()
+            ),
+            (self.oracle.gaps.len() as u64, self.oracle.rejected_total)
+        );
         for (reader, expected) in self.readers.iter().zip(&self.oracle.readers) {
             let lag_bytes = reader.as_ref().map(Reader::lag_bytes);
             let expected = expected
@@ -477,6 +619,21 @@ impl<'a> Pair<'a> {
                 .map(|reader| self.oracle.tail - reader.position);
             assert_eq!(lag_bytes, expected);
         }
+    }
+
+    /// All grants are ended: after some laps nothing is held any longer.
+    fn recover(&mut self) {
+        for _ in 0..100 {
+            self.step(&Step::Write { parts: vec![200] });
+            for reader in 0..READERS_MAX as usize {
+                self.step(&Step::Drain {
+                    reader,
+                    records_max: usize::MAX,
+                });
+            }
+            self.step(&Step::Look);
+        }
+        assert_eq!(self.ring.held_bytes(), 0);
     }
 
     /// The index of a joined reader that is not away, chosen by a number of any size.
@@ -518,12 +675,17 @@ fn ring_does_what_a_list_of_records_would_do() {
         let mut pair = Pair {
             ring: &ring,
             writers: &writers,
+            retirer: ring.retirer().unwrap(),
             grants: Vec::new(),
             readers: [const { None }; READERS_MAX as usize],
             oracle: Oracle {
                 tail: 0,
                 limit: u64::from(CAPACITY_BYTES),
                 records: Vec::new(),
+                gaps: Vec::new(),
+                tails: [0; 2],
+                rejected: None,
+                rejected_total: 0,
                 readers: [const { None }; READERS_MAX as usize],
                 aborted_total: 0,
             },
@@ -531,6 +693,10 @@ fn ring_does_what_a_list_of_records_would_do() {
         };
         for step in &steps {
             pair.step(step);
+        }
+        // What is too old by now is written late.
+        for _ in 0..3 {
+            pair.step(&Step::Look);
         }
         while !pair.grants.is_empty() {
             pair.step(&Step::Commit(0));
@@ -542,6 +708,7 @@ fn ring_does_what_a_list_of_records_would_do() {
                 records_max: usize::MAX,
             });
         }
+        pair.recover();
         Ok(())
     });
     if let Err(failure) = outcome {

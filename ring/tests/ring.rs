@@ -1,7 +1,7 @@
 //! What the crate's documentation promises in single sentences.
 #![cfg(not(loom))]
 
-use fanwire_ring::{Lapped, Reader, Ring, RingConfig, RingError, WriteError};
+use fanwire_ring::{Lapped, Reader, Retired, Retirer, Ring, RingConfig, RingError, WriteError};
 
 const CONFIG: RingConfig = RingConfig {
     capacity_bytes: 4096,
@@ -136,7 +136,7 @@ fn reader_before_an_open_grant_sleeps_until_that_grant_is_committed() {
         reader.park(),
         "what is behind an open grant is not there yet"
     );
-    grant.commit();
+    grant.commit().unwrap();
     assert_eq!(woken_by(&slow), [0]);
     assert_eq!(drain(&mut reader), [b"".to_vec(), b"behind".to_vec()]);
 }
@@ -188,7 +188,7 @@ fn ring_without_readers_never_fills_up_but_an_open_grant_is_not_overwritten() {
         assert!(behind < position + u64::from(CONFIG.capacity_bytes));
     }
     let mut reader = ring.reader().unwrap();
-    grant.commit();
+    grant.commit().unwrap();
     let room = writer.try_write(0, &[&[3; 100]]);
     assert!(room.is_err(), "the reader stands before the grant");
     assert!(
@@ -277,4 +277,179 @@ fn parked_reader_is_woken_only_by_who_wants_it() {
     assert_eq!(woken, [1]);
     writer.wake_parked(|_| u64::MAX, |index| woken.push(index));
     assert_eq!(woken, [1, 0]);
+}
+
+/// Looks until what is claimed now is too old, and says whether the last look has retired it.
+fn retire(retirer: &mut Retirer) -> bool {
+    retirer.look();
+    retirer.look();
+    retirer.look()
+}
+
+#[test]
+fn claim_that_is_neither_committed_nor_dropped_is_retired_at_the_third_look() {
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut retirer = ring.retirer().unwrap();
+    assert_eq!(ring.retirer().err(), Some(RingError::RetirerTaken));
+    let (slow, fast) = (ring.writer(), ring.writer());
+    let mut reader = ring.reader().unwrap();
+    fast.try_write(0, &[b"before"]).unwrap();
+    let mut grant = slow.try_reserve(0, 100).unwrap();
+    grant.write(&[1; 50]);
+    fast.try_write(0, &[b"behind"]).unwrap();
+    assert!(!retirer.look());
+    let young = slow.try_reserve(0, 100).unwrap();
+    assert!(!retirer.look());
+    assert_eq!(drain(&mut reader), [b"before"]);
+    assert!(reader.park(), "a claim holds it");
+    assert!(retirer.look());
+    let mut woken = Vec::new();
+    fast.wake_parked(|_| u64::MAX, |index| woken.push(index));
+    assert_eq!(woken, [0]);
+    assert_eq!(drain(&mut reader), [b"behind"]);
+    assert_eq!((ring.retirements_total(), ring.held_bytes()), (1, 128));
+    grant.write(&[2; 50]);
+    assert_eq!(grant.commit(), Err(Retired));
+    assert_eq!(young.commit(), Ok(()), "it is not old enough");
+    assert_eq!(drain(&mut reader), [[0; 100]]);
+    drop(retirer);
+    assert!(ring.retirer().is_ok());
+}
+
+#[test]
+fn claims_that_nobody_reads_are_not_retired_while_their_writers_get_on() {
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut retirer = ring.retirer().unwrap();
+    let writer = ring.writer();
+    let _reader = ring.reader().unwrap();
+    while writer.try_write(0, &[&[1; 100]]).is_ok() {}
+    drop(writer.try_reserve(0, 0));
+    assert!(!retire(&mut retirer));
+    assert_eq!(ring.retirements_total(), 0);
+}
+
+#[test]
+fn held_bytes_are_not_claimed_until_they_are_returned_and_then_used_again() {
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut retirer = ring.retirer().unwrap();
+    let writer = ring.writer();
+    let mut reader = ring.reader().unwrap();
+    // At the beginning of the lap, in the middle and at its end.
+    let mut grants = Vec::new();
+    for (fill, payload) in [(0, 8), (1928, 200), (1500, 104)] {
+        for chunk in vec![0; fill].chunks(488) {
+            writer.try_write(0, &[chunk]).unwrap();
+        }
+        drain(&mut reader);
+        grants.push(writer.try_reserve(0, payload).unwrap());
+        assert!(retire(&mut retirer));
+    }
+    let held_bytes = ring.held_bytes();
+    assert_eq!(held_bytes, 32 + 224 + 128);
+    let mut laps = |ring: &Ring, count: usize| {
+        let mut read = Vec::new();
+        for number in 0..count {
+            let payload = [u8::try_from(number % 251).unwrap(); 72];
+            writer.try_write(0, &[&payload]).unwrap();
+            read.extend(drain(&mut reader));
+            assert_eq!(read.pop().as_deref(), Some(payload.as_slice()));
+        }
+        for _ in 0..3 {
+            assert!(!retirer.look());
+        }
+        ring.held_bytes()
+    };
+    assert_eq!(laps(&ring, 300), held_bytes);
+    // The late writers store into their bytes, which disturbs nobody.
+    for mut grant in grants.drain(..2) {
+        grant.write(&[0xff; 8]);
+        assert_eq!(grant.commit(), Err(Retired));
+    }
+    assert_eq!(
+        laps(&ring, 300),
+        held_bytes,
+        "all have yet to pass their ends"
+    );
+    assert_eq!(laps(&ring, 300), 128);
+    // Dropped is returned, too.
+    grants.clear();
+    laps(&ring, 300);
+    assert_eq!(laps(&ring, 300), 0);
+    assert_eq!((ring.retirements_total(), ring.aborted_total()), (3, 1));
+}
+
+#[test]
+fn held_bytes_have_a_bound_and_so_have_their_stretches() {
+    // A full ring's worth of claims of that payload, all too old, and how much of it is retired.
+    let check = |payload_bytes: u32, stretches: u64, held_bytes: u64| {
+        let ring = Ring::new(CONFIG).unwrap();
+        let mut retirer = ring.retirer().unwrap();
+        let writer = ring.writer();
+        let mut reader = ring.reader().unwrap();
+        let mut grants = Vec::new();
+        while let Ok(grant) = writer.try_reserve(0, payload_bytes) {
+            grants.push(grant);
+            if writer.try_write(0, &[b"between"]).is_err() {
+                break;
+            }
+        }
+        assert!(retire(&mut retirer));
+        assert_eq!(
+            (ring.retirements_total(), ring.held_bytes()),
+            (stretches, held_bytes)
+        );
+        assert!(!retirer.look());
+        assert_eq!(ring.retirements_rejected_total(), 1);
+        assert_eq!(drain(&mut reader).len() as u64, stretches);
+        // As they are returned, the others follow.
+        for grant in grants {
+            let _ = grant.commit();
+        }
+        drain(&mut reader);
+        for _ in 0..300 {
+            writer.try_write(0, &[&[1; 400]]).unwrap();
+            drain(&mut reader);
+            retirer.look();
+        }
+        assert_eq!(ring.held_bytes(), 0);
+    };
+    check(40, 4, 4 * 64);
+    check(512, 2, 2 * 544);
+}
+
+#[test]
+fn records_of_the_largest_size_fit_whatever_is_held() {
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut retirer = ring.retirer().unwrap();
+    let writer = ring.writer();
+    let mut reader = ring.reader().unwrap();
+    let mut grants = Vec::new();
+    // Four stretches with equal room between them, so that there is no larger room anywhere.
+    for _ in 0..4 {
+        writer.try_write(0, &[&[0; 280]]).unwrap();
+        writer.try_write(0, &[&[0; 280]]).unwrap();
+        drain(&mut reader);
+        grants.push(writer.try_reserve(0, 232).unwrap());
+        assert!(retire(&mut retirer));
+    }
+    assert_eq!(ring.held_bytes(), 4 * 256);
+    for _ in 0..100 {
+        writer.try_write(0, &[&[1; 512]]).unwrap();
+        assert_eq!(drain(&mut reader), [[1; 512]]);
+    }
+    drop(grants);
+}
+
+#[test]
+fn ring_without_readers_does_not_fill_up_behind_a_claim_that_is_too_old() {
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut retirer = ring.retirer().unwrap();
+    let writer = ring.writer();
+    let grant = writer.try_reserve(0, 100).unwrap();
+    while writer.try_write(0, &[&[1; 100]]).is_ok() {}
+    assert!(retire(&mut retirer));
+    for _ in 0..1000 {
+        writer.try_write(0, &[&[1; 100]]).unwrap();
+    }
+    assert_eq!(grant.commit(), Err(Retired));
 }

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use fanwire_ring::{Reader, Ring, RingConfig, WriteError, Writer};
 
@@ -65,7 +66,7 @@ fn write_all(writer: &Writer, name: u32, threads: &[thread::Thread]) -> u64 {
         if number % 1000 == 999 {
             drop(grant);
         } else {
-            grant.commit();
+            grant.commit().unwrap();
         }
         writer.wake_parked(|_| u64::MAX, |index| threads[index as usize].unpark());
     }
@@ -274,4 +275,108 @@ fn readers_that_are_put_out_see_no_torn_record_and_no_silent_gap() {
     });
     println!("lapped {lapped} times, {seen} records seen");
     assert!(lapped > 0 && seen > 0);
+}
+
+/// Writers sleep now and then between claim and commit, for longer than the retirer allows: nobody
+/// may wait for them, no record may be lost, torn or seen twice, and all bytes must come back.
+#[test]
+fn writers_that_sleep_in_a_claim_are_retired_and_write_again() {
+    const RECORDS: u32 = 300_000;
+    let ring = Ring::new(RingConfig {
+        capacity_bytes: 1 << 16,
+        readers_max: 2,
+    })
+    .unwrap();
+    let stop = AtomicBool::new(false);
+    let retired = thread::scope(|scope| {
+        let (mut retirer, stop) = (ring.retirer().unwrap(), &stop);
+        scope.spawn(move || {
+            // Relaxed: only a wish to end.
+            while !stop.load(Ordering::Relaxed) {
+                retirer.look();
+                thread::sleep(Duration::from_micros(300));
+            }
+        });
+        let readers: Vec<_> = (0..READERS)
+            .map(|_| {
+                let mut reader = ring.reader().unwrap();
+                scope.spawn(move || read_numbers(&mut reader, RECORDS))
+            })
+            .collect();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|name| {
+                let writer = ring.writer();
+                scope.spawn(move || write_with_pauses(&writer, name, RECORDS))
+            })
+            .collect();
+        let joined = readers.into_iter().map(thread::ScopedJoinHandle::join);
+        let joined: Vec<_> = joined.collect();
+        let retired = writers.into_iter().map(|writer| writer.join().unwrap());
+        let retired = retired.sum::<u32>();
+        // A few laps with looks in between end the gaps.
+        let writer = ring.writer();
+        for _ in 0..10_000 {
+            writer.try_write(0, &[&[0; 100]]).unwrap();
+            if ring.held_bytes() == 0 {
+                break;
+            }
+            thread::sleep(Duration::from_micros(20));
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(joined.iter().all(Result::is_ok));
+        retired
+    });
+    println!(
+        "{retired} records retired in {} gaps, {} rejected",
+        ring.retirements_total(),
+        ring.retirements_rejected_total()
+    );
+    assert!(retired > 0);
+    assert_eq!(ring.held_bytes(), 0);
+}
+
+/// Returns how often a record was retired.
+fn write_with_pauses(writer: &Writer, name: u32, records: u32) -> u32 {
+    let mut payload = Vec::new();
+    let mut retired = 0;
+    for number in 0..records {
+        payload.resize(payload_bytes(name, number) as usize, 0);
+        fill(&mut payload, name, number);
+        let mut pauses = number % 3_000 == 2_999;
+        loop {
+            let Ok(mut grant) = writer.try_reserve(0, u32::try_from(payload.len()).unwrap()) else {
+                thread::yield_now();
+                continue;
+            };
+            let (first, second) = payload.split_at(payload.len() / 2);
+            grant.write(first);
+            if std::mem::take(&mut pauses) {
+                thread::sleep(Duration::from_millis(2 + u64::from(number % 7)));
+            }
+            grant.write(second);
+            if grant.commit().is_ok() {
+                break;
+            }
+            retired += 1;
+        }
+    }
+    retired
+}
+
+fn read_numbers(reader: &mut Reader, records: u32) {
+    let mut next = [0_u32; WRITERS as usize];
+    let mut expected = Vec::new();
+    while next.iter().any(|number| *number < records) {
+        let drained = reader.drain(64, |payload| {
+            let writer = u32::from_le_bytes(payload[..4].try_into().unwrap());
+            let number = &mut next[writer as usize];
+            expected.resize(payload_bytes(writer, *number) as usize, 0);
+            fill(&mut expected, writer, *number);
+            assert_eq!(payload, expected, "record {number} of writer {writer}");
+            *number += 1;
+        });
+        if drained.unwrap() == 0 {
+            thread::yield_now();
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::base::{DialectId, ProcessState, ShardCounters};
 use fanwire_ring::Ring;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -100,17 +100,19 @@ impl Metrics {
 type ProcessMetric = (
     &'static str,
     &'static str,
+    MetricKind,
     Option<&'static str>,
     fn(&ProcessCollector) -> Values,
 );
 /// Label values, if there is a label, and values.
 type Values = Vec<(&'static str, u64)>;
 
-/// Metrics of the whole process; all are gauges.
+/// Metrics of the whole process.
 const PROCESS_METRICS: &[ProcessMetric] = &[
     (
         "sessions",
         "WebSocket sessions",
+        MetricKind::Gauge,
         Some("dialect"),
         |process| {
             let count = |dialect: DialectId| process.process_state.sessions(dialect);
@@ -123,12 +125,45 @@ const PROCESS_METRICS: &[ProcessMetric] = &[
     (
         "ring_depth_bytes",
         "Bytes between the newest record of the ring and its slowest reader",
+        MetricKind::Gauge,
         None,
         |process| vec![("", process.ring.depth_bytes())],
     ),
-    ("ring_capacity_bytes", "Size of the ring", None, |process| {
-        vec![("", process.ring.capacity_bytes().into())]
-    }),
+    (
+        "ring_capacity_bytes",
+        "Size of the ring",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.ring.capacity_bytes().into())],
+    ),
+    (
+        "ring_retirements",
+        "Times that claims of the ring older than 100 ms were retired",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.ring.retirements_total())],
+    ),
+    (
+        "ring_retirements_rejected",
+        "Claims of the ring older than 100 ms that were not retired, because too much is held",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.ring.retirements_rejected_total())],
+    ),
+    (
+        "ring_rewritten",
+        "Records that were written again because their claims were retired",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.ring.rewritten_total())],
+    ),
+    (
+        "ring_held_bytes",
+        "Bytes of the ring that are not used until the late writers of retired claims get on",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.ring.held_bytes())],
+    ),
 ];
 
 impl Collector for ProcessCollector {
@@ -136,20 +171,19 @@ impl Collector for ProcessCollector {
         for declaration in ShardCounters::DECLARATIONS {
             self.encode_shards(&mut encoder, declaration)?;
         }
-        for (name, help, label, values) in PROCESS_METRICS {
+        for (name, help, kind, label, values) in PROCESS_METRICS {
             let name = format!("fanwire_{name}");
-            let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            let mut metric = encoder.encode_descriptor(&name, help, None, metric_type(*kind))?;
             match label {
                 Some(label) => {
                     for (dialect, value) in values(self) {
                         let labels = [(*label, dialect)];
-                        let family = metric.encode_family(&labels)?;
-                        ConstGauge::new(gauge_value(value)).encode(family)?;
+                        encode_value(metric.encode_family(&labels)?, *kind, value)?;
                     }
                 }
                 None => {
                     let value = values(self).first().map_or(0, |(_, value)| *value);
-                    ConstGauge::new(gauge_value(value)).encode(metric)?;
+                    encode_value(metric, *kind, value)?;
                 }
             }
         }
@@ -164,13 +198,10 @@ impl ProcessCollector {
         encoder: &mut DescriptorEncoder<'_>,
         declaration: &MetricDeclaration<ShardCounters>,
     ) -> fmt::Result {
-        let kind = match declaration.kind {
-            MetricKind::Counter => MetricType::Counter,
-            MetricKind::Gauge => MetricType::Gauge,
-        };
+        let kind = declaration.kind;
         let help = declaration.help.trim().trim_end_matches('.');
         let family = declaration.family();
-        let mut metric = encoder.encode_descriptor(&family, help, None, kind)?;
+        let mut metric = encoder.encode_descriptor(&family, help, None, metric_type(kind))?;
         for (index, shard) in self.shards.iter().enumerate() {
             let index = index.to_string();
             let mut result = Ok(());
@@ -180,10 +211,9 @@ impl ProcessCollector {
                     Some(("shard", index.as_str())),
                 ];
                 let labels: Vec<_> = labels.into_iter().flatten().collect();
-                let encoded = metric.encode_family(&labels).and_then(|metric| match kind {
-                    MetricType::Counter => ConstCounter::new(value).encode(metric),
-                    _ => ConstGauge::new(gauge_value(value)).encode(metric),
-                });
+                let encoded = metric
+                    .encode_family(&labels)
+                    .and_then(|metric| encode_value(metric, kind, value));
                 result = result.and(encoded);
             });
             result?;
@@ -192,27 +222,45 @@ impl ProcessCollector {
     }
 }
 
-fn gauge_value(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+fn metric_type(kind: MetricKind) -> MetricType {
+    match kind {
+        MetricKind::Counter => MetricType::Counter,
+        MetricKind::Gauge => MetricType::Gauge,
+    }
+}
+
+fn encode_value(encoder: MetricEncoder<'_>, kind: MetricKind, value: u64) -> fmt::Result {
+    match kind {
+        MetricKind::Counter => ConstCounter::new(value).encode(encoder),
+        MetricKind::Gauge => {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(encoder)
+        }
+    }
+}
+
+/// What the name of a metric ends with where samples are shown.
+fn suffix(kind: MetricKind) -> &'static str {
+    match kind {
+        MetricKind::Counter => "_total",
+        MetricKind::Gauge => "",
+    }
 }
 
 /// Every metric: its name as Prometheus shows it, its labels and its help.
 #[must_use]
 pub fn all_metrics() -> Vec<(String, Vec<&'static str>, String)> {
     let of_shards = ShardCounters::DECLARATIONS.iter().map(|declaration| {
-        let suffix = match declaration.kind {
-            MetricKind::Counter => "_total",
-            MetricKind::Gauge => "",
-        };
+        let suffix = suffix(declaration.kind);
         let labels = declaration.label.into_iter().chain(["shard"]);
         let help = declaration.help.trim().trim_end_matches('.');
         let name = format!("{}{suffix}", declaration.family());
         (name, labels.collect(), help.to_owned())
     });
-    let of_process = PROCESS_METRICS.iter().map(|(name, help, label, _)| {
+    let of_process = PROCESS_METRICS.iter().map(|(name, help, kind, label, _)| {
         let labels = label.iter().copied();
         (
-            format!("fanwire_{name}"),
+            format!("fanwire_{name}{}", suffix(*kind)),
             labels.collect(),
             (*help).to_owned(),
         )
@@ -249,6 +297,8 @@ mod tests {
             "fanwire_dropped_total{reason=\"slow_consumer\",shard=\"0\"} 0",
             "fanwire_sessions{dialect=\"gateway\"} 0",
             "fanwire_ring_capacity_bytes 65536",
+            "# TYPE fanwire_ring_retirements_total counter",
+            "fanwire_ring_retirements_total 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

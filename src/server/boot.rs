@@ -226,6 +226,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         groups,
         peers,
         process_state: watched,
+        ring,
         clock,
     });
     let watchdog = Mutex::new(Some(watchdog.map_err(other)?));

@@ -282,3 +282,48 @@ fn subscribers_that_come_and_go_between_fragments_get_whole_publications_and_lea
     drop(world);
     assert_eq!(waiting_bytes(), before);
 }
+
+#[test]
+fn a_record_that_is_claimed_and_not_written_holds_the_shards_until_it_is_retired() {
+    let mut world = World::new();
+    let ring = world.shards.ring.clone();
+    let writer = ring.writer();
+    let mut retirer = ring.retirer().unwrap();
+    // In the place of a shard that loses its core between claim and commit.
+    let grant = writer.try_reserve(0, 1_000).unwrap();
+    for shard in 0..2 {
+        world.begin_turn(shard, BEGAN);
+    }
+    let received = |world: &World| [0, 1].map(|client| world.numbers(client).len() as u64);
+    // Until the ring is full.
+    world.publish(100, BEGAN);
+    assert!(world.shards.shards[0].is_congested());
+    assert_eq!(received(&world), [0, 0]);
+    for _ in 0..3 {
+        retirer.look();
+    }
+    let now = LATER;
+    for shard in 0..2 {
+        world.begin_turn(shard, now);
+        world.read(usize::from(shard), now);
+    }
+    world.shards.shards[0].retry_unsent(now);
+    // Several laps over what the late writer may still write.
+    for _ in 0..20 {
+        for shard in 0..2 {
+            world.read(shard, now);
+        }
+        world.publish(10, now);
+    }
+    for shard in 0..2 {
+        world.read(shard, now);
+    }
+    assert!(world.published > 200);
+    assert_eq!(received(&world), [world.published; 2]);
+    assert!(grant.commit().is_err());
+    for client in 0..2 {
+        let numbers = world.numbers(client);
+        assert!(numbers.is_sorted(), "in order");
+    }
+    assert_eq!((world.closes(0), world.closes(1)), (0, 0));
+}
