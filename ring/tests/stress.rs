@@ -380,3 +380,60 @@ fn read_numbers(reader: &mut Reader, records: u32) {
         }
     }
 }
+
+/// The retirer looks all the time, so now and then a large record is too old before it is copied:
+/// it is written again, and seen once.
+#[test]
+fn records_that_are_retired_while_they_are_written_are_written_again() {
+    const RECORDS_MAX: u64 = 300_000;
+    const REWRITTEN_MIN: u64 = 5;
+    let ring = Ring::new(RingConfig {
+        capacity_bytes: 1 << 20,
+        readers_max: 1,
+    })
+    .unwrap();
+    let stop = AtomicBool::new(false);
+    let mut reader = ring.reader().unwrap();
+    let (read, written) = thread::scope(|scope| {
+        let (mut retirer, stop) = (ring.retirer().unwrap(), &stop);
+        scope.spawn(move || {
+            // Relaxed: only a wish to end.
+            while !stop.load(Ordering::Relaxed) {
+                retirer.look();
+            }
+        });
+        let ring = &ring;
+        let writing = scope.spawn(move || {
+            let (writer, payload) = (ring.writer(), vec![7; 1 << 16]);
+            let mut number = 0_u64;
+            while number < RECORDS_MAX && ring.rewritten_total() < REWRITTEN_MIN {
+                let parts: [&[u8]; 2] = [&number.to_le_bytes(), &payload];
+                match writer.try_write(0, &parts) {
+                    Ok(_) => number += 1,
+                    Err(_) => thread::yield_now(),
+                }
+            }
+            number
+        });
+        let (mut read, mut in_order) = (0_u64, true);
+        loop {
+            let is_last = writing.is_finished();
+            let drained = reader.drain(8, |payload| {
+                in_order &= payload[..8] == read.to_le_bytes();
+                read += 1;
+            });
+            match drained.unwrap() {
+                0 if is_last => break,
+                0 => thread::yield_now(),
+                _ => (),
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(in_order);
+        (read, writing.join().unwrap())
+    });
+    let rewritten = ring.rewritten_total();
+    println!("{rewritten} of {written} records written again");
+    assert!(rewritten >= REWRITTEN_MIN);
+    assert_eq!(read, written);
+}
