@@ -344,6 +344,19 @@ impl History {
         Ok(())
     }
 
+    /// The offset after which all entries of a channel are kept.
+    #[must_use]
+    pub fn oldest_offset(&self, tag: ChannelTag, now_ms: u64) -> u64 {
+        let mut channels = self.lock(tag);
+        let Some(channel) = channels.by_tag.get_mut(&tag) else {
+            return channels.lost_through;
+        };
+        let before = channel.size();
+        channel.expire(now_ms);
+        self.count(before, channel.size());
+        channel.lost_through()
+    }
+
     /// The offset after which a channel has at most `count` entries up to another offset.
     #[must_use]
     pub fn offset_of_newest(&self, tag: ChannelTag, count: usize, through: u64) -> u64 {
@@ -375,9 +388,12 @@ impl History {
         }
     }
 
-    /// Removes what is too old, in one part of the table: call it with each number in turn.
+    /// Removes what is too old, in one part of the table: call it with each number in turn. A part that
+    /// a publisher has locked is left out, as its thread may have lost its core.
     pub fn sweep(&self, turn: usize, now_ms: u64) {
-        let mut channels = lock(&self.stripes[turn % STRIPES].0);
+        let Ok(mut channels) = self.stripes[turn % STRIPES].0.try_lock() else {
+            return;
+        };
         let Channels {
             by_tag,
             order,

@@ -28,7 +28,7 @@ impl ChannelTag {
 
     /// The tag of a record.
     #[must_use]
-    pub fn from_bits(bits: u64) -> Self {
+    pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 

@@ -168,6 +168,10 @@ pub const HISTORY_REPLY_MESSAGES: u32 = 100;
 pub const HISTORY_REPLY_MESSAGES_MAX: u32 = 1_000;
 /// Bytes of the publications in such an answer.
 pub const HISTORY_REPLY_BYTES_MAX: usize = 256 * 1024;
+/// Channels on which it is remembered where one user stopped.
+pub const OFFLINE_CHANNELS_PER_USER_MAX: usize = 4_096;
+/// Users that one sweep of those who are offline forgets.
+pub const OFFLINE_SWEEP_MAX: usize = 512;
 /// Channels that one sweep of the history looks at, while publishers wait: a fraction of a
 /// millisecond.
 pub const HISTORY_SWEEP_MAX: usize = 512;

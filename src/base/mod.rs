@@ -17,6 +17,7 @@ pub mod memory;
 pub mod metric;
 pub mod network;
 pub mod now;
+pub mod offline;
 pub mod process_state;
 pub mod retained;
 pub mod run;

@@ -5,6 +5,7 @@ use super::history::History;
 use super::id::DialectId;
 use super::interest::Interests;
 use super::memory::MemoryBudget;
+use super::offline::OfflineUsers;
 use super::retained::RetainedValues;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +27,8 @@ pub struct ProcessState {
     pub retained: RetainedValues,
     /// What was published on channels with a history.
     pub history: History,
+    /// Where users without a session stopped.
+    pub offline: OfflineUsers,
     /// Whether the shards get on.
     pub heartbeats: Heartbeats,
     /// The memory of what waits.
@@ -44,10 +47,11 @@ impl ProcessState {
         }
     }
 
-    /// The same with a history.
+    /// The same with a history, and so many users without a session whose place in it is known.
     #[must_use]
-    pub fn with_history(mut self, history: History) -> Self {
+    pub fn with_history(mut self, history: History, offline_users_max: u64) -> Self {
         self.history = history;
+        self.offline = OfflineUsers::new(offline_users_max);
         self
     }
 

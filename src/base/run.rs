@@ -1,5 +1,6 @@
 //! Finished frames, shared by all send queues of a shard.
 
+use super::interest::ChannelTag;
 use super::memory::Waiting;
 use std::rc::Rc;
 
@@ -40,8 +41,8 @@ struct Inner {
     ends: Box<[u32]>,
     /// Where subscribers' subscription ids go: offsets of placeholders of equal width.
     placeholders: Box<[u32]>,
-    /// The offset of each publication in the history; empty if the channel has none.
-    offsets: Box<[u64]>,
+    /// If the channel has a history, its tag and the offset of each publication in it.
+    source: Option<(ChannelTag, Box<[u64]>)>,
     publications: bool,
     _waiting: Waiting,
 }
@@ -57,29 +58,34 @@ impl FrameRun {
             bytes: frame.into(),
             ends: Box::default(),
             placeholders: Box::default(),
-            offsets: Box::default(),
+            source: None,
             publications: false,
             _waiting: Waiting::of(frame.len() + RUN_OVERHEAD_BYTES),
         }))
     }
 
     /// Frames of publications: `bytes` holds them back to back, `ends` where each one ends,
-    /// `placeholders` where a subscriber's subscription id goes, and `offsets` the offset of each
-    /// publication in the history, if the channel has one.
+    /// `placeholders` where a subscriber's subscription id goes, and `source` the channel and the
+    /// offset of each publication in its history, if it has one.
     ///
     /// # Panics
     /// When `ends` is empty or its last entry is not the length of `bytes`, or when some offsets are
     /// missing.
     #[must_use]
-    pub fn publications(bytes: &[u8], ends: &[u32], placeholders: &[u32], offsets: &[u64]) -> Self {
+    pub fn publications(
+        bytes: &[u8],
+        ends: &[u32],
+        placeholders: &[u32],
+        source: Option<(ChannelTag, &[u64])>,
+    ) -> Self {
         let (last, inner) = ends.split_last().expect("a run has at least one frame");
         assert_eq!(*last as usize, bytes.len(), "the last frame ends the run");
-        assert!(offsets.is_empty() || offsets.len() == ends.len());
+        assert!(source.is_none_or(|(_, offsets)| offsets.len() == ends.len()));
         Self(Rc::new(Inner {
             bytes: bytes.into(),
             ends: inner.into(),
             placeholders: placeholders.into(),
-            offsets: offsets.into(),
+            source: source.map(|(tag, offsets)| (tag, offsets.into())),
             publications: true,
             _waiting: Waiting::of(bytes.len() + RUN_OVERHEAD_BYTES),
         }))
@@ -103,7 +109,7 @@ impl FrameRun {
             bytes,
             ends: self.0.ends.clone(),
             placeholders: Box::default(),
-            offsets: self.0.offsets.clone(),
+            source: self.0.source.clone(),
             publications: self.0.publications,
         }))
     }
@@ -151,12 +157,13 @@ impl FrameRun {
         self.0.ends.partition_point(|end| *end <= offset) as u64
     }
 
-    /// The offset in the history of the first publication that does not lie completely in the first
-    /// `bytes` bytes; `None` if there is none, or its channel has no history.
+    /// The channel and the offset in its history of the first publication that does not lie
+    /// completely in the first `bytes` bytes; `None` if there is none, or the channel has no history.
     #[must_use]
-    pub fn next_offset(&self, bytes: u32) -> Option<u64> {
+    pub fn next_offset(&self, bytes: u32) -> Option<(ChannelTag, u64)> {
+        let (tag, offsets) = self.0.source.as_ref()?;
         let frames = usize::try_from(self.frames_before(bytes)).ok()?;
-        self.0.offsets.get(frames).copied()
+        Some((*tag, *offsets.get(frames)?))
     }
 
     /// The first frame boundary at or after `offset`.
@@ -176,20 +183,21 @@ mod tests {
 
     #[test]
     fn borders_of_a_run_are_found_from_any_offset() {
-        let run = FrameRun::publications(b"aabbbbc", &[2, 6, 7], &[], &[5, 8, 9]);
+        let tag = ChannelTag::from_bits(1);
+        let run = FrameRun::publications(b"aabbbbc", &[2, 6, 7], &[], Some((tag, &[5, 8, 9])));
         let frames: Vec<_> = (0..=7).map(|offset| run.frames_before(offset)).collect();
         assert_eq!(frames, [0, 0, 1, 1, 1, 1, 2, 3]);
         let ends: Vec<_> = (0..=7).map(|offset| run.frame_end(offset)).collect();
         assert_eq!(ends, [0, 2, 2, 6, 6, 6, 6, 7]);
         let next: Vec<_> = (0..=7).map(|bytes| run.next_offset(bytes)).collect();
-        let (first, second, third) = (Some(5), Some(8), Some(9));
+        let [first, second, third] = [5, 8, 9].map(|offset| Some((tag, offset)));
         let expected = [first, first, second, second, second, second, third, None];
         assert_eq!(next, expected);
     }
 
     #[test]
     fn a_tag_goes_into_each_hole_of_a_copy() {
-        let run = FrameRun::publications(b"a__bc__d", &[4, 8], &[1, 5], &[]);
+        let run = FrameRun::publications(b"a__bc__d", &[4, 8], &[1, 5], None);
         assert_eq!(
             run.with_subscription_id(&SubscriptionId::new("xy")).bytes(),
             b"axybcxyd"

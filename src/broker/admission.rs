@@ -12,7 +12,7 @@ use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
 use crate::base::channel_names::{is_tenant_id, name_for_clients};
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ConnectionId, Now, ProcessState, network_of};
+use crate::base::{ChannelTag, ConnectionId, Now, ProcessState, network_of};
 use crate::config::{DialectPolicy, Policy, Profile, RateLimit, TenantSource};
 use std::net::SocketAddr;
 
@@ -313,6 +313,7 @@ impl Broker {
         let mut rooms = Vec::new();
         if !is_same_user {
             rooms = self.announce_leaving(id, now, emit);
+            self.remember_offline(id, now);
             self.release_user(id, now, emit);
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -333,6 +334,9 @@ impl Broker {
         self.counters
             .authenticated_sessions
             .set(self.authenticated_count);
+        if !is_same_user {
+            self.change_offline_user(id, now);
+        }
         if is_moved {
             // With them go the indices of the rooms.
             rooms.clear();
@@ -447,7 +451,13 @@ impl Broker {
         }
     }
 
-    pub(super) fn disconnect(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+    pub(super) fn disconnect(
+        &mut self,
+        id: ConnectionId,
+        unsent: &[(ChannelTag, u64)],
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
         // First, so that a session with few subscriptions leaves its channels before its user is
         // offline.
         let Some(session) = self.sessions.get_mut(id).filter(|it| !it.is_gone) else {
@@ -455,6 +465,7 @@ impl Broker {
         };
         session.closing = true;
         self.begin_leaving(id, now, emit);
+        self.amend_offline(id, unsent);
         self.release_user(id, now, emit);
         let Self {
             process_state,

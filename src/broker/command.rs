@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::base::channel_names::{channel_of_tenant, is_reserved, is_tenant_id, tenant_of};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
-use crate::base::{DialectId, Position, ProcessState};
+use crate::base::{ChannelTag, DialectId, Position, ProcessState};
 use crate::json::Object;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -324,7 +324,10 @@ pub enum Command<'a> {
         grace_ms: u64,
     },
     /// The connection is gone.
-    Disconnect,
+    Disconnect {
+        /// For channels with a history, the offset of the first publication that was not sent.
+        unsent: &'a [(ChannelTag, u64)],
+    },
 }
 
 /// What is known about a connection at its upgrade.
@@ -383,7 +386,7 @@ impl Command<'_> {
                 | Self::PongDelayed
                 | Self::TimerExpired
                 | Self::AnnounceShutdown { .. }
-                | Self::Disconnect
+                | Self::Disconnect { .. }
         )
     }
 }

@@ -20,6 +20,10 @@ use crate::base::{ConnectionId, Now};
 impl Broker {
     /// Begins to end all subscriptions of a session; the session may have none.
     pub(super) fn begin_leaving(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+        let session = self.sessions.get(id);
+        if session.is_some_and(|session| !session.is_leaving) {
+            self.remember_offline(id, now);
+        }
         if let Some(session) = self.sessions.get_mut(id)
             && !session.is_leaving
         {

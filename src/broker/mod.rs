@@ -16,6 +16,7 @@ mod known_tokens;
 mod leaving;
 mod lifecycle;
 mod names;
+mod offline;
 mod presence;
 mod publishing;
 mod quotas;

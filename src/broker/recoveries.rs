@@ -31,6 +31,12 @@ impl Recoveries {
         NonZeroU32::new(self.count).unwrap_or(NonZeroU32::MIN)
     }
 
+    /// How far a recovery has come.
+    pub(super) fn after(&self, number: NonZeroU32) -> Option<u64> {
+        let found = self.queue.iter().find(|it| it.number == number);
+        found.map(|recovery| recovery.after)
+    }
+
     pub(super) fn begin(
         &mut self,
         id: ConnectionId,

@@ -28,8 +28,8 @@ impl Broker {
             return;
         };
         let policy = self.policy.dialects[session.dialect.index()];
-        if matches!(command, Command::Disconnect) {
-            return self.disconnect(id, now, emit);
+        if let Command::Disconnect { unsent } = command {
+            return self.disconnect(id, unsent, now, emit);
         }
         if session.closing {
             return;
@@ -61,11 +61,16 @@ impl Broker {
             Command::AnnounceShutdown { grace_ms } => {
                 emit(Effect::Reply(Event::ShuttingDown { grace_ms, now }));
             }
-            Command::Connect(_) | Command::Disconnect | Command::Activity | Command::Message => {}
+            Command::Connect(_)
+            | Command::Disconnect { .. }
+            | Command::Activity
+            | Command::Message => {}
             Command::Identify(identity) => {
                 self.identify(id, &policy, identity.clone(), now, emit);
             }
-            Command::SubscribeServerSide { channel } => self.subscribe_server_side(id, channel),
+            Command::SubscribeServerSide { channel } => {
+                self.subscribe_server_side(id, channel, now)
+            }
             Command::UnsubscribeServerSide { channel } => {
                 self.unsubscribe_server_side(id, channel, now, emit);
             }

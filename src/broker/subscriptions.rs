@@ -40,7 +40,7 @@ impl Broker {
         let history = &self.process_state.history;
         let has_history = history.limits_of(&name).is_some();
         // Who may not read the history may still subscribe.
-        let after = requested
+        let mut after = requested
             .recover
             .filter(|_| !is_known)
             .and_then(|position| {
@@ -70,7 +70,7 @@ impl Broker {
             {
                 return self.reject(Rejection::TooManyFilters, emit);
             }
-            self.join(id, &name, subscription_id.clone(), filter, after);
+            after = self.join(id, &name, (subscription_id.clone(), filter), after, now);
             self.count_tables();
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -91,7 +91,8 @@ impl Broker {
             is_announced,
             user: session.user(),
             position: has_history.then_some(position),
-            is_recovered: requested.recover.map(|_| after.is_some()),
+            is_recovered: (requested.recover.is_some() || after.is_some())
+                .then_some(after.is_some()),
             now,
         })));
         if is_announced {
@@ -145,19 +146,19 @@ impl Broker {
         session.subscriptions.iter().position(has_id)
     }
 
-    /// Subscribes the session, without checking access. With `after` it first receives what was
-    /// published after this offset.
+    /// Subscribes the session, without checking access. It first receives what was published after an
+    /// offset, if there is one: `after`, or where its user stopped; returns it.
     pub(super) fn join(
         &mut self,
         id: ConnectionId,
         name: &str,
-        subscription_id: Option<SubscriptionId>,
-        filter: Option<Filter>,
+        (subscription_id, filter): (Option<SubscriptionId>, Option<Filter>),
         after: Option<u64>,
-    ) {
-        let Some(session) = self.sessions.get_mut(id) else {
-            return;
-        };
+        now: Now,
+    ) -> Option<u64> {
+        let offline = self.resume_offline(id, name, now);
+        let after = after.or(offline);
+        let session = self.sessions.get_mut(id)?;
         let recovery = after.map(|after| (self.recoveries.next_number(), after));
         let channel = self.channels.open(name, false);
         let variant = session.variant();
@@ -178,10 +179,11 @@ impl Broker {
         session.filter_bytes += self.channels.filter_bytes(subscription);
         session.subscriptions.push(subscription);
         self.subscription_count += 1;
+        after
     }
 
     /// Subscribes the session, without an answer to its client.
-    pub(super) fn subscribe_server_side(&mut self, id: ConnectionId, name: &str) {
+    pub(super) fn subscribe_server_side(&mut self, id: ConnectionId, name: &str, now: Now) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
@@ -199,7 +201,7 @@ impl Broker {
         if session.client_side().len() >= self.subscriptions_max(session) {
             return rejected.of(SubscriptionReject::Full).add(1);
         }
-        self.join(id, &full_name, None, None, None);
+        self.join(id, &full_name, (None, None), None, now);
         self.count_tables();
     }
 
@@ -289,6 +291,13 @@ impl Broker {
             return;
         };
         let subscription = session.subscriptions.remove(at);
+        if at >= usize::from(session.server_side_count) {
+            let tag = self.channels.at(subscription.channel).tag();
+            self.unsubscribe_offline(id, tag);
+        }
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
         session.filter_bytes -= self.channels.filter_bytes(subscription);
         if at < usize::from(session.server_side_count) {
             session.server_side_count -= 1;

@@ -95,6 +95,15 @@ settings! {
             rule = Some((|count| (1..=65_536).contains(count), "1 to 65536"));
         /// What happens when a token expires during its session.
         token_expiry_action: TokenExpiryAction = TokenExpiryAction::Close;
+        /// Whether a user who comes back and subscribes to a channel again receives what was published
+        /// there while none of the user's sessions was subscribed, as far as the channel's history
+        /// reaches.
+        offline_queue: bool = false;
+        /// How long it is remembered where a user stopped.
+        offline_queue_ttl: Millis = Millis(3_600_000), rule = ABOVE_ZERO;
+        /// Whether a user who was never subscribed to a channel, or too long ago, receives its whole
+        /// history; only with `offline_queue`.
+        replay_on_first_subscribe: bool = false;
         /// The claim with the user's id; the other one is the fallback.
         user_claim: UserClaim = UserClaim::Sub;
     }

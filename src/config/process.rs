@@ -97,6 +97,9 @@ settings! {
         /// Memory for the history of all channels together. With more, whole channels are removed from
         /// it. 0 = an eighth of the memory of the host or the cgroup.
         history_bytes_max: ByteSize = ByteSize(0);
+        /// Users without a session of whom it is remembered where they stopped (`offline_queue`). With
+        /// more, those who went first are forgotten.
+        offline_users_max: u64 = 100_000;
         /// Time for an asynchronous handler of the embedding program; later it counts as failed.
         handler_timeout: Millis = Millis(10_000),
             rule = Some((|time| time.0 > 0, "a time longer than 0s"));

@@ -148,6 +148,7 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             message_bytes_max: ByteSize(10 << 20),
             sessions_max: 10_000,
             user_claim: UserClaim::UserId,
+            offline_queue: true,
             ..DialectPolicy::default()
         },
         variables: &[

@@ -109,7 +109,10 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let waiting_bytes_max = settings.process.waiting_bytes_max;
     let waiting_bytes_max = share_of_memory(waiting_bytes_max, 2, "waiting_bytes_max");
     let process_state = ProcessState::new(cores.len(), waiting_bytes_max);
-    let process_state = Arc::new(process_state.with_history(history(settings, cores.len())));
+    let process_state = Arc::new(process_state.with_history(
+        history(settings, cores.len()),
+        settings.process.offline_users_max,
+    ));
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())

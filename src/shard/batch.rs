@@ -6,7 +6,7 @@
 
 use super::record::{self, Frame};
 use crate::base::limits::RUN_BYTES_MAX;
-use crate::base::{FrameRun, POSITION_BYTES, Position, SUBSCRIPTION_ID_BYTES, Variant};
+use crate::base::{ChannelTag, FrameRun, POSITION_BYTES, Position, SUBSCRIPTION_ID_BYTES, Variant};
 use crate::dialect::Placeholders;
 use crate::ws::frame;
 
@@ -92,6 +92,7 @@ impl Batches {
 
 /// The run of one frame, for subscribers with subscription ids of this width.
 pub(super) fn single(
+    tag: ChannelTag,
     variant: Variant,
     subscription_id_bytes: u16,
     position: Position,
@@ -99,7 +100,7 @@ pub(super) fn single(
 ) -> FrameRun {
     let mut batch = Batch::new(variant, subscription_id_bytes);
     batch.append(Some(position), frame);
-    batch.run(&[0])
+    batch.run(tag, &[0])
 }
 
 impl Batch {
@@ -170,8 +171,8 @@ impl Batch {
         });
     }
 
-    /// The run of these frames; the latest run again if the frames are the same.
-    pub(super) fn run(&mut self, frames: &[u32]) -> FrameRun {
+    /// The run of these frames of the channel with this tag; the latest run again if the frames are the same.
+    pub(super) fn run(&mut self, tag: ChannelTag, frames: &[u32]) -> FrameRun {
         if let Some((latest, run)) = &self.latest
             && latest == frames
         {
@@ -181,6 +182,7 @@ impl Batch {
         let (mut bytes, mut ends, mut placeholders) = (Vec::new(), Vec::new(), Vec::new());
         let offsets = frames.iter().map(|it| self.pieces[*it as usize].offset);
         let offsets: Vec<_> = offsets.take_while(|offset| *offset > 0).collect();
+        let source = (!offsets.is_empty()).then_some((tag, &offsets[..]));
         for index in frames {
             let piece = self.pieces[*index as usize];
             let moved = |at: usize| offset(at - piece.start + bytes.len());
@@ -188,7 +190,7 @@ impl Batch {
             bytes.extend_from_slice(&self.bytes[piece.start..piece.end]);
             ends.push(offset(bytes.len()));
         }
-        let run = FrameRun::publications(&bytes, &ends, &placeholders, &offsets);
+        let run = FrameRun::publications(&bytes, &ends, &placeholders, source);
         self.latest = Some((frames.to_vec(), run.clone()));
         run
     }
@@ -199,6 +201,7 @@ mod tests {
     use super::*;
     use crate::base::{DialectId, SubscriptionId};
 
+    const TAG: ChannelTag = ChannelTag::from_bits(1);
     const VARIANT: Variant = Variant::plain(DialectId::Analytics);
 
     fn plain(bytes: &[u8]) -> Frame<'_> {
@@ -247,11 +250,11 @@ mod tests {
             let length = u8::try_from(text.len()).unwrap();
             let expected = [&[0x81, length], text.as_bytes()].concat();
             let both = batch
-                .run(&[0, 1])
+                .run(TAG, &[0, 1])
                 .with_subscription_id(&SubscriptionId::new(subscription_id));
             assert_eq!(both.bytes(), expected.repeat(2), "{width}");
             let second = batch
-                .run(&[1])
+                .run(TAG, &[1])
                 .with_subscription_id(&SubscriptionId::new(subscription_id));
             assert_eq!(second.bytes(), expected, "{width}");
         }
@@ -270,11 +273,11 @@ mod tests {
                 );
             }
         }
-        let all = batches.at(batch).run(&[0, 1, 2]);
+        let all = batches.at(batch).run(TAG, &[0, 1, 2]);
         assert_eq!(all.bytes(), b"aabbcc");
-        let same = batches.at(batch).run(&[0, 1, 2]);
+        let same = batches.at(batch).run(TAG, &[0, 1, 2]);
         assert_eq!(same.bytes().as_ptr(), all.bytes().as_ptr());
-        assert_eq!(batches.at(batch).run(&[0, 2]).bytes(), b"aacc");
+        assert_eq!(batches.at(batch).run(TAG, &[0, 2]).bytes(), b"aacc");
         assert_eq!(batches.of(VARIANT, 0), batch);
         assert_ne!(batches.of(VARIANT, 20), batch);
     }

@@ -155,7 +155,11 @@ impl Coalescer {
             let channel = broker.channel(index);
             for group in &self.touched {
                 let share = &mut self.shares[*group as usize];
-                share.run = Some(self.batches.at(share.batch).run(&share.frames));
+                share.run = Some(
+                    self.batches
+                        .at(share.batch)
+                        .run(channel.tag(), &share.frames),
+                );
                 share.frames.clear();
             }
             if target == BroadcastTarget::All {

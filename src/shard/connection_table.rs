@@ -13,7 +13,8 @@ use crate::base::limits::{
     REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS, WAITING_BYTES_WHEN_SHORT,
 };
 use crate::base::{
-    ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull, SubscriptionId,
+    ChannelTag, ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull,
+    SubscriptionId,
 };
 use crate::broker::Event;
 use crate::config::{PeerRole, Policy};
@@ -43,7 +44,7 @@ pub(super) struct ConnectionTable {
     /// When fewer slots are free, the oldest of them goes.
     free_slots_min: usize,
     /// Sessions that have ended and whose end the broker has not processed yet.
-    ended: Vec<ConnectionId>,
+    ended: Vec<(ConnectionId, Unsent)>,
     /// Connections whose sockets are closed and whose slots are still in use.
     leaving_count: usize,
     text: Vec<u8>,
@@ -54,6 +55,9 @@ pub(super) struct ConnectionTable {
     /// Connections that have just left the pool of those before authentication.
     pub(super) admitted: Vec<ConnectionId>,
 }
+
+/// For channels with a history, the offset of the first publication that was not sent.
+type Unsent = Vec<(ChannelTag, u64)>;
 
 /// Why it is asked how many bytes a peer has yet to acknowledge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,6 +328,7 @@ impl ConnectionTable {
             return;
         }
         self.counters.closes.of(close.reason).add(1);
+        let unsent = connection.send_queue.unsent();
         if !close.flush {
             let given_up = connection.send_queue.give_up();
             let dropped = self.counters.dropped.of(DropReason::SlowConsumer);
@@ -331,7 +336,7 @@ impl ConnectionTable {
             // A close frame would wait behind all that the kernel holds for this peer, for as long as
             // the peer likes.
             connection.phase = Phase::Closed;
-            self.ended.push(id);
+            self.ended.push((id, unsent));
             self.leave_pool(id);
             return self.actions.push(ConnectionAction::Reset(id));
         }
@@ -343,7 +348,7 @@ impl ConnectionTable {
         connection.phase = Phase::Closing(close.close_wait());
         self.ready_queue.join(connection);
         let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
-        self.ended.push(id);
+        self.ended.push((id, unsent));
         // What waits may contain the answer to the close frame.
         self.resume_input(id);
         self.set_timer(id, now.monotonic_ms + timeout_ms);
@@ -437,7 +442,7 @@ impl ConnectionTable {
             Phase::Closed | Phase::Leaving => return,
             Phase::Open => {
                 self.counters.closes.of(CloseReason::Peer).add(1);
-                self.ended.push(id);
+                self.ended.push((id, connection.send_queue.unsent()));
             }
             _ => {}
         }
@@ -601,7 +606,8 @@ impl ConnectionTable {
         self.slab.get(id).is_some_and(Connection::is_open)
     }
 
-    pub(super) fn next_ended(&mut self) -> Option<ConnectionId> {
+    /// The next session that has ended, and what it was not sent.
+    pub(super) fn next_ended(&mut self) -> Option<(ConnectionId, Unsent)> {
         self.ended.pop()
     }
 

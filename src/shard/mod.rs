@@ -456,9 +456,9 @@ impl Shard {
 
     /// Disconnects from the broker the sessions that the connection table has begun to close.
     fn reap_ended(&mut self, now: Now) {
-        while let Some(id) = self.connections.next_ended() {
+        while let Some((id, unsent)) = self.connections.next_ended() {
             self.call_disconnect(id, now);
-            self.step(id, Command::Disconnect, now);
+            self.step(id, Command::Disconnect { unsent: &unsent }, now);
         }
     }
 

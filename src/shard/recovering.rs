@@ -284,7 +284,7 @@ fn render(
     position: Position,
 ) -> Option<(FrameRun, bool)> {
     let record = Record::read(content)?;
-    let (_, name) = broker.recovering_channel(recovery);
+    let (tag, name) = broker.recovering_channel(recovery);
     let (target, reach) = (record.target()?, record.reach()?);
     if record.channel != name.as_bytes() || !broker.is_for(recovery.id, target, reach) {
         return None;
@@ -299,7 +299,7 @@ fn render(
         bytes: &bytes,
         placeholders,
     };
-    let run = batch::single(key.variant, key.subscription_id_bytes, position, frame);
+    let run = batch::single(tag, key.variant, key.subscription_id_bytes, position, frame);
     let is_for_all = target == BroadcastTarget::All && key.filter().is_none();
     Some((run, is_for_all))
 }

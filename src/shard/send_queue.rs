@@ -1,7 +1,7 @@
 //! The bytes that wait to be written to one connection.
 
 use super::chunks::{Chunk, Chunks};
-use crate::base::{FrameRun, SubscriptionId};
+use crate::base::{ChannelTag, FrameRun, SubscriptionId};
 
 /// The bounded list of shared frames of one connection.
 ///
@@ -144,6 +144,22 @@ impl SendQueue {
         FrameCount(self.chunks.iter().map(Chunk::publications).sum())
     }
 
+    /// For each channel with a history, the offset of the first publication that was not written
+    /// completely.
+    pub(super) fn unsent(&self) -> Vec<(ChannelTag, u64)> {
+        let mut unsent: Vec<(ChannelTag, u64)> = Vec::new();
+        for chunk in self.chunks.iter() {
+            let Some((tag, offset)) = chunk.run.next_offset(chunk.start) else {
+                continue;
+            };
+            match unsent.iter_mut().find(|(other, _)| *other == tag) {
+                Some((_, first)) => *first = offset.min(*first),
+                None => unsent.push((tag, offset)),
+            }
+        }
+        unsent
+    }
+
     /// The bytes for the next send, as at most `slices_max` slices; they stay in place until
     /// `sent`.
     pub(super) fn begin_send(&mut self, slices_max: usize) -> impl Iterator<Item = &[u8]> {
@@ -223,13 +239,13 @@ mod tests {
     }
 
     fn data(bytes: &[u8], ends: &[u32]) -> FrameRun {
-        FrameRun::publications(bytes, ends, &[], &[])
+        FrameRun::publications(bytes, ends, &[], None)
     }
 
     #[test]
     fn a_tag_is_filled_in_when_the_run_is_sent() {
         let mut send_queue = SendQueue::default();
-        let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3], &[]);
+        let run = FrameRun::publications(b"a_b_", &[2, 4], &[1, 3], None);
         let subscription_id = |text| Some(SubscriptionId::new(text));
         send_queue
             .push(run.clone(), subscription_id("x"), LIMITS)

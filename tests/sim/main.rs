@@ -14,6 +14,7 @@ mod input;
 mod leaving;
 mod malformed;
 mod memory;
+mod offline;
 mod oracle;
 mod order;
 mod pace;

@@ -127,7 +127,7 @@ impl World {
         Self {
             random: Random::new(seed),
             now: BEGAN,
-            shards: shards_keeping(vec![rule], SHARDS, 1 << 24, BEGAN),
+            shards: shards_keeping(vec![rule], b"unused", SHARDS, 1 << 24, BEGAN),
             clients: (0..clients).map(client).collect(),
             by_connection: HashMap::new(),
             published: 0,
@@ -239,7 +239,7 @@ impl World {
     }
 
     /// Until nothing is left to read, to recover or to send.
-    fn settle(&mut self) {
+    fn finish(&mut self) {
         loop {
             let mut is_busy = false;
             for shard in 0..SHARDS {
@@ -299,12 +299,12 @@ impl World {
         while let Some(client) = self.clients.iter().position(|it| it.connection.is_none()) {
             let shard = self.random.below(SHARDS);
             self.connect(client, shard);
-            self.settle();
+            self.finish();
         }
         for channel in 0..CHANNELS {
             self.publish(0, channel, 10);
         }
-        self.settle();
+        self.finish();
     }
 
     /// The publications of a channel with their positions, as the history has them.
@@ -393,7 +393,7 @@ fn a_position_of_another_process_or_of_the_future_recovers_nothing() {
     let mut world = World::new(1, rule(100, 0), 2);
     world.connect(0, 0);
     world.publish(0, 0, 10);
-    world.settle();
+    world.finish();
     for position in [
         "00000008-0000000000000",
         "00000007-fffffffffffff",
@@ -404,14 +404,14 @@ fn a_position_of_another_process_or_of_the_future_recovers_nothing() {
             ..Client::default()
         };
         world.connect(1, 1);
-        world.settle();
+        world.finish();
         let client = &world.clients[1];
         assert_eq!(
             (&client.recovered[..], client.received.len()),
             (&[false][..], 0)
         );
         world.publish(0, 0, 10);
-        world.settle();
+        world.finish();
         assert_eq!(world.clients[1].received.len(), 1, "it is live");
         world.disconnect(1);
     }
@@ -422,17 +422,17 @@ fn what_is_too_old_is_neither_recovered_nor_shown() {
     let mut world = World::new(1, rule(100, 60_000), 2);
     world.connect(0, 0);
     world.connect(1, 1);
-    world.settle();
+    world.finish();
     world.disconnect(1);
     world.publish(0, 0, 10);
     world.now.monotonic_ms += 61_000;
     world.publish(0, 0, 10);
-    world.settle();
+    world.finish();
     let history = r#"{"type":"history","data":{"channel":"news:0"}}"#;
     world.send(0, history);
     world.clients[1].channel = 0;
     world.connect(1, 1);
-    world.settle();
+    world.finish();
     assert_eq!(world.clients[0].histories, [(vec![1], true)]);
     assert_eq!(world.clients[1].recovered, [false]);
     let stats = world.shards.process_state.history.stats();
@@ -452,7 +452,7 @@ fn history_is_read_from_a_position_or_from_the_newest() {
     for _ in 0..10 {
         world.publish(0, 0, 10);
     }
-    world.settle();
+    world.finish();
     let after = world.clients[0].received[3].0;
     for (fields, expected, is_complete) in [
         (String::new(), 0..10, true),
@@ -468,7 +468,7 @@ fn history_is_read_from_a_position_or_from_the_newest() {
     ] {
         let text = format!(r#"{{"type":"history","data":{{"channel":"news:0"{fields}}}}}"#);
         world.send(0, &text);
-        world.settle();
+        world.finish();
         let found = world.clients[0].histories.pop().unwrap();
         assert_eq!(found, (expected.collect(), is_complete), "{text}");
     }

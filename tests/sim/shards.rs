@@ -23,19 +23,21 @@ pub(crate) fn shards(count: usize, ring_bytes: u32, send_queue_bytes_max: u32, n
     shards_with(policy, &Verifier::default(), count, ring_bytes, now)
 }
 
-/// The same with a history.
+/// The same with a history, an offline queue of monitoring, and tokens with this secret.
 pub(crate) fn shards_keeping(
     rules: Vec<HistoryRule>,
+    secret: &[u8],
     count: usize,
     ring_bytes: u32,
     now: Now,
 ) -> Shards {
     let history = History::new(count, rules, 7, 1 << 30);
-    let process_state = ProcessState::new(count, u64::MAX).with_history(history);
-    let policy = open_policy(1 << 22);
+    let process_state = ProcessState::new(count, u64::MAX).with_history(history, 1_000);
+    let mut policy = open_policy(1 << 22);
+    policy.dialects[DialectId::Monitoring.index()].offline_queue = true;
     build(
         policy,
-        &Verifier::default(),
+        &Verifier::hs256(secret),
         process_state,
         count,
         ring_bytes,

@@ -1,0 +1,350 @@
+//! Where users stopped: for each user and channel, the offset in the history up to which the last of
+//! the user's subscribed sessions was sent everything. A user who comes back receives what follows.
+//!
+//! What it costs grows with users and channels, never with publications: those are in the history.
+
+use super::interest::{ChannelTag, TagMap, is_mostly_empty};
+use super::limits::{OFFLINE_CHANNELS_PER_USER_MAX, OFFLINE_SWEEP_MAX};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Independently locked parts of the table.
+const STRIPES: usize = 64;
+
+/// A user of a dialect, as a keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UserKey(u64);
+
+/// What is known of a user on a channel when one of the user's sessions subscribes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastSeen {
+    /// Nothing: the user was not subscribed, or it is too long ago.
+    Never,
+    /// Another session of the user is subscribed.
+    Now,
+    /// The user has been sent everything up to this offset of the history.
+    At(u64),
+}
+
+/// The users of a process who are or were subscribed to channels with a history.
+#[derive(Debug)]
+pub struct OfflineUsers {
+    hasher: RandomState,
+    stripes: Box<[Stripe]>,
+    /// Users without a session that are remembered, and at most.
+    remembered: AtomicU64,
+    users_max: u64,
+    evicted: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stripe(Mutex<Users>);
+
+#[derive(Debug, Default)]
+struct Users {
+    by_key: HashMap<UserKey, User>,
+    /// Users in the order in which they went, with when they are forgotten. A user who has come back
+    /// and gone again is in it again.
+    order: VecDeque<(UserKey, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    channels: TagMap<Seen>,
+    /// Subscriptions of the user's sessions.
+    subscriptions: u32,
+    /// Without a subscription: when the user is forgotten, monotonic milliseconds.
+    expires_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Subscriptions of the user's sessions to the channel.
+    subscriptions: u32,
+    /// Without one: the offset up to which everything was sent.
+    offset: u64,
+}
+
+impl Default for OfflineUsers {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl OfflineUsers {
+    /// Nobody; at most `users_max` users without a session are remembered.
+    #[must_use]
+    pub fn new(users_max: u64) -> Self {
+        let stripes = std::iter::repeat_with(Stripe::default);
+        Self {
+            hasher: RandomState::new(),
+            stripes: stripes.take(STRIPES).collect(),
+            remembered: AtomicU64::new(0),
+            users_max,
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// The key of a user.
+    #[must_use]
+    pub fn key(&self, user: impl Hash) -> UserKey {
+        UserKey(self.hasher.hash_one(user))
+    }
+
+    /// A session of a user has subscribed to a channel.
+    #[must_use]
+    pub fn subscribe(&self, user: UserKey, tag: ChannelTag, now_ms: u64) -> LastSeen {
+        let mut users = self.lock(user);
+        let known = users.by_key.entry(user).or_default();
+        let was_remembered = known.subscriptions == 0 && !known.channels.is_empty();
+        if was_remembered {
+            // Relaxed, here and below: a count.
+            self.remembered.fetch_sub(1, Ordering::Relaxed);
+            if known.expires_ms <= now_ms {
+                known.channels.clear();
+            }
+        }
+        known.subscriptions += 1;
+        let is_known = known.channels.contains_key(&tag);
+        let seen = known.channels.entry(tag).or_default();
+        seen.subscriptions += 1;
+        match (is_known, seen.subscriptions) {
+            (false, _) => LastSeen::Never,
+            (true, 1) => LastSeen::At(seen.offset),
+            (true, _) => LastSeen::Now,
+        }
+    }
+
+    /// A session has unsubscribed: the user wants no more of the channel, unless another one is
+    /// subscribed.
+    pub fn unsubscribe(&self, user: UserKey, tag: ChannelTag) {
+        let mut users = self.lock(user);
+        let Some(known) = users.by_key.get_mut(&user) else {
+            return;
+        };
+        if let Some(seen) = known.channels.get_mut(&tag)
+            && seen.subscriptions > 0
+        {
+            seen.subscriptions -= 1;
+            known.subscriptions -= 1;
+            if seen.subscriptions == 0 {
+                known.channels.remove(&tag);
+            }
+        }
+        if known.channels.is_empty() {
+            users.by_key.remove(&user);
+        } else if known.subscriptions == 0 {
+            // What is left are channels of sessions that are gone.
+            let expires_ms = known.expires_ms;
+            users.order.push_back((user, expires_ms));
+            self.remembered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A session has ended that was subscribed to these channels, and was sent everything on each up
+    /// to an offset.
+    pub fn disconnect(
+        &self,
+        user: UserKey,
+        channels: impl Iterator<Item = (ChannelTag, u64)>,
+        expires_ms: u64,
+    ) {
+        let mut users = self.lock(user);
+        let Some(known) = users.by_key.get_mut(&user) else {
+            return;
+        };
+        let before = known.subscriptions;
+        for (tag, offset) in channels {
+            let Some(seen) = known.channels.get_mut(&tag) else {
+                continue;
+            };
+            if seen.subscriptions == 0 {
+                continue;
+            }
+            seen.subscriptions -= 1;
+            known.subscriptions -= 1;
+            seen.offset = offset;
+            if seen.subscriptions == 0 && known.channels.len() > OFFLINE_CHANNELS_PER_USER_MAX {
+                known.channels.remove(&tag);
+            }
+        }
+        known.expires_ms = expires_ms;
+        if before > 0 && known.subscriptions == 0 {
+            users.order.push_back((user, expires_ms));
+            if self.remembered.fetch_add(1, Ordering::Relaxed) >= self.users_max {
+                self.evict(&mut users);
+            }
+        }
+    }
+
+    /// Of a session that has ended, publications from these offsets on were not sent.
+    pub fn amend(&self, user: UserKey, unsent: &[(ChannelTag, u64)]) {
+        let mut users = self.lock(user);
+        let Some(known) = users.by_key.get_mut(&user) else {
+            return;
+        };
+        for (tag, first) in unsent {
+            if let Some(seen) = known.channels.get_mut(tag)
+                && seen.subscriptions == 0
+            {
+                seen.offset = seen.offset.min(first.saturating_sub(1));
+            }
+        }
+    }
+
+    /// Forgets where a user stopped, on all channels.
+    pub fn remove(&self, user: UserKey) {
+        let mut users = self.lock(user);
+        let Some(known) = users.by_key.get_mut(&user) else {
+            return;
+        };
+        known.channels.retain(|_, seen| seen.subscriptions > 0);
+        if known.subscriptions == 0 {
+            users.by_key.remove(&user);
+            self.remembered.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets the users who went first, in one part of the table, until there is room for one more.
+    #[cold]
+    fn evict(&self, users: &mut Users) {
+        while self.remembered.load(Ordering::Relaxed) > self.users_max {
+            let Some((user, expires_ms)) = users.order.pop_front() else {
+                return;
+            };
+            if self.drop_if_gone(users, user, expires_ms) {
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Forgets a user who has had no session since the time that `expires_ms` stands for.
+    fn drop_if_gone(&self, users: &mut Users, user: UserKey, expires_ms: u64) -> bool {
+        let known = users.by_key.get(&user);
+        let is_gone = known.is_some_and(|it| it.subscriptions == 0 && it.expires_ms == expires_ms);
+        if is_gone {
+            users.by_key.remove(&user);
+            self.remembered.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_gone
+    }
+
+    /// Forgets who went too long ago, in one part of the table: call it with each number in turn. A
+    /// part that a shard has locked is left out, as its thread may have lost its core.
+    pub fn sweep(&self, turn: usize, now_ms: u64) {
+        let Ok(mut users) = self.stripes[turn % STRIPES].0.try_lock() else {
+            return;
+        };
+        for _ in 0..OFFLINE_SWEEP_MAX {
+            match users.order.front().copied() {
+                Some((user, expires_ms)) if expires_ms <= now_ms => {
+                    users.order.pop_front();
+                    self.drop_if_gone(&mut users, user, expires_ms);
+                }
+                _ => break,
+            }
+        }
+        if is_mostly_empty(users.by_key.len(), users.by_key.capacity()) {
+            users.by_key.shrink_to_fit();
+            users.order.shrink_to_fit();
+        }
+    }
+
+    /// Users without a session that are remembered, and those that were forgotten early for others.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (load(&self.remembered), load(&self.evicted))
+    }
+
+    fn lock(&self, user: UserKey) -> MutexGuard<'_, Users> {
+        let stripe = (user.0 >> 58) as usize;
+        lock(&self.stripes[stripe].0)
+    }
+}
+
+/// A panic of another thread leaves a stripe as it was.
+fn lock(stripe: &Mutex<Users>) -> MutexGuard<'_, Users> {
+    stripe.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ChannelTag = ChannelTag::from_bits(1);
+    const B: ChannelTag = ChannelTag::from_bits(2);
+
+    #[test]
+    fn the_last_session_of_a_user_says_where_the_user_stopped() {
+        let users = OfflineUsers::new(10);
+        let ann = users.key("ann");
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Now);
+        assert_eq!(users.subscribe(ann, B, 0), LastSeen::Never);
+        users.disconnect(ann, [(A, 5)].into_iter(), 100);
+        assert_eq!(users.counts(), (0, 0), "she has other sessions");
+        users.disconnect(ann, [(A, 7), (B, 7)].into_iter(), 100);
+        assert_eq!(users.counts(), (1, 0));
+        users.amend(ann, &[(A, 6), (B, 9)]);
+        assert_eq!(users.subscribe(ann, A, 99), LastSeen::At(5));
+        assert_eq!(users.counts(), (0, 0));
+        assert_eq!(users.subscribe(ann, B, 99), LastSeen::At(7));
+        users.unsubscribe(ann, A);
+        assert_eq!(users.subscribe(ann, A, 99), LastSeen::Never);
+    }
+
+    #[test]
+    fn a_channel_that_another_session_is_subscribed_to_is_not_missed() {
+        let users = OfflineUsers::new(10);
+        let ann = users.key("ann");
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        assert_eq!(users.subscribe(ann, B, 0), LastSeen::Never);
+        // The session on A goes; the one on B stays.
+        users.disconnect(ann, [(A, 3)].into_iter(), 100);
+        assert_eq!(users.subscribe(ann, A, 1_000), LastSeen::At(3));
+    }
+
+    #[test]
+    fn users_are_forgotten_in_time_and_when_there_are_too_many() {
+        let users = OfflineUsers::new(3);
+        let go = |name: &str, expires_ms| {
+            let user = users.key(name);
+            assert_eq!(users.subscribe(user, A, 0), LastSeen::Never, "{name}");
+            users.disconnect(user, [(A, 1)].into_iter(), expires_ms);
+            user
+        };
+        let names: Vec<_> = (0..200).map(|index| index.to_string()).collect();
+        for name in &names {
+            go(name, 50);
+        }
+        let (remembered, evicted) = users.counts();
+        // Each part of the table forgets its own users only.
+        assert!(remembered <= 3 + STRIPES as u64, "{remembered}");
+        assert_eq!(remembered + evicted, 200);
+        (0..STRIPES).for_each(|turn| users.sweep(turn, 50));
+        assert_eq!(users.counts().0, 0);
+        for Stripe(stripe) in &users.stripes {
+            let users = lock(stripe);
+            assert!(users.by_key.is_empty() && users.order.is_empty());
+        }
+        let late = go("late", 60);
+        assert_eq!(users.subscribe(late, A, 60), LastSeen::Never, "too late");
+    }
+
+    #[test]
+    fn a_user_can_be_forgotten() {
+        let users = OfflineUsers::new(3);
+        let ann = users.key("ann");
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        users.disconnect(ann, [(A, 1)].into_iter(), 50);
+        users.remove(ann);
+        assert_eq!(users.counts(), (0, 0));
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        users.remove(ann);
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Now);
+    }
+}

@@ -1,0 +1,232 @@
+//! Does a user who comes back receive what was published since the last of the user's connections
+//! was sent everything?
+
+use crate::client::{frame, request, whole_frame};
+use crate::random::Random;
+use crate::seeds::seeds;
+use crate::shards::{Shards, shards_keeping};
+use fanwire::auth::{Grant, issue};
+use fanwire::base::{ConnectionId, DialectId, HistoryLimits, HistoryRule, Now};
+use fanwire::shard::ConnectionAction;
+
+const BEGAN: Now = Now::at(1_000, 1_700_000_000_000);
+const SECRET: &[u8] = b"a secret of the simulation, long enough";
+const SHARDS: usize = 2;
+const STEPS: usize = 3_000;
+const CONNECTIONS_MAX: usize = 3;
+
+/// A connection of the user.
+struct Connection {
+    shard: usize,
+    id: ConnectionId,
+    unread: Vec<u8>,
+    is_upgraded: bool,
+    /// The number of the first publication that it is to receive.
+    first: u64,
+    /// How many it has received.
+    count: u64,
+}
+
+impl Connection {
+    /// Each publication must be the next one.
+    fn take(&mut self, bytes: &[u8]) {
+        self.unread.extend_from_slice(bytes);
+        if !self.is_upgraded {
+            let at = self.unread.windows(4).position(|it| it == b"\r\n\r\n");
+            let Some(at) = at else { return };
+            self.unread.drain(..at + 4);
+            self.is_upgraded = true;
+        }
+        while let Some((_, payload)) = whole_frame(&self.unread) {
+            let frame: Vec<_> = self.unread.drain(..payload.end).collect();
+            let text = String::from_utf8_lossy(&frame[payload.start..]).into_owned();
+            if let Some(rest) = text.strip_prefix(r#"{"type":"UP","n":"#) {
+                let (number, _) = rest.split_once(',').unwrap();
+                let expected = self.first + self.count;
+                assert_eq!(number, expected.to_string(), "the next is {expected}");
+                self.count += 1;
+            }
+        }
+    }
+}
+
+struct World {
+    random: Random,
+    shards: Shards,
+    publisher: ConnectionId,
+    /// Numbers are those of the order of the ring: one publisher, on shard 0.
+    published: u64,
+    /// How many each shard has read.
+    read: [u64; SHARDS],
+    connections: Vec<Connection>,
+    /// How many the user had received on the last connection that ended.
+    resume: Option<u64>,
+    resumed: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let rule = HistoryRule {
+            literal: "prop:".into(),
+            is_prefix: true,
+            limits: HistoryLimits {
+                messages_max: 1_000_000,
+                bytes_max: 1 << 28,
+                age_ms: 0,
+            },
+        };
+        let mut shards = shards_keeping(vec![rule], SECRET, SHARDS, 1 << 24, BEGAN);
+        let peer = ([127, 0, 0, 1], 9).into();
+        let publisher = shards.shards[0].accept(peer, 0, BEGAN).unwrap();
+        shards.shards[0].receive(publisher, &mut request(DialectId::Gateway), BEGAN);
+        Self {
+            random: Random::new(seed),
+            shards,
+            publisher,
+            published: 0,
+            read: [0; SHARDS],
+            connections: Vec::new(),
+            resume: None,
+            resumed: 0,
+        }
+    }
+
+    fn connect(&mut self) {
+        let shard = self.random.below(SHARDS);
+        let token = issue(&Grant::new("ann"), SECRET, 60, BEGAN).unwrap();
+        let upgrade = String::from_utf8(request(DialectId::Monitoring)).unwrap();
+        let upgrade = upgrade.replace("/monitoring", &format!("/monitoring?token={token}"));
+        let state = &mut self.shards.shards[shard];
+        let id = state.accept(([127, 0, 0, 1], 9).into(), 0, BEGAN).unwrap();
+        state.receive(id, &mut upgrade.into_bytes(), BEGAN);
+        let subscribe = br#"{"type":"SUBSCRIBE","property_id":"1"}"#;
+        state.receive(id, &mut frame(1, subscribe), BEGAN);
+        while state.has_waiting_input() {
+            state.continue_input(BEGAN);
+        }
+        let first = match self.resume.take() {
+            Some(received) if self.connections.is_empty() => {
+                self.resumed += 1;
+                received
+            }
+            // The first of all, or one beside others.
+            _ => self.read[shard],
+        };
+        self.connections.push(Connection {
+            shard,
+            id,
+            unread: Vec::new(),
+            is_upgraded: false,
+            first,
+            count: 0,
+        });
+    }
+
+    fn publish(&mut self) {
+        let number = self.published;
+        self.published += 1;
+        let padding = "x".repeat(self.random.below(300));
+        let text = format!(
+            r#"{{"type":"publish","data":{{"channel":"prop:1","type":"UP","data":{{"type":"UP","n":{number},"p":"{padding}"}}}}}}"#
+        );
+        self.shards.shards[0].receive(self.publisher, &mut frame(1, text.as_bytes()), BEGAN);
+    }
+
+    /// Lets a shard read all, so that it is known what it has read.
+    fn drain(&mut self, shard: usize) {
+        loop {
+            self.shards.shards[shard].drain_ring(BEGAN);
+            if !self.shards.shards[shard].has_unread() {
+                break;
+            }
+            self.flush(shard);
+        }
+        self.read[shard] = self.published;
+    }
+
+    /// Sends what is ready; sockets take all, a part or nothing.
+    fn flush(&mut self, shard: usize) {
+        while let Some(id) = self.shards.shards[shard].next_ready() {
+            let slices = self.shards.shards[shard].begin_send(id, 4);
+            let mut bytes = slices.collect::<Vec<_>>().concat();
+            let length = bytes.len();
+            if self.random.once_in(3) {
+                bytes.truncate(self.random.below(length + 1));
+            }
+            let mut connections = self.connections.iter_mut();
+            let connection = connections.find(|it| (it.shard, it.id) == (shard, id));
+            if let Some(connection) = connection {
+                connection.take(&bytes);
+            }
+            let state = &mut self.shards.shards[shard];
+            state.sent(id, u32::try_from(bytes.len()).unwrap());
+            if bytes.len() < length {
+                state.would_block(id, BEGAN);
+            }
+        }
+    }
+
+    fn unblock(&mut self) {
+        for Connection { shard, id, .. } in &self.connections {
+            self.shards.shards[*shard].writable(*id);
+        }
+    }
+
+    fn disconnect(&mut self) {
+        let index = self.random.below(self.connections.len());
+        let Connection {
+            shard,
+            id,
+            first,
+            count,
+            ..
+        } = self.connections.swap_remove(index);
+        let state = &mut self.shards.shards[shard];
+        state.abort(id, BEGAN);
+        for action in state.take_actions() {
+            if let ConnectionAction::Close(id) | ConnectionAction::Reset(id) = action {
+                state.release(id);
+            }
+        }
+        if self.connections.is_empty() {
+            self.resume = Some(first + count);
+        }
+    }
+}
+
+#[test]
+fn a_user_receives_what_the_last_connection_was_not_sent() {
+    for seed in seeds(0..30) {
+        let mut world = World::new(seed);
+        for _ in 0..STEPS {
+            let shard = world.random.below(SHARDS);
+            match world.random.below(12) {
+                0..4 => world.publish(),
+                4 | 5 => world.drain(shard),
+                6 | 7 => world.flush(shard),
+                8 => world.unblock(),
+                9 | 10 if world.connections.len() < CONNECTIONS_MAX => world.connect(),
+                11 if !world.connections.is_empty() => world.disconnect(),
+                _ => {}
+            }
+        }
+        assert!(world.resumed > 5, "{}", world.resumed);
+        if world.connections.is_empty() {
+            world.connect();
+        }
+        for _ in 0..100_000 {
+            for shard in 0..SHARDS {
+                world.shards.shards[shard].drain_ring(BEGAN);
+                world.unblock();
+                world.flush(shard);
+            }
+            let is_done = |it: &Connection| it.first + it.count == world.published;
+            if world.connections.iter().all(is_done) {
+                break;
+            }
+        }
+        for connection in &world.connections {
+            assert_eq!(connection.first + connection.count, world.published);
+        }
+    }
+}
