@@ -297,6 +297,8 @@ metrics! {
         ring_lapped: Counter;
         /// Bytes of those records.
         ring_lapped_bytes: Counter;
+        /// Subscriptions of a shard that was stalled for too long which recover from the history.
+        lapped_recovered: Counter;
     }
 }
 

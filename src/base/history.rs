@@ -23,6 +23,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const STRIPES: usize = 64;
 /// Records of the ring begin at multiples of this, bytes.
 const RECORD_ALIGNMENT: u64 = 32;
+/// Channels without a history share so many notes of their newest publications.
+const UNKEPT_SLOTS: usize = 1024;
 /// A writer that is not between its claim and its entry.
 const IDLE: u64 = u64::MAX;
 
@@ -87,6 +89,8 @@ pub struct History {
     rules: Vec<HistoryRule>,
     stripes: Box<[Stripe]>,
     writers: Box<[Writer]>,
+    /// By parts of tags, the newest offset of a publication that is not kept.
+    newest_unkept: Box<[AtomicU64]>,
     shard_count: usize,
     bytes_max: u64,
     bytes: AtomicU64,
@@ -138,11 +142,13 @@ impl History {
     pub fn new(shard_count: usize, rules: Vec<HistoryRule>, epoch: u32, bytes_max: u64) -> Self {
         let stripes = std::iter::repeat_with(Stripe::default);
         let writers = std::iter::repeat_with(|| Writer(AtomicU64::new(IDLE)));
+        let unkept = std::iter::repeat_with(|| AtomicU64::new(0));
         Self {
             epoch,
             rules,
             stripes: stripes.take(STRIPES).collect(),
             writers: writers.take(shard_count + OUTSIDE_WRITERS_MAX).collect(),
+            newest_unkept: unkept.take(UNKEPT_SLOTS).collect(),
             shard_count,
             bytes_max,
             bytes: AtomicU64::new(0),
@@ -220,6 +226,29 @@ impl History {
                 is_settled
             })
         })
+    }
+
+    /// Whether some channel has a history.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// Notes a publication on a channel without a history.
+    pub fn note_unkept(&self, tag: ChannelTag, offset: u64) {
+        // Release, though whoever asks has made sure that no publisher is writing (`is_settled`).
+        self.unkept(tag).fetch_max(offset, Ordering::Release);
+    }
+
+    /// The offset of the newest publication on a channel without a history, or a later one.
+    #[must_use]
+    pub fn newest_unkept(&self, tag: ChannelTag) -> u64 {
+        self.unkept(tag).load(Ordering::Acquire)
+    }
+
+    fn unkept(&self, tag: ChannelTag) -> &AtomicU64 {
+        let slot = usize::try_from(tag.bits() % UNKEPT_SLOTS as u64);
+        &self.newest_unkept[slot.expect("a small number")]
     }
 
     /// Inserts an entry, the concatenation of `parts`, and removes what is then over a limit.

@@ -6,6 +6,7 @@ use crate::base::{ChannelTag, ProcessState, SubscriptionId, Variant};
 use crate::json::{JsonReader, Object};
 use hashbrown::HashTable;
 use slab::Slab;
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
@@ -72,6 +73,30 @@ pub struct SubscriberGroup {
     pub slots: Vec<u32>,
     /// Their subscription ids, in the same order; empty if they have none.
     pub subscription_ids: Vec<SubscriptionId>,
+}
+
+impl SubscriberGroup {
+    /// Takes a subscriber out; returns its slot and its subscription id, and the subscriber that takes
+    /// its place.
+    fn take(
+        &mut self,
+        subscription: SubscriptionRef,
+    ) -> (u32, Option<SubscriptionId>, Option<Moved>) {
+        let position = subscription.position as usize;
+        let slot = self.slots.swap_remove(position);
+        let has_ids = !self.subscription_ids.is_empty();
+        let subscription_id = has_ids.then(|| self.subscription_ids.swap_remove(position));
+        let last = u32::try_from(self.slots.len()).expect("it was shorter than u32 before");
+        let moved = self.slots.get(position).map(|slot| Moved {
+            slot: *slot,
+            from: SubscriptionRef {
+                position: last,
+                ..subscription
+            },
+            to: subscription,
+        });
+        (slot, subscription_id, moved)
+    }
 }
 
 /// A channel with at least one subscriber on this shard.
@@ -275,6 +300,13 @@ impl Channel {
 /// Index of a channel in this shard's table; reused when the channel has lost its last subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelIndex(u32);
+
+impl ChannelIndex {
+    /// Its place in the table.
+    pub(super) const fn slot(self) -> u32 {
+        self.0
+    }
+}
 
 /// One subscription of a session: the channel, the subscriber group, and the position in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -485,25 +517,51 @@ impl Channels {
         }
     }
 
+    /// Moves a subscriber that receives publications to a group of its own, in which it recovers;
+    /// returns also the subscriber that took its place.
+    pub(super) fn make_recovering(
+        &mut self,
+        live: SubscriptionRef,
+        number: NonZeroU32,
+    ) -> (SubscriptionRef, Option<Moved>) {
+        let channel = &mut self.channels[live.channel.0 as usize];
+        let former = &mut channel.groups[live.group as usize];
+        let key = SubscriberGroupKey {
+            recovery: Some(number),
+            ..former.key
+        };
+        let (slot, subscription_id, moved) = former.take(live);
+        let is_empty = former.slots.is_empty();
+        let group = channel.group_for(key);
+        channel.groups[group as usize].slots.push(slot);
+        let subscription_ids = &mut channel.groups[group as usize].subscription_ids;
+        subscription_ids.extend(subscription_id);
+        if is_empty {
+            channel.vacate(live.group);
+        }
+        let recovering = SubscriptionRef {
+            channel: live.channel,
+            group,
+            position: 0,
+        };
+        (recovering, moved)
+    }
+
+    /// What `of` says of each channel, by the slots of their indices.
+    pub(super) fn map_all<T>(&self, of: impl Fn(&Channel) -> T) -> HashMap<u32, T> {
+        let channels = self.channels.iter();
+        let slot = |index| u32::try_from(index).expect("fewer channels than subscriptions");
+        channels
+            .map(|(index, channel)| (slot(index), of(channel)))
+            .collect()
+    }
+
     /// Removes a subscriber; the channel is removed with its last subscriber. Returns also how much
     /// work it was: 1, and more for a filter that nobody else has.
     pub(super) fn leave(&mut self, subscription: SubscriptionRef) -> (Option<Moved>, usize) {
         let channel = &mut self.channels[subscription.channel.0 as usize];
         let group = &mut channel.groups[subscription.group as usize];
-        let position = subscription.position as usize;
-        group.slots.swap_remove(position);
-        if !group.subscription_ids.is_empty() {
-            group.subscription_ids.swap_remove(position);
-        }
-        let last = u32::try_from(group.slots.len()).expect("it was shorter than u32 before");
-        let moved = group.slots.get(position).map(|slot| Moved {
-            slot: *slot,
-            from: SubscriptionRef {
-                position: last,
-                ..subscription
-            },
-            to: subscription,
-        });
+        let (_, _, moved) = group.take(subscription);
         let mut work = 1;
         if group.slots.is_empty() {
             work += self.vacate(subscription) / VALUES_PER_WORK;

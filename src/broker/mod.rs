@@ -12,6 +12,7 @@ mod current;
 mod effect;
 mod event;
 pub mod filters;
+mod healing;
 mod known_tokens;
 mod leaving;
 mod lifecycle;

@@ -50,13 +50,7 @@ impl Broker {
     /// From now on the subscriber receives what the shard reads from the ring.
     pub fn finish_recovery(&mut self, recovery: Recovery) {
         let live = self.channels.make_live(recovery.subscription);
-        let session = self.sessions.get_mut(recovery.id);
-        let subscriptions = session.map(|session| &mut session.subscriptions);
-        for subscription in subscriptions.into_iter().flatten() {
-            if *subscription == recovery.subscription {
-                *subscription = live;
-            }
-        }
+        self.replace_subscription(recovery.id.slot(), recovery.subscription, live);
     }
 
     /// Ends the session of a subscriber that missed entries which are not kept any more.

@@ -318,16 +318,26 @@ impl Broker {
         let Some(moved) = moved else {
             return work;
         };
-        let neighbour = self
-            .sessions
-            .at_slot_mut(moved.slot)
-            .expect("a subscriber group holds only slots of sessions");
-        let mut subscriptions = neighbour.subscriptions.iter_mut();
-        let stale = subscriptions
-            .find(|subscription| **subscription == moved.from)
-            .expect("a session in a subscriber group is subscribed to its channel");
-        *stale = moved.to;
+        self.replace_subscription(moved.slot, moved.from, moved.to);
         work
+    }
+
+    /// A subscriber is elsewhere in the tables.
+    pub(super) fn replace_subscription(
+        &mut self,
+        slot: u32,
+        from: SubscriptionRef,
+        to: SubscriptionRef,
+    ) {
+        let session = self
+            .sessions
+            .at_slot_mut(slot)
+            .expect("a subscriber group holds only slots of sessions");
+        let mut subscriptions = session.subscriptions.iter_mut();
+        let stale = subscriptions
+            .find(|subscription| **subscription == from)
+            .expect("a session in a subscriber group is subscribed to its channel");
+        *stale = to;
     }
 
     pub(super) fn count_tables(&self) {

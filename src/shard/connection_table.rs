@@ -21,7 +21,6 @@ use crate::config::{PeerRole, Policy};
 use crate::dialect;
 use crate::http::rejection;
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
-use fanwire_ring::Lapped;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -538,13 +537,16 @@ impl ConnectionTable {
         self.end(id, close, now);
     }
 
-    /// Closes every session because publications for it may be lost (1013).
-    pub(super) fn close_all_lapped(&mut self, lapped: Lapped, now: Now) {
-        self.counters.ring_lapped.add(1);
-        self.counters.ring_lapped_bytes.add(lapped.bytes);
+    /// Closes a session because publications for it may be lost (1013).
+    pub(super) fn close_lapped(&mut self, id: ConnectionId, now: Now) {
+        let close = CloseRequest::flushing(CloseCode::TRY_AGAIN_LATER, CloseReason::Stalled);
+        self.end(id, close, now);
+    }
+
+    /// The same of every session.
+    pub(super) fn close_all_lapped(&mut self, now: Now) {
         for id in self.open_sessions() {
-            let close = CloseRequest::flushing(CloseCode::TRY_AGAIN_LATER, CloseReason::Stalled);
-            self.end(id, close, now);
+            self.close_lapped(id, now);
         }
     }
 

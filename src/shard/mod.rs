@@ -41,7 +41,7 @@ use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use connection_table::ConnectionTable;
 pub use connection_table::Query;
-use fanwire_ring::{Reader, Ring};
+use fanwire_ring::{Lapped, Reader, Ring};
 use publication_reader::PublicationReader;
 use publication_writer::PublicationWriter;
 use questions::Questions;
@@ -242,7 +242,7 @@ impl Shard {
             connections.ready_queue.note_fanout();
         }
         let count = drained.unwrap_or_else(|lapped| {
-            self.connections.close_all_lapped(lapped, now);
+            self.heal(lapped, now);
             1
         });
         let reached = History::offset_before(self.reader.next_position());
@@ -250,6 +250,23 @@ impl Shard {
         self.continue_recoveries(now);
         self.reap_ended(now);
         count
+    }
+
+    /// Records are lost for this shard: the sessions that missed nothing else than what the history
+    /// has recover, the others are closed.
+    fn heal(&mut self, lapped: Lapped, now: Now) {
+        let counters = &self.connections.counters;
+        counters.ring_lapped.add(1);
+        counters.ring_lapped_bytes.add(lapped.bytes);
+        let reached = self.reader.next_position();
+        let history = &self.process_state.history;
+        if !history.has_rules() || !history.is_settled(reached) {
+            return self.connections.close_all_lapped(now);
+        }
+        let after = History::offset_before(reached - lapped.bytes);
+        for id in self.broker.heal(after, now) {
+            self.connections.close_lapped(id, now);
+        }
     }
 
     /// Whether the ring has records that `drain_ring` has not read, because they are new or because

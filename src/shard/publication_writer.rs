@@ -157,11 +157,11 @@ impl RingWriter {
         unannounced: &mut Unannounced,
         now: Now,
     ) -> bool {
-        let Some(limits) = pieces.history else {
+        let history = &self.process_state.history;
+        if !history.has_rules() {
             let position = self.write_record(pieces.tag, parts, unannounced, now);
             return position.is_some();
-        };
-        let history = &self.process_state.history;
+        }
         let tail = self.ring.tail_position();
         let writing = match self.shard {
             Some(shard) => Some(history.begin_in_shard(shard, tail)),
@@ -174,9 +174,12 @@ impl RingWriter {
         let Some(position) = self.write_record(pieces.tag, parts, unannounced, now) else {
             return false;
         };
-        if let Some((header, body)) = record::without_frames(&pieces.record) {
-            let (tag, offset) = (pieces.tag, History::offset_of(position));
-            history.insert(tag, offset, &[&header, body], limits, now.monotonic_ms);
+        let (tag, offset) = (pieces.tag, History::offset_of(position));
+        match (pieces.history, record::without_frames(&pieces.record)) {
+            (Some(limits), Some((header, body))) => {
+                history.insert(tag, offset, &[&header, body], limits, now.monotonic_ms);
+            }
+            _ => history.note_unkept(tag, offset),
         }
         drop(writing);
         true

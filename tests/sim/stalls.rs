@@ -1,11 +1,14 @@
 //! Does a shard that does not get on harm only its own sessions, and does it learn what it missed?
 
 use crate::client::{Client, Received, request};
-use crate::shards::{Shards, shards};
+use crate::shards::{Shards, shards, shards_keeping};
 use fanwire::base::counters::CloseReason;
 use fanwire::base::heartbeat::{CONFIRM_MS, STALL_MS};
 use fanwire::base::memory::waiting_bytes;
-use fanwire::base::{DialectId, Now};
+use fanwire::base::{DialectId, HistoryLimits, HistoryRule, Now};
+use fanwire::broker::Publication;
+use fanwire::shard::Publisher;
+use std::sync::Arc;
 
 const BEGAN: Now = Now::at(1_000, 1_700_000_000_000);
 /// A shard that began a turn at `BEGAN` and has not ended it is stalled now.
@@ -15,6 +18,7 @@ const CHANNEL: usize = 1;
 
 struct World {
     shards: Shards,
+    dialect: DialectId,
     clients: Vec<Client>,
     published: u64,
 }
@@ -22,8 +26,28 @@ struct World {
 impl World {
     /// Two shards, and on each a client that has subscribed to the channel.
     fn new() -> Self {
+        Self::of(shards(2, RING_BYTES, 1 << 20, BEGAN), DialectId::Gateway)
+    }
+
+    /// The same with a history of so many publications.
+    fn keeping(messages_max: u32) -> Self {
+        let rule = HistoryRule {
+            literal: "prop:".into(),
+            is_prefix: true,
+            limits: HistoryLimits {
+                messages_max,
+                bytes_max: 1 << 24,
+                age_ms: 0,
+            },
+        };
+        let shards = shards_keeping(vec![rule], b"unused", 2, RING_BYTES, BEGAN);
+        Self::of(shards, DialectId::Monitoring)
+    }
+
+    fn of(shards: Shards, dialect: DialectId) -> Self {
         let mut world = Self {
-            shards: shards(2, RING_BYTES, 1 << 20, BEGAN),
+            shards,
+            dialect,
             clients: Vec::new(),
             published: 0,
         };
@@ -36,8 +60,8 @@ impl World {
     fn connect(&mut self, shard: usize, now: Now) {
         let peer = ([127, 0, 0, 1], 9).into();
         let id = self.shards.shards[shard].accept(peer, 0, now).unwrap();
-        let mut client = Client::new(shard, id, DialectId::Gateway);
-        self.shards.shards[shard].receive(id, &mut request(DialectId::Gateway), now);
+        let mut client = Client::new(shard, id, self.dialect);
+        self.shards.shards[shard].receive(id, &mut request(self.dialect), now);
         let mut subscribe = client.subscribe(CHANNEL);
         self.shards.shards[shard].receive(id, &mut subscribe, now);
         self.clients.push(client);
@@ -131,6 +155,63 @@ fn a_stalled_shard_holds_nobody_and_closes_its_own_sessions_when_it_was_lapped()
     world.read(1, LATER);
     assert_eq!(world.numbers(2), (500..515).collect::<Vec<_>>());
     assert_eq!(world.numbers(0).len(), 515);
+}
+
+#[test]
+fn the_sessions_of_a_lapped_shard_recover_what_the_history_has() {
+    let mut world = World::keeping(1_000);
+    // Another one, so that a subscriber takes the place of one that recovers.
+    world.connect(1, BEGAN);
+    world.publish(3, BEGAN);
+    world.read(1, BEGAN);
+    world.begin_turn(1, BEGAN);
+    world.begin_turn(0, LATER);
+    world.publish(500, LATER);
+    world.begin_turn(1, LATER);
+    world.read(1, LATER);
+    while world.shards.shards[1].has_recovering() {
+        world.read(1, LATER);
+    }
+    let counters = &world.shards.counters[1];
+    assert_eq!(counters.ring_lapped.value(), 1);
+    assert_eq!(counters.lapped_recovered.value(), 2);
+    assert_eq!(world.closes(1), 0);
+    world.publish(15, LATER);
+    world.read(1, LATER);
+    for client in 0..3 {
+        assert_eq!(world.numbers(client), (0..518).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_sessions_of_a_lapped_shard_are_closed_if_the_history_is_too_short() {
+    let mut world = World::keeping(100);
+    world.begin_turn(1, BEGAN);
+    world.begin_turn(0, LATER);
+    world.publish(500, LATER);
+    world.begin_turn(1, LATER);
+    world.read(1, LATER);
+    let counters = &world.shards.counters[1];
+    assert_eq!(counters.closes.of(CloseReason::Stalled).value(), 1);
+    assert!(world.clients[1].received.is_empty(), "it was told of none");
+}
+
+#[test]
+fn the_sessions_of_a_lapped_shard_are_closed_if_something_without_a_history_is_lost() {
+    let mut world = World::keeping(1_000);
+    world.begin_turn(1, BEGAN);
+    world.begin_turn(0, LATER);
+    let shards = &world.shards;
+    let state = Arc::clone(&shards.process_state);
+    let outside = Publisher::new(&shards.ring, state, Arc::default(), |_, _| {});
+    let data = r#"{"type":"m","number":7,"channel":1,"p":""}"#;
+    let everyone = Publication::new("all", "m", data);
+    outside.publish(&everyone, LATER).unwrap();
+    world.publish(500, LATER);
+    world.begin_turn(1, LATER);
+    world.read(1, LATER);
+    let counters = &world.shards.counters[1];
+    assert_eq!(counters.closes.of(CloseReason::Stalled).value(), 1);
 }
 
 #[test]
