@@ -41,6 +41,8 @@ pub mod http;
 #[doc(hidden)]
 pub mod json;
 #[doc(hidden)]
+pub mod store;
+#[doc(hidden)]
 pub mod ws;
 
 // Layer 2: the rules.

@@ -5,10 +5,10 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatc
 use clap::{Parser, Subcommand};
 use fanwire::{
     AccessAction, AccessQuestion, BindError, Builder, Configured, DialectId, Server, SignalWatch,
-    StartError, StopOutcome, TokenGrant, issue_token, settings,
+    StartError, StopOutcome, TokenGrant, issue_token, settings, store,
 };
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -46,6 +46,27 @@ enum Command {
     Explain(Explain),
     /// Print a token that the server accepts (HS256, signed with the same secret).
     Token(Token),
+    /// Read a durable store and change nothing, also while a server writes it.
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// Check every record and print what is damaged, with file and offset. Exit code 0 = nothing, 1
+    /// = something, 2 = this is no store.
+    Verify {
+        /// The directory of the store.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Print every record as a JSON object in a line of its own; what is damaged goes to standard
+    /// error, with the exit codes of verify. Keys and payloads that are no UTF-8 are in base64.
+    Dump {
+        /// The directory of the store.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// Flags of settings, and the configuration file. The flags are generated from the declarations of
@@ -193,6 +214,8 @@ fn main() -> ExitCode {
         Command::Config(flags) => config(flags),
         Command::Explain(arguments) => explain(arguments),
         Command::Token(arguments) => token(arguments),
+        Command::Store(StoreCommand::Verify { directory }) => verify_store(&directory),
+        Command::Store(StoreCommand::Dump { directory }) => dump_store(&directory),
     }
 }
 
@@ -311,6 +334,32 @@ fn token(arguments: Token) -> ExitCode {
     }
 }
 
+fn verify_store(directory: &Path) -> ExitCode {
+    let inspection = match store::verify(directory) {
+        Ok(inspection) => inspection,
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
+    let printed = print_result(&inspection.to_string());
+    if inspection.is_damaged() {
+        ExitCode::FAILURE
+    } else {
+        printed
+    }
+}
+
+fn dump_store(directory: &Path) -> ExitCode {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let inspection = match store::dump(directory, &mut out) {
+        Ok(dumped) => dumped.and_then(|inspection| out.flush().map(|()| inspection)),
+        Err(error) => return fail(EXIT_USAGE, &error),
+    };
+    match inspection {
+        Ok(inspection) if inspection.is_damaged() => fail(1, &inspection),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => exit_code_of_output(&error),
+    }
+}
+
 fn attribute(text: &str) -> Result<(String, String), String> {
     let (claim, value) = text.split_once('=').ok_or("expected CLAIM=VALUE")?;
     Ok((claim.to_owned(), value.to_owned()))
@@ -322,13 +371,19 @@ fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A reader such as `head` that has enough is no failure.
 fn print_result(text: &str) -> ExitCode {
     match print(text) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => fail(1, &format!("cannot write to standard output: {error}")),
+        Err(error) => exit_code_of_output(&error),
     }
+}
+
+/// A reader such as `head` that has enough is no failure.
+fn exit_code_of_output(error: &io::Error) -> ExitCode {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return ExitCode::SUCCESS;
+    }
+    fail(1, &format!("cannot write to standard output: {error}"))
 }
 
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {

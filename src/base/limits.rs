@@ -175,3 +175,23 @@ pub const OFFLINE_SWEEP_MAX: usize = 512;
 /// Channels that one sweep of the history looks at, while publishers wait: a fraction of a
 /// millisecond.
 pub const HISTORY_SWEEP_MAX: usize = 512;
+
+/// Payload of a stored record, bytes: as large as any message that a setting allows in practice.
+/// With its key and its frame it must fit a batch, which is then as large as the record.
+pub const STORE_PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Key of a stored record, bytes; its length is a `u16` in the file.
+pub const STORE_KEY_BYTES_MAX: usize = 65_535;
+/// What an appender collects before it hands it to the thread of the store without being asked to,
+/// bytes: enough that the queue costs nothing per record.
+pub const STORE_CHUNK_BYTES: usize = 64 * 1024;
+/// Chunks that may wait for the thread of the store. Their bytes have a limit of their own in the
+/// configuration; this bounds the queue's table, at 64 bytes each.
+pub const STORE_QUEUE_CHUNKS: usize = 16 * 1024;
+/// What the store writes at once, bytes: a few milliseconds of a fast disk, so that the two wake-ups
+/// between writes cost little. One such buffer is filled while another one is written.
+pub const STORE_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Damages of a store that are listed one by one; more are counted.
+pub const STORE_DAMAGES_LISTED: usize = 1_000;
+/// Smallest and largest size of a segment, bytes. A segment is read at once when the store is
+/// recovered.
+pub const STORE_SEGMENT_BYTES: (u64, u64) = (1024 * 1024, 1024 * 1024 * 1024);
