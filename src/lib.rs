@@ -82,8 +82,8 @@ pub use dialect::analytics::Stream;
 pub use net::BindError;
 pub use observe::log::LogGuard;
 pub use server::{
-    AccessQuestion, Builder, Configured, ConnectionInfo, Explanation, KernelError, Server,
-    SignalWatch, StartError, Stats, StopOutcome,
+    AccessQuestion, Builder, ChannelHistory, Configured, ConnectionInfo, Explanation, HistoryEntry,
+    KernelError, Server, SignalWatch, StartError, Stats, StopOutcome,
 };
 pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
 

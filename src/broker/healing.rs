@@ -10,7 +10,7 @@ use crate::base::{ConnectionId, History, Now};
 enum Missed {
     Nothing,
     /// It is in the history.
-    Kept,
+    InHistory,
     Lost,
 }
 
@@ -30,7 +30,7 @@ impl Broker {
             let server_side = usize::from(session.server_side_count);
             let is_lost = |(at, it): (usize, &SubscriptionRef)| match missed_at(it.channel) {
                 Some(Missed::Lost) => !self.is_recovering(*it),
-                Some(Missed::Kept) => at < server_side,
+                Some(Missed::InHistory) => at < server_side,
                 _ => false,
             };
             if session.subscriptions.iter().enumerate().any(is_lost) {
@@ -38,7 +38,7 @@ impl Broker {
                 continue;
             }
             let kept = session.client_side().iter();
-            let kept = kept.filter(|it| missed_at(it.channel) == Some(Missed::Kept));
+            let kept = kept.filter(|it| missed_at(it.channel) == Some(Missed::InHistory));
             for subscription in kept.copied().collect::<Vec<_>>() {
                 self.recover_from(id, subscription, after);
             }
@@ -79,7 +79,7 @@ fn missed_on(history: &History, channel: &Channel, after: u64, now: Now) -> Miss
     }
     let mut missed = Missed::Nothing;
     let read = history.read(tag, after, u64::MAX, now.monotonic_ms, |_, _| {
-        missed = Missed::Kept;
+        missed = Missed::InHistory;
         false
     });
     read.map_or(Missed::Lost, |()| missed)

@@ -44,7 +44,7 @@ pub use event::{
     SubscriptionView,
 };
 pub use known_tokens::Attempt;
-pub use quotas::Quotas;
+pub use quotas::{Quotas, quota_user};
 pub use rate::{RateLimitStatus, RateUse};
 pub use recoveries::Recovery;
 pub use state::{Broker, BrokerParts};

@@ -274,7 +274,8 @@ impl Quotas {
 }
 
 /// The user as quotas count it, which in an isolated tenant is another one than outside.
-pub(super) fn quota_user<'a>(isolated_tenant: Option<&str>, user: &'a str) -> Cow<'a, str> {
+#[must_use]
+pub fn quota_user<'a>(isolated_tenant: Option<&str>, user: &'a str) -> Cow<'a, str> {
     match isolated_tenant {
         // No tenant has a control character.
         Some(tenant) => format!("{tenant}\0{user}").into(),

@@ -20,6 +20,7 @@ mod connection_table;
 mod effects;
 mod handlers;
 mod handshake;
+mod history_page;
 mod hooks;
 mod ingest;
 mod input;
@@ -51,6 +52,7 @@ use std::sync::Arc;
 use unauthenticated::UnauthenticatedPool;
 
 pub use async_session::{AsyncSession, OwnedMessage};
+pub use history_page::{HistoryPage, PageRequest, is_entry_for_user};
 pub use hooks::Hooks;
 pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};

@@ -73,6 +73,11 @@ impl RingWriter {
         }
     }
 
+    /// The position at which the next record is claimed, or an earlier one.
+    pub(super) fn ring_position(&self) -> u64 {
+        self.ring.tail_position()
+    }
+
     /// Encodes a publication in the variants in use, and names each to `note_encode`.
     pub(super) fn encode(
         &self,
@@ -304,7 +309,7 @@ impl PublicationWriter {
 
     /// An offset of the history that no publication has yet.
     pub(super) fn next_offset(&self) -> u64 {
-        History::offset_of(self.ring_writer.ring.tail_position())
+        History::offset_of(self.ring_writer.ring_position())
     }
 
     /// What the shards of the process share.

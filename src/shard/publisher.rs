@@ -182,6 +182,12 @@ impl Publisher {
         Ok(())
     }
 
+    /// The position of the ring at which the next record is claimed, or an earlier one.
+    #[must_use]
+    pub fn ring_position(&self) -> u64 {
+        self.ring_writer.ring_position()
+    }
+
     fn counters(&self) -> MutexGuard<'_, Arc<ShardCounters>> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }

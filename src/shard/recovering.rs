@@ -3,15 +3,15 @@
 use super::Shard;
 use super::batch;
 use super::effects;
+use super::history_page::{HistoryPage, PageRequest};
 use super::record::{Frame, Record};
 use crate::base::limits::{
-    HISTORY_REPLY_BYTES_MAX, HISTORY_REPLY_MESSAGES, HISTORY_REPLY_MESSAGES_MAX,
-    RECOVERIES_PER_TURN, RECOVERY_BYTES_KEPT, RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING,
-    RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
+    HISTORY_REPLY_MESSAGES, HISTORY_REPLY_MESSAGES_MAX, RECOVERIES_PER_TURN, RECOVERY_BYTES_KEPT,
+    RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING, RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
 };
 use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, Position, Variant};
-use crate::broker::{BroadcastTarget, Broker, Event, HistoryMessage, HistoryRequest, Recovery};
-use std::collections::{HashMap, VecDeque};
+use crate::broker::{BroadcastTarget, Broker, Event, HistoryRequest, Recovery};
+use std::collections::HashMap;
 
 /// What the subscribers that recover share on a shard.
 #[derive(Debug, Default)]
@@ -210,66 +210,31 @@ impl Shard {
             broker,
             connections,
             process_state,
+            reader,
             ..
         } = self;
         let Some(name) = broker.full_name(id, request.channel) else {
             return;
         };
-        let history = &process_state.history;
-        let tag = process_state.interests.tag(&name);
-        let reached = broker.reached();
         let limit = request.limit.unwrap_or(HISTORY_REPLY_MESSAGES);
-        let limit = limit.min(HISTORY_REPLY_MESSAGES_MAX) as usize;
-        let newest = || history.offset_of_newest(tag, limit, reached);
-        let after = request.after.map(|position| {
-            let resumed = history.resume(tag, position, reached + 1, now.monotonic_ms);
-            resumed.map_err(|_| newest())
-        });
-        let (after, mut is_complete) = match after {
-            Some(Ok(after)) => (after, true),
-            Some(Err(oldest)) => (oldest, false),
-            None => (newest(), true),
+        let page = PageRequest {
+            name: &name,
+            after: request.after,
+            limit: limit.min(HISTORY_REPLY_MESSAGES_MAX) as usize,
+            ring_position: reader.next_position(),
         };
-        let is_newest = request.after.is_none() || !is_complete;
-        let mut found: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
-        let mut bytes = 0;
-        let read = history.read(tag, after, reached, now.monotonic_ms, |offset, content| {
-            bytes += content.len();
-            if !is_newest && (found.len() == limit || bytes > HISTORY_REPLY_BYTES_MAX) {
-                is_complete = false;
-                return false;
-            }
-            found.push_back((offset, content.to_vec()));
-            while is_newest && bytes > HISTORY_REPLY_BYTES_MAX {
-                bytes -= found
-                    .pop_front()
-                    .map_or(bytes, |(_, content)| content.len());
-            }
-            true
-        });
-        is_complete &= read.is_ok() && history.is_settled(self.reader.next_position());
-        let through = match (is_complete, found.back()) {
-            (true, _) => reached,
-            (false, Some((offset, _))) => *offset,
-            (false, None) => after,
+        let Some(page) = HistoryPage::read(process_state, page, now) else {
+            return;
         };
-        let messages = found.iter().filter_map(|(offset, content)| {
-            let record = Record::read(content)?;
-            let publication = record.publication()?;
-            let (target, reach) = (publication.target, record.reach()?);
-            let is_its = record.channel == name.as_bytes() && broker.is_for(id, target, reach);
-            is_its.then_some(HistoryMessage {
-                position: broker.position(*offset),
-                kind: publication.kind,
-                data: publication.data,
-                unix_ms: record.meta.unix_ms,
-            })
+        let messages = page.messages().filter_map(|(message, target, scope)| {
+            let is_its = broker.is_for(id, target, scope);
+            is_its.then_some(message)
         });
         let event = Event::History {
             channel: request.channel,
             messages: &messages.collect::<Vec<_>>(),
-            position: broker.position(through),
-            is_complete,
+            position: page.position,
+            is_complete: page.is_complete,
         };
         connections.reply(id, &event, now);
     }

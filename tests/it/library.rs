@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, mpsc};
 
 /// Two shards that want tokens, on a port of their own.
-fn builder() -> Builder {
+pub(crate) fn builder() -> Builder {
     Server::builder()
         .listen(([127, 0, 0, 1], 0).into())
         .shards(ShardCount::Fixed(2))
@@ -18,13 +18,13 @@ fn builder() -> Builder {
 }
 
 /// A running server that stops when dropped.
-struct Embedded {
-    server: Server,
+pub(crate) struct Embedded {
+    pub(crate) server: Server,
     address: SocketAddr,
 }
 
 impl Embedded {
-    fn of(builder: Builder) -> Self {
+    pub(crate) fn of(builder: Builder) -> Self {
         let server = builder.start().unwrap();
         let address = server.addresses()[0];
         Self { server, address }

@@ -15,6 +15,7 @@ mod explain;
 mod fanout;
 mod harness;
 mod heartbeats;
+mod histories;
 mod http;
 mod library;
 mod limits;

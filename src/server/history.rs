@@ -1,0 +1,124 @@
+//! The history of channels, for the embedding program.
+
+use super::handle::Server;
+use crate::base::channel_names::channel_of_tenant;
+use crate::base::channel_names::is_reserved;
+use crate::base::limits::HISTORY_REPLY_MESSAGES_MAX;
+use crate::base::{DialectId, Position};
+use crate::broker::quota_user;
+use crate::shard::{HistoryPage, PageRequest, is_entry_for_user};
+use std::borrow::Cow;
+
+/// Publications of a channel, as [`Server::history`] reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChannelHistory {
+    /// The publications, oldest first.
+    pub entries: Vec<HistoryEntry>,
+    /// Up to where they reach: what to read the next ones after.
+    pub position: String,
+    /// Whether nothing is missing: no publication after them and, if a position was named, none
+    /// between it and them.
+    pub is_complete: bool,
+}
+
+/// A publication that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryEntry {
+    /// Its position, as clients see it.
+    pub position: String,
+    /// Its type.
+    pub kind: String,
+    /// Its data, as JSON.
+    pub data: String,
+    /// When it was published, milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+}
+
+impl Server {
+    /// Reads the history of a channel: what follows the position `after`, or the newest; at most
+    /// `limit` publications, 1,000, and about 256 KiB. `None` if the channel has no history
+    /// (setting `history`) or `after` is no position.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev();
+    /// let server = server.set("history", vec!["news messages=100"]).start()?;
+    /// server.broadcast("news", "headline", &"hello").ok();
+    /// let newest = server.history("news", None, 10);
+    /// assert_eq!(newest.map(|history| history.entries.len()), Some(1));
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn history(
+        &self,
+        channel: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Option<ChannelHistory> {
+        let after = match after {
+            Some(text) => Some(Position::parse(text)?),
+            None => None,
+        };
+        let context = self.running.context();
+        let request = PageRequest {
+            name: &self.name_in_scope(channel),
+            after,
+            limit: limit.min(HISTORY_REPLY_MESSAGES_MAX as usize),
+            ring_position: context.publisher.ring_position(),
+        };
+        let page = HistoryPage::read(&context.process_state, request, context.clock.now())?;
+        let entries = page.messages().map(|(message, ..)| HistoryEntry {
+            position: message.position.to_string(),
+            kind: message.kind.to_owned(),
+            data: message.data.to_owned(),
+            unix_ms: message.unix_ms,
+        });
+        Some(ChannelHistory {
+            entries: entries.collect(),
+            position: page.position.to_string(),
+            is_complete: page.is_complete,
+        })
+    }
+
+    /// Removes the history of a channel. Clients that ask for what they missed before are told that
+    /// they cannot recover.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.delete_history("prop:7");
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn delete_history(&self, channel: &str) {
+        let process_state = &self.running.context().process_state;
+        let tag = process_state.interests.tag(&self.name_in_scope(channel));
+        process_state.history.delete(tag);
+    }
+
+    /// Removes from the history of all channels of this handle's tenant, or of those without one, what was published for this user only, and where the
+    /// user stopped (`offline_queue`). Looks at every publication that is kept, so call it seldom.
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.delete_user_history("ann");
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn delete_user_history(&self, user: &str) {
+        let process_state = &self.running.context().process_state;
+        let tenant = self.tenant();
+        let is_it = |content: &[u8]| is_entry_for_user(content, tenant, user);
+        process_state.history.delete_where(is_it);
+        for dialect in DialectId::ALL {
+            let user = quota_user(tenant, user);
+            let key = process_state.offline.key((dialect, user));
+            process_state.offline.remove(key);
+        }
+    }
+
+    fn name_in_scope<'a>(&self, channel: &'a str) -> Cow<'a, str> {
+        match self.tenant() {
+            Some(tenant) if !is_reserved(channel) => channel_of_tenant(tenant, channel).into(),
+            _ => channel.into(),
+        }
+    }
+}

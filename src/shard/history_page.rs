@@ -1,0 +1,127 @@
+//! A part of the history of a channel, copied out of the table.
+
+use super::record::Record;
+use crate::base::channel_names::{channel_of_tenant, is_reserved};
+use crate::base::limits::HISTORY_REPLY_BYTES_MAX;
+use crate::base::{History, Now, Position, ProcessState};
+use crate::broker::{BroadcastTarget, HistoryMessage, TenantScope};
+use std::collections::VecDeque;
+
+/// Publications of one channel, oldest first.
+#[derive(Debug)]
+pub struct HistoryPage {
+    entries: VecDeque<(u64, Vec<u8>)>,
+    /// The channel's full name.
+    name: String,
+    /// Up to where it reaches.
+    pub position: Position,
+    /// Whether nothing is missing: neither after it nor, if a position was named, before it.
+    pub is_complete: bool,
+}
+
+/// What is read of a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest<'a> {
+    /// The channel's full name.
+    pub name: &'a str,
+    /// What follows this position; `None` = the newest.
+    pub after: Option<Position>,
+    /// At most so many publications.
+    pub limit: usize,
+    /// The position of the ring up to which everything is wanted.
+    pub ring_position: u64,
+}
+
+impl HistoryPage {
+    /// Reads publications of about [`HISTORY_REPLY_BYTES_MAX`] bytes at most; `None` if the channel
+    /// has no history.
+    #[must_use]
+    pub fn read(process_state: &ProcessState, request: PageRequest<'_>, now: Now) -> Option<Self> {
+        let PageRequest {
+            name,
+            after,
+            limit,
+            ring_position,
+        } = request;
+        let history = &process_state.history;
+        history.limits_of(name)?;
+        let tag = process_state.interests.tag(name);
+        let reached = History::offset_before(ring_position);
+        let now_ms = now.monotonic_ms;
+        let newest = || history.offset_of_newest(tag, limit, reached);
+        let resumed = after.map(|after| history.resume(tag, after, reached + 1, now_ms));
+        let (start, mut is_complete) = match resumed {
+            Some(Ok(after)) => (after, true),
+            Some(Err(_)) => (newest(), false),
+            None => (newest(), true),
+        };
+        let is_newest = after.is_none() || !is_complete;
+        let mut entries: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
+        let mut bytes = 0;
+        // The first one always has room.
+        let read = history.read(tag, start, reached, now_ms, |offset, content| {
+            let is_full = entries.len() == limit
+                || !entries.is_empty() && bytes + content.len() > HISTORY_REPLY_BYTES_MAX;
+            if !is_newest && is_full {
+                is_complete = false;
+                return false;
+            }
+            bytes += content.len();
+            entries.push_back((offset, content.to_vec()));
+            while is_newest && entries.len() > 1 && bytes > HISTORY_REPLY_BYTES_MAX {
+                bytes -= entries.pop_front().map_or(0, |(_, content)| content.len());
+            }
+            true
+        });
+        is_complete &= read.is_ok() && history.is_settled(ring_position);
+        let through = match (is_complete, entries.back()) {
+            (true, _) => reached,
+            (false, Some((offset, _))) => *offset,
+            (false, None) => start,
+        };
+        Some(Self {
+            entries,
+            name: name.to_owned(),
+            position: history.position(through),
+            is_complete,
+        })
+    }
+
+    /// The publications, each with whom it was for.
+    pub fn messages(
+        &self,
+    ) -> impl Iterator<Item = (HistoryMessage<'_>, BroadcastTarget<'_>, TenantScope<'_>)> {
+        self.entries.iter().filter_map(|(offset, content)| {
+            let record = Record::read(content)?;
+            let publication = record.publication()?;
+            let message = HistoryMessage {
+                position: Position {
+                    offset: *offset,
+                    ..self.position
+                },
+                kind: publication.kind,
+                data: publication.data,
+                unix_ms: record.meta.unix_ms,
+            };
+            let is_its = record.channel == self.name.as_bytes();
+            is_its.then_some((message, publication.target, record.reach()?))
+        })
+    }
+}
+
+/// Whether an entry of the history is for one user only, and that is this one: of a tenant, or
+/// without one.
+#[must_use]
+pub fn is_entry_for_user(content: &[u8], tenant: Option<&str>, user: &str) -> bool {
+    let Some(record) = Record::read(content) else {
+        return false;
+    };
+    let is_in_tenant = match tenant {
+        Some(tenant) => {
+            let prefix = channel_of_tenant(tenant, "");
+            record.channel.starts_with(prefix.as_bytes())
+        }
+        None => !is_reserved(&String::from_utf8_lossy(record.channel)),
+    };
+    is_in_tenant && record.target() == Some(BroadcastTarget::User(user))
+}
