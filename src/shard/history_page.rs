@@ -92,7 +92,7 @@ impl HistoryPage {
         &self,
     ) -> impl Iterator<Item = (HistoryMessage<'_>, BroadcastTarget<'_>, TenantScope<'_>)> {
         self.entries.iter().filter_map(|(offset, content)| {
-            let record = Record::read(content)?;
+            let record = Record::read_kept(content)?;
             let publication = record.publication()?;
             let message = HistoryMessage {
                 position: Position {
@@ -113,7 +113,7 @@ impl HistoryPage {
 /// without one.
 #[must_use]
 pub fn is_entry_for_user(content: &[u8], tenant: Option<&str>, user: &str) -> bool {
-    let Some(record) = Record::read(content) else {
+    let Some(record) = Record::read_kept(content) else {
         return false;
     };
     let is_in_tenant = match tenant {

@@ -181,8 +181,8 @@ impl RingWriter {
         };
         let (tag, offset) = (pieces.tag, History::offset_of(position));
         match (pieces.history, record::without_frames(&pieces.record)) {
-            (Some(limits), Some((header, body))) => {
-                history.insert(tag, offset, &[&header, body], limits, now.monotonic_ms);
+            (Some(limits), Some(parts)) => {
+                history.insert(tag, offset, &parts, limits, now.monotonic_ms);
             }
             _ => history.note_unkept(tag, offset),
         }

@@ -27,6 +27,8 @@ use crate::dialect::{self, Placeholders, PublicationMeta};
 use crate::ws::frame;
 
 const HEADER_BYTES: usize = 32;
+/// The form and the count of the variants.
+const FIRST_BYTES: usize = 2;
 const TABLE_ENTRY_BYTES: usize = 16;
 /// Flag of a publication that has a position in the history.
 const FLAG_POSITION: u32 = 1;
@@ -158,15 +160,14 @@ pub(super) fn append_frame(
     }
 }
 
-/// What the history keeps of a record: its header, and what follows the table up to the frames.
-/// Together they are a record without frames. `None` when the bytes are not a valid record.
-pub(super) fn without_frames(record: &[u8]) -> Option<([u8; HEADER_BYTES], &[u8])> {
-    let frames = Record::read(record)?.frames;
-    let mut header = *record.first_chunk()?;
-    let table_bytes = usize::from(header[1]) * TABLE_ENTRY_BYTES;
-    header[1] = 0;
-    let body = record.get(HEADER_BYTES + table_bytes..record.len() - frames.len())?;
-    Some((header, body))
+/// What the history keeps of a record, in two parts: of its header what follows the count of the
+/// variants, and what stands between the table and the frames. `None` when the bytes are not a valid
+/// record.
+pub(super) fn without_frames(record: &[u8]) -> Option<[&[u8]; 2]> {
+    let Record { table, frames, .. } = Record::read(record)?;
+    let header = record.get(FIRST_BYTES..HEADER_BYTES)?;
+    let body = record.get(HEADER_BYTES + table.len()..record.len() - frames.len())?;
+    Some([header, body])
 }
 
 fn name_bytes(text: &str) -> [u8; 2] {
@@ -217,18 +218,27 @@ pub(super) fn fragment(record: &[u8]) -> Option<Fragment<'_>> {
 impl<'a> Record<'a> {
     /// Parses a whole record; `None` when the bytes are not a valid record.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
-        let (variant_count, target) = (usize::from(*bytes.get(1)?), *bytes.get(2)?);
-        let scope = *bytes.get(3)?;
-        let channel_bytes = usize::from(read_u16(bytes, 4)?);
-        let kind_bytes = usize::from(read_u16(bytes, 6)?);
-        let data_bytes = read_u32(bytes, 8)? as usize;
+        Self::read_parts(bytes.get(FIRST_BYTES..)?, usize::from(*bytes.get(1)?))
+    }
+
+    /// Parses what the history keeps of a record; `None` when the bytes are not that.
+    pub(super) fn read_kept(bytes: &'a [u8]) -> Option<Self> {
+        Self::read_parts(bytes, 0)
+    }
+
+    /// Parses what follows the form and the count of the variants.
+    fn read_parts(bytes: &'a [u8], variant_count: usize) -> Option<Self> {
+        let (target, scope) = (*bytes.first()?, *bytes.get(1)?);
+        let channel_bytes = usize::from(read_u16(bytes, 2)?);
+        let kind_bytes = usize::from(read_u16(bytes, 4)?);
+        let data_bytes = read_u32(bytes, 6)? as usize;
         let meta = PublicationMeta {
-            unix_ms: read_u64(bytes, 16)?,
-            id: read_u64(bytes, 24)?,
-            has_position: read_u32(bytes, 12)? & FLAG_POSITION != 0,
+            unix_ms: read_u64(bytes, 14)?,
+            id: read_u64(bytes, 22)?,
+            has_position: read_u32(bytes, 10)? & FLAG_POSITION != 0,
         };
         let (table, rest) = bytes
-            .get(HEADER_BYTES..)?
+            .get(HEADER_BYTES - FIRST_BYTES..)?
             .split_at_checked(variant_count * TABLE_ENTRY_BYTES)?;
         let (channel, rest) = rest.split_at_checked(channel_bytes)?;
         let (kind, rest) = rest.split_at_checked(kind_bytes)?;
@@ -418,9 +428,8 @@ mod tests {
             },
         };
         assert_eq!(record.frame(MONITORING), Some(monitoring));
-        let (header, body) = without_frames(&bytes).unwrap();
-        let kept = [&header[..], body].concat();
-        let kept = Record::read(&kept).unwrap();
+        let kept = without_frames(&bytes).unwrap().concat();
+        let kept = Record::read_kept(&kept).unwrap();
         assert_eq!((kept.publication(), kept.meta), (Some(expected), STAMP));
         assert_eq!((kept.variants(), kept.frames), (0, &[][..]));
         let plain = written(&[MONITORING]);

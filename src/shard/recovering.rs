@@ -248,7 +248,7 @@ fn render(
     content: &[u8],
     position: Position,
 ) -> Option<(FrameRun, bool)> {
-    let record = Record::read(content)?;
+    let record = Record::read_kept(content)?;
     let (tag, name) = broker.recovering_channel(recovery);
     let (target, reach) = (record.target()?, record.reach()?);
     if record.channel != name.as_bytes() || !broker.is_for(recovery.id, target, reach) {

@@ -4,10 +4,15 @@
 mod support;
 
 use fanwire::base::limits::{FILTER_MEMORY_BYTES, FILTER_MEMORY_PER_TEXT_BYTE};
+use fanwire::base::{History, HistoryLimits, HistoryRule, Now, ProcessState};
+use fanwire::broker::Publication;
 use fanwire::broker::filters::{Filter, FilterIndex};
 use fanwire::json::JsonReader;
+use fanwire::shard::Publisher;
+use fanwire_ring::{Ring, RingConfig};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
+use std::sync::Arc;
 use support::{NOW, connect, connect_at, flush, masked, shard};
 
 #[global_allocator]
@@ -20,6 +25,8 @@ fn messages_and_filters_take_bounded_memory() {
     a_publication_to_a_channel_with_filters_takes_a_small_multiple_of_its_bytes();
     a_filter_takes_512_bytes_and_8_for_each_of_its_text();
     what_many_filters_needed_is_free_when_they_are_gone();
+    a_publication_in_the_history_takes_its_bytes_and_64();
+    what_many_histories_needed_is_free_when_they_are_too_old();
 }
 
 /// Bytes of the data of a hostile message.
@@ -226,4 +233,81 @@ fn what_many_filters_needed_is_free_when_they_are_gone() {
         .saturating_sub(change.bytes_deallocated);
     // The lists of the session keep their length.
     assert!(left < 64 * 1_024, "{left} bytes");
+}
+
+const AGE_MS: u64 = 60_000;
+
+/// A publisher on channels with a history of 1,000 publications.
+fn history() -> (Publisher, Arc<ProcessState>) {
+    let rule = HistoryRule {
+        literal: "news:".into(),
+        is_prefix: true,
+        limits: HistoryLimits {
+            messages_max: 1_000,
+            bytes_max: 1 << 20,
+            age_ms: AGE_MS,
+        },
+    };
+    let history = History::new(1, vec![rule], 1, 1 << 32);
+    let state = Arc::new(ProcessState::new(1, u64::MAX).with_history(history, 10));
+    let config = RingConfig {
+        capacity_bytes: 1 << 20,
+        readers_max: 1,
+    };
+    let ring = Ring::new(config).expect("a small ring");
+    let publisher = Publisher::new(&ring, Arc::clone(&state), Arc::default(), |_, _| {});
+    (publisher, state)
+}
+
+fn publish(publisher: &Publisher, channel: &str, data: &str) {
+    let publication = Publication::new(channel, "m", data);
+    let published = publisher.publish(&publication, NOW);
+    published.expect("nobody reads the ring");
+}
+
+fn a_publication_in_the_history_takes_its_bytes_and_64() {
+    // Many, so that what a channel takes for itself does not count.
+    const MESSAGES: usize = 1_000;
+    const CHANNELS: usize = 10;
+    let (publisher, state) = history();
+    let data = format!("\"{}\"", "x".repeat(198));
+    let region = Region::new(ALLOCATOR);
+    let mut text_bytes = 0;
+    for channel in 0..CHANNELS {
+        let channel = format!("news:{channel:03}");
+        for _ in 0..MESSAGES {
+            publish(&publisher, &channel, &data);
+            text_bytes += channel.len() + 1 + data.len();
+        }
+    }
+    let stats = region.change();
+    let taken = stats.bytes_allocated - stats.bytes_deallocated;
+    assert_eq!(state.history.stats().messages, (MESSAGES * CHANNELS) as u64);
+    let overhead = (taken - text_bytes) as f64 / (MESSAGES * CHANNELS) as f64;
+    println!("a publication in the history takes its text and {overhead:.1} bytes");
+    assert!(overhead <= 64.0, "{overhead}");
+}
+
+fn what_many_histories_needed_is_free_when_they_are_too_old() {
+    let (publisher, state) = history();
+    let region = Region::new(ALLOCATOR);
+    let taken = || {
+        let stats = region.change();
+        stats.bytes_allocated as i64 - stats.bytes_deallocated as i64
+    };
+    let mut most = 0;
+    for round in 0..4 {
+        for channel in 0..50_000 {
+            publish(&publisher, &format!("news:{round}:{channel}"), "1");
+        }
+        most = most.max(taken());
+        let later = Now::at(NOW.monotonic_ms + AGE_MS + 1_000, NOW.unix_ms);
+        for turn in 0..64 * 64 {
+            state.history.sweep(turn, later.monotonic_ms);
+        }
+        assert_eq!(state.history.stats().channels, 0);
+        let left = taken();
+        println!("50,000 histories took at most {most} bytes; {left} are left");
+        assert!(left < most / 50, "{left} of {most}");
+    }
 }
