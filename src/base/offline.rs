@@ -46,8 +46,8 @@ struct Stripe(Mutex<Users>);
 #[derive(Debug, Default)]
 struct Users {
     by_key: HashMap<UserKey, User>,
-    /// Users in the order in which they went, with when they are forgotten. A user who has come back
-    /// and gone again is in it again.
+    /// Users who went, each once, with when to look whether to forget them. A user who has come back
+    /// keeps the place, and gets a new one when it is looked at.
     order: VecDeque<(UserKey, u64)>,
 }
 
@@ -58,6 +58,8 @@ struct User {
     subscriptions: u32,
     /// Without a subscription: when the user is forgotten, monotonic milliseconds.
     expires_ms: u64,
+    /// Whether the user is in the order of those who went; it is not removed while it is.
+    is_in_order: bool,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +68,25 @@ struct Seen {
     subscriptions: u32,
     /// Without one: the offset up to which everything was sent.
     offset: u64,
+}
+
+impl Users {
+    fn enter_order(&mut self, user: UserKey) {
+        if let Some(known) = self.by_key.get_mut(&user)
+            && !known.is_in_order
+        {
+            known.is_in_order = true;
+            self.order.push_back((user, known.expires_ms));
+        }
+    }
+
+    /// Removes a user without channels, unless it is in the order.
+    fn remove_empty(&mut self, user: UserKey) {
+        let known = self.by_key.get(&user);
+        if known.is_some_and(|known| !known.is_in_order) {
+            self.by_key.remove(&user);
+        }
+    }
 }
 
 impl Default for OfflineUsers {
@@ -125,6 +146,7 @@ impl OfflineUsers {
         let Some(known) = users.by_key.get_mut(&user) else {
             return;
         };
+        let was_subscribed = known.subscriptions > 0;
         if let Some(seen) = known.channels.get_mut(&tag)
             && seen.subscriptions > 0
         {
@@ -135,12 +157,10 @@ impl OfflineUsers {
             }
         }
         if known.channels.is_empty() {
-            users.by_key.remove(&user);
-        } else if known.subscriptions == 0 {
+            users.remove_empty(user);
+        } else if was_subscribed && known.subscriptions == 0 {
             // What is left are channels of sessions that are gone.
-            let expires_ms = known.expires_ms;
-            users.order.push_back((user, expires_ms));
-            self.remembered.fetch_add(1, Ordering::Relaxed);
+            self.remember(&mut users, user);
         }
     }
 
@@ -171,12 +191,20 @@ impl OfflineUsers {
                 known.channels.remove(&tag);
             }
         }
-        known.expires_ms = expires_ms;
-        if before > 0 && known.subscriptions == 0 {
-            users.order.push_back((user, expires_ms));
-            if self.remembered.fetch_add(1, Ordering::Relaxed) >= self.users_max {
-                self.evict(&mut users);
+        // A session that was subscribed to none of them changes nothing.
+        if before > known.subscriptions {
+            known.expires_ms = expires_ms;
+            if known.subscriptions == 0 {
+                self.remember(&mut users, user);
             }
+        }
+    }
+
+    /// The user has no session that is subscribed any more.
+    fn remember(&self, users: &mut Users, user: UserKey) {
+        users.enter_order(user);
+        if self.remembered.fetch_add(1, Ordering::Relaxed) >= self.users_max {
+            self.evict(users);
         }
     }
 
@@ -201,10 +229,13 @@ impl OfflineUsers {
         let Some(known) = users.by_key.get_mut(&user) else {
             return;
         };
+        let was_remembered = known.subscriptions == 0 && !known.channels.is_empty();
         known.channels.retain(|_, seen| seen.subscriptions > 0);
-        if known.subscriptions == 0 {
-            users.by_key.remove(&user);
-            self.remembered.fetch_sub(1, Ordering::Relaxed);
+        if known.channels.is_empty() {
+            if was_remembered {
+                self.remembered.fetch_sub(1, Ordering::Relaxed);
+            }
+            users.remove_empty(user);
         }
     }
 
@@ -215,21 +246,35 @@ impl OfflineUsers {
             let Some((user, expires_ms)) = users.order.pop_front() else {
                 return;
             };
-            if self.drop_if_gone(users, user, expires_ms) {
+            // Who has come back and gone again went later than this.
+            if self.look_at(users, user, |known| known.expires_ms == expires_ms) {
                 self.evicted.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Forgets a user who has had no session since the time that `expires_ms` stands for.
-    fn drop_if_gone(&self, users: &mut Users, user: UserKey, expires_ms: u64) -> bool {
-        let known = users.by_key.get(&user);
-        let is_gone = known.is_some_and(|it| it.subscriptions == 0 && it.expires_ms == expires_ms);
-        if is_gone {
+    /// Looks at a user who was first in the order: forgets it if it has no session and `is_due`, and
+    /// gives it a new place if it is not due; whether it was forgotten.
+    fn look_at(&self, users: &mut Users, user: UserKey, is_due: impl Fn(&User) -> bool) -> bool {
+        let Some(known) = users.by_key.get_mut(&user) else {
+            return false;
+        };
+        known.is_in_order = false;
+        if known.channels.is_empty() {
+            users.by_key.remove(&user);
+            return false;
+        }
+        if known.subscriptions > 0 {
+            return false;
+        }
+        let is_due = is_due(known);
+        if is_due {
             users.by_key.remove(&user);
             self.remembered.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            users.enter_order(user);
         }
-        is_gone
+        is_due
     }
 
     /// Forgets who went too long ago, in one part of the table: call it with each number in turn. A
@@ -242,7 +287,7 @@ impl OfflineUsers {
             match users.order.front().copied() {
                 Some((user, expires_ms)) if expires_ms <= now_ms => {
                     users.order.pop_front();
-                    self.drop_if_gone(&mut users, user, expires_ms);
+                    self.look_at(&mut users, user, |known| known.expires_ms <= now_ms);
                 }
                 _ => break,
             }
@@ -327,10 +372,7 @@ mod tests {
         assert_eq!(remembered + evicted, 200);
         (0..STRIPES).for_each(|turn| users.sweep(turn, 50));
         assert_eq!(users.counts().0, 0);
-        for Stripe(stripe) in &users.stripes {
-            let users = lock(stripe);
-            assert!(users.by_key.is_empty() && users.order.is_empty());
-        }
+        check_empty(&users);
         let late = go("late", 60);
         assert_eq!(users.subscribe(late, A, 60), LastSeen::Never, "too late");
     }
@@ -346,5 +388,55 @@ mod tests {
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
         users.remove(ann);
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Now);
+    }
+
+    #[test]
+    fn a_session_without_subscriptions_does_not_change_when_its_user_is_forgotten() {
+        let users = OfflineUsers::new(10);
+        let ann = users.key("ann");
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        users.disconnect(ann, [(A, 1)].into_iter(), 50);
+        // Another session of hers, which was subscribed to nothing.
+        users.disconnect(ann, std::iter::empty(), 90);
+        (0..STRIPES).for_each(|turn| users.sweep(turn, 50));
+        assert_eq!(users.counts(), (0, 0));
+        check_empty(&users);
+    }
+
+    #[test]
+    fn users_who_come_and_go_take_one_place_each() {
+        let users = OfflineUsers::new(10);
+        let ann = users.key("ann");
+        let places = || lock(&users.stripes[(ann.0 >> 58) as usize].0).order.len();
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        users.disconnect(ann, [(A, 1)].into_iter(), 50);
+        for round in 0..100 {
+            // Of what another session left, A stays.
+            assert_eq!(users.subscribe(ann, B, 0), LastSeen::Never);
+            users.unsubscribe(ann, B);
+            assert_eq!(users.subscribe(ann, A, 0), LastSeen::At(1));
+            users.disconnect(ann, [(A, 1)].into_iter(), 51 + round);
+            assert_eq!((users.counts(), places()), ((1, 0), 1));
+        }
+        // Looked at when she was to be forgotten first, and again at the right time.
+        (0..STRIPES).for_each(|turn| users.sweep(turn, 149));
+        assert_eq!((users.counts(), places()), ((1, 0), 1));
+        for _ in 0..100 {
+            assert_eq!(users.subscribe(ann, A, 0), LastSeen::At(1));
+            users.unsubscribe(ann, A);
+            assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+            users.disconnect(ann, [(A, 1)].into_iter(), 150);
+            assert_eq!((users.counts(), places()), ((1, 0), 1));
+        }
+        (0..STRIPES).for_each(|turn| users.sweep(turn, 150));
+        assert_eq!(users.counts(), (0, 0));
+        check_empty(&users);
+    }
+
+    fn check_empty(users: &OfflineUsers) {
+        for Stripe(stripe) in &users.stripes {
+            let users = lock(stripe);
+            assert!(users.by_key.is_empty() && users.order.is_empty());
+        }
     }
 }
