@@ -386,12 +386,20 @@ impl History {
         channel.lost_through()
     }
 
-    /// The offset after which a channel has at most `count` entries up to another offset.
+    /// The offset after which a channel has, up to another offset, at most `count` entries with so many
+    /// bytes together, or one that is larger.
     #[must_use]
-    pub fn offset_of_newest(&self, tag: ChannelTag, count: usize, through: u64) -> u64 {
+    pub fn offset_of_newest(
+        &self,
+        tag: ChannelTag,
+        (count, bytes_max): (usize, usize),
+        through: u64,
+    ) -> u64 {
         let channels = self.lock(tag);
         let channel = channels.by_tag.get(&tag);
-        channel.map_or(channels.lost_through, |it| it.before_newest(count, through))
+        channel.map_or(channels.lost_through, |it| {
+            it.before_newest(count, bytes_max, through)
+        })
     }
 
     /// Removes the entries of a channel.

@@ -152,10 +152,18 @@ impl ChannelHistory {
         }
     }
 
-    /// The offset after which it has at most `count` entries up to another offset.
-    pub(super) fn before_newest(&self, count: usize, through: u64) -> u64 {
+    /// The offset after which it has, up to another offset, at most `count` entries with so many bytes
+    /// together, or one that is larger.
+    pub(super) fn before_newest(&self, count: usize, bytes_max: usize, through: u64) -> u64 {
         let end = self.entries.partition_point(|it| it.offset() <= through);
-        let before = end.checked_sub(count + 1);
-        before.map_or(self.lost_through, |index| self.entries[index].offset())
+        let (mut newest, mut bytes) = (0, 0);
+        for entry in self.entries.range(..end).rev() {
+            bytes += entry.content().len();
+            if newest == count || (newest > 0 && bytes > bytes_max) {
+                return entry.offset();
+            }
+            newest += 1;
+        }
+        self.lost_through
     }
 }

@@ -5,12 +5,11 @@ use crate::base::channel_names::{channel_of_tenant, is_reserved};
 use crate::base::limits::HISTORY_REPLY_BYTES_MAX;
 use crate::base::{History, Now, Position, ProcessState};
 use crate::broker::{BroadcastTarget, HistoryMessage, TenantScope};
-use std::collections::VecDeque;
 
 /// Publications of one channel, oldest first.
 #[derive(Debug)]
 pub struct HistoryPage {
-    entries: VecDeque<(u64, Vec<u8>)>,
+    entries: Vec<(u64, Vec<u8>)>,
     /// The channel's full name.
     name: String,
     /// Up to where it reaches.
@@ -48,7 +47,7 @@ impl HistoryPage {
         let tag = process_state.interests.tag(name);
         let reached = History::offset_before(ring_position);
         let now_ms = now.monotonic_ms;
-        let newest = || history.offset_of_newest(tag, limit, reached);
+        let newest = || history.offset_of_newest(tag, (limit, HISTORY_REPLY_BYTES_MAX), reached);
         let resumed = after.map(|after| history.resume(tag, after, reached + 1, now_ms));
         let (start, mut is_complete) = match resumed {
             Some(Ok(after)) => (after, true),
@@ -56,7 +55,7 @@ impl HistoryPage {
             None => (newest(), true),
         };
         let is_newest = after.is_none() || !is_complete;
-        let mut entries: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
+        let mut entries: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut bytes = 0;
         // The first one always has room.
         let read = history.read(tag, start, reached, now_ms, |offset, content| {
@@ -67,14 +66,11 @@ impl HistoryPage {
                 return false;
             }
             bytes += content.len();
-            entries.push_back((offset, content.to_vec()));
-            while is_newest && entries.len() > 1 && bytes > HISTORY_REPLY_BYTES_MAX {
-                bytes -= entries.pop_front().map_or(0, |(_, content)| content.len());
-            }
+            entries.push((offset, content.to_vec()));
             true
         });
         is_complete &= read.is_ok() && history.is_settled(ring_position);
-        let through = match (is_complete, entries.back()) {
+        let through = match (is_complete, entries.last()) {
             (true, _) => reached,
             (false, Some((offset, _))) => *offset,
             (false, None) => start,

@@ -321,7 +321,7 @@ impl World {
             true
         };
         let history = &process_state.history;
-        let oldest = history.offset_of_newest(tag, usize::MAX - 1, u64::MAX);
+        let oldest = history.offset_of_newest(tag, (usize::MAX, usize::MAX), u64::MAX);
         history.read(tag, oldest, u64::MAX, 0, visit).unwrap();
         log
     }
@@ -472,4 +472,33 @@ fn history_is_read_from_a_position_or_from_the_newest() {
         let found = world.clients[0].histories.pop().unwrap();
         assert_eq!(found, (expected.collect(), is_complete), "{text}");
     }
+}
+
+#[test]
+fn a_publication_larger_than_an_answer_is_returned_alone() {
+    let mut world = World::new(1, rule(100, 0), 1);
+    world.connect(0, 0);
+    for padding_bytes in [10, 300_000, 300_000, 10] {
+        world.publish(0, 0, padding_bytes);
+        world.finish();
+    }
+    let log = world.log(0);
+    let after = |index: usize| format!(r#","after":"{}""#, log[index].0);
+    for (parameters, expected) in [
+        (after(0), (vec![1], false)),
+        (after(1), (vec![2], false)),
+        (after(2), (vec![3], true)),
+        (String::new(), (vec![3], true)),
+        (String::from(r#","limit":1"#), (vec![3], true)),
+    ] {
+        let text = format!(r#"{{"type":"history","data":{{"channel":"news:0"{parameters}}}}}"#);
+        world.send(0, &text);
+        world.finish();
+        assert_eq!(world.clients[0].histories.pop(), Some(expected), "{text}");
+    }
+    world.publish(0, 0, 300_000);
+    world.finish();
+    world.send(0, r#"{"type":"history","data":{"channel":"news:0"}}"#);
+    world.finish();
+    assert_eq!(world.clients[0].histories.pop(), Some((vec![4], true)));
 }
