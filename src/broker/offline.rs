@@ -4,6 +4,7 @@ use super::session::Session;
 use super::state::Broker;
 use crate::base::offline::{LastSeen, UserKey};
 use crate::base::{ChannelTag, ConnectionId, Now};
+use std::cell::LazyCell;
 
 impl Broker {
     /// The key of the session's user, if its dialect has an offline queue.
@@ -49,11 +50,13 @@ impl Broker {
             return;
         };
         let policy = &self.policy.dialects[session.dialect.index()];
+        // Once for all its subscriptions, and only if one recovers.
+        let recoveries = LazyCell::new(|| self.recoveries.of(id));
         let channels = session.client_side().iter().map(|subscription| {
             let channel = self.channels.at(subscription.channel);
             let recovery = channel.group(subscription.group).key.recovery;
-            let after = recovery.and_then(|number| self.recoveries.after(number));
-            (channel.tag(), after.unwrap_or(self.reached))
+            let after = recovery.and_then(|number| recoveries.get(&number));
+            (channel.tag(), after.copied().unwrap_or(self.reached))
         });
         let expires_ms = now.monotonic_ms + policy.offline_queue_ttl.0;
         self.process_state

@@ -2,7 +2,7 @@
 
 use super::channels::SubscriptionRef;
 use crate::base::ConnectionId;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 
 /// A subscriber that receives entries of the history.
@@ -31,10 +31,11 @@ impl Recoveries {
         NonZeroU32::new(self.count).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// How far a recovery has come.
-    pub(super) fn after(&self, number: NonZeroU32) -> Option<u64> {
-        let found = self.queue.iter().find(|it| it.number == number);
-        found.map(|recovery| recovery.after)
+    /// How far the recoveries of a session have come, by their numbers. Looks at all of the shard.
+    pub(super) fn of(&self, id: ConnectionId) -> HashMap<NonZeroU32, u64> {
+        let its = self.queue.iter().filter(|recovery| recovery.id == id);
+        its.map(|recovery| (recovery.number, recovery.after))
+            .collect()
     }
 
     pub(super) fn begin(

@@ -55,6 +55,8 @@ impl Broker {
 
     /// Ends the session of a subscriber that missed entries which are not kept any more.
     pub fn fail_recovery(&mut self, recovery: Recovery, now: Now, emit: &mut Emit<'_>) {
+        // How far it has come is looked up when its user goes.
+        self.recoveries.queue.push_back(recovery);
         self.close_once(recovery.id, CloseReason::RecoveryFailed, now, emit);
     }
 

@@ -6,8 +6,10 @@ use crate::random::Random;
 use crate::seeds::seeds;
 use crate::shards::{Shards, shards_keeping};
 use fanwire::auth::{Grant, issue};
-use fanwire::base::{ConnectionId, DialectId, HistoryLimits, HistoryRule, Now};
+use fanwire::base::counters::CloseReason;
+use fanwire::base::{ConnectionId, DialectId, HistoryLimits, HistoryRule, Now, ShardCounters};
 use fanwire::shard::ConnectionAction;
+use std::sync::Arc;
 
 const BEGAN: Now = Now::at(1_000, 1_700_000_000_000);
 const SECRET: &[u8] = b"a secret of the simulation, long enough";
@@ -65,12 +67,12 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, messages_max: u32) -> Self {
         let rule = HistoryRule {
             literal: "prop:".into(),
             is_prefix: true,
             limits: HistoryLimits {
-                messages_max: 1_000_000,
+                messages_max,
                 bytes_max: 1 << 28,
                 age_ms: 0,
             },
@@ -123,13 +125,24 @@ impl World {
     }
 
     fn publish(&mut self) {
+        let padding_bytes = self.random.below(300);
+        self.publish_padded(padding_bytes);
+    }
+
+    fn publish_padded(&mut self, padding_bytes: usize) {
         let number = self.published;
         self.published += 1;
-        let padding = "x".repeat(self.random.below(300));
+        let padding = "x".repeat(padding_bytes);
         let text = format!(
             r#"{{"type":"publish","data":{{"channel":"prop:1","type":"UP","data":{{"type":"UP","n":{number},"p":"{padding}"}}}}}}"#
         );
         self.shards.shards[0].receive(self.publisher, &mut frame(1, text.as_bytes()), BEGAN);
+    }
+
+    fn sum_of_failures(&self) -> u64 {
+        let counters = self.shards.counters.iter();
+        let failures = |it: &Arc<ShardCounters>| it.closes.of(CloseReason::RecoveryFailed).value();
+        counters.map(failures).sum()
     }
 
     /// Lets a shard read all, so that it is known what it has read.
@@ -166,6 +179,17 @@ impl World {
         }
     }
 
+    /// Lets all shards read and send, so many times.
+    fn pass(&mut self, times: usize) {
+        for _ in 0..times {
+            for shard in 0..SHARDS {
+                self.shards.shards[shard].drain_ring(BEGAN);
+                self.unblock();
+                self.flush(shard);
+            }
+        }
+    }
+
     fn unblock(&mut self) {
         for Connection { shard, id, .. } in &self.connections {
             self.shards.shards[*shard].writable(*id);
@@ -197,7 +221,7 @@ impl World {
 #[test]
 fn a_user_receives_what_the_last_connection_was_not_sent() {
     for seed in seeds(0..30) {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, 1_000_000);
         for _ in 0..STEPS {
             let shard = world.random.below(SHARDS);
             match world.random.below(12) {
@@ -229,4 +253,30 @@ fn a_user_receives_what_the_last_connection_was_not_sent() {
             assert_eq!(connection.first + connection.count, world.published);
         }
     }
+}
+
+#[test]
+fn a_user_whose_recovery_failed_receives_what_is_kept() {
+    let mut world = World::new(1, 20);
+    world.connect();
+    world.disconnect();
+    (0..20).for_each(|_| world.publish_padded(10_000));
+    (0..SHARDS).for_each(|shard| world.drain(shard));
+    // It is sent a part, all of that, and the rest is not kept any more.
+    world.connect();
+    let shard = world.connections[0].shard;
+    world.shards.shards[shard].drain_ring(BEGAN);
+    for _ in 0..20 {
+        world.unblock();
+        world.flush(shard);
+    }
+    (0..40).for_each(|_| world.publish_padded(100));
+    world.pass(100);
+    assert_eq!(world.sum_of_failures(), 1);
+    assert!(world.connections[0].count < 20);
+    world.disconnect();
+    world.resume = Some(40);
+    world.connect();
+    world.pass(100);
+    assert_eq!(world.connections[0].count, 20);
 }
