@@ -8,6 +8,9 @@ const PREFIX_BYTES: usize = 12;
 /// What an entry costs beside its bytes: its place in the list.
 const OVERHEAD_BYTES: u64 = size_of::<Stored>() as u64;
 
+/// What a channel costs beside its entries: its places in the tables, and its list.
+const CHANNEL_BYTES: u64 = 160;
+
 /// An entry, in one allocation: `offset u64 │ monotonic seconds u32 │ content`.
 #[derive(Debug)]
 pub(super) struct Stored(Box<[u8]>);
@@ -70,9 +73,13 @@ impl ChannelHistory {
         self.lost_through
     }
 
-    /// Entries, and what they cost, bytes.
+    /// Entries, and what they and the channel cost, bytes; nothing without entries, as such a channel is
+    /// soon removed.
     pub(super) fn size(&self) -> (u64, u64) {
-        (self.entries.len() as u64, self.bytes)
+        match self.entries.len() as u64 {
+            0 => (0, 0),
+            count => (count, self.bytes + CHANNEL_BYTES),
+        }
     }
 
     /// Inserts an entry where its offset belongs, which is nearly always the end, and removes what is

@@ -301,6 +301,9 @@ fn what_many_histories_needed_is_free_when_they_are_too_old() {
             publish(&publisher, &format!("news:{round}:{channel}"), "1");
         }
         most = most.max(taken());
+        // Publishers of many channels cannot exceed `history_bytes_max` by what channels cost.
+        let counted = state.history.stats().bytes as i64;
+        assert!(taken() < counted * 5 / 4, "{} of {counted}", taken());
         let later = Now::at(NOW.monotonic_ms + AGE_MS + 1_000, NOW.unix_ms);
         for turn in 0..64 * 64 {
             state.history.sweep(turn, later.monotonic_ms);
