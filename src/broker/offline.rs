@@ -2,8 +2,10 @@
 
 use super::session::Session;
 use super::state::Broker;
+use crate::base::channel_names::name_for_clients;
 use crate::base::offline::{LastSeen, UserKey};
 use crate::base::{ChannelTag, ConnectionId, Now};
+use crate::config::Action;
 use std::cell::LazyCell;
 
 impl Broker {
@@ -29,6 +31,9 @@ impl Broker {
             LastSeen::Never if policy.replay_on_first_subscribe => 0,
             LastSeen::Never => return None,
         };
+        // Who may not read the history may still subscribe.
+        let channel = name_for_clients(name);
+        self.check_access(id, Action::History, channel).ok()?;
         let history = &self.process_state.history;
         Some(after.max(history.oldest_offset(tag, now.monotonic_ms)))
     }
