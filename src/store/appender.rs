@@ -60,6 +60,10 @@ pub(super) struct Chunk {
 #[derive(Debug)]
 pub(super) enum Message {
     Chunk(Chunk),
+    /// Write what follows to a new segment.
+    BeginSegment,
+    /// Delete the segments whose records are all before this sequence number.
+    DeleteBefore(u64),
     /// Write what came before, and end.
     Close,
 }
@@ -182,6 +186,34 @@ impl Appender {
             self.chunk = chunk;
         }
         Err(error)
+    }
+}
+
+impl Appender {
+    /// Hands the records over, and has the store begin a new segment for all that is handed over
+    /// later.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); no segment is begun then.
+    pub fn begin_segment(&mut self) -> Result<(), AppendError> {
+        self.flush()?;
+        self.tell(Message::BeginSegment)
+    }
+
+    /// Has the store delete the segments whose records are all before this sequence number.
+    ///
+    /// # Errors
+    /// [`AppendError::QueueFull`] and [`AppendError::Closed`]; nothing is deleted then.
+    pub fn delete_before(&mut self, sequence: u64) -> Result<(), AppendError> {
+        self.tell(Message::DeleteBefore(sequence))
+    }
+
+    fn tell(&self, message: Message) -> Result<(), AppendError> {
+        let sent = self.sender.try_send(message);
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => AppendError::QueueFull,
+            TrySendError::Disconnected(_) => AppendError::Closed,
+        })
     }
 }
 

@@ -28,10 +28,15 @@ pub(super) struct BatchBuilder {
     /// Bytes in the buffer.
     bytes: usize,
     first_sequence: u64,
+    batch_begins_segment: bool,
     pending: PendingRecords,
     /// What did not fit: the chunk, the offset of the next frame, and its index.
     rest: Option<(Chunk, usize, u64)>,
     is_full: bool,
+    /// Whether the next batch begins a segment.
+    begins_segment: bool,
+    /// Segments before this sequence number are to be deleted.
+    delete_before: Option<u64>,
     is_closing: bool,
     status: Arc<Status>,
 }
@@ -54,9 +59,12 @@ impl BatchBuilder {
             buffer: None,
             bytes: 0,
             first_sequence: next_sequence,
+            batch_begins_segment: false,
             pending: PendingRecords::new(&status),
             rest: None,
             is_full: false,
+            begins_segment: false,
+            delete_before: None,
             is_closing: false,
             status,
         }
@@ -74,6 +82,11 @@ impl BatchBuilder {
     /// Whether the store is to be closed and all that came before is in the batch or written.
     pub(super) const fn is_closing(&self) -> bool {
         self.is_closing
+    }
+
+    /// The sequence number before which segments are to be deleted, once.
+    pub(super) fn take_delete_before(&mut self) -> Option<u64> {
+        self.delete_before.take()
     }
 
     /// Waits for a message for at most this long, and handles it.
@@ -102,6 +115,12 @@ impl BatchBuilder {
                 self.rest = Some((chunk, 0, 0));
                 self.move_rest();
             }
+            Message::BeginSegment => {
+                self.begins_segment = true;
+                // What is in the batch belongs to the segment before.
+                self.is_full = self.bytes > 0;
+            }
+            Message::DeleteBefore(sequence) => self.delete_before = Some(sequence),
             Message::Close => self.is_closing = true,
         }
     }
@@ -136,6 +155,7 @@ impl BatchBuilder {
             let bytes = bytes.max(self.batch_bytes);
             self.buffer = Some(glommio::allocate_dma_buffer(bytes));
             self.first_sequence = self.next_sequence;
+            self.batch_begins_segment = std::mem::take(&mut self.begins_segment);
         }
         let buffer = self.buffer.as_mut().expect("a batch with frames has one");
         let Some(target) = buffer.as_bytes_mut().get_mut(self.bytes..end) else {
@@ -168,6 +188,7 @@ impl BatchBuilder {
             bytes: Rc::new(buffer),
             first_sequence: self.first_sequence,
             last_sequence: self.next_sequence - 1,
+            begins_segment: self.batch_begins_segment,
         };
         let pending = PendingRecords::new(&self.status);
         Some((batch, std::mem::replace(&mut self.pending, pending)))

@@ -69,6 +69,22 @@ impl Retention {
         Some(segment)
     }
 
+    /// Takes the oldest segment out if all its records are before a sequence number. `active` is the
+    /// first one in the segment that is written.
+    pub(super) fn take_before(
+        &mut self,
+        sequence: u64,
+        active: Option<u64>,
+    ) -> Option<ClosedSegment> {
+        let next = self.segments.get(1).map(|(next, _)| next.first_sequence);
+        if next.or(active)? > sequence {
+            return None;
+        }
+        let (segment, _) = self.segments.pop_front()?;
+        self.bytes -= segment.bytes;
+        Some(segment)
+    }
+
     /// Segments and their bytes.
     pub(super) fn totals(&self) -> (u64, u64) {
         (self.segments.len() as u64, self.bytes)
@@ -126,6 +142,28 @@ mod tests {
         assert_eq!(at(&mut retention, 11_000, 0), [1], "a jump back");
         assert_eq!(at(&mut retention, 60_999, 99 * day), none);
         assert_eq!(at(&mut retention, 61_000, 0), [2, 3]);
+    }
+
+    #[test]
+    fn segments_before_a_sequence_number_go() {
+        let mut retention = Retention::new(u64::MAX, None);
+        for first_sequence in [1, 4, 7] {
+            retention.add(segment(first_sequence), 0, Now::at(0, 0));
+        }
+        let before = |retention: &mut Retention, sequence, active| {
+            let taken = std::iter::from_fn(|| retention.take_before(sequence, active));
+            taken.map(|it| it.first_sequence).collect::<Vec<_>>()
+        };
+        let none: [u64; 0] = [];
+        assert_eq!(before(&mut retention, 3, Some(9)), none);
+        assert_eq!(before(&mut retention, 6, Some(9)), [1]);
+        assert_eq!(
+            before(&mut retention, 9, None),
+            [4],
+            "the newest records stay"
+        );
+        assert_eq!(before(&mut retention, 8, Some(9)), none);
+        assert_eq!(before(&mut retention, 9, Some(9)), [7]);
     }
 
     #[test]

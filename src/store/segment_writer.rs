@@ -52,6 +52,8 @@ pub(super) struct SealedBatch {
     pub(super) bytes: Rc<DmaBuffer>,
     pub(super) first_sequence: u64,
     pub(super) last_sequence: u64,
+    /// Whether it is to be the first of a segment.
+    pub(super) begins_segment: bool,
 }
 
 /// A file that is written at multiples of a block.
@@ -211,7 +213,7 @@ impl SegmentWriter {
         now: Now,
     ) -> Result<(), WriteError> {
         let length = batch.bytes.len() as u64;
-        if self.is_finished(length, now) {
+        if self.is_finished(length, now) || batch.begins_segment && self.has_records() {
             self.close(now).await?;
         }
         if self.active.is_none() {
@@ -242,10 +244,14 @@ impl SegmentWriter {
         };
         let age_ms = now.monotonic_ms.saturating_sub(active.begun_ms);
         let is_old = self.retention.segment_age_max_ms();
-        let has_records = active.bytes > BLOCK_BYTES as u64;
-        has_records
+        self.has_records()
             && (active.bytes + length > self.segment_bytes
                 || is_old.is_some_and(|max| age_ms >= max))
+    }
+
+    fn has_records(&self) -> bool {
+        let active = self.active.as_ref();
+        active.is_some_and(|active| active.bytes > BLOCK_BYTES as u64)
     }
 
     /// Creates a segment and writes its header.
@@ -355,8 +361,18 @@ impl SegmentWriter {
     /// Deletes segments that are too old, or too many with `active_bytes` in the one that is
     /// written or about to be.
     fn delete_expired(&mut self, active_bytes: u64, now: Now) {
+        self.delete_while(|retention| retention.take_expired(active_bytes, now));
+    }
+
+    /// Deletes the segments whose records are all before this sequence number.
+    pub(super) fn delete_before(&mut self, sequence: u64) {
+        let active = self.active.as_ref().map(|active| active.first_sequence);
+        self.delete_while(|retention| retention.take_before(sequence, active));
+    }
+
+    fn delete_while(&mut self, mut next: impl FnMut(&mut Retention) -> Option<ClosedSegment>) {
         let mut is_deleted = false;
-        while let Some(segment) = self.retention.take_expired(active_bytes, now) {
+        while let Some(segment) = next(&mut self.retention) {
             let path = self.directory.segment_path(segment.first_sequence);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

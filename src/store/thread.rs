@@ -151,6 +151,9 @@ impl StoreThread {
         let mut is_intact = true;
         loop {
             self.builder.fill();
+            if let Some(sequence) = self.builder.take_delete_before() {
+                self.writer.delete_before(sequence);
+            }
             let now = self.clock.now();
             let is_closing = self.builder.is_closing();
             let has_unsynced = unsynced.records() > 0;

@@ -74,6 +74,40 @@ fn records_of_several_threads_come_back_in_the_order_of_each() {
 }
 
 #[test]
+fn a_segment_begins_where_it_is_wanted_and_those_before_it_can_go() {
+    let directory = Directory::new("begin");
+    let config = directory.config(SyncPolicy::Always);
+    let (store, ..) = open(&config);
+    let mut appender = store.appender();
+    for round in 0..5 {
+        for _ in 0..3 {
+            appender.append(1, b"key", b"payload").unwrap();
+        }
+        let sequence = Arc::new(AtomicU64::new(0));
+        appender.begin_segment().unwrap();
+        let begun = Arc::clone(&sequence);
+        let done = move |result: Result<u64, _>| begun.store(result.unwrap(), Ordering::Relaxed);
+        appender.append_with(2, b"begin", b"", done).unwrap();
+        appender.flush().unwrap();
+        wait_until("it is written", || sequence.load(Ordering::Relaxed) > 0);
+        assert_eq!(sequence.load(Ordering::Relaxed), 4 * (round + 1));
+        appender
+            .delete_before(sequence.load(Ordering::Relaxed))
+            .unwrap();
+        wait_until("those before it are deleted", || {
+            store.stats().oldest_sequence == 4 * (round + 1)
+        });
+        assert_eq!(directory.segments().len(), 1);
+    }
+    drop(appender);
+    store.close();
+    let (_store, scan, records) = open(&config);
+    assert!(scan.was_closed && scan.damages.is_empty(), "{scan:?}");
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[&20].0, 2);
+}
+
+#[test]
 fn each_start_continues_the_numbers_and_the_epoch() {
     let directory = Directory::new("starts");
     let config = directory.config(SyncPolicy::Never);
