@@ -21,6 +21,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Independently locked parts of the table.
 const STRIPES: usize = 64;
+/// The parts of the table that are exported one after the other.
+pub const PARTS: usize = STRIPES;
 /// Records of the ring begin at multiples of this, bytes.
 const RECORD_ALIGNMENT: u64 = 32;
 /// Channels without a history share so many notes of their newest publications.
@@ -82,6 +84,15 @@ pub enum HistoryError {
     UnknownPosition,
 }
 
+/// The part of a durable history that one process wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryRun {
+    /// The epoch of its positions.
+    pub epoch: u32,
+    /// Its offsets are greater than this.
+    pub base: u64,
+}
+
 /// The history of all channels.
 #[derive(Debug)]
 pub struct History {
@@ -92,6 +103,12 @@ pub struct History {
     /// By parts of tags, the newest offset of a publication that is not kept.
     newest_unkept: Box<[AtomicU64]>,
     shard_count: usize,
+    /// The offset of the ring's first record is the next one; those up to it are of earlier processes.
+    base: u64,
+    /// The earlier processes whose positions count, the oldest first.
+    runs: Vec<HistoryRun>,
+    /// Of earlier processes, entries up to this offset may be missing anywhere.
+    incomplete_through: u64,
     bytes_max: u64,
     bytes: AtomicU64,
     messages: AtomicU64,
@@ -150,6 +167,9 @@ impl History {
             writers: writers.take(shard_count + OUTSIDE_WRITERS_MAX).collect(),
             newest_unkept: unkept.take(UNKEPT_SLOTS).collect(),
             shard_count,
+            base: 0,
+            runs: Vec::new(),
+            incomplete_through: 0,
             bytes_max,
             bytes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
@@ -168,17 +188,63 @@ impl History {
         (rule.limits.messages_max > 0).then_some(rule.limits)
     }
 
+    /// Continues what earlier processes have stored: their last offset, and whose positions count.
+    /// Entries up to `incomplete_through` may be missing anywhere.
+    pub fn continue_from(&mut self, base: u64, runs: Vec<HistoryRun>, incomplete_through: u64) {
+        self.base = base;
+        self.runs = runs;
+        self.incomplete_through = incomplete_through;
+    }
+
+    /// The processes whose positions count, the oldest first and this one last.
+    #[must_use]
+    pub fn runs(&self) -> Vec<HistoryRun> {
+        let this = HistoryRun {
+            epoch: self.epoch,
+            base: self.base,
+        };
+        self.runs.iter().copied().chain([this]).collect()
+    }
+
+    /// Of earlier processes, entries up to this offset may be missing anywhere.
+    #[must_use]
+    pub const fn incomplete_through(&self) -> u64 {
+        self.incomplete_through
+    }
+
+    /// The channels in one of [`PARTS`] parts of the table.
+    #[must_use]
+    pub fn channels_of(&self, part: usize) -> Vec<ChannelTag> {
+        lock(&self.stripes[part].0).by_tag.keys().copied().collect()
+    }
+
+    /// Calls `visit` with the offset, the age in milliseconds and the content of the entries of a
+    /// channel after an offset, oldest first, until it returns false. Returns the offset up to which
+    /// entries may have been removed; `None` if the channel has no place in the table any more.
+    pub fn export(
+        &self,
+        tag: ChannelTag,
+        after: u64,
+        now_ms: u64,
+        visit: impl FnMut(u64, u64, &[u8]) -> bool,
+    ) -> Option<u64> {
+        let channels = self.lock(tag);
+        let channel = channels.by_tag.get(&tag)?;
+        channel.export(after, now_ms, visit);
+        Some(channel.lost_through())
+    }
+
     /// The offset of a record of the ring.
     #[must_use]
-    pub fn offset_of(ring_position: u64) -> u64 {
-        ring_position / RECORD_ALIGNMENT + 1
+    pub fn offset_of(&self, ring_position: u64) -> u64 {
+        self.base + ring_position / RECORD_ALIGNMENT + 1
     }
 
     /// The offset of the last record before this position of the ring, or a later one that no record
     /// has; 0 = there is none.
     #[must_use]
-    pub fn offset_before(ring_position: u64) -> u64 {
-        ring_position / RECORD_ALIGNMENT
+    pub fn offset_before(&self, ring_position: u64) -> u64 {
+        self.base + ring_position / RECORD_ALIGNMENT
     }
 
     /// What clients are shown of an offset.
@@ -260,7 +326,24 @@ impl History {
         limits: HistoryLimits,
         now_ms: u64,
     ) {
-        let stored = Stored::new(offset, now_ms, parts);
+        let stored = Stored::new(offset, (now_ms, 0), parts);
+        self.insert_stored(tag, stored, limits, now_ms);
+    }
+
+    /// Inserts an entry of an earlier process, which is as old as `age_ms`.
+    pub fn restore(
+        &self,
+        tag: ChannelTag,
+        offset: u64,
+        content: &[u8],
+        limits: HistoryLimits,
+        (now_ms, age_ms): (u64, u64),
+    ) {
+        let stored = Stored::new(offset, (now_ms, age_ms), &[content]);
+        self.insert_stored(tag, stored, limits, now_ms);
+    }
+
+    fn insert_stored(&self, tag: ChannelTag, stored: Stored, limits: HistoryLimits, now_ms: u64) {
         let mut channels = self.lock(tag);
         let Channels {
             by_tag,
@@ -338,11 +421,27 @@ impl History {
         unreached: u64,
         now_ms: u64,
     ) -> Result<u64, HistoryError> {
-        if position.epoch != self.epoch || position.offset >= unreached {
-            return Err(HistoryError::UnknownPosition);
+        let offset = self.offset_in_this_run(position);
+        let offset = offset.filter(|offset| *offset < unreached);
+        let offset = offset.ok_or(HistoryError::UnknownPosition)?;
+        if offset < self.incomplete_through {
+            return Err(HistoryError::TooOld);
         }
-        self.read(tag, position.offset, 0, now_ms, |_, _| false)?;
-        Ok(position.offset)
+        self.read(tag, offset, 0, now_ms, |_, _| false)?;
+        Ok(offset)
+    }
+
+    /// What this process calls the offset of a position. Who has received everything up to an offset
+    /// that an earlier process gave to something that was not stored has everything of that process.
+    fn offset_in_this_run(&self, position: Position) -> Option<u64> {
+        let Position { epoch, offset } = position;
+        if epoch == self.epoch {
+            return Some(offset);
+        }
+        let index = self.runs.iter().position(|run| run.epoch == epoch)?;
+        let next = self.runs.get(index + 1);
+        let end = next.map_or(self.base, |next| next.base);
+        (offset >= self.runs[index].base).then(|| offset.min(end))
     }
 
     /// Calls `visit` with the entries of a channel after one offset and up to another, oldest first,
@@ -402,19 +501,19 @@ impl History {
         })
     }
 
-    /// Removes the entries of a channel.
-    pub fn delete(&self, tag: ChannelTag) {
+    /// Removes the entries of a channel up to an offset.
+    pub fn delete(&self, tag: ChannelTag, through: u64) {
         let mut channels = self.lock(tag);
         if let Some(channel) = channels.by_tag.get_mut(&tag) {
             let before = channel.size();
-            while channel.remove_oldest() {}
+            channel.delete_through(through);
             self.count(before, channel.size());
         }
     }
 
-    /// Removes the entries of all channels that `is_it` names. Locks one part of the table after the
+    /// Removes the entries of all channels that `is_it` names by their offsets and contents. Locks one part of the table after the
     /// other, each for a time that grows with its entries.
-    pub fn delete_where(&self, mut is_it: impl FnMut(&[u8]) -> bool) {
+    pub fn delete_where(&self, mut is_it: impl FnMut(u64, &[u8]) -> bool) {
         for Stripe(stripe) in &self.stripes {
             let mut channels = lock(stripe);
             for channel in channels.by_tag.values_mut() {

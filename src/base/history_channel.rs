@@ -5,21 +5,26 @@ use std::collections::VecDeque;
 
 /// Bytes of an entry before its content: the offset, and when it was stored in seconds.
 const PREFIX_BYTES: usize = 12;
+/// Seconds on the clock of entries when the process starts, so that what an earlier process stored has
+/// a time too: ten years.
+const START_S: u64 = 10 * 365 * 86_400;
 /// What an entry costs beside its bytes: its place in the list.
 const OVERHEAD_BYTES: u64 = size_of::<Stored>() as u64;
 
 /// What a channel costs beside its entries: its places in the tables, and its list.
 const CHANNEL_BYTES: u64 = 160;
 
-/// An entry, in one allocation: `offset u64 │ monotonic seconds u32 │ content`.
+/// An entry, in one allocation: `offset u64 │ time u32, seconds │ content`.
 #[derive(Debug)]
 pub(super) struct Stored(Box<[u8]>);
 
 impl Stored {
-    pub(super) fn new(offset: u64, now_ms: u64, parts: &[&[u8]]) -> Self {
+    /// Stored at `now_ms`, and before that for `age_ms` by an earlier process.
+    pub(super) fn new(offset: u64, (now_ms, age_ms): (u64, u64), parts: &[&[u8]]) -> Self {
         let content_bytes: usize = parts.iter().map(|part| part.len()).sum();
         let mut bytes = Vec::with_capacity(PREFIX_BYTES + content_bytes);
-        let seconds = u32::try_from(now_ms / 1_000).unwrap_or(u32::MAX);
+        let seconds = (now_ms / 1_000 + START_S).saturating_sub(age_ms.div_ceil(1_000));
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&offset.to_le_bytes());
         bytes.extend_from_slice(&seconds.to_le_bytes());
         for part in parts {
@@ -33,10 +38,15 @@ impl Stored {
         u64::from_le_bytes(*offset)
     }
 
-    /// When it was stored, monotonic milliseconds, rounded down.
+    /// When it was stored, milliseconds on the clock of entries, rounded down.
     fn stored_ms(&self) -> u64 {
         let seconds = self.0[8..].first_chunk().expect("it has a prefix");
         u64::from(u32::from_le_bytes(*seconds)) * 1_000
+    }
+
+    /// How long ago it was stored, milliseconds, up to a second more.
+    fn age_ms(&self, now_ms: u64) -> u64 {
+        (now_ms + START_S * 1_000).saturating_sub(self.stored_ms())
     }
 
     fn content(&self) -> &[u8] {
@@ -92,6 +102,11 @@ impl ChannelHistory {
         }
         let later = self.entries.iter().rev();
         let later = later.take_while(|entry| entry.offset() > offset).count();
+        let at = self.entries.len() - later;
+        if at > 0 && self.entries[at - 1].offset() == offset {
+            // A store has it twice.
+            return;
+        }
         self.bytes += stored.cost_bytes();
         if self.entries.len() == self.entries.capacity() {
             // Doubles, but not beyond the limit.
@@ -99,7 +114,7 @@ impl ChannelHistory {
             let most = (limits.messages_max as usize + 1).saturating_sub(self.entries.len());
             self.entries.reserve_exact(more.min(most.max(1)));
         }
-        self.entries.insert(self.entries.len() - later, stored);
+        self.entries.insert(at, stored);
         while self.entries.len() > limits.messages_max as usize || self.bytes > limits.bytes_max {
             if !self.remove_oldest() {
                 break;
@@ -118,29 +133,36 @@ impl ChannelHistory {
         true
     }
 
+    /// Removes the entries up to an offset; none of them is inserted again.
+    pub(super) fn delete_through(&mut self, through: u64) {
+        while self.oldest().is_some_and(|oldest| oldest <= through) && self.remove_oldest() {}
+        self.lost_through = self.lost_through.max(through);
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        self.entries.front().map(Stored::offset)
+    }
+
     /// Removes the entries that `is_it` names. What they were is not missed: a client that resumes
     /// before them receives the others.
-    pub(super) fn delete_where(&mut self, is_it: &mut impl FnMut(&[u8]) -> bool) {
-        self.entries.retain(|entry| !is_it(entry.content()));
+    pub(super) fn delete_where(&mut self, is_it: &mut impl FnMut(u64, &[u8]) -> bool) {
+        self.entries
+            .retain(|entry| !is_it(entry.offset(), entry.content()));
         self.bytes = self.entries.iter().map(Stored::cost_bytes).sum();
     }
 
     /// Removes the entries over their age.
     pub(super) fn expire(&mut self, now_ms: u64) {
-        while self.next_expiry_ms().is_some_and(|at_ms| at_ms <= now_ms) {
+        while self.is_oldest_expired(now_ms) {
             self.remove_oldest();
         }
     }
 
-    /// When the oldest entry is over its age, monotonic milliseconds; `None` if there is no entry.
-    fn next_expiry_ms(&self) -> Option<u64> {
-        let oldest = self.entries.front()?;
+    fn is_oldest_expired(&self, now_ms: u64) -> bool {
         // Times are rounded down to seconds, so one is added.
-        let lives_ms = match self.age_ms {
-            0 => u64::MAX,
-            age_ms => age_ms + 1_000,
-        };
-        Some(oldest.stored_ms().saturating_add(lives_ms))
+        let lives_ms = self.age_ms.saturating_add(1_000);
+        let oldest = self.entries.front().filter(|_| self.age_ms > 0);
+        oldest.is_some_and(|oldest| oldest.age_ms(now_ms) >= lives_ms)
     }
 
     /// Calls `visit` with the entries after one offset and up to another.
@@ -157,6 +179,19 @@ impl ChannelHistory {
                 return;
             }
         }
+    }
+
+    /// Calls `visit` with the offset, the age in milliseconds and the content of the entries after an
+    /// offset, until it returns false.
+    pub(super) fn export(
+        &self,
+        after: u64,
+        now_ms: u64,
+        mut visit: impl FnMut(u64, u64, &[u8]) -> bool,
+    ) {
+        let first = self.entries.partition_point(|it| it.offset() <= after);
+        let mut entries = self.entries.range(first..);
+        entries.all(|entry| visit(entry.offset(), entry.age_ms(now_ms), entry.content()));
     }
 
     /// The offset after which it has, up to another offset, at most `count` entries with so many bytes

@@ -6,15 +6,16 @@
 //! its first or loses its last subscriber of a variant.
 
 use super::Variant;
+use super::name_hash::NameKey;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Independently locked parts of the table.
 const STRIPES: usize = 64;
 
 /// The name of a channel as a keyed hash: what a record of the ring carries in its first cache
-/// line. Equal names have equal tags in a process. Two names have the same tag with a probability
+/// line. Equal names have equal tags in a process, and in all with the same [`NameKey`]. Two names have the same tag with a probability
 /// of 2^-64; they then cost each other work, never a wrong delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChannelTag(u64);
@@ -73,7 +74,7 @@ type Stripe = TagMap<Interest>;
 /// The table of all channels with subscribers.
 #[derive(Debug, Default)]
 pub struct Interests {
-    hasher: RandomState,
+    key: NameKey,
     stripes: [Lines<RwLock<Stripe>>; STRIPES / 4],
 }
 
@@ -83,10 +84,19 @@ pub struct Interests {
 struct Lines<T>([T; 4]);
 
 impl Interests {
+    /// No channels; tags depend on the key.
+    #[must_use]
+    pub fn with_key(key: NameKey) -> Self {
+        Self {
+            key,
+            ..Self::default()
+        }
+    }
+
     /// The tag of a channel.
     #[must_use]
     pub fn tag(&self, channel: &str) -> ChannelTag {
-        ChannelTag(self.hasher.hash_one(channel))
+        ChannelTag(self.key.hash(channel))
     }
 
     /// The variants that subscribers of a channel receive, anywhere in the process, as a mask.

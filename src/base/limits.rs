@@ -168,6 +168,9 @@ pub const HISTORY_REPLY_MESSAGES: u32 = 100;
 pub const HISTORY_REPLY_MESSAGES_MAX: u32 = 1_000;
 /// Bytes of the publications in such an answer.
 pub const HISTORY_REPLY_BYTES_MAX: usize = 256 * 1024;
+/// Users in one part of the table of whom it is noted that the store does not know their state yet; with
+/// more, the store gets the whole table.
+pub const OFFLINE_CHANGED_MAX: usize = 16_384;
 /// Channels on which it is remembered where one user stopped.
 pub const OFFLINE_CHANNELS_PER_USER_MAX: usize = 4_096;
 /// Users that one sweep of those who are offline forgets.

@@ -15,6 +15,7 @@ pub mod label;
 pub mod limits;
 pub mod memory;
 pub mod metric;
+pub mod name_hash;
 pub mod network;
 pub mod now;
 pub mod offline;
@@ -30,6 +31,7 @@ pub use history::{History, HistoryError, HistoryLimits, HistoryRule, HistoryStat
 pub use history_position::{POSITION_BYTES, Position};
 pub use id::{ConnectionId, DialectId, Variant};
 pub use interest::{ChannelTag, Interests, ShardSet};
+pub use name_hash::NameKey;
 pub use network::network_of;
 pub use now::Now;
 pub use process_state::ProcessState;

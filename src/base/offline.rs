@@ -3,19 +3,48 @@
 //!
 //! What it costs grows with users and channels, never with publications: those are in the history.
 
+use super::id::DialectId;
 use super::interest::{ChannelTag, TagMap, is_mostly_empty};
-use super::limits::{OFFLINE_CHANNELS_PER_USER_MAX, OFFLINE_SWEEP_MAX};
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, RandomState};
+use super::limits::{OFFLINE_CHANGED_MAX, OFFLINE_CHANNELS_PER_USER_MAX, OFFLINE_SWEEP_MAX};
+use super::name_hash::NameKey;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Independently locked parts of the table.
 const STRIPES: usize = 64;
 
+/// The parts of the table that are exported one after the other.
+pub const PARTS: usize = STRIPES;
+
 /// A user of a dialect, as a keyed hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserKey(u64);
+
+impl UserKey {
+    /// The key in a store.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The key with these bits.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+/// All that is known of a user, for a durable store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfflineUser {
+    /// When the user is forgotten, monotonic milliseconds; of no meaning with a subscription.
+    pub expires_ms: u64,
+    /// The channels, and the offset up to which everything was sent; `None` = a session of the user is
+    /// subscribed. Without channels, the user is forgotten.
+    pub channels: Vec<(ChannelTag, Option<u64>)>,
+}
 
 /// What is known of a user on a channel when one of the user's sessions subscribes to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +60,9 @@ pub enum LastSeen {
 /// The users of a process who are or were subscribed to channels with a history.
 #[derive(Debug)]
 pub struct OfflineUsers {
-    hasher: RandomState,
+    key: NameKey,
+    /// Whether a store wants to know who has changed.
+    is_recorded: bool,
     stripes: Box<[Stripe]>,
     /// Users without a session that are remembered, and at most.
     remembered: AtomicU64,
@@ -49,6 +80,10 @@ struct Users {
     /// Users who went, each once, with when to look whether to forget them. A user who has come back
     /// keeps the place, and gets a new one when it is looked at.
     order: VecDeque<(UserKey, u64)>,
+    /// Users who have changed since a store was told.
+    changed: HashSet<UserKey>,
+    /// Whether more have changed than are in the set.
+    has_unknown_changes: bool,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +106,21 @@ struct Seen {
 }
 
 impl Users {
+    fn export(&self, user: UserKey) -> OfflineUser {
+        let Some(known) = self.by_key.get(&user) else {
+            return OfflineUser::default();
+        };
+        let channels = known.channels.iter();
+        let channels = channels.map(|(tag, seen)| {
+            let is_subscribed = seen.subscriptions > 0;
+            (*tag, (!is_subscribed).then_some(seen.offset))
+        });
+        OfflineUser {
+            expires_ms: known.expires_ms,
+            channels: channels.collect(),
+        }
+    }
+
     fn enter_order(&mut self, user: UserKey) {
         if let Some(known) = self.by_key.get_mut(&user)
             && !known.is_in_order
@@ -91,17 +141,18 @@ impl Users {
 
 impl Default for OfflineUsers {
     fn default() -> Self {
-        Self::new(0)
+        Self::new(0, NameKey::random())
     }
 }
 
 impl OfflineUsers {
     /// Nobody; at most `users_max` users without a session are remembered.
     #[must_use]
-    pub fn new(users_max: u64) -> Self {
+    pub fn new(users_max: u64, key: NameKey) -> Self {
         let stripes = std::iter::repeat_with(Stripe::default);
         Self {
-            hasher: RandomState::new(),
+            key,
+            is_recorded: false,
             stripes: stripes.take(STRIPES).collect(),
             remembered: AtomicU64::new(0),
             users_max,
@@ -109,16 +160,93 @@ impl OfflineUsers {
         }
     }
 
-    /// The key of a user.
+    /// The same, and it is noted who changes.
     #[must_use]
-    pub fn key(&self, user: impl Hash) -> UserKey {
-        UserKey(self.hasher.hash_one(user))
+    pub fn recorded(mut self) -> Self {
+        self.is_recorded = true;
+        self
+    }
+
+    /// The key of the hashes of names.
+    #[must_use]
+    pub const fn name_key(&self) -> NameKey {
+        self.key
+    }
+
+    /// The key of a user of a dialect.
+    #[must_use]
+    pub fn key(&self, dialect: DialectId, user: &str) -> UserKey {
+        UserKey(self.key.hash_pair(dialect.name(), user))
+    }
+
+    /// Notes that a user has changed.
+    fn note_changed(&self, users: &mut Users, user: UserKey) {
+        if !self.is_recorded {
+            return;
+        }
+        if users.changed.len() < OFFLINE_CHANGED_MAX {
+            users.changed.insert(user);
+        } else {
+            users.has_unknown_changes = true;
+        }
+    }
+
+    /// Takes the users out of a part of the table who have changed since the last call, with what is
+    /// known of them now; and whether there are more, of whom it is not known who they are.
+    pub fn take_changed(&self, part: usize) -> (Vec<(UserKey, OfflineUser)>, bool) {
+        let mut users = lock(&self.stripes[part].0);
+        let changed = std::mem::take(&mut users.changed);
+        let has_more = std::mem::take(&mut users.has_unknown_changes);
+        let export = |user: &UserKey| (*user, users.export(*user));
+        (changed.iter().map(export).collect(), has_more)
+    }
+
+    /// The users in one of [`PARTS`] parts of the table.
+    #[must_use]
+    pub fn users_of(&self, part: usize) -> Vec<UserKey> {
+        let users = lock(&self.stripes[part].0);
+        users.by_key.keys().copied().collect()
+    }
+
+    /// What is known of a user.
+    #[must_use]
+    pub fn export(&self, user: UserKey) -> OfflineUser {
+        self.lock(user).export(user)
+    }
+
+    /// Replaces what is known of a user by what an earlier process knew. Those who were subscribed when it
+    /// ended count as having been sent everything up to `reached`, and are forgotten at `expires_ms`.
+    pub fn restore(&self, user: UserKey, known: &OfflineUser, reached: u64, expires_ms: u64) {
+        self.remove(user);
+        let is_gone = known.channels.iter().all(|(_, offset)| offset.is_some());
+        let expires_ms = if is_gone {
+            known.expires_ms
+        } else {
+            expires_ms
+        };
+        if known.channels.is_empty() || expires_ms == 0 {
+            return;
+        }
+        let mut users = self.lock(user);
+        let restored = users.by_key.entry(user).or_default();
+        restored.expires_ms = expires_ms;
+        restored
+            .channels
+            .extend(known.channels.iter().map(|(tag, offset)| {
+                let seen = Seen {
+                    subscriptions: 0,
+                    offset: offset.unwrap_or(reached),
+                };
+                (*tag, seen)
+            }));
+        self.remember(&mut users, user);
     }
 
     /// A session of a user has subscribed to a channel.
     #[must_use]
     pub fn subscribe(&self, user: UserKey, tag: ChannelTag, now_ms: u64) -> LastSeen {
         let mut users = self.lock(user);
+        self.note_changed(&mut users, user);
         let known = users.by_key.entry(user).or_default();
         let was_remembered = known.subscriptions == 0 && !known.channels.is_empty();
         if was_remembered {
@@ -143,6 +271,7 @@ impl OfflineUsers {
     /// subscribed.
     pub fn unsubscribe(&self, user: UserKey, tag: ChannelTag) {
         let mut users = self.lock(user);
+        self.note_changed(&mut users, user);
         let Some(known) = users.by_key.get_mut(&user) else {
             return;
         };
@@ -173,6 +302,7 @@ impl OfflineUsers {
         expires_ms: u64,
     ) {
         let mut users = self.lock(user);
+        self.note_changed(&mut users, user);
         let Some(known) = users.by_key.get_mut(&user) else {
             return;
         };
@@ -211,6 +341,7 @@ impl OfflineUsers {
     /// Of a session that has ended, publications from these offsets on were not sent.
     pub fn amend(&self, user: UserKey, unsent: &[(ChannelTag, u64)]) {
         let mut users = self.lock(user);
+        self.note_changed(&mut users, user);
         let Some(known) = users.by_key.get_mut(&user) else {
             return;
         };
@@ -226,6 +357,7 @@ impl OfflineUsers {
     /// Forgets where a user stopped, on all channels.
     pub fn remove(&self, user: UserKey) {
         let mut users = self.lock(user);
+        self.note_changed(&mut users, user);
         let Some(known) = users.by_key.get_mut(&user) else {
             return;
         };
@@ -270,6 +402,7 @@ impl OfflineUsers {
         let is_due = is_due(known);
         if is_due {
             users.by_key.remove(&user);
+            self.note_changed(users, user);
             self.remembered.fetch_sub(1, Ordering::Relaxed);
         } else {
             users.enter_order(user);
@@ -325,8 +458,8 @@ mod tests {
 
     #[test]
     fn the_last_session_of_a_user_says_where_the_user_stopped() {
-        let users = OfflineUsers::new(10);
-        let ann = users.key("ann");
+        let users = OfflineUsers::new(10, NameKey::random());
+        let ann = users.key(DialectId::Monitoring, "ann");
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Now);
         assert_eq!(users.subscribe(ann, B, 0), LastSeen::Never);
@@ -344,8 +477,8 @@ mod tests {
 
     #[test]
     fn a_channel_that_another_session_is_subscribed_to_is_not_missed() {
-        let users = OfflineUsers::new(10);
-        let ann = users.key("ann");
+        let users = OfflineUsers::new(10, NameKey::random());
+        let ann = users.key(DialectId::Monitoring, "ann");
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
         assert_eq!(users.subscribe(ann, B, 0), LastSeen::Never);
         // The session on A goes; the one on B stays.
@@ -355,9 +488,9 @@ mod tests {
 
     #[test]
     fn users_are_forgotten_in_time_and_when_there_are_too_many() {
-        let users = OfflineUsers::new(3);
+        let users = OfflineUsers::new(3, NameKey::random());
         let go = |name: &str, expires_ms| {
-            let user = users.key(name);
+            let user = users.key(DialectId::Monitoring, name);
             assert_eq!(users.subscribe(user, A, 0), LastSeen::Never, "{name}");
             users.disconnect(user, [(A, 1)].into_iter(), expires_ms);
             user
@@ -379,8 +512,8 @@ mod tests {
 
     #[test]
     fn a_user_can_be_forgotten() {
-        let users = OfflineUsers::new(3);
-        let ann = users.key("ann");
+        let users = OfflineUsers::new(3, NameKey::random());
+        let ann = users.key(DialectId::Monitoring, "ann");
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
         users.disconnect(ann, [(A, 1)].into_iter(), 50);
         users.remove(ann);
@@ -392,8 +525,8 @@ mod tests {
 
     #[test]
     fn a_session_without_subscriptions_does_not_change_when_its_user_is_forgotten() {
-        let users = OfflineUsers::new(10);
-        let ann = users.key("ann");
+        let users = OfflineUsers::new(10, NameKey::random());
+        let ann = users.key(DialectId::Monitoring, "ann");
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
         users.disconnect(ann, [(A, 1)].into_iter(), 50);
         // Another session of hers, which was subscribed to nothing.
@@ -405,8 +538,8 @@ mod tests {
 
     #[test]
     fn users_who_come_and_go_take_one_place_each() {
-        let users = OfflineUsers::new(10);
-        let ann = users.key("ann");
+        let users = OfflineUsers::new(10, NameKey::random());
+        let ann = users.key(DialectId::Monitoring, "ann");
         let places = || lock(&users.stripes[(ann.0 >> 58) as usize].0).order.len();
         assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
         users.disconnect(ann, [(A, 1)].into_iter(), 50);

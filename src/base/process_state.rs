@@ -47,11 +47,13 @@ impl ProcessState {
         }
     }
 
-    /// The same with a history, and so many users without a session whose place in it is known.
+    /// The same with a history and the users without a session whose place in it is known; the tags of
+    /// channels are of the key of these users.
     #[must_use]
-    pub fn with_history(mut self, history: History, offline_users_max: u64) -> Self {
+    pub fn with_history(mut self, history: History, offline: OfflineUsers) -> Self {
+        self.interests = Interests::with_key(offline.name_key());
         self.history = history;
-        self.offline = OfflineUsers::new(offline_users_max);
+        self.offline = offline;
         self
     }
 

@@ -13,7 +13,7 @@ impl Broker {
     fn offline_user(&self, session: &Session) -> Option<UserKey> {
         let policy = &self.policy.dialects[session.dialect.index()];
         let user = session.quota_user().filter(|_| policy.offline_queue)?;
-        Some(self.process_state.offline.key((session.dialect, user)))
+        Some(self.process_state.offline.key(session.dialect, &user))
     }
 
     /// Counts a subscription of the session to a channel, by its full name; returns the offset after

@@ -70,6 +70,7 @@ impl Broker {
     /// A broker without sessions.
     #[must_use]
     pub fn new(parts: BrokerParts) -> Self {
+        let first = parts.process_state.history.offset_before(0);
         Self {
             shard: parts.shard,
             policy: parts.policy,
@@ -81,8 +82,8 @@ impl Broker {
             process_state: parts.process_state,
             leaving: Leaving::default(),
             recoveries: Recoveries::default(),
-            reached: 0,
-            unreached: 1,
+            reached: first,
+            unreached: first + 1,
             handshakes: RateState::default(),
             json: JsonReader::default(),
             subscription_count: 0,
@@ -111,6 +112,13 @@ impl Broker {
     #[must_use]
     pub fn position(&self, offset: u64) -> Position {
         self.process_state.history.position(offset)
+    }
+
+    /// The same of a record of the ring.
+    #[must_use]
+    pub fn position_of(&self, ring_position: u64) -> Position {
+        let history = &self.process_state.history;
+        history.position(history.offset_of(ring_position))
     }
 
     /// The policy of the process.

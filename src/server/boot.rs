@@ -14,7 +14,8 @@ use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
-use crate::base::{DialectId, History, Now, ProcessState, ShardCounters};
+use crate::base::offline::OfflineUsers;
+use crate::base::{DialectId, History, NameKey, Now, ProcessState, ShardCounters};
 use crate::bridge::Integration;
 use crate::broker::{Broker, Quotas};
 use crate::config::{ByteSize, HistorySetting, Listener, Policy, Routes, Settings};
@@ -111,7 +112,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let process_state = ProcessState::new(cores.len(), waiting_bytes_max);
     let process_state = Arc::new(process_state.with_history(
         history(settings, cores.len()),
-        settings.process.offline_users_max,
+        OfflineUsers::new(settings.process.offline_users_max, NameKey::random()),
     ));
     let counters: Vec<_> = cores
         .iter()

@@ -92,7 +92,7 @@ impl Server {
     pub fn delete_history(&self, channel: &str) {
         let process_state = &self.running.context().process_state;
         let tag = process_state.interests.tag(&self.name_in_scope(channel));
-        process_state.history.delete(tag);
+        process_state.history.delete(tag, self.newest_offset());
     }
 
     /// Removes from the history of all channels of this handle's tenant, or of those without one, what was published for this user only, and where the
@@ -106,13 +106,20 @@ impl Server {
     pub fn delete_user_history(&self, user: &str) {
         let process_state = &self.running.context().process_state;
         let tenant = self.tenant();
-        let is_it = |content: &[u8]| is_entry_for_user(content, tenant, user);
+        let is_it = |_, content: &[u8]| is_entry_for_user(content, tenant, user);
         process_state.history.delete_where(is_it);
         for dialect in DialectId::ALL {
             let user = quota_user(tenant, user);
-            let key = process_state.offline.key((dialect, user));
+            let key = process_state.offline.key(dialect, &user);
             process_state.offline.remove(key);
         }
+    }
+
+    /// The offset of the newest publication, or a later one.
+    fn newest_offset(&self) -> u64 {
+        let context = self.running.context();
+        let position = context.publisher.ring_position();
+        context.process_state.history.offset_before(position)
     }
 
     fn name_in_scope<'a>(&self, channel: &'a str) -> Cow<'a, str> {

@@ -3,7 +3,7 @@
 use super::record::Record;
 use crate::base::channel_names::{channel_of_tenant, is_reserved};
 use crate::base::limits::HISTORY_REPLY_BYTES_MAX;
-use crate::base::{History, Now, Position, ProcessState};
+use crate::base::{Now, Position, ProcessState};
 use crate::broker::{BroadcastTarget, HistoryMessage, TenantScope};
 
 /// Publications of one channel, oldest first.
@@ -45,7 +45,7 @@ impl HistoryPage {
         let history = &process_state.history;
         history.limits_of(name)?;
         let tag = process_state.interests.tag(name);
-        let reached = History::offset_before(ring_position);
+        let reached = history.offset_before(ring_position);
         let now_ms = now.monotonic_ms;
         let newest = || history.offset_of_newest(tag, (limit, HISTORY_REPLY_BYTES_MAX), reached);
         let resumed = after.map(|after| history.resume(tag, after, reached + 1, now_ms));

@@ -37,7 +37,7 @@ mod timer_wheel;
 mod unauthenticated;
 
 use crate::auth::Verifier;
-use crate::base::{ConnectionId, History, Now, ProcessState, ShardCounters, SlabFull};
+use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use connection_table::ConnectionTable;
@@ -247,7 +247,8 @@ impl Shard {
             self.heal(lapped, now);
             1
         });
-        let reached = History::offset_before(self.reader.next_position());
+        let reached = self.reader.next_position();
+        let reached = self.process_state.history.offset_before(reached);
         self.broker.reach(reached);
         self.continue_recoveries(now);
         self.reap_ended(now);
@@ -265,7 +266,7 @@ impl Shard {
         if !history.has_rules() || !history.is_settled(reached) {
             return self.connections.close_all_lapped(now);
         }
-        let after = History::offset_before(reached - lapped.bytes);
+        let after = history.offset_before(reached - lapped.bytes);
         for id in self.broker.heal(after, now) {
             self.connections.close_lapped(id, now);
         }

@@ -4,7 +4,7 @@ use super::coalescer::Coalescer;
 use super::record::{self, Form, Fragment};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
 use crate::base::memory::Waiting;
-use crate::base::{ChannelTag, FrameRun, History, ShardCounters, SubscriptionId};
+use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId};
 use crate::broker::{BroadcastTarget, Broker};
 use fanwire_ring::{Lapped, Reader, Visit};
 use std::collections::HashMap;
@@ -69,7 +69,7 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
             deliver,
             ..
         } = self;
-        let position = broker.position(History::offset_of(ring_position));
+        let position = broker.position_of(ring_position);
         coalescer.add(tag, bytes, position, broker, counters, deliver);
     }
 

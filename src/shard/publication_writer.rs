@@ -3,9 +3,7 @@
 use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
 use crate::base::interest::variants_of;
 use crate::base::memory::Waiting;
-use crate::base::{
-    ChannelTag, History, HistoryLimits, Now, ProcessState, ShardCounters, ShardSet, Variant,
-};
+use crate::base::{ChannelTag, HistoryLimits, Now, ProcessState, ShardCounters, ShardSet, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
 use fanwire_ring::{Ring, WriteError, Writer};
@@ -179,7 +177,7 @@ impl RingWriter {
         let Some(position) = self.write_record(pieces.tag, parts, unannounced, now) else {
             return false;
         };
-        let (tag, offset) = (pieces.tag, History::offset_of(position));
+        let (tag, offset) = (pieces.tag, history.offset_of(position));
         match (pieces.history, record::without_frames(&pieces.record)) {
             (Some(limits), Some(parts)) => {
                 history.insert(tag, offset, &parts, limits, now.monotonic_ms);
@@ -309,7 +307,8 @@ impl PublicationWriter {
 
     /// An offset of the history that no publication has yet.
     pub(super) fn next_offset(&self) -> u64 {
-        History::offset_of(self.ring_writer.ring_position())
+        let position = self.ring_writer.ring_position();
+        self.process_state().history.offset_of(position)
     }
 
     /// What the shards of the process share.

@@ -4,7 +4,8 @@
 mod support;
 
 use fanwire::base::limits::{FILTER_MEMORY_BYTES, FILTER_MEMORY_PER_TEXT_BYTE};
-use fanwire::base::{History, HistoryLimits, HistoryRule, Now, ProcessState};
+use fanwire::base::offline::OfflineUsers;
+use fanwire::base::{History, HistoryLimits, HistoryRule, NameKey, Now, ProcessState};
 use fanwire::broker::Publication;
 use fanwire::broker::filters::{Filter, FilterIndex};
 use fanwire::json::JsonReader;
@@ -249,7 +250,10 @@ fn history() -> (Publisher, Arc<ProcessState>) {
         },
     };
     let history = History::new(1, vec![rule], 1, 1 << 32);
-    let state = Arc::new(ProcessState::new(1, u64::MAX).with_history(history, 10));
+    let state = Arc::new(
+        ProcessState::new(1, u64::MAX)
+            .with_history(history, OfflineUsers::new(10, NameKey::random())),
+    );
     let config = RingConfig {
         capacity_bytes: 1 << 20,
         readers_max: 1,

@@ -1,7 +1,8 @@
 //! Shards that share a ring, and all that shards of one process share.
 
 use fanwire::auth::Verifier;
-use fanwire::base::{DialectId, History, HistoryRule, Now, ProcessState, ShardCounters};
+use fanwire::base::offline::OfflineUsers;
+use fanwire::base::{DialectId, History, HistoryRule, NameKey, Now, ProcessState, ShardCounters};
 use fanwire::broker::Quotas;
 use fanwire::config::{AccessRule, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
@@ -31,8 +32,11 @@ pub(crate) fn shards_keeping(
     ring_bytes: u32,
     now: Now,
 ) -> Shards {
-    let history = History::new(count, rules, 7, 1 << 30);
-    let process_state = ProcessState::new(count, u64::MAX).with_history(history, 1_000);
+    let mut history = History::new(count, rules, 7, 1 << 30);
+    // As if earlier processes had stored something.
+    history.continue_from(1_000, Vec::new(), 0);
+    let process_state = ProcessState::new(count, u64::MAX)
+        .with_history(history, OfflineUsers::new(1_000, NameKey::random()));
     let mut policy = open_policy(1 << 22);
     policy.dialects[DialectId::Monitoring.index()].offline_queue = true;
     build(
