@@ -45,9 +45,11 @@ pub mod store;
 #[doc(hidden)]
 pub mod ws;
 
-// Layer 2: the rules.
+// Layer 2: the rules, and what of their state is durable.
 #[doc(hidden)]
 pub mod broker;
+#[doc(hidden)]
+pub mod journal;
 
 // Layer 3: the protocols of clients.
 #[doc(hidden)]
@@ -83,7 +85,7 @@ pub use net::BindError;
 pub use observe::log::LogGuard;
 pub use server::{
     AccessQuestion, Builder, ChannelHistory, Configured, ConnectionInfo, Explanation, HistoryEntry,
-    KernelError, Server, SignalWatch, StartError, Stats, StopOutcome,
+    KernelError, NotStored, Server, SignalWatch, StartError, Stats, StopOutcome,
 };
 pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
 

@@ -2,8 +2,10 @@
 
 use crate::base::{Now, ProcessState, ShardCounters};
 use crate::config::Secret;
+use crate::journal::Journal;
 use crate::observe::Metrics;
 use crate::shard::Publisher;
+use crate::store::StoreState;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +16,8 @@ pub struct ApiContext {
     pub metrics: Metrics,
     /// The counters of all shards, and those of publications from outside the shards.
     pub counters: Vec<Arc<ShardCounters>>,
+    /// The durable store, if there is one.
+    pub journal: Option<Arc<Journal>>,
     /// Publishes from outside the shards.
     pub publisher: Arc<Publisher>,
     /// Who may call `POST /notify`.
@@ -67,7 +71,7 @@ impl ApiContext {
     }
 
     /// The health of the server and of its components: `healthy`, `degraded` while a shard is
-    /// stalled, `draining`, or `unhealthy` when a shard has failed.
+    /// stalled or the durable store cannot write, `draining`, or `unhealthy` when a shard has failed.
     #[must_use]
     pub fn health(&self) -> serde_json::Value {
         let now = self.clock.now();
@@ -75,11 +79,13 @@ impl ApiContext {
         let heartbeats = &self.process_state.heartbeats;
         let mut stalled: Vec<_> = heartbeats.stalled(now.monotonic_ms).collect();
         stalled.retain(|shard| !failed.contains(shard));
+        let store = self.journal.as_ref().map(|journal| journal.state());
+        let is_storing = matches!(store, None | Some(StoreState::Running));
         let word = if !failed.is_empty() {
             "unhealthy"
         } else if self.is_draining.load(Ordering::Relaxed) {
             "draining"
-        } else if stalled.is_empty() {
+        } else if stalled.is_empty() && is_storing {
             "healthy"
         } else {
             "degraded"
@@ -91,6 +97,14 @@ impl ApiContext {
         } else {
             "stalled"
         };
+        let store = match store {
+            None => serde_json::json!({"status": "healthy", "type": "memory"}),
+            Some(StoreState::Running) => serde_json::json!({"status": "healthy", "type": "disk"}),
+            Some(StoreState::Failed { error }) => {
+                serde_json::json!({"status": "failed", "type": "disk", "error": error})
+            }
+            Some(StoreState::Closed) => serde_json::json!({"status": "closed", "type": "disk"}),
+        };
         let sessions = self.process_state.sessions_total();
         let uptime_ms = now.monotonic_ms - self.began.monotonic_ms;
         serde_json::json!({
@@ -99,6 +113,7 @@ impl ApiContext {
                 "server": {"status": word, "shards": self.shard_count},
                 "shards": {"status": shards, "stalled": stalled, "failed": failed},
                 "sessions": {"status": "healthy", "total_sessions": sessions},
+                "store": store,
                 "scaling_backend": {"status": "healthy", "type": "local"},
             },
             "shards": self.shard_count,

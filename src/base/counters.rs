@@ -112,6 +112,8 @@ label! {
         Duplicate = "duplicate",
         /// A handler of the embedding program rejected the message, or panicked.
         Handler = "handler",
+        /// What was published was delivered, but could not be stored (`store_sync = "always"`).
+        NotStored = "not_stored",
     }
 }
 

@@ -511,6 +511,41 @@ impl History {
         }
     }
 
+    /// Removes the entries of a channel up to an offset, and remembers that there may have been some.
+    pub fn lose(&self, tag: ChannelTag, through: u64) {
+        let mut channels = self.lock(tag);
+        let Channels {
+            by_tag,
+            order,
+            lost_through,
+        } = &mut *channels;
+        let channel = by_tag.entry(tag).or_insert_with(|| {
+            order.push_back(tag);
+            ChannelHistory::new(*lost_through)
+        });
+        let before = channel.size();
+        channel.delete_through(through);
+        self.count(before, channel.size());
+    }
+
+    /// Of channels in a part of the table without entries: the offset up to which there may have been
+    /// some.
+    #[must_use]
+    pub fn absent_lost_through(&self, part: usize) -> u64 {
+        lock(&self.stripes[part].0).lost_through
+    }
+
+    /// Remembers that channels in a part of the table without entries may have had some up to an offset.
+    pub fn lose_absent(&self, part: u64, through: u64) {
+        if let Some(Stripe(stripe)) = usize::try_from(part)
+            .ok()
+            .and_then(|it| self.stripes.get(it))
+        {
+            let mut channels = lock(stripe);
+            channels.lost_through = channels.lost_through.max(through);
+        }
+    }
+
     /// Removes the entries of all channels that `is_it` names by their offsets and contents. Locks one part of the table after the
     /// other, each for a time that grows with its entries.
     pub fn delete_where(&self, mut is_it: impl FnMut(u64, &[u8]) -> bool) {

@@ -168,6 +168,23 @@ pub const HISTORY_REPLY_MESSAGES: u32 = 100;
 pub const HISTORY_REPLY_MESSAGES_MAX: u32 = 1_000;
 /// Bytes of the publications in such an answer.
 pub const HISTORY_REPLY_BYTES_MAX: usize = 256 * 1024;
+/// Earlier processes whose positions in the history count.
+pub const HISTORY_RUNS_MAX: usize = 256;
+/// What a store has grown by when the next checkpoint is written, bytes; or by as much as the last one had,
+/// if that is more.
+pub const JOURNAL_CHECKPOINT_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Time after which a checkpoint is written if anything was, milliseconds.
+pub const JOURNAL_CHECKPOINT_MS_MAX: u64 = 3_600_000;
+/// Time between two checkpoints, if one is wanted, milliseconds.
+pub const JOURNAL_CHECKPOINT_MS_MIN: u64 = 10_000;
+/// Deletions that checkpoints repeat: so many, and for so long, milliseconds. No shard takes that long to
+/// append what it has published.
+pub const JOURNAL_DELETIONS_MAX: usize = 10_000;
+pub const JOURNAL_DELETIONS_MS: u64 = 600_000;
+/// Bytes of the history that are copied for a checkpoint while a part of the table is locked.
+pub const JOURNAL_PAGE_BYTES: usize = 64 * 1024;
+/// Time that a store has at the end for what has changed last, milliseconds.
+pub const JOURNAL_END_MS: u64 = 5_000;
 /// Users in one part of the table of whom it is noted that the store does not know their state yet; with
 /// more, the store gets the whole table.
 pub const OFFLINE_CHANGED_MAX: usize = 16_384;

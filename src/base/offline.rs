@@ -214,10 +214,9 @@ impl OfflineUsers {
         self.lock(user).export(user)
     }
 
-    /// Replaces what is known of a user by what an earlier process knew. Those who were subscribed when it
+    /// Remembers a user as an earlier process did. Those who were subscribed when it
     /// ended count as having been sent everything up to `reached`, and are forgotten at `expires_ms`.
     pub fn restore(&self, user: UserKey, known: &OfflineUser, reached: u64, expires_ms: u64) {
-        self.remove(user);
         let is_gone = known.channels.iter().all(|(_, offset)| offset.is_some());
         let expires_ms = if is_gone {
             known.expires_ms
@@ -228,6 +227,10 @@ impl OfflineUsers {
             return;
         }
         let mut users = self.lock(user);
+        if !is_gone {
+            // The store does not know yet when the user is forgotten.
+            self.note_changed(&mut users, user);
+        }
         let restored = users.by_key.entry(user).or_default();
         restored.expires_ms = expires_ms;
         restored

@@ -258,6 +258,8 @@ pub enum Rejection {
     UnknownSubscriptionId,
     /// The channel has no history.
     NoHistory,
+    /// The publication was delivered, but the durable store does not have it.
+    NotStored,
     /// A handler of the embedding program failed.
     HandlerFailed,
 }
@@ -302,6 +304,7 @@ impl Rejection {
             Self::DuplicateSubscriptionId => "Duplicate subscription",
             Self::UnknownSubscriptionId => "Unknown subscription",
             Self::NoHistory => "Channel has no history",
+            Self::NotStored => "Published, but not stored",
             Self::HandlerFailed => "Internal error",
         }
     }
@@ -319,6 +322,7 @@ impl Rejection {
             | Self::NoHistory => MessageError::Field,
             Self::DuplicateSubscriptionId => MessageError::Duplicate,
             Self::HandlerFailed => MessageError::Handler,
+            Self::NotStored => MessageError::NotStored,
             Self::RateLimited => MessageError::RateLimited,
             Self::AuthenticationRequired => MessageError::Unauthenticated,
             Self::PermissionDenied | Self::ReservedChannel => MessageError::Forbidden,

@@ -37,6 +37,7 @@ mod rule_table;
 mod secret;
 pub mod settings;
 mod sources;
+pub mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -62,6 +63,7 @@ pub use report::Report;
 pub use rule_table::RuleTable;
 pub use secret::Secret;
 pub use settings::{Notice, Settings};
+pub use store::StoreSync;
 pub use tokens::TokenSettings;
 pub use value::{ByteSize, Millis, SettingValue, ShardCount};
 

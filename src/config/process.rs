@@ -6,9 +6,11 @@ use super::history::HistorySetting;
 use super::origin::OriginPattern;
 use super::proxies::{AddressRange, ForwardedHeader, ProxyProtocol};
 use super::secret::Secret;
+use super::store::StoreSync;
 use super::value::{ByteSize, Millis, ShardCount};
 use crate::base::channel_names::PROPERTY;
 use crate::base::label::label;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -100,6 +102,16 @@ settings! {
         /// Users without a session of whom it is remembered where they stopped (`offline_queue`). With
         /// more, those who went first are forgotten.
         offline_users_max: u64 = 100_000;
+        /// Directory of the durable store, in which the history and where users stopped survive a restart.
+        /// It is created if its parent exists. Without it, nothing is stored.
+        store: Option<PathBuf> = None, flag = Some("DIR");
+        /// When what is stored must be on the disk: `always` (before it is acknowledged), a time such as `1s`
+        /// (so often), or `never` (when the operating system writes it).
+        store_sync: StoreSync = StoreSync::Every(Duration::from_secs(1)), flag = Some("POLICY");
+        /// Size of the files of the store together, 8 MiB or more. The history gets a quarter of it at most.
+        /// 0 = four times `history_bytes_max`, and 256 MiB.
+        store_bytes_max: ByteSize = ByteSize(0),
+            rule = Some((|size| size.0 == 0 || size.0 >= 8 << 20, "0, or 8 MiB or more"));
         /// Time for an asynchronous handler of the embedding program; later it counts as failed.
         handler_timeout: Millis = Millis(10_000),
             rule = Some((|time| time.0 > 0, "a time longer than 0s"));

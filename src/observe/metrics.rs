@@ -2,6 +2,8 @@
 
 use crate::base::metric::{MetricDeclaration, MetricKind};
 use crate::base::{DialectId, ProcessState, ShardCounters};
+use crate::journal::Journal;
+use crate::store::{StoreState, StoreStats};
 use fanwire_ring::Ring;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -29,6 +31,7 @@ struct ProcessCollector {
     shards: Vec<Arc<ShardCounters>>,
     process_state: Arc<ProcessState>,
     ring: Ring,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Metrics {
@@ -38,12 +41,14 @@ impl Metrics {
         shards: Vec<Arc<ShardCounters>>,
         process_state: Arc<ProcessState>,
         ring: Ring,
+        journal: Option<Arc<Journal>>,
     ) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessCollector {
             shards,
             process_state,
             ring,
+            journal,
         }));
         Self { registry }
     }
@@ -164,6 +169,73 @@ const PROCESS_METRICS: &[ProcessMetric] = &[
         None,
         |process| vec![("", process.ring.held_bytes())],
     ),
+    (
+        "store_up",
+        "Whether the durable store writes: 0 after a failed write until the next one succeeds",
+        MetricKind::Gauge,
+        None,
+        |process| {
+            let journal = process.journal.iter();
+            let is_up = |journal: &Arc<Journal>| journal.state() == StoreState::Running;
+            journal.map(|it| ("", is_up(it).into())).collect()
+        },
+    ),
+    (
+        "store_records_written",
+        "Records written to the durable store",
+        MetricKind::Counter,
+        None,
+        |process| process.of_store(|stats| stats.records_written_total),
+    ),
+    (
+        "store_records_rejected",
+        "Records that the durable store does not have because too much waited for the disk",
+        MetricKind::Counter,
+        None,
+        |process| process.of_store(|stats| stats.rejected_queue_full_total),
+    ),
+    (
+        "store_records_lost",
+        "Records that waited for the disk and then could not be written or made durable",
+        MetricKind::Counter,
+        None,
+        |process| process.of_store(|stats| stats.records_lost_total),
+    ),
+    (
+        "store_written_bytes",
+        "Bytes written to the durable store",
+        MetricKind::Counter,
+        None,
+        |process| process.of_store(|stats| stats.bytes_written_total),
+    ),
+    (
+        "store_syncs",
+        "Times that the durable store has made sure that all is on the disk",
+        MetricKind::Counter,
+        None,
+        |process| process.of_store(|stats| stats.syncs_total),
+    ),
+    (
+        "store_errors",
+        "Writes and syncs of the durable store that failed",
+        MetricKind::Counter,
+        None,
+        |process| process.of_store(|stats| stats.errors_total),
+    ),
+    (
+        "store_bytes",
+        "Bytes of all segments of the durable store",
+        MetricKind::Gauge,
+        None,
+        |process| process.of_store(|stats| stats.bytes),
+    ),
+    (
+        "store_queue_bytes",
+        "Bytes that wait for the durable store",
+        MetricKind::Gauge,
+        None,
+        |process| process.of_store(|stats| stats.queue_bytes),
+    ),
 ];
 
 impl Collector for ProcessCollector {
@@ -173,16 +245,21 @@ impl Collector for ProcessCollector {
         }
         for (name, help, kind, label, values) in PROCESS_METRICS {
             let name = format!("fanwire_{name}");
+            let found = values(self);
+            if found.is_empty() {
+                // Of a part that this process does not have.
+                continue;
+            }
             let mut metric = encoder.encode_descriptor(&name, help, None, metric_type(*kind))?;
             match label {
                 Some(label) => {
-                    for (dialect, value) in values(self) {
+                    for (dialect, value) in found {
                         let labels = [(*label, dialect)];
                         encode_value(metric.encode_family(&labels)?, *kind, value)?;
                     }
                 }
                 None => {
-                    let value = values(self).first().map_or(0, |(_, value)| *value);
+                    let value = found.first().map_or(0, |(_, value)| *value);
                     encode_value(metric, *kind, value)?;
                 }
             }
@@ -192,6 +269,12 @@ impl Collector for ProcessCollector {
 }
 
 impl ProcessCollector {
+    /// A value of the durable store, if there is one.
+    fn of_store(&self, value: impl Fn(&StoreStats) -> u64) -> Values {
+        let journal = self.journal.iter();
+        journal.map(|it| ("", value(&it.stats()))).collect()
+    }
+
     /// Encodes a metric of every shard.
     fn encode_shards(
         &self,
@@ -285,7 +368,7 @@ mod tests {
             readers_max: 1,
         };
         let ring = Ring::new(config).unwrap();
-        let text = Metrics::new(vec![shard], Arc::default(), ring)
+        let text = Metrics::new(vec![shard], Arc::default(), ring, None)
             .text()
             .unwrap();
         for line in [

@@ -3,6 +3,7 @@
 use super::cores;
 use super::error::StartError;
 use super::integration::{self, AsyncTokenCheck};
+use super::journal::{self, Restored};
 use super::kernel_probe;
 use super::locked_memory;
 use super::questions::{self, Question};
@@ -14,8 +15,7 @@ use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
-use crate::base::offline::OfflineUsers;
-use crate::base::{DialectId, History, NameKey, Now, ProcessState, ShardCounters};
+use crate::base::{DialectId, History, Now, ProcessState, ShardCounters};
 use crate::bridge::Integration;
 use crate::broker::{Broker, Quotas};
 use crate::config::{ByteSize, HistorySetting, Listener, Policy, Routes, Settings};
@@ -98,7 +98,8 @@ pub(super) struct Running {
 pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Running, StartError> {
     let small_pages = locked_memory::SmallPages::begin();
     let cores = cores::assign(settings.process.shards);
-    let rings = locked_memory::rings(cores.len()).map_err(StartError::Kernel)?;
+    let executors = usize::from(settings.process.store.is_some());
+    let rings = locked_memory::rings(cores.len(), executors).map_err(StartError::Kernel)?;
     kernel_probe::probe().map_err(StartError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();
     let ring = Ring::new(RingConfig {
@@ -110,10 +111,20 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let waiting_bytes_max = settings.process.waiting_bytes_max;
     let waiting_bytes_max = share_of_memory(waiting_bytes_max, 2, "waiting_bytes_max");
     let process_state = ProcessState::new(cores.len(), waiting_bytes_max);
-    let process_state = Arc::new(process_state.with_history(
-        history(settings, cores.len()),
-        OfflineUsers::new(settings.process.offline_users_max, NameKey::random()),
-    ));
+    let history_bytes_max =
+        share_of_memory(settings.process.history_bytes_max, 8, "history_bytes_max");
+    let history_bytes_max = journal::history_bytes_max(settings, history_bytes_max);
+    let history = history(settings, cores.len(), history_bytes_max);
+    let Restored {
+        journal,
+        history,
+        offline,
+    } = journal::open(settings, history, history_bytes_max, &cores, clock)?;
+    let process_state = Arc::new(process_state.with_history(history, offline));
+    if let Some(journal) = &journal {
+        journal.start(&process_state).map_err(other)?;
+    }
+    let log = || journal.as_ref().and_then(|journal| journal.log());
     let counters: Vec<_> = cores
         .iter()
         .map(|_| Arc::<ShardCounters>::default())
@@ -128,6 +139,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         let peers = peers.clone();
         move |index, now| peers.wake(index, now)
     });
+    let publisher = publisher.storing(log());
     let requests = services::requests();
     let publisher = Arc::new(publisher.calling_for_retry({
         let requests = requests.0.clone();
@@ -141,7 +153,9 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             all_counters.clone(),
             Arc::clone(&process_state),
             ring.clone(),
+            journal.clone(),
         ),
+        journal: journal.clone(),
         counters: all_counters,
         publisher: Arc::clone(&publisher),
         notify: notify_access(settings),
@@ -201,6 +215,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
                 ring: ring.clone(),
                 reader,
             },
+            log: log(),
             rings,
             listeners,
             waker: wakers[index].clone(),
@@ -262,10 +277,9 @@ pub(super) fn policy(settings: &Settings) -> Policy {
 
 /// The history of a process with so many shards. Its epoch is random, so that no position of an
 /// earlier process is taken for one of this.
-fn history(settings: &Settings, shard_count: usize) -> History {
+fn history(settings: &Settings, shard_count: usize, bytes_max: u64) -> History {
     let rules = settings.process.history.iter();
     let rules = rules.map(|HistorySetting(rule)| rule.clone()).collect();
-    let bytes_max = share_of_memory(settings.process.history_bytes_max, 8, "history_bytes_max");
     let epoch = RandomState::new().hash_one(std::process::id());
     #[expect(clippy::cast_possible_truncation, reason = "32 random bits are wanted")]
     let epoch = epoch as u32;
@@ -451,6 +465,13 @@ impl Running {
             // A shard that has stopped already needs no command.
             let _ = commands.send(command());
             waker.wake();
+        }
+    }
+
+    /// Closes the durable store, when nobody publishes any more or `is_whole` is false.
+    pub(super) fn close_store(&self, is_whole: bool) {
+        if let Some(journal) = &self.api.journal {
+            journal.close(is_whole);
         }
     }
 

@@ -638,9 +638,13 @@ impl Server {
 
     fn end(&self, end: impl FnOnce() -> StopOutcome) -> StopOutcome {
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = outcome.get_or_insert_with(end);
+        if let Some(outcome) = &*outcome {
+            return outcome.clone();
+        }
+        let ended = outcome.insert(end());
         self.running.context().publisher.stop();
-        outcome.clone()
+        self.running.close_store(*ended == StopOutcome::Drained);
+        ended.clone()
     }
 }
 

@@ -7,7 +7,9 @@ use crate::base::limits::HISTORY_REPLY_MESSAGES_MAX;
 use crate::base::{DialectId, Position};
 use crate::broker::quota_user;
 use crate::shard::{HistoryPage, PageRequest, is_entry_for_user};
+use crossbeam_channel::bounded;
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Publications of a channel, as [`Server::history`] reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,18 @@ pub struct HistoryEntry {
     /// When it was published, milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
 }
+
+/// Something that was published is not in the durable store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotStored;
+
+impl std::fmt::Display for NotStored {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("not everything that was published is in the durable store")
+    }
+}
+
+impl std::error::Error for NotStored {}
 
 impl Server {
     /// Reads the history of a channel: what follows the position `after`, or the newest; at most
@@ -92,7 +106,11 @@ impl Server {
     pub fn delete_history(&self, channel: &str) {
         let process_state = &self.running.context().process_state;
         let tag = process_state.interests.tag(&self.name_in_scope(channel));
-        process_state.history.delete(tag, self.newest_offset());
+        let through = self.newest_offset();
+        process_state.history.delete(tag, through);
+        if let Some(journal) = &self.running.context().journal {
+            journal.delete_channel(tag, through);
+        }
     }
 
     /// Removes from the history of all channels of this handle's tenant, or of those without one, what was published for this user only, and where the
@@ -108,11 +126,44 @@ impl Server {
         let tenant = self.tenant();
         let is_it = |_, content: &[u8]| is_entry_for_user(content, tenant, user);
         process_state.history.delete_where(is_it);
+        if let Some(journal) = &self.running.context().journal {
+            journal.delete_user(tenant, user, self.newest_offset());
+        }
         for dialect in DialectId::ALL {
             let user = quota_user(tenant, user);
             let key = process_state.offline.key(dialect, &user);
             process_state.offline.remove(key);
         }
+    }
+
+    /// Returns when all that calls of this server's handles have published is in the durable store as
+    /// `store_sync` promises; at once without a store.
+    ///
+    /// # Errors
+    /// [`NotStored`] if something that was published since the last call, by anybody, could not be stored,
+    /// or was not after `timeout`. It was published all the same.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// let server = fanwire::Server::builder().dev().set("store", "/var/lib/fanwire");
+    /// let server = server.set("history", vec!["news messages=100"]).start()?;
+    /// server.broadcast("news", "headline", &"hello")?;
+    /// server.wait_until_stored(Duration::from_secs(5))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_until_stored(&self, timeout: Duration) -> Result<(), NotStored> {
+        let (answer, answered) = bounded(1);
+        let completion = move |stored: Result<u64, _>| {
+            // Fails when nobody waits any more.
+            let _ = answer.send(stored.is_ok());
+        };
+        let context = self.running.context();
+        let marked = context.publisher.mark_stored(Box::new(completion));
+        let is_stored = marked.is_ok() && answered.recv_timeout(timeout).unwrap_or(false);
+        let journal = context.journal.as_ref();
+        let has_losses = journal.is_some_and(|journal| journal.take_losses());
+        (is_stored && !has_losses).then_some(()).ok_or(NotStored)
     }
 
     /// The offset of the newest publication, or a later one.

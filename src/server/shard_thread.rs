@@ -3,6 +3,7 @@
 use super::questions::{self, Question};
 use crate::api::{Api, ApiContext};
 use crate::base::now::Clock;
+use crate::journal::PublicationLog;
 use crate::net::wire::{EventLoop, SetupError, ShardCommand, Uring, UringConfig};
 use crate::net::{Peers, Waker};
 use crate::shard::{Shard, ShardParts};
@@ -21,6 +22,8 @@ const EXECUTOR_RING_DEPTH: usize = 64;
 pub(super) struct ShardThread {
     pub(super) core: usize,
     pub(super) parts: ShardParts,
+    /// Of the durable store, if there is one.
+    pub(super) log: Option<PublicationLog>,
     /// The sizes of its wire ring.
     pub(super) rings: UringConfig,
     pub(super) listeners: Vec<TcpListener>,
@@ -138,6 +141,7 @@ async fn run(thread: ShardThread, mut watch: Watch) {
         files_max: thread.parts.connections_max,
         ..thread.rings
     };
+    let waker = thread.waker.clone();
     let kernel = match Uring::new(&config, thread.listeners, thread.waker) {
         Ok(kernel) => kernel,
         Err(error) => return watch.end(Report::Rejected(error)),
@@ -145,7 +149,10 @@ async fn run(thread: ShardThread, mut watch: Watch) {
     watch.report(Report::Ready);
     let counters = Arc::clone(&thread.parts.counters);
     let index = thread.parts.index;
-    let shard = Shard::new(thread.parts, thread.clock.now());
+    let mut shard = Shard::new(thread.parts, thread.clock.now());
+    if let Some(log) = thread.log {
+        shard.store_publications(log, move || waker.wake());
+    }
     let event_loop = EventLoop::new(
         kernel,
         shard,

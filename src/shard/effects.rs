@@ -4,6 +4,7 @@ use super::Shard;
 use super::connection::CloseRequest;
 use super::connection_table::ConnectionTable;
 use super::publication_writer::PublicationWriter;
+use super::stored::is_held_back;
 use crate::base::{ConnectionId, Now, ShardCounters};
 use crate::broker::{Command, Effect, HistoryRequest, Publication};
 use crate::dialect;
@@ -31,6 +32,7 @@ impl Shard {
                 source,
                 attempt,
             } => unknown = Some((token.to_owned(), source, attempt)),
+            Effect::Reply(event) if is_held_back(&mut writer.stored, id, &event) => {}
             effect => apply(connections, writer, id, effect, now),
         });
         if let Some((token, source, attempt)) = unknown {

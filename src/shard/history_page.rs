@@ -105,6 +105,12 @@ impl HistoryPage {
     }
 }
 
+/// The full name of the channel of an entry of the history.
+#[must_use]
+pub fn channel_of_entry(content: &[u8]) -> Option<&str> {
+    std::str::from_utf8(Record::read_kept(content)?.channel).ok()
+}
+
 /// Whether an entry of the history is for one user only, and that is this one: of a tenant, or
 /// without one.
 #[must_use]

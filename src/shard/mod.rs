@@ -33,6 +33,7 @@ mod record;
 mod recovering;
 mod send_queue;
 mod session;
+mod stored;
 mod timer_wheel;
 mod unauthenticated;
 
@@ -52,7 +53,7 @@ use std::sync::Arc;
 use unauthenticated::UnauthenticatedPool;
 
 pub use async_session::{AsyncSession, OwnedMessage};
-pub use history_page::{HistoryPage, PageRequest, is_entry_for_user};
+pub use history_page::{HistoryPage, PageRequest, channel_of_entry, is_entry_for_user};
 pub use hooks::Hooks;
 pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};

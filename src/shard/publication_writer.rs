@@ -1,6 +1,7 @@
 //! Encodes publications once per variant in use, and writes them once to the ring.
 
 use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
+use super::stored::{StoredPublications, Ticket};
 use crate::base::interest::variants_of;
 use crate::base::memory::Waiting;
 use crate::base::{ChannelTag, HistoryLimits, Now, ProcessState, ShardCounters, ShardSet, Variant};
@@ -36,11 +37,15 @@ pub(super) struct RingWriter {
 pub(super) struct Pieces {
     pub(super) tag: ChannelTag,
     id: u64,
-    record: Vec<u8>,
+    pub(super) record: Vec<u8>,
     /// Bytes of `record` that are written.
     written: usize,
     /// How much its channel keeps, if it has a history.
     history: Option<HistoryLimits>,
+    /// Its offset there, once it is written.
+    pub(super) offset: Option<u64>,
+    /// Of one whose publisher waits until it is stored.
+    ticket: Option<Ticket>,
 }
 
 impl Pieces {
@@ -111,6 +116,8 @@ impl RingWriter {
             record,
             written: 0,
             history,
+            offset: None,
+            ticket: None,
         }
     }
 
@@ -123,7 +130,9 @@ impl RingWriter {
     ) -> bool {
         let record_bytes_max = self.ring.record_bytes_max() as usize;
         if pieces.record.len() <= record_bytes_max {
-            return self.write_last(pieces, &[&pieces.record], unannounced, now);
+            let offset = self.write_last(pieces, &[&pieces.record], unannounced, now);
+            pieces.offset = offset.filter(|_| pieces.history.is_some());
+            return offset.is_some();
         }
         while pieces.written < pieces.record.len() {
             let rest = &pieces.record[pieces.written..];
@@ -138,7 +147,11 @@ impl RingWriter {
             let prefix = record::fragment_prefix(form, pieces.written, pieces.id);
             let parts = [&prefix[..], piece];
             let is_written = match form {
-                Form::Last => self.write_last(pieces, &parts, unannounced, now),
+                Form::Last => {
+                    let offset = self.write_last(pieces, &parts, unannounced, now);
+                    pieces.offset = offset.filter(|_| pieces.history.is_some());
+                    offset.is_some()
+                }
                 _ => self
                     .write_record(pieces.tag, &parts, unannounced, now)
                     .is_some(),
@@ -152,18 +165,18 @@ impl RingWriter {
     }
 
     /// Writes the record with which a publication is complete, and inserts the publication in the
-    /// history.
+    /// history; its offset, or nothing when the ring is full.
     fn write_last(
         &self,
         pieces: &Pieces,
         parts: &[&[u8]],
         unannounced: &mut Unannounced,
         now: Now,
-    ) -> bool {
+    ) -> Option<u64> {
         let history = &self.process_state.history;
         if !history.has_rules() {
-            let position = self.write_record(pieces.tag, parts, unannounced, now);
-            return position.is_some();
+            let position = self.write_record(pieces.tag, parts, unannounced, now)?;
+            return Some(history.offset_of(position));
         }
         let tail = self.ring.tail_position();
         let writing = match self.shard {
@@ -171,12 +184,8 @@ impl RingWriter {
             None => history.begin_outside(tail),
         };
         // Too many threads publish at once: as if the ring was full.
-        let Some(writing) = writing else {
-            return false;
-        };
-        let Some(position) = self.write_record(pieces.tag, parts, unannounced, now) else {
-            return false;
-        };
+        let writing = writing?;
+        let position = self.write_record(pieces.tag, parts, unannounced, now)?;
         let (tag, offset) = (pieces.tag, history.offset_of(position));
         match (pieces.history, record::without_frames(&pieces.record)) {
             (Some(limits), Some(parts)) => {
@@ -185,7 +194,7 @@ impl RingWriter {
             _ => history.note_unkept(tag, offset),
         }
         drop(writing);
-        true
+        Some(offset)
     }
 
     /// Writes one record; its position, or nothing when the ring is full.
@@ -285,6 +294,8 @@ pub(super) struct PublicationWriter {
     count: u64,
     /// Memory for the next record.
     spare: Vec<u8>,
+    /// With a durable store: what is published on channels with a history.
+    pub(super) stored: Option<StoredPublications>,
 }
 
 impl PublicationWriter {
@@ -302,6 +313,7 @@ impl PublicationWriter {
             unannounced: Unannounced::default(),
             count: 0,
             spare: Vec::new(),
+            stored: None,
         }
     }
 
@@ -330,6 +342,9 @@ impl PublicationWriter {
         let mut pieces = self
             .ring_writer
             .encode(publication, meta, spare, note_encode);
+        if let Some(stored) = &mut self.stored {
+            pieces.ticket = stored.begin(pieces.history.is_some());
+        }
         if !self.unsent.is_empty() || !self.write(&mut pieces, now) {
             self.counters.ring_full.add(1);
             let waiting = Waiting::of(pieces.record.capacity());
@@ -340,7 +355,11 @@ impl PublicationWriter {
     }
 
     fn write(&mut self, pieces: &mut Pieces, now: Now) -> bool {
-        self.ring_writer.write(pieces, &mut self.unannounced, now)
+        let is_written = self.ring_writer.write(pieces, &mut self.unannounced, now);
+        if let (true, Some(stored)) = (is_written, &mut self.stored) {
+            stored.append(pieces, pieces.ticket, now);
+        }
+        is_written
     }
 
     /// Writes waiting records, as far as there is room.
@@ -360,5 +379,8 @@ impl PublicationWriter {
     /// Wakes the shards that sleep and have subscribers of what was written since the last call.
     pub(super) fn wake_peers(&mut self, wake: impl FnMut(u32)) {
         self.ring_writer.announce(&mut self.unannounced, wake);
+        if let Some(stored) = &mut self.stored {
+            stored.flush();
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! Publishing from threads that are not shards.
 
 use super::publication_writer::{ID_BITS, Pieces, RingWriter, Unannounced};
+use super::stored;
 use crate::base::interest::variants_of;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX, TENANT_BYTES_MAX};
 use crate::base::{Now, ProcessState, ShardCounters, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
+use crate::journal::PublicationLog;
+use crate::store::{AppendError, Completion};
 use fanwire_ring::Ring;
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,6 +29,8 @@ pub struct Publisher {
     /// Whether `unsent` has any, to be read without the lock.
     is_congested: AtomicBool,
     is_stopped: AtomicBool,
+    /// With a durable store: what is published on channels with a history.
+    log: Option<Mutex<PublicationLog>>,
     wake: Box<dyn Fn(u32, Now) + Send + Sync>,
     /// Called when publications begin to wait for room: `retry` is due at once.
     call_for_retry: Box<dyn Fn() + Send + Sync>,
@@ -110,6 +115,7 @@ impl Publisher {
             unsent: Mutex::default(),
             is_congested: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
+            log: None,
             wake: Box::new(wake),
             call_for_retry: Box::new(|| {}),
         }
@@ -120,6 +126,36 @@ impl Publisher {
     pub fn calling_for_retry(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
         self.call_for_retry = Box::new(call);
         self
+    }
+
+    /// The same, appending what is published on channels with a history to a log.
+    #[must_use]
+    pub fn storing(mut self, log: Option<PublicationLog>) -> Self {
+        self.log = log.map(Mutex::new);
+        self
+    }
+
+    /// Calls `completion` when all that was published before by calls that have returned is stored, or
+    /// something of it lost; at once without a store. What waits for room in the ring is not part of it.
+    ///
+    /// # Errors
+    /// If the store has no room or is closed.
+    pub fn mark_stored(&self, completion: Completion) -> Result<(), AppendError> {
+        match &self.log {
+            Some(log) => lock(log).mark(completion),
+            None => {
+                completion(Ok(0));
+                Ok(())
+            }
+        }
+    }
+
+    fn store(&self, pieces: &Pieces, now: Now) {
+        if let (Some(log), Some(_)) = (&self.log, pieces.offset) {
+            let mut log = lock(log);
+            stored::log(&mut log, pieces, None, now);
+            log.flush();
+        }
     }
 
     /// Publishes, without waiting.
@@ -158,6 +194,7 @@ impl Publisher {
             .encode(publication, meta, Vec::new(), note_encode);
         let mut unannounced = Unannounced::default();
         let is_written = self.ring_writer.write(&mut pieces, &mut unannounced, now);
+        self.store(&pieces, now);
         let is_accepted = is_written || pieces.is_begun();
         let is_retained = !is_accepted || publication.retain_in(&self.process_state);
         if !is_written && is_accepted {
@@ -189,12 +226,11 @@ impl Publisher {
     }
 
     fn counters(&self) -> MutexGuard<'_, Arc<ShardCounters>> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counters)
     }
 
     fn unsent(&self) -> MutexGuard<'_, VecDeque<Pieces>> {
-        // A panic while the lock was held leaves a fragment unwritten, never half written.
-        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unsent)
     }
 
     fn set_congested(&self, unsent: &VecDeque<Pieces>) {
@@ -217,6 +253,7 @@ impl Publisher {
             if !self.ring_writer.write(pieces, &mut unannounced, now) {
                 break;
             }
+            self.store(pieces, now);
             unsent.pop_front();
         }
         self.set_congested(&unsent);
@@ -226,4 +263,10 @@ impl Publisher {
             .announce(&mut unannounced, |shard| (self.wake)(shard, now));
         is_written
     }
+}
+
+/// A panic of another thread leaves what is behind a lock whole: a fragment is unwritten, never half
+/// written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -54,14 +54,14 @@ pub(super) struct Chunk {
     /// Frames without sequence numbers.
     pub(super) frames: Vec<u8>,
     pub(super) pending: PendingRecords,
+    /// Whether its first record is to be the first of a segment.
+    pub(super) begins_segment: bool,
 }
 
 /// What the thread of the store receives.
 #[derive(Debug)]
 pub(super) enum Message {
     Chunk(Chunk),
-    /// Write what follows to a new segment.
-    BeginSegment,
     /// Delete the segments whose records are all before this sequence number.
     DeleteBefore(u64),
     /// Write what came before, and end.
@@ -87,6 +87,7 @@ impl Appender {
             chunk: Chunk {
                 frames: Vec::new(),
                 pending: PendingRecords::new(&status),
+                begins_segment: false,
             },
             sender,
             status,
@@ -169,6 +170,7 @@ impl Appender {
         let next = Chunk {
             frames: Vec::with_capacity(bytes.min(STORE_CHUNK_BYTES)),
             pending: PendingRecords::new(&self.status),
+            begins_segment: false,
         };
         let chunk = std::mem::replace(&mut self.chunk, next);
         let records = chunk.pending.records();
@@ -190,14 +192,15 @@ impl Appender {
 }
 
 impl Appender {
-    /// Hands the records over, and has the store begin a new segment for all that is handed over
-    /// later.
+    /// Hands the records over, and has the store begin a new segment with the next record of this
+    /// appender.
     ///
     /// # Errors
     /// As [`flush`](Self::flush); no segment is begun then.
     pub fn begin_segment(&mut self) -> Result<(), AppendError> {
         self.flush()?;
-        self.tell(Message::BeginSegment)
+        self.chunk.begins_segment = true;
+        Ok(())
     }
 
     /// Has the store delete the segments whose records are all before this sequence number.
@@ -205,11 +208,7 @@ impl Appender {
     /// # Errors
     /// [`AppendError::QueueFull`] and [`AppendError::Closed`]; nothing is deleted then.
     pub fn delete_before(&mut self, sequence: u64) -> Result<(), AppendError> {
-        self.tell(Message::DeleteBefore(sequence))
-    }
-
-    fn tell(&self, message: Message) -> Result<(), AppendError> {
-        let sent = self.sender.try_send(message);
+        let sent = self.sender.try_send(Message::DeleteBefore(sequence));
         sent.map_err(|error| match error {
             TrySendError::Full(_) => AppendError::QueueFull,
             TrySendError::Disconnected(_) => AppendError::Closed,

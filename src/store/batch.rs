@@ -115,11 +115,6 @@ impl BatchBuilder {
                 self.rest = Some((chunk, 0, 0));
                 self.move_rest();
             }
-            Message::BeginSegment => {
-                self.begins_segment = true;
-                // What is in the batch belongs to the segment before.
-                self.is_full = self.bytes > 0;
-            }
             Message::DeleteBefore(sequence) => self.delete_before = Some(sequence),
             Message::Close => self.is_closing = true,
         }
@@ -130,6 +125,15 @@ impl BatchBuilder {
         let Some((mut chunk, mut offset, mut index)) = self.rest.take() else {
             return;
         };
+        if chunk.begins_segment && offset == 0 {
+            // What is in the batch belongs to the segment before.
+            self.is_full = self.bytes > 0;
+            if self.is_full {
+                self.rest = Some((chunk, offset, index));
+                return;
+            }
+            self.begins_segment = true;
+        }
         while offset < chunk.frames.len() {
             let frame = &chunk.frames[offset..];
             let frame = &frame[..format::first_frame_bytes(frame)];

@@ -33,7 +33,7 @@ pub use error::StoreError;
 pub use inspection::{Inspection, dump, verify};
 pub use pending::{Completion, RecordLost};
 pub use scan::{Damage, DamageKind, StoreScan, StoredRecord, TornTail};
-pub use status::{StoreState, StoreStats};
+pub use status::{StoreMonitor, StoreState, StoreStats};
 
 use crate::base::limits::STORE_QUEUE_CHUNKS;
 use crate::base::now::Clock;
@@ -120,6 +120,12 @@ impl Store {
         Appender::new(self.sender.clone(), status, self.queue_bytes_max)
     }
 
+    /// Shows the state and the counts of the store, also when it is closed.
+    #[must_use]
+    pub fn monitor(&self) -> StoreMonitor {
+        StoreMonitor::new(Arc::clone(&self.status))
+    }
+
     /// Whether records are written now.
     #[must_use]
     pub fn state(&self) -> StoreState {
@@ -135,6 +141,14 @@ impl Store {
     /// Writes what is queued, as durable as the policy promises, and waits for it. Records of
     /// appenders that are flushed later are lost. A store that has failed tries once more.
     pub fn close(self) {
+        drop(self);
+    }
+
+    /// The same, but it is not said in the store that it was closed in order: something that belongs in
+    /// it is not.
+    pub fn close_unfinished(self) {
+        // Relaxed: the message that ends the thread comes after it, through a queue.
+        self.status.is_unfinished.store(true, Ordering::Relaxed);
         drop(self);
     }
 }

@@ -1,7 +1,7 @@
 //! What others may know about a store while it runs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether the store writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +55,36 @@ pub struct StoreStats {
     pub is_direct: bool,
 }
 
+/// Shows the state and the counts of a store.
+#[derive(Clone, Debug)]
+pub struct StoreMonitor(Arc<Status>);
+
+impl StoreMonitor {
+    pub(super) fn new(status: Arc<Status>) -> Self {
+        Self(status)
+    }
+
+    /// Whether records are written now.
+    #[must_use]
+    pub fn state(&self) -> StoreState {
+        self.0.state()
+    }
+
+    /// What the store holds and has done.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        self.0.stats()
+    }
+}
+
 /// Shared by the thread of the store, the appenders and the handle.
 #[derive(Debug)]
 pub(super) struct Status {
     state: Mutex<StoreState>,
     /// Set by the handle, once.
     pub(super) is_closing: AtomicBool,
+    /// Whether something is missing at the end, whatever the thread of the store knows.
+    pub(super) is_unfinished: AtomicBool,
     /// Bytes of the chunks between the appenders and the batch.
     pub(super) queue_bytes: AtomicUsize,
     pub(super) records_queued: AtomicU64,
@@ -84,6 +108,7 @@ impl Default for Status {
         Self {
             state: Mutex::new(StoreState::Running),
             is_closing: AtomicBool::default(),
+            is_unfinished: AtomicBool::default(),
             queue_bytes: AtomicUsize::default(),
             records_queued: AtomicU64::default(),
             rejected_queue_full: AtomicU64::default(),

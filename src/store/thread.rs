@@ -18,6 +18,7 @@ use crate::base::now::Clock;
 use crossbeam_channel::{Receiver, bounded};
 use glommio::{CpuSet, ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -266,7 +267,9 @@ impl StoreThread {
         let is_running = self.status.state() == StoreState::Running;
         let has_written = self.writer.has_active();
         let mut result = Ok(());
-        let is_whole = is_intact && is_running && has_written;
+        // Relaxed: it was set before the message that ended the thread.
+        let is_unfinished = self.status.is_unfinished.load(Ordering::Relaxed);
+        let is_whole = is_intact && is_running && has_written && !is_unfinished;
         if is_whole
             && self.builder.push_closed()
             && let Some((mark, _)) = self.builder.take()

@@ -8,5 +8,6 @@ mod command_line;
 mod damages;
 mod failures;
 mod harness;
+mod journal;
 mod kills;
 mod round_trips;

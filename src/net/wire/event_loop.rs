@@ -240,6 +240,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 ShardCommand::Call(call) => call(&mut self.shard, now),
             }
         }
+        self.shard.acknowledge_stored(now);
         self.perform_actions(now);
         while let Some((id, output)) = self.http.take_output() {
             match output {

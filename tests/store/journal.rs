@@ -1,0 +1,409 @@
+//! The journal against an oracle: tables that change at random, and are rebuilt from the store after a
+//! clean end or a kill.
+
+use crate::harness::{Directory, Random};
+use fanwire::base::history::{HistoryLimits, HistoryRule};
+use fanwire::base::now::Clock;
+use fanwire::base::offline::{LastSeen, OfflineUsers, PARTS};
+use fanwire::base::{DialectId, History, NameKey, Now, Position, ProcessState};
+use fanwire::journal::{CheckpointPace, EntryFormat, Journal, Loaded, PublicationLog, Tables};
+use fanwire::store::{StoreConfig, SyncPolicy};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const CHANNELS: u64 = 12;
+const USERS: u64 = 6;
+const MESSAGES_MAX: u32 = 8;
+/// A checkpoint after each few records.
+const OFTEN: CheckpointPace = CheckpointPace {
+    bytes_min: 4_096,
+    ms_min: 0,
+    ms_max: 1,
+};
+const SELDOM: CheckpointPace = CheckpointPace {
+    bytes_min: u64::MAX,
+    ms_min: u64::MAX,
+    ms_max: u64::MAX,
+};
+
+/// An entry is `channel|user|number`.
+const FORMAT: EntryFormat = EntryFormat {
+    channel: |content| part(content, 0),
+    is_for_user: |content, tenant, user| tenant.is_none() && part(content, 1) == Some(user),
+};
+
+fn part(content: &[u8], index: usize) -> Option<&str> {
+    std::str::from_utf8(content).ok()?.split('|').nth(index)
+}
+
+/// Offset and user of what was published, by channel.
+type Published = BTreeMap<String, Vec<(u64, String)>>;
+
+/// Offset and content, by channel.
+type Entries = BTreeMap<String, Vec<(u64, String)>>;
+
+/// All entries are there. Where a user's entries were deleted before a log handed over others, older ones
+/// may be there, too, which had no room before.
+fn check_entries(found: &Entries, expected: &Entries, published: &Published, seed: u64) {
+    for (channel, expected) in expected {
+        let found = &found[channel];
+        assert!(
+            found.ends_with(expected),
+            "seed {seed}: {found:?}, {expected:?}"
+        );
+        let older = &found[..found.len() - expected.len()];
+        let published = published.get(channel).into_iter().flatten();
+        let published: Vec<_> = published.map(|(offset, _)| *offset).collect();
+        assert!(older.iter().all(|(offset, _)| published.contains(offset)));
+    }
+}
+
+fn rules() -> Vec<HistoryRule> {
+    vec![HistoryRule {
+        literal: "c".into(),
+        is_prefix: true,
+        limits: HistoryLimits {
+            messages_max: MESSAGES_MAX,
+            bytes_max: 1 << 20,
+            age_ms: 0,
+        },
+    }]
+}
+
+fn channel(number: u64) -> String {
+    format!("c{number}")
+}
+
+/// One process with its tables.
+struct Run {
+    state: Arc<ProcessState>,
+    journal: Journal,
+    log: PublicationLog,
+    clock: Clock,
+    /// Bytes of the ring so far.
+    ring_position: u64,
+    loaded: Loaded,
+}
+
+impl Run {
+    fn start(config: &StoreConfig, epoch: u32, pace: CheckpointPace) -> Self {
+        let clock = Clock::start();
+        let tables = Tables {
+            history: History::new(1, rules(), epoch, 1 << 30),
+            offline_users_max: 100,
+            offline_ttl_ms: 60_000,
+        };
+        let opened = Journal::open(config, FORMAT, tables, clock).unwrap();
+        assert_eq!(opened.scan.damages, []);
+        let journal = opened.journal.with_pace(pace);
+        let state = ProcessState::new(1, u64::MAX).with_history(opened.history, opened.offline);
+        let state = Arc::new(state);
+        journal.start(&state).unwrap();
+        Self {
+            log: journal.log().unwrap(),
+            state,
+            journal,
+            clock,
+            ring_position: 0,
+            loaded: opened.loaded,
+        }
+    }
+
+    fn publish(&mut self, channel: &str, user: &str, number: u64) -> u64 {
+        let history = &self.state.history;
+        let offset = history.offset_of(self.ring_position);
+        self.ring_position += 32;
+        let tag = self.state.interests.tag(channel);
+        let content = format!("{channel}|{user}|{number}");
+        let limits = history.limits_of(channel).unwrap();
+        let now = self.clock.now();
+        let parts: [&[u8]; 1] = [content.as_bytes()];
+        history.insert(tag, offset, &parts, limits, now.monotonic_ms);
+        assert!(self.log.append((tag, offset), &parts, now, None));
+        offset
+    }
+
+    fn entries(&self) -> Entries {
+        let history = &self.state.history;
+        let mut all = BTreeMap::new();
+        for number in 0..CHANNELS {
+            let channel = channel(number);
+            let tag = self.state.interests.tag(&channel);
+            let mut entries = Vec::new();
+            let visit = |offset, _, content: &[u8]| {
+                entries.push((offset, String::from_utf8(content.to_vec()).unwrap()));
+                true
+            };
+            history.export(tag, 0, 0, visit);
+            all.insert(channel, entries);
+        }
+        all
+    }
+
+    /// Whether a client at a position of this channel would receive all that follows.
+    fn resumes(&self, channel: &str, position: Position) -> bool {
+        let tag = self.state.interests.tag(channel);
+        let unreached = self.state.history.offset_of(self.ring_position);
+        let now_ms = self.clock.now().monotonic_ms;
+        let history = &self.state.history;
+        history.resume(tag, position, unreached, now_ms).is_ok()
+    }
+
+    /// Where users stopped, without changing it.
+    fn users(&self) -> Vec<Vec<(u64, Option<u64>)>> {
+        let of_user = |user| {
+            let user = self
+                .state
+                .offline
+                .key(DialectId::Monitoring, &format!("u{user}"));
+            let known = self.state.offline.export(user);
+            let channels = known.channels.iter();
+            let mut channels: Vec<_> = channels.map(|(tag, at)| (tag.bits(), *at)).collect();
+            channels.sort_unstable();
+            channels
+        };
+        (0..USERS).map(of_user).collect()
+    }
+}
+
+/// Many processes, one after the other, that each do something at random.
+fn run(seed: u64, sync: SyncPolicy, is_killed: bool) {
+    let directory = Directory::new("journal");
+    let config = directory.config(sync);
+    let mut random = Random::new(seed);
+    let mut number = 0;
+    // Every position that a client can show: of which channel, and whether it was told the truth then.
+    let mut shown: Vec<(String, Position, u64)> = Vec::new();
+    // Of each channel, all publications that are not deleted, in their order.
+    let mut published: Published = BTreeMap::new();
+    let mut expected: Option<(Entries, Vec<_>)> = None;
+    for epoch in 1..=12 {
+        let pace = if random.below(3) == 0 { SELDOM } else { OFTEN };
+        let mut run = Run::start(&config, epoch, pace);
+        if let Some((entries, users)) = expected.take() {
+            check_entries(&run.entries(), &entries, &published, seed);
+            assert_eq!(run.users(), users, "seed {seed}, start {epoch}");
+        }
+        assert_eq!(run.loaded.unknown_records, 0);
+        let mut resumed = 0;
+        for (channel, position, seen) in &shown {
+            if !run.resumes(channel, *position) {
+                continue;
+            }
+            resumed += 1;
+            // Then what follows is what was published since, all of it.
+            let tag = run.state.interests.tag(channel);
+            let mut found = Vec::new();
+            let unreached = run.state.history.offset_of(run.ring_position);
+            let after = run
+                .state
+                .history
+                .resume(tag, *position, unreached, 0)
+                .unwrap();
+            let visit = |offset, _: &[u8]| {
+                found.push(offset);
+                true
+            };
+            run.state
+                .history
+                .read(tag, after, u64::MAX, 0, visit)
+                .unwrap();
+            let missed = published.get(channel).into_iter().flatten();
+            let missed = missed.map(|(offset, _)| offset).filter(|it| *it > seen);
+            assert!(
+                found.iter().eq(missed.clone()),
+                "seed {seed}, start {epoch}: {channel} after {seen}: {found:?}, published {:?}",
+                missed.collect::<Vec<_>>()
+            );
+        }
+        let is_continued = !is_killed || sync == SyncPolicy::Always;
+        assert!(
+            !is_continued || epoch == 1 || resumed > 0,
+            "seed {seed}, start {epoch}: nobody of {} recovers",
+            shown.len()
+        );
+        if !is_continued && epoch > 1 {
+            assert!(!run.loaded.is_complete);
+            assert_eq!(resumed, 0);
+        }
+        for _ in 0..random.below(200) {
+            step(
+                &mut run,
+                &mut random,
+                &mut number,
+                &mut shown,
+                &mut published,
+            );
+        }
+        run.log.flush();
+        // What waits for the next look of the journal may be missing after a kill.
+        if is_killed {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            run.log
+                .mark(Box::new(move |stored| sender.send(stored).unwrap()))
+                .unwrap();
+            if sync == SyncPolicy::Always {
+                receiver.recv().unwrap().unwrap();
+            }
+            drop(run.log);
+            run.journal.close(false);
+        } else {
+            // Whose sessions the end of the process takes away was sent everything.
+            let reached = run.state.history.offset_before(run.ring_position);
+            let mut users = run.users();
+            for (_, offset) in users.iter_mut().flatten() {
+                offset.get_or_insert(reached);
+            }
+            expected = Some((run.entries(), users));
+            drop(run.log);
+            run.journal.close(true);
+        }
+    }
+}
+
+fn step(
+    run: &mut Run,
+    random: &mut Random,
+    number: &mut u64,
+    shown: &mut Vec<(String, Position, u64)>,
+    published: &mut Published,
+) {
+    let channel = channel(random.next() % CHANNELS);
+    let tag = run.state.interests.tag(&channel);
+    let user = format!("u{}", random.next() % USERS);
+    let key = run.state.offline.key(DialectId::Monitoring, &user);
+    let reached = run.state.history.offset_before(run.ring_position);
+    match random.below(100) {
+        0..60 => {
+            *number += 1;
+            let offset = run.publish(&channel, &user, *number);
+            published
+                .entry(channel.clone())
+                .or_default()
+                .push((offset, user));
+            let position = run.state.history.position(offset);
+            shown.push((channel, position, offset));
+        }
+        60..70 => {
+            let position = run.state.history.position(reached);
+            shown.push((channel, position, reached));
+        }
+        70..80 => {
+            let _ = run.state.offline.subscribe(key, tag, 0);
+        }
+        80..90 => {
+            run.state
+                .offline
+                .disconnect(key, [(tag, reached)].into_iter(), 50_000);
+        }
+        90..94 => run.state.offline.unsubscribe(key, tag),
+        94..96 => {
+            run.state.history.delete(tag, reached);
+            run.journal.delete_channel(tag, reached);
+            // Who stood before it is told; who stands behind it misses nothing.
+            shown.retain(|(of, _, seen)| *of != channel || *seen >= reached);
+            published.remove(&channel);
+            published.insert(channel, Vec::new());
+        }
+        96..98 => {
+            let is_its = |_, content: &[u8]| (FORMAT.is_for_user)(content, None, &user);
+            run.state.history.delete_where(is_its);
+            run.journal.delete_user(None, &user, reached);
+            for all in published.values_mut() {
+                all.retain(|(_, of)| *of != user);
+            }
+        }
+        _ => std::thread::sleep(Duration::from_millis(5)),
+    }
+    if random.below(4) == 0 {
+        run.log.flush();
+    }
+}
+
+#[test]
+fn tables_come_back_as_they_were_after_a_clean_end() {
+    for seed in 0..12 {
+        let sync = match seed % 3 {
+            0 => SyncPolicy::Always,
+            1 => SyncPolicy::Interval(Duration::from_millis(20)),
+            _ => SyncPolicy::Never,
+        };
+        run(seed, sync, false);
+    }
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_an_unclean_end() {
+    for seed in 100..108 {
+        run(seed, SyncPolicy::Always, true);
+    }
+}
+
+#[test]
+fn nobody_is_told_a_falsehood_when_something_may_be_missing() {
+    for seed in 200..206 {
+        run(seed, SyncPolicy::Interval(Duration::from_millis(50)), true);
+    }
+}
+
+#[test]
+fn checkpoints_keep_the_store_small() {
+    let directory = Directory::new("small");
+    let config = directory.config(SyncPolicy::Never);
+    let mut run = Run::start(&config, 1, OFTEN);
+    let filler = "x".repeat(1_000);
+    for round in 0..40 {
+        for number in 0..500 {
+            run.publish(&channel(number % CHANNELS), &filler, number);
+        }
+        run.log.flush();
+        if round % 4 == 0 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let written = run.journal.stats().bytes_written_total;
+    let bytes = run.journal.stats().bytes;
+    assert!(
+        written > 20_000_000 && bytes < written / 4,
+        "{bytes} of {written}"
+    );
+    let entries = run.entries();
+    drop(run.log);
+    run.journal.close(true);
+    let again = Run::start(&config, 2, SELDOM);
+    assert_eq!(again.entries(), entries);
+    assert!(again.loaded.is_complete);
+}
+
+#[test]
+fn a_user_who_was_connected_at_the_end_has_been_sent_everything() {
+    let directory = Directory::new("connected");
+    let config = directory.config(SyncPolicy::Always);
+    let run = Run::start(&config, 1, SELDOM);
+    let tag = run.state.interests.tag("c1");
+    let ann = run.state.offline.key(DialectId::Monitoring, "ann");
+    assert_eq!(run.state.offline.subscribe(ann, tag, 0), LastSeen::Never);
+    drop(run.log);
+    run.journal.close(false);
+    let mut again = Run::start(&config, 2, SELDOM);
+    let before = again.state.history.offset_before(0);
+    let ann = again.state.offline.key(DialectId::Monitoring, "ann");
+    let offset = again.publish("c1", "", 1);
+    assert!(offset > before);
+    let seen = again.state.offline.subscribe(ann, tag, 0);
+    assert_eq!(seen, LastSeen::At(before));
+}
+
+#[test]
+fn a_table_that_nobody_records_has_no_changes() {
+    let users = OfflineUsers::new(10, NameKey::random());
+    let ann = users.key(DialectId::Monitoring, "ann");
+    let tag = fanwire::base::ChannelTag::from_bits(1);
+    let now = Now::at(0, 0);
+    assert_eq!(users.subscribe(ann, tag, now.monotonic_ms), LastSeen::Never);
+    for part in 0..PARTS {
+        assert_eq!(users.take_changed(part), (Vec::new(), false));
+    }
+}
