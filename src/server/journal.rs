@@ -71,13 +71,13 @@ pub(super) fn open(
         is_for_user: is_entry_for_user,
     };
     let config = config(settings, directory, history_bytes_max, avoid_cores);
-    let opened = Journal::open(&config, format, tables, clock);
-    let opened = opened.map_err(|error| StartError::Other(error.to_string()))?;
-    report(&opened, directory);
+    let found = Journal::open(&config, format, tables, clock);
+    let found = found.map_err(|error| StartError::Other(error.to_string()))?;
+    report(&found, directory);
     Ok(Restored {
-        journal: Some(Arc::new(opened.journal)),
-        history: opened.history,
-        offline: opened.offline,
+        journal: Some(Arc::new(found.journal)),
+        history: found.history,
+        offline: found.offline,
     })
 }
 
@@ -108,8 +108,8 @@ fn config(
 }
 
 /// Tells the operator what was found.
-fn report(opened: &Opened, directory: &Path) {
-    let Opened { loaded, scan, .. } = opened;
+fn report(found: &Opened, directory: &Path) {
+    let Opened { loaded, scan, .. } = found;
     let directory = directory.display();
     for damage in &scan.damages {
         tracing::error!(%damage, "the store is damaged");

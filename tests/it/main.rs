@@ -27,6 +27,7 @@ mod process;
 mod proxies;
 mod questions;
 mod regression;
+mod stores;
 mod tenants;
 mod tokens;
 mod transcripts;

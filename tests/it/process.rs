@@ -18,14 +18,14 @@ fn output(arguments: &[&str]) -> Output {
 }
 
 /// A server of its own process and the lines it said until it was ready.
-struct Process {
-    child: Child,
-    address: SocketAddr,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
     said: Vec<String>,
 }
 
 impl Process {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = fanwire();
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -34,7 +34,7 @@ impl Process {
     }
 
     /// A server that is ready when it has said a line with `last`.
-    fn of(mut command: Command, last: &str) -> Self {
+    pub(crate) fn of(mut command: Command, last: &str) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -71,7 +71,7 @@ impl Process {
         panic!("the server still takes sessions");
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let status = Command::new("kill")
             .args(["-s", name, &id])
@@ -490,12 +490,12 @@ fn a_variable_that_is_not_utf_8_is_named() {
 }
 
 /// A directory that goes when it is dropped.
-struct Directory {
-    path: PathBuf,
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
 }
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("fanwire-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
@@ -615,6 +615,8 @@ fn every_flag_takes_what_the_file_takes() {
         ("send-queue-bytes-max", "65536", "send_queue_bytes_max"),
         ("drain-grace-period", "1m 30s", "drain_grace_period"),
         ("drain-close-timeout", "250ms", "drain_close_timeout"),
+        ("store", "./store", "store"),
+        ("store-sync", "always", "store_sync"),
         ("log-level", "WARNING", "log_level"),
         ("log-format", "JSON", "log_format"),
     ];

@@ -94,10 +94,10 @@ impl Run {
             offline_users_max: 100,
             offline_ttl_ms: 60_000,
         };
-        let opened = Journal::open(config, FORMAT, tables, clock).unwrap();
-        assert_eq!(opened.scan.damages, []);
-        let journal = opened.journal.with_pace(pace);
-        let state = ProcessState::new(1, u64::MAX).with_history(opened.history, opened.offline);
+        let found = Journal::open(config, FORMAT, tables, clock).unwrap();
+        assert_eq!(found.scan.damages, []);
+        let journal = found.journal.with_pace(pace);
+        let state = ProcessState::new(1, u64::MAX).with_history(found.history, found.offline);
         let state = Arc::new(state);
         journal.start(&state).unwrap();
         Self {
@@ -106,7 +106,7 @@ impl Run {
             journal,
             clock,
             ring_position: 0,
-            loaded: opened.loaded,
+            loaded: found.loaded,
         }
     }
 
