@@ -327,19 +327,23 @@ fn with_a_full_disk_delivery_goes_on_and_health_says_so() {
     assert_eq!(read(&mut subscriber)["type"], "SUBSCRIBED");
     let filler = "x".repeat(50_000);
     let mut sent = 0;
-    while health()["status"] == "healthy" {
+    // After an error the store may find room for something smaller, so both may take a few rounds.
+    let (mut is_in_health, mut is_in_metrics) = (false, false);
+    while !(is_in_health && is_in_metrics) {
         let message = json!({"type": "PUBLISH", "property_id": "1",
             "message": {"type": "M", "n": sent, "filler": filler}});
         client.send(&message.to_string());
         assert_eq!(read(&mut subscriber)["n"], sent);
         sent += 1;
         assert!(sent < 1_000, "the disk is never full");
+        let now = health();
+        if now["status"] == "degraded" {
+            assert_eq!(now["components"]["store"]["status"], "failed", "{now}");
+            is_in_health = true;
+        }
+        let metrics = http_get(server.address, "/metrics/prometheus").1;
+        is_in_metrics |= metrics.contains("fanwire_store_up 0");
     }
-    let now = health();
-    assert_eq!(now["status"], "degraded", "{now}");
-    assert_eq!(now["components"]["store"]["status"], "failed", "{now}");
-    let metrics = http_get(server.address, "/metrics/prometheus").1;
-    assert!(metrics.contains("fanwire_store_up 0"), "{metrics}");
     // It is delivered, and acknowledged when there is room again.
     publish(&mut client, 1, 77);
     assert_eq!(read(&mut subscriber)["n"], 77);
@@ -351,5 +355,11 @@ fn with_a_full_disk_delivery_goes_on_and_health_says_so() {
     for _ in 0..=sent {
         assert_eq!(read(&mut client)["type"], "PUBLISHED");
     }
-    assert_eq!(health()["status"], "healthy");
+    for _ in 0..2_000 {
+        if health()["status"] == "healthy" {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{}", health());
 }
