@@ -7,7 +7,7 @@ use super::journal::{self, Restored};
 use super::kernel_probe;
 use super::locked_memory;
 use super::questions::{self, Question};
-use super::run::describe;
+use super::run::{StopOutcome, describe};
 use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
 use super::tokens;
@@ -24,13 +24,17 @@ use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{Peers, Waker, bind_shards};
 use crate::observe::Metrics;
 use crate::shard::{Hooks, Publisher, Shard, ShardParts};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
 use fanwire_ring::{Ring, RingConfig};
 use glommio::ExecutorJoinHandle;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a shard that did not end may take for a turn, before the store counts as closed too early.
+const SHARD_WAIT: Duration = Duration::from_secs(1);
 
 /// Why a handler that calls shards panics: it would wait for itself.
 const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: make this \
@@ -468,11 +472,43 @@ impl Running {
         }
     }
 
-    /// Closes the durable store, when nobody publishes any more or `is_whole` is false.
-    pub(super) fn close_store(&self, is_whole: bool) {
+    /// Closes the durable store after a drain.
+    pub(super) fn close_store(&self, outcome: &StopOutcome) {
         if let Some(journal) = &self.api.journal {
-            journal.close(is_whole);
+            journal.close(match outcome {
+                StopOutcome::Drained => true,
+                // Clients that do not answer the close frame cannot publish any more.
+                StopOutcome::TimedOut => self.has_published_all(),
+                StopOutcome::Forced | StopOutcome::Failed(_) => false,
+            });
         }
+    }
+
+    /// After the drain: whether all shards have handed over what they published.
+    fn has_published_all(&self) -> bool {
+        // A turn hands over at its end, so the next one can say that it did.
+        (0..2).all(|_| {
+            let (congested, answers) = unbounded();
+            self.tell_shards(|| {
+                let congested = congested.clone();
+                ShardCommand::Call(Box::new(move |shard, _| {
+                    let _ = congested.send(shard.is_congested());
+                }))
+            });
+            drop(congested);
+            // A shard that has stopped drops the call.
+            let deadline = after(SHARD_WAIT);
+            loop {
+                select! {
+                    recv(answers) -> answer => match answer {
+                        Ok(false) => {}
+                        Ok(true) => return false,
+                        Err(_) => return true,
+                    },
+                    recv(deadline) -> _ => return false,
+                }
+            }
+        })
     }
 
     /// The context of the HTTP API.

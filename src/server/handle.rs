@@ -643,7 +643,7 @@ impl Server {
         }
         let ended = outcome.insert(end());
         self.running.context().publisher.stop();
-        self.running.close_store(*ended == StopOutcome::Drained);
+        self.running.close_store(ended);
         ended.clone()
     }
 }
