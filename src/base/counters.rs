@@ -301,6 +301,9 @@ metrics! {
         ring_lapped_bytes: Counter;
         /// Subscriptions of a shard that was stalled for too long which recover from the history.
         lapped_recovered: Counter;
+        /// Subscriptions that recover a publication in several records, because their shard did not
+        /// read its beginning.
+        fragments_recovered: Counter;
     }
 }
 

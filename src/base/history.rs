@@ -25,7 +25,7 @@ const STRIPES: usize = 64;
 pub const PARTS: usize = STRIPES;
 /// Records of the ring begin at multiples of this, bytes.
 const RECORD_ALIGNMENT: u64 = 32;
-/// Channels without a history share so many notes of their newest publications.
+/// All channels share so many notes of their newest records that are not kept.
 const UNKEPT_SLOTS: usize = 1024;
 /// A writer that is not between its claim and its entry.
 const IDLE: u64 = u64::MAX;
@@ -100,7 +100,7 @@ pub struct History {
     rules: Vec<HistoryRule>,
     stripes: Box<[Stripe]>,
     writers: Box<[Writer]>,
-    /// By parts of tags, the newest offset of a publication that is not kept.
+    /// By parts of tags, the newest offset of a record that `note_unkept` was told of.
     newest_unkept: Box<[AtomicU64]>,
     shard_count: usize,
     /// The offset of the ring's first record is the next one; those up to it are of earlier processes.
@@ -300,13 +300,14 @@ impl History {
         !self.rules.is_empty()
     }
 
-    /// Notes a publication on a channel without a history.
+    /// Notes a record that is not kept under its offset: a publication on a channel without a history,
+    /// or the beginning of a publication in several records.
     pub fn note_unkept(&self, tag: ChannelTag, offset: u64) {
         // Release, though whoever asks has made sure that no publisher is writing (`is_settled`).
         self.unkept(tag).fetch_max(offset, Ordering::Release);
     }
 
-    /// The offset of the newest publication on a channel without a history, or a later one.
+    /// The newest offset on a channel that `note_unkept` was told of, or a later one.
     #[must_use]
     pub fn newest_unkept(&self, tag: ChannelTag) -> u64 {
         self.unkept(tag).load(Ordering::Acquire)

@@ -378,6 +378,13 @@ impl Channels {
         self.by_tag.find(tag.bits(), has_tag).is_some()
     }
 
+    /// The channels with this tag that have subscribers on this shard.
+    pub(super) fn all_tagged(&self, tag: ChannelTag) -> Vec<ChannelIndex> {
+        let found = self.by_tag.iter_hash(tag.bits());
+        let found = found.filter(|index| self.at(**index).tag == tag);
+        found.copied().collect()
+    }
+
     /// Whether no channel has subscribers on this shard.
     pub(super) fn is_empty(&self) -> bool {
         self.channels.is_empty()

@@ -262,13 +262,14 @@ impl Shard {
         let counters = &self.connections.counters;
         counters.ring_lapped.add(1);
         counters.ring_lapped_bytes.add(lapped.bytes);
+        let begun = self.reader.abandon_unfinished();
         let reached = self.reader.next_position();
         let history = &self.process_state.history;
         if !history.has_rules() || !history.is_settled(reached) {
             return self.connections.close_all_lapped(now);
         }
         let after = history.offset_before(reached - lapped.bytes);
-        for id in self.broker.heal(after, now) {
+        for id in self.broker.heal(after, &begun, now) {
             self.connections.close_lapped(id, now);
         }
     }

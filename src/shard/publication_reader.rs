@@ -4,7 +4,7 @@ use super::coalescer::Coalescer;
 use super::record::{self, Form, Fragment};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
 use crate::base::memory::Waiting;
-use crate::base::{ChannelTag, FrameRun, ShardCounters, SubscriptionId};
+use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId};
 use crate::broker::{BroadcastTarget, Broker};
 use fanwire_ring::{Lapped, Reader, Visit};
 use std::collections::HashMap;
@@ -73,8 +73,8 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
         coalescer.add(tag, bytes, position, broker, counters, deliver);
     }
 
-    /// Adds a piece to its publication. Without the pieces before it, which nobody here wanted, it is
-    /// ignored.
+    /// Adds a piece to its publication. Where the pieces before it are not here, because nobody here
+    /// wanted them or they are lost, those who subscribed meanwhile recover the whole at the last one.
     fn reassemble(&mut self, ring_position: u64, tag: ChannelTag, form: Form, bytes: &[u8]) {
         let Some(Fragment { id, offset, piece }) = record::fragment(bytes) else {
             return self.counters.ring_malformed.add(1);
@@ -88,6 +88,9 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
             self.fragments.insert(id, unfinished);
         }
         let Some(unfinished) = self.fragments.get_mut(&id) else {
+            if form == Form::Last {
+                self.recover(ring_position, tag);
+            }
             return;
         };
         if unfinished.bytes.len() != offset {
@@ -101,6 +104,15 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
         {
             self.add(ring_position, tag, &whole.bytes);
         }
+    }
+
+    /// Lets subscribers recover a publication of which just the last piece is here.
+    fn recover(&mut self, ring_position: u64, tag: ChannelTag) {
+        // First they receive what is before it: afterwards they are in other groups.
+        self.coalescer
+            .finish(self.broker, BroadcastTarget::All, &mut self.deliver);
+        let Position { offset, .. } = self.broker.position_of(ring_position);
+        self.broker.recover_last(tag, offset);
     }
 }
 
@@ -184,9 +196,12 @@ impl PublicationReader {
             .ring_records
             .add(drained.unwrap_or_default() as u64);
         self.counters.ring_lag_bytes.set(self.reader.lag_bytes());
-        if drained.is_err() {
-            self.fragments.clear();
-        }
         drained
+    }
+
+    /// Forgets the publications of which more fragments were to come, as some of those are lost;
+    /// returns their channels.
+    pub(super) fn abandon_unfinished(&mut self) -> Vec<ChannelTag> {
+        self.fragments.drain().map(|(_, begun)| begun.tag).collect()
     }
 }

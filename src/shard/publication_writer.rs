@@ -152,6 +152,10 @@ impl RingWriter {
                     pieces.offset = offset.filter(|_| pieces.history.is_some());
                     offset.is_some()
                 }
+                Form::First => {
+                    let offset = self.write_noted(pieces, &parts, unannounced, now, None);
+                    offset.is_some()
+                }
                 _ => self
                     .write_record(pieces.tag, &parts, unannounced, now)
                     .is_some(),
@@ -173,6 +177,19 @@ impl RingWriter {
         unannounced: &mut Unannounced,
         now: Now,
     ) -> Option<u64> {
+        self.write_noted(pieces, parts, unannounced, now, pieces.history)
+    }
+
+    /// Writes a record of which shards that did not read it must be able to learn: from the history,
+    /// within `limits`, or from a note. Returns its offset, or nothing when the ring is full.
+    fn write_noted(
+        &self,
+        pieces: &Pieces,
+        parts: &[&[u8]],
+        unannounced: &mut Unannounced,
+        now: Now,
+        limits: Option<HistoryLimits>,
+    ) -> Option<u64> {
         let history = &self.process_state.history;
         if !history.has_rules() {
             let position = self.write_record(pieces.tag, parts, unannounced, now)?;
@@ -187,7 +204,7 @@ impl RingWriter {
         let writing = writing?;
         let position = self.write_record(pieces.tag, parts, unannounced, now)?;
         let (tag, offset) = (pieces.tag, history.offset_of(position));
-        match (pieces.history, record::without_frames(&pieces.record)) {
+        match (limits, record::without_frames(&pieces.record)) {
             (Some(limits), Some(parts)) => {
                 history.insert(tag, offset, &parts, limits, now.monotonic_ms);
             }

@@ -18,7 +18,8 @@
 //!
 //! A publication longer than a record is written as fragments: the same bytes in pieces, each after
 //! a prefix of sixteen bytes (form u8, zeros, the offset of the piece u32, the publication's id u64).
-//! Every reader that wants the first one reassembles them.
+//! Every reader that wants the first one reassembles them. At the last one of others it knows the
+//! position at which the history has the whole.
 
 use crate::base::Variant;
 use crate::base::channel_names::name_for_clients;

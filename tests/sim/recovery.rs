@@ -120,6 +120,10 @@ struct World {
 
 impl World {
     fn new(seed: u64, rule: HistoryRule, clients: usize) -> Self {
+        Self::with_ring(seed, rule, clients, 1 << 24)
+    }
+
+    fn with_ring(seed: u64, rule: HistoryRule, clients: usize, ring_bytes: u32) -> Self {
         let client = |index| Client {
             channel: index % CHANNELS,
             ..Client::default()
@@ -127,7 +131,7 @@ impl World {
         Self {
             random: Random::new(seed),
             now: BEGAN,
-            shards: shards_keeping(vec![rule], b"unused", SHARDS, 1 << 24, BEGAN),
+            shards: shards_keeping(vec![rule], b"unused", SHARDS, ring_bytes, BEGAN),
             clients: (0..clients).map(client).collect(),
             by_connection: HashMap::new(),
             published: 0,
@@ -244,7 +248,8 @@ impl World {
             let mut is_busy = false;
             for shard in 0..SHARDS {
                 let state = &mut self.shards.shards[shard];
-                is_busy |= state.drain_ring(self.now) > 0;
+                state.retry_unsent(self.now);
+                is_busy |= state.drain_ring(self.now) > 0 || state.is_congested();
                 is_busy |= state.has_ready() || state.has_unread() || state.has_recovering();
                 self.unblock();
                 self.flush(shard, true);
@@ -501,4 +506,75 @@ fn a_publication_larger_than_an_answer_is_returned_alone() {
     world.send(0, r#"{"type":"history","data":{"channel":"news:0"}}"#);
     world.finish();
     assert_eq!(world.clients[0].histories.pop(), Some((vec![4], true)));
+}
+
+/// Three times the ring, twice: its text and its frame.
+const LARGE_BYTES: usize = 3 * (SMALL_RING_BYTES as usize);
+const SMALL_RING_BYTES: u32 = 1 << 18;
+
+/// A publication of several records, of which shard 1 has passed the first ones without a subscriber
+/// when clients 1 to 3 subscribe there: two that were away and recover, and a new one.
+fn subscribe_between_fragments(rule: HistoryRule, turns: usize) -> World {
+    let mut world = World::with_ring(1, rule, 4, SMALL_RING_BYTES);
+    (0..4).for_each(|client| world.clients[client].channel = 0);
+    for client in [0, 1, 3] {
+        world.connect(client, 0);
+    }
+    world.publish(0, 0, 10);
+    world.finish();
+    world.disconnect(1);
+    world.disconnect(3);
+    world.publish(0, 0, LARGE_BYTES);
+    assert!(world.shards.shards[0].is_congested(), "the ring is full");
+    for _ in 0..turns {
+        world.shards.shards[0].drain_ring(world.now);
+        world.flush(0, true);
+        (1..SHARDS).for_each(|shard| while world.shards.shards[shard].drain_ring(world.now) > 0 {});
+        world.shards.shards[0].retry_unsent(world.now);
+    }
+    assert!(world.shards.shards[0].is_congested(), "more is to come");
+    for client in 1..4 {
+        world.connect(client, 1);
+    }
+    world
+}
+
+#[test]
+fn who_subscribes_while_a_large_publication_is_written_receives_it() {
+    for turns in 1..5 {
+        let mut world = subscribe_between_fragments(rule(100, 0), turns);
+        world.finish();
+        world.publish(0, 0, 10);
+        world.finish();
+        let log = world.log(0);
+        assert_eq!(log.len(), 3);
+        for (client, missed) in [(0, 0), (1, 0), (2, 1), (3, 0)] {
+            let it = &world.clients[client];
+            assert_eq!(it.received, log[missed..], "client {client}, {turns}");
+            assert!(it.closes.is_empty() && it.recovered.iter().all(|it| *it));
+        }
+        let recovered = world.sum(|counters| counters.fragments_recovered.value());
+        assert!(recovered >= 2, "{recovered} {turns}");
+    }
+}
+
+#[test]
+fn a_large_publication_that_is_not_kept_is_never_missed_silently() {
+    let mut rule = rule(100, 0);
+    rule.limits.bytes_max = LARGE_BYTES as u64;
+    let mut world = subscribe_between_fragments(rule, 3);
+    world.finish();
+    for client in 1..4 {
+        let it = &world.clients[client];
+        assert_eq!(it.closes, ["recovery_failed"], "client {client}");
+        assert!(it.received.len() <= 1, "nothing after the gap");
+        world.connect(client, 1);
+        world.finish();
+        assert_eq!(world.clients[client].recovered.last(), Some(&false));
+    }
+    assert_eq!(
+        world.clients[0].received.len(),
+        2,
+        "it was subscribed before"
+    );
 }

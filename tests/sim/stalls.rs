@@ -1,6 +1,6 @@
 //! Does a shard that does not get on harm only its own sessions, and does it learn what it missed?
 
-use crate::client::{Client, Received, request};
+use crate::client::{Client, Received, frame, request};
 use crate::shards::{Shards, shards, shards_keeping};
 use fanwire::base::counters::CloseReason;
 use fanwire::base::heartbeat::{CONFIRM_MS, STALL_MS};
@@ -31,8 +31,12 @@ impl World {
 
     /// The same with a history of so many publications.
     fn keeping(messages_max: u32) -> Self {
+        Self::keeping_channels("prop:", messages_max)
+    }
+
+    fn keeping_channels(prefix: &str, messages_max: u32) -> Self {
         let rule = HistoryRule {
-            literal: "prop:".into(),
+            literal: prefix.into(),
             is_prefix: true,
             limits: HistoryLimits {
                 messages_max,
@@ -212,6 +216,97 @@ fn the_sessions_of_a_lapped_shard_are_closed_if_something_without_a_history_is_l
     world.read(1, LATER);
     let counters = &world.shards.counters[1];
     assert_eq!(counters.closes.of(CloseReason::Stalled).value(), 1);
+}
+
+/// A shard that has read the beginning of a publication, or nothing of it, is lapped before its end.
+fn lap_within_a_publication(mut world: World, is_begun: bool) -> World {
+    world.begin_turn(1, BEGAN);
+    world.begin_turn(0, LATER);
+    let publication = Received {
+        number: 0,
+        channel: CHANNEL,
+        padding_bytes: 600_000,
+    };
+    let mut bytes = world.clients[0].publish(publication);
+    let publisher = world.clients[0].id;
+    world.shards.shards[0].receive(publisher, &mut bytes, LATER);
+    if is_begun {
+        world.shards.shards[1].drain_ring(BEGAN);
+    }
+    let confirmed = Now::at(LATER.monotonic_ms + CONFIRM_MS, LATER.unix_ms);
+    // Several times the ring, and not all.
+    for _ in 0..4 {
+        world.read(0, LATER);
+        world.shards.shards[0].retry_unsent(confirmed);
+    }
+    assert!(world.shards.shards[0].is_congested());
+    world.begin_turn(1, LATER);
+    world.read(1, LATER);
+    assert_eq!(world.shards.counters[1].ring_lapped.value(), 1);
+    world.published = 1;
+    while world.shards.shards[0].is_congested() {
+        world.read(0, LATER);
+        world.read(1, LATER);
+        world.shards.shards[0].retry_unsent(LATER);
+        world.shards.shards[0].continue_input(LATER);
+    }
+    for shard in [0, 1, 1] {
+        world.read(shard, LATER);
+    }
+    assert_eq!(world.numbers(0), [0]);
+    world
+}
+
+#[test]
+fn a_publication_that_ends_after_a_shard_was_lapped_is_recovered_or_closes_the_session() {
+    for is_begun in [false, true] {
+        let world = lap_within_a_publication(World::keeping(100), is_begun);
+        assert_eq!((world.numbers(1), world.closes(1)), (vec![0], 0));
+        assert_eq!(world.shards.counters[1].fragments_recovered.value(), 1);
+        // A history of other channels only.
+        let world = lap_within_a_publication(World::keeping_channels("other:", 100), is_begun);
+        assert_eq!(world.numbers(1), [0; 0]);
+        let closes = &world.shards.counters[1].closes;
+        assert_eq!(closes.of(CloseReason::Stalled).value(), 1, "{is_begun}");
+    }
+}
+
+#[test]
+fn subscriptions_of_one_session_to_the_same_channel_recover_together() {
+    let mut world = World::keeping_channels("stream:", 1_000);
+    let peer = ([127, 0, 0, 1], 9).into();
+    let shard = &mut world.shards.shards[1];
+    let id = shard.accept(peer, 0, BEGAN).unwrap();
+    shard.receive(id, &mut request(DialectId::Analytics), BEGAN);
+    let subscribe = br#"{"type":"subscribe","data":{"type":"events"}}"#;
+    for _ in 0..3 {
+        shard.receive(id, &mut frame(1, subscribe), BEGAN);
+    }
+    let read = |world: &mut World| {
+        let shard = &mut world.shards.shards[1];
+        let mut text = String::new();
+        while shard.drain_ring(LATER) > 0 || shard.has_recovering() || shard.has_ready() {
+            while let Some(id) = shard.next_ready() {
+                let bytes = shard.begin_send(id, 64).collect::<Vec<_>>().concat();
+                shard.sent(id, u32::try_from(bytes.len()).unwrap());
+                text += &String::from_utf8_lossy(&bytes);
+            }
+        }
+        text
+    };
+    read(&mut world);
+    world.begin_turn(1, BEGAN);
+    world.begin_turn(0, LATER);
+    let state = Arc::clone(&world.shards.process_state);
+    let outside = Publisher::new(&world.shards.ring, state, Arc::default(), |_, _| {});
+    let event = Publication::new("stream:events", "m", r#"{"missed":1}"#);
+    outside.publish(&event, LATER).unwrap();
+    world.publish(500, LATER);
+    world.begin_turn(1, LATER);
+    let text = read(&mut world);
+    assert_eq!(text.matches(r#""missed":1"#).count(), 3, "{text}");
+    assert_eq!(world.shards.counters[1].lapped_recovered.value(), 3);
+    assert_eq!(world.shards.counters[1].ring_lapped.value(), 1);
 }
 
 #[test]
