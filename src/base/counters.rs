@@ -266,6 +266,9 @@ metrics! {
         deliveries: Counter;
         /// Publications of the history that were sent to subscribers which had missed them.
         recovered: Counter;
+        /// Turns of subscribers that recover: each sends some publications, or finds that the subscriber
+        /// cannot receive more yet.
+        recovery_turns: Counter;
         /// Publications queued for a subscriber and never sent.
         dropped: CounterSet<DropReason>, label = "reason";
         /// Sends that a socket did not accept completely.

@@ -415,6 +415,13 @@ impl Channels {
         }
     }
 
+    /// The key of the group of a subscription; `None` if there is no such group any more.
+    pub(super) fn group_key(&self, subscription: SubscriptionRef) -> Option<SubscriberGroupKey> {
+        let channel = self.channels.get(subscription.channel.0 as usize)?;
+        let group = channel.groups.get(subscription.group as usize)?;
+        Some(group.key)
+    }
+
     /// The subscription id of a subscription.
     pub(super) fn subscription_id(&self, subscription: SubscriptionRef) -> Option<&SubscriptionId> {
         let group = self.at(subscription.channel).group(subscription.group);

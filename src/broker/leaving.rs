@@ -23,6 +23,7 @@ impl Broker {
         let session = self.sessions.get(id);
         if session.is_some_and(|session| !session.is_leaving) {
             self.remember_offline(id, now);
+            self.recoveries.remove_session(id);
         }
         if let Some(session) = self.sessions.get_mut(id)
             && !session.is_leaving

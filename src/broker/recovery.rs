@@ -22,53 +22,63 @@ use crate::base::{ChannelTag, ConnectionId, Now, SubscriptionId};
 use crate::json::Document;
 
 impl Broker {
-    /// How many subscribers recover.
+    /// Whether subscribers recover.
     #[must_use]
-    pub fn recovery_count(&self) -> usize {
-        self.recoveries.queue.len()
+    pub fn has_recoveries(&self) -> bool {
+        !self.recoveries.is_empty()
     }
 
-    /// Takes the next subscriber that recovers. Those whose subscription has ended are left out.
+    /// Whether `next_recovery` would return one.
+    #[must_use]
+    pub fn has_next_recovery(&self) -> bool {
+        self.recoveries.has_next()
+    }
+
+    /// Takes the next subscriber that recovers. One of the following must be called for it.
     pub fn next_recovery(&mut self) -> Option<Recovery> {
-        loop {
-            let recovery = self.recoveries.queue.pop_front();
-            if self.recoveries.queue.is_empty() {
-                self.recoveries.queue.shrink_to(0);
-            }
-            let recovery = recovery?;
-            if self.recovering_group(&recovery).is_some() {
-                return Some(recovery);
-            }
-        }
+        self.recoveries.next()
     }
 
-    /// Puts a subscriber back that has more to receive.
+    /// It has more to receive.
     pub fn continue_recovery(&mut self, recovery: Recovery) {
-        self.recoveries.queue.push_back(recovery);
+        self.recoveries.put_back(recovery);
+    }
+
+    /// It has received what the shard has yet to read from the ring.
+    pub fn delay_recovery(&mut self, recovery: Recovery) {
+        self.recoveries.put_behind(recovery);
+    }
+
+    /// Its session is to read first, until `resume_recoveries`.
+    pub fn suspend_recoveries(&mut self, recovery: Recovery) {
+        self.recoveries.suspend(recovery);
+    }
+
+    /// A session has read.
+    pub fn resume_recoveries(&mut self, id: ConnectionId) {
+        self.recoveries.resume(id);
     }
 
     /// From now on the subscriber receives what the shard reads from the ring.
     pub fn finish_recovery(&mut self, recovery: Recovery) {
         let live = self.channels.make_live(recovery.subscription);
         self.replace_subscription(recovery.id.slot(), recovery.subscription, live);
+        self.recoveries.resume(recovery.id);
     }
 
     /// Ends the session of a subscriber that missed entries which are not kept any more.
     pub fn fail_recovery(&mut self, recovery: Recovery, now: Now, emit: &mut Emit<'_>) {
         // How far it has come is looked up when its user goes.
-        self.recoveries.queue.push_back(recovery);
+        self.recoveries.put_back(recovery);
         self.close_once(recovery.id, CloseReason::RecoveryFailed, now, emit);
     }
 
-    /// The group of a subscriber, if it still recovers.
+    /// The group of a subscriber, if it still recovers. Its place does not change meanwhile, as it is
+    /// alone in its group.
     #[must_use]
     pub fn recovering_group(&self, recovery: &Recovery) -> Option<SubscriberGroupKey> {
-        let session = self.sessions.get(recovery.id)?;
-        if session.closing || !session.subscriptions.contains(&recovery.subscription) {
-            return None;
-        }
-        let channel = self.channels.at(recovery.subscription.channel);
-        let key = channel.group(recovery.subscription.group).key;
+        self.sessions.get(recovery.id).filter(|it| !it.closing)?;
+        let key = self.channels.group_key(recovery.subscription)?;
         (key.recovery == Some(recovery.number)).then_some(key)
     }
 

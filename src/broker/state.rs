@@ -94,7 +94,10 @@ impl Broker {
 
     /// States that the shard has read the ring up to this offset of the history.
     pub fn reach(&mut self, offset: u64) {
-        self.reached = offset;
+        if offset != self.reached {
+            self.reached = offset;
+            self.recoveries.catch_up();
+        }
     }
 
     /// States that no client can have received this offset of the history.

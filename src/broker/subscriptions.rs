@@ -12,7 +12,7 @@ use super::state::{Broker, Emit};
 use crate::base::channel_names::{name_for_clients, tenant_of};
 use crate::base::counters::SubscriptionReject;
 use crate::base::limits::FILTER_BYTES_PER_SESSION_MAX;
-use crate::base::{ConnectionId, Now, SubscriptionId};
+use crate::base::{ConnectionId, HistoryError, Now, Position, SubscriptionId};
 use crate::config::Action;
 
 impl Broker {
@@ -39,18 +39,10 @@ impl Broker {
         };
         let history = &self.process_state.history;
         let has_history = history.limits_of(&name).is_some();
-        // Who may not read the history may still subscribe.
-        let mut after = requested
-            .recover
-            .filter(|_| !is_known)
-            .and_then(|position| {
-                self.check_access(id, Action::History, requested.channel)
-                    .ok()?;
-                let tag = self.process_state.interests.tag(&name);
-                has_history.then_some(())?;
-                let resumed = history.resume(tag, position, self.unreached, now.monotonic_ms);
-                resumed.ok()
-            });
+        let shown = requested.recover.filter(|_| has_history && !is_known);
+        let (mut after, mut is_recovered) = shown.map_or((None, false), |position| {
+            self.resume(id, requested.channel, &name, position, now)
+        });
         if !is_known {
             if session.client_side().len() >= self.subscriptions_max(session) {
                 return self.reject(Rejection::TooManySubscriptions, emit);
@@ -70,7 +62,9 @@ impl Broker {
             {
                 return self.reject(Rejection::TooManyFilters, emit);
             }
+            let shown = after;
             after = self.join(id, &name, (subscription_id.clone(), filter), after, now);
+            is_recovered |= shown.is_none() && after.is_some();
             self.count_tables();
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -91,8 +85,7 @@ impl Broker {
             is_announced,
             user: session.user(),
             position: has_history.then_some(position),
-            is_recovered: (requested.recover.is_some() || after.is_some())
-                .then_some(after.is_some()),
+            is_recovered: (requested.recover.is_some() || after.is_some()).then_some(is_recovered),
             now,
         })));
         if is_announced {
@@ -102,6 +95,33 @@ impl Broker {
                 now,
                 emit,
             );
+        }
+    }
+
+    /// The offset after which a client that shows a position receives entries of the history, if it
+    /// does, and whether those are all that it missed.
+    fn resume(
+        &self,
+        id: ConnectionId,
+        channel: &str,
+        name: &str,
+        position: Position,
+        now: Now,
+    ) -> (Option<u64>, bool) {
+        let history = &self.process_state.history;
+        let tag = self.process_state.interests.tag(name);
+        // Who may not read the history may still subscribe.
+        let may_read = self.check_access(id, Action::History, channel).is_ok();
+        // What the client has received from another shard may be new to this one, and is not sent
+        // again.
+        let is_ahead = position.offset > self.reached;
+        match history.resume(tag, position, self.unreached, now.monotonic_ms) {
+            Ok(after) if may_read || is_ahead => (Some(after), may_read),
+            Err(HistoryError::TooOld) if is_ahead => {
+                let oldest = history.oldest_offset(tag, now.monotonic_ms);
+                (Some(oldest), false)
+            }
+            _ => (None, false),
         }
     }
 
@@ -314,6 +334,15 @@ impl Broker {
 
     /// Removes a subscription that is in no session's list any more; returns how much work it was.
     pub(super) fn leave(&mut self, subscription: SubscriptionRef) -> usize {
+        let group = self.channels.at(subscription.channel);
+        let group = group.group(subscription.group);
+        // Who recovers is alone in its group.
+        if let Some(number) = group.key.recovery
+            && let [slot] = *group.slots
+            && let Some(id) = self.sessions.id_at_slot(slot)
+        {
+            self.recoveries.remove(id, number);
+        }
         let (moved, work) = self.channels.leave(subscription);
         let Some(moved) = moved else {
             return work;

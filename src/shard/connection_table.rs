@@ -9,8 +9,9 @@ use super::timer_wheel::{Timer, TimerWheel};
 use super::unauthenticated::{Excess, UnauthenticatedPool};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
-    CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS, REPLY_BYTES_WAITING,
-    REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS, WAITING_BYTES_WHEN_SHORT,
+    CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS, RECOVERY_BYTES_WAITING,
+    REPLY_BYTES_WAITING, REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS,
+    WAITING_BYTES_WHEN_SHORT,
 };
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull,
@@ -21,6 +22,7 @@ use crate::config::{PeerRole, Policy};
 use crate::dialect;
 use crate::http::rejection;
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -51,6 +53,10 @@ pub(super) struct ConnectionTable {
     pub(super) input_queue: InputQueue,
     /// What the wire is to ask the kernel.
     pub(super) queries: Vec<(ConnectionId, Query)>,
+    /// Connections whose subscribers go on with their recovery when they have read some of what waits,
+    /// and those that have.
+    suspended: HashSet<ConnectionId>,
+    resumed: Vec<ConnectionId>,
     /// Connections that have just left the pool of those before authentication.
     pub(super) admitted: Vec<ConnectionId>,
 }
@@ -99,6 +105,8 @@ impl ConnectionTable {
             input_queue: InputQueue::default(),
             queries: Vec::new(),
             admitted: Vec::new(),
+            suspended: HashSet::new(),
+            resumed: Vec::new(),
         }
     }
 
@@ -227,6 +235,22 @@ impl ConnectionTable {
     pub(super) fn waiting_bytes(&self, id: ConnectionId) -> u32 {
         let connection = self.slab.get(id);
         connection.map_or(0, |connection| connection.send_queue.bytes())
+    }
+
+    /// Notes a connection for `take_resumed`, as soon as fewer bytes wait for it.
+    pub(super) fn suspend(&mut self, id: ConnectionId) {
+        self.suspended.insert(id);
+    }
+
+    /// Whether `take_resumed` would return some.
+    pub(super) fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
+    }
+
+    /// The connections of which `suspend` was called and for which at most
+    /// [`RECOVERY_BYTES_WAITING`] bytes wait now.
+    pub(super) fn take_resumed(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.resumed)
     }
 
     /// Sends an event to the client, in its dialect.
@@ -460,6 +484,7 @@ impl ConnectionTable {
             "only closed sockets are released"
         );
         connection.phase = Phase::Leaving;
+        self.suspended.remove(&id);
         connection.decoder = Decoder::default();
         // Not earlier: a send in flight may still have written some of it.
         let abandoned = std::mem::take(&mut connection.send_queue).abandoned();
@@ -656,6 +681,12 @@ impl ConnectionTable {
         let delivered = connection.send_queue.sent(bytes);
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
+        if !self.suspended.is_empty()
+            && connection.send_queue.bytes() <= RECOVERY_BYTES_WAITING
+            && self.suspended.remove(&id)
+        {
+            self.resumed.push(id);
+        }
         let input = connection.input.as_ref();
         let resumes = input.is_some_and(|input| input.waits_for == WaitsFor::Peer)
             && connection.send_queue.reply_bytes() == 0;

@@ -19,9 +19,7 @@ pub(super) struct Recovering {
     /// Frames that others may need too: a thousand clients that lost one server come back together.
     frames: HashMap<FrameKey, FrameRun>,
     frame_bytes: usize,
-    /// Subscribers that are still to be looked at in this pass over all of them.
-    pass_left: usize,
-    /// Whether some subscriber could be sent more at once, or is to be looked at.
+    /// Whether some subscriber could be sent more at once.
     is_ready: bool,
     /// Whether some subscriber waits for a publisher that has written the ring and not the history.
     is_unsettled: bool,
@@ -42,10 +40,14 @@ enum Outcome {
     Done,
     /// More is there.
     More(u64),
+    /// What it has received is not read here yet.
+    Behind,
     /// It must read first.
     Waits,
     /// Something is not kept any more.
     Lost,
+    /// It recovers no more.
+    Ended,
 }
 
 impl Recovering {
@@ -63,7 +65,7 @@ impl Shard {
     /// Whether `drain_ring` would send more to subscribers that recover.
     #[must_use]
     pub fn has_recovering(&self) -> bool {
-        self.recovering.is_ready
+        self.recovering.is_ready || self.connections.has_resumed()
     }
 
     /// Whether subscribers that recover wait for publishers, which takes a moment.
@@ -76,39 +78,38 @@ impl Shard {
     pub(super) fn continue_recoveries(&mut self, now: Now) {
         self.recovering.is_ready = false;
         self.recovering.is_unsettled = false;
-        let count = self.broker.recovery_count();
-        if count == 0 {
-            if self.recovering.frame_bytes > 0 {
+        for id in self.connections.take_resumed() {
+            self.broker.resume_recoveries(id);
+        }
+        if !self.broker.has_next_recovery() {
+            if self.recovering.frame_bytes > 0 && !self.broker.has_recoveries() {
                 self.recovering = Recovering::default();
             }
             return;
         }
-        let is_settled = self
-            .process_state
-            .history
-            .is_settled(self.reader.next_position());
-        if self.recovering.pass_left == 0 {
-            self.recovering.pass_left = count;
+        let history = &self.process_state.history;
+        if !history.is_settled(self.reader.next_position()) {
+            self.recovering.is_unsettled = true;
+            return;
         }
         let mut bytes_left = RECOVERY_BYTES_PER_TURN;
-        for _ in 0..self.recovering.pass_left.min(RECOVERIES_PER_TURN) {
+        for _ in 0..RECOVERIES_PER_TURN {
             if bytes_left == 0 {
                 break;
             }
-            self.recovering.pass_left -= 1;
             let Some(mut recovery) = self.broker.next_recovery() else {
-                return;
-            };
-            if !is_settled {
-                self.recovering.is_unsettled = true;
-                self.broker.continue_recovery(recovery);
                 break;
-            }
+            };
+            self.connections.counters.recovery_turns.add(1);
             match self.send_entries(&recovery, &mut bytes_left, now) {
                 Outcome::Done => self.broker.finish_recovery(recovery),
-                Outcome::Waits => self.broker.continue_recovery(recovery),
+                Outcome::Ended => self.broker.resume_recoveries(recovery.id),
+                Outcome::Behind => self.broker.delay_recovery(recovery),
+                Outcome::Waits => {
+                    self.connections.suspend(recovery.id);
+                    self.broker.suspend_recoveries(recovery);
+                }
                 Outcome::More(after) => {
-                    self.recovering.is_ready = true;
                     recovery.after = after;
                     self.broker.continue_recovery(recovery);
                 }
@@ -125,7 +126,7 @@ impl Shard {
                 }
             }
         }
-        self.recovering.is_ready |= self.recovering.pass_left > 0 && is_settled;
+        self.recovering.is_ready = self.broker.has_next_recovery();
     }
 
     /// Sends the next entries to a subscriber that recovers.
@@ -138,13 +139,14 @@ impl Shard {
             ..
         } = self;
         let reached = broker.reached();
-        let waiting = connections.waiting_bytes(recovery.id);
-        // What it has received is not read here yet.
-        if recovery.after > reached || waiting > RECOVERY_BYTES_WAITING {
+        if connections.waiting_bytes(recovery.id) > RECOVERY_BYTES_WAITING {
             return Outcome::Waits;
         }
+        if recovery.after > reached {
+            return Outcome::Behind;
+        }
         let Some(key) = broker.recovering_group(recovery) else {
-            return Outcome::Waits;
+            return Outcome::Ended;
         };
         let (tag, _) = broker.recovering_channel(recovery);
         let frame_key = |offset| (tag, offset, key.variant, key.subscription_id_bytes);

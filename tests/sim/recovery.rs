@@ -11,7 +11,7 @@ use crate::shards::{Shards, shards_keeping};
 use fanwire::base::{
     ConnectionId, DialectId, HistoryLimits, HistoryRule, Now, Position, ShardCounters,
 };
-use fanwire::shard::ConnectionAction;
+use fanwire::shard::{ConnectionAction, Shard};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -394,6 +394,33 @@ fn who_was_away_for_too_long_is_told_so_and_receives_what_follows() {
 }
 
 #[test]
+fn a_shard_that_is_behind_sends_nothing_again_to_who_missed_too_much() {
+    let mut world = World::new(1, rule(2, 0), 2);
+    world.clients[1].channel = 0;
+    for client in 0..2 {
+        world.connect(client, 0);
+    }
+    let read = |world: &mut World| {
+        while world.shards.shards[0].drain_ring(world.now) > 0 {
+            world.flush(0, true);
+        }
+    };
+    (0..3).for_each(|_| world.publish(0, 0, 10));
+    read(&mut world);
+    world.disconnect(1);
+    (0..4).for_each(|_| world.publish(0, 0, 10));
+    // It has read nothing yet.
+    world.connect(1, 1);
+    world.finish();
+    world.publish(0, 0, 10);
+    world.finish();
+    let client = &world.clients[1];
+    assert_eq!(client.recovered, [false]);
+    let numbers = client.received.iter().map(|(_, number)| *number);
+    assert_eq!(numbers.collect::<Vec<_>>(), [0, 1, 2, 5, 6, 7]);
+}
+
+#[test]
 fn a_position_of_another_process_or_of_the_future_recovers_nothing() {
     let mut world = World::new(1, rule(100, 0), 2);
     world.connect(0, 0);
@@ -577,4 +604,104 @@ fn a_large_publication_that_is_not_kept_is_never_missed_silently() {
         2,
         "it was subscribed before"
     );
+}
+
+/// Clients with many channels each, which do not read at first.
+#[test]
+fn subscribers_that_recover_and_do_not_read_cost_nothing_until_they_do() {
+    const CHANNELS: u64 = 1_000;
+    const CLIENTS: u64 = 20;
+    let Shards {
+        mut shards,
+        counters,
+        ..
+    } = shards_keeping(vec![rule(100, 0)], b"unused", 1, 1 << 24, BEGAN);
+    let shard = &mut shards[0];
+    let connect = |shard: &mut Shard| {
+        let id = shard.accept(([127, 0, 0, 1], 9).into(), 0, BEGAN).unwrap();
+        shard.receive(id, &mut request(DialectId::Gateway), BEGAN);
+        id
+    };
+    let send = |shard: &mut Shard, id, text: &str| {
+        shard.receive(id, &mut frame(1, text.as_bytes()), BEGAN);
+        while shard.has_waiting_input() {
+            shard.continue_input(BEGAN);
+        }
+    };
+    let publisher = connect(shard);
+    let padding = "x".repeat(500);
+    for channel in 0..CHANNELS {
+        let text = format!(
+            r#"{{"type":"publish","data":{{"channel":"news:{channel}","type":"m","data":"{padding}"}}}}"#
+        );
+        send(shard, publisher, &text);
+    }
+    while shard.drain_ring(BEGAN) > 0 {}
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(shard)).collect();
+    for id in &clients {
+        for channel in 0..CHANNELS {
+            // What comes before the answers to all is the replies', not the recovery's.
+            while let Some(id) = shard.next_ready() {
+                let bytes = shard.begin_send(id, 64).map(<[u8]>::len).sum::<usize>();
+                shard.sent(id, u32::try_from(bytes).unwrap());
+            }
+            let text = format!(
+                r#"{{"type":"subscribe","data":{{"channel":"news:{channel}","recover":"00000007-0000000000000"}}}}"#
+            );
+            send(shard, *id, &text);
+        }
+    }
+    let turns = || counters[0].recovery_turns.value();
+    let recovered = || counters[0].recovered.value();
+    for _ in 0..CLIENTS * CHANNELS {
+        shard.drain_ring(BEGAN);
+    }
+    let (turns_before, recovered_before) = (turns(), recovered());
+    assert!(
+        recovered_before < CLIENTS * CHANNELS / 2,
+        "they do not read"
+    );
+    for _ in 0..1_000 {
+        shard.drain_ring(BEGAN);
+        assert!(!shard.has_recovering() && !shard.awaits_history());
+    }
+    assert_eq!(turns(), turns_before);
+    // One reads, others leave or end subscriptions; the rest costs nothing still.
+    send(
+        shard,
+        clients[1],
+        r#"{"type":"unsubscribe","data":{"channel":"news:999"}}"#,
+    );
+    shard.abort(clients[2], BEGAN);
+    while let Some(id) = shard.next_ready() {
+        let bytes = shard.begin_send(id, 64).map(<[u8]>::len).sum::<usize>();
+        if id == clients[0] {
+            shard.sent(id, u32::try_from(bytes).unwrap());
+        } else {
+            shard.sent(id, 0);
+            shard.would_block(id, BEGAN);
+        }
+        shard.drain_ring(BEGAN);
+    }
+    let gone = recovered() - recovered_before;
+    assert!(gone > CHANNELS / 2, "{gone}");
+    assert!(turns() - turns_before < 2 * CHANNELS, "{}", turns());
+    for id in &clients {
+        shard.writable(*id);
+    }
+    while shard.has_ready() || shard.has_recovering() {
+        while let Some(id) = shard.next_ready() {
+            let bytes = shard.begin_send(id, 64).map(<[u8]>::len).sum::<usize>();
+            shard.sent(id, u32::try_from(bytes).unwrap());
+        }
+        shard.drain_ring(BEGAN);
+    }
+    assert!(
+        recovered() >= (CLIENTS - 1) * CHANNELS - 1,
+        "{}",
+        recovered()
+    );
+    assert!(recovered() < CLIENTS * CHANNELS);
+    assert!(turns() < 3 * CLIENTS * CHANNELS, "{}", turns());
+    assert!(!shard.broker().has_recoveries());
 }
