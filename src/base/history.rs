@@ -13,7 +13,9 @@
 use super::channel_names::name_for_clients;
 use super::history_channel::{ChannelHistory, Stored};
 use super::history_position::Position;
+use super::history_removed::RemovedChannels;
 use super::interest::{ChannelTag, TagMap, is_mostly_empty};
+use super::label::{Label, label};
 use super::limits::{HISTORY_SPINS, HISTORY_SWEEP_MAX, OUTSIDE_WRITERS_MAX};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +63,20 @@ impl HistoryRule {
     }
 }
 
+label! {
+    /// Why an entry was removed.
+    HistoryRemoval {
+        /// Its channel had more publications or bytes than its rule says.
+        Limit = "limit",
+        /// It was older than its rule says.
+        Age = "age",
+        /// All channels together had more than `history_bytes_max`.
+        Memory = "memory",
+        /// The embedding program deleted it.
+        Deleted = "deleted",
+    }
+}
+
 /// What the table holds and has lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryStats {
@@ -70,8 +86,8 @@ pub struct HistoryStats {
     pub messages: u64,
     /// Bytes of all entries, with what each one costs beside its content.
     pub bytes: u64,
-    /// Entries that were removed because all channels together had too many bytes.
-    pub evicted: u64,
+    /// Entries that were removed, by the indices of [`HistoryRemoval`].
+    pub removed: [u64; HistoryRemoval::ALL.len()],
 }
 
 /// Why entries cannot be read from a position on.
@@ -112,7 +128,8 @@ pub struct History {
     bytes_max: u64,
     bytes: AtomicU64,
     messages: AtomicU64,
-    evicted: AtomicU64,
+    channels: AtomicU64,
+    removed: [AtomicU64; HistoryRemoval::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -128,8 +145,7 @@ struct Channels {
     by_tag: TagMap<ChannelHistory>,
     /// The channels of the table, each once: the next one to look at is the first.
     order: VecDeque<ChannelTag>,
-    /// Of channels that are not in the table, entries up to this offset may have been removed.
-    lost_through: u64,
+    removed: RemovedChannels,
 }
 
 /// A writer that is about to write the ring and to insert an entry; the entry must be inserted
@@ -173,7 +189,8 @@ impl History {
             bytes_max,
             bytes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
-            evicted: AtomicU64::new(0),
+            channels: AtomicU64::new(0),
+            removed: [const { AtomicU64::new(0) }; HistoryRemoval::ALL.len()],
         }
     }
 
@@ -349,15 +366,17 @@ impl History {
         let Channels {
             by_tag,
             order,
-            lost_through,
+            removed,
         } = &mut *channels;
         let channel = by_tag.entry(tag).or_insert_with(|| {
             order.push_back(tag);
-            ChannelHistory::new(*lost_through)
+            ChannelHistory::new(removed.take(tag))
         });
         let before = channel.size();
-        channel.insert(stored, limits, now_ms);
+        let (over_limit, too_old) = channel.insert(stored, limits, now_ms);
         self.count(before, channel.size());
+        self.count_removed(HistoryRemoval::Limit, over_limit);
+        self.count_removed(HistoryRemoval::Age, too_old);
         if self.bytes.load(Ordering::Relaxed) > self.bytes_max {
             self.evict(&mut channels, tag);
         }
@@ -385,8 +404,7 @@ impl History {
             while self.bytes.load(Ordering::Relaxed) - before.1 + channel.size().1 > self.bytes_max
                 && channel.remove_oldest()
             {}
-            let removed = before.0 - channel.size().0;
-            self.evicted.fetch_add(removed, Ordering::Relaxed);
+            self.count_removed(HistoryRemoval::Memory, before.0 - channel.size().0);
             self.count(before, channel.size());
         }
     }
@@ -396,8 +414,8 @@ impl History {
             let before = channel.size();
             while channel.remove_oldest() {}
             self.count(before, (0, 0));
-            self.evicted.fetch_add(before.0, Ordering::Relaxed);
-            channels.lost_through = channels.lost_through.max(channel.lost_through());
+            self.count_removed(HistoryRemoval::Memory, before.0);
+            channels.removed.add(tag, channel.lost_through());
         }
     }
 
@@ -408,6 +426,22 @@ impl History {
         };
         add(&self.messages, before.0, after.0);
         add(&self.bytes, before.1, after.1);
+        if (before.0 == 0) != (after.0 == 0) {
+            add(&self.channels, before.0.min(1), after.0.min(1));
+        }
+    }
+
+    fn count_removed(&self, removal: HistoryRemoval, count: u64) {
+        if count > 0 {
+            self.removed[removal.index()].fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes what is too old from a channel.
+    fn expire(&self, channel: &mut ChannelHistory, now_ms: u64) {
+        let before = channel.size();
+        self.count_removed(HistoryRemoval::Age, channel.expire(now_ms));
+        self.count(before, channel.size());
     }
 
     /// Whether what follows a position on a channel can be read: the offset to read from. No client
@@ -460,12 +494,10 @@ impl History {
     ) -> Result<(), HistoryError> {
         let mut channels = self.lock(tag);
         let Some(channel) = channels.by_tag.get_mut(&tag) else {
-            let is_complete = channels.lost_through <= after;
+            let is_complete = channels.removed.lost_through(tag) <= after;
             return is_complete.then_some(()).ok_or(HistoryError::TooOld);
         };
-        let before = channel.size();
-        channel.expire(now_ms);
-        self.count(before, channel.size());
+        self.expire(channel, now_ms);
         if channel.lost_through() > after {
             return Err(HistoryError::TooOld);
         }
@@ -478,11 +510,9 @@ impl History {
     pub fn oldest_offset(&self, tag: ChannelTag, now_ms: u64) -> u64 {
         let mut channels = self.lock(tag);
         let Some(channel) = channels.by_tag.get_mut(&tag) else {
-            return channels.lost_through;
+            return channels.removed.lost_through(tag);
         };
-        let before = channel.size();
-        channel.expire(now_ms);
-        self.count(before, channel.size());
+        self.expire(channel, now_ms);
         channel.lost_through()
     }
 
@@ -497,9 +527,10 @@ impl History {
     ) -> u64 {
         let channels = self.lock(tag);
         let channel = channels.by_tag.get(&tag);
-        channel.map_or(channels.lost_through, |it| {
-            it.before_newest(count, bytes_max, through)
-        })
+        match channel {
+            Some(channel) => channel.before_newest(count, bytes_max, through),
+            None => channels.removed.lost_through(tag),
+        }
     }
 
     /// Removes the entries of a channel up to an offset.
@@ -508,6 +539,7 @@ impl History {
         if let Some(channel) = channels.by_tag.get_mut(&tag) {
             let before = channel.size();
             channel.delete_through(through);
+            self.count_removed(HistoryRemoval::Deleted, before.0 - channel.size().0);
             self.count(before, channel.size());
         }
     }
@@ -518,11 +550,11 @@ impl History {
         let Channels {
             by_tag,
             order,
-            lost_through,
+            removed,
         } = &mut *channels;
         let channel = by_tag.entry(tag).or_insert_with(|| {
             order.push_back(tag);
-            ChannelHistory::new(*lost_through)
+            ChannelHistory::new(removed.take(tag))
         });
         let before = channel.size();
         channel.delete_through(through);
@@ -533,7 +565,7 @@ impl History {
     /// some.
     #[must_use]
     pub fn absent_lost_through(&self, part: usize) -> u64 {
-        lock(&self.stripes[part].0).lost_through
+        lock(&self.stripes[part].0).removed.max()
     }
 
     /// Remembers that channels in a part of the table without entries may have had some up to an offset.
@@ -543,7 +575,7 @@ impl History {
             .and_then(|it| self.stripes.get(it))
         {
             let mut channels = lock(stripe);
-            channels.lost_through = channels.lost_through.max(through);
+            channels.removed.raise(through);
         }
     }
 
@@ -555,6 +587,7 @@ impl History {
             for channel in channels.by_tag.values_mut() {
                 let before = channel.size();
                 channel.delete_where(&mut is_it);
+                self.count_removed(HistoryRemoval::Deleted, before.0 - channel.size().0);
                 self.count(before, channel.size());
             }
         }
@@ -569,20 +602,18 @@ impl History {
         let Channels {
             by_tag,
             order,
-            lost_through,
+            removed,
         } = &mut *channels;
         for _ in 0..order.len().min(HISTORY_SWEEP_MAX) {
             let Some(tag) = order.pop_front() else { break };
             let Some(channel) = by_tag.get_mut(&tag) else {
                 continue;
             };
-            let before = channel.size();
-            channel.expire(now_ms);
-            self.count(before, channel.size());
+            self.expire(channel, now_ms);
             if channel.size().0 > 0 {
                 order.push_back(tag);
             } else {
-                *lost_through = (*lost_through).max(channel.lost_through());
+                removed.add(tag, channel.lost_through());
                 by_tag.remove(&tag);
             }
         }
@@ -595,13 +626,12 @@ impl History {
     /// What the table holds.
     #[must_use]
     pub fn stats(&self) -> HistoryStats {
-        let channels = self.stripes.iter();
-        let channels = channels.map(|Stripe(stripe)| lock(stripe).by_tag.len() as u64);
+        let load = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
         HistoryStats {
-            channels: channels.sum(),
-            messages: self.messages.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            evicted: self.evicted.load(Ordering::Relaxed),
+            channels: load(&self.channels),
+            messages: load(&self.messages),
+            bytes: load(&self.bytes),
+            removed: std::array::from_fn(|index| load(&self.removed[index])),
         }
     }
 
@@ -613,4 +643,50 @@ impl History {
 /// A panic of another thread leaves a stripe as it was.
 fn lock(stripe: &Mutex<Channels>) -> MutexGuard<'_, Channels> {
     stripe.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(number: u64) -> ChannelTag {
+        ChannelTag::from_bits(number)
+    }
+
+    #[test]
+    fn what_is_removed_is_counted_by_its_reason() {
+        let limits = HistoryLimits {
+            messages_max: 2,
+            bytes_max: 10_000,
+            age_ms: 1_000,
+        };
+        let history = History::new(1, Vec::new(), 1, 4_000);
+        let insert = |channel, offset, bytes, now_ms| {
+            history.insert(tag(channel), offset, &[&vec![0; bytes]], limits, now_ms);
+        };
+        let counts = || {
+            let HistoryStats {
+                channels,
+                messages,
+                removed,
+                ..
+            } = history.stats();
+            (channels, messages, removed)
+        };
+        // Three of two, then two over their age, seen by a reader.
+        (1..4).for_each(|offset| insert(1, offset, 10, 0));
+        assert_eq!(counts(), (1, 2, [1, 0, 0, 0]));
+        assert_eq!(history.oldest_offset(tag(1), 2_000), 3);
+        assert_eq!(counts(), (0, 0, [1, 2, 0, 0]));
+        // Another channel of the same part has no room beside the first one.
+        insert(1, 4, 3_000, 2_000);
+        insert(2, 5, 3_000, 2_000);
+        assert_eq!(counts(), (1, 1, [1, 2, 1, 0]));
+        history.delete(tag(2), u64::MAX);
+        assert_eq!(counts(), (0, 0, [1, 2, 1, 1]));
+        assert_eq!(history.stats().bytes, 0);
+        insert(3, 6, 10, 2_000);
+        history.delete_where(|_, _| true);
+        assert_eq!(counts(), (0, 0, [1, 2, 1, 2]));
+    }
 }

@@ -93,19 +93,24 @@ impl ChannelHistory {
     }
 
     /// Inserts an entry where its offset belongs, which is nearly always the end, and removes what is
-    /// over the limits.
-    pub(super) fn insert(&mut self, stored: Stored, limits: HistoryLimits, now_ms: u64) {
+    /// over the limits; returns how many were over its limits, and how many over their age.
+    pub(super) fn insert(
+        &mut self,
+        stored: Stored,
+        limits: HistoryLimits,
+        now_ms: u64,
+    ) -> (u64, u64) {
         self.age_ms = limits.age_ms;
         let offset = stored.offset();
         if offset <= self.lost_through {
-            return;
+            return (1, 0);
         }
         let later = self.entries.iter().rev();
         let later = later.take_while(|entry| entry.offset() > offset).count();
         let at = self.entries.len() - later;
         if at > 0 && self.entries[at - 1].offset() == offset {
             // A store has it twice.
-            return;
+            return (0, 0);
         }
         self.bytes += stored.cost_bytes();
         if self.entries.len() == self.entries.capacity() {
@@ -115,12 +120,14 @@ impl ChannelHistory {
             self.entries.reserve_exact(more.min(most.max(1)));
         }
         self.entries.insert(at, stored);
+        let mut over_limit = 0;
         while self.entries.len() > limits.messages_max as usize || self.bytes > limits.bytes_max {
             if !self.remove_oldest() {
                 break;
             }
+            over_limit += 1;
         }
-        self.expire(now_ms);
+        (over_limit, self.expire(now_ms))
     }
 
     /// Removes the oldest entry; false if there is none.
@@ -151,11 +158,14 @@ impl ChannelHistory {
         self.bytes = self.entries.iter().map(Stored::cost_bytes).sum();
     }
 
-    /// Removes the entries over their age.
-    pub(super) fn expire(&mut self, now_ms: u64) {
+    /// Removes the entries over their age; returns how many.
+    pub(super) fn expire(&mut self, now_ms: u64) -> u64 {
+        let mut count = 0;
         while self.is_oldest_expired(now_ms) {
             self.remove_oldest();
+            count += 1;
         }
+        count
     }
 
     fn is_oldest_expired(&self, now_ms: u64) -> bool {

@@ -188,6 +188,10 @@ pub const JOURNAL_END_MS: u64 = 5_000;
 /// Users in one part of the table of whom it is noted that the store does not know their state yet; with
 /// more, the store gets the whole table.
 pub const OFFLINE_CHANGED_MAX: usize = 16_384;
+/// Channels of each of the 64 parts of the history of which it is known what they have lost, after
+/// their last entry is gone: at most 4 MiB in all. Less than half of what a hash table of 2,048
+/// buckets takes, so that it never grows.
+pub const HISTORY_REMOVED_MAX: usize = 800;
 /// Channels on which it is remembered where one user stopped.
 pub const OFFLINE_CHANNELS_PER_USER_MAX: usize = 4_096;
 /// Users that one sweep of those who are offline forgets.

@@ -9,6 +9,7 @@ pub mod heartbeat;
 pub mod history;
 mod history_channel;
 mod history_position;
+mod history_removed;
 pub mod id;
 pub mod interest;
 pub mod label;
@@ -27,7 +28,9 @@ pub mod slab;
 pub use catch::catch_panic;
 pub use counters::ShardCounters;
 pub use heartbeat::Heartbeats;
-pub use history::{History, HistoryError, HistoryLimits, HistoryRule, HistoryStats};
+pub use history::{
+    History, HistoryError, HistoryLimits, HistoryRemoval, HistoryRule, HistoryStats,
+};
 pub use history_position::{POSITION_BYTES, Position};
 pub use id::{ConnectionId, DialectId, Variant};
 pub use interest::{ChannelTag, Interests, ShardSet};

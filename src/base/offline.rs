@@ -341,22 +341,6 @@ impl OfflineUsers {
         }
     }
 
-    /// Of a session that has ended, publications from these offsets on were not sent.
-    pub fn amend(&self, user: UserKey, unsent: &[(ChannelTag, u64)]) {
-        let mut users = self.lock(user);
-        self.note_changed(&mut users, user);
-        let Some(known) = users.by_key.get_mut(&user) else {
-            return;
-        };
-        for (tag, first) in unsent {
-            if let Some(seen) = known.channels.get_mut(tag)
-                && seen.subscriptions == 0
-            {
-                seen.offset = seen.offset.min(first.saturating_sub(1));
-            }
-        }
-    }
-
     /// Forgets where a user stopped, on all channels.
     pub fn remove(&self, user: UserKey) {
         let mut users = self.lock(user);
@@ -468,9 +452,8 @@ mod tests {
         assert_eq!(users.subscribe(ann, B, 0), LastSeen::Never);
         users.disconnect(ann, [(A, 5)].into_iter(), 100);
         assert_eq!(users.counts(), (0, 0), "she has other sessions");
-        users.disconnect(ann, [(A, 7), (B, 7)].into_iter(), 100);
+        users.disconnect(ann, [(A, 5), (B, 7)].into_iter(), 100);
         assert_eq!(users.counts(), (1, 0));
-        users.amend(ann, &[(A, 6), (B, 9)]);
         assert_eq!(users.subscribe(ann, A, 99), LastSeen::At(5));
         assert_eq!(users.counts(), (0, 0));
         assert_eq!(users.subscribe(ann, B, 99), LastSeen::At(7));

@@ -313,7 +313,7 @@ impl Broker {
         let mut rooms = Vec::new();
         if !is_same_user {
             rooms = self.announce_leaving(id, now, emit);
-            self.remember_offline(id, now);
+            self.stop_offline(id, now);
             self.release_user(id, now, emit);
         }
         let Some(session) = self.sessions.get_mut(id) else {
@@ -334,7 +334,7 @@ impl Broker {
         self.counters
             .authenticated_sessions
             .set(self.authenticated_count);
-        if !is_same_user {
+        if !is_same_user && !is_moved {
             self.change_offline_user(id, now);
         }
         if is_moved {
@@ -465,7 +465,7 @@ impl Broker {
         };
         session.closing = true;
         self.begin_leaving(id, now, emit);
-        self.amend_offline(id, unsent);
+        self.remember_offline(id, unsent);
         self.release_user(id, now, emit);
         let Self {
             process_state,

@@ -100,16 +100,30 @@ impl Broker {
             if !is_it(subscription.channel) || self.is_recovering(subscription) {
                 continue;
             }
-            let number = self.recoveries.next_number();
-            let (recovering, moved) = self.channels.make_recovering(subscription, number);
-            self.replace_subscription(id.slot(), subscription, recovering);
-            if let Some(Moved { slot, from, to }) = moved {
-                self.replace_subscription(slot, from, to);
-            }
-            self.recoveries.begin(id, recovering, number, after);
+            self.recover_subscription(id, subscription, after);
             count += 1;
         }
         count
+    }
+
+    /// Makes a subscription of a session recover what follows an offset.
+    pub(super) fn recover_subscription(
+        &mut self,
+        id: ConnectionId,
+        subscription: SubscriptionRef,
+        after: u64,
+    ) {
+        let channel = self.channels.at(subscription.channel);
+        if let Some(number) = channel.group(subscription.group).key.recovery {
+            return self.recoveries.rewind(id, number, after);
+        }
+        let number = self.recoveries.next_number();
+        let (recovering, moved) = self.channels.make_recovering(subscription, number);
+        self.replace_subscription(id.slot(), subscription, recovering);
+        if let Some(Moved { slot, from, to }) = moved {
+            self.replace_subscription(slot, from, to);
+        }
+        self.recoveries.begin(id, recovering, number, after);
     }
 }
 

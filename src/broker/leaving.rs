@@ -22,7 +22,7 @@ impl Broker {
     pub(super) fn begin_leaving(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         let session = self.sessions.get(id);
         if session.is_some_and(|session| !session.is_leaving) {
-            self.remember_offline(id, now);
+            self.stop_offline(id, now);
             self.recoveries.remove_session(id);
         }
         if let Some(session) = self.sessions.get_mut(id)

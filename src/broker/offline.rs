@@ -1,12 +1,13 @@
 //! The offline queue: what a user missed while none of the user's sessions was subscribed.
 
-use super::session::Session;
+use super::session::{Session, Stopped};
 use super::state::Broker;
 use crate::base::channel_names::name_for_clients;
 use crate::base::offline::{LastSeen, UserKey};
 use crate::base::{ChannelTag, ConnectionId, Now};
 use crate::config::Action;
 use std::cell::LazyCell;
+use std::collections::HashMap;
 
 impl Broker {
     /// The key of the session's user, if its dialect has an offline queue.
@@ -46,8 +47,9 @@ impl Broker {
         }
     }
 
-    /// Remembers where the user of a session stopped that is about to lose its subscriptions.
-    pub(super) fn remember_offline(&self, id: ConnectionId, now: Now) {
+    /// Notes where the user of a session stopped that is about to lose its subscriptions, or to have
+    /// another user, for `remember_offline`.
+    pub(super) fn stop_offline(&mut self, id: ConnectionId, now: Now) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
@@ -63,28 +65,53 @@ impl Broker {
             let after = recovery.and_then(|number| recoveries.get(&number));
             (channel.tag(), after.copied().unwrap_or(self.reached))
         });
-        let expires_ms = now.monotonic_ms + policy.offline_queue_ttl.0;
-        self.process_state
-            .offline
-            .disconnect(user, channels, expires_ms);
+        let stopped = Stopped {
+            id,
+            user,
+            channels: channels.collect(),
+            expires_ms: now.monotonic_ms + policy.offline_queue_ttl.0,
+        };
+        self.stopped.push(stopped);
     }
 
-    /// Of a session that has ended, publications from these offsets on were not sent.
-    pub(super) fn amend_offline(&self, id: ConnectionId, unsent: &[(ChannelTag, u64)]) {
-        let session = self.sessions.get(id).filter(|_| !unsent.is_empty());
-        if let Some(user) = session.and_then(|session| self.offline_user(session)) {
-            self.process_state.offline.amend(user, unsent);
+    /// A session of which `remember_offline` is to be called.
+    #[must_use]
+    pub fn next_stopped(&self) -> Option<ConnectionId> {
+        self.stopped.first().map(|stopped| stopped.id)
+    }
+
+    /// Remembers where the users of a session stopped: of what was queued for it, publications from
+    /// these offsets on were not sent. In one access, so that a session of the user on another shard
+    /// receives all that is missed, or begins before this one ends.
+    pub fn remember_offline(&mut self, id: ConnectionId, unsent: &[(ChannelTag, u64)]) {
+        if self.stopped.is_empty() {
+            return;
+        }
+        let first_unsent: HashMap<_, _> = unsent.iter().copied().collect();
+        let of_session = self.stopped.extract_if(.., |stopped| stopped.id == id);
+        for stopped in of_session {
+            let channels = stopped.channels.into_iter().map(|(tag, offset)| {
+                let first = first_unsent.get(&tag);
+                let sent = first.map_or(offset, |first| first.saturating_sub(1));
+                (tag, offset.min(sent))
+            });
+            let offline = &self.process_state.offline;
+            offline.disconnect(stopped.user, channels, stopped.expires_ms);
         }
     }
 
-    /// The session has another user: its subscriptions are those of this one from now on.
-    pub(super) fn change_offline_user(&self, id: ConnectionId, now: Now) {
-        let Some(session) = self.sessions.get(id) else {
-            return;
-        };
-        for subscription in session.client_side() {
-            let name = self.channels.name(*subscription);
-            self.resume_offline(id, name, now);
+    /// The session has another user, to whom its subscriptions belong from now on: they receive what
+    /// this one missed, though the session may have been sent some of it before.
+    pub(super) fn change_offline_user(&mut self, id: ConnectionId, now: Now) {
+        let mut at = 0;
+        while let Some(session) = self.sessions.get(id)
+            && let Some(subscription) = session.client_side().get(at).copied()
+        {
+            at += 1;
+            let name = self.channels.name(subscription);
+            if let Some(after) = self.resume_offline(id, name, now) {
+                self.recover_subscription(id, subscription, after);
+            }
         }
     }
 }

@@ -148,6 +148,16 @@ impl Recoveries {
         }
     }
 
+    /// A subscriber that recovers receives also what follows an earlier offset.
+    pub(super) fn rewind(&mut self, id: ConnectionId, number: NonZeroU32, after: u64) {
+        if let Some(session) = self.by_session.get_mut(&id) {
+            let mut its = session.recoveries.iter_mut();
+            if let Some(recovery) = its.find(|it| it.number == number) {
+                recovery.after = recovery.after.min(after);
+            }
+        }
+    }
+
     /// A subscription ends.
     pub(super) fn remove(&mut self, id: ConnectionId, number: NonZeroU32) {
         if let Some(session) = self.by_session.get_mut(&id) {

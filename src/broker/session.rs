@@ -7,7 +7,8 @@ use super::rate::{RateLimitStatus, RateState, RateUse};
 use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::now::Moment;
-use crate::base::{ConnectionId, DialectId, Now, Variant};
+use crate::base::offline::UserKey;
+use crate::base::{ChannelTag, ConnectionId, DialectId, Now, Variant};
 use crate::config::{DialectPolicy, Subject, TokenExpiryAction};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -101,6 +102,17 @@ pub(super) struct Leaving {
     pub(super) left: Vec<ConnectionId>,
     /// Sessions in the queue that have disconnected.
     pub(super) gone_count: usize,
+}
+
+/// Where a user stopped who has one session less.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    pub(super) id: ConnectionId,
+    pub(super) user: UserKey,
+    /// The channels, and up to where the shard had read them for it.
+    pub(super) channels: Vec<(ChannelTag, u64)>,
+    /// Until when it is remembered, monotonic milliseconds.
+    pub(super) expires_ms: u64,
 }
 
 impl Default for Leaving {

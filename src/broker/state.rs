@@ -6,7 +6,7 @@ use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
 use super::rate::{RateLimitStatus, RateState};
 use super::recoveries::Recoveries;
-use super::session::{Leaving, Session};
+use super::session::{Leaving, Session, Stopped};
 use crate::auth::Verifier;
 use crate::base::channel_names::{name_for_clients, tenant_channel};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
@@ -33,6 +33,8 @@ pub struct Broker {
     pub(super) channels: Channels,
     pub(super) leaving: Leaving,
     pub(super) recoveries: Recoveries,
+    /// Users of whom it is yet to be noted where they stopped.
+    pub(super) stopped: Vec<Stopped>,
     /// The offset in the history up to which the shard has read the ring.
     pub(super) reached: u64,
     /// The offset that no client can have received yet.
@@ -82,6 +84,7 @@ impl Broker {
             process_state: parts.process_state,
             leaving: Leaving::default(),
             recoveries: Recoveries::default(),
+            stopped: Vec::new(),
             reached: first,
             unreached: first + 1,
             handshakes: RateState::default(),

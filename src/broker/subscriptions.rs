@@ -114,10 +114,9 @@ impl Broker {
         let may_read = self.check_access(id, Action::History, channel).is_ok();
         // What the client has received from another shard may be new to this one, and is not sent
         // again.
-        let is_ahead = position.offset > self.reached;
         match history.resume(tag, position, self.unreached, now.monotonic_ms) {
-            Ok(after) if may_read || is_ahead => (Some(after), may_read),
-            Err(HistoryError::TooOld) if is_ahead => {
+            Ok(after) if may_read || after > self.reached => (Some(after), may_read),
+            Err(HistoryError::TooOld) if position.offset > self.reached => {
                 let oldest = history.oldest_offset(tag, now.monotonic_ms);
                 (Some(oldest), false)
             }

@@ -1,7 +1,8 @@
 //! The metrics of all shards and of the process, in the Prometheus text format.
 
+use crate::base::label::Label;
 use crate::base::metric::{MetricDeclaration, MetricKind};
-use crate::base::{DialectId, ProcessState, ShardCounters};
+use crate::base::{DialectId, HistoryRemoval, ProcessState, ShardCounters};
 use crate::journal::Journal;
 use crate::store::{StoreState, StoreStats};
 use fanwire_ring::Ring;
@@ -126,6 +127,54 @@ const PROCESS_METRICS: &[ProcessMetric] = &[
                 .map(|dialect| (dialect.name(), count(dialect)))
                 .collect()
         },
+    ),
+    (
+        "history_channels",
+        "Channels with publications in the history",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.history.stats().channels)],
+    ),
+    (
+        "history_publications",
+        "Publications in the history",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.history.stats().messages)],
+    ),
+    (
+        "history_bytes",
+        "Bytes of the history, with what publications and channels cost beside their content",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.history.stats().bytes)],
+    ),
+    (
+        "history_removed",
+        "Publications that were removed from the history",
+        MetricKind::Counter,
+        Some("reason"),
+        |process| {
+            let removed = process.process_state.history.stats().removed;
+            let reasons = HistoryRemoval::ALL.iter();
+            reasons
+                .map(|reason| (reason.name(), removed[reason.index()]))
+                .collect()
+        },
+    ),
+    (
+        "offline_users",
+        "Users without a session of whom it is known where they stopped",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.offline.counts().0)],
+    ),
+    (
+        "offline_users_evicted",
+        "Users who were forgotten early, because there were more than offline_users_max",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.process_state.offline.counts().1)],
     ),
     (
         "ring_depth_bytes",
@@ -253,8 +302,8 @@ impl Collector for ProcessCollector {
             let mut metric = encoder.encode_descriptor(&name, help, None, metric_type(*kind))?;
             match label {
                 Some(label) => {
-                    for (dialect, value) in found {
-                        let labels = [(*label, dialect)];
+                    for (name, value) in found {
+                        let labels = [(*label, name)];
                         encode_value(metric.encode_family(&labels)?, *kind, value)?;
                     }
                 }

@@ -53,8 +53,8 @@ pub(super) struct ConnectionTable {
     pub(super) input_queue: InputQueue,
     /// What the wire is to ask the kernel.
     pub(super) queries: Vec<(ConnectionId, Query)>,
-    /// Connections whose subscribers go on with their recovery when they have read some of what waits,
-    /// and those that have.
+    /// Connections whose recoveries are suspended until they have read some of what waits, and those
+    /// that have.
     suspended: HashSet<ConnectionId>,
     resumed: Vec<ConnectionId>,
     /// Connections that have just left the pool of those before authentication.
@@ -237,7 +237,7 @@ impl ConnectionTable {
         connection.map_or(0, |connection| connection.send_queue.bytes())
     }
 
-    /// Notes a connection for `take_resumed`, as soon as fewer bytes wait for it.
+    /// Suspends the recoveries of a connection until fewer bytes wait for it.
     pub(super) fn suspend(&mut self, id: ConnectionId) {
         self.suspended.insert(id);
     }
@@ -247,8 +247,8 @@ impl ConnectionTable {
         !self.resumed.is_empty()
     }
 
-    /// The connections of which `suspend` was called and for which at most
-    /// [`RECOVERY_BYTES_WAITING`] bytes wait now.
+    /// The connections that were suspended and for which at most [`RECOVERY_BYTES_WAITING`] bytes wait
+    /// now.
     pub(super) fn take_resumed(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.resumed)
     }
@@ -636,6 +636,12 @@ impl ConnectionTable {
     /// The next session that has ended, and what it was not sent.
     pub(super) fn next_ended(&mut self) -> Option<(ConnectionId, Unsent)> {
         self.ended.pop()
+    }
+
+    /// For channels with a history, the offset of the first publication that waits for a connection.
+    pub(super) fn unsent(&self, id: ConnectionId) -> Vec<(ChannelTag, u64)> {
+        let connection = self.slab.get(id);
+        connection.map_or(Vec::new(), |connection| connection.send_queue.unsent())
     }
 
     pub(super) fn next_ready(&mut self) -> Option<ConnectionId> {

@@ -482,6 +482,11 @@ impl Shard {
             self.call_disconnect(id, now);
             self.step(id, Command::Disconnect { unsent: &unsent }, now);
         }
+        // Sessions that have another user now.
+        while let Some(id) = self.broker.next_stopped() {
+            let unsent = self.connections.unsent(id);
+            self.broker.remember_offline(id, &unsent);
+        }
     }
 
     /// Gives back subscriptions of sessions that have ended: the share of one turn.

@@ -300,7 +300,8 @@ fn what_many_histories_needed_is_free_when_they_are_too_old() {
         stats.bytes_allocated as i64 - stats.bytes_deallocated as i64
     };
     let mut most = 0;
-    for round in 0..4 {
+    // A million channels in all.
+    for round in 0..20 {
         for channel in 0..50_000 {
             publish(&publisher, &format!("news:{round}:{channel}"), "1");
         }
@@ -315,6 +316,7 @@ fn what_many_histories_needed_is_free_when_they_are_too_old() {
         assert_eq!(state.history.stats().channels, 0);
         let left = taken();
         println!("50,000 histories took at most {most} bytes; {left} are left");
-        assert!(left < most / 50, "{left} of {most}");
+        // What the last ones of them have lost.
+        assert!(left < 4 << 20, "{left} of {most}");
     }
 }

@@ -280,3 +280,95 @@ fn a_user_whose_recovery_failed_receives_what_is_kept() {
     world.pass(100);
     assert_eq!(world.connections[0].count, 20);
 }
+
+/// What connection `id` is sent: the numbers of the publications, in order.
+fn read_numbers(world: &mut World, shard: usize, id: ConnectionId) -> Vec<u64> {
+    let state = &mut world.shards.shards[shard];
+    let mut text = String::new();
+    while state.drain_ring(BEGAN) > 0 || state.has_recovering() || state.has_ready() {
+        while let Some(ready) = state.next_ready() {
+            let bytes = state.begin_send(ready, 64).collect::<Vec<_>>().concat();
+            state.sent(ready, u32::try_from(bytes.len()).unwrap());
+            if ready == id {
+                text += &String::from_utf8_lossy(&bytes);
+            }
+        }
+    }
+    let numbers = text.split(r#"{"type":"UP","n":"#).skip(1);
+    let number = |rest: &str| rest.split_once(',').unwrap().0.parse().unwrap();
+    numbers.map(number).collect()
+}
+
+/// A connection of `user`, or of nobody, that is subscribed.
+fn subscriber(world: &mut World, shard: usize, user: Option<&str>) -> ConnectionId {
+    let state = &mut world.shards.shards[shard];
+    let id = state.accept(([127, 0, 0, 1], 9).into(), 0, BEGAN).unwrap();
+    state.receive(id, &mut request(DialectId::Monitoring), BEGAN);
+    if let Some(user) = user {
+        authenticate(world, shard, id, user);
+    }
+    let state = &mut world.shards.shards[shard];
+    let subscribe = br#"{"type":"SUBSCRIBE","property_id":"1"}"#;
+    state.receive(id, &mut frame(1, subscribe), BEGAN);
+    id
+}
+
+fn authenticate(world: &mut World, shard: usize, id: ConnectionId, user: &str) {
+    let token = issue(&Grant::new(user), SECRET, 60, BEGAN).unwrap();
+    let text = format!(r#"{{"type":"AUTHENTICATE","token":"{token}"}}"#);
+    world.shards.shards[shard].receive(id, &mut frame(1, text.as_bytes()), BEGAN);
+}
+
+fn close(world: &mut World, shard: usize, id: ConnectionId) {
+    let state = &mut world.shards.shards[shard];
+    state.abort(id, BEGAN);
+    state.take_actions();
+    state.release(id);
+}
+
+#[test]
+fn a_user_who_authenticates_on_a_subscribed_session_receives_what_was_missed() {
+    for before in [None, Some("ann")] {
+        let mut world = World::new(1, 100);
+        let first = subscriber(&mut world, 0, Some("bob"));
+        (0..2).for_each(|_| world.publish());
+        assert_eq!(read_numbers(&mut world, 0, first), [0, 1]);
+        close(&mut world, 0, first);
+        (0..2).for_each(|_| world.publish());
+        world.drain(1);
+        let session = subscriber(&mut world, 1, before);
+        assert!(read_numbers(&mut world, 1, session).is_empty());
+        world.publish();
+        // Nobody has read number 4 yet when the user changes.
+        authenticate(&mut world, 1, session, "bob");
+        world.publish();
+        assert_eq!(read_numbers(&mut world, 1, session), [2, 3, 4, 5]);
+        // Once only.
+        authenticate(&mut world, 1, session, "bob");
+        assert!(read_numbers(&mut world, 1, session).is_empty());
+        if before.is_some() {
+            let again = subscriber(&mut world, 0, before);
+            assert_eq!(read_numbers(&mut world, 0, again), [4, 5]);
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_a_session_that_gets_another_user_is_missed_by_the_first() {
+    let mut world = World::new(1, 100);
+    let session = subscriber(&mut world, 1, Some("ann"));
+    assert!(read_numbers(&mut world, 1, session).is_empty());
+    (0..3).for_each(|_| world.publish());
+    // Queued, and not sent.
+    world.shards.shards[1].drain_ring(BEGAN);
+    assert!(world.shards.shards[1].has_ready());
+    authenticate(&mut world, 1, session, "bob");
+    let again = subscriber(&mut world, 0, Some("ann"));
+    assert_eq!(read_numbers(&mut world, 0, again), [0, 1, 2]);
+    // Nor is anything lost when that session of hers is closed by the server.
+    world.publish();
+    world.shards.shards[0].drain_ring(BEGAN);
+    world.shards.shards[0].close_all_sessions(BEGAN);
+    let third = subscriber(&mut world, 1, Some("ann"));
+    assert_eq!(read_numbers(&mut world, 1, third), [3]);
+}

@@ -478,6 +478,32 @@ fn what_is_too_old_is_neither_recovered_nor_shown() {
 }
 
 #[test]
+fn a_quiet_channel_is_complete_though_others_have_lost_something_since() {
+    let mut world = World::new(1, rule(1, 60_000), 2);
+    (0..2).for_each(|client| world.clients[client].channel = 0);
+    world.connect(0, 0);
+    world.connect(1, 0);
+    world.publish(0, 0, 10);
+    world.finish();
+    world.disconnect(1);
+    // Later so many others that each part of the table has some, and then none is kept.
+    for channel in 1..1_000 {
+        (0..2).for_each(|_| world.publish(0, channel, 10));
+        world.finish();
+    }
+    world.now.monotonic_ms += 61_000;
+    let history = &world.shards.process_state.history;
+    (0..64 * 64).for_each(|turn| history.sweep(turn, world.now.monotonic_ms));
+    assert_eq!(history.stats().channels, 0);
+    world.connect(1, 1);
+    world.finish();
+    assert_eq!(world.clients[1].recovered, [true]);
+    world.publish(0, 0, 10);
+    world.finish();
+    assert_eq!(world.clients[1].received.len(), 2);
+}
+
+#[test]
 fn history_is_read_from_a_position_or_from_the_newest() {
     let mut world = World::new(1, rule(100, 0), 1);
     world.connect(0, 0);
