@@ -524,13 +524,15 @@ impl History {
         tag: ChannelTag,
         (count, bytes_max): (usize, usize),
         through: u64,
+        now_ms: u64,
     ) -> u64 {
-        let channels = self.lock(tag);
-        let channel = channels.by_tag.get(&tag);
-        match channel {
-            Some(channel) => channel.before_newest(count, bytes_max, through),
-            None => channels.removed.lost_through(tag),
-        }
+        let mut channels = self.lock(tag);
+        let Some(channel) = channels.by_tag.get_mut(&tag) else {
+            return channels.removed.lost_through(tag);
+        };
+        // What is read next would find it gone.
+        self.expire(channel, now_ms);
+        channel.before_newest(count, bytes_max, through)
     }
 
     /// Removes the entries of a channel up to an offset.

@@ -47,7 +47,8 @@ impl HistoryPage {
         let tag = process_state.interests.tag(name);
         let reached = history.offset_before(ring_position);
         let now_ms = now.monotonic_ms;
-        let newest = || history.offset_of_newest(tag, (limit, HISTORY_REPLY_BYTES_MAX), reached);
+        let size = (limit, HISTORY_REPLY_BYTES_MAX);
+        let newest = || history.offset_of_newest(tag, size, reached, now_ms);
         let resumed = after.map(|after| history.resume(tag, after, reached + 1, now_ms));
         let (start, mut is_complete) = match resumed {
             Some(Ok(after)) => (after, true),

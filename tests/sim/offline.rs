@@ -8,6 +8,7 @@ use crate::shards::{Shards, shards_keeping};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::counters::CloseReason;
 use fanwire::base::{ConnectionId, DialectId, HistoryLimits, HistoryRule, Now, ShardCounters};
+use fanwire::config::DialectPolicy;
 use fanwire::shard::ConnectionAction;
 use std::sync::Arc;
 
@@ -54,6 +55,7 @@ impl Connection {
 
 struct World {
     random: Random,
+    now: Now,
     shards: Shards,
     publisher: ConnectionId,
     /// Numbers are those of the order of the ring: one publisher, on shard 0.
@@ -83,6 +85,7 @@ impl World {
         shards.shards[0].receive(publisher, &mut request(DialectId::Gateway), BEGAN);
         Self {
             random: Random::new(seed),
+            now: BEGAN,
             shards,
             publisher,
             published: 0,
@@ -95,16 +98,18 @@ impl World {
 
     fn connect(&mut self) {
         let shard = self.random.below(SHARDS);
-        let token = issue(&Grant::new("ann"), SECRET, 60, BEGAN).unwrap();
+        let token = issue(&Grant::new("ann"), SECRET, 60, self.now).unwrap();
         let upgrade = String::from_utf8(request(DialectId::Monitoring)).unwrap();
         let upgrade = upgrade.replace("/monitoring", &format!("/monitoring?token={token}"));
         let state = &mut self.shards.shards[shard];
-        let id = state.accept(([127, 0, 0, 1], 9).into(), 0, BEGAN).unwrap();
-        state.receive(id, &mut upgrade.into_bytes(), BEGAN);
+        let id = state
+            .accept(([127, 0, 0, 1], 9).into(), 0, self.now)
+            .unwrap();
+        state.receive(id, &mut upgrade.into_bytes(), self.now);
         let subscribe = br#"{"type":"SUBSCRIBE","property_id":"1"}"#;
-        state.receive(id, &mut frame(1, subscribe), BEGAN);
+        state.receive(id, &mut frame(1, subscribe), self.now);
         while state.has_waiting_input() {
-            state.continue_input(BEGAN);
+            state.continue_input(self.now);
         }
         let first = match self.resume.take() {
             Some(received) if self.connections.is_empty() => {
@@ -136,7 +141,7 @@ impl World {
         let text = format!(
             r#"{{"type":"publish","data":{{"channel":"prop:1","type":"UP","data":{{"type":"UP","n":{number},"p":"{padding}"}}}}}}"#
         );
-        self.shards.shards[0].receive(self.publisher, &mut frame(1, text.as_bytes()), BEGAN);
+        self.shards.shards[0].receive(self.publisher, &mut frame(1, text.as_bytes()), self.now);
     }
 
     fn sum_of_failures(&self) -> u64 {
@@ -148,7 +153,7 @@ impl World {
     /// Lets a shard read all, so that it is known what it has read.
     fn drain(&mut self, shard: usize) {
         loop {
-            self.shards.shards[shard].drain_ring(BEGAN);
+            self.shards.shards[shard].drain_ring(self.now);
             if !self.shards.shards[shard].has_unread() {
                 break;
             }
@@ -174,7 +179,7 @@ impl World {
             let state = &mut self.shards.shards[shard];
             state.sent(id, u32::try_from(bytes.len()).unwrap());
             if bytes.len() < length {
-                state.would_block(id, BEGAN);
+                state.would_block(id, self.now);
             }
         }
     }
@@ -183,7 +188,7 @@ impl World {
     fn pass(&mut self, times: usize) {
         for _ in 0..times {
             for shard in 0..SHARDS {
-                self.shards.shards[shard].drain_ring(BEGAN);
+                self.shards.shards[shard].drain_ring(self.now);
                 self.unblock();
                 self.flush(shard);
             }
@@ -206,7 +211,7 @@ impl World {
             ..
         } = self.connections.swap_remove(index);
         let state = &mut self.shards.shards[shard];
-        state.abort(id, BEGAN);
+        state.abort(id, self.now);
         for action in state.take_actions() {
             if let ConnectionAction::Close(id) | ConnectionAction::Reset(id) = action {
                 state.release(id);
@@ -283,9 +288,10 @@ fn a_user_whose_recovery_failed_receives_what_is_kept() {
 
 /// What connection `id` is sent: the numbers of the publications, in order.
 fn read_numbers(world: &mut World, shard: usize, id: ConnectionId) -> Vec<u64> {
+    let now = world.now;
     let state = &mut world.shards.shards[shard];
     let mut text = String::new();
-    while state.drain_ring(BEGAN) > 0 || state.has_recovering() || state.has_ready() {
+    while state.drain_ring(now) > 0 || state.has_recovering() || state.has_ready() {
         while let Some(ready) = state.next_ready() {
             let bytes = state.begin_send(ready, 64).collect::<Vec<_>>().concat();
             state.sent(ready, u32::try_from(bytes.len()).unwrap());
@@ -301,27 +307,30 @@ fn read_numbers(world: &mut World, shard: usize, id: ConnectionId) -> Vec<u64> {
 
 /// A connection of `user`, or of nobody, that is subscribed.
 fn subscriber(world: &mut World, shard: usize, user: Option<&str>) -> ConnectionId {
+    let now = world.now;
     let state = &mut world.shards.shards[shard];
-    let id = state.accept(([127, 0, 0, 1], 9).into(), 0, BEGAN).unwrap();
-    state.receive(id, &mut request(DialectId::Monitoring), BEGAN);
+    let id = state.accept(([127, 0, 0, 1], 9).into(), 0, now).unwrap();
+    state.receive(id, &mut request(DialectId::Monitoring), now);
     if let Some(user) = user {
         authenticate(world, shard, id, user);
     }
     let state = &mut world.shards.shards[shard];
     let subscribe = br#"{"type":"SUBSCRIBE","property_id":"1"}"#;
-    state.receive(id, &mut frame(1, subscribe), BEGAN);
+    state.receive(id, &mut frame(1, subscribe), now);
     id
 }
 
 fn authenticate(world: &mut World, shard: usize, id: ConnectionId, user: &str) {
-    let token = issue(&Grant::new(user), SECRET, 60, BEGAN).unwrap();
+    let now = world.now;
+    let token = issue(&Grant::new(user), SECRET, 60, now).unwrap();
     let text = format!(r#"{{"type":"AUTHENTICATE","token":"{token}"}}"#);
-    world.shards.shards[shard].receive(id, &mut frame(1, text.as_bytes()), BEGAN);
+    world.shards.shards[shard].receive(id, &mut frame(1, text.as_bytes()), now);
 }
 
 fn close(world: &mut World, shard: usize, id: ConnectionId) {
+    let now = world.now;
     let state = &mut world.shards.shards[shard];
-    state.abort(id, BEGAN);
+    state.abort(id, now);
     state.take_actions();
     state.release(id);
 }
@@ -360,15 +369,47 @@ fn what_waits_for_a_session_that_gets_another_user_is_missed_by_the_first() {
     assert!(read_numbers(&mut world, 1, session).is_empty());
     (0..3).for_each(|_| world.publish());
     // Queued, and not sent.
-    world.shards.shards[1].drain_ring(BEGAN);
+    world.shards.shards[1].drain_ring(world.now);
     assert!(world.shards.shards[1].has_ready());
     authenticate(&mut world, 1, session, "bob");
     let again = subscriber(&mut world, 0, Some("ann"));
     assert_eq!(read_numbers(&mut world, 0, again), [0, 1, 2]);
     // Nor is anything lost when that session of hers is closed by the server.
     world.publish();
-    world.shards.shards[0].drain_ring(BEGAN);
-    world.shards.shards[0].close_all_sessions(BEGAN);
+    world.shards.shards[0].drain_ring(world.now);
+    world.shards.shards[0].close_all_sessions(world.now);
     let third = subscriber(&mut world, 1, Some("ann"));
     assert_eq!(read_numbers(&mut world, 1, third), [3]);
+}
+
+#[test]
+fn the_wall_clock_neither_forgets_a_user_early_nor_keeps_one() {
+    const HOUR_MS: u64 = 3_600_000;
+    let ttl_ms = DialectPolicy::of(DialectId::Monitoring).offline_queue_ttl.0;
+    for jump_ms in [0, 24 * HOUR_MS, HOUR_MS] {
+        for is_forward in [false, true] {
+            for (away_ms, is_known) in [(ttl_ms - 1_000, true), (ttl_ms, false)] {
+                let mut world = World::new(1, 100);
+                let first = subscriber(&mut world, 0, Some("ann"));
+                world.publish();
+                assert_eq!(read_numbers(&mut world, 0, first), [0]);
+                let jump = |now: &mut Now| {
+                    now.unix_ms = match is_forward {
+                        true => now.unix_ms + jump_ms,
+                        false => now.unix_ms - jump_ms,
+                    };
+                };
+                jump(&mut world.now);
+                close(&mut world, 0, first);
+                world.publish();
+                jump(&mut world.now);
+                world.now.monotonic_ms += away_ms;
+                world.drain(0);
+                let again = subscriber(&mut world, 0, Some("ann"));
+                let missed: &[u64] = if is_known { &[1] } else { &[] };
+                let numbers = read_numbers(&mut world, 0, again);
+                assert_eq!(numbers, missed, "{jump_ms} {is_forward} {away_ms}");
+            }
+        }
+    }
 }

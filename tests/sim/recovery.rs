@@ -326,7 +326,7 @@ impl World {
             true
         };
         let history = &process_state.history;
-        let oldest = history.offset_of_newest(tag, (usize::MAX, usize::MAX), u64::MAX);
+        let oldest = history.offset_of_newest(tag, (usize::MAX, usize::MAX), u64::MAX, 0);
         history.read(tag, oldest, u64::MAX, 0, visit).unwrap();
         log
     }
@@ -475,6 +475,50 @@ fn what_is_too_old_is_neither_recovered_nor_shown() {
     }
     let stats = world.shards.process_state.history.stats();
     assert_eq!((stats.channels, stats.messages, stats.bytes), (0, 0, 0));
+}
+
+#[test]
+fn the_wall_clock_changes_neither_ages_nor_positions() {
+    const HOUR_MS: u64 = 3_600_000;
+    for change in [
+        |unix_ms: u64| unix_ms + HOUR_MS,
+        |unix_ms: u64| unix_ms - 24 * HOUR_MS,
+    ] {
+        let mut world = World::new(1, rule(100, 60_000), 2);
+        (0..2).for_each(|client| world.clients[client].channel = 0);
+        world.connect(0, 0);
+        world.connect(1, 0);
+        world.publish(0, 0, 10);
+        world.finish();
+        world.disconnect(1);
+        world.publish(0, 0, 10);
+        world.now.unix_ms = change(world.now.unix_ms);
+        world.publish(0, 0, 10);
+        // Not a moment too early.
+        world.now.monotonic_ms += 60_000;
+        world.finish();
+        world.connect(1, 1);
+        world.finish();
+        world.disconnect(1);
+        world.publish(0, 0, 10);
+        world.now.unix_ms = change(world.now.unix_ms);
+        world.now.monotonic_ms += 1_000;
+        world.shards.shards[0].drain_ring(world.now);
+        world.send(0, r#"{"type":"history","data":{"channel":"news:0"}}"#);
+        world.connect(1, 1);
+        world.finish();
+        assert_eq!(
+            world.clients[0].histories,
+            [(vec![3], true)],
+            "not for ever"
+        );
+        let client = &world.clients[1];
+        assert_eq!(client.recovered, [true; 2]);
+        let numbers = client.received.iter().map(|(_, number)| *number);
+        assert_eq!(numbers.collect::<Vec<_>>(), [0, 1, 2, 3]);
+        let offsets = client.received.iter().map(|(it, _)| it.offset);
+        assert!(offsets.is_sorted_by(|a, b| a < b));
+    }
 }
 
 #[test]
