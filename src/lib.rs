@@ -84,8 +84,9 @@ pub use dialect::analytics::Stream;
 pub use net::BindError;
 pub use observe::log::LogGuard;
 pub use server::{
-    AccessQuestion, Builder, ChannelHistory, Configured, ConnectionInfo, Explanation, HistoryEntry,
-    KernelError, NotStored, Server, SignalWatch, StartError, Stats, StopOutcome,
+    AccessQuestion, Builder, ChannelHistory, ChannelMember, ChannelPresence, Configured,
+    ConnectionInfo, Explanation, HistoryEntry, KernelError, NotStored, Server, SignalWatch,
+    StartError, Stats, StopOutcome,
 };
 pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
 

@@ -58,10 +58,32 @@ pub fn channel_of_tenant(tenant: &str, channel: &str) -> String {
 /// The name by which clients know a channel.
 #[must_use]
 pub fn name_for_clients(channel: &str) -> &str {
+    split_tenant(channel).1
+}
+
+/// The tenant whose channel it is, if it is one's, and the name by which clients know it.
+#[must_use]
+pub fn split_tenant(channel: &str) -> (Option<&str>, &str) {
     let of_tenant = channel.strip_prefix(TENANT);
-    of_tenant
-        .and_then(|rest| rest.split_once(':'))
-        .map_or(channel, |(_, name)| name)
+    let split = of_tenant.and_then(|rest| rest.split_once(':'));
+    split.map_or((None, channel), |(tenant, name)| (Some(tenant), name))
+}
+
+/// Under which name the table of presence has the users of a dialect who are online, in a tenant or
+/// without one. No client can subscribe to a channel of this name.
+#[must_use]
+pub fn online_users(tenant: Option<&str>, dialect: DialectId) -> String {
+    let channel = dialect_channel(dialect);
+    match tenant {
+        Some(tenant) => channel_of_tenant(tenant, &channel),
+        None => channel,
+    }
+}
+
+/// The dialect of the channel of all its sessions.
+#[must_use]
+pub fn dialect_of(channel: &str) -> Option<DialectId> {
+    channel.strip_prefix(DIALECT).and_then(DialectId::named)
 }
 
 /// The tenant of the channel of all sessions of a tenant.

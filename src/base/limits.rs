@@ -194,6 +194,16 @@ pub const OFFLINE_CHANGED_MAX: usize = 16_384;
 pub const HISTORY_REMOVED_MAX: usize = 800;
 /// Channels on which it is remembered where one user stopped.
 pub const OFFLINE_CHANNELS_PER_USER_MAX: usize = 4_096;
+/// Channels of which a shard announces in one turn of the event loop who came and went: a fraction of
+/// a millisecond.
+pub const PRESENCE_ANNOUNCEMENTS_PER_TURN: usize = 64;
+/// Users that one announcement names as joined, and as many as left; it has their counts besides.
+pub const PRESENCE_EVENT_USERS_MAX: usize = 100;
+/// Users in the answer to a request who is on a channel, if the client names no number, and at most.
+pub const PRESENCE_REPLY_USERS: u32 = 100;
+pub const PRESENCE_REPLY_USERS_MAX: u32 = 1_000;
+/// Bytes of the ids of the users in such an answer.
+pub const PRESENCE_REPLY_BYTES_MAX: usize = 64 * 1024;
 /// Users that one sweep of those who are offline forgets.
 pub const OFFLINE_SWEEP_MAX: usize = 512;
 /// Channels that one sweep of the history looks at, while publishers wait: a fraction of a

@@ -20,6 +20,7 @@ pub mod name_hash;
 pub mod network;
 pub mod now;
 pub mod offline;
+pub mod presence;
 pub mod process_state;
 pub mod retained;
 pub mod run;
@@ -37,6 +38,10 @@ pub use interest::{ChannelTag, Interests, ShardSet};
 pub use name_hash::NameKey;
 pub use network::network_of;
 pub use now::Now;
+pub use presence::{
+    PresenceChanges, PresenceCounts, PresenceMode, PresenceNews, PresencePage, PresencePlace,
+    PresenceRule, PresenceStats, PresenceTable,
+};
 pub use process_state::ProcessState;
 pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, SubscriptionId};
 pub use slab::{Slab, SlabFull, SlotMap};

@@ -6,6 +6,7 @@ use super::id::DialectId;
 use super::interest::Interests;
 use super::memory::MemoryBudget;
 use super::offline::OfflineUsers;
+use super::presence::PresenceTable;
 use super::retained::RetainedValues;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,6 +30,8 @@ pub struct ProcessState {
     pub history: History,
     /// Where users without a session stopped.
     pub offline: OfflineUsers,
+    /// Who is on which channel.
+    pub presence: PresenceTable,
     /// Whether the shards get on.
     pub heartbeats: Heartbeats,
     /// The memory of what waits.
@@ -54,6 +57,13 @@ impl ProcessState {
         self.interests = Interests::with_key(offline.name_key());
         self.history = history;
         self.offline = offline;
+        self
+    }
+
+    /// The same with a table of who is on which channel.
+    #[must_use]
+    pub fn with_presence(mut self, presence: PresenceTable) -> Self {
+        self.presence = presence;
         self
     }
 

@@ -1,19 +1,17 @@
 //! Which connections become sessions, and which identities they may have.
 
-use super::channels::ChannelIndex;
 use super::command::{Connect, TokenSource};
 use super::effect::Effect;
-use super::event::{Event, PresenceChange, Rejection};
+use super::event::{Event, Rejection};
 use super::lifecycle::rejection_code;
-use super::presence::announce;
 use super::quotas::{Owner, QuotaFull, Quotas};
-use super::session::{AnnouncedChannels, Counted, Session, Shares};
+use super::session::{Counted, Present, PresentList, Session, Shares};
 use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
-use crate::base::channel_names::{is_tenant_id, name_for_clients};
+use crate::base::channel_names::is_tenant_id;
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ChannelTag, ConnectionId, Now, ProcessState, network_of};
-use crate::config::{DialectPolicy, Policy, Profile, RateLimit, TenantSource};
+use crate::config::{DialectPolicy, Policy, RateLimit, TenantSource};
 use std::net::SocketAddr;
 
 /// Whether a session may have an identity.
@@ -69,7 +67,8 @@ impl Broker {
             shares: None,
             filter_bytes: 0,
             subscriptions: Vec::new(),
-            announced: AnnouncedChannels::default(),
+            present: PresentList::default(),
+            online: None,
             last_activity_ms: now.monotonic_ms,
             pinged: None,
         };
@@ -310,26 +309,25 @@ impl Broker {
         let is_same_tenant = session.tenant() == tenant;
         let is_same_user = session.user() == Some(&*identity.user) && is_same_tenant;
         let is_moved = session.isolates && !is_same_tenant;
-        let mut rooms = Vec::new();
+        let mut present = Vec::new();
         if !is_same_user {
-            rooms = self.announce_leaving(id, now, emit);
+            present = self.leave_presence(id, now, emit);
             self.stop_offline(id, now);
             self.release_user(id, now, emit);
         }
         let Some(session) = self.sessions.get_mut(id) else {
             return Admission::Admitted;
         };
-        let dialect = session.dialect;
         self.authenticated_count += u64::from(session.identity.is_none());
         session.identity = Some(Box::new(identity));
-        let Ok(is_first) = acquire_quotas(&self.quotas, session, policy, now) else {
+        if acquire_quotas(&self.quotas, session, policy, now).is_err() {
             self.release_user(id, now, emit);
             if let Some(session) = self.sessions.get_mut(id) {
                 session.identity = None;
                 self.authenticated_count -= 1;
             }
             return Admission::Rejected(CloseReason::Quota);
-        };
+        }
         session.auth_failures = 0;
         self.counters
             .authenticated_sessions
@@ -338,8 +336,8 @@ impl Broker {
             self.change_offline_user(id, now);
         }
         if is_moved {
-            // With them go the indices of the rooms.
-            rooms.clear();
+            // With them go the indices of the channels.
+            present.clear();
             self.drop_client_side(id, now, emit);
         }
         self.refresh_server_subscriptions(id);
@@ -352,11 +350,9 @@ impl Broker {
                 identity,
                 now,
             }));
-            if is_first && Profile::of(dialect).announces_users {
-                announce(session, PresenceChange::Online, now, emit);
-            }
         }
-        self.announce_joining(id, rooms, now, emit);
+        self.go_online(id, now, emit);
+        self.join_presence(id, &present, now, emit);
         Admission::Admitted
     }
 
@@ -389,47 +385,31 @@ impl Broker {
         Ok(())
     }
 
-    /// Announces that the session's user leaves the channels on which its joining was announced,
-    /// and returns them: the next user of the session has not joined them yet.
-    fn announce_leaving(
-        &mut self,
-        id: ConnectionId,
-        now: Now,
-        emit: &mut Emit<'_>,
-    ) -> Vec<ChannelIndex> {
-        let Some(session) = self.sessions.get_mut(id) else {
-            return Vec::new();
-        };
-        let rooms = session.announced.take();
-        for room in &rooms {
-            let change = PresenceChange::Left(name_for_clients(self.channels.at(*room).name()));
-            announce(session, change, now, emit);
+    /// The session's user leaves the channels on which the session counts; returns them: the next
+    /// user of the session is not there yet.
+    fn leave_presence(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) -> Vec<Present> {
+        let session = self.sessions.get_mut(id);
+        let all = session.map_or(Vec::new(), |session| session.present.take());
+        for present in &all {
+            self.disappear(id, *present, now, emit);
         }
-        rooms
+        all
     }
 
-    /// Announces that the session's user joins those of `rooms` that the session is still
-    /// subscribed to.
-    fn announce_joining(
-        &mut self,
-        id: ConnectionId,
-        mut rooms: Vec<ChannelIndex>,
-        now: Now,
-        emit: &mut Emit<'_>,
-    ) {
-        let Some(session) = self.sessions.get_mut(id) else {
-            return;
-        };
-        rooms.retain(|room| session.subscription(Some(*room)).is_some());
-        for room in &rooms {
-            let change = PresenceChange::Joined(name_for_clients(self.channels.at(*room).name()));
-            announce(session, change, now, emit);
+    /// The session's user joins those of the channels that the session is still subscribed to.
+    fn join_presence(&mut self, id: ConnectionId, all: &[Present], now: Now, emit: &mut Emit<'_>) {
+        for Present { channel, .. } in all {
+            let session = self.sessions.get(id);
+            if session.is_some_and(|it| it.subscription(Some(*channel)).is_some()) {
+                self.appear(id, *channel, now, emit);
+            }
         }
-        session.announced.add(rooms);
     }
 
-    /// Releases the session's share of the quotas of its user and its tenant.
+    /// Releases the session's share of the quotas of its user and its tenant; the session is not
+    /// online as this user any more.
     fn release_user(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+        self.go_offline(id, now, emit);
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -444,10 +424,7 @@ impl Broker {
         }
         if let Some(share) = user {
             let limit = policy.rate_limit_of_user();
-            let left = self.quotas.release(&share, limit, now);
-            if left == 0 && Profile::of(dialect).announces_users {
-                announce(session, PresenceChange::Offline, now, emit);
-            }
+            self.quotas.release(&share, limit, now);
         }
     }
 
@@ -567,17 +544,14 @@ fn rejection(reason: CloseReason) -> Effect<'static> {
     Effect::Close { code, reason }
 }
 
-/// Acquires the quotas of the session's tenant and user, unless it has them already; returns
-/// whether it is the first session of its user.
-///
-/// The tenant is first: a session that the tenant's limit rejects must never count as one of its
-/// user, or another shard would treat the user's first session as the second and not announce it.
+/// Acquires the quotas of the session's tenant and user, unless it has them already. The tenant is
+/// first: a session that the tenant's limit rejects must never count as one of its user.
 fn acquire_quotas(
     quotas: &Quotas,
     session: &mut Session,
     policy: &DialectPolicy,
     now: Now,
-) -> Result<bool, QuotaFull> {
+) -> Result<(), QuotaFull> {
     let dialect = session.dialect;
     let shares = session.shares.as_deref();
     let (has_user, has_tenant) = shares.map_or((false, false), |shares| {
@@ -594,17 +568,16 @@ fn acquire_quotas(
         let (share, _) = quotas.acquire(dialect, owner, sessions_max, now)?;
         shares_of(session).tenant = Some(share);
     }
-    let counts_users = policy.sessions_per_user_max > 0
-        || policy.rate_limit_of_user() != RateLimit::Off
-        || Profile::of(dialect).announces_users;
+    let counts_users =
+        policy.sessions_per_user_max > 0 || policy.rate_limit_of_user() != RateLimit::Off;
     if !counts_users || has_user {
-        return Ok(false);
+        return Ok(());
     }
     let Some(user) = session.quota_user() else {
-        return Ok(false);
+        return Ok(());
     };
     let (owner, sessions_max) = (Owner::User(&user), policy.sessions_per_user_max);
-    let (share, count) = quotas.acquire(dialect, owner, sessions_max, now)?;
+    let (share, _) = quotas.acquire(dialect, owner, sessions_max, now)?;
     shares_of(session).user = Some(share);
-    Ok(count == 1)
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::filters::{Filter, FilterId, FilterIndex};
 use crate::base::interest::is_mostly_empty;
-use crate::base::{ChannelTag, ProcessState, SubscriptionId, Variant};
+use crate::base::{ChannelTag, PresenceMode, PresencePlace, ProcessState, SubscriptionId, Variant};
 use crate::json::{JsonReader, Object};
 use hashbrown::HashTable;
 use slab::Slab;
@@ -106,6 +106,8 @@ pub struct Channel {
     tag: ChannelTag,
     /// Whether its subscriptions are server-side.
     is_server_side: bool,
+    /// What is kept of who is on it.
+    presence: PresenceMode,
     /// The groups that have subscribers.
     groups: Slab<SubscriberGroup>,
     /// How many groups receive each variant.
@@ -147,6 +149,15 @@ impl Channel {
     #[must_use]
     pub fn tag(&self) -> ChannelTag {
         self.tag
+    }
+
+    /// Its place in the table of who is on which channel, if that is kept.
+    pub(super) fn presence_place(&self) -> Option<PresencePlace<'_>> {
+        (self.presence != PresenceMode::Off).then_some(PresencePlace {
+            tag: self.tag,
+            name: &self.name,
+            has_events: self.presence == PresenceMode::Events,
+        })
     }
 
     /// Whether some subscribers have a filter.
@@ -451,6 +462,7 @@ impl Channels {
             name: name.into(),
             tag,
             is_server_side,
+            presence: self.process_state.presence.mode_of(name),
             // Most channels have one group.
             groups: Slab::with_capacity(1),
             groups_by_variant: [0; Variant::COUNT],

@@ -199,8 +199,6 @@ pub struct Subscription<'a> {
     pub subscription_id: SubscriptionIdRequest<'a>,
     /// The filter that the data of a publication must match.
     pub filter: Option<Object<'a>>,
-    /// Whether the other subscribers of the channel are notified.
-    pub is_announced: bool,
     /// Up to where the client has received everything, if it asks for what it missed.
     pub recover: Option<Position>,
 }
@@ -213,7 +211,6 @@ impl<'a> Subscription<'a> {
             channel,
             subscription_id: SubscriptionIdRequest::None,
             filter: None,
-            is_announced: false,
             recover: None,
         }
     }
@@ -227,6 +224,17 @@ pub struct HistoryRequest<'a> {
     /// What follows this position; `None` = the newest.
     pub after: Option<Position>,
     /// At most so many publications.
+    pub limit: Option<u32>,
+}
+
+/// Who is on a channel, as a client requests it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PresenceRequest<'a> {
+    /// The channel's name.
+    pub channel: &'a str,
+    /// The users after this one, in the order of their ids; `None` = the first ones.
+    pub after: Option<&'a str>,
+    /// At most so many users.
     pub limit: Option<u32>,
 }
 
@@ -278,6 +286,8 @@ pub enum Command<'a> {
     },
     /// The client requests what was published on a channel.
     GetHistory(HistoryRequest<'a>),
+    /// The client requests who is on a channel.
+    GetPresence(PresenceRequest<'a>),
     /// The client sends a ping message.
     Ping,
     /// The client requests the status of its session.

@@ -3,7 +3,6 @@
 use super::command::{HistoryRequest, Publication, TokenSource};
 use super::event::{Event, Presence};
 use super::known_tokens::Attempt;
-use crate::base::DialectId;
 use crate::base::counters::CloseReason;
 use crate::ws::CloseCode;
 
@@ -19,8 +18,8 @@ pub enum Effect<'a> {
     Publish(Publication<'a>),
     /// Send `Event::History` to the client.
     ReadHistory(HistoryRequest<'a>),
-    /// Publish the change of a user's presence, in the form of the dialect.
-    Announce(DialectId, Presence<'a>),
+    /// Publish that users came or went, in the form of the dialect of the channel.
+    Announce(Presence<'a>),
     /// Ask others whose token this is, and send `Command::TokenVerified` with the answer; no message
     /// of the session is handled until then.
     AskAboutToken {

@@ -2,9 +2,10 @@
 
 use crate::auth::Identity;
 use crate::base::counters::MessageError;
-use crate::base::{ConnectionId, DialectId, Now, Position};
+use crate::base::{ConnectionId, DialectId, Now, Position, PresenceCounts, PresencePage};
 use crate::json::JsonError;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What is known about a session.
 #[derive(Debug)]
@@ -64,30 +65,32 @@ impl std::str::FromStr for SessionId {
     }
 }
 
-/// A change of a user's presence.
+/// Users who came or went since the last announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presence<'a> {
-    /// The user; `None` without authentication.
-    pub user: Option<&'a str>,
+    /// Where they came and went.
+    pub on: PresenceOn<'a>,
     /// The tenant whose sessions are told; `None` = those without one.
     pub tenant: Option<&'a str>,
-    /// What happened.
-    pub change: PresenceChange<'a>,
-    /// When, milliseconds since 1970-01-01 UTC.
-    pub unix_ms: u64,
+    /// Users who came and were not there before, the first ones.
+    pub joined: &'a [Arc<str>],
+    /// How many came.
+    pub joined_count: usize,
+    /// Users whose last session went, the first ones.
+    pub left: &'a [Arc<str>],
+    /// How many went.
+    pub left_count: usize,
+    /// How many are there now.
+    pub counts: PresenceCounts,
 }
 
-/// What changed.
+/// Where users come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PresenceChange<'a> {
-    /// The user joined a channel.
-    Joined(&'a str),
-    /// The user left a channel.
-    Left(&'a str),
-    /// The user's first session of this dialect began.
-    Online,
-    /// The user's last session of this dialect ended.
-    Offline,
+pub enum PresenceOn<'a> {
+    /// On a channel, by its name for clients.
+    Channel(&'a str),
+    /// In a dialect: they have sessions or not.
+    Dialect(DialectId),
 }
 
 /// A subscription as the acknowledgement shows it.
@@ -99,7 +102,8 @@ pub struct SubscriptionView<'a> {
     pub subscription_id: Option<&'a str>,
     /// Its filter, as the client wrote it.
     pub filter: Option<&'a str>,
-    /// Whether the subscribers of the channel, including this session, are notified as well.
+    /// Whether a publication tells the subscribers of the channel, including this session, at once
+    /// that the user has joined.
     pub is_announced: bool,
     /// The user, if the session has one.
     pub user: Option<&'a str>,
@@ -204,6 +208,13 @@ pub enum Event<'a> {
         /// after.
         is_complete: bool,
     },
+    /// Who is on a channel.
+    Present {
+        /// The channel's name.
+        channel: &'a str,
+        /// The users.
+        page: &'a PresencePage,
+    },
     /// The server is about to shut down.
     ShuttingDown {
         /// Grace period in which sessions may end by themselves, milliseconds.
@@ -260,6 +271,8 @@ pub enum Rejection {
     NoHistory,
     /// The publication was delivered, but the durable store does not have it.
     NotStored,
+    /// It is not kept who is on the channel.
+    NoPresence,
     /// A handler of the embedding program failed.
     HandlerFailed,
 }
@@ -305,6 +318,7 @@ impl Rejection {
             Self::UnknownSubscriptionId => "Unknown subscription",
             Self::NoHistory => "Channel has no history",
             Self::NotStored => "Published, but not stored",
+            Self::NoPresence => "Channel has no presence",
             Self::HandlerFailed => "Internal error",
         }
     }
@@ -319,7 +333,8 @@ impl Rejection {
             Self::MissingField(_)
             | Self::InvalidField(_)
             | Self::UnknownSubscriptionId
-            | Self::NoHistory => MessageError::Field,
+            | Self::NoHistory
+            | Self::NoPresence => MessageError::Field,
             Self::DuplicateSubscriptionId => MessageError::Duplicate,
             Self::HandlerFailed => MessageError::Handler,
             Self::NotStored => MessageError::NotStored,

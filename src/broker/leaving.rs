@@ -10,10 +10,7 @@
 //! Until its last subscription is given back, a session keeps its slot, because subscriber groups
 //! name it by that; publications for it are not queued, because its connection is not open.
 
-use super::event::PresenceChange;
-use super::presence::announce;
 use super::state::{Broker, Emit};
-use crate::base::channel_names::name_for_clients;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::{ConnectionId, Now};
 
@@ -93,15 +90,13 @@ impl Broker {
             if self.leaving.work_left == 0 {
                 return false;
             }
-            if let Some(channel) = session.announced.pop() {
+            if let Some(present) = session.present.pop() {
                 self.leaving.work_left -= 1;
-                let change =
-                    PresenceChange::Left(name_for_clients(self.channels.at(channel).name()));
-                announce(session, change, now, emit);
+                self.disappear(id, present, now, emit);
                 continue;
             }
             let Some(subscription) = session.subscriptions.pop() else {
-                session.announced.take();
+                session.present.take();
                 session.subscriptions = Vec::new();
                 return true;
             };

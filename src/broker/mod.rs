@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod announcements;
 mod attempts;
 mod channels;
 mod command;
@@ -34,13 +35,13 @@ pub use access::{Grounds, Ruling, rule_on_channel, rule_on_session};
 pub use attempts::HandshakeExcess;
 pub use channels::{Channel, ChannelIndex, Reach, SubscriberGroup, SubscriberGroupKey, TenantKey};
 pub use command::{
-    BroadcastTarget, Command, Connect, HistoryRequest, Publication, Retain, Subscription,
-    SubscriptionIdRequest, TenantScope, TokenSource,
+    BroadcastTarget, Command, Connect, HistoryRequest, PresenceRequest, Publication, Retain,
+    Subscription, SubscriptionIdRequest, TenantScope, TokenSource,
 };
 pub use current::with_current;
 pub use effect::Effect;
 pub use event::{
-    Event, HistoryMessage, Presence, PresenceChange, Rejection, SessionId, SessionView,
+    Event, HistoryMessage, Presence, PresenceOn, Rejection, SessionId, SessionView,
     SubscriptionView,
 };
 pub use known_tokens::Attempt;

@@ -47,8 +47,7 @@ pub(super) enum Owner<'a> {
     Tenant(&'a str),
 }
 
-/// The counts of the process. A session is counted only where its dialect sets a limit, or
-/// announces a user's first and last session.
+/// The counts of the process. A session is counted only where its dialect sets a limit.
 #[derive(Debug)]
 pub struct Quotas {
     stripes: [Mutex<Stripe>; STRIPES],

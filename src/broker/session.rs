@@ -47,8 +47,10 @@ pub(super) struct Session {
     /// Bytes of JSON of the filters of its subscriptions.
     pub(super) filter_bytes: u32,
     pub(super) subscriptions: Vec<SubscriptionRef>,
-    /// The channels on which its joining was announced.
-    pub(super) announced: AnnouncedChannels,
+    /// The channels on which it counts as present.
+    pub(super) present: PresentList,
+    /// How it counts among those who are online in its dialect; `None` = it does not.
+    pub(super) online: Option<PresentAs>,
     /// When bytes last arrived, monotonic milliseconds.
     pub(super) last_activity_ms: u64,
     /// When the ping that is still unanswered was sent.
@@ -57,38 +59,55 @@ pub(super) struct Session {
 
 const _: () = assert!(size_of::<Session>() <= 168);
 
+/// How a session counts on a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PresentAs {
+    /// As one of its user.
+    Listed,
+    /// As one without a user: it has none, or there was no room for it.
+    Unlisted,
+}
+
+impl PresentAs {
+    pub(super) const fn of(is_listed: bool) -> Self {
+        match is_listed {
+            true => Self::Listed,
+            false => Self::Unlisted,
+        }
+    }
+}
+
+/// A channel on which a session counts as present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Present {
+    pub(super) channel: ChannelIndex,
+    pub(super) present_as: PresentAs,
+}
+
 /// A list in eight bytes, because most sessions have none.
 #[derive(Debug, Default)]
 #[expect(clippy::box_collection, reason = "a vector takes 24 bytes")]
-pub(super) struct AnnouncedChannels(Option<Box<Vec<ChannelIndex>>>);
+pub(super) struct PresentList(Option<Box<Vec<Present>>>);
 
-impl AnnouncedChannels {
-    pub(super) fn add(&mut self, channels: impl IntoIterator<Item = ChannelIndex>) {
-        for channel in channels {
-            self.0.get_or_insert_default().push(channel);
-        }
+impl PresentList {
+    pub(super) fn add(&mut self, present: Present) {
+        self.0.get_or_insert_default().push(present);
     }
 
-    pub(super) fn pop(&mut self) -> Option<ChannelIndex> {
+    pub(super) fn pop(&mut self) -> Option<Present> {
         self.0.as_mut()?.pop()
     }
 
-    /// Removes a channel; false if it is not in the list.
-    pub(super) fn remove(&mut self, channel: ChannelIndex) -> bool {
-        let Some(channels) = &mut self.0 else {
-            return false;
-        };
-        let mut all = channels.iter();
-        let index = all.position(|announced| *announced == channel);
-        if let Some(index) = index {
-            channels.swap_remove(index);
-        }
-        index.is_some()
+    /// Takes a channel out, if it is in the list.
+    pub(super) fn remove(&mut self, channel: ChannelIndex) -> Option<Present> {
+        let all = self.0.as_mut()?;
+        let index = all.iter().position(|present| present.channel == channel)?;
+        Some(all.swap_remove(index))
     }
 
     /// All of them, which leaves none.
-    pub(super) fn take(&mut self) -> Vec<ChannelIndex> {
-        self.0.take().map(|channels| *channels).unwrap_or_default()
+    pub(super) fn take(&mut self) -> Vec<Present> {
+        self.0.take().map(|all| *all).unwrap_or_default()
     }
 }
 

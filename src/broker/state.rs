@@ -1,5 +1,6 @@
 //! The state of a broker, and the queries on it.
 
+use super::announcements::Announcements;
 use super::channels::{Channel, ChannelIndex, Channels, TenantKey};
 use super::effect::Effect;
 use super::event::{SessionId, SessionView};
@@ -35,6 +36,7 @@ pub struct Broker {
     pub(super) recoveries: Recoveries,
     /// Users of whom it is yet to be noted where they stopped.
     pub(super) stopped: Vec<Stopped>,
+    pub(super) announcements: Announcements,
     /// The offset in the history up to which the shard has read the ring.
     pub(super) reached: u64,
     /// The offset that no client can have received yet.
@@ -85,6 +87,7 @@ impl Broker {
             leaving: Leaving::default(),
             recoveries: Recoveries::default(),
             stopped: Vec::new(),
+            announcements: Announcements::default(),
             reached: first,
             unreached: first + 1,
             handshakes: RateState::default(),

@@ -69,7 +69,7 @@ impl Broker {
                 self.identify(id, &policy, identity.clone(), now, emit);
             }
             Command::SubscribeServerSide { channel } => {
-                self.subscribe_server_side(id, channel, now)
+                self.subscribe_server_side(id, channel, now, emit);
             }
             Command::UnsubscribeServerSide { channel } => {
                 self.unsubscribe_server_side(id, channel, now, emit);
@@ -92,6 +92,7 @@ impl Broker {
             // Its dialect chose the channel and the type.
             Command::PublishWithRole { publication, .. } => self.issue(id, publication, emit),
             Command::GetHistory(request) => self.get_history(id, request, emit),
+            Command::GetPresence(request) => self.get_presence(id, request, emit),
             Command::GetRetained { channel } => self.get_retained(id, channel, now, emit),
         }
     }

@@ -3,10 +3,9 @@
 use super::channels::{NewSubscriber, SubscriptionRef, TenantKey};
 use super::command::{Subscription, SubscriptionIdRequest};
 use super::effect::Effect;
-use super::event::{Event, PresenceChange, Rejection, SubscriptionView};
+use super::event::{Event, Rejection, SubscriptionView};
 use super::filters::Filter;
 use super::names::{check_channel, is_subscription_id};
-use super::presence::announce;
 use super::session::Session;
 use super::state::{Broker, Emit};
 use crate::base::channel_names::{name_for_clients, tenant_of};
@@ -43,6 +42,7 @@ impl Broker {
         let (mut after, mut is_recovered) = shown.map_or((None, false), |position| {
             self.resume(id, requested.channel, &name, position, now)
         });
+        let mut is_announced = false;
         if !is_known {
             if session.client_side().len() >= self.subscriptions_max(session) {
                 return self.reject(Rejection::TooManySubscriptions, emit);
@@ -63,21 +63,18 @@ impl Broker {
                 return self.reject(Rejection::TooManyFilters, emit);
             }
             let shown = after;
-            after = self.join(id, &name, (subscription_id.clone(), filter), after, now);
+            let with = (subscription_id.clone(), filter);
+            (after, is_announced) = self.join(id, &name, with, after, now, emit);
             is_recovered |= shown.is_none() && after.is_some();
             self.count_tables();
         }
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some(session) = self.sessions.get(id) else {
             return;
         };
         let position = self
             .process_state
             .history
             .position(after.unwrap_or(self.reached));
-        let is_announced = requested.is_announced && !is_known;
-        if is_announced {
-            session.announced.add(self.channels.find(&name));
-        }
         emit(Effect::Reply(Event::Subscribed(SubscriptionView {
             channel: requested.channel,
             subscription_id: subscription_id.as_ref().map(SubscriptionId::text),
@@ -88,14 +85,6 @@ impl Broker {
             is_recovered: (requested.recover.is_some() || after.is_some()).then_some(is_recovered),
             now,
         })));
-        if is_announced {
-            announce(
-                session,
-                PresenceChange::Joined(requested.channel),
-                now,
-                emit,
-            );
-        }
     }
 
     /// The offset after which a client that shows a position receives entries of the history, if it
@@ -116,7 +105,9 @@ impl Broker {
         // again.
         match history.resume(tag, position, self.unreached, now.monotonic_ms) {
             Ok(after) if may_read || after > self.reached => (Some(after), may_read),
-            Err(HistoryError::TooOld) if position.offset > self.reached => {
+            Err(HistoryError::TooOld)
+                if position.offset > self.reached && position.epoch == self.position(0).epoch =>
+            {
                 let oldest = history.oldest_offset(tag, now.monotonic_ms);
                 (Some(oldest), false)
             }
@@ -166,7 +157,8 @@ impl Broker {
     }
 
     /// Subscribes the session, without checking access. It first receives what was published after an
-    /// offset, if there is one: `after`, or where its user stopped; returns it.
+    /// offset, if there is one: `after`, or where its user stopped; returns it, and whether the
+    /// subscribers are told at once that the user has joined.
     pub(super) fn join(
         &mut self,
         id: ConnectionId,
@@ -174,12 +166,17 @@ impl Broker {
         (subscription_id, filter): (Option<SubscriptionId>, Option<Filter>),
         after: Option<u64>,
         now: Now,
-    ) -> Option<u64> {
+        emit: &mut Emit<'_>,
+    ) -> (Option<u64>, bool) {
         let offline = self.resume_offline(id, name, now);
         let after = after.or(offline);
-        let session = self.sessions.get_mut(id)?;
+        let Some(session) = self.sessions.get_mut(id) else {
+            return (None, false);
+        };
         let recovery = after.map(|after| (self.recoveries.next_number(), after));
         let channel = self.channels.open(name, false);
+        let has_presence = self.channels.at(channel).presence_place().is_some();
+        let appears = has_presence && session.subscription(Some(channel)).is_none();
         let variant = session.variant();
         let subscription = self.channels.join(
             channel,
@@ -198,11 +195,18 @@ impl Broker {
         session.filter_bytes += self.channels.filter_bytes(subscription);
         session.subscriptions.push(subscription);
         self.subscription_count += 1;
-        after
+        let is_announced = appears && self.appear(id, channel, now, emit);
+        (after, is_announced)
     }
 
     /// Subscribes the session, without an answer to its client.
-    pub(super) fn subscribe_server_side(&mut self, id: ConnectionId, name: &str, now: Now) {
+    pub(super) fn subscribe_server_side(
+        &mut self,
+        id: ConnectionId,
+        name: &str,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
@@ -220,7 +224,7 @@ impl Broker {
         if session.client_side().len() >= self.subscriptions_max(session) {
             return rejected.of(SubscriptionReject::Full).add(1);
         }
-        self.join(id, &full_name, (None, None), None, now);
+        self.join(id, &full_name, (None, None), None, now, emit);
         self.count_tables();
     }
 
@@ -323,9 +327,11 @@ impl Broker {
         } else {
             self.subscription_count -= 1;
         }
-        if session.announced.remove(subscription.channel) {
-            let change = PresenceChange::Left(name_for_clients(self.channels.name(subscription)));
-            announce(session, change, now, emit);
+        let channel = subscription.channel;
+        // It may have others there, with other subscription ids.
+        let has_left = session.subscription(Some(channel)).is_none();
+        if has_left && let Some(present) = session.present.remove(channel) {
+            self.disappear(id, present, now, emit);
         }
         self.leave(subscription);
         self.count_tables();

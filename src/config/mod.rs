@@ -28,6 +28,7 @@ mod loader;
 pub mod log;
 pub mod origin;
 pub mod policy;
+pub mod presence;
 pub mod process;
 pub mod profiles;
 pub mod proxies;
@@ -53,6 +54,7 @@ pub use listener::{Listener, Route, Routes};
 pub use log::{LogFormat, LogLevel, LogSettings};
 pub use origin::OriginPattern;
 pub use policy::Policy;
+pub use presence::PresenceSetting;
 pub use process::{
     AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings, RejectionMode,
 };

@@ -4,11 +4,12 @@ use super::access::{AccessRule, DefaultAccess};
 use super::declaration::settings;
 use super::history::HistorySetting;
 use super::origin::OriginPattern;
+use super::presence::PresenceSetting;
 use super::proxies::{AddressRange, ForwardedHeader, ProxyProtocol};
 use super::secret::Secret;
 use super::store::StoreSync;
 use super::value::{ByteSize, Millis, ShardCount};
-use crate::base::channel_names::PROPERTY;
+use crate::base::channel_names::{PROPERTY, ROOM};
 use crate::base::label::label;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,6 +113,16 @@ settings! {
         /// 0 = four times `history_bytes_max`, and 256 MiB.
         store_bytes_max: ByteSize = ByteSize(0),
             rule = Some((|size| size.0 == 0 || size.0 >= 8 << 20, "0, or 8 MiB or more"));
+        /// The channels of which it is kept who is there, and whether the subscribers are told who comes
+        /// and goes.
+        presence: Vec<PresenceSetting> = vec![PresenceSetting::events_of_prefix(ROOM)];
+        /// Time between two announcements of who came and went on a channel; the first change of a
+        /// channel that was quiet for so long is announced at once.
+        presence_interval: Millis = Millis(1_000),
+            rule = Some((|time| (100..=60_000).contains(&time.0), "100ms to 1m"));
+        /// Users on channels with `presence`, each counted once for every channel. With more, further
+        /// ones are counted as sessions only.
+        presence_members_max: u64 = 1_000_000;
         /// Time for an asynchronous handler of the embedding program; later it counts as failed.
         handler_timeout: Millis = Millis(10_000),
             rule = Some((|time| time.0 > 0, "a time longer than 0s"));

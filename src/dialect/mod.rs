@@ -10,11 +10,12 @@ mod fixtures;
 mod gateway;
 pub mod monitoring;
 pub mod notifications;
+mod presence_event;
 mod templates;
 
-use crate::base::DialectId;
 use crate::base::channel_names::owner;
-use crate::broker::{Command, Event, Presence, Publication, Rejection, Retain};
+use crate::base::{DialectId, PresenceRule};
+use crate::broker::{Command, Event, Presence, PresenceOn, Publication, Rejection, Retain};
 use crate::config::AccessRule;
 use crate::json::{Document, Object};
 
@@ -94,14 +95,9 @@ pub trait Dialect: Sync {
         output: &mut Vec<u8>,
     ) -> Placeholders;
 
-    /// The publication that announces a change of presence; `scratch` holds its text. `None` if
-    /// this dialect does not announce it.
-    fn presence<'a>(
-        &self,
-        _presence: &Presence<'a>,
-        _scratch: &'a mut String,
-    ) -> Option<Publication<'a>> {
-        None
+    /// Publishes that users came or went.
+    fn presence(&self, presence: &Presence<'_>, publish: &mut dyn FnMut(Publication<'_>)) {
+        presence_event::publish(presence, publish);
     }
 
     /// What a publication on a channel of this dialect does to the retained values of the channel;
@@ -112,6 +108,11 @@ pub trait Dialect: Sync {
 
     /// The rules for who may subscribe to its channels.
     fn access_rules(&self) -> Vec<AccessRule> {
+        Vec::new()
+    }
+
+    /// Its channels of which it is never kept who is there.
+    fn without_presence(&self) -> Vec<PresenceRule> {
         Vec::new()
     }
 }
@@ -128,6 +129,22 @@ pub fn retaining<'a>(publication: &Publication<'a>, key: &'a mut String) -> Publ
         retain,
         ..*publication
     }
+}
+
+/// The channels of all dialects of which it is never kept who is there.
+#[must_use]
+pub fn without_presence() -> Vec<PresenceRule> {
+    let dialects = DialectId::ALL.into_iter().map(of);
+    dialects.flat_map(Dialect::without_presence).collect()
+}
+
+/// The dialect in whose form it is announced who comes and goes.
+#[must_use]
+pub fn announcing(on: PresenceOn<'_>) -> &'static dyn Dialect {
+    of(match on {
+        PresenceOn::Channel(name) => owner(name).unwrap_or(DialectId::Gateway),
+        PresenceOn::Dialect(dialect) => dialect,
+    })
 }
 
 /// The access rules of the channels of all dialects.

@@ -285,6 +285,41 @@ const PROCESS_METRICS: &[ProcessMetric] = &[
         None,
         |process| process.of_store(|stats| stats.queue_bytes),
     ),
+    (
+        "presence_channels",
+        "Channels of which it is kept who is there",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.presence.stats().channels)],
+    ),
+    (
+        "presence_members",
+        "Users on these channels, each counted once for every channel",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.presence.stats().members)],
+    ),
+    (
+        "presence_unlisted",
+        "Sessions of users who are not among the members of their channel, because there was no room",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.process_state.presence.stats().unlisted)],
+    ),
+    (
+        "presence_announced",
+        "Announcements of who came and went on a channel",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.process_state.presence.stats().announced)],
+    ),
+    (
+        "presence_gathered",
+        "Changes of who is on a channel that were not announced at once but gathered",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.process_state.presence.stats().gathered)],
+    ),
 ];
 
 impl Collector for ProcessCollector {

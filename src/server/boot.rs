@@ -15,10 +15,12 @@ use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
-use crate::base::{DialectId, History, Now, ProcessState, ShardCounters};
+use crate::base::{DialectId, History, Now, PresenceTable, ProcessState, ShardCounters};
 use crate::bridge::Integration;
 use crate::broker::{Broker, Quotas};
-use crate::config::{ByteSize, HistorySetting, Listener, Policy, Routes, Settings};
+use crate::config::{
+    ByteSize, HistorySetting, Listener, Policy, PresenceSetting, ProcessSettings, Routes, Settings,
+};
 use crate::dialect;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{Peers, Waker, bind_shards};
@@ -124,7 +126,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         history,
         offline,
     } = journal::open(settings, history, history_bytes_max, &cores, clock)?;
-    let process_state = Arc::new(process_state.with_history(history, offline));
+    let process_state = process_state.with_history(history, offline);
+    let process_state = Arc::new(process_state.with_presence(presence(settings)));
     if let Some(journal) = &journal {
         journal.start(&process_state).map_err(other)?;
     }
@@ -288,6 +291,24 @@ fn history(settings: &Settings, shard_count: usize, bytes_max: u64) -> History {
     #[expect(clippy::cast_possible_truncation, reason = "32 random bits are wanted")]
     let epoch = epoch as u32;
     History::new(shard_count, rules, epoch, bytes_max)
+}
+
+/// The table of who is on which channel.
+fn presence(settings: &Settings) -> PresenceTable {
+    let process = &settings.process;
+    let rules = process.presence.iter();
+    // The rule for rooms by default is about those of assist. Without its dialect, a channel with
+    // this prefix is one like any other.
+    let is_default = process.presence == ProcessSettings::default().presence;
+    let is_open = !is_default || settings.policy().serves(DialectId::Assist);
+    let rules = rules.filter(|_| is_open);
+    let rules = rules.map(|PresenceSetting(rule)| rule.clone());
+    let rules = dialect::without_presence().into_iter().chain(rules);
+    PresenceTable::new(
+        rules.collect(),
+        process.presence_members_max,
+        process.presence_interval.0,
+    )
 }
 
 /// A setting of this name, or this part of the memory that the host or its cgroup has for this

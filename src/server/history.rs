@@ -173,7 +173,8 @@ impl Server {
         context.process_state.history.offset_before(position)
     }
 
-    fn name_in_scope<'a>(&self, channel: &'a str) -> Cow<'a, str> {
+    /// The full name of a channel of this handle's tenant, or without one.
+    pub(super) fn name_in_scope<'a>(&self, channel: &'a str) -> Cow<'a, str> {
         match self.tenant() {
             Some(tenant) if !is_reserved(channel) => channel_of_tenant(tenant, channel).into(),
             _ => channel.into(),

@@ -65,15 +65,13 @@ impl Shard {
     }
 }
 
-/// Publishes a change of presence; ignores other effects, which sessions that have ended do not
+/// Publishes that users came or went; ignores other effects, which sessions that have ended do not
 /// have.
 pub(super) fn announce(writer: &mut PublicationWriter, effect: Effect<'_>, now: Now) {
-    if let Effect::Announce(dialect, presence) = effect {
-        let mut scratch = String::new();
-        let dialect = dialect::of(dialect);
-        if let Some(publication) = dialect.presence(&presence, &mut scratch) {
+    if let Effect::Announce(presence) = effect {
+        dialect::announcing(presence.on).presence(&presence, &mut |publication| {
             writer.publish(&publication.in_scope(presence.tenant.into()), now);
-        }
+        });
     }
 }
 
@@ -93,7 +91,7 @@ pub(super) fn apply(
         Effect::Publish(publication) => {
             publish(writer, &connections.counters, &publication, now);
         }
-        Effect::Announce(..) => announce(writer, effect, now),
+        Effect::Announce(_) => announce(writer, effect, now),
         Effect::Ping => connections.ping(id),
         Effect::Close { code, reason } => {
             connections.end(id, CloseRequest::flushing(code, reason), now);

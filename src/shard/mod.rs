@@ -212,13 +212,26 @@ impl Shard {
                 self.connections.time_out(id, now);
             }
         }
+        self.announce_presence(now);
         self.reap_ended(now);
     }
 
     /// When `expire_timers` has to be called next, monotonic milliseconds.
     #[must_use]
     pub fn next_timer_ms(&self) -> Option<u64> {
-        self.connections.next_timer_ms()
+        let announcement_ms = self.broker.next_announcement_ms();
+        let announcement_ms = announcement_ms.filter(|_| !self.writer.is_congested());
+        let timer_ms = self.connections.next_timer_ms();
+        announcement_ms.into_iter().chain(timer_ms).min()
+    }
+
+    /// Announces who came and went on the channels that are due, unless an earlier announcement may
+    /// still wait for room in the ring.
+    fn announce_presence(&mut self, now: Now) {
+        let Self { broker, writer, .. } = self;
+        if !writer.is_congested() {
+            broker.announce_presence(now, &mut |effect| effects::announce(writer, effect, now));
+        }
     }
 
     /// Delivers what other shards and this one have published; returns the count of records read.

@@ -23,6 +23,7 @@ mod listeners;
 mod locked_memory;
 mod neighbours;
 mod notify;
+mod presence;
 mod process;
 mod proxies;
 mod questions;

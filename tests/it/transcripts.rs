@@ -15,6 +15,7 @@
 //! @nothing NAME             nothing has arrived and nothing comes before the answer to a ping
 //! @close NAME CODE REASON   the server closes; the client answers
 //! @leave NAME               the client closes
+//! @vanish NAME              the client's socket closes without a word
 //! @api CALL ARGUMENTS       the program that embeds the server calls it; an array. `T:CALL` is a call
 //!                           in the tenant T, `*:CALL` in all tenants
 //! @times N … @end           the lines between, N times
@@ -153,6 +154,10 @@ impl Stage {
             "@nothing" => self.expect_nothing(rest),
             "@close" => self.expect_close(rest),
             "@leave" => self.leave(rest),
+            "@vanish" => {
+                self.client(rest);
+                self.clients.remove(rest);
+            }
             "@api" => self.call(rest),
             _ => panic!("{}: what is {word}?", self.place()),
         }

@@ -65,6 +65,7 @@ pub(crate) fn request(dialect: DialectId) -> Vec<u8> {
     let path = match dialect {
         DialectId::Gateway => "/ws",
         DialectId::Analytics => "/analytics",
+        DialectId::Assist => "/ws/connect",
         _ => "/monitoring",
     };
     format!(

@@ -3,12 +3,12 @@
 use crate::client::request;
 use crate::random::Random;
 use crate::seeds::seeds;
-use crate::shards::{Shards, shards_with};
+use crate::shards::{ShardList, Shards, shards_with};
 use fanwire::auth::Verifier;
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters, network_of};
 use fanwire::broker::Quotas;
 use fanwire::config::{AddressRange, ForwardedHeader, Policy, ProxyProtocol, RejectionMode};
-use fanwire::shard::{ConnectionAction, Shard};
+use fanwire::shard::ConnectionAction;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const CLOSE_TIMEOUT_MS: u64 = 5_000;
 
 /// Shards behind a trusted proxy.
 struct Stage {
-    shards: Vec<Shard>,
+    shards: ShardList,
     counters: Vec<Arc<ShardCounters>>,
     quotas: Arc<Quotas>,
     sent: BTreeMap<Who, Vec<u8>>,
@@ -95,7 +95,7 @@ impl Stage {
         while self.now.monotonic_ms < end_ms {
             self.now.monotonic_ms += 100;
             self.now.unix_ms += 100;
-            for shard in &mut self.shards {
+            for shard in self.shards.iter_mut() {
                 shard.expire_timers(self.now);
             }
             self.deliver();

@@ -2,16 +2,72 @@
 
 use fanwire::auth::Verifier;
 use fanwire::base::offline::OfflineUsers;
-use fanwire::base::{DialectId, History, HistoryRule, NameKey, Now, ProcessState, ShardCounters};
+use fanwire::base::{
+    DialectId, History, HistoryRule, NameKey, Now, PresenceMode, PresenceRule, PresenceTable,
+    ProcessState, ShardCounters,
+};
 use fanwire::broker::Quotas;
 use fanwire::config::{AccessRule, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+
+/// The shards of a process. When a run is over, all sessions vanish, and nobody may be left on any
+/// channel.
+pub(crate) struct ShardList {
+    shards: Vec<Shard>,
+    process_state: Arc<ProcessState>,
+}
+
+impl Deref for ShardList {
+    type Target = [Shard];
+
+    fn deref(&self) -> &[Shard] {
+        &self.shards
+    }
+}
+
+impl DerefMut for ShardList {
+    fn deref_mut(&mut self) -> &mut [Shard] {
+        &mut self.shards
+    }
+}
+
+impl Drop for ShardList {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // Later than any run.
+        let mut now = Now::at(1 << 40, 1 << 41);
+        for shard in &mut self.shards {
+            for id in shard.broker().sessions().collect::<Vec<_>>() {
+                shard.abort(id, now);
+            }
+            while shard.has_leaving() {
+                shard.drain_ring(now);
+            }
+            assert_eq!(shard.broker().sessions().count(), 0);
+        }
+        let presence = &self.process_state.presence;
+        assert_eq!(presence.stats().members, 0);
+        // The last changes are announced, where there is room, and the channels are quiet.
+        while presence.stats().channels > 0 {
+            now.monotonic_ms += 1_000;
+            for shard in &mut self.shards {
+                shard.retry_unsent(now);
+                shard.drain_ring(now);
+                shard.expire_timers(now);
+            }
+            assert!(now.monotonic_ms < (1 << 40) + 1_000_000, "nobody is left");
+        }
+    }
+}
 
 /// Shards, and what they count.
 pub(crate) struct Shards {
-    pub(crate) shards: Vec<Shard>,
+    pub(crate) shards: ShardList,
     pub(crate) counters: Vec<Arc<ShardCounters>>,
     pub(crate) process_state: Arc<ProcessState>,
     pub(crate) quotas: Arc<Quotas>,
@@ -37,6 +93,7 @@ pub(crate) fn shards_keeping(
     history.continue_from(1_000, Vec::new(), 0);
     let process_state = ProcessState::new(count, u64::MAX)
         .with_history(history, OfflineUsers::new(1_000, NameKey::random()));
+    let process_state = process_state.with_presence(of_all(PresenceMode::Members, 1_000));
     let mut policy = open_policy(1 << 22);
     policy.dialects[DialectId::Monitoring.index()].offline_queue = true;
     build(
@@ -68,8 +125,61 @@ pub(crate) fn shards_with(
     ring_bytes: u32,
     now: Now,
 ) -> Shards {
-    let process_state = ProcessState::new(count, u64::MAX);
+    let process_state =
+        ProcessState::new(count, u64::MAX).with_presence(of_all(PresenceMode::Members, 1_000));
     build(policy, verifier, process_state, count, ring_bytes, now)
+}
+
+/// The same, where it is announced who comes and goes: on the channels that do so by default, as soon
+/// as timers are looked at.
+pub(crate) fn shards_announcing(
+    policy: Policy,
+    verifier: &Verifier,
+    count: usize,
+    ring_bytes: u32,
+    now: Now,
+) -> Shards {
+    let mut rules = fanwire::dialect::without_presence();
+    rules.push(PresenceRule {
+        literal: "room:".into(),
+        is_prefix: true,
+        mode: PresenceMode::Events,
+    });
+    let presence = PresenceTable::new(rules, u64::MAX, 0);
+    let process_state = ProcessState::new(count, u64::MAX).with_presence(presence);
+    build(policy, verifier, process_state, count, ring_bytes, now)
+}
+
+/// Shards whose sessions need no token but may show one with this secret, where it is kept in this
+/// way who is on which channel.
+pub(crate) fn shards_present(
+    secret: &[u8],
+    (mode, interval_ms): (PresenceMode, u64),
+    count: usize,
+    ring_bytes: u32,
+    now: Now,
+) -> Shards {
+    let process_state = ProcessState::new(count, u64::MAX);
+    let process_state = process_state.with_presence(of_all(mode, interval_ms));
+    let policy = open_policy(1 << 22);
+    build(
+        policy,
+        &Verifier::hs256(secret),
+        process_state,
+        count,
+        ring_bytes,
+        now,
+    )
+}
+
+/// A table of who is on which channel, of all channels.
+fn of_all(mode: PresenceMode, interval_ms: u64) -> PresenceTable {
+    let rule = PresenceRule {
+        literal: "".into(),
+        is_prefix: true,
+        mode,
+    };
+    PresenceTable::new(vec![rule], u64::MAX, interval_ms)
 }
 
 fn build(
@@ -107,7 +217,10 @@ fn build(
         Shard::new(parts, now)
     });
     Shards {
-        shards: shards.collect(),
+        shards: ShardList {
+            shards: shards.collect(),
+            process_state: Arc::clone(&process_state),
+        },
         counters,
         process_state,
         quotas,

@@ -9,10 +9,10 @@ use crate::oracle::Oracle;
 use crate::order;
 use crate::random::Random;
 use crate::seeds::seeds;
-use crate::shards::{Shards, shards};
+use crate::shards::{ShardList, Shards, shards};
 use fanwire::base::counters::{CloseReason, DropReason};
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
-use fanwire::shard::{ConnectionAction, Shard};
+use fanwire::shard::ConnectionAction;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ struct Closed {
 struct Readers {
     random: Random,
     now: Now,
-    shards: Vec<Shard>,
+    shards: ShardList,
     counters: Vec<Arc<ShardCounters>>,
     clients: Vec<Client>,
     peers: Vec<Peer>,

@@ -3,7 +3,7 @@
 use crate::client::{frame, request, whole_frame};
 use crate::random::Random;
 use crate::seeds::seeds;
-use crate::shards::{Shards, shards};
+use crate::shards::{ShardList, Shards, shards};
 use fanwire::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters};
 use fanwire::shard::{ConnectionAction, Shard};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ struct Client {
 
 struct Streams {
     random: Random,
-    shards: Vec<Shard>,
+    shards: ShardList,
     counters: Vec<Arc<ShardCounters>>,
     process_state: Arc<ProcessState>,
     clients: Vec<Client>,

@@ -3,11 +3,11 @@
 use crate::client::{frame, request};
 use crate::random::Random;
 use crate::seeds::seeds;
-use crate::shards::{Shards, shards_with};
+use crate::shards::{ShardList, Shards, shards_with};
 use fanwire::auth::{Grant, Verifier, issue};
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
 use fanwire::config::{DialectPolicy, Policy};
-use fanwire::shard::{ConnectionAction, Shard};
+use fanwire::shard::ConnectionAction;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const TABLE: usize = 20_000;
 
 /// Shards that want tokens, and their clients.
 struct Stage {
-    shards: Vec<Shard>,
+    shards: ShardList,
     counters: Vec<Arc<ShardCounters>>,
     sent: HashMap<(usize, ConnectionId), String>,
     closed: Vec<(usize, ConnectionId)>,

@@ -3,9 +3,9 @@
 use crate::client::{self, Client, Received};
 use crate::oracle::Oracle;
 use crate::random::Random;
-use crate::shards::{Shards, shards};
+use crate::shards::{ShardList, Shards, shards};
 use fanwire::base::{ConnectionId, Now, ProcessState, ShardCounters};
-use fanwire::shard::{ConnectionAction, Shard};
+use fanwire::shard::ConnectionAction;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     random: Random,
     now: Now,
-    shards: Vec<Shard>,
+    shards: ShardList,
     pub(crate) counters: Vec<Arc<ShardCounters>>,
     pub(crate) process_state: Arc<ProcessState>,
     pub(crate) clients: Vec<Client>,

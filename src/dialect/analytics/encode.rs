@@ -72,6 +72,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Published { .. }
         | Event::Retained { .. }
         | Event::History { .. }
+        | Event::Present { .. }
         | Event::Status { .. }
         | Event::ShuttingDown { .. } => {}
     }

@@ -16,13 +16,7 @@ pub(super) fn decode<'a>(
             token: message.text("token")?,
         },
         "ping" => Command::Ping,
-        "join_room" => {
-            let channel = room_channel(message, scratch)?;
-            Command::Subscribe(Subscription {
-                is_announced: !rooms::is_reserved(channel),
-                ..Subscription::to(channel)
-            })
-        }
+        "join_room" => subscribe(room_channel(message, scratch)?),
         "leave_room" => Command::Unsubscribe {
             channel: room_channel(message, scratch)?,
         },
@@ -110,11 +104,7 @@ mod tests {
         check(r#"{"type":"ping"}"#, "Ping");
         check(
             r#"{"type":"join_room","room":"chat"}"#,
-            r#"channel: "room:chat", subscription_id: None, filter: None, is_announced: true"#,
-        );
-        check(
-            r#"{"type":"join_room","room":"background_jobs"}"#,
-            "is_announced: false",
+            r#"channel: "room:chat", subscription_id: None, filter: None"#,
         );
         check(
             r#"{"type":"leave_room","room":"chat"}"#,

@@ -1,8 +1,8 @@
 //! Messages to assist clients.
 
-use super::{notices, rooms};
+use super::notices;
 use crate::base::channel_names::ROOM;
-use crate::broker::{Event, Presence, PresenceChange, Publication, Rejection, SessionView};
+use crate::broker::{Event, Rejection, SessionView};
 use crate::dialect::templates::{OwnType, flat, start, start_with_data};
 use crate::json::{write_iso_time, write_text};
 
@@ -34,25 +34,6 @@ fn end(unix_ms: u64, output: &mut Vec<u8>) {
     output.push(b'}');
 }
 
-/// A change of presence is published in the room that the user joined or left, or to the admins.
-pub(super) fn presence<'a>(presence: &Presence<'a>, scratch: &'a mut String) -> Publication<'a> {
-    let user = presence.user;
-    let (channel, kind, data) = match presence.change {
-        PresenceChange::Joined(channel) => (channel, notices::ROOM_EVENT, joined(channel, user)),
-        PresenceChange::Left(channel) => (channel, notices::ROOM_EVENT, left(channel, user)),
-        PresenceChange::Online => {
-            let data = notices::user_activity("connected", user);
-            (rooms::ADMIN, notices::USER_ACTIVITY, data)
-        }
-        PresenceChange::Offline => {
-            let data = notices::user_activity("disconnected", user);
-            (rooms::ADMIN, notices::USER_ACTIVITY, data)
-        }
-    };
-    *scratch = data;
-    Publication::new(channel, kind, scratch)
-}
-
 fn joined(channel: &str, user: Option<&str>) -> String {
     notices::room_event("join", room(channel), user)
 }
@@ -61,7 +42,7 @@ fn left(channel: &str, user: Option<&str>) -> String {
     notices::room_event("leave", room(channel), user)
 }
 
-fn room(channel: &str) -> &str {
+pub(super) fn room(channel: &str) -> &str {
     channel.strip_prefix(ROOM).unwrap_or(channel)
 }
 
@@ -74,9 +55,9 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Welcome { session, now, .. } | Event::Authenticated { session, now, .. } => {
             connection(session, now.unix_ms, output);
         }
-        // A client that joins a room receives the room event instead; other answers go to the
-        // client alone.
-        Event::History { .. } => {}
+        // A client that joins a room receives the room event of all instead, where they are told
+        // at once; other answers go to the client alone.
+        Event::History { .. } | Event::Present { .. } => {}
         Event::Subscribed(view) if view.is_announced => {}
         Event::Subscribed(view) => {
             let data = joined(view.channel, view.user);
@@ -126,6 +107,7 @@ fn jobs(values: &[&str], unix_ms: u64, output: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rooms;
     use super::*;
     use crate::broker::SubscriptionView;
     use crate::dialect::fixtures::{self, encoded};
@@ -209,32 +191,6 @@ mod tests {
         assert_eq!(
             String::from_utf8(output).unwrap(),
             r#"{"type":"system_alert","data":{"type":7},"timestamp":"2024-01-01T00:00:00.000Z"}"#
-        );
-    }
-
-    fn check_presence(change: PresenceChange<'_>, channel: &str, expected: &str) {
-        let presence = Presence {
-            user: Some("ann"),
-            tenant: None,
-            change,
-            unix_ms: 1_704_067_200_000,
-        };
-        let mut scratch = String::new();
-        let publication = super::presence(&presence, &mut scratch);
-        assert_eq!((publication.channel, publication.data), (channel, expected));
-    }
-
-    #[test]
-    fn others_are_told_of_a_user_where_it_matters() {
-        check_presence(
-            PresenceChange::Left("room:chat"),
-            "room:chat",
-            r#"{"event":"leave","room":"chat","user_id":"ann"}"#,
-        );
-        check_presence(
-            PresenceChange::Online,
-            rooms::ADMIN,
-            r#"{"event":"connected","user_id":"ann"}"#,
         );
     }
 }

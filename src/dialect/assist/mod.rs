@@ -10,9 +10,11 @@
 mod decode;
 mod encode;
 pub(crate) mod notices;
+mod presence;
 pub(crate) mod rooms;
 
 use super::{Decoded, Dialect, Placeholders, PublicationMeta};
+use crate::base::PresenceRule;
 use crate::broker::{Event, Presence, Publication, Rejection, Retain};
 use crate::config::AccessRule;
 use crate::json::Object;
@@ -43,12 +45,8 @@ impl Dialect for Assist {
         Placeholders::default()
     }
 
-    fn presence<'a>(
-        &self,
-        presence: &Presence<'a>,
-        scratch: &'a mut String,
-    ) -> Option<Publication<'a>> {
-        Some(encode::presence(presence, scratch))
+    fn presence(&self, presence: &Presence<'_>, publish: &mut dyn FnMut(Publication<'_>)) {
+        presence::publish(presence, publish);
     }
 
     fn retain<'a>(&self, publication: &Publication<'_>, key: &'a mut String) -> Retain<'a> {
@@ -62,5 +60,9 @@ impl Dialect for Assist {
 
     fn access_rules(&self) -> Vec<AccessRule> {
         rooms::access_rules()
+    }
+
+    fn without_presence(&self) -> Vec<PresenceRule> {
+        rooms::without_presence()
     }
 }

@@ -1,6 +1,6 @@
 //! Rooms and their channels; some names are reserved.
 
-use crate::base::DialectId;
+use crate::base::{DialectId, PresenceMode, PresenceRule};
 use crate::config::{AccessRule, ChannelPattern, Requirement};
 
 /// All admins, whom the server subscribes.
@@ -37,14 +37,19 @@ pub(super) fn access_rules() -> Vec<AccessRule> {
     ]
 }
 
-/// Whether the room is reserved by the server: joining and leaving it is not announced.
-pub(super) fn is_reserved(channel: &str) -> bool {
-    [
-        ADMIN,
-        SYSTEM_MONITORING,
-        BACKGROUND_JOBS,
-        ALL_DOCUMENT_UPDATES,
-    ]
-    .contains(&channel)
-        || channel.starts_with(DOCUMENT_UPDATES_PREFIX)
+/// The rooms with a fixed meaning: who joins and leaves them is nobody's business.
+pub(super) fn without_presence() -> Vec<PresenceRule> {
+    let rooms = [
+        (ADMIN, false),
+        (SYSTEM_MONITORING, false),
+        (BACKGROUND_JOBS, false),
+        (ALL_DOCUMENT_UPDATES, false),
+        (DOCUMENT_UPDATES_PREFIX, true),
+    ];
+    let rules = rooms.map(|(literal, is_prefix)| PresenceRule {
+        literal: literal.into(),
+        is_prefix,
+        mode: PresenceMode::Off,
+    });
+    rules.into()
 }

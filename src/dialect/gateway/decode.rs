@@ -1,7 +1,9 @@
 //! Messages of gateway clients.
 
 use crate::base::Position;
-use crate::broker::{Command, HistoryRequest, Publication, Rejection, Subscription};
+use crate::broker::{
+    Command, HistoryRequest, PresenceRequest, Publication, Rejection, Subscription,
+};
 use crate::dialect::Decoded;
 use crate::json::{Object, Value, required_object, required_text};
 
@@ -28,6 +30,7 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection>
         },
         "publish" => publish(&body()?)?,
         "history" => history(&body()?)?,
+        "presence" => presence(&body()?)?,
         "ping" => Command::Ping,
         "status" => Command::Status,
         kind => {
@@ -49,19 +52,31 @@ fn position(value: Option<Value<'_>>, field: &'static str) -> Result<Option<Posi
     position.map(Some).ok_or(Rejection::InvalidField(field))
 }
 
+/// A limit, if there is one.
+fn limit(value: Option<Value<'_>>) -> Result<Option<u32>, Rejection> {
+    let value = value.filter(|limit| !limit.is_null());
+    let limit = value.map(|limit| limit.raw().parse());
+    let limit = limit.transpose();
+    limit.map_err(|_| Rejection::InvalidField("limit"))
+}
+
 fn history<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
-    let [channel, after, limit] = body.fields(["channel", "after", "limit"]);
-    let limit = limit.filter(|limit| !limit.is_null());
-    let limit = limit.map(|limit| {
-        limit
-            .raw()
-            .parse()
-            .map_err(|_| Rejection::InvalidField("limit"))
-    });
+    let [channel, after, count] = body.fields(["channel", "after", "limit"]);
     Ok(Command::GetHistory(HistoryRequest {
         channel: required_text(channel, "channel")?,
         after: position(after, "after")?,
-        limit: limit.transpose()?,
+        limit: limit(count)?,
+    }))
+}
+
+fn presence<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
+    let [channel, after, count] = body.fields(["channel", "after", "limit"]);
+    let after = after.filter(|after| !after.is_null());
+    let after = after.map(|after| after.text().ok_or(Rejection::InvalidField("after")));
+    Ok(Command::GetPresence(PresenceRequest {
+        channel: required_text(channel, "channel")?,
+        after: after.transpose()?,
+        limit: limit(count)?,
     }))
 }
 
@@ -92,7 +107,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, is_announced: false, recover: None }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,
@@ -110,12 +125,16 @@ mod tests {
             r#"{"type":"subscribe","data":{"channel":"c","recover":"0000000a-000000000000b"}}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, "#,
-                "is_announced: false, recover: Some(Position { epoch: 10, offset: 11 }) }))"
+                "recover: Some(Position { epoch: 10, offset: 11 }) }))"
             ),
         );
         check(
             r#"{"type":"history","data":{"channel":"c","limit":7}}"#,
             r#"Ok(GetHistory(HistoryRequest { channel: "c", after: None, limit: Some(7) }))"#,
+        );
+        check(
+            r#"{"type":"presence","data":{"channel":"c","after":"ann"}}"#,
+            r#"Ok(GetPresence(PresenceRequest { channel: "c", after: Some("ann"), limit: None }))"#,
         );
         check(r#"{"type":"ping"}"#, "Ok(Ping)");
         check(r#"{"type":"status"}"#, "Ok(Status)");
@@ -147,6 +166,10 @@ mod tests {
             let text = format!(r#"{{"type":"history","data":{{"channel":"c","limit":{limit}}}}}"#);
             check(&text, r#"Err(InvalidField("limit"))"#);
         }
+        check(
+            r#"{"type":"presence","data":{"channel":"c","after":1}}"#,
+            r#"Err(InvalidField("after"))"#,
+        );
         check(
             r#"{"type":"publish","data":{"channel":"c","type":1}}"#,
             r#"Err(InvalidField("type"))"#,

@@ -1,6 +1,6 @@
 //! Messages to gateway clients.
 
-use crate::base::{POSITION_BYTES, Position};
+use crate::base::{POSITION_BYTES, Position, PresencePage};
 use crate::broker::{Event, HistoryMessage, Publication, SessionView, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
 use crate::dialect::{Placeholders, PublicationMeta};
@@ -48,6 +48,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             position,
             is_complete,
         } => history(channel, messages, *position, *is_complete, output),
+        Event::Present { channel, page } => present(channel, page, output),
         Event::Unsubscribed(view) => nested(output, "unsubscribed", "channel", view.channel),
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Status { session, .. } => status(session, output),
@@ -101,6 +102,30 @@ fn history(
     output.push(b']');
     write_position(output, position);
     write_flag(output, "complete", is_complete);
+    output.extend_from_slice(b"}}");
+}
+
+/// `{"type":"presence","data":{"channel":C,"members":[{"user_id":U,"sessions":N},…],"users":N,
+/// "sessions":N,"complete":B}}`
+fn present(channel: &str, page: &PresencePage, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"{\"type\":\"presence\",\"data\":{\"channel\":");
+    write_text(output, channel);
+    output.extend_from_slice(b",\"members\":[");
+    for (index, (user, sessions)) in page.members.iter().enumerate() {
+        if index > 0 {
+            output.push(b',');
+        }
+        output.extend_from_slice(b"{\"user_id\":");
+        write_text(output, user);
+        output.extend_from_slice(format!(",\"sessions\":{sessions}}}").as_bytes());
+    }
+    let counts = page.counts;
+    let counts = format!(
+        "],\"users\":{},\"sessions\":{}",
+        counts.users, counts.sessions
+    );
+    output.extend_from_slice(counts.as_bytes());
+    write_flag(output, "complete", page.is_complete);
     output.extend_from_slice(b"}}");
 }
 

@@ -56,7 +56,10 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         Event::Status { session, .. } => status(session, output),
         Event::Message { kind, data, .. } => typed(kind, data, output),
         Event::Denied { reason } => flat(output, "ERROR", "message", reason),
-        Event::Retained { .. } | Event::History { .. } | Event::ShuttingDown { .. } => {}
+        Event::Retained { .. }
+        | Event::History { .. }
+        | Event::Present { .. }
+        | Event::ShuttingDown { .. } => {}
     }
 }
 

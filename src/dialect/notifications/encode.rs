@@ -71,7 +71,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Unsubscribed(_)
         | Event::Published { .. }
         | Event::Retained { .. }
-        | Event::History { .. } => {}
+        | Event::History { .. }
+        | Event::Present { .. } => {}
     }
 }
 

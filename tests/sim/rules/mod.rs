@@ -12,16 +12,17 @@ mod usage;
 
 use crate::random::Random;
 use crate::seeds::seeds;
-use crate::shards::{Shards, shards_with};
+use crate::shards::{ShardList, Shards, shards_announcing};
 use clients::Client;
 use fanwire::auth::Verifier;
+use fanwire::base::channel_names::channel_of_tenant;
 use fanwire::base::{DialectId, Now, ProcessState, ShardCounters};
 use fanwire::broker::{self, Quotas, TenantScope};
 use fanwire::config::{AccessRule, Policy};
 use fanwire::shard::{ConnectionAction, Publisher, Shard};
 use model::{MEMORY_MS, Model, Told};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use texts::{Publication, Scope};
 
@@ -32,7 +33,7 @@ const STEPS: usize = 1_500;
 struct Rules {
     random: Random,
     now: Now,
-    shards: Vec<Shard>,
+    shards: ShardList,
     counters: Vec<Arc<ShardCounters>>,
     process_state: Arc<ProcessState>,
     quotas: Arc<Quotas>,
@@ -74,7 +75,7 @@ impl Rules {
             process_state,
             quotas,
             ring,
-        } = shards_with(policy, &verifier, shard_count, 1 << 20, now);
+        } = shards_announcing(policy, &verifier, shard_count, 1 << 20, now);
         let publisher =
             Publisher::new(&ring, Arc::clone(&process_state), Arc::default(), |_, _| {});
         Self {
@@ -196,7 +197,7 @@ impl Rules {
         self.step = format!("{seconds} s pass");
         self.now.monotonic_ms += seconds * 1_000;
         self.now.unix_ms += seconds * 1_000;
-        for shard in &mut self.shards {
+        for shard in self.shards.iter_mut() {
             shard.expire_timers(self.now);
             for (id, query) in shard.take_queries() {
                 shard.unacknowledged(id, query, None, self.now);
@@ -213,6 +214,15 @@ impl Rules {
             remembered, expected,
             "addresses, users and tenants remembered"
         );
+    }
+
+    /// Lets everything arrive, and changes of presence be announced that were gathered meanwhile.
+    fn deliver_with_presence(&mut self) {
+        self.deliver_all();
+        for shard in self.shards.iter_mut() {
+            shard.expire_timers(self.now);
+        }
+        self.deliver_all();
     }
 
     /// Lets everything arrive; clients answer close frames.
@@ -285,6 +295,32 @@ impl Rules {
             assert_eq!(view.channels, session.channels, "client {index}: channels");
         }
         self.compare_counts();
+        self.compare_presence();
+    }
+
+    fn compare_presence(&self) {
+        let present = self.model.present();
+        let table = &self.process_state.presence;
+        let users = present.values().map(|(users, _)| users.len() as u64);
+        let is_online = |session: &model::Session| {
+            let user = session.user()?;
+            (session.dialect == DialectId::Assist).then_some((session.space(), user))
+        };
+        let online: BTreeSet<_> = self.model.sessions.values().filter_map(is_online).collect();
+        let members = users.sum::<u64>() + online.len() as u64;
+        assert_eq!(table.stats().members, members, "members of all channels");
+        for ((space, channel), (users, sessions)) in present {
+            let name = match space {
+                Some(tenant) => channel_of_tenant(tenant, channel),
+                None => channel.to_owned(),
+            };
+            let tag = self.process_state.interests.tag(&name);
+            let page = table.page((tag, &name), None, (1_000, 1 << 20));
+            let members = page.members.iter();
+            let members: BTreeMap<_, _> = members.map(|(user, count)| (&**user, *count)).collect();
+            assert_eq!(members, users, "members of {name}");
+            assert_eq!(page.counts.sessions, sessions, "sessions on {name}");
+        }
     }
 
     fn compare_counts(&self) {
@@ -330,7 +366,7 @@ impl Rules {
             self.shards[shard].on_eof(id, self.now);
             self.clients[client].has_closed = true;
             self.model.leave(client, false, self.now);
-            self.deliver_all();
+            self.deliver_with_presence();
             self.compare();
         }
         self.now.monotonic_ms += MEMORY_MS;
@@ -367,7 +403,7 @@ fn check(shard_count: usize, range: std::ops::Range<u64>) {
         let mut rules = Rules::new(seed, shard_count);
         for _ in 0..STEPS {
             rules.act();
-            rules.deliver_all();
+            rules.deliver_with_presence();
             rules.compare();
         }
         for (reason, count) in rules.finish() {
@@ -402,6 +438,11 @@ fn one_shard_tells_every_client_what_the_rules_say() {
 #[test]
 fn two_shards_tell_every_client_what_the_rules_say() {
     check(2, 440..480);
+}
+
+#[test]
+fn three_shards_tell_every_client_what_the_rules_say() {
+    check(3, 520..560);
 }
 
 #[test]

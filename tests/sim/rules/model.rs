@@ -59,6 +59,9 @@ pub(super) struct Told {
     pub(super) close: Option<(u16, String)>,
 }
 
+/// Users on a channel with their sessions, and all sessions.
+type Present<'a> = (BTreeMap<&'a str, u32>, u64);
+
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) dialect: DialectId,
@@ -80,8 +83,6 @@ pub(super) struct Session {
     usage: Usage,
     /// What it subscribed to, oldest first.
     pub(super) channels: Vec<String>,
-    /// The rooms that were told that it joined.
-    announced: BTreeSet<String>,
     /// The channels that the server has subscribed it to.
     server_side: BTreeSet<String>,
 }
@@ -113,7 +114,7 @@ impl Session {
     }
 
     /// The tenant whose channels are its own.
-    fn space(&self) -> Option<&'static str> {
+    pub(super) fn space(&self) -> Option<&'static str> {
         self.tenant().filter(|_| self.isolates)
     }
 
@@ -173,15 +174,16 @@ impl Session {
     }
 }
 
-/// Whether nobody is told who comes to a room and goes.
-fn is_reserved(channel: &str) -> bool {
+/// Whether others are told who comes to a channel and goes.
+fn has_presence(channel: &str) -> bool {
     let reserved = [
         "room:admin",
         "room:system_monitoring",
         "room:background_jobs",
         "room:all_document_updates",
     ];
-    reserved.contains(&channel) || channel.starts_with("room:document_updates_")
+    let is_reserved = reserved.contains(&channel);
+    channel.starts_with("room:") && !is_reserved && !channel.starts_with("room:document_updates_")
 }
 
 impl Model {
@@ -299,7 +301,6 @@ impl Model {
             violation_told_ms: None,
             usage: Usage::default(),
             channels: Vec::new(),
-            announced: BTreeSet::new(),
             server_side: BTreeSet::new(),
         };
         self.sessions.insert(client, session);
@@ -342,23 +343,20 @@ impl Model {
             return;
         }
         let session = &self.sessions[&client];
-        let (dialect, user, space) = (session.dialect, session.user(), session.space());
+        let (user, space) = (session.user(), session.space());
         let auth_satisfied = user.is_some() || !limits.auth_required;
         match ask {
             Ask::Ping => self.reply(client, json!({"type": "pong"})),
             Ask::Unknown => self.reject(client, "Unknown message type"),
             Ask::Authenticate(proof) => self.authenticate(client, proof, now),
             _ if !auth_satisfied => self.reject(client, "Authentication required"),
-            Ask::Subscribe(channel) => {
-                let is_announced = dialect == DialectId::Assist && !is_reserved(channel);
-                self.subscribe(client, channel, is_announced, now);
-            }
+            Ask::Subscribe(channel) => self.subscribe(client, channel, now),
             Ask::Unsubscribe(channel) => self.unsubscribe(client, channel, now),
             Ask::OwnDocuments { subscribe } => match user {
                 None => self.reject(client, "Authentication required"),
                 Some(user) if *subscribe => {
                     let channel = format!("room:document_updates_{user}");
-                    self.subscribe(client, &channel, false, now);
+                    self.subscribe(client, &channel, now);
                 }
                 Some(user) => {
                     self.unsubscribe(client, &format!("room:document_updates_{user}"), now);
@@ -410,7 +408,7 @@ impl Model {
         usage.allows(limits.rate, now.monotonic_ms)
     }
 
-    fn subscribe(&mut self, client: usize, channel: &str, is_announced: bool, now: Now) {
+    fn subscribe(&mut self, client: usize, channel: &str, now: Now) {
         let session = self.sessions.get_mut(&client).unwrap();
         let (dialect, user, space) = (session.dialect, session.user(), session.space());
         if channel == "all" || channel.starts_with("user:") {
@@ -420,21 +418,21 @@ impl Model {
             return self.reject(client, "Permission denied");
         }
         let is_new = !session.has(channel);
+        let is_first = is_new && !self.is_there(space, channel, user);
+        let session = self.sessions.get_mut(&client).unwrap();
         if is_new {
             session.channels.push(channel.to_owned());
         }
         let event = room_event("join", channel, user).of(space);
-        if is_new && is_announced {
-            session.announced.insert(channel.to_owned());
-            return self.publish(event);
+        if dialect == DialectId::Gateway {
+            let text = json!({"type": "subscribed", "data": {"channel": channel}});
+            self.reply(client, text);
+        } else if !is_first {
+            self.reply(client, event.text(dialect, now));
         }
-        self.reply(
-            client,
-            match dialect {
-                DialectId::Gateway => json!({"type": "subscribed", "data": {"channel": channel}}),
-                _ => event.text(dialect, now),
-            },
-        );
+        if is_first {
+            self.publish(event);
+        }
     }
 
     fn unsubscribe(&mut self, client: usize, channel: &str, now: Now) {
@@ -443,16 +441,17 @@ impl Model {
         if channel == "all" || channel.starts_with("user:") {
             return self.reject(client, "Channel is reserved");
         }
+        let count = session.channels.len();
         session.channels.retain(|known| known != channel);
+        let had_joined = session.channels.len() < count;
         session.server_side.remove(channel);
-        let was_announced = session.announced.remove(channel);
         let event = room_event("leave", channel, user).of(space);
         let text = match dialect {
             DialectId::Gateway => json!({"type": "unsubscribed", "data": {"channel": channel}}),
             _ => event.text(dialect, now),
         };
         self.reply(client, text);
-        if was_announced {
+        if had_joined && !self.is_there(space, channel, user) {
             self.publish(event);
         }
     }
@@ -495,7 +494,7 @@ impl Model {
         let rooms = if is_other {
             self.leave_identity(client, now)
         } else {
-            BTreeSet::new()
+            Vec::new()
         };
         let of_user = self.count(dialect, |session| session.is_user(space, token.user));
         let is_full = |tenant| self.of_tenant(dialect, tenant) >= limits.per_tenant_max;
@@ -512,17 +511,47 @@ impl Model {
         }
         session.server_side = session.server_side();
         self.reply(client, admitted(dialect, Some(token.user), now));
-        self.drop_forbidden(client);
+        self.drop_forbidden(client, is_other);
         if is_other && of_user == 0 && limits.announces_users {
             self.publish(user_activity("connected", token.user).of(space));
         }
-        let session = self.sessions.get_mut(&client).unwrap();
-        let stays = |room: &String| session.channels.contains(room);
-        for room in rooms.into_iter().filter(stays) {
-            let event = room_event("join", &room, Some(token.user)).of(space);
-            session.announced.insert(room);
-            self.published.push(event);
+        for room in rooms {
+            let session = self.sessions.get_mut(&client).unwrap();
+            let stays = session.channels.contains(&room);
+            // Whether others of the user were there before.
+            let identity = session.identity.take();
+            let was_there = self.is_there(space, &room, Some(token.user));
+            self.sessions.get_mut(&client).unwrap().identity = identity;
+            if stays && !was_there {
+                self.publish(room_event("join", &room, Some(token.user)).of(space));
+            }
         }
+    }
+
+    /// Whether a user has a session on a channel, or nobody is told of it.
+    fn is_there(&self, space: Option<&str>, channel: &str, user: Option<&str>) -> bool {
+        let Some(user) = user.filter(|_| has_presence(channel)) else {
+            return true;
+        };
+        let mut sessions = self.sessions.values();
+        sessions.any(|session| {
+            session.is_user(space, user) && session.channels.iter().any(|it| it == channel)
+        })
+    }
+
+    /// Who is on each channel of which that is kept: the sessions of each user, and of all.
+    pub(super) fn present(&self) -> BTreeMap<(Option<&str>, &str), Present<'_>> {
+        let mut present = BTreeMap::<_, Present<'_>>::new();
+        for session in self.sessions.values() {
+            for channel in session.channels.iter().filter(|it| has_presence(it)) {
+                let (users, sessions) = present.entry((session.space(), &**channel)).or_default();
+                *sessions += 1;
+                if let Some(user) = session.user() {
+                    *users.entry(user).or_default() += 1;
+                }
+            }
+        }
+        present
     }
 
     /// The sessions that count against the limit of a tenant.
@@ -533,31 +562,37 @@ impl Model {
     }
 
     /// A new token of the same user may say less than the one before.
-    fn drop_forbidden(&mut self, client: usize) {
+    fn drop_forbidden(&mut self, client: usize, is_other: bool) {
         let session = self.sessions.get_mut(&client).unwrap();
         let (user, space) = (session.user(), session.space());
+        let mut dropped = Vec::new();
         for channel in std::mem::take(&mut session.channels) {
             if session.may_have(&channel) {
                 session.channels.push(channel);
-            } else if session.announced.remove(&channel) {
-                let event = room_event("leave", &channel, user);
-                self.published.push(event.of(space));
+            } else {
+                dropped.push(channel);
+            }
+        }
+        for channel in dropped {
+            if !is_other && !self.is_there(space, &channel, user) {
+                self.publish(room_event("leave", &channel, user).of(space));
             }
         }
     }
 
     /// The session no longer speaks for whom it did: others are told as if it had left. Returns the
-    /// rooms that were told.
-    fn leave_identity(&mut self, client: usize, now: Now) -> BTreeSet<String> {
+    /// channels that it was on.
+    fn leave_identity(&mut self, client: usize, now: Now) -> Vec<String> {
         let session = self.sessions.get_mut(&client).unwrap();
         let (dialect, user, space) = (session.dialect, session.user(), session.space());
-        let rooms = std::mem::take(&mut session.announced);
-        for room in &rooms {
-            self.published
-                .push(room_event("leave", room, user).of(space));
-        }
         session.identity = None;
         session.counts_for_tenant = false;
+        let rooms = session.channels.clone();
+        for room in &rooms {
+            if !self.is_there(space, room, user) {
+                self.publish(room_event("leave", room, user).of(space));
+            }
+        }
         let Some(user) = user else {
             return rooms;
         };
