@@ -194,6 +194,16 @@ pub const OFFLINE_CHANGED_MAX: usize = 16_384;
 pub const HISTORY_REMOVED_MAX: usize = 800;
 /// Channels on which it is remembered where one user stopped.
 pub const OFFLINE_CHANNELS_PER_USER_MAX: usize = 4_096;
+/// Subscriptions that a shard restores in one turn of the event loop, and of one client at a time.
+pub const RESTORED_PER_TURN: usize = 256;
+pub const RESTORED_PER_STEP: usize = 32;
+/// Memory for persistent subscriptions for each user who may be remembered, bytes; all share it.
+pub const PERSISTENT_BYTES_PER_USER: u64 = 1_024;
+/// Users that one sweep of those with persistent subscriptions forgets.
+pub const PERSISTENT_SWEEP_MAX: usize = 512;
+/// Users of one part of the table of whom it is noted that their persistent subscriptions have
+/// changed, until a store is told; of more it looks at all.
+pub const PERSISTENT_CHANGED_MAX: usize = 4_096;
 /// Channels of which a shard announces in one turn of the event loop who came and went: a fraction of
 /// a millisecond.
 pub const PRESENCE_ANNOUNCEMENTS_PER_TURN: usize = 64;

@@ -20,6 +20,7 @@ pub mod name_hash;
 pub mod network;
 pub mod now;
 pub mod offline;
+pub mod persistent;
 pub mod presence;
 pub mod process_state;
 pub mod retained;

@@ -6,6 +6,7 @@ use super::id::DialectId;
 use super::interest::Interests;
 use super::memory::MemoryBudget;
 use super::offline::OfflineUsers;
+use super::persistent::PersistentSubscriptions;
 use super::presence::PresenceTable;
 use super::retained::RetainedValues;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,8 @@ pub struct ProcessState {
     pub history: History,
     /// Where users without a session stopped.
     pub offline: OfflineUsers,
+    /// To which channels users want to be subscribed again.
+    pub persistent: PersistentSubscriptions,
     /// Who is on which channel.
     pub presence: PresenceTable,
     /// Whether the shards get on.
@@ -57,6 +60,13 @@ impl ProcessState {
         self.interests = Interests::with_key(offline.name_key());
         self.history = history;
         self.offline = offline;
+        self
+    }
+
+    /// The same with persistent subscriptions.
+    #[must_use]
+    pub fn with_persistent(mut self, persistent: PersistentSubscriptions) -> Self {
+        self.persistent = persistent;
         self
     }
 

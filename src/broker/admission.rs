@@ -54,6 +54,8 @@ impl Broker {
                 TenantSource::Request => true,
                 TenantSource::Proxy => connect.is_tenant_vouched,
             },
+            holds_user: false,
+            has_restored: false,
             isolates: policy.tenant_isolation,
             counted: Counted::default(),
             server_side_count: 0,
@@ -410,6 +412,7 @@ impl Broker {
     /// online as this user any more.
     fn release_user(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         self.go_offline(id, now, emit);
+        self.release_persistent_user(id, now);
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };

@@ -201,6 +201,10 @@ pub struct Subscription<'a> {
     pub filter: Option<Object<'a>>,
     /// Up to where the client has received everything, if it asks for what it missed.
     pub recover: Option<Position>,
+    /// Whether it is to be remembered for the user.
+    pub is_persistent: bool,
+    /// Whether it was remembered, and is restored.
+    pub is_restored: bool,
 }
 
 impl<'a> Subscription<'a> {
@@ -212,6 +216,8 @@ impl<'a> Subscription<'a> {
             subscription_id: SubscriptionIdRequest::None,
             filter: None,
             recover: None,
+            is_persistent: false,
+            is_restored: false,
         }
     }
 }
@@ -286,6 +292,8 @@ pub enum Command<'a> {
     },
     /// The client requests what was published on a channel.
     GetHistory(HistoryRequest<'a>),
+    /// The client asks for the persistent subscriptions of its user.
+    Restore,
     /// The client requests who is on a channel.
     GetPresence(PresenceRequest<'a>),
     /// The client sends a ping message.

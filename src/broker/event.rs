@@ -111,6 +111,10 @@ pub struct SubscriptionView<'a> {
     pub position: Option<Position>,
     /// Whether what it missed follows, if it asked for that.
     pub is_recovered: Option<bool>,
+    /// Whether it is remembered for the user, if the client asked for that.
+    pub is_persistent: Option<bool>,
+    /// Whether it was remembered, and is restored.
+    pub is_restored: bool,
     /// The time.
     pub now: Now,
 }
@@ -208,6 +212,20 @@ pub enum Event<'a> {
         /// after.
         is_complete: bool,
     },
+    /// The persistent subscriptions of the user are restored.
+    Restored {
+        /// So many are.
+        restored: usize,
+        /// So many were rejected.
+        rejected: usize,
+    },
+    /// A persistent subscription is not restored.
+    NotRestored {
+        /// The channel's name.
+        channel: &'a str,
+        /// Why.
+        rejection: Rejection,
+    },
     /// Who is on a channel.
     Present {
         /// The channel's name.
@@ -273,6 +291,8 @@ pub enum Rejection {
     NotStored,
     /// It is not kept who is on the channel.
     NoPresence,
+    /// The persistent subscriptions of the user were restored before.
+    AlreadyRestored,
     /// A handler of the embedding program failed.
     HandlerFailed,
 }
@@ -319,6 +339,7 @@ impl Rejection {
             Self::NoHistory => "Channel has no history",
             Self::NotStored => "Published, but not stored",
             Self::NoPresence => "Channel has no presence",
+            Self::AlreadyRestored => "Already restored",
             Self::HandlerFailed => "Internal error",
         }
     }
@@ -335,7 +356,7 @@ impl Rejection {
             | Self::UnknownSubscriptionId
             | Self::NoHistory
             | Self::NoPresence => MessageError::Field,
-            Self::DuplicateSubscriptionId => MessageError::Duplicate,
+            Self::DuplicateSubscriptionId | Self::AlreadyRestored => MessageError::Duplicate,
             Self::HandlerFailed => MessageError::Handler,
             Self::NotStored => MessageError::NotStored,
             Self::RateLimited => MessageError::RateLimited,

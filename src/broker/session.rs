@@ -26,6 +26,10 @@ pub(super) struct Session {
     pub(super) is_gone: bool,
     /// Whether the tenant that its request named is its tenant if its token names none.
     pub(super) is_named_tenant_trusted: bool,
+    /// Whether the persistent subscriptions of its user are remembered at least as long as it lasts.
+    pub(super) holds_user: bool,
+    /// Whether it has asked for the persistent subscriptions of its user.
+    pub(super) has_restored: bool,
     /// Whether its channels are those of its tenant.
     pub(super) isolates: bool,
     /// In which of the counts with limits it is included.

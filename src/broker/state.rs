@@ -7,6 +7,7 @@ use super::event::{SessionId, SessionView};
 use super::quotas::Quotas;
 use super::rate::{RateLimitStatus, RateState};
 use super::recoveries::Recoveries;
+use super::restorations::Restorations;
 use super::session::{Leaving, Session, Stopped};
 use crate::auth::Verifier;
 use crate::base::channel_names::{name_for_clients, tenant_channel};
@@ -37,6 +38,7 @@ pub struct Broker {
     /// Users of whom it is yet to be noted where they stopped.
     pub(super) stopped: Vec<Stopped>,
     pub(super) announcements: Announcements,
+    pub(super) restorations: Restorations,
     /// The offset in the history up to which the shard has read the ring.
     pub(super) reached: u64,
     /// The offset that no client can have received yet.
@@ -88,6 +90,7 @@ impl Broker {
             recoveries: Recoveries::default(),
             stopped: Vec::new(),
             announcements: Announcements::default(),
+            restorations: Restorations::default(),
             reached: first,
             unreached: first + 1,
             handshakes: RateState::default(),

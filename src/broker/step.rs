@@ -92,6 +92,7 @@ impl Broker {
             // Its dialect chose the channel and the type.
             Command::PublishWithRole { publication, .. } => self.issue(id, publication, emit),
             Command::GetHistory(request) => self.get_history(id, request, emit),
+            Command::Restore => self.begin_restoring(id, now, emit),
             Command::GetPresence(request) => self.get_presence(id, request, emit),
             Command::GetRetained { channel } => self.get_retained(id, channel, now, emit),
         }

@@ -22,20 +22,27 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(rejection) = self.check_access(id, Action::Subscribe, requested.channel) {
-            return self.reject(rejection, emit);
+        if let Err(rejection) = self.try_subscribe(id, requested, now, emit) {
+            self.reject(rejection, emit);
         }
+    }
+
+    /// Subscribes the session and answers, unless that is rejected.
+    pub(super) fn try_subscribe(
+        &mut self,
+        id: ConnectionId,
+        requested: Subscription<'_>,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) -> Result<(), Rejection> {
+        self.check_access(id, Action::Subscribe, requested.channel)?;
         let Some(session) = self.sessions.get(id) else {
-            return;
+            return Ok(());
         };
         let name = session.full_name(requested.channel);
         let is_known = requested.subscription_id == SubscriptionIdRequest::None
             && session.subscription(self.channels.find(&name)).is_some();
-        let subscription_id = match self.choose_subscription_id(session, requested.subscription_id)
-        {
-            Ok(subscription_id) => subscription_id,
-            Err(rejection) => return self.reject(rejection, emit),
-        };
+        let subscription_id = self.choose_subscription_id(session, requested.subscription_id)?;
         let history = &self.process_state.history;
         let has_history = history.limits_of(&name).is_some();
         let shown = requested.recover.filter(|_| has_history && !is_known);
@@ -45,14 +52,14 @@ impl Broker {
         let mut is_announced = false;
         if !is_known {
             if session.client_side().len() >= self.subscriptions_max(session) {
-                return self.reject(Rejection::TooManySubscriptions, emit);
+                return Err(Rejection::TooManySubscriptions);
             }
             let filter = match &requested.filter {
                 Some(filter) => Filter::parse(filter.raw(), &mut self.json),
                 None => Ok(None),
             };
             let Ok(filter) = filter else {
-                return self.reject(Rejection::InvalidField("filter"), emit);
+                return Err(Rejection::InvalidField("filter"));
             };
             let filter_bytes = filter.as_ref().map_or(0, Filter::text_bytes);
             let session = self.sessions.get(id);
@@ -60,7 +67,7 @@ impl Broker {
                 session.filter_bytes + filter_bytes > FILTER_BYTES_PER_SESSION_MAX
             }) || (filter.is_some() && self.process_state.memory.is_over())
             {
-                return self.reject(Rejection::TooManyFilters, emit);
+                return Err(Rejection::TooManyFilters);
             }
             let shown = after;
             let with = (subscription_id.clone(), filter);
@@ -68,8 +75,10 @@ impl Broker {
             is_recovered |= shown.is_none() && after.is_some();
             self.count_tables();
         }
+        let is_persistent =
+            (requested.is_persistent).then(|| self.remember_subscription(id, requested.channel));
         let Some(session) = self.sessions.get(id) else {
-            return;
+            return Ok(());
         };
         let position = self
             .process_state
@@ -83,8 +92,11 @@ impl Broker {
             user: session.user(),
             position: has_history.then_some(position),
             is_recovered: (requested.recover.is_some() || after.is_some()).then_some(is_recovered),
+            is_persistent,
+            is_restored: requested.is_restored,
             now,
         })));
+        Ok(())
     }
 
     /// The offset after which a client that shows a position receives entries of the history, if it
@@ -273,9 +285,12 @@ impl Broker {
             user: session.user(),
             position: None,
             is_recovered: None,
+            is_persistent: None,
+            is_restored: false,
             now,
         };
         emit(Effect::Reply(Event::Unsubscribed(view)));
+        self.forget_subscription(id, name);
         if let Some(at) = at {
             self.leave_at(id, at, now, emit);
         }
@@ -302,6 +317,8 @@ impl Broker {
             user: session.user(),
             position: None,
             is_recovered: None,
+            is_persistent: None,
+            is_restored: false,
             now,
         };
         emit(Effect::Reply(Event::Unsubscribed(view)));

@@ -169,6 +169,13 @@ settings! {
     pub struct GatewaySettings {
         /// Domain whose subdomains name tenants.
         tenant_domain: Option<String> = None;
+        /// Persistent subscriptions of one user; one more is not remembered. 0 = none are.
+        persistent_subscriptions_max: u32 = 0;
+        /// How long the persistent subscriptions of a user without a session are remembered.
+        persistent_subscriptions_ttl: Millis = Millis(604_800_000);
+        /// Users of whom persistent subscriptions are remembered. With more, those whose time ends
+        /// first are forgotten.
+        persistent_users_max: u64 = 100_000;
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
         user: Some("ann"),
         position: None,
         is_recovered: None,
+        is_persistent: None,
+        is_restored: false,
         now: NOW,
     }
 }

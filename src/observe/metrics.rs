@@ -320,6 +320,34 @@ const PROCESS_METRICS: &[ProcessMetric] = &[
         None,
         |process| vec![("", process.process_state.presence.stats().gathered)],
     ),
+    (
+        "persistent_users",
+        "Users of whom persistent subscriptions are remembered",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.persistent.stats().users)],
+    ),
+    (
+        "persistent_subscriptions",
+        "Persistent subscriptions that are remembered",
+        MetricKind::Gauge,
+        None,
+        |process| vec![("", process.process_state.persistent.stats().subscriptions)],
+    ),
+    (
+        "persistent_rejected",
+        "Subscriptions that clients wanted to be persistent and that are not, because there was no room",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.process_state.persistent.stats().rejected)],
+    ),
+    (
+        "persistent_evicted",
+        "Users whose persistent subscriptions were forgotten early, for others",
+        MetricKind::Counter,
+        None,
+        |process| vec![("", process.process_state.persistent.stats().evicted)],
+    ),
 ];
 
 impl Collector for ProcessCollector {

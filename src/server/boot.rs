@@ -15,6 +15,7 @@ use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, NotifyAccess};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
+use crate::base::persistent::{PersistentLimits, PersistentSubscriptions};
 use crate::base::{DialectId, History, Now, PresenceTable, ProcessState, ShardCounters};
 use crate::bridge::Integration;
 use crate::broker::{Broker, Quotas};
@@ -127,7 +128,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         offline,
     } = journal::open(settings, history, history_bytes_max, &cores, clock)?;
     let process_state = process_state.with_history(history, offline);
-    let process_state = Arc::new(process_state.with_presence(presence(settings)));
+    let process_state = process_state.with_presence(presence(settings));
+    let process_state = Arc::new(process_state.with_persistent(persistent(settings)));
     if let Some(journal) = &journal {
         journal.start(&process_state).map_err(other)?;
     }
@@ -309,6 +311,15 @@ fn presence(settings: &Settings) -> PresenceTable {
         process.presence_members_max,
         process.presence_interval.0,
     )
+}
+
+/// The persistent subscriptions, of nobody yet.
+fn persistent(settings: &Settings) -> PersistentSubscriptions {
+    PersistentSubscriptions::new(PersistentLimits {
+        per_user_max: settings.gateway.persistent_subscriptions_max,
+        users_max: settings.gateway.persistent_users_max,
+        ttl_ms: settings.gateway.persistent_subscriptions_ttl.0,
+    })
 }
 
 /// A setting of this name, or this part of the memory that the host or its cgroup has for this

@@ -65,6 +65,7 @@ fn run(parts: &WatchdogParts, retirer: &mut Retirer, stopped: &Receiver<()>) {
         retire(parts, retirer, now);
         parts.process_state.history.sweep(ticks as usize, now_ms);
         parts.process_state.offline.sweep(ticks as usize, now_ms);
+        parts.process_state.persistent.sweep(ticks as usize, now_ms);
         let heartbeats = &parts.process_state.heartbeats;
         let stalled: Vec<_> = heartbeats.stalled(now_ms).collect();
         if stalled == known {

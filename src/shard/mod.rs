@@ -31,6 +31,7 @@ mod questions;
 mod ready_queue;
 mod record;
 mod recovering;
+mod restoring;
 mod send_queue;
 mod session;
 mod stored;
@@ -117,6 +118,8 @@ pub struct Shard {
     index: u16,
     questions: Questions,
     recovering: Recovering,
+    /// Clients whose subscriptions are restored when they have read answers.
+    restorations_waiting: usize,
     process_state: Arc<ProcessState>,
     /// No new sessions are accepted.
     is_shutting_down: bool,
@@ -169,6 +172,7 @@ impl Shard {
             index: parts.index,
             questions: Questions::default(),
             recovering: Recovering::default(),
+            restorations_waiting: 0,
             process_state: parts.process_state,
             is_shutting_down: false,
             awaits_room: false,
@@ -264,6 +268,7 @@ impl Shard {
         let reached = self.reader.next_position();
         let reached = self.process_state.history.offset_before(reached);
         self.broker.reach(reached);
+        self.continue_restoring(now);
         self.continue_recoveries(now);
         self.reap_ended(now);
         count

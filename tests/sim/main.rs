@@ -18,6 +18,7 @@ mod offline;
 mod oracle;
 mod order;
 mod pace;
+mod persistent;
 mod presence;
 mod proxies;
 mod random;

@@ -2,6 +2,7 @@
 
 use fanwire::auth::Verifier;
 use fanwire::base::offline::OfflineUsers;
+use fanwire::base::persistent::{PersistentLimits, PersistentSubscriptions};
 use fanwire::base::{
     DialectId, History, HistoryRule, NameKey, Now, PresenceMode, PresenceRule, PresenceTable,
     ProcessState, ShardCounters,
@@ -162,6 +163,30 @@ pub(crate) fn shards_present(
     let process_state = ProcessState::new(count, u64::MAX);
     let process_state = process_state.with_presence(of_all(mode, interval_ms));
     let policy = open_policy(1 << 22);
+    build(
+        policy,
+        &Verifier::hs256(secret),
+        process_state,
+        count,
+        ring_bytes,
+        now,
+    )
+}
+
+/// Shards whose sessions need no token but may show one with this secret, where persistent
+/// subscriptions are remembered, of each tenant apart.
+pub(crate) fn shards_remembering(
+    secret: &[u8],
+    limits: PersistentLimits,
+    count: usize,
+    ring_bytes: u32,
+    now: Now,
+) -> Shards {
+    let process_state = ProcessState::new(count, u64::MAX)
+        .with_presence(of_all(PresenceMode::Members, 1_000))
+        .with_persistent(PersistentSubscriptions::new(limits));
+    let mut policy = open_policy(1 << 22);
+    policy.dialects[DialectId::Gateway.index()].tenant_isolation = true;
     build(
         policy,
         &Verifier::hs256(secret),

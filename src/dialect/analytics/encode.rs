@@ -73,6 +73,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Retained { .. }
         | Event::History { .. }
         | Event::Present { .. }
+        | Event::Restored { .. }
+        | Event::NotRestored { .. }
         | Event::Status { .. }
         | Event::ShuttingDown { .. } => {}
     }

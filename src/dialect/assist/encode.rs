@@ -57,7 +57,10 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         }
         // A client that joins a room receives the room event of all instead, where they are told
         // at once; other answers go to the client alone.
-        Event::History { .. } | Event::Present { .. } => {}
+        Event::History { .. }
+        | Event::Present { .. }
+        | Event::Restored { .. }
+        | Event::NotRestored { .. } => {}
         Event::Subscribed(view) if view.is_announced => {}
         Event::Subscribed(view) => {
             let data = joined(view.channel, view.user);

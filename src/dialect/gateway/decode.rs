@@ -19,9 +19,11 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection>
             token: body()?.text("token")?,
         },
         "subscribe" => {
-            let [channel, recover] = body()?.fields(["channel", "recover"]);
+            let [channel, recover, persistent] =
+                body()?.fields(["channel", "recover", "persistent"]);
             Command::Subscribe(Subscription {
                 recover: position(recover, "recover")?,
+                is_persistent: flag(persistent, "persistent")?,
                 ..Subscription::to(required_text(channel, "channel")?)
             })
         }
@@ -31,6 +33,7 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection>
         "publish" => publish(&body()?)?,
         "history" => history(&body()?)?,
         "presence" => presence(&body()?)?,
+        "restore" => Command::Restore,
         "ping" => Command::Ping,
         "status" => Command::Status,
         kind => {
@@ -50,6 +53,18 @@ fn position(value: Option<Value<'_>>, field: &'static str) -> Result<Option<Posi
     };
     let position = value.text().and_then(Position::parse);
     position.map(Some).ok_or(Rejection::InvalidField(field))
+}
+
+/// Whether a switch is on; it is off if it is missing.
+fn flag(value: Option<Value<'_>>, field: &'static str) -> Result<bool, Rejection> {
+    match value
+        .filter(|value| !value.is_null())
+        .map(|value| value.raw())
+    {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Rejection::InvalidField(field)),
+    }
 }
 
 /// A limit, if there is one.
@@ -107,7 +122,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None, is_persistent: false, is_restored: false }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,
@@ -125,7 +140,7 @@ mod tests {
             r#"{"type":"subscribe","data":{"channel":"c","recover":"0000000a-000000000000b"}}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, "#,
-                "recover: Some(Position { epoch: 10, offset: 11 }) }))"
+                "recover: Some(Position { epoch: 10, offset: 11 }), is_persistent: false, is_restored: false }))"
             ),
         );
         check(
@@ -136,6 +151,11 @@ mod tests {
             r#"{"type":"presence","data":{"channel":"c","after":"ann"}}"#,
             r#"Ok(GetPresence(PresenceRequest { channel: "c", after: Some("ann"), limit: None }))"#,
         );
+        check(
+            r#"{"type":"subscribe","data":{"channel":"c","persistent":true}}"#,
+            r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, recover: None, is_persistent: true, is_restored: false }))"#,
+        );
+        check(r#"{"type":"restore"}"#, "Ok(Restore)");
         check(r#"{"type":"ping"}"#, "Ok(Ping)");
         check(r#"{"type":"status"}"#, "Ok(Status)");
         check(
@@ -165,6 +185,12 @@ mod tests {
         for limit in ["-1", "1.5", r#""1""#, "99999999999"] {
             let text = format!(r#"{{"type":"history","data":{{"channel":"c","limit":{limit}}}}}"#);
             check(&text, r#"Err(InvalidField("limit"))"#);
+        }
+        for persistent in ["1", r#""true""#, "{}"] {
+            let text = format!(
+                r#"{{"type":"subscribe","data":{{"channel":"c","persistent":{persistent}}}}}"#
+            );
+            check(&text, r#"Err(InvalidField("persistent"))"#);
         }
         check(
             r#"{"type":"presence","data":{"channel":"c","after":1}}"#,

@@ -49,6 +49,19 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
             is_complete,
         } => history(channel, messages, *position, *is_complete, output),
         Event::Present { channel, page } => present(channel, page, output),
+        Event::Restored { restored, rejected } => {
+            let counts = format!("{{\"restored\":{restored},\"rejected\":{rejected}}}");
+            start_with_data(output, "restored", &counts);
+            output.push(b'}');
+        }
+        Event::NotRestored { channel, rejection } => {
+            start(output, "error");
+            output.extend_from_slice(b",\"data\":{\"error\":");
+            write_text(output, &rejection.text());
+            output.extend_from_slice(b",\"channel\":");
+            write_text(output, channel);
+            output.extend_from_slice(b"}}");
+        }
         Event::Unsubscribed(view) => nested(output, "unsubscribed", "channel", view.channel),
         Event::Pong { .. } => output.extend_from_slice(b"{\"type\":\"pong\"}"),
         Event::Status { session, .. } => status(session, output),
@@ -61,8 +74,8 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     }
 }
 
-/// `{"type":"subscribed","data":{"channel":C,"position":P,"recovered":B}}`; the last two only where
-/// there is something to say.
+/// `{"type":"subscribed","data":{"channel":C,"position":P,"recovered":B,"persistent":B,
+/// "restored":true}}`; all but the channel only where there is something to say.
 fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"{\"type\":\"subscribed\",\"data\":{\"channel\":");
     write_text(output, view.channel);
@@ -71,6 +84,12 @@ fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     }
     if let Some(is_recovered) = view.is_recovered {
         write_flag(output, "recovered", is_recovered);
+    }
+    if let Some(is_persistent) = view.is_persistent {
+        write_flag(output, "persistent", is_persistent);
+    }
+    if view.is_restored {
+        write_flag(output, "restored", true);
     }
     output.extend_from_slice(b"}}");
 }

@@ -72,7 +72,9 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
         | Event::Published { .. }
         | Event::Retained { .. }
         | Event::History { .. }
-        | Event::Present { .. } => {}
+        | Event::Present { .. }
+        | Event::Restored { .. }
+        | Event::NotRestored { .. } => {}
     }
 }
 

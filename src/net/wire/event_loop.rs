@@ -267,6 +267,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             && self.closing.is_empty()
             && !self.shard.has_leaving()
             && !self.shard.has_recovering()
+            && !self.shard.has_restoring()
     }
 
     /// Counts the turn that has ended if it was too long.
