@@ -74,7 +74,7 @@ pub struct PersistentStats {
 }
 
 /// What a durable store is told of a user: the channels, oldest first, and when the user is forgotten,
-/// monotonic milliseconds; of no meaning with a session. Without channels the user is forgotten.
+/// monotonic milliseconds; `u64::MAX` with a session. Without channels the user is forgotten.
 pub type PersistentRecord = (Vec<Arc<str>>, u64);
 
 /// The persistent subscriptions of all users.
@@ -141,6 +141,12 @@ impl PersistentSubscriptions {
     /// Notes from now on who has changed, for [`take_changed`](Self::take_changed).
     pub fn record_changes(&mut self) {
         self.is_recorded = true;
+    }
+
+    /// How long a user without a session is remembered, milliseconds.
+    #[must_use]
+    pub const fn ttl_ms(&self) -> u64 {
+        self.limits.ttl_ms
     }
 
     /// Whether anything is remembered at all.
@@ -417,7 +423,9 @@ impl Users {
     fn export(&self, user: &PersistentUser) -> PersistentRecord {
         let known = self.by_name.get(user);
         known.map_or((Vec::new(), 0), |known| {
-            (known.channels.clone(), known.expires_ms)
+            let is_held = known.sessions > 0;
+            let expires_ms = if is_held { u64::MAX } else { known.expires_ms };
+            (known.channels.clone(), expires_ms)
         })
     }
 }

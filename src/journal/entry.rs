@@ -13,10 +13,13 @@
 //! | 9 `Lost` | | through (u64) |
 //! | 10 `End` | | |
 //! | 11 `Mark` | | |
+//! | 12 `PersistentUser` | user | expiry in unix ms (u64), dialect, whether there is a tenant (u8), tenant, channels; names with their lengths (u16) |
 
 use crate::base::history::HistoryRun;
-use crate::base::{ChannelTag, NameKey};
+use crate::base::persistent::PersistentUser;
+use crate::base::{ChannelTag, DialectId, NameKey};
 use crate::store::{AppendError, Appender, Completion, StoredRecord};
+use std::sync::Arc;
 
 /// Stands for the offset of a channel to which a session is subscribed.
 const SUBSCRIBED: u64 = u64::MAX;
@@ -67,6 +70,13 @@ pub(super) enum Entry<'a> {
     End,
     /// Nothing: somebody waits until what came before is stored.
     Mark,
+    /// All persistent subscriptions of a user from now on.
+    PersistentUser {
+        user: PersistentUser,
+        /// When they are forgotten; `u64::MAX` while a session of the user holds them.
+        expires_unix_ms: u64,
+        channels: Vec<Arc<str>>,
+    },
 }
 
 /// Reads numbers from the front of bytes.
@@ -91,9 +101,24 @@ impl<'a> Numbers<'a> {
         self.array().map(u8::from_le_bytes)
     }
 
+    /// A text behind its length.
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::from(self.array().map(u16::from_le_bytes)?);
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+
     fn tag(&mut self) -> Option<ChannelTag> {
         self.u64().map(ChannelTag::from_bits)
     }
+}
+
+/// Appends a text behind its length; names are limited to some hundred bytes.
+fn push_text(output: &mut Vec<u8>, text: &str) {
+    let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+    output.extend_from_slice(&length.to_le_bytes());
+    output.extend_from_slice(&text.as_bytes()[..usize::from(length)]);
 }
 
 impl<'a> Entry<'a> {
@@ -163,6 +188,26 @@ impl<'a> Entry<'a> {
             },
             10 => Self::End,
             11 => Self::Mark,
+            12 => Self::PersistentUser {
+                expires_unix_ms: payload.u64()?,
+                user: {
+                    let dialect = DialectId::named(payload.text()?)?;
+                    let has_tenant = payload.u8()? != 0;
+                    let tenant = payload.text()?;
+                    PersistentUser {
+                        dialect,
+                        tenant: has_tenant.then(|| tenant.into()),
+                        user: std::str::from_utf8(record.key).ok()?.into(),
+                    }
+                },
+                channels: {
+                    let mut channels = Vec::new();
+                    while !payload.0.is_empty() {
+                        channels.push(payload.text()?.into());
+                    }
+                    channels
+                },
+            },
             _ => return None,
         })
     }
@@ -180,6 +225,7 @@ impl<'a> Entry<'a> {
             Self::Lost { .. } => 9,
             Self::End => 10,
             Self::Mark => 11,
+            Self::PersistentUser { .. } => 12,
         }
     }
 
@@ -256,6 +302,20 @@ impl<'a> Entry<'a> {
             }
             Self::Lost { through } => payload.extend_from_slice(&through.to_le_bytes()),
             Self::End | Self::Mark => {}
+            Self::PersistentUser {
+                user,
+                expires_unix_ms,
+                channels,
+            } => {
+                key.extend_from_slice(user.user.as_bytes());
+                payload.extend_from_slice(&expires_unix_ms.to_le_bytes());
+                push_text(&mut payload, user.dialect.name());
+                payload.push(u8::from(user.tenant.is_some()));
+                push_text(&mut payload, user.tenant.as_deref().unwrap_or_default());
+                for channel in channels {
+                    push_text(&mut payload, channel);
+                }
+            }
         }
         let payload = content.unwrap_or(&payload);
         match completion {

@@ -8,6 +8,7 @@ use crate::base::limits::{
 };
 use crate::base::now::Clock;
 use crate::base::offline::{self, OfflineUser, UserKey};
+use crate::base::persistent::{self, PersistentRecord, PersistentUser};
 use crate::base::{ChannelTag, Now, ProcessState};
 use crate::store::{AppendError, Appender, Completion, StoreMonitor};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -222,6 +223,16 @@ impl Keeper {
                 self.checkpoint.is_wanted = true;
             }
         }
+        for part in 0..persistent::PARTS {
+            let (changed, has_more) = self.process_state.persistent.take_changed(part);
+            for (user, record) in changed {
+                self.append_persistent(&user, record, now)?;
+            }
+            if has_more {
+                self.append_persistent_part(part)?;
+                self.checkpoint.is_wanted = true;
+            }
+        }
         let through = self.lost_through.load(Ordering::Relaxed);
         if through > self.told_lost_through {
             self.append(&Entry::Lost { through }, None)?;
@@ -236,6 +247,32 @@ impl Keeper {
             user: user.bits(),
             expires_unix_ms: now.unix_ms.saturating_add(left_ms),
             channels: known.channels,
+        };
+        self.append(&entry, None)
+    }
+
+    fn append_persistent_part(&mut self, part: usize) -> Result<(), Stopped> {
+        for user in self.process_state.persistent.users_of(part) {
+            let record = self.process_state.persistent.export(&user);
+            self.append_persistent(&user, record, self.clock.now())?;
+        }
+        Ok(())
+    }
+
+    fn append_persistent(
+        &mut self,
+        user: &PersistentUser,
+        (channels, expires_ms): PersistentRecord,
+        now: Now,
+    ) -> Result<(), Stopped> {
+        let left_ms = expires_ms.saturating_sub(now.monotonic_ms);
+        let entry = Entry::PersistentUser {
+            user: user.clone(),
+            expires_unix_ms: match expires_ms {
+                u64::MAX => u64::MAX,
+                _ => now.unix_ms.saturating_add(left_ms),
+            },
+            channels,
         };
         self.append(&entry, None)
     }
@@ -305,6 +342,9 @@ impl Keeper {
                 let known = self.process_state.offline.export(user);
                 self.append_user(user, known, self.clock.now())?;
             }
+        }
+        for part in 0..persistent::PARTS {
+            self.append_persistent_part(part)?;
         }
         let complete = Arc::clone(&self.checkpoint.complete);
         let note_complete = move |stored: Result<u64, _>| {

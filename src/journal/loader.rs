@@ -4,9 +4,11 @@ use super::entry::Entry;
 use crate::base::history::HistoryRun;
 use crate::base::limits::HISTORY_RUNS_MAX;
 use crate::base::offline::{OfflineUser, OfflineUsers, UserKey};
+use crate::base::persistent::{PersistentSubscriptions, PersistentUser};
 use crate::base::{ChannelTag, History, NameKey, Now};
 use crate::store::{DamageKind, StoreScan, StoredRecord};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What the journal does not know of the entries of the history.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,8 @@ pub struct Tables {
     pub history: History,
     /// At most so many users without a session are remembered.
     pub offline_users_max: u64,
+    /// Of nobody yet.
+    pub persistent: PersistentSubscriptions,
     /// How long a user is remembered who was subscribed when the last process ended, milliseconds.
     pub offline_ttl_ms: u64,
 }
@@ -55,6 +59,7 @@ pub(super) struct Loader {
     runs: Vec<HistoryRun>,
     newest: u64,
     incomplete_through: u64,
+    persistent: HashMap<PersistentUser, (Vec<Arc<str>>, u64)>,
     deleted_channels: Vec<(ChannelTag, u64)>,
     deleted_users: Vec<(Option<Box<str>>, Box<str>, u64)>,
     begins_with_checkpoint: bool,
@@ -75,6 +80,7 @@ impl Loader {
             runs: Vec::new(),
             newest: 0,
             incomplete_through: 0,
+            persistent: HashMap::new(),
             deleted_channels: Vec::new(),
             deleted_users: Vec::new(),
             begins_with_checkpoint: false,
@@ -162,6 +168,17 @@ impl Loader {
             }
             Entry::End => self.has_checkpoint = true,
             Entry::Mark => {}
+            Entry::PersistentUser {
+                user,
+                expires_unix_ms,
+                channels,
+            } => {
+                if channels.is_empty() {
+                    self.persistent.remove(&user);
+                } else {
+                    self.persistent.insert(user, (channels, expires_unix_ms));
+                }
+            }
             // Their hashes mean nothing here.
             Entry::Channel { .. }
             | Entry::Part { .. }
@@ -199,6 +216,30 @@ impl Loader {
         self.history.restore(tag, offset, content, limits, times);
     }
 
+    /// Fills the table of persistent subscriptions. Who had a session when the last process ended is
+    /// remembered as if it ended now, and the store is told so.
+    fn restore_persistent(&mut self, table: &mut PersistentSubscriptions) {
+        let Now {
+            monotonic_ms,
+            unix_ms,
+        } = self.now;
+        let (held, gone): (Vec<_>, Vec<_>) = self
+            .persistent
+            .drain()
+            .partition(|(_, (_, expires_unix_ms))| *expires_unix_ms == u64::MAX);
+        for (user, (channels, expires_unix_ms)) in gone {
+            let left_ms = expires_unix_ms.saturating_sub(unix_ms);
+            if left_ms > 0 {
+                table.load(&user, &channels, monotonic_ms + left_ms);
+            }
+        }
+        table.record_changes();
+        let expires_ms = monotonic_ms + table.ttl_ms();
+        for (user, (channels, _)) in held {
+            table.load(&user, &channels, expires_ms);
+        }
+    }
+
     fn is_of_deleted_user(&self, index: usize, offset: u64, content: &[u8]) -> bool {
         let (tenant, user, through) = &self.deleted_users[index];
         offset <= *through && (self.format.is_for_user)(content, tenant.as_deref(), user)
@@ -216,7 +257,9 @@ impl Loader {
         scan: &StoreScan,
         is_durable: bool,
         tables: (u64, u64),
+        persistent: &mut PersistentSubscriptions,
     ) -> (History, OfflineUsers, Loaded) {
+        self.restore_persistent(persistent);
         for (tag, through) in &self.deleted_channels {
             self.history.delete(*tag, *through);
         }

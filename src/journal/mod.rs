@@ -22,6 +22,7 @@ pub use publications::PublicationLog;
 
 use crate::base::now::Clock;
 use crate::base::offline::OfflineUsers;
+use crate::base::persistent::PersistentSubscriptions;
 use crate::base::{ChannelTag, History, ProcessState};
 use crate::store::{
     Appender, Store, StoreConfig, StoreError, StoreMonitor, StoreScan, StoreState, StoreStats,
@@ -65,6 +66,8 @@ pub struct Opened {
     pub history: History,
     /// The same.
     pub offline: OfflineUsers,
+    /// The same.
+    pub persistent: PersistentSubscriptions,
     /// What was found.
     pub loaded: Loaded,
     /// What the store itself found.
@@ -87,7 +90,8 @@ impl Journal {
         let is_new = scan.records == 0;
         let is_durable = config.sync == SyncPolicy::Always;
         let users = (tables.offline_users_max, tables.offline_ttl_ms);
-        let (history, offline, loaded) = loader.finish(&scan, is_durable, users);
+        let mut persistent = tables.persistent;
+        let (history, offline, loaded) = loader.finish(&scan, is_durable, users, &mut persistent);
         let (orders, received) = unbounded();
         let journal = Self {
             monitor: store.monitor(),
@@ -108,6 +112,7 @@ impl Journal {
             journal,
             history,
             offline,
+            persistent,
             loaded,
             scan,
         })

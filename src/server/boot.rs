@@ -126,10 +126,17 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         journal,
         history,
         offline,
-    } = journal::open(settings, history, history_bytes_max, &cores, clock)?;
+        persistent,
+    } = journal::open(
+        settings,
+        (history, persistent(settings)),
+        history_bytes_max,
+        &cores,
+        clock,
+    )?;
     let process_state = process_state.with_history(history, offline);
     let process_state = process_state.with_presence(presence(settings));
-    let process_state = Arc::new(process_state.with_persistent(persistent(settings)));
+    let process_state = Arc::new(process_state.with_persistent(persistent));
     if let Some(journal) = &journal {
         journal.start(&process_state).map_err(other)?;
     }

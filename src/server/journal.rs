@@ -3,6 +3,7 @@
 use super::error::StartError;
 use crate::base::now::Clock;
 use crate::base::offline::OfflineUsers;
+use crate::base::persistent::PersistentSubscriptions;
 use crate::base::{History, NameKey};
 use crate::config::{Settings, StoreSync};
 use crate::journal::{EntryFormat, Journal, Opened, Tables};
@@ -25,6 +26,7 @@ pub(super) struct Restored {
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) history: History,
     pub(super) offline: OfflineUsers,
+    pub(super) persistent: PersistentSubscriptions,
 }
 
 /// Memory for the history, with a limit of the store.
@@ -46,7 +48,7 @@ pub(super) fn history_bytes_max(settings: &Settings, wanted: u64) -> u64 {
 /// Opens the store, if there is one, and rebuilds the tables.
 pub(super) fn open(
     settings: &Settings,
-    history: History,
+    (history, persistent): (History, PersistentSubscriptions),
     history_bytes_max: u64,
     avoid_cores: &[usize],
     clock: Clock,
@@ -57,12 +59,14 @@ pub(super) fn open(
             journal: None,
             history,
             offline: OfflineUsers::new(offline_users_max, NameKey::random()),
+            persistent,
         });
     };
     let ttls = settings.dialects.iter();
     let ttls = ttls.map(|dialect| dialect.offline_queue_ttl.0);
     let tables = Tables {
         history,
+        persistent,
         offline_users_max,
         offline_ttl_ms: ttls.max().unwrap_or_default(),
     };
@@ -78,6 +82,7 @@ pub(super) fn open(
         journal: Some(Arc::new(found.journal)),
         history: found.history,
         offline: found.offline,
+        persistent: found.persistent,
     })
 }
 

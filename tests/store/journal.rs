@@ -5,6 +5,7 @@ use crate::harness::{Directory, Random};
 use fanwire::base::history::{HistoryLimits, HistoryRule};
 use fanwire::base::now::Clock;
 use fanwire::base::offline::{LastSeen, OfflineUsers, PARTS};
+use fanwire::base::persistent::{PersistentLimits, PersistentSubscriptions, PersistentUser};
 use fanwire::base::{DialectId, History, NameKey, Now, Position, ProcessState};
 use fanwire::journal::{CheckpointPace, EntryFormat, Journal, Loaded, PublicationLog, Tables};
 use fanwire::store::{StoreConfig, SyncPolicy};
@@ -91,13 +92,20 @@ impl Run {
         let clock = Clock::start();
         let tables = Tables {
             history: History::new(1, rules(), epoch, 1 << 30),
+            persistent: PersistentSubscriptions::new(PersistentLimits {
+                per_user_max: 10,
+                users_max: 100,
+                ttl_ms: 60_000,
+            }),
             offline_users_max: 100,
             offline_ttl_ms: 60_000,
         };
         let found = Journal::open(config, FORMAT, tables, clock).unwrap();
         assert_eq!(found.scan.damages, []);
         let journal = found.journal.with_pace(pace);
-        let state = ProcessState::new(1, u64::MAX).with_history(found.history, found.offline);
+        let state = ProcessState::new(1, u64::MAX)
+            .with_history(found.history, found.offline)
+            .with_persistent(found.persistent);
         let state = Arc::new(state);
         journal.start(&state).unwrap();
         Self {
@@ -394,6 +402,59 @@ fn a_user_who_was_connected_at_the_end_has_been_sent_everything() {
     assert!(offset > before);
     let seen = again.state.offline.subscribe(ann, tag, 0);
     assert_eq!(seen, LastSeen::At(before));
+}
+
+#[test]
+fn persistent_subscriptions_are_there_again_with_or_without_a_session_at_the_end() {
+    let directory = Directory::new("persistent");
+    let config = directory.config(SyncPolicy::Always);
+    let user = |name: &str, tenant: Option<&str>| PersistentUser {
+        dialect: DialectId::Gateway,
+        tenant: tenant.map(Into::into),
+        user: name.into(),
+    };
+    let names = [
+        ("ann", None),
+        ("ann", Some("acme")),
+        ("gone", None),
+        ("none", None),
+    ];
+    for epoch in 1..=4 {
+        let run = Run::start(&config, epoch, if epoch == 3 { OFTEN } else { SELDOM });
+        let table = &run.state.persistent;
+        let now_ms = run.clock.now().monotonic_ms;
+        if epoch == 1 {
+            for (name, tenant) in names {
+                let channel = format!("c-{name}-{tenant:?}");
+                assert!(table.insert(&user(name, tenant), "first", false));
+                assert!(table.insert(&user(name, tenant), &channel, true));
+            }
+            table.release(&user("gone", None), now_ms);
+            table.remove_all(&user("none", None));
+        } else {
+            for (name, tenant) in names {
+                let (channels, expires_ms) = table.export(&user(name, tenant));
+                let channels: Vec<_> = channels.iter().map(|it| it.to_string()).collect();
+                if name == "none" {
+                    assert!(channels.is_empty());
+                    continue;
+                }
+                let channel = format!("c-{name}-{tenant:?}");
+                assert_eq!(channels, ["first", &channel], "start {epoch}");
+                assert!((now_ms + 40_000..=now_ms + 60_000).contains(&expires_ms));
+            }
+        }
+        if epoch == 3 {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let is_clean = epoch % 2 == 0;
+        if !is_clean {
+            // The journal looks for changes now and then.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        drop(run.log);
+        run.journal.close(is_clean);
+    }
 }
 
 #[test]
