@@ -105,9 +105,12 @@ impl ChannelHistory {
         if offset <= self.lost_through {
             return (1, 0);
         }
-        let later = self.entries.iter().rev();
-        let later = later.take_while(|entry| entry.offset() > offset).count();
-        let at = self.entries.len() - later;
+        let at = match self.entries.back() {
+            Some(newest) if newest.offset() >= offset => {
+                self.entries.partition_point(|it| it.offset() <= offset)
+            }
+            _ => self.entries.len(),
+        };
         if at > 0 && self.entries[at - 1].offset() == offset {
             // A store has it twice.
             return (0, 0);

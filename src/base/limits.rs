@@ -170,8 +170,7 @@ pub const HISTORY_REPLY_MESSAGES_MAX: u32 = 1_000;
 pub const HISTORY_REPLY_BYTES_MAX: usize = 256 * 1024;
 /// Earlier processes whose positions in the history count.
 pub const HISTORY_RUNS_MAX: usize = 256;
-/// What a store has grown by when the next checkpoint is written, bytes; or by as much as the last one had,
-/// if that is more.
+/// What a store has beside twice the last checkpoint when the next one is written, bytes.
 pub const JOURNAL_CHECKPOINT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Time after which a checkpoint is written if anything was, milliseconds.
 pub const JOURNAL_CHECKPOINT_MS_MAX: u64 = 3_600_000;

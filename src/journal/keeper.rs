@@ -84,7 +84,7 @@ pub(super) struct Keeper {
 /// When checkpoints are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointPace {
-    /// What the store has grown by, bytes; or by as much as the last one had, if that is more.
+    /// What the store may have beside twice the last one, bytes.
     pub bytes_min: u64,
     /// Time between two, if one is wanted, milliseconds.
     pub ms_min: u64,
@@ -288,11 +288,12 @@ impl Keeper {
         let passed_ms = self.clock.now().monotonic_ms - last_ms;
         let stats = self.store.stats();
         let written = stats.bytes_written_total - written_bytes;
-        let is_large = match written_bytes {
-            // The first one of this process also replaces what it has found.
-            0 => stats.bytes >= self.pace.bytes_min,
-            _ => written >= (*own_bytes).max(self.pace.bytes_min),
+        // Before the first one of this process, the memory of the history says how large it will be.
+        let live_bytes = match own_bytes {
+            0 => self.process_state.history.stats().bytes,
+            bytes => *bytes,
         };
+        let is_large = stats.bytes >= (2 * live_bytes).saturating_add(self.pace.bytes_min);
         is_large
             || *is_wanted && passed_ms >= self.pace.ms_min
             || written > 0 && passed_ms >= self.pace.ms_max

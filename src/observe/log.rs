@@ -73,10 +73,12 @@ pub fn start(settings: &LogSettings, reads_environment: bool) -> Result<LogGuard
         LogLevel::Error => LevelFilter::ERROR,
     };
     let filter = EnvFilter::builder().with_default_directive(level.into());
-    let filter = if reads_environment {
+    let has_filter = std::env::var_os(EnvFilter::DEFAULT_ENV).is_some_and(|it| !it.is_empty());
+    let filter = if reads_environment && has_filter {
         filter.from_env_lossy()
     } else {
-        filter.parse_lossy("")
+        // glommio reports as an error that the store's files cannot be polled, which is wanted.
+        filter.parse_lossy(format!("{level},glommio::reactor=off"))
     };
     let mut guard = LogGuard {
         threads: Vec::new(),

@@ -18,6 +18,8 @@ use std::time::Duration;
 const HISTORY_PART: u64 = 4;
 /// What the files may have beside that, if it is not set, bytes.
 const BYTES_BESIDE: u64 = 256 << 20;
+/// What may wait for the disk, bytes.
+const QUEUE_BYTES: usize = 64 << 20;
 /// Sizes of segments, bytes.
 const SEGMENT_BYTES: (u64, u64) = (1 << 20, 64 << 20);
 
@@ -106,6 +108,7 @@ fn config(
             StoreSync::Every(time) => SyncPolicy::Interval(time),
             StoreSync::Never => SyncPolicy::Never,
         },
+        queue_bytes_max: QUEUE_BYTES,
         retry_interval: Duration::from_secs(1),
         avoid_cores: avoid_cores.to_vec(),
         ..StoreConfig::new(directory)
