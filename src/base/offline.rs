@@ -214,25 +214,18 @@ impl OfflineUsers {
         self.lock(user).export(user)
     }
 
-    /// Remembers a user as an earlier process did. Those who were subscribed when it
-    /// ended count as having been sent everything up to `reached`, and are forgotten at `expires_ms`.
-    pub fn restore(&self, user: UserKey, known: &OfflineUser, reached: u64, expires_ms: u64) {
-        let is_gone = known.channels.iter().all(|(_, offset)| offset.is_some());
-        let expires_ms = if is_gone {
-            known.expires_ms
-        } else {
-            expires_ms
-        };
-        if known.channels.is_empty() || expires_ms == 0 {
+    /// Remembers a user as an earlier process did. Of channels to which a session was subscribed then,
+    /// everything up to `reached` was sent. With `is_changed` the store is told.
+    pub fn restore(&self, user: UserKey, known: &OfflineUser, reached: u64, is_changed: bool) {
+        if known.channels.is_empty() {
             return;
         }
         let mut users = self.lock(user);
-        if !is_gone {
-            // The store does not know yet when the user is forgotten.
+        if is_changed {
             self.note_changed(&mut users, user);
         }
         let restored = users.by_key.entry(user).or_default();
-        restored.expires_ms = expires_ms;
+        restored.expires_ms = known.expires_ms;
         restored
             .channels
             .extend(known.channels.iter().map(|(tag, offset)| {

@@ -2,8 +2,8 @@
 //!
 //! | kind | key | payload |
 //! | --- | --- | --- |
-//! | 1 `Begin` | | key of names (16 bytes), incomplete through (u64), runs × (epoch u32, base u64) |
-//! | 2 `Run` | | epoch (u32), base (u64), whether earlier runs count (u8) |
+//! | 1 `Begin` | | key of names (16 bytes), incomplete through (u64), settings, runs × (epoch u32, base u64) |
+//! | 2 `Run` | | epoch (u32), base (u64), whether earlier runs count (u8), settings |
 //! | 3 `Publication` | tag, offset, unix ms (u64 each) | the entry of the history |
 //! | 4 `Channel` | tag (u64) | lost through (u64) |
 //! | 5 `Part` | number of the part (u64) | lost through (u64) |
@@ -14,6 +14,9 @@
 //! | 10 `End` | | |
 //! | 11 `Mark` | | |
 //! | 12 `PersistentUser` | user | expiry in unix ms (u64), dialect, whether there is a tenant (u8), tenant, channels; names with their lengths (u16) |
+//!
+//! Settings: whether publications are acknowledged only when they are stored (u8), and which channels have a
+//! history (u64).
 
 use crate::base::history::HistoryRun;
 use crate::base::persistent::PersistentUser;
@@ -24,13 +27,30 @@ use std::sync::Arc;
 /// Stands for the offset of a channel to which a session is subscribed.
 const SUBSCRIBED: u64 = u64::MAX;
 
-/// A record that is not a publication.
+/// What must be known of a process to say what the store has of it: 9 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RunSettings {
+    /// Whether publications are acknowledged only when they are stored, so that a kill loses nothing.
+    pub(super) acknowledges_stored: bool,
+    /// Which channels have a history: [`History::coverage`](crate::base::History::coverage).
+    pub(super) coverage: u64,
+}
+
+impl RunSettings {
+    fn append_to(self, payload: &mut Vec<u8>) {
+        payload.push(u8::from(self.acknowledges_stored));
+        payload.extend_from_slice(&self.coverage.to_le_bytes());
+    }
+}
+
+/// What a record means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
     /// A checkpoint begins: all that counts follows.
     Begin {
         name_key: NameKey,
         incomplete_through: u64,
+        settings: RunSettings,
         runs: Vec<HistoryRun>,
     },
     /// A process has started.
@@ -38,6 +58,7 @@ pub(super) enum Entry<'a> {
         run: HistoryRun,
         /// Whether positions of earlier processes still count.
         continues: bool,
+        settings: RunSettings,
     },
     /// A publication of a channel, stored at this time.
     Publication {
@@ -101,6 +122,13 @@ impl<'a> Numbers<'a> {
         self.array().map(u8::from_le_bytes)
     }
 
+    fn settings(&mut self) -> Option<RunSettings> {
+        Some(RunSettings {
+            acknowledges_stored: self.u8()? != 0,
+            coverage: self.u64()?,
+        })
+    }
+
     /// A text behind its length.
     fn text(&mut self) -> Option<&'a str> {
         let length = usize::from(self.array().map(u16::from_le_bytes)?);
@@ -129,6 +157,7 @@ impl<'a> Entry<'a> {
             1 => Self::Begin {
                 name_key: NameKey::from_bytes(payload.array()?),
                 incomplete_through: payload.u64()?,
+                settings: payload.settings()?,
                 runs: {
                     let mut runs = Vec::new();
                     while let Some(epoch) = payload.u32() {
@@ -144,6 +173,7 @@ impl<'a> Entry<'a> {
                     base: payload.u64()?,
                 },
                 continues: payload.u8()? != 0,
+                settings: payload.settings()?,
             },
             3 => Self::Publication {
                 tag: key.tag()?,
@@ -212,6 +242,24 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// The largest offset in it, so that no later process gives one that is less.
+    pub(super) fn newest_offset(&self) -> u64 {
+        match self {
+            Self::Begin { runs, .. } => runs.iter().map(|run| run.base).max().unwrap_or(0),
+            Self::Run { run, .. } => run.base,
+            Self::Publication { offset, .. } => *offset,
+            Self::Channel { lost_through, .. } | Self::Part { lost_through, .. } => *lost_through,
+            Self::DeletedChannel { through, .. }
+            | Self::DeletedUser { through, .. }
+            | Self::Lost { through } => *through,
+            Self::OfflineUser { channels, .. } => {
+                let offsets = channels.iter().filter_map(|(_, offset)| *offset);
+                offsets.max().unwrap_or(0)
+            }
+            Self::End | Self::Mark | Self::PersistentUser { .. } => 0,
+        }
+    }
+
     const fn kind(&self) -> u8 {
         match self {
             Self::Begin { .. } => 1,
@@ -241,19 +289,26 @@ impl<'a> Entry<'a> {
             Self::Begin {
                 name_key,
                 incomplete_through,
+                settings,
                 runs,
             } => {
                 payload.extend_from_slice(&name_key.bytes());
                 payload.extend_from_slice(&incomplete_through.to_le_bytes());
+                settings.append_to(&mut payload);
                 for HistoryRun { epoch, base } in runs {
                     payload.extend_from_slice(&epoch.to_le_bytes());
                     payload.extend_from_slice(&base.to_le_bytes());
                 }
             }
-            Self::Run { run, continues } => {
+            Self::Run {
+                run,
+                continues,
+                settings,
+            } => {
                 payload.extend_from_slice(&run.epoch.to_le_bytes());
                 payload.extend_from_slice(&run.base.to_le_bytes());
                 payload.push(u8::from(*continues));
+                settings.append_to(&mut payload);
             }
             Self::Publication {
                 tag,

@@ -1,6 +1,6 @@
 //! The thread that keeps the store up to date with the tables, and writes checkpoints.
 
-use super::entry::Entry;
+use super::entry::{Entry, RunSettings};
 use crate::base::history::{self, HistoryRun};
 use crate::base::limits::{
     JOURNAL_CHECKPOINT_BYTES_MIN, JOURNAL_CHECKPOINT_MS_MAX, JOURNAL_CHECKPOINT_MS_MIN,
@@ -10,8 +10,10 @@ use crate::base::now::Clock;
 use crate::base::offline::{self, OfflineUser, UserKey};
 use crate::base::persistent::{self, PersistentRecord, PersistentUser};
 use crate::base::{ChannelTag, Now, ProcessState};
-use crate::store::{AppendError, Appender, Completion, StoreMonitor};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crate::store::{
+    AppendError, Appender, Completion, IntactMarker, StoreError, StoreMonitor, StoreState,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +21,8 @@ use std::time::Duration;
 
 /// Time between two looks at what has changed.
 const TICK: Duration = Duration::from_millis(200);
+/// Time for the disk to take the first record.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two attempts to append while the store has no room.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -75,8 +79,11 @@ pub(super) struct Keeper {
     /// Orders that came while the keeper waited for the store.
     waiting: VecDeque<Order>,
     is_told_to_stop: bool,
+    is_marker_removed: bool,
     /// When the keeper gives up, once it was told to stop, monotonic milliseconds.
     ends_ms: Option<u64>,
+    settings: RunSettings,
+    marker: IntactMarker,
     pace: CheckpointPace,
     checkpoint: Checkpoints,
 }
@@ -122,7 +129,7 @@ impl Keeper {
         orders: Receiver<Order>,
         clock: Clock,
         queue_bytes_max: usize,
-        pace: CheckpointPace,
+        (settings, pace, marker): (RunSettings, CheckpointPace, IntactMarker),
     ) -> Self {
         let checkpoint = Checkpoints {
             is_wanted: false,
@@ -144,7 +151,10 @@ impl Keeper {
             deleted: VecDeque::new(),
             waiting: VecDeque::new(),
             is_told_to_stop: false,
+            is_marker_removed: false,
             ends_ms: None,
+            settings,
+            marker,
             pace,
             checkpoint,
         }
@@ -152,18 +162,41 @@ impl Keeper {
 
     /// States in the store that a process has started, before it gives any position. Without
     /// `continues`, positions of earlier ones do not count any more.
-    pub(super) fn begin(&mut self, is_new: bool, continues: bool) {
+    pub(super) fn begin(&mut self, is_new: bool, continues: bool) -> Result<(), StoreError> {
         let runs = self.process_state.history.runs();
         let run = *runs.last().expect("this process is one");
-        if is_new {
-            self.append(&self.checkpoint_begin(runs), None).ok();
-            self.append(&Entry::End, None).ok();
-        } else {
-            self.append(&Entry::Run { run, continues }, None).ok();
-        }
+        let (done, is_done) = bounded(1);
+        let completion: Completion = Box::new(move |stored: Result<u64, _>| {
+            // Fails when nobody waits any more.
+            let _ = done.send(stored.is_ok());
+        });
+        let settings = self.settings;
+        let appended = match is_new {
+            true => {
+                let begin = self.checkpoint_begin(runs);
+                let begun = self.append(&begin, None);
+                begun.and_then(|()| self.append(&Entry::End, Some(completion)))
+            }
+            false => {
+                let entry = Entry::Run {
+                    run,
+                    continues,
+                    settings,
+                };
+                self.append(&entry, Some(completion))
+            }
+        };
         self.checkpoint.is_wanted = !continues;
         // There is room: nothing else is appended yet.
-        self.appender.flush().ok();
+        let is_appended = appended.is_ok() && self.appender.sync().is_ok();
+        if is_appended && is_done.recv_timeout(START_TIMEOUT) == Ok(true) {
+            return Ok(());
+        }
+        let why = match self.store.state() {
+            StoreState::Failed { error } => error,
+            _ => "its disk does not answer".to_owned(),
+        };
+        Err(StoreError::Thread(format!("cannot write the store: {why}")))
     }
 
     /// Runs until it is told to stop; whether the store then has, or is about to write, all that has
@@ -207,8 +240,22 @@ impl Keeper {
         self.checkpoint.is_wanted = true;
     }
 
+    /// Says that something is missing in the store, if that is so: where the store cannot be written, a
+    /// file can still be removed.
+    fn note_losses(&mut self) {
+        let through = self.lost_through.load(Ordering::Relaxed);
+        let has_lost = through > 0 || self.store.stats().records_lost_total > 0;
+        if has_lost && !self.is_marker_removed {
+            match self.marker.remove() {
+                Ok(()) => self.is_marker_removed = true,
+                Err(error) => tracing::error!(%error, "cannot say that the store lacks something"),
+            }
+        }
+    }
+
     /// Records what has changed beside the publications.
     fn record_changes(&mut self) -> Result<(), Stopped> {
+        self.note_losses();
         let now = self.clock.now();
         for part in 0..offline::PARTS {
             let (changed, has_more) = self.process_state.offline.take_changed(part);
@@ -377,6 +424,7 @@ impl Keeper {
         Entry::Begin {
             name_key: self.process_state.offline.name_key(),
             incomplete_through: self.process_state.history.incomplete_through(),
+            settings: self.settings,
             runs,
         }
     }
@@ -461,6 +509,7 @@ impl Keeper {
 
     /// Waits for a moment, unless it is time to end.
     fn pause(&mut self) -> Result<(), Stopped> {
+        self.note_losses();
         match self.ends_ms {
             Some(ends_ms) if self.clock.now().monotonic_ms >= ends_ms => Err(Stopped),
             Some(_) => {

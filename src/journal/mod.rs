@@ -25,23 +25,28 @@ use crate::base::offline::OfflineUsers;
 use crate::base::persistent::PersistentSubscriptions;
 use crate::base::{ChannelTag, History, ProcessState};
 use crate::store::{
-    Appender, Store, StoreConfig, StoreError, StoreMonitor, StoreScan, StoreState, StoreStats,
-    SyncPolicy,
+    Appender, IntactMarker, Store, StoreConfig, StoreError, StoreMonitor, StoreScan, StoreState,
+    StoreStats, SyncPolicy,
 };
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use entry::RunSettings;
 use keeper::{Deletion, Keeper, Order};
 use loader::Loader;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Time for the disk to take what is left at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A journal that is written.
 #[derive(Debug)]
 pub struct Journal {
     store: Mutex<Option<Store>>,
     monitor: StoreMonitor,
-    sync: SyncPolicy,
+    settings: RunSettings,
+    marker: IntactMarker,
     queue_bytes_max: usize,
     /// Publications up to this offset are not all in the store.
     lost_through: Arc<AtomicU64>,
@@ -85,18 +90,24 @@ impl Journal {
         tables: Tables,
         clock: Clock,
     ) -> Result<Opened, StoreError> {
+        let settings = RunSettings {
+            acknowledges_stored: config.sync == SyncPolicy::Always,
+            coverage: tables.history.coverage(),
+        };
         let mut loader = Loader::new(format, tables.history, clock.now());
         let (store, scan) = Store::open(config, clock, |record| loader.add(&record))?;
+        let marker = store.intact_marker().clone();
         let is_new = scan.records == 0;
-        let is_durable = config.sync == SyncPolicy::Always;
         let users = (tables.offline_users_max, tables.offline_ttl_ms);
         let mut persistent = tables.persistent;
-        let (history, offline, loaded) = loader.finish(&scan, is_durable, users, &mut persistent);
+        let (history, offline, loaded) =
+            loader.finish(&scan, marker.exists(), users, settings, &mut persistent);
         let (orders, received) = unbounded();
         let journal = Self {
             monitor: store.monitor(),
             store: Mutex::new(Some(store)),
-            sync: config.sync,
+            settings,
+            marker,
             queue_bytes_max: config.queue_bytes_max,
             lost_through: Arc::default(),
             losses_told: AtomicU64::new(0),
@@ -125,12 +136,13 @@ impl Journal {
         self
     }
 
-    /// Starts the thread that keeps the store up to date with these tables. Before anything is
-    /// published.
+    /// States in the store that a process has started, and starts the thread that keeps the store up to
+    /// date with these tables. Before anything is published, so that the next start knows that something
+    /// may be missing if this process is killed.
     ///
     /// # Errors
-    /// If the thread cannot be started.
-    pub fn start(&self, process_state: &Arc<ProcessState>) -> io::Result<()> {
+    /// If the store cannot be written within some seconds, or the thread cannot be started.
+    pub fn start(&self, process_state: &Arc<ProcessState>) -> Result<(), StoreError> {
         let received = lock(&self.received).take();
         let appender = self.appender();
         let (Some(received), Some(appender)) = (received, appender) else {
@@ -143,11 +155,14 @@ impl Journal {
             received,
             self.clock,
             self.queue_bytes_max,
-            self.pace,
+            (self.settings, self.pace, self.marker.clone()),
         );
-        keeper.begin(self.is_new, self.is_complete);
+        keeper.begin(self.is_new, self.is_complete)?;
+        self.marker.create()?;
         let thread = std::thread::Builder::new().name("journal".into());
-        *lock(&self.keeper) = Some(thread.spawn(move || keeper.run())?);
+        let thread = thread.spawn(move || keeper.run());
+        let thread = thread.map_err(|error| StoreError::Thread(error.to_string()))?;
+        *lock(&self.keeper) = Some(thread);
         Ok(())
     }
 
@@ -155,7 +170,7 @@ impl Journal {
     #[must_use]
     pub fn log(&self) -> Option<PublicationLog> {
         let lost_through = Arc::clone(&self.lost_through);
-        let waits = self.sync == SyncPolicy::Always;
+        let waits = self.settings.acknowledges_stored;
         self.appender()
             .map(|appender| PublicationLog::new(appender, lost_through, waits))
     }
@@ -212,11 +227,24 @@ impl Journal {
     pub fn close(&self, is_whole: bool) {
         let _ = self.orders.send(Order::Stop);
         let keeper = lock(&self.keeper).take();
-        let has_all = keeper.is_some_and(|keeper| keeper.join().unwrap_or(false));
-        match lock(&self.store).take() {
-            Some(store) if is_whole && has_all => store.close(),
-            Some(store) => store.close_unfinished(),
-            None => {}
+        let Some(store) = lock(&self.store).take() else {
+            return;
+        };
+        let (closed, is_closed) = bounded(1);
+        let close = move || {
+            let has_all = keeper.is_some_and(|keeper| keeper.join().unwrap_or(false));
+            match is_whole && has_all {
+                true => store.close(),
+                false => store.close_unfinished(),
+            }
+            // Fails when nobody waits any more.
+            let _ = closed.send(());
+        };
+        // On a thread of its own, as a disk may never answer.
+        let thread = std::thread::Builder::new().name("journal-end".into());
+        let is_begun = thread.spawn(close).is_ok();
+        if !is_begun || is_closed.recv_timeout(CLOSE_TIMEOUT).is_err() {
+            tracing::error!("the store was not closed in time: its disk does not answer");
         }
     }
 }

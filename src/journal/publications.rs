@@ -71,6 +71,12 @@ impl PublicationLog {
         is_appended
     }
 
+    /// Whether the store cannot write at the moment.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.appender.is_failing()
+    }
+
     /// Hands over what was appended. To be called at the end of each turn.
     pub fn flush(&mut self) {
         // What finds no room waits for the next call.

@@ -138,7 +138,11 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let process_state = process_state.with_presence(presence(settings));
     let process_state = Arc::new(process_state.with_persistent(persistent));
     if let Some(journal) = &journal {
-        journal.start(&process_state).map_err(other)?;
+        let started = journal.start(&process_state);
+        started.map_err(|error| {
+            journal.close(false);
+            other(error)
+        })?;
     }
     let log = || journal.as_ref().and_then(|journal| journal.log());
     let counters: Vec<_> = cores

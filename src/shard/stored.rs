@@ -163,7 +163,13 @@ impl Shard {
         let Some(stored) = &mut self.writer.stored else {
             return;
         };
-        for (ticket, is_stored) in stored.answers.take() {
+        let mut answers = stored.answers.take();
+        if stored.log.is_failing() {
+            // It may be stored later; nobody waits for that.
+            let waiting = stored.waiting.keys();
+            answers.extend(waiting.map(|ticket| (*ticket, false)));
+        }
+        for (ticket, is_stored) in answers {
             let Some((id, channel)) = stored.waiting.remove(&ticket) else {
                 continue;
             };

@@ -62,6 +62,8 @@ pub(super) struct Chunk {
 #[derive(Debug)]
 pub(super) enum Message {
     Chunk(Chunk),
+    /// Make durable what came before, whatever the policy says of time.
+    Sync,
     /// Delete the segments whose records are all before this sequence number.
     DeleteBefore(u64),
     /// Write what came before, and end.
@@ -208,7 +210,28 @@ impl Appender {
     /// # Errors
     /// [`AppendError::QueueFull`] and [`AppendError::Closed`]; nothing is deleted then.
     pub fn delete_before(&mut self, sequence: u64) -> Result<(), AppendError> {
-        let sent = self.sender.try_send(Message::DeleteBefore(sequence));
+        self.tell(Message::DeleteBefore(sequence))
+    }
+
+    /// Hands the records over, and has the store write them at once, and make them durable unless the
+    /// policy is never to do that.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn sync(&mut self) -> Result<(), AppendError> {
+        self.flush()?;
+        self.tell(Message::Sync)
+    }
+
+    /// Whether the last write failed.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        // Relaxed: it is looked at again and again.
+        self.status.is_failing.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self, message: Message) -> Result<(), AppendError> {
+        let sent = self.sender.try_send(message);
         sent.map_err(|error| match error {
             TrySendError::Full(_) => AppendError::QueueFull,
             TrySendError::Disconnected(_) => AppendError::Closed,

@@ -37,6 +37,8 @@ pub(super) struct BatchBuilder {
     begins_segment: bool,
     /// Segments before this sequence number are to be deleted.
     delete_before: Option<u64>,
+    /// Whether what is in the batch or written must not wait.
+    is_due: bool,
     is_closing: bool,
     status: Arc<Status>,
 }
@@ -65,6 +67,7 @@ impl BatchBuilder {
             is_full: false,
             begins_segment: false,
             delete_before: None,
+            is_due: false,
             is_closing: false,
             status,
         }
@@ -82,6 +85,11 @@ impl BatchBuilder {
     /// Whether the store is to be closed and all that came before is in the batch or written.
     pub(super) const fn is_closing(&self) -> bool {
         self.is_closing
+    }
+
+    /// Whether what came before must not wait any longer; once.
+    pub(super) fn take_due(&mut self) -> bool {
+        std::mem::take(&mut self.is_due)
     }
 
     /// The sequence number before which segments are to be deleted, once.
@@ -115,6 +123,7 @@ impl BatchBuilder {
                 self.rest = Some((chunk, 0, 0));
                 self.move_rest();
             }
+            Message::Sync => self.is_due = true,
             Message::DeleteBefore(sequence) => self.delete_before = Some(sequence),
             Message::Close => self.is_closing = true,
         }

@@ -1,6 +1,7 @@
 //! The directory of a store: its lock, and the names of its segments.
 
 use super::error::StoreError;
+use super::marker::MARKER_FILE;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -104,16 +105,17 @@ pub(super) fn list_segments(directory: &Path) -> Result<Vec<u64>, StoreError> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        // The second is what a file system has at its root.
-        if name == LOCK_FILE || name == "lost+found" {
+        // The last is what a file system has at its root.
+        if name == LOCK_FILE || name == MARKER_FILE || name == "lost+found" {
             continue;
         }
         let number = name.to_str().and_then(|it| it.strip_suffix(EXTENSION));
         let number = number
             .filter(|it| it.len() == DIGITS && it.bytes().all(|digit| digit.is_ascii_digit()));
+        // A number near the largest one would leave none for what is written next.
         match number.and_then(|it| it.parse().ok()) {
-            Some(number) => segments.push(number),
-            None => return Err(StoreError::ForeignFile(directory.join(name))),
+            Some(number) if number < u64::MAX / 2 => segments.push(number),
+            _ => return Err(StoreError::ForeignFile(directory.join(name))),
         }
     }
     segments.sort_unstable();

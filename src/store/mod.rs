@@ -18,6 +18,7 @@ mod directory;
 mod error;
 mod format;
 mod inspection;
+mod marker;
 mod pending;
 mod recovery;
 mod retention;
@@ -31,6 +32,7 @@ pub use appender::{AppendError, Appender};
 pub use config::{StoreConfig, SyncPolicy};
 pub use error::StoreError;
 pub use inspection::{Inspection, dump, verify};
+pub use marker::IntactMarker;
 pub use pending::{Completion, RecordLost};
 pub use scan::{Damage, DamageKind, StoreScan, StoredRecord, TornTail};
 pub use status::{StoreMonitor, StoreState, StoreStats};
@@ -53,6 +55,7 @@ pub struct Store {
     sender: Sender<Message>,
     status: Arc<Status>,
     queue_bytes_max: usize,
+    marker: IntactMarker,
     thread: Option<ExecutorJoinHandle<()>>,
 }
 
@@ -108,9 +111,16 @@ impl Store {
             sender,
             status,
             queue_bytes_max: config.queue_bytes_max,
+            marker: IntactMarker::of(&config.directory),
             thread,
         };
         Ok((store, scan))
+    }
+
+    /// The file that says whether something is missing.
+    #[must_use]
+    pub const fn intact_marker(&self) -> &IntactMarker {
+        &self.marker
     }
 
     /// Appends for one thread.

@@ -85,6 +85,8 @@ pub(super) struct Status {
     pub(super) is_closing: AtomicBool,
     /// Whether something is missing at the end, whatever the thread of the store knows.
     pub(super) is_unfinished: AtomicBool,
+    /// Whether the state is `Failed`, to be read without the lock.
+    pub(super) is_failing: AtomicBool,
     /// Bytes of the chunks between the appenders and the batch.
     pub(super) queue_bytes: AtomicUsize,
     pub(super) records_queued: AtomicU64,
@@ -109,6 +111,7 @@ impl Default for Status {
             state: Mutex::new(StoreState::Running),
             is_closing: AtomicBool::default(),
             is_unfinished: AtomicBool::default(),
+            is_failing: AtomicBool::default(),
             queue_bytes: AtomicUsize::default(),
             records_queued: AtomicU64::default(),
             rejected_queue_full: AtomicU64::default(),
@@ -150,6 +153,9 @@ impl Status {
     }
 
     pub(super) fn set_state(&self, state: StoreState) {
+        let is_failing = matches!(state, StoreState::Failed { .. });
+        // Relaxed: it is looked at again and again.
+        self.is_failing.store(is_failing, Ordering::Relaxed);
         *self.lock() = state;
     }
 

@@ -168,7 +168,7 @@ impl StoreThread {
                 continue;
             }
             let due = *due_ms.get_or_insert(now.monotonic_ms.saturating_add(delay_ms));
-            let is_due = is_closing || now.monotonic_ms >= due;
+            let is_due = is_closing || now.monotonic_ms >= due || self.builder.take_due();
             if !is_due && !self.builder.is_full() {
                 thread::sleep(PAUSE.min(Duration::from_millis(due - now.monotonic_ms)));
                 continue;
