@@ -3,8 +3,8 @@
 use crate::dialect::Dialect;
 use clap::{ArgGroup, Args, Parser, Subcommand, value_parser};
 
-/// Measures WebSocket servers: fan-out, request/response, neighbours, accept, idle memory, and the
-/// kernel's own floor.
+/// Measures WebSocket servers: fan-out, request/response, neighbours, recovery, accept, idle memory,
+/// and the kernel's own floor.
 ///
 /// Every frame on every connection is checked. Exit code: 0 all arrived, 1 something was lost,
 /// reordered, repeated, altered or could not be done, 2 wrong usage.
@@ -97,6 +97,16 @@ pub(crate) enum Command {
         /// The load.
         #[command(flatten)]
         load: NeighboursArgs,
+    },
+    /// Many clients that come back at once and recover what they missed: time, CPU per recovered
+    /// message, and what bystanders on another channel notice
+    Recovery {
+        /// The server.
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The load.
+        #[command(flatten)]
+        load: RecoveryArgs,
     },
     /// No server: what a bare loop of sends costs on this machine now, which is what a server is
     /// measured against
@@ -223,6 +233,36 @@ pub(crate) struct NeighboursArgs {
     /// Length of each of the two measurements, alone and beside the load, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
+}
+
+/// Load of `recovery`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoveryArgs {
+    /// Clients that come back at once; below the limit of open files (ulimit -Hn)
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = value_parser!(u32).range(1..=15000))]
+    pub(crate) clients: u32,
+    /// Publications that each of them has missed
+    #[arg(long, value_name = "COUNT", default_value = "100", value_parser = value_parser!(u32).range(1..=10000))]
+    pub(crate) messages: u32,
+    /// Channels over which they are distributed in turn, recovery-0 and so on; each must have a
+    /// history of more than --messages publications
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = value_parser!(u32).range(1..=15000))]
+    pub(crate) channels: u32,
+    /// Bytes of payload of a delivered message, recovered (at least 106) and live (at least 64)
+    #[arg(long, value_name = "BYTES", default_value = "128", value_parser = value_parser!(u32).range(1..=65536))]
+    pub(crate) size: u32,
+    /// Bystanders: live subscribers of the channel bench, which must have no history
+    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = value_parser!(u32).range(1..=64))]
+    pub(crate) bystanders: u32,
+    /// Live publications per second
+    #[arg(long, value_name = "PER_SECOND", default_value = "500", value_parser = value_parser!(u64).range(1..=10000))]
+    pub(crate) rate: u64,
+    /// Length of the measurement before the recovery, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Seconds without any progress after which what is missing counts as lost
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = value_parser!(u64).range(1..=3600))]
+    pub(crate) patience: u64,
 }
 
 /// Load of `floor`.

@@ -312,6 +312,18 @@ fn check_response(head: &str, accept: &str) -> Result<(), ConnectError> {
 }
 
 impl Dialed {
+    /// Sends a request and waits for its answer, which shows that the server has handled all that was
+    /// sent before.
+    ///
+    /// # Errors
+    /// The server did not answer, or ended the connection.
+    pub(crate) fn ask(&mut self, dialect: Dialect) -> Result<(), ConnectError> {
+        const STEP: &str = "a request";
+        self.send(STEP, dialect.request())?;
+        self.await_answer(STEP, dialect, Awaited::Answer)?;
+        Ok(())
+    }
+
     fn send(&mut self, step: &'static str, text: &str) -> Result<(), ConnectError> {
         let mut frame = Vec::with_capacity(text.len() + 14);
         frames::encode_client(frames::TEXT, text.as_bytes(), &mut frame);

@@ -35,6 +35,8 @@ pub(crate) enum Awaited {
     Authenticated,
     /// Confirmation of the subscription.
     Subscribed,
+    /// The answer to [`Dialect::request`].
+    Answer,
 }
 
 /// What stands before and after the stamp and its padding.
@@ -155,6 +157,7 @@ impl Dialect {
         };
         let kind = json["type"].as_str().unwrap_or_default();
         match awaited {
+            Awaited::Answer if self.answers_request(message) => Reply::Awaited(None),
             Awaited::Authenticated if kind == "auth_success" => Reply::Awaited(None),
             Awaited::Subscribed if kind == "subscribed" && self == Self::Analytics => {
                 let id = json["subscription_id"].as_str().unwrap_or_default();

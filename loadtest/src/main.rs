@@ -26,6 +26,8 @@ mod neighbours;
 mod placeholders;
 mod process;
 mod publications;
+mod realtime;
+mod recovery;
 mod report;
 mod sample;
 mod wire;
@@ -78,6 +80,7 @@ fn run(cli: &Cli) -> Result<report::Report, RunError> {
         Command::Connect { server, load } => accept::run(server, load),
         Command::Idle { server, load } => idle::run(server, load),
         Command::Neighbours { server, load } => neighbours::run(server, load),
+        Command::Recovery { server, load } => recovery::run(server, load),
         Command::Floor(load) => floor::run(load, cli.run.core),
     }
 }

@@ -1,14 +1,13 @@
 //! The bystander: one connection with a request every 2 ms, on a thread that comes before all
 //! others of this program.
 
-#![expect(unsafe_code, reason = "no safe interface has sched_setscheduler")]
-
 use crate::{
     clock::now_ns,
     connect::{ConnectError, Dialer},
     dialect::{Dialect, shorten},
     fail::RunError,
     frames::{self, Reader},
+    realtime::become_realtime,
     report::{Report, latency_histogram},
 };
 use hdrhistogram::Histogram;
@@ -25,8 +24,6 @@ use std::{
 const INTERVAL_NS: u64 = 2_000_000;
 /// Time for the last answers, and for the kernel to take a request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Above the load's threads, which have none.
-const PRIORITY: libc::c_int = 10;
 
 /// The connection.
 #[derive(Debug)]
@@ -237,14 +234,4 @@ impl Observation {
     pub(super) fn own_delay_p99_ns(&self) -> u64 {
         self.own_delay_ns.value_at_quantile(0.99)
     }
-}
-
-/// Puts the calling thread before all others of its core; false where that is not permitted.
-fn become_realtime() -> bool {
-    let priority = libc::sched_param {
-        sched_priority: PRIORITY,
-    };
-    // SAFETY: the address is that of `priority`, alive over the call; 0 is the calling thread.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
-    result == 0
 }

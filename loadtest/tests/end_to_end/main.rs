@@ -300,6 +300,75 @@ fn a_bystander_or_reader_that_the_server_ends_is_a_failure() {
     }
 }
 
+const RECOVERY: &str = "--token good --clients 20 --messages 50 --bystanders 2 --seconds 1";
+
+#[test]
+fn clients_that_recover_are_counted_to_the_last_message_beside_a_live_channel() {
+    for (clients, more) in [
+        (20, ""),
+        (20, "--channels 3 --size 300"),
+        (450, "--rate 1000"),
+    ] {
+        let options = RECOVERY.replace("clients 20", &format!("clients {clients}"));
+        let (code, json) = measure(GATEWAY, "recovery", &format!("{options} {more}"));
+        assert_eq!(code, 0, "{json}");
+        let clients = f64::from(clients);
+        assert_eq!(figure(&json, "recovered_messages"), 50.0 * clients);
+        assert_eq!(figure(&json, "completed_total"), clients);
+        for key in [
+            "before_delivery_p99_us",
+            "before_publications",
+            "client_max_us",
+            "recovered_per_s",
+            "recovery_seconds",
+            "server_cpu_ns_per_recovered_message",
+        ] {
+            assert!(figure(&json, key) > 0.0, "{key}: {json}");
+        }
+    }
+}
+
+#[test]
+fn every_misdeed_towards_a_client_that_recovers_is_reported_as_what_it_is() {
+    const COUNTERS: [&str; 6] = [
+        "recovery_lost_total",
+        "recovery_out_of_order_total",
+        "recovery_duplicates_total",
+        "recovery_altered_total",
+        "not_recovered_total",
+        "recovery_disconnects_total",
+    ];
+    let check = |manner, key| {
+        let character = Character { manner, ..GATEWAY };
+        let (code, json) = measure(character, "recovery", &format!("{RECOVERY} --patience 1"));
+        assert_eq!(code, 1, "{manner:?}: {json}");
+        // Who is closed after 30 of 51 has lost the others too.
+        let also_lost = f64::from(u8::from(manner == Manner::Closes)) * 21.0;
+        for counter in COUNTERS {
+            let expected = match counter {
+                _ if counter == key => 1.0,
+                "recovery_lost_total" => also_lost,
+                _ => 0.0,
+            };
+            let found = figure(&json, counter);
+            assert_eq!(found, expected, "{manner:?} {counter}: {json}");
+        }
+        assert_eq!(figure(&json, "live_lost_total"), 0.0, "{json}");
+    };
+    thread::scope(|scope| {
+        for (manner, key) in [
+            (Manner::Loses, "recovery_lost_total"),
+            (Manner::Swaps, "recovery_out_of_order_total"),
+            (Manner::Repeats, "recovery_duplicates_total"),
+            (Manner::Alters, "recovery_altered_total"),
+            (Manner::Forgets, "not_recovered_total"),
+            (Manner::Closes, "recovery_disconnects_total"),
+        ] {
+            scope.spawn(move || check(manner, key));
+        }
+    });
+}
+
 #[test]
 fn failures_are_told_in_the_servers_words() {
     let gateway = server::start(GATEWAY);
@@ -337,6 +406,8 @@ fn wrong_usage_has_its_own_exit_code() {
         "neighbours --url ws://127.0.0.1:1/ --pings 1 --channels 2",
         "neighbours --url ws://127.0.0.1:1/ --dialect verbatim --leavers 1 --channels 2",
         "neighbours --url ws://127.0.0.1:1/ --dialect analytics --pings 1",
+        "recovery --url ws://127.0.0.1:1/ --dialect verbatim",
+        "recovery --url ws://127.0.0.1:1/ --clients 0",
         "idle",
         "nonsense",
     ] {

@@ -24,7 +24,12 @@ const LAST_REQUEST: usize = 100;
 const STALL: Duration = Duration::from_millis(30);
 const STALL_EVERY: usize = 64;
 
-/// How the server treats its victim.
+/// The channel of all dialects but the gateway's.
+const BENCH: &str = "bench";
+/// Channels that begin so have a history.
+const WITH_HISTORY: &str = "recovery-";
+
+/// How the server treats its victim, a subscriber or one that recovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     Honest,
@@ -35,6 +40,8 @@ pub(crate) enum Manner {
     /// The victim's delivery carries the id of its neighbour.
     Confuses,
     Closes,
+    /// Says to the victim that what it missed is not kept.
+    Forgets,
     /// Ends the connection of whoever makes the hundredth request.
     ClosesAsker,
     /// Stands still for a moment again and again, for all.
@@ -66,10 +73,20 @@ enum Order {
 /// All subscribers, and what happened so far.
 #[derive(Default)]
 struct Channel {
-    subscribers: Vec<Sender<Order>>,
+    /// Each with its channel.
+    subscribers: Vec<(String, Sender<Order>)>,
+    /// Publications with their channels; a position is an index.
+    history: Vec<(String, String)>,
+    recoveries: usize,
     published: usize,
     requests: usize,
     held_back: Option<String>,
+}
+
+impl Channel {
+    fn subscribe(&mut self, name: &str, teller: &Sender<Order>) {
+        self.subscribers.push((name.to_owned(), teller.clone()));
+    }
 }
 
 enum Next {
@@ -165,12 +182,12 @@ fn react(
     if character.language == Language::Verbatim {
         return match text {
             "SUB" => {
-                channel.subscribers.push(teller.clone());
+                channel.subscribe(BENCH, teller);
                 Some("OK".to_owned())
             }
             _ if text.starts_with("ECHO") => Some(text.to_owned()),
             _ => {
-                publish(channel, text.to_owned(), character);
+                publish(channel, BENCH, text.to_owned(), character);
                 None
             }
         };
@@ -183,12 +200,32 @@ fn react(
         "auth" => Some(json!({"type": "auth_error", "data": {"message": "bad token"}}).to_string()),
         "subscribe" if character.language == Language::Analytics => {
             let id = subscription_id(channel.subscribers.len());
-            channel.subscribers.push(teller.clone());
+            channel.subscribe(BENCH, teller);
             Some(json!({"type": "subscribed", "subscription_id": id}).to_string())
         }
         "subscribe" => {
-            channel.subscribers.push(teller.clone());
-            Some(json!({"type": "subscribed", "data": {"channel": "bench"}}).to_string())
+            let name = message["data"]["channel"].as_str()?;
+            let mut answer = json!({"channel": name});
+            if name.starts_with(WITH_HISTORY) {
+                answer["position"] = position(channel.history.len()).into();
+            }
+            if let Some(after) = message["data"]["recover"].as_str() {
+                let is_victim = channel.recoveries == character.victim;
+                let is_forgotten = is_victim && character.manner == Manner::Forgets;
+                answer["recovered"] = (!is_forgotten).into();
+                if !is_forgotten {
+                    replay(
+                        channel,
+                        name,
+                        after,
+                        teller,
+                        is_victim.then_some(character.manner),
+                    )?;
+                }
+                channel.recoveries += 1;
+            }
+            channel.subscribe(name, teller);
+            Some(json!({"type": "subscribed", "data": answer}).to_string())
         }
         "publish" if character.language == Language::Analytics => {
             let (data, serial) = (message["data"]["data"]["text"].as_str()?, channel.published);
@@ -200,16 +237,23 @@ fn react(
                 ),
                 data, ID_HERE, serial
             );
-            publish(channel, text, character);
+            publish(channel, BENCH, text, character);
             None
         }
         "publish" => {
             let data = message["data"]["data"].as_str()?;
-            publish(
-                channel,
-                format!(r#"{{"type":"m","channel":"bench","data":"{data}"}}"#),
-                character,
-            );
+            let name = message["data"]["channel"].as_str()?;
+            if name.starts_with(WITH_HISTORY) {
+                let position = position(channel.history.len() + 1);
+                let text = format!(
+                    r#"{{"type":"m","channel":"{name}","position":"{position}","data":"{data}"}}"#
+                );
+                channel.history.push((name.to_owned(), text.clone()));
+                publish(channel, name, text, character);
+            } else {
+                let text = format!(r#"{{"type":"m","channel":"{name}","data":"{data}"}}"#);
+                publish(channel, name, text, character);
+            }
             None
         }
         "ping" => Some(json!({"type": "pong"}).to_string()),
@@ -224,12 +268,49 @@ fn subscription_id(index: usize) -> String {
     format!("sub_{index:016}")
 }
 
-fn publish(channel: &mut Channel, text: String, character: Character) {
+fn position(index: usize) -> String {
+    format!("00000001-{index:013x}")
+}
+
+/// What follows a position, treated as the manner says if it is the victim who recovers.
+fn replay(
+    channel: &Channel,
+    name: &str,
+    after: &str,
+    teller: &Sender<Order>,
+    manner: Option<Manner>,
+) -> Option<()> {
+    let (_, index) = after.split_once('-')?;
+    let first = usize::from_str_radix(index, 16).ok()?;
+    let missed = channel.history.get(first..)?;
+    let missed = missed.iter().filter(|(its, _)| its == name);
+    let mut texts: Vec<String> = missed.map(|(_, text)| text.clone()).collect();
+    match manner {
+        Some(Manner::Loses) => drop(texts.remove(FATEFUL)),
+        Some(Manner::Swaps) => texts.swap(FATEFUL, FATEFUL + 1),
+        Some(Manner::Repeats) => texts.insert(FATEFUL, texts[FATEFUL].clone()),
+        Some(Manner::Alters) => texts[FATEFUL] = texts[FATEFUL].replace("xx", "xX"),
+        Some(Manner::Closes) => texts.truncate(FATEFUL),
+        _ => {}
+    }
+    for text in texts {
+        teller.try_send(Order::Say(text)).ok()?;
+    }
+    if manner == Some(Manner::Closes) {
+        teller.try_send(Order::Close).ok()?;
+    }
+    Some(())
+}
+
+fn publish(channel: &mut Channel, name: &str, text: String, character: Character) {
     let is_fateful = channel.published == FATEFUL;
     if character.manner == Manner::Stalls && channel.published.is_multiple_of(STALL_EVERY) {
         thread::sleep(STALL);
     }
-    for (index, subscriber) in channel.subscribers.iter().enumerate() {
+    for (index, (its, subscriber)) in channel.subscribers.iter().enumerate() {
+        if its != name {
+            continue;
+        }
         let say = |text: &str| {
             let text = text.replace(ID_HERE, &subscription_id(index));
             // A subscriber that is gone hears nothing.
