@@ -113,6 +113,8 @@ impl Default for CheckpointPace {
 #[derive(Debug)]
 struct Checkpoints {
     is_wanted: bool,
+    /// Whether the last one is not complete, so that the next one is not written at once.
+    has_failed: bool,
     last_ms: u64,
     /// Bytes that the store had written at the end of the last one, and those of itself.
     written_bytes: u64,
@@ -133,6 +135,7 @@ impl Keeper {
     ) -> Self {
         let checkpoint = Checkpoints {
             is_wanted: false,
+            has_failed: false,
             last_ms: clock.now().monotonic_ms,
             written_bytes: 0,
             // What earlier processes have written counts from the start on.
@@ -330,6 +333,7 @@ impl Keeper {
             last_ms,
             written_bytes,
             own_bytes,
+            has_failed,
             ..
         } = &self.checkpoint;
         let passed_ms = self.clock.now().monotonic_ms - last_ms;
@@ -341,7 +345,7 @@ impl Keeper {
             bytes => *bytes,
         };
         let is_large = stats.bytes >= (2 * live_bytes).saturating_add(self.pace.bytes_min);
-        is_large
+        is_large && !(*has_failed && passed_ms < self.pace.ms_min)
             || *is_wanted && passed_ms >= self.pace.ms_min
             || written > 0 && passed_ms >= self.pace.ms_max
     }
@@ -349,7 +353,9 @@ impl Keeper {
     /// Appends the whole tables. When they are stored, what is before them is deleted.
     fn write_checkpoint(&mut self) -> Result<(), Stopped> {
         self.checkpoint.is_wanted = false;
-        let before = self.store.stats().bytes_written_total;
+        let stats = self.store.stats();
+        let (before, lost_before) = (stats.bytes_written_total, stats.records_lost_total);
+        self.checkpoint.has_failed = true;
         self.retry(|keeper| keeper.appender.begin_segment())?;
         let first = Arc::new(AtomicU64::new(0));
         let begin = self.checkpoint_begin(self.process_state.history.runs());
@@ -405,12 +411,13 @@ impl Keeper {
         // A policy may let it wait for a while.
         while self.checkpoint.complete.load(Ordering::Acquire) == 0 {
             self.pause()?;
-            if self.store.stats().records_lost_total > 0 {
+            if self.store.stats().records_lost_total > lost_before {
                 break;
             }
         }
         let sequence = self.checkpoint.complete.swap(0, Ordering::AcqRel);
         if sequence > 0 {
+            self.checkpoint.has_failed = false;
             self.retry(|keeper| keeper.appender.delete_before(sequence))?;
         }
         let written_bytes = self.store.stats().bytes_written_total;

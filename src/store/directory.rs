@@ -104,7 +104,8 @@ pub(super) fn list_segments(directory: &Path) -> Result<Vec<u64>, StoreError> {
     let failed = |error| StoreError::io("read", directory)(error);
     let mut segments = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
         // The last is what a file system has at its root.
         if name == LOCK_FILE || name == MARKER_FILE || name == "lost+found" {
             continue;
@@ -112,9 +113,14 @@ pub(super) fn list_segments(directory: &Path) -> Result<Vec<u64>, StoreError> {
         let number = name.to_str().and_then(|it| it.strip_suffix(EXTENSION));
         let number = number
             .filter(|it| it.len() == DIGITS && it.bytes().all(|digit| digit.is_ascii_digit()));
-        // A number near the largest one would leave none for what is written next.
+        // A number near the largest one would leave none for what is written next, and reading a pipe
+        // would never end.
         match number.and_then(|it| it.parse().ok()) {
-            Some(number) if number < u64::MAX / 2 => segments.push(number),
+            Some(number)
+                if number < u64::MAX / 2 && entry.file_type().map_err(failed)?.is_file() =>
+            {
+                segments.push(number);
+            }
             _ => return Err(StoreError::ForeignFile(directory.join(name))),
         }
     }
