@@ -364,6 +364,8 @@ impl Keeper {
             move |stored: Result<u64, _>| first.store(stored.unwrap_or(0), Ordering::Release)
         };
         self.append(&begin, Some(Box::new(note_first)))?;
+        // What is published after the tables are read must come behind it.
+        self.flush()?;
         // Also those of which the keeper does not know yet; see `Journal::record_deletion`.
         self.wait(Duration::ZERO)?;
         while let Some(order) = self.waiting.pop_front() {
