@@ -134,7 +134,7 @@ impl FromArgMatches for SettingFlags {
 
 impl SettingFlags {
     fn configure(&self) -> Result<Configured, StartError> {
-        let mut builder = Server::builder().from_env();
+        let mut builder = Server::builder().from_env().from_command_line();
         if let Some(path) = &self.config {
             builder = builder.config_file(path);
         }
@@ -303,9 +303,12 @@ fn banner(server: &Server) -> String {
         let _ = writeln!(text, "  WebSocket  {url} ({})", dialect.name());
     }
     for address in &addresses {
+        let _ = writeln!(text, "  HTTP       http://{address}/health");
+    }
+    if let Some(address) = server.admin_address() {
         let _ = writeln!(
             text,
-            "  HTTP       http://{address}/health  http://{address}/metrics/prometheus"
+            "  admin      http://{address}/docs  http://{address}/metrics/prometheus"
         );
     }
     let connections = server.connections_per_shard();

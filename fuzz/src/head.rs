@@ -137,7 +137,9 @@ fn answer(listener: u8, is_proxy: bool, request: &[u8], pieces: &[usize]) -> Ans
             ConnectionAction::ShutdownWrite(_)
             | ConnectionAction::Close(_)
             | ConnectionAction::Reset(_) => answer.is_ended = true,
-            ConnectionAction::HttpEnd(_)
+            ConnectionAction::HttpBegin(..)
+            | ConnectionAction::HttpWritten(_)
+            | ConnectionAction::HttpEnd(_)
             | ConnectionAction::PauseReceive(_)
             | ConnectionAction::ResumeReceive(_) => {}
         }

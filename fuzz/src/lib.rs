@@ -24,7 +24,7 @@ mod input;
 use fanwire::auth::{Identity, Verifier};
 use fanwire::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters};
 use fanwire::config::{AccessRule, DialectPolicy, Policy, RateLimit, Routes};
-use fanwire::shard::{ConnectionAction, Shard, ShardParts};
+use fanwire::shard::{ConnectionAction, HttpOutput, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use input::{chooser, expanded};
 use serde::de::IgnoredAny;
@@ -262,8 +262,12 @@ impl Fixture {
                 *client.expect("a connection is closed once") = None;
                 self.shard.release(id);
             }
-            ConnectionAction::Http(id, _) => self.shard.end_http(id, self.now),
-            ConnectionAction::HttpEnd(_)
+            ConnectionAction::Http(id, _) => {
+                self.shard.answer_http(id, HttpOutput::End, self.now);
+            }
+            ConnectionAction::HttpBegin(..)
+            | ConnectionAction::HttpWritten(_)
+            | ConnectionAction::HttpEnd(_)
             | ConnectionAction::PauseReceive(_)
             | ConnectionAction::ResumeReceive(_) => {}
         }

@@ -1,10 +1,13 @@
 //! What the HTTP API depends on.
 
-use crate::base::{Now, ProcessState, ShardCounters};
-use crate::config::Secret;
+use super::idempotency::Idempotency;
+use super::shards::Shards;
+use crate::base::{DialectId, Now, ProcessState, ShardCounters};
+use crate::broker::quota_user;
+use crate::config::{ApiKey, HttpPart, HttpParts, OriginPattern, Secret};
 use crate::journal::Journal;
 use crate::observe::Metrics;
-use crate::shard::Publisher;
+use crate::shard::{Publisher, is_entry_for_user};
 use crate::store::StoreState;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +23,18 @@ pub struct ApiContext {
     pub journal: Option<Arc<Journal>>,
     /// Publishes from outside the shards.
     pub publisher: Arc<Publisher>,
-    /// Who may call `POST /notify`.
-    pub notify: NotifyAccess,
+    /// All shards.
+    pub shards: Shards,
+    /// What each listener answers.
+    pub listeners: Vec<HttpListener>,
+    /// Who may call `POST /notify`, on each listener.
+    pub notify: Vec<NotifyKey>,
+    /// Keys of the API.
+    pub api_keys: Vec<ApiKey>,
+    /// Origins whose pages may call the API.
+    pub cors_origins: Vec<OriginPattern>,
+    /// Answers to requests that may be repeated.
+    pub idempotency: Idempotency,
     /// Counts shared by all shards.
     pub process_state: Arc<ProcessState>,
     /// The number of shards.
@@ -40,18 +53,80 @@ pub struct ApiContext {
     pub clock: crate::base::now::Clock,
 }
 
-/// Who may call `POST /notify`.
+/// What a listener answers over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpListener {
+    /// Parts of it.
+    pub parts: HttpParts,
+    /// The dialect of its clients, if it has only one.
+    pub dialect: Option<DialectId>,
+    /// Whether callers need no key: in development mode, on loopback.
+    pub is_open: bool,
+}
+
+/// Who may call `POST /notify`, beside those with a key of the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotifyAccess {
-    /// Nobody: the answer is 404.
-    Nobody,
-    /// Every client, as on the notification server.
-    Everyone,
-    /// Clients that send the key, as `X-API-Key` or as `Authorization: Bearer`.
+pub enum NotifyKey {
+    /// Nobody.
+    None,
+    /// Everyone, as on the notification server.
+    Open,
+    /// Callers that send this key, as `X-API-Key` or as `Authorization: Bearer`.
     Key(Secret),
 }
 
 impl ApiContext {
+    /// Whether a listener answers this.
+    #[must_use]
+    pub fn answers(&self, listener: u8, part: HttpPart) -> bool {
+        let listener = self.listeners.get(usize::from(listener));
+        listener.is_some_and(|listener| listener.parts.has(part))
+    }
+
+    /// Whether callers at a listener need no key.
+    #[must_use]
+    pub fn is_open(&self, listener: u8) -> bool {
+        let listener = self.listeners.get(usize::from(listener));
+        listener.is_some_and(|listener| listener.is_open)
+    }
+
+    /// The dialect of the clients of a listener, if it has only one.
+    #[must_use]
+    pub fn dialect_of(&self, listener: u8) -> Option<DialectId> {
+        self.listeners.get(usize::from(listener))?.dialect
+    }
+
+    /// Removes the history of a channel, by its full name.
+    pub fn delete_history(&self, full_name: &str) {
+        let tag = self.process_state.interests.tag(full_name);
+        let through = self.newest_offset();
+        self.process_state.history.delete(tag, through);
+        if let Some(journal) = &self.journal {
+            journal.delete_channel(tag, through);
+        }
+    }
+
+    /// Removes what was published for a user only, of a tenant or without one, and where the user
+    /// stopped. Looks at every publication that is kept.
+    pub fn delete_user_history(&self, tenant: Option<&str>, user: &str) {
+        let is_it = |_, content: &[u8]| is_entry_for_user(content, tenant, user);
+        self.process_state.history.delete_where(is_it);
+        if let Some(journal) = &self.journal {
+            journal.delete_user(tenant, user, self.newest_offset());
+        }
+        for dialect in DialectId::ALL {
+            let key = quota_user(tenant, user);
+            let key = self.process_state.offline.key(dialect, &key);
+            self.process_state.offline.remove(key);
+        }
+    }
+
+    /// The offset of the newest publication, or a later one.
+    fn newest_offset(&self) -> u64 {
+        let position = self.publisher.ring_position();
+        self.process_state.history.offset_before(position)
+    }
+
     /// Records that a shard has failed; its sessions are lost, and nobody accepts on its sockets.
     pub fn note_failed(&self, shard: u16) {
         self.failed().push(shard);

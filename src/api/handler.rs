@@ -1,130 +1,157 @@
 //! The HTTP connections of one shard.
 
+use super::caller::Caller;
 use super::context::ApiContext;
+use super::head;
 use super::pipe::{Output, Pipe};
 use super::routes;
+use super::tasks::Tasks;
 use crate::base::{ConnectionId, SlotMap};
-use crate::net::wire::{HttpHandler, HttpOutput};
+use crate::net::wire::HttpHandler;
+use crate::shard::HttpOutput;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::convert::Infallible;
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Consecutive turns that tasks get before sockets are handled again.
-const TURNS_MAX: usize = 8;
+/// Largest head of a request behind the first one of a connection, bytes; hyper needs 8 KiB or more.
+const HYPER_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// hyper on the shard's executor.
+/// hyper on the connections of a shard.
 #[derive(Debug)]
 pub struct Api {
     context: Arc<ApiContext>,
     pipes: SlotMap<Pipe>,
-    /// Connections that have received input since tasks last ran.
-    fed: Vec<ConnectionId>,
     output: Output,
-    finished: Rc<RefCell<VecDeque<ConnectionId>>>,
+    tasks: Tasks,
+    /// The last output of connections whose tasks have ended.
+    finished: Output,
 }
 
+/// A request asks for an upgrade, about which the shard decides.
+#[derive(Debug)]
+struct UpgradeRequested;
+
+impl fmt::Display for UpgradeRequested {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the request asks for an upgrade")
+    }
+}
+
+impl std::error::Error for UpgradeRequested {}
+
 impl Api {
-    /// An API without connections.
+    /// An API without connections. `wake` ends the sleep of the shard's event loop, from any thread.
     #[must_use]
-    pub fn new(context: Arc<ApiContext>) -> Self {
+    pub fn new(context: Arc<ApiContext>, wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             context,
             pipes: SlotMap::default(),
-            fed: Vec::new(),
             output: Output::default(),
+            tasks: Tasks::new(wake),
             finished: Rc::default(),
         }
     }
 
-    fn open(&mut self, id: ConnectionId) -> Pipe {
+    fn open(&mut self, id: ConnectionId, listener: u8) {
         let pipe = Pipe::new(id, Rc::clone(&self.output));
         self.pipes.insert(id, pipe.clone());
-        let context = Arc::clone(&self.context);
         let finished = Rc::clone(&self.finished);
-        let connection = http1::Builder::new()
+        let caller = Caller::new(Arc::clone(&self.context), listener, pipe.clone());
+        // A closure rather than a channel: the head of a request for an upgrade, as hyper has read it.
+        let upgrade = Rc::new(RefCell::new(Vec::new()));
+        let head_of_upgrade = Rc::clone(&upgrade);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (caller, head_of_upgrade) = (caller.clone(), Rc::clone(&head_of_upgrade));
+            Box::pin(async move {
+                if head::asks_for_websocket(&request) {
+                    caller.pipe().drained().await;
+                    *head_of_upgrade.borrow_mut() = head::to_bytes(&request);
+                    return Err(UpgradeRequested);
+                }
+                Ok::<Response<_>, _>(routes::answer(&caller, request).await)
+            })
+        });
+        let mut connection = http1::Builder::new()
             // A peer that shuts down its sending side after the request still expects the answer.
             .half_close(true)
-            // One request per connection: proxies reuse connections, so the next request may be an
-            // upgrade, which only the shard can decide. It also bounds the number of answers that
-            // wait for a peer that does not read.
-            .keep_alive(false)
+            .max_buf_size(HYPER_BUFFER_BYTES_MAX)
             // The shard's timer wheel closes idle connections; hyper needs no timer.
             .header_read_timeout(None)
-            .serve_connection(
-                pipe.clone(),
-                service_fn(move |request| {
-                    let context = Arc::clone(&context);
-                    async move { Ok::<_, Infallible>(routes::answer(&context, request).await) }
-                }),
-            );
-        glommio::spawn_local(async move {
-            // hyper has already answered errors of the peer with a status.
-            if let Err(error) = connection.await {
+            .serve_connection(pipe.clone(), service);
+        self.tasks.spawn(async move {
+            let served = std::future::poll_fn(|context| connection.poll_without_shutdown(context));
+            let served = served.await;
+            let mut bytes = upgrade.take();
+            let last = match bytes.is_empty() {
+                true => HttpOutput::End,
+                false => {
+                    bytes.extend_from_slice(&connection.into_parts().read_buf);
+                    HttpOutput::Upgrade(bytes)
+                }
+            };
+            if let (HttpOutput::End, Err(error)) = (&last, served) {
+                // hyper has already answered errors of the peer with a status.
                 tracing::debug!(%error, "http connection");
             }
-            finished.borrow_mut().push_back(id);
-        })
-        .detach();
-        pipe
+            finished.borrow_mut().push_back((id, last));
+        });
     }
 }
 
 impl HttpHandler for Api {
+    fn begin(&mut self, id: ConnectionId, listener: u8) {
+        self.open(id, listener);
+    }
+
     fn receive(&mut self, id: ConnectionId, bytes: &[u8]) {
-        let pipe = match self.pipes.get(id) {
-            Some(pipe) => pipe.clone(),
-            None => self.open(id),
-        };
-        pipe.push(bytes);
-        self.fed.push(id);
+        if let Some(pipe) = self.pipes.get(id) {
+            pipe.push(bytes);
+        }
+    }
+
+    fn written(&mut self, id: ConnectionId) {
+        if let Some(pipe) = self.pipes.get(id) {
+            pipe.written();
+        }
     }
 
     fn end(&mut self, id: ConnectionId) {
         if let Some(pipe) = self.pipes.get(id) {
             pipe.end();
-            self.fed.push(id);
         }
     }
 
     fn closed(&mut self, id: ConnectionId) {
         if let Some(pipe) = self.pipes.remove(id) {
-            // The task of the connection ends at the end of its input.
+            // The task of the connection ends at the end of its input, when it has all answers.
+            pipe.written();
             pipe.end();
-            self.fed.push(id);
         }
     }
 
     fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)> {
-        if let Some((id, bytes)) = self.output.borrow_mut().pop_front() {
-            return Some((id, HttpOutput::Bytes(bytes)));
+        if let Some(output) = self.output.borrow_mut().pop_front() {
+            return Some(output);
         }
-        let id = self.finished.borrow_mut().pop_front()?;
-        self.pipes.remove(id);
-        Some((id, HttpOutput::End))
+        let (id, mut output) = self.finished.borrow_mut().pop_front()?;
+        if let (Some(pipe), HttpOutput::Upgrade(bytes)) = (self.pipes.remove(id), &mut output) {
+            bytes.extend(pipe.take_input());
+        }
+        Some((id, output))
     }
 
     fn is_busy(&self) -> bool {
-        !self.fed.is_empty()
+        self.tasks.is_woken()
             || !self.output.borrow().is_empty()
             || !self.finished.borrow().is_empty()
     }
 
-    async fn run_tasks(&mut self) {
-        for _ in 0..TURNS_MAX {
-            glommio::executor().yield_task_queue_now().await;
-            // A task that does not wait for input has more to do, whatever its pipe holds, because
-            // hyper yields now and then. (Answers wait only for the body of the request.)
-            let pipes = &self.pipes;
-            let is_runnable = |pipe: &Pipe| !pipe.awaits_input();
-            self.fed
-                .retain(|id| pipes.get(*id).is_some_and(is_runnable));
-            if self.fed.is_empty() {
-                return;
-            }
-        }
+    fn run_tasks(&mut self) {
+        self.tasks.run();
     }
 }

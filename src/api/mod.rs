@@ -1,13 +1,30 @@
-//! The HTTP API: hyper over the wire's connections, one task of the executor per connection.
+//! The HTTP API: hyper over the wire's connections, one task per connection.
 //!
 //! hyper reads and writes a pipe that the wire fills and empties, not a socket.
 
+mod access;
 mod answer;
+mod assist;
+mod body;
+mod caller;
+mod channels;
+mod connections;
 mod context;
+mod documentation;
 mod handler;
+mod head;
+mod idempotency;
+mod info;
 mod notify;
 mod pipe;
+mod publish;
 mod routes;
+mod shards;
+mod status;
+mod tasks;
 
-pub use context::{ApiContext, NotifyAccess};
+pub use context::{ApiContext, HttpListener, NotifyKey};
 pub use handler::Api;
+pub use idempotency::Idempotency;
+pub use info::{ConnectionInfo, Stats, TenantStats};
+pub use shards::Shards;

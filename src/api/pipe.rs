@@ -1,8 +1,9 @@
 //! A connection as hyper sees it: bytes received and bytes to send.
 
 use crate::base::ConnectionId;
-use crate::base::limits::HTTP_INPUT_BYTES_MAX;
+use crate::base::limits::{HTTP_INPUT_WAITING, HTTP_OUTPUT_BYTES_WAITING};
 use crate::base::memory::Waiting;
+use crate::shard::HttpOutput;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -11,23 +12,33 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// What the tasks of all HTTP connections of a shard have written, in order.
-pub(super) type Output = Rc<RefCell<VecDeque<(ConnectionId, Vec<u8>)>>>;
+/// What the tasks of all HTTP connections of a shard have for the wire, in order.
+pub(super) type Output = Rc<RefCell<VecDeque<(ConnectionId, HttpOutput)>>>;
 
-/// Received bytes of one connection that its task has not read yet.
+/// What waits in a pipe.
 #[derive(Debug, Default)]
-struct Input {
+struct State {
+    /// Received bytes that hyper has not read yet.
     bytes: Vec<u8>,
+    /// How many of them it has read.
+    consumed: usize,
     waiting: Waiting,
     is_ended: bool,
+    /// Nothing more is received until hyper has read most of what there is.
+    is_paused: bool,
     reader: Option<Waker>,
+    /// Bytes of answers that the kernel has not taken yet.
+    unwritten_bytes: usize,
+    writer: Option<Waker>,
+    /// Wants to know when hyper could write again.
+    drained: Option<Waker>,
 }
 
 /// A pipe between hyper and the wire.
 #[derive(Clone, Debug)]
 pub(super) struct Pipe {
     id: ConnectionId,
-    input: Rc<RefCell<Input>>,
+    state: Rc<RefCell<State>>,
     output: Output,
 }
 
@@ -35,41 +46,72 @@ impl Pipe {
     pub(super) fn new(id: ConnectionId, output: Output) -> Self {
         Self {
             id,
-            input: Rc::default(),
+            state: Rc::default(),
             output,
         }
     }
 
-    /// Adds bytes for hyper to read. If they exceed the limit, the input ends, and later bytes are
-    /// discarded: bytes after a gap would form another request than the peer's.
+    /// Adds bytes for hyper to read; when many wait, no more are received for a while.
     pub(super) fn push(&self, bytes: &[u8]) {
-        let mut input = self.input.borrow_mut();
-        if input.is_ended || input.bytes.len() + bytes.len() > HTTP_INPUT_BYTES_MAX {
-            input.is_ended = true;
-        } else {
-            input.bytes.extend_from_slice(bytes);
-            let capacity = input.bytes.capacity();
-            input.waiting.set(capacity);
+        let mut state = self.state.borrow_mut();
+        if state.is_ended {
+            return;
         }
-        wake(&mut input);
+        state.bytes.extend_from_slice(bytes);
+        let capacity = state.bytes.capacity();
+        state.waiting.set(capacity);
+        let (pause_bytes, _) = HTTP_INPUT_WAITING;
+        if state.bytes.len() - state.consumed >= pause_bytes && !state.is_paused {
+            state.is_paused = true;
+            self.tell(HttpOutput::Pause);
+        }
+        wake(&mut state.reader);
     }
 
     /// Ends the input of hyper.
     pub(super) fn end(&self) {
-        let mut input = self.input.borrow_mut();
-        input.is_ended = true;
-        wake(&mut input);
+        let mut state = self.state.borrow_mut();
+        state.is_ended = true;
+        wake(&mut state.reader);
     }
 
-    /// Whether hyper has read all input and waits for more.
-    pub(super) fn awaits_input(&self) -> bool {
-        self.input.borrow().reader.is_some()
+    /// The kernel has taken all that was written.
+    pub(super) fn written(&self) {
+        let mut state = self.state.borrow_mut();
+        state.unwritten_bytes = 0;
+        wake(&mut state.writer);
+    }
+
+    /// Adds something for the wire.
+    pub(super) fn tell(&self, output: HttpOutput) {
+        self.output.borrow_mut().push_back((self.id, output));
+    }
+
+    /// What hyper has not read.
+    pub(super) fn take_input(&self) -> Vec<u8> {
+        let mut state = self.state.borrow_mut();
+        let mut bytes = std::mem::take(&mut state.bytes);
+        bytes.drain(..std::mem::take(&mut state.consumed));
+        bytes
+    }
+
+    /// Returns when hyper has written what it has.
+    pub(super) async fn drained(&self) {
+        std::future::poll_fn(|context| {
+            let mut state = self.state.borrow_mut();
+            if state.writer.is_none() {
+                return Poll::Ready(());
+            }
+            state.drained = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
-fn wake(input: &mut Input) {
-    if let Some(reader) = input.reader.take() {
-        reader.wake();
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
     }
 }
 
@@ -79,14 +121,28 @@ impl Read for Pipe {
         context: &mut Context<'_>,
         mut target: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut input = self.input.borrow_mut();
-        if input.bytes.is_empty() && !input.is_ended {
-            input.reader = Some(context.waker().clone());
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if state.consumed == state.bytes.len() && !state.is_ended {
+            state.reader = Some(context.waker().clone());
             return Poll::Pending;
         }
-        let count = input.bytes.len().min(target.remaining());
-        target.put_slice(&input.bytes[..count]);
-        input.bytes.drain(..count);
+        let unread = &state.bytes[state.consumed..];
+        let count = unread.len().min(target.remaining());
+        target.put_slice(&unread[..count]);
+        state.consumed += count;
+        let left = state.bytes.len() - state.consumed;
+        if left == 0 {
+            // A large body should not hold its memory while the connection is idle.
+            state.bytes = Vec::new();
+            state.consumed = 0;
+            state.waiting.set(0);
+        }
+        let (_, resume_bytes) = HTTP_INPUT_WAITING;
+        if state.is_paused && left < resume_bytes {
+            state.is_paused = false;
+            self.tell(HttpOutput::Resume);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -94,11 +150,17 @@ impl Read for Pipe {
 impl Write for Pipe {
     fn poll_write(
         self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut output = self.output.borrow_mut();
-        output.push_back((self.id, bytes.to_vec()));
+        let mut state = self.state.borrow_mut();
+        if state.unwritten_bytes >= HTTP_OUTPUT_BYTES_WAITING {
+            state.writer = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        state.unwritten_bytes += bytes.len();
+        wake(&mut state.drained);
+        self.tell(HttpOutput::Bytes(bytes.to_vec()));
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -10,6 +10,10 @@ pub trait Label: Copy + 'static {
     fn index(self) -> usize;
     /// The name of the value.
     fn name(self) -> &'static str;
+    /// The value of this name.
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|value| value.name() == name)
+    }
 }
 
 /// Declares an enum whose values have names; a plain enum would repeat each value three times.

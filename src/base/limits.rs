@@ -16,13 +16,31 @@ pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
 pub const FORWARDED_PROXIES_MAX: usize = 16;
 /// Time for a complete request head after the connection was accepted, milliseconds.
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
-/// Time for an HTTP request's body and its answer, milliseconds.
+/// Time for an HTTP request and its answer, for the client to take the answer, and for the next
+/// request to begin, milliseconds.
 pub const HTTP_TIMEOUT_MS: u64 = 30_000;
-/// Bytes that may wait for the HTTP side of one connection before its input is ended.
-pub const HTTP_INPUT_BYTES_MAX: usize = 256 * 1024;
-/// Longest body of `POST /notify`, bytes; together with its head it must fit
-/// `HTTP_INPUT_BYTES_MAX`.
-pub const NOTIFY_BYTES_MAX: usize = 128 * 1024;
+/// Bytes that may wait for the HTTP side of one connection before nothing more is received, and those
+/// below which it goes on.
+pub const HTTP_INPUT_WAITING: (usize, usize) = (64 * 1024, 16 * 1024);
+/// Bytes of answers that may wait for the client of one connection before no further request of it is
+/// answered.
+pub const HTTP_OUTPUT_BYTES_WAITING: usize = 64 * 1024;
+/// Longest body of an HTTP request, bytes.
+pub const HTTP_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Publications of one HTTP request.
+pub const API_PUBLICATIONS_MAX: usize = 1_000;
+/// How long a publication over HTTP waits for room in the ring, milliseconds.
+pub const API_ROOM_TIMEOUT_MS: u64 = 5_000;
+/// Sessions, channels, members or publications of one answer over HTTP: by default, and at most.
+pub const API_PAGE_DEFAULT: usize = 100;
+/// See [`API_PAGE_DEFAULT`].
+pub const API_PAGE_MAX: usize = 1_000;
+/// How long an answer to a request with an idempotency key is given again, milliseconds.
+pub const IDEMPOTENCY_MS: u64 = 600_000;
+/// Requests with idempotency keys that are remembered.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
+/// Bytes of their answers.
+pub const IDEMPOTENCY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest request target, bytes: it may hold a token of several KiB.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 
@@ -141,7 +159,6 @@ pub const WHEEL_TICK_MS: u64 = 100;
 /// Listeners in one process; five dialects on addresses of two families need ten. The index of a
 /// listener is a `u8`.
 pub const LISTENERS_MAX: usize = 16;
-const _: () = assert!(NOTIFY_BYTES_MAX + HEAD_BYTES_MAX <= HTTP_INPUT_BYTES_MAX);
 
 /// Shards in one process; the largest hosts have fewer cores.
 pub const SHARDS_MAX: usize = 512;

@@ -41,8 +41,14 @@ impl NameKey {
     /// this key.
     #[must_use]
     pub fn hash(self, name: &str) -> u64 {
+        self.hash_bytes(name.as_bytes())
+    }
+
+    /// The same of any bytes.
+    #[must_use]
+    pub fn hash_bytes(self, bytes: &[u8]) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.0);
-        hasher.write(name.as_bytes());
+        hasher.write(bytes);
         hasher.finish()
     }
 

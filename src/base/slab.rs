@@ -221,9 +221,15 @@ impl<T> SlotMap<T> {
         Some(ConnectionId::new(slot, *generation))
     }
 
+    /// A number greater than all slots in use.
+    #[must_use]
+    pub fn slot_count(&self) -> u32 {
+        u32::try_from(self.entries.pages.len() * PAGE_ENTRIES).unwrap_or(u32::MAX)
+    }
+
     /// All ids in the table, in slot order.
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
-        let slots = 0..u32::try_from(self.entries.pages.len() * PAGE_ENTRIES).unwrap_or(u32::MAX);
+        let slots = 0..self.slot_count();
         slots.filter_map(|slot| self.id_at_slot(slot))
     }
 

@@ -447,6 +447,17 @@ impl Channels {
             .map(|(_, channel)| &*channel.name)
     }
 
+    /// Slots of channels, some of which are free.
+    pub(super) fn slot_count(&self) -> u32 {
+        u32::try_from(self.channels.capacity()).unwrap_or(u32::MAX)
+    }
+
+    /// The channel in this slot, if clients have subscribed to one there.
+    pub(super) fn client_side_at(&self, slot: u32) -> Option<&Channel> {
+        let channel = self.channels.get(slot as usize)?;
+        (!channel.is_server_side).then_some(channel)
+    }
+
     /// How many channels clients have subscribed to.
     pub(super) fn count(&self) -> usize {
         self.channels.len() - self.server_side_count

@@ -1,6 +1,6 @@
 //! Commands: what happens to a session and what its client requests, independent of the dialect.
 
-use super::event::Rejection;
+use super::event::{Rejection, SessionId};
 use super::names::is_name;
 use crate::auth::Identity;
 use crate::base::channel_names::{channel_of_tenant, is_reserved, is_tenant_id, tenant_of};
@@ -80,6 +80,18 @@ pub enum BroadcastTarget<'a> {
     Permission(&'a str),
     /// Those of a tenant.
     Tenant(&'a str),
+    /// All but one session, by its id: the one on whose behalf it is published.
+    Except(&'a str),
+}
+
+impl BroadcastTarget<'_> {
+    /// The session that does not receive it.
+    pub(super) fn excluded(&self) -> Option<SessionId> {
+        match self {
+            Self::Except(id) => id.parse().ok(),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Publication<'a> {
@@ -161,7 +173,8 @@ impl<'a> Publication<'a> {
             BroadcastTarget::User(name)
             | BroadcastTarget::Role(name)
             | BroadcastTarget::Permission(name)
-            | BroadcastTarget::Tenant(name) => name,
+            | BroadcastTarget::Tenant(name)
+            | BroadcastTarget::Except(name) => name,
         };
         is_name(self.channel, CHANNEL_BYTES_MAX)
             && is_name(self.kind, KIND_BYTES_MAX)

@@ -124,9 +124,14 @@ impl Broker {
         mut visit: impl FnMut(u32, u32, usize),
     ) {
         let matching = match target {
-            BroadcastTarget::All => {
+            BroadcastTarget::All | BroadcastTarget::Except(_) => {
+                let without = target.excluded().filter(|id| id.shard == self.shard);
+                let without = without.map(|id| id.connection);
+                let is_excluded =
+                    |slot| without.is_some() && self.sessions.id_at_slot(slot) == without;
                 let subscribers = self.channels.at(channel).subscribers();
                 return subscribers
+                    .filter(|(slot, ..)| !is_excluded(*slot))
                     .for_each(|(slot, group, position)| visit(slot, group, position));
             }
             BroadcastTarget::User(user) => user_channel(user),

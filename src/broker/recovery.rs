@@ -122,6 +122,7 @@ impl Broker {
         }
         let matching = match target {
             BroadcastTarget::All => return true,
+            BroadcastTarget::Except(_) => return target.excluded() != Some(self.session_id(id)),
             BroadcastTarget::User(user) => user_channel(user),
             BroadcastTarget::Role(role) => role_channel(role),
             BroadcastTarget::Permission(permission) => permission_channel(permission),

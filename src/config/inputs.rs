@@ -21,6 +21,7 @@ pub struct Inputs {
     file: Option<PathBuf>,
     reads_environment: bool,
     has_token_check: bool,
+    is_command_line: bool,
 }
 
 impl Inputs {
@@ -58,6 +59,11 @@ impl Inputs {
     /// Declares that the embedding program checks tokens itself, so that no secret is required.
     pub fn set_token_check(&mut self) {
         self.has_token_check = true;
+    }
+
+    /// Declares that the program is `fanwire` itself.
+    pub fn set_command_line(&mut self) {
+        self.is_command_line = true;
     }
 
     /// Reads all sources and checks the settings.
@@ -105,6 +111,7 @@ impl Inputs {
             dotenv,
             file: self.file.as_deref().map(File::read).transpose()?,
             has_token_check: self.has_token_check,
+            is_command_line: self.is_command_line,
         };
         Loader::new(sources)?.load()
     }

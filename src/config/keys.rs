@@ -2,6 +2,7 @@
 
 use super::declaration::{Declaration, PREFIX, SettingInfo, variable};
 use super::dialect_policy::DialectPolicy;
+use super::http::HttpSettings;
 use super::listener_loader::ListenerSettings;
 use super::log::LogSettings;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
@@ -28,6 +29,12 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
         ListenerSettings::DECLARATIONS,
         "",
         &ListenerSettings::default(),
+        &mut all,
+    );
+    group(
+        HttpSettings::DECLARATIONS,
+        "",
+        &HttpSettings::default(),
         &mut all,
     );
     group(

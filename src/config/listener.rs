@@ -38,6 +38,8 @@ pub enum Routes {
         /// The path of the legacy server, or the one set by the operator.
         path: String,
     },
+    /// No dialect: the admin listener.
+    Admin,
 }
 
 /// The route of a request.
@@ -82,6 +84,15 @@ impl Listener {
         }
     }
 
+    /// The admin listener, for HTTP only.
+    #[must_use]
+    pub(crate) fn admin(address: SocketAddr) -> Self {
+        Self {
+            address,
+            routes: Routes::Admin,
+        }
+    }
+
     /// Whether the two cannot be bound in one process.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -115,6 +126,7 @@ impl Routes {
         match self {
             Self::ByPath => true,
             Self::Profile { dialect: own, .. } => *own == dialect,
+            Self::Admin => false,
         }
     }
 
@@ -166,6 +178,7 @@ impl Routes {
                     tenant,
                 })
             }
+            Self::Admin => None,
         }
     }
 
@@ -180,6 +193,7 @@ impl Routes {
                     .collect()
             }
             Self::Profile { dialect, path } => vec![(path, *dialect)],
+            Self::Admin => Vec::new(),
         }
     }
 }
@@ -202,6 +216,7 @@ impl fmt::Display for Listener {
                 let name = dialect.name();
                 write!(formatter, "{} ({name} at {path})", self.address)
             }
+            Routes::Admin => write!(formatter, "{} (admin)", self.address),
         }
     }
 }

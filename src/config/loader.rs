@@ -6,6 +6,7 @@ use super::compat_env;
 use super::declaration::Declaration;
 use super::dialect_policy::{DialectPolicy, TenantSource};
 use super::error::SettingsError;
+use super::http::{AdminListen, ApiKey, HttpSettings};
 use super::keys;
 use super::layer::{Entry, Layers, conflict};
 use super::listener::{Listener, Routes};
@@ -35,6 +36,7 @@ pub(super) struct Loader {
     is_dev: bool,
     is_prod: bool,
     has_token_check: bool,
+    is_command_line: bool,
     notices: Vec<Notice>,
 }
 
@@ -104,6 +106,7 @@ impl Loader {
             is_dev,
             is_prod,
             has_token_check: sources.has_token_check,
+            is_command_line: sources.is_command_line,
             notices,
         })
     }
@@ -140,6 +143,10 @@ impl Loader {
             &mut settings.tokens,
             |_| "default".to_owned(),
         )?;
+        self.read(HttpSettings::DECLARATIONS, "", &mut settings.http, |it| {
+            source_of(&defaults, |settings| (it.show)(&settings.http))
+        })?;
+        self.add_admin_listener(&mut settings)?;
         self.read(LogSettings::DECLARATIONS, "", &mut settings.log, |it| {
             source_of(&defaults, |settings| (it.show)(&settings.log))
         })?;
@@ -190,6 +197,11 @@ impl Loader {
             change(&mut next);
             layers.push((name, next));
         };
+        if !self.is_command_line {
+            push("embedded".to_owned(), &|settings| {
+                settings.http.admin_listen = AdminListen(None);
+            });
+        }
         for dialect in &self.profiles {
             let profile = Profile::of(*dialect);
             push(format!("{} profile", dialect.name()), &|settings| {
@@ -285,6 +297,28 @@ impl Loader {
         }
     }
 
+    /// Adds the admin listener behind those of clients.
+    fn add_admin_listener(&self, settings: &mut Settings) -> Result<(), SettingsError> {
+        let AdminListen(Some(address)) = settings.http.admin_listen else {
+            return Ok(());
+        };
+        let admin = Listener::admin(address);
+        let entry = self.layers.find("admin_listen");
+        settings.is_admin_required = entry.is_some();
+        let mut listeners = settings.listeners.iter();
+        match (listeners.find(|other| other.overlaps(&admin)), entry) {
+            (Some(_), Some(entry)) => {
+                Err(entry.expected("an address other than those of the listeners"))
+            }
+            // Whoever puts clients there has no admin listener by default.
+            (Some(_), None) => Ok(()),
+            (None, _) => {
+                settings.listeners.push(admin);
+                Ok(())
+            }
+        }
+    }
+
     /// Two writers must not rotate the same file.
     fn check_log(&self, log: &LogSettings) -> Result<(), SettingsError> {
         match self.layers.find("log_error_file") {
@@ -303,16 +337,22 @@ impl Loader {
                 let key = settings.process.notify_api_key.as_ref();
                 key.is_some_and(Secret::is_mask)
             }
+            "api_keys" => settings.http.api_keys.iter().any(ApiKey::is_mask),
             "jwt_previous_secrets" => tokens.jwt_previous_secrets.iter().any(Secret::is_mask),
             _ => tokens
                 .static_tokens
                 .iter()
                 .any(|token| &*token.token == MASK),
         };
-        let masked = ["notify_api_key", "static_tokens", "jwt_previous_secrets"]
-            .into_iter()
-            .find(|key| has_mask(key))
-            .and_then(|key| self.layers.find(key));
+        let masked = [
+            "notify_api_key",
+            "static_tokens",
+            "jwt_previous_secrets",
+            "api_keys",
+        ]
+        .into_iter()
+        .find(|key| has_mask(key))
+        .and_then(|key| self.layers.find(key));
         match masked {
             Some(entry) => Err(entry
                 .masked()
@@ -441,6 +481,8 @@ fn neutral() -> Settings {
     Settings {
         process: ProcessSettings::default(),
         tokens: TokenSettings::default(),
+        http: HttpSettings::default(),
+        is_admin_required: false,
         log: LogSettings::default(),
         listeners: Vec::new(),
         dialects: DialectId::ALL.map(DialectPolicy::of),
@@ -471,7 +513,7 @@ fn profiles_in(listeners: &[Listener]) -> Vec<DialectId> {
         .iter()
         .filter_map(|listener| match listener.routes {
             Routes::Profile { dialect, .. } => Some(dialect),
-            Routes::ByPath => None,
+            Routes::ByPath | Routes::Admin => None,
         })
         .collect();
     profiles.sort_by_key(|dialect| dialect.index());

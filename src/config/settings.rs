@@ -1,6 +1,7 @@
 //! All settings.
 
 use super::dialect_policy::DialectPolicy;
+use super::http::HttpSettings;
 use super::listener::Listener;
 use super::log::LogSettings;
 use super::policy::Policy;
@@ -16,6 +17,10 @@ pub struct Settings {
     pub process: ProcessSettings,
     /// Settings of tokens.
     pub tokens: TokenSettings,
+    /// Settings of HTTP.
+    pub http: HttpSettings,
+    /// Whether the server is not to start without its admin listener.
+    pub is_admin_required: bool,
     /// Settings of the log.
     pub log: LogSettings,
     /// The listeners and their dialects; at least one.

@@ -17,6 +17,8 @@ pub(super) struct Sources {
     pub(super) file: Option<File>,
     /// Whether the embedding program checks tokens itself.
     pub(super) has_token_check: bool,
+    /// Whether the program is `fanwire` itself.
+    pub(super) is_command_line: bool,
 }
 
 /// The variable that Kubernetes sets to `tcp://ADDRESS:PORT` for a Service named fanwire.

@@ -38,6 +38,8 @@ pub struct Head<'a> {
     keys: u8,
     versions: u8,
     has_body: bool,
+    has_length: bool,
+    has_transfer_encoding: bool,
     connection_upgrade: bool,
     upgrade_websocket: bool,
 }
@@ -128,8 +130,12 @@ impl<'a> Head<'a> {
             self.version = Some(value);
         } else if is("sec-websocket-protocol") {
             self.subprotocols.push(value);
-        } else if is("transfer-encoding") || (is("content-length") && value != "0") {
+        } else if is("transfer-encoding") {
             self.has_body = true;
+            self.has_transfer_encoding = true;
+        } else if is("content-length") {
+            self.has_body |= value != "0";
+            self.has_length = true;
         } else if is("origin") {
             // Repeated, it names no origin.
             self.origin = Some(if self.origin.is_none() { value } else { "" });
@@ -159,6 +165,13 @@ impl<'a> Head<'a> {
     #[must_use]
     pub const fn has_valid_host(&self) -> bool {
         self.is_host_valid
+    }
+
+    /// Whether the end of its body can be found in two ways, so that something before this server may
+    /// have read another request (RFC 9112 6.3).
+    #[must_use]
+    pub const fn is_ambiguous(&self) -> bool {
+        self.has_length && self.has_transfer_encoding
     }
 
     /// The lines of the header in which proxies name the client, in their order.
@@ -207,7 +220,8 @@ impl<'a> Head<'a> {
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 7.2), by its characters; it may be empty.
-fn is_host(value: &str) -> bool {
+#[must_use]
+pub fn is_host(value: &str) -> bool {
     let (name, port) = match value.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, "")) => (address, ""),

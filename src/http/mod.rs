@@ -8,5 +8,5 @@ pub mod rejection;
 pub mod target;
 
 pub use forwarded::ForwardedForm;
-pub use head::{Head, HeadError, UpgradeError};
+pub use head::{Head, HeadError, UpgradeError, is_host};
 pub use target::Target;

@@ -12,7 +12,7 @@ use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
 use super::tokens;
 use super::watchdog::{Watchdog, WatchdogParts};
-use crate::api::{ApiContext, NotifyAccess};
+use crate::api::{ApiContext, HttpListener, Idempotency, NotifyKey, Shards};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::Clock;
 use crate::base::persistent::{PersistentLimits, PersistentSubscriptions};
@@ -20,11 +20,11 @@ use crate::base::{DialectId, History, Now, PresenceTable, ProcessState, ShardCou
 use crate::bridge::Integration;
 use crate::broker::{Broker, Quotas};
 use crate::config::{
-    ByteSize, HistorySetting, Listener, Policy, PresenceSetting, ProcessSettings, Routes, Settings,
+    ByteSize, HistorySetting, HttpPart, Policy, PresenceSetting, ProcessSettings, Routes, Settings,
 };
 use crate::dialect;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
-use crate::net::{Peers, Waker, bind_shards};
+use crate::net::{BindError, Peers, Waker, bind_shards};
 use crate::observe::Metrics;
 use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
@@ -78,8 +78,10 @@ impl std::fmt::Debug for ProgramHooks {
 /// A server whose shards accept connections.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// The addresses that it listens on, in the order of the settings' listeners.
+    /// The addresses on which it listens for clients, in the order of the settings' listeners.
     pub addresses: Vec<SocketAddr>,
+    /// That of the admin listener, if there is one.
+    pub admin_address: Option<SocketAddr>,
     /// The core of each shard.
     pub cores: Vec<usize>,
     /// Connections that each shard can hold.
@@ -168,6 +170,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             let _ = requests.try_send(Request::Retry);
         }
     }));
+    let channels = cores.iter().map(|_| unbounded::<ShardCommand>());
+    let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
     let api = Arc::new(ApiContext {
         metrics: Metrics::new(
             all_counters.clone(),
@@ -178,7 +182,20 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         journal: journal.clone(),
         counters: all_counters,
         publisher: Arc::clone(&publisher),
-        notify: notify_access(settings),
+        shards: Shards::new(
+            senders
+                .iter()
+                .cloned()
+                .zip(wakers.iter().cloned())
+                .collect(),
+            Arc::clone(&process_state),
+            clock,
+        ),
+        listeners: http_listeners(settings),
+        notify: notify_keys(settings),
+        api_keys: settings.http.api_keys.clone(),
+        cors_origins: settings.http.cors_origins.clone(),
+        idempotency: Idempotency::default(),
         process_state: Arc::clone(&process_state),
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
@@ -192,8 +209,6 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let verifier = tokens::verifier(&settings.tokens, clock.now().unix_s())?;
     let verifier = program.checking(verifier);
     let mut hooks = program.hooks;
-    let channels = cores.iter().map(|_| unbounded::<ShardCommand>());
-    let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
     let to_shards = (senders.clone(), peers.clone(), clock);
     let check = program.async_token_check;
     let (verifier, integration) =
@@ -201,7 +216,10 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let hooks = Arc::new(hooks);
     let policy = Arc::new(policy(settings));
     // Not before all that may take long: who connects is served.
-    let (addresses, listeners) = bind(&settings.listeners, cores.len())?;
+    let (mut addresses, listeners) = bind(settings, cores.len())?;
+    let client_listeners = settings.listeners.iter();
+    let client_listeners = client_listeners.filter(|it| it.routes != Routes::Admin);
+    let admin_address = addresses.split_off(client_listeners.count()).pop();
     let members = listeners[0].iter().map(ReuseportGroup::of);
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
     let watched = Arc::clone(&process_state);
@@ -271,6 +289,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let watchdog = Mutex::new(Some(watchdog.map_err(other)?));
     Ok(Running {
         addresses,
+        admin_address,
         cores,
         connections_per_shard,
         commands,
@@ -349,25 +368,57 @@ fn share_of_memory(setting: ByteSize, part: u64, name: &str) -> u64 {
     of_cgroup.map_or(of_host, |limit| limit.min(of_host)) / part
 }
 
-/// Who may call `POST /notify`: callers with the key. Without a key, everyone if a listener has the
-/// notifications profile, as on the notification server, or serves all dialects in development
-/// mode; otherwise nobody.
-fn notify_access(settings: &Settings) -> NotifyAccess {
-    let allows_everyone = |listener: &Listener| match listener.routes {
-        Routes::ByPath => settings.process.dev,
-        Routes::Profile { dialect, .. } => dialect == DialectId::Notifications,
-    };
-    match &settings.process.notify_api_key {
-        Some(key) => NotifyAccess::Key(key.clone()),
-        None if settings.listeners.iter().any(allows_everyone) => {
-            let is_open = |listener: &Listener| !listener.address.ip().is_loopback();
-            if settings.listeners.iter().any(is_open) {
-                tracing::warn!("POST /notify accepts requests without a key: set notify_api_key");
-            }
-            NotifyAccess::Everyone
-        }
-        None => NotifyAccess::Nobody,
+/// What each listener answers over HTTP.
+fn http_listeners(settings: &Settings) -> Vec<HttpListener> {
+    let is_dev = settings.process.dev;
+    let http = &settings.http;
+    let listeners = settings.listeners.iter();
+    let listeners = listeners.map(|listener| HttpListener {
+        parts: http.parts_of(listener, is_dev),
+        dialect: match listener.routes {
+            Routes::Profile { dialect, .. } => Some(dialect),
+            Routes::ByPath | Routes::Admin => None,
+        },
+        is_open: is_dev && listener.address.ip().is_loopback(),
+    });
+    let listeners: Vec<_> = listeners.collect();
+    let has_api = listeners.iter().zip(&settings.listeners);
+    let mut has_api = has_api.filter(|(http, _)| http.parts.has(HttpPart::Api) && !http.is_open);
+    if http.api_keys.is_empty()
+        && let Some((_, listener)) = has_api.next()
+    {
+        let address = listener.address;
+        tracing::info!(%address, "the HTTP API is closed to everyone: api_keys has no key");
     }
+    listeners
+}
+
+/// Who may call `POST /notify` on each listener: callers with the key. Without a key, everyone where the
+/// notifications profile is, as on the notification server, and in development mode.
+fn notify_keys(settings: &Settings) -> Vec<NotifyKey> {
+    let keys = settings.listeners.iter().map(|listener| {
+        let is_open = match listener.routes {
+            Routes::Profile { dialect, .. } => dialect == DialectId::Notifications,
+            Routes::ByPath | Routes::Admin => {
+                settings.process.dev && listener.address.ip().is_loopback()
+            }
+        };
+        match &settings.process.notify_api_key {
+            Some(key) => NotifyKey::Key(key.clone()),
+            None if is_open && settings.http.api_keys.is_empty() => {
+                if !listener.address.ip().is_loopback() {
+                    let address = listener.address;
+                    tracing::warn!(
+                        %address,
+                        "POST /notify accepts requests without a key: set notify_api_key"
+                    );
+                }
+                NotifyKey::Open
+            }
+            None => NotifyKey::None,
+        }
+    });
+    keys.collect()
 }
 
 fn periods(settings: &Settings) -> Periods {
@@ -378,15 +429,24 @@ fn periods(settings: &Settings) -> Periods {
     }
 }
 
-/// The bound addresses, and for each shard its sockets on all of them.
+/// The bound addresses, and for each shard its sockets on all of them. Without the admin listener, if
+/// that is at its default address and another program is there, such as a second server of this host.
 fn bind(
-    listeners: &[Listener],
+    settings: &Settings,
     shard_count: usize,
 ) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
     let mut addresses = Vec::new();
     let mut of_shards: Vec<Vec<_>> = (0..shard_count).map(|_| Vec::new()).collect();
-    for listener in listeners {
-        let sockets = bind_shards(listener.address, shard_count).map_err(StartError::Bind)?;
+    for listener in &settings.listeners {
+        let sockets = match bind_shards(listener.address, shard_count) {
+            Err(BindError::InUse(address))
+                if listener.routes == Routes::Admin && !settings.is_admin_required =>
+            {
+                tracing::warn!(%address, "no admin listener: the address is in use; set admin_listen");
+                continue;
+            }
+            sockets => sockets.map_err(StartError::Bind)?,
+        };
         addresses.push(sockets[0].local_addr().map_err(other)?);
         for (of_shard, socket) in of_shards.iter_mut().zip(sockets) {
             of_shard.push(socket);

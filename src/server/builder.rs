@@ -81,6 +81,18 @@ impl Builder {
         self
     }
 
+    /// With the defaults of `fanwire serve`, where they are not those of a program that embeds the
+    /// server: it has an admin listener.
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().from_env().from_command_line().start()?;
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn from_command_line(mut self) -> Self {
+        self.inputs.set_command_line();
+        self
+    }
+
     /// Also reads the environment variables and the `.env` file of the working directory; settings
     /// of the program override them.
     ///

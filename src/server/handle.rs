@@ -2,10 +2,10 @@
 
 use super::boot::Running;
 use super::builder::Builder;
-use super::info::{ConnectionInfo, Stats, TenantStats};
 use super::questions::is_shard;
 use super::run::{StopOutcome, drain, run_until_signal};
 use super::signals::SignalWatch;
+use crate::api::{ConnectionInfo, Stats, TenantStats};
 use crate::auth::{Grant, TokenAlgorithm, issue};
 use crate::base::channel_names::{
     name_for_clients, permission_channel, role_channel, tenant_channel, user_channel,
@@ -81,7 +81,7 @@ impl Server {
         Builder::default()
     }
 
-    /// The addresses that it listens on, in the order of the listeners.
+    /// The addresses on which it listens for clients, in the order of the listeners.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -91,6 +91,18 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.running.addresses
+    }
+
+    /// The address of the admin listener, if there is one (setting `admin_listen`).
+    ///
+    /// ```no_run
+    /// let server = fanwire::Server::builder().dev().set("admin_listen", "127.0.0.1:0").start()?;
+    /// println!("http://{}/docs", server.admin_address().unwrap());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.running.admin_address
     }
 
     /// The URL of each dialect on each listener.
@@ -657,7 +669,7 @@ mod tests {
 
     fn status_line_of_health(address: SocketAddr) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer.lines().next().unwrap_or_default().to_owned())

@@ -1,12 +1,11 @@
 //! The history of channels, for the embedding program.
 
 use super::handle::Server;
+use crate::base::Position;
 use crate::base::channel_names::channel_of_tenant;
 use crate::base::channel_names::is_reserved;
 use crate::base::limits::HISTORY_REPLY_MESSAGES_MAX;
-use crate::base::{DialectId, Position};
-use crate::broker::quota_user;
-use crate::shard::{HistoryPage, PageRequest, is_entry_for_user};
+use crate::shard::{HistoryPage, PageRequest};
 use crossbeam_channel::bounded;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -104,13 +103,8 @@ impl Server {
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
     pub fn delete_history(&self, channel: &str) {
-        let process_state = &self.running.context().process_state;
-        let tag = process_state.interests.tag(&self.name_in_scope(channel));
-        let through = self.newest_offset();
-        process_state.history.delete(tag, through);
-        if let Some(journal) = &self.running.context().journal {
-            journal.delete_channel(tag, through);
-        }
+        let full_name = self.name_in_scope(channel);
+        self.running.context().delete_history(&full_name);
     }
 
     /// Removes from the history of all channels of this handle's tenant, or of those without one, what was published for this user only, and where the
@@ -122,18 +116,8 @@ impl Server {
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
     pub fn delete_user_history(&self, user: &str) {
-        let process_state = &self.running.context().process_state;
-        let tenant = self.tenant();
-        let is_it = |_, content: &[u8]| is_entry_for_user(content, tenant, user);
-        process_state.history.delete_where(is_it);
-        if let Some(journal) = &self.running.context().journal {
-            journal.delete_user(tenant, user, self.newest_offset());
-        }
-        for dialect in DialectId::ALL {
-            let user = quota_user(tenant, user);
-            let key = process_state.offline.key(dialect, &user);
-            process_state.offline.remove(key);
-        }
+        let context = self.running.context();
+        context.delete_user_history(self.tenant(), user);
     }
 
     /// Returns when all that calls of this server's handles have published is in the durable store as
@@ -164,13 +148,6 @@ impl Server {
         let journal = context.journal.as_ref();
         let has_losses = journal.is_some_and(|journal| journal.take_losses());
         (is_stored && !has_losses).then_some(()).ok_or(NotStored)
-    }
-
-    /// The offset of the newest publication, or a later one.
-    fn newest_offset(&self) -> u64 {
-        let context = self.running.context();
-        let position = context.publisher.ring_position();
-        context.process_state.history.offset_before(position)
     }
 
     /// The full name of a channel of this handle's tenant, or without one.

@@ -151,18 +151,19 @@ async fn run(thread: ShardThread, mut watch: Watch) {
     let index = thread.parts.index;
     let mut shard = Shard::new(thread.parts, thread.clock.now());
     if let Some(log) = thread.log {
+        let waker = waker.clone();
         shard.store_publications(log, move || waker.wake());
     }
     let event_loop = EventLoop::new(
         kernel,
         shard,
-        Api::new(thread.api),
+        Api::new(thread.api, move || waker.wake()),
         thread.commands,
         (index, thread.peers),
         counters,
         thread.clock,
     );
-    let report = match Box::pin(event_loop.run()).await {
+    let report = match event_loop.run() {
         Ok(()) => Report::Stopped,
         Err(error) => Report::Failed(watch.shard, error),
     };

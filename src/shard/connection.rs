@@ -16,10 +16,11 @@ use std::net::SocketAddr;
 /// ```text
 ///   Head ──upgrade──▶ Open ──close frame queued──▶ Closing ──written──▶ Lingering ──▶ Closed
 ///     │ └─rejected───────────────────────────────▶ Closing                              │
-///     └──other request──▶ Http ──answered────────▶ Closing                              ▼
-///                                                                                 slot free
+///   ▲ └──other request──▶ Http ──last answer─────▶ Closing                              ▼
+///   └───────upgrade────────┘                                                      slot free
 /// ```
 ///
+/// An HTTP connection carries one request after the other, until one asks for an upgrade.
 /// `Lingering` ends with the peer's close frame, the end of its stream, or a timeout.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -29,7 +30,7 @@ pub(super) enum Phase {
     /// A WebSocket session.
     Open,
     /// Bytes go to the HTTP API.
-    Http,
+    Http(Box<HttpPeer>),
     /// The last bytes wait in the send queue.
     Closing(CloseWait),
     /// Everything is written; waiting for the peer to close.
@@ -51,6 +52,19 @@ pub(super) struct PendingRequest {
     pub(super) listener: u8,
     /// The part of its request head that has arrived.
     pub(super) head: Vec<u8>,
+}
+
+/// Who sends HTTP requests.
+#[derive(Debug)]
+pub(super) struct HttpPeer {
+    /// As it was when the first request was complete, without its head.
+    pub(super) origin: PendingRequest,
+    /// The answer to the last request is queued, and no byte of another one has arrived.
+    pub(super) is_idle: bool,
+    /// Nothing is received until the HTTP API has read what it has.
+    pub(super) is_paused: bool,
+    /// A request for an upgrade, and what came behind it, while answers are written.
+    pub(super) upgrade: Option<Vec<u8>>,
 }
 
 /// How a connection that is being closed waits for its peer.

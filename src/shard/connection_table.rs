@@ -9,7 +9,7 @@ use super::timer_wheel::{Timer, TimerWheel};
 use super::unauthenticated::{Excess, UnauthenticatedPool};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
-    CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, HTTP_TIMEOUT_MS, RECOVERY_BYTES_WAITING,
+    CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, RECOVERY_BYTES_WAITING,
     REPLY_BYTES_WAITING, REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS,
     WAITING_BYTES_WHEN_SHORT,
 };
@@ -165,7 +165,7 @@ impl ConnectionTable {
                     CloseRequest::flushing(CloseCode::TRY_AGAIN_LATER, excess.close_reason());
                 return self.end(id, close, now);
             }
-            Phase::Head(_) | Phase::Http => {
+            Phase::Head(_) | Phase::Http(_) => {
                 let rejected = &self.counters.connections_rejected;
                 rejected.of(excess.reject_reason()).add(1);
             }
@@ -173,6 +173,15 @@ impl ConnectionTable {
             _ => {}
         }
         self.abort(id);
+    }
+
+    /// A connection that left the pool is to authenticate after all.
+    pub(super) fn enter_pool_again(&mut self, id: ConnectionId, client: SocketAddr, now: Now) {
+        if !self.unauthenticated.has(id) {
+            self.unauthenticated.enter(id, None, now);
+            self.count_address(id, client, now);
+            self.count_unauthenticated();
+        }
     }
 
     /// A connection is closed, or has authenticated, or need not.
@@ -391,7 +400,7 @@ impl ConnectionTable {
         self.close_when_written(id, now);
     }
 
-    fn close_when_written(&mut self, id: ConnectionId, now: Now) {
+    pub(super) fn close_when_written(&mut self, id: ConnectionId, now: Now) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
@@ -450,7 +459,7 @@ impl ConnectionTable {
                 self.abort(id);
             }
             // A peer that has only shut down its sending side still reads the answer.
-            Phase::Http => self.actions.push(ConnectionAction::HttpEnd(id)),
+            Phase::Http(_) => self.actions.push(ConnectionAction::HttpEnd(id)),
             Phase::Closing(_) | Phase::Lingering(_) => self.peer_closed(id),
             Phase::Closed | Phase::Leaving => {}
         }
@@ -509,39 +518,6 @@ impl ConnectionTable {
         }
     }
 
-    /// Hands the connection over to the HTTP API, with the bytes of its request.
-    pub(super) fn begin_http(&mut self, id: ConnectionId, bytes: &[u8], now: Now) {
-        if let Some(connection) = self.slab.get_mut(id) {
-            connection.phase = Phase::Http;
-            self.actions
-                .push(ConnectionAction::Http(id, bytes.to_vec()));
-            self.set_timer(id, now.monotonic_ms + HTTP_TIMEOUT_MS);
-        }
-    }
-
-    /// Queues bytes of an HTTP answer. They have no limit, because they are one answer that the
-    /// server made.
-    pub(super) fn send_http(&mut self, id: ConnectionId, bytes: &[u8]) {
-        let Some(connection) = self.slab.get_mut(id) else {
-            return;
-        };
-        if matches!(connection.phase, Phase::Http) {
-            let pushed =
-                connection
-                    .send_queue
-                    .push(FrameRun::reply(bytes), None, QueueLimits::NONE);
-            assert!(pushed.is_ok(), "no answer reaches 4 GiB");
-            self.ready_queue.join(connection);
-        }
-    }
-
-    pub(super) fn end_http(&mut self, id: ConnectionId, now: Now) {
-        let connection = self.slab.get(id);
-        if connection.is_some_and(|connection| matches!(connection.phase, Phase::Http)) {
-            self.close_when_written(id, now);
-        }
-    }
-
     /// Closes every connection because the server shuts down.
     pub(super) fn close_all_going_away(&mut self, now: Now) {
         let ids: Vec<_> = self.slab.ids().collect();
@@ -549,7 +525,10 @@ impl ConnectionTable {
             match self.slab.get(id).map(|connection| &connection.phase) {
                 Some(Phase::Open) => self.close_going_away(id, now),
                 // An HTTP answer in progress has the same time as the answer to a close frame.
-                Some(Phase::Http) => self.set_timer(id, now.monotonic_ms + CLOSE_TIMEOUT_MS),
+                Some(Phase::Http(peer)) if !peer.is_idle => {
+                    self.set_timer(id, now.monotonic_ms + CLOSE_TIMEOUT_MS);
+                }
+                Some(Phase::Http(_)) => self.close_when_written(id, now),
                 Some(Phase::Head(_)) => self.abort(id),
                 _ => {}
             }
@@ -620,7 +599,7 @@ impl ConnectionTable {
     pub(super) fn time_out(&mut self, id: ConnectionId, now: Now) {
         match self.slab.get(id).map(|connection| &connection.phase) {
             Some(Phase::Head(_)) => self.reject(id, RejectReason::HeadTimeout, now),
-            Some(Phase::Http | Phase::Closing(_) | Phase::Lingering(_)) => self.abort(id),
+            Some(Phase::Http(_) | Phase::Closing(_) | Phase::Lingering(_)) => self.abort(id),
             _ => {}
         }
     }
@@ -702,6 +681,8 @@ impl ConnectionTable {
             self.ready_queue.join(connection);
         } else if matches!(connection.phase, Phase::Closing(_)) {
             self.finish_closing(id);
+        } else if matches!(connection.phase, Phase::Http(_)) {
+            self.actions.push(ConnectionAction::HttpWritten(id));
         }
         if resumes {
             self.resume_input(id);

@@ -279,7 +279,7 @@ fn decide<'a>(
     routes: &Routes,
     tenant_domain: Option<&str>,
 ) -> HandshakeDecision<'a> {
-    if !head.has_valid_host() {
+    if !head.has_valid_host() || head.is_ambiguous() {
         return HandshakeDecision::Reject(RejectReason::BadRequest);
     }
     if !head.asks_for_websocket() {

@@ -1,9 +1,9 @@
 //! Decodes the bytes of a session into commands for the broker.
 
+use super::Shard;
 use super::connection::{CloseRequest, CloseWait, Phase};
 use super::connection_table::ConnectionTable;
 use super::session::Message;
-use super::{ConnectionAction, Shard};
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::limits::{
     CONTROL_COST, LARGE_MESSAGE_BYTES, MESSAGE_COST, PINGS_ANSWERED, SCRATCH_BYTES_KEPT,
@@ -86,10 +86,7 @@ impl Shard {
         match connection.phase {
             Phase::Head(_) => self.receive_head(id, bytes, now),
             Phase::Open => self.receive_frames(id, bytes, now),
-            Phase::Http => {
-                let request = ConnectionAction::Http(id, bytes.to_vec());
-                self.connections.actions.push(request);
-            }
+            Phase::Http(_) => self.connections.receive_http(id, bytes, now),
             Phase::Closing(_) | Phase::Lingering(_) => self.await_close_frame(id, bytes),
             Phase::Closed | Phase::Leaving => {}
         }

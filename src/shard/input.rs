@@ -176,6 +176,7 @@ impl Shard {
             .is_some_and(|input| input.is_paused);
         match connection.phase {
             _ if is_paused => ReceiveMode::None,
+            Phase::Http(ref peer) if peer.is_paused => ReceiveMode::None,
             Phase::Head(_) => ReceiveMode::One,
             Phase::Open if !self.broker.auth_satisfied(id) => ReceiveMode::One,
             _ => ReceiveMode::Many,

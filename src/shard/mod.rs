@@ -22,6 +22,7 @@ mod handlers;
 mod handshake;
 mod history_page;
 mod hooks;
+mod http_connection;
 mod ingest;
 mod input;
 mod publication_reader;
@@ -56,6 +57,7 @@ use unauthenticated::UnauthenticatedPool;
 pub use async_session::{AsyncSession, OwnedMessage};
 pub use history_page::{HistoryPage, PageRequest, channel_of_entry, is_entry_for_user};
 pub use hooks::Hooks;
+pub use http_connection::HttpOutput;
 pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
 pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
@@ -71,8 +73,12 @@ pub enum ConnectionAction {
     /// Close the socket at once, so that the kernel frees what it holds for it, then call
     /// `Shard::release`.
     Reset(ConnectionId),
-    /// An HTTP request, or more bytes of one, for the HTTP API.
+    /// A connection begins with an HTTP request, on this listener.
+    HttpBegin(ConnectionId, u8),
+    /// Bytes of HTTP requests.
     Http(ConnectionId, Vec<u8>),
+    /// All answers so far are written.
+    HttpWritten(ConnectionId),
     /// Receive nothing more from a connection until `ResumeReceive`.
     PauseReceive(ConnectionId),
     /// Receive again.
@@ -439,16 +445,6 @@ impl Shard {
     pub fn release(&mut self, id: ConnectionId) {
         let is_leaving = self.broker.has_session(id);
         self.connections.release(id, is_leaving);
-    }
-
-    /// Writes bytes of the HTTP API to `id`.
-    pub fn send_http(&mut self, id: ConnectionId, bytes: &[u8]) {
-        self.connections.send_http(id, bytes);
-    }
-
-    /// The HTTP API has finished with `id`: closes the connection when everything is written.
-    pub fn end_http(&mut self, id: ConnectionId, now: Now) {
-        self.connections.end_http(id, now);
     }
 
     /// Announces to every session that the server shuts down in `grace_ms`, and accepts no new

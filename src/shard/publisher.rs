@@ -135,6 +135,13 @@ impl Publisher {
         self
     }
 
+    /// Whether publications are acknowledged only when they are stored.
+    #[must_use]
+    pub fn acknowledges_stored(&self) -> bool {
+        let log = self.log.as_ref();
+        log.is_some_and(|log| lock(log).acknowledges_stored())
+    }
+
     /// Calls `completion` when all that was published before by calls that have returned is stored, or
     /// something of it lost; at once without a store. What waits for room in the ring is not part of it.
     ///

@@ -93,6 +93,7 @@ pub(super) fn write(
         BroadcastTarget::Role(role) => (2, role),
         BroadcastTarget::Permission(permission) => (3, permission),
         BroadcastTarget::Tenant(tenant) => (4, tenant),
+        BroadcastTarget::Except(session) => (5, session),
     };
     let (scope, tenant) = match publication.reach() {
         TenantScope::Without => (0, ""),
@@ -273,6 +274,7 @@ impl<'a> Record<'a> {
             2 => BroadcastTarget::Role(whom),
             3 => BroadcastTarget::Permission(whom),
             4 => BroadcastTarget::Tenant(whom),
+            5 => BroadcastTarget::Except(whom),
             _ => return None,
         })
     }

@@ -94,6 +94,10 @@ impl UnauthenticatedPool {
         self.add_to_address(number, address?, now)
     }
 
+    pub(super) fn has(&self, id: ConnectionId) -> bool {
+        self.members.contains_key(&id)
+    }
+
     /// Counts a connection against the address of its client, unless it counts already; returns the
     /// same.
     pub(super) fn count_address(

@@ -73,7 +73,7 @@ impl Server {
 
     /// The sum of a metric's series over shards; `series` is its name with labels up to the shard's.
     pub(crate) fn metric(&self, series: &str) -> u64 {
-        let text = http_get(self.address, "/metrics/prometheus").1;
+        let text = self.server.prometheus_metrics();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let values = lines.filter_map(|line| {
             let (name, value) = line.rsplit_once(' ')?;
@@ -134,6 +134,8 @@ pub(crate) fn http(address: SocketAddr, request: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
+    // No further request comes, so the answer ends the connection.
+    socket.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     let status = answer.get(9..12).and_then(|status| status.parse().ok());
@@ -220,10 +222,31 @@ impl Raw {
         }
     }
 
-    /// All that comes until the end of the connection.
-    pub(crate) fn read_to_end(&mut self) -> String {
-        while self.fill() {}
-        String::from_utf8(std::mem::take(&mut self.received)).unwrap()
+    /// The next HTTP answer, whose length its head says: head and body.
+    pub(crate) fn read_http(&mut self) -> String {
+        let head = self.read_head();
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let length: usize = length.map_or(0, |(_, length)| length.parse().unwrap());
+        while self.received.len() < length {
+            assert!(self.fill(), "the server ended before the body did");
+        }
+        let body = self.received.drain(..length).collect();
+        head + &String::from_utf8(body).unwrap()
+    }
+
+    /// Writes for at most this long; whether something is left.
+    pub(crate) fn write_for(&mut self, bytes: &[u8], time: Duration) -> bool {
+        self.socket.set_write_timeout(Some(time)).unwrap();
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.socket.write(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        false
     }
 
     /// The next frame; a close frame is answered, as RFC 6455 5.5.1 asks, if the socket still is

@@ -17,6 +17,7 @@ mod harness;
 mod heartbeats;
 mod histories;
 mod http;
+mod http_api;
 mod library;
 mod limits;
 mod listeners;

@@ -47,7 +47,7 @@ fn what_is_no_notification_is_refused_with_a_reason() {
         builder.profile(DialectId::Notifications)
     });
     let address = server.addresses()[0];
-    let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(300_000));
+    let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(1_500_000));
     for (body, status) in [
         (r#"{"message":"m"}"#, 200),
         (r#"{"message":"m","more":1}"#, 200),

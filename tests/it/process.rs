@@ -615,6 +615,7 @@ fn every_flag_takes_what_the_file_takes() {
         ("send-queue-bytes-max", "65536", "send_queue_bytes_max"),
         ("drain-grace-period", "1m 30s", "drain_grace_period"),
         ("drain-close-timeout", "250ms", "drain_close_timeout"),
+        ("admin-listen", "127.0.0.1:9764", "admin_listen"),
         ("store", "./store", "store"),
         ("store-sync", "always", "store_sync"),
         ("log-level", "WARNING", "log_level"),

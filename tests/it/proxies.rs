@@ -114,8 +114,7 @@ fn users_behind_one_proxy_have_the_limits_of_their_own_addresses() {
         assert_eq!(third.read(), Frame::Close(1008, "quota".into()), "{way:?}");
         drop((sessions, second, third));
         server.await_metric("fanwire_authenticated_sessions", 0);
-        // Only the connection that asks.
-        server.await_metric("fanwire_unauthenticated_connections", 1);
+        server.await_metric("fanwire_unauthenticated_connections", 0);
     }
 }
 
@@ -227,12 +226,12 @@ fn mistakes_of_a_trusted_proxy_are_answered_with_400_and_counted() {
             "forwarded_header",
         ),
     ] {
-        let before = rejected_directly(&server, reason);
+        let before = rejected(&server, reason);
         let mut raw = Raw::connect(server.address);
         raw.write(bytes);
         let head = raw.read_head();
         assert!(head.starts_with("HTTP/1.1 400 "), "{reason}: {head}");
-        assert_eq!(rejected_directly(&server, reason), before + 1, "{reason}");
+        assert_eq!(rejected(&server, reason), before + 1, "{reason}");
     }
     // Others cannot connect then, whatever they send.
     let server = Way::XForwardedFor.server(UNTRUSTED, required);
@@ -246,17 +245,6 @@ fn mistakes_of_a_trusted_proxy_are_answered_with_400_and_counted() {
     assert!(raw.read_head().starts_with("HTTP/1.1 400 "));
 }
 
-/// The count of a server that answers only what comes with a header of the PROXY protocol.
-fn rejected_directly(server: &Server, reason: &str) -> u64 {
-    let mut raw = Raw::connect(server.address);
-    raw.write(b"PROXY UNKNOWN\r\nGET /metrics/prometheus HTTP/1.1\r\nHost: t\r\n\r\n");
-    let text = raw.read_to_end();
-    let name = format!("fanwire_connections_rejected_total{{reason=\"{reason}\"");
-    let series = text.lines().filter(|line| line.starts_with(&name));
-    let values = series.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
-    values.sum()
-}
-
 #[test]
 fn before_authentication_a_proxy_has_no_limit_and_each_client_has_its_own() {
     for way in WAYS {
@@ -268,19 +256,19 @@ fn before_authentication_a_proxy_has_no_limit_and_each_client_has_its_own() {
         let mut sessions: Vec<_> = (0..20)
             .map(|client| open(&server, way, [192, 0, 2, client], "/ws"))
             .collect();
-        server.await_metric("fanwire_unauthenticated_connections", 41);
+        server.await_metric("fanwire_unauthenticated_connections", 40);
         // One address, on the shards as it happens: each closes only its own.
         let crowd: Vec<_> = (0..30)
             .map(|_| open(&server, way, [198, 51, 100, 1], "/ws"))
             .collect();
         let count = server.metric("fanwire_unauthenticated_connections");
-        assert!((41 + 3..=41 + 4).contains(&count), "{way:?}: {count}");
+        assert!((40 + 3..=40 + 4).contains(&count), "{way:?}: {count}");
         for session in &mut sessions {
             session.send(r#"{"type":"ping"}"#);
             assert!(session.read_text().contains("pong"), "{way:?}");
         }
         drop((silent, sessions, crowd));
-        server.await_metric("fanwire_unauthenticated_connections", 1);
+        server.await_metric("fanwire_unauthenticated_connections", 0);
     }
 }
 

@@ -13,7 +13,8 @@ fn token(user: &str, tenant: Option<&str>) -> String {
 }
 
 fn server(name: &str, change: impl FnOnce(Builder) -> Builder) -> Server {
-    let settings = "notify_api_key = \"the key\"\n[gateway]\nrate_limit = \"off\"";
+    let settings =
+        "notify_api_key = \"the key\"\nclient_http = [\"notify\"]\n[gateway]\nrate_limit = \"off\"";
     configured(name, settings, |builder| {
         let builder = builder.jwt_secret(SECRET).shards(ShardCount::Fixed(2));
         change(builder.profile(DialectId::Gateway))

@@ -77,7 +77,7 @@ def fanwire(binary, settings, folder):
         f"[gateway]\nsessions_per_ip_max = {PER_ADDRESS}\n"
     )
     command = [binary, "serve", "--config", str(file)]
-    environment = {"PATH": os.environ["PATH"], "RUST_LOG": "warn"}
+    environment = {"PATH": os.environ["PATH"], "RUST_LOG": "warn", "FANWIRE_CLIENT_HTTP": "health,metrics"}
     with running(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         first = process.stdout.readline()
         listening = re.search(r"listening on 127\.0\.0\.1:(\d+)", first)
@@ -182,7 +182,7 @@ def metric_of(port, before=b""):
 
     def read(name):
         with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
-            connection.sendall(before + b"GET /metrics/prometheus HTTP/1.1\r\nHost: t\r\n\r\n")
+            connection.sendall(before + b"GET /metrics/prometheus HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
             text = b""
             while more := connection.recv(65536):
                 text += more

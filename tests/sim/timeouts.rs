@@ -5,7 +5,7 @@ use fanwire::auth::{Grant, Verifier, issue};
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
 use fanwire::config::OriginPattern;
 use fanwire::config::Policy;
-use fanwire::shard::{ConnectionAction, Query, Shard, ShardParts};
+use fanwire::shard::{ConnectionAction, HttpOutput, Query, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use std::sync::Arc;
 
@@ -289,10 +289,15 @@ fn an_http_request_has_thirty_seconds() {
     let id = stage.accept(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n");
     assert!(matches!(
         &stage.shard.take_actions()[..],
-        [ConnectionAction::Http(..)]
+        [ConnectionAction::HttpBegin(..), ConnectionAction::Http(..)]
     ));
-    stage.shard.send_http(id, b"HTTP/1.1 200 OK\r\n\r\n");
+    stage.pass(29_900);
+    let answer = HttpOutput::Bytes(b"HTTP/1.1 200 OK\r\n\r\n".to_vec());
+    stage.shard.answer_http(id, answer, stage.now);
     stage.sent();
+    let written = ConnectionAction::HttpWritten(id);
+    assert_eq!(stage.shard.take_actions(), [written]);
+    // The same time for the beginning of the next one.
     stage.pass(29_900);
     assert_eq!(stage.shard.take_actions(), []);
     stage.pass(300);

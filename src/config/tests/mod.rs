@@ -42,6 +42,7 @@ impl TestSources<'_> {
             entries: flags.collect(),
             listeners: None,
             has_token_check: false,
+            is_command_line: false,
             environment: pairs(self.environment),
             dotenv: pairs(self.dotenv),
             file: Some(File::parse("f.toml".into(), self.file)?),

@@ -14,7 +14,7 @@ use crate::base::limits::RING_RECORDS_PER_TURN;
 use crate::base::now::Clock;
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
 use crate::net::Peers;
-use crate::shard::{ConnectionAction, ReceiveMode, Shard};
+use crate::shard::{ConnectionAction, HttpOutput, ReceiveMode, Shard};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::io;
@@ -67,30 +67,25 @@ impl std::fmt::Debug for ShardCommand {
     }
 }
 
-/// Output of the HTTP side for a connection.
-#[derive(Debug)]
-pub enum HttpOutput {
-    /// Bytes of an answer.
-    Bytes(Vec<u8>),
-    /// All answers are written.
-    End,
-}
-
 /// The HTTP side of a shard: it receives the bytes of connections other than WebSocket, and
 /// answers.
 pub trait HttpHandler {
+    /// The connection `id` of this listener begins with an HTTP request.
+    fn begin(&mut self, id: ConnectionId, listener: u8);
     /// Bytes arrived from `id`.
     fn receive(&mut self, id: ConnectionId, bytes: &[u8]);
+    /// The kernel has taken all that was answered to `id` so far.
+    fn written(&mut self, id: ConnectionId);
     /// The peer of `id` has ended its stream.
     fn end(&mut self, id: ConnectionId);
     /// The connection is closed.
     fn closed(&mut self, id: ConnectionId);
     /// Takes the next output, if there is any.
     fn take_output(&mut self) -> Option<(ConnectionId, HttpOutput)>;
-    /// Whether tasks of the executor may have work for it.
+    /// Whether `run_tasks` or `take_output` has something to do.
     fn is_busy(&self) -> bool;
-    /// Lets the executor's tasks run.
-    fn run_tasks(&mut self) -> impl Future<Output = ()>;
+    /// Answers what has arrived.
+    fn run_tasks(&mut self);
 }
 
 /// Drives one shard.
@@ -153,7 +148,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     ///
     /// # Errors
     /// The error of the kernel when the ring itself fails.
-    pub(crate) async fn run(mut self) -> io::Result<()> {
+    pub(crate) fn run(mut self) -> io::Result<()> {
         self.begin();
         loop {
             let is_idle = self.turn();
@@ -161,10 +156,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             if self.is_draining && is_empty {
                 return Ok(());
             }
-            if self.http.is_busy() {
-                self.http.run_tasks().await;
-                self.kernel.enter(None)?;
-            } else if is_idle {
+            if is_idle {
                 self.sleep()?;
             } else {
                 self.kernel.enter(None)?;
@@ -242,11 +234,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
         self.shard.acknowledge_stored(now);
         self.perform_actions(now);
+        self.http.run_tasks();
         while let Some((id, output)) = self.http.take_output() {
-            match output {
-                HttpOutput::Bytes(bytes) => self.shard.send_http(id, &bytes),
-                HttpOutput::End => self.shard.end_http(id, now),
-            }
+            self.shard.answer_http(id, output, now);
         }
         self.perform_actions(now);
         let Self { shard, peers, .. } = self;
@@ -268,6 +258,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             && !self.shard.has_leaving()
             && !self.shard.has_recovering()
             && !self.shard.has_restoring()
+            && !self.http.is_busy()
     }
 
     /// Counts the turn that has ended if it was too long.
@@ -561,7 +552,12 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                     self.set_option(id, SocketOption::ResetAtClose);
                     self.begin_close(id);
                 }
+                ConnectionAction::HttpBegin(id, listener) => self.http.begin(id, listener),
                 ConnectionAction::Http(id, bytes) => self.http.receive(id, &bytes),
+                ConnectionAction::HttpWritten(id) => {
+                    self.http.written(id);
+                    self.shard.http_written(id, now);
+                }
                 ConnectionAction::HttpEnd(id) => self.http.end(id),
             }
         }

@@ -18,7 +18,7 @@ mod sockets;
 mod uring;
 
 pub(crate) use event_loop::EventLoop;
-pub use event_loop::{HttpHandler, HttpOutput, ShardCommand};
+pub use event_loop::{HttpHandler, ShardCommand};
 pub(crate) use reuseport::ReuseportGroup;
 pub use uring::SetupError;
 pub(crate) use uring::{Uring, UringConfig};

@@ -9,6 +9,9 @@ const BINARY = process.env.SERVER_BINARY;
 const ENVIRONMENT = {
   FANWIRE_JWT_SECRET: "a secret of the client tests, longer than thirty-two bytes",
   PATH: process.env.PATH,
+  // The tests read metrics at the port of clients; the address of the admin listener belongs to one server.
+  FANWIRE_ADMIN_LISTEN: "none",
+  FANWIRE_CLIENT_HTTP: "health,metrics,notify",
   RUST_LOG: "warn",
 };
 /** Longest wait for anything; a machine under load gets its time. */

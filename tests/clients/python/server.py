@@ -20,9 +20,13 @@ PATIENCE_S = 20
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+# The tests read metrics at the port of clients; the address of the admin listener belongs to one server.
+HTTP = {"FANWIRE_ADMIN_LISTEN": "none", "FANWIRE_CLIENT_HTTP": "health,metrics,notify"}
+
+
 def environment():
     """Only what the program needs: every other FANWIRE_ variable would be a setting."""
-    return {"FANWIRE_JWT_SECRET": SECRET, "PATH": os.environ["PATH"], "RUST_LOG": "warn"}
+    return {"FANWIRE_JWT_SECRET": SECRET, "PATH": os.environ["PATH"], "RUST_LOG": "warn", **HTTP}
 
 
 class Server:

@@ -4,7 +4,7 @@
 //! a log of the subscriptions and publications, which determines every byte that each client must
 //! have received, without looking at the shard.
 
-use super::super::event_loop::{EventLoop, HttpHandler, HttpOutput};
+use super::super::event_loop::{EventLoop, HttpHandler};
 use super::super::kernel::Kernel;
 use super::{BUFFERS, Consumed, FakeKernel, LISTENERS, Losses};
 use crate::auth::Verifier;
@@ -12,6 +12,7 @@ use crate::base::now::Clock;
 use crate::base::{ConnectionId, DialectId, ProcessState, ShardCounters};
 use crate::config::{DialectPolicy, Policy, Routes};
 use crate::net::Peers;
+use crate::shard::HttpOutput;
 use crate::shard::{Shard, ShardParts};
 use crate::ws::Opcode;
 use crate::ws::frame::{Header, server_header, unmask};
@@ -199,6 +200,8 @@ fn check_received(mut received: &[u8], requests: &Requests, log: &Log, who: &str
 struct NoHttp;
 
 impl HttpHandler for NoHttp {
+    fn begin(&mut self, _id: ConnectionId, _listener: u8) {}
+    fn written(&mut self, _id: ConnectionId) {}
     fn receive(&mut self, _id: ConnectionId, _bytes: &[u8]) {
         panic!("no client sends other HTTP requests");
     }
@@ -210,7 +213,7 @@ impl HttpHandler for NoHttp {
     fn is_busy(&self) -> bool {
         false
     }
-    async fn run_tasks(&mut self) {}
+    fn run_tasks(&mut self) {}
 }
 
 fn event_loop(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> EventLoop<FakeKernel, NoHttp> {
@@ -366,6 +369,6 @@ fn a_shard_ends_when_the_kernel_says_that_a_completion_is_lost() {
     let mut kernel = FakeKernel::new(1, CONNECTIONS);
     kernel.losses = Losses::Reported;
     let event_loop = event_loop(kernel, &counters);
-    let ended = futures_lite::future::block_on(event_loop.run());
+    let ended = event_loop.run();
     assert_eq!(ended.unwrap_err().raw_os_error(), Some(libc::EBADR));
 }

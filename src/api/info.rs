@@ -4,6 +4,7 @@ use crate::broker::{RateLimitStatus, SessionView};
 use crate::dialect::monitoring::connection_id;
 use serde::Serialize;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// Information about a session.
 ///
@@ -14,7 +15,7 @@ use std::time::Duration;
 /// }
 /// # Ok::<(), fanwire::StartError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
     /// Its id, unique in the process.
@@ -23,6 +24,8 @@ pub struct ConnectionInfo {
     pub connection_id: String,
     /// The dialect's name.
     pub dialect: &'static str,
+    /// The address of the client, with its port.
+    pub address: String,
     /// The user, if it has authenticated.
     pub user_id: Option<String>,
     /// The tenant.
@@ -95,7 +98,7 @@ pub struct TenantStats {
 
 impl ConnectionInfo {
     /// The information from `view` and the state of the rate limits.
-    pub(super) fn new(view: &SessionView<'_>, status: RateLimitStatus) -> Self {
+    pub(crate) fn new(view: &SessionView<'_>, status: RateLimitStatus) -> Self {
         let rate = status.user.or(status.session);
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let roles = view.identity.map_or(&[][..], |identity| &identity.roles);
@@ -103,6 +106,7 @@ impl ConnectionInfo {
             id: view.id.to_string(),
             connection_id: connection_id(view),
             dialect: view.dialect.name(),
+            address: view.peer.to_string(),
             user_id: view.identity.map(|identity| identity.user.to_string()),
             tenant_id: view.tenant.map(str::to_owned),
             roles: roles.iter().map(|role| role.to_string()).collect(),

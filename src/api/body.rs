@@ -1,0 +1,109 @@
+//! Bodies and queries of requests.
+
+use super::answer::Rejected;
+use crate::base::limits::HTTP_BODY_BYTES_MAX;
+use crate::http::target::percent_decode;
+use crate::json;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::{Request, StatusCode};
+use serde::Deserialize;
+
+/// The body of a request.
+///
+/// # Errors
+/// The answer: too large, or incomplete.
+pub(super) async fn read(request: Request<Incoming>) -> Result<Bytes, Rejected> {
+    let too_large = || Rejected::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 1 MiB");
+    // The head contains the length: a body that is too long need not be read.
+    if request.body().size_hint().lower() > HTTP_BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(request.into_body(), HTTP_BODY_BYTES_MAX)
+        .collect()
+        .await
+    {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Rejected::new(
+            StatusCode::BAD_REQUEST,
+            "the request body is incomplete",
+        )),
+    }
+}
+
+/// The body as a JSON object, nested at most as deep as a client's message.
+///
+/// # Errors
+/// The answer: 400 if it is not JSON, 422 if it is not what is expected.
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejected> {
+    let bad = |error| Rejected::new(StatusCode::BAD_REQUEST, error);
+    let text = str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
+    // serde_json takes an array for a struct, and any depth where it only passes the text on.
+    json::check(text).map_err(|_| bad("the body is not JSON, or nested too deep"))?;
+    if !text.trim_start().starts_with('{') {
+        let reason = "the body is not an object";
+        return Err(Rejected::invalid(reason));
+    }
+    serde_json::from_str(text).map_err(|error| Rejected::invalid(error.to_string()))
+}
+
+/// The parameters of a query that a route knows; any other is an error, as it may be one mistyped.
+///
+/// # Errors
+/// The answer 422.
+pub(super) fn query<const COUNT: usize>(
+    query: Option<&str>,
+    names: [&str; COUNT],
+) -> Result<[Option<String>; COUNT], Rejected> {
+    let mut values = [const { None }; COUNT];
+    let pairs = query.unwrap_or_default().split('&');
+    for pair in pairs.filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let index = names.iter().position(|known| *known == name);
+        let Some(index) = index else {
+            let names = names.join(", ");
+            return Err(Rejected::invalid(format!(
+                "unknown parameter; known: {names}"
+            )));
+        };
+        let value = value.replace('+', " ");
+        let value =
+            percent_decode(&value).ok_or_else(|| Rejected::invalid("a parameter is not UTF-8"))?;
+        values[index] = Some(value.into_owned());
+    }
+    Ok(values)
+}
+
+/// A number in a query, from 1 to `max`; without one, `default`.
+///
+/// # Errors
+/// The answer 422.
+pub(super) fn number(
+    name: &str,
+    text: Option<&str>,
+    (default, max): (usize, usize),
+) -> Result<usize, Rejected> {
+    let Some(text) = text else {
+        return Ok(default);
+    };
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (1..=max).contains(number));
+    number.ok_or_else(|| {
+        let reason = format!("`{name}` must be a number from 1 to {max}");
+        Rejected::invalid(reason)
+    })
+}
+
+/// The parts of a path between slashes, decoded.
+///
+/// # Errors
+/// The answer 404: a path that cannot be decoded names nothing.
+pub(super) fn segments(path: &str) -> Result<Vec<String>, Rejected> {
+    let segments = path.strip_prefix('/').unwrap_or(path).split('/');
+    let segments = segments.map(|segment| percent_decode(segment).map(|it| it.into_owned()));
+    let segments = segments.collect::<Option<_>>();
+    segments.ok_or_else(|| Rejected::new(StatusCode::NOT_FOUND, "the path is not UTF-8"))
+}

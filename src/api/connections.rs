@@ -1,0 +1,331 @@
+//! Sessions over HTTP: who is there, and changes to them.
+
+use super::access::{Access, authorize};
+use super::answer::{Failure, Outcome, Rejected, json};
+use super::body;
+use super::caller::Caller;
+use super::info::ConnectionInfo;
+use super::publish::MessageRequest;
+use crate::base::channel_names::{channel_of_tenant, is_reserved};
+use crate::base::counters::CloseReason;
+use crate::base::limits::{API_PAGE_DEFAULT, API_PAGE_MAX, CHANNEL_BYTES_MAX};
+use crate::base::{ConnectionId, DialectId, Now};
+use crate::broker::{Broker, Command, SessionId, SessionSearch};
+use crate::config::ApiScope;
+use crate::dialect::monitoring;
+use crate::shard::Shard;
+use hyper::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+const NOT_FOUND: Rejected = Rejected::new(StatusCode::NOT_FOUND, "there is no such session");
+
+/// Sessions.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Connections {
+    /// In the order of their shards and places there.
+    connections: Vec<ConnectionInfo>,
+    /// What to send as `after` for the next page; absent if this is the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    /// False while a shard is stalled: then its sessions may be missing.
+    is_complete: bool,
+}
+
+/// How many sessions something was done to.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Disconnected {
+    disconnected: usize,
+    /// False while a shard is stalled: then its sessions may be left.
+    is_complete: bool,
+}
+
+/// What was done to a session.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Done {
+    status: &'static str,
+}
+
+/// A channel for a session.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SubscriptionRequest {
+    /// Its name, as the clients of the session's tenant know it.
+    #[schema(min_length = 1, max_length = 256)]
+    channel: String,
+}
+
+/// Lists sessions.
+#[utoipa::path(get, path = "/api/connections", tag = "connections",
+    params(
+        ("user" = Option<String>, Query, description = "Only sessions of this user"),
+        ("tenant" = Option<String>, Query, description = "Only sessions of this tenant"),
+        ("dialect" = Option<String>, Query, description = "Only sessions of this dialect"),
+        ("channel" = Option<String>, Query, description = "Only subscribers of this channel, of `tenant` if that is named"),
+        ("address" = Option<String>, Query, description = "Only clients of this IP address"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000),
+    ),
+    responses((status = 200, body = Connections), (status = 422, body = Failure)))]
+pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&str>) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Read)?;
+    let names = [
+        "user", "tenant", "dialect", "channel", "address", "after", "limit",
+    ];
+    let [user, tenant, dialect, channel, address, after, limit] = body::query(query, names)?;
+    let invalid = |reason| Rejected::invalid(reason);
+    let limit = body::number("limit", limit.as_deref(), (API_PAGE_DEFAULT, API_PAGE_MAX))?;
+    let dialect = match dialect {
+        Some(name) => {
+            let dialect = DialectId::named(&name);
+            Some(dialect.ok_or_else(|| invalid("`dialect` is none of this server"))?)
+        }
+        None => None,
+    };
+    let address = match address {
+        Some(text) => {
+            let address = text.parse().ok();
+            Some(address.ok_or_else(|| invalid("`address` is no IP address"))?)
+        }
+        None => None,
+    };
+    let after = match after {
+        Some(text) => {
+            let after: Option<SessionId> = text.parse().ok();
+            Some(after.ok_or_else(|| invalid("`after` is not the `next` of a page"))?)
+        }
+        None => None,
+    };
+    access.scope(tenant.as_deref(), false)?;
+    let tenant = access.tenant().map(str::to_owned).or(tenant);
+    let channel = channel.map(|name| full_name(tenant.as_deref(), &name));
+    let search = SessionSearch {
+        user,
+        tenant,
+        dialect,
+        channel,
+        address,
+    };
+    let mut page = Connections {
+        connections: Vec::new(),
+        next: None,
+        is_complete: true,
+    };
+    let shards = &caller.context.shards;
+    let mut from = after.map_or(0, |after| after.connection.slot() + 1);
+    for shard in after.map_or(0, |after| after.shard)..shards.count() {
+        loop {
+            let search = search.clone();
+            let left = limit - page.connections.len();
+            let found = move |shard: &mut Shard, now: Now| {
+                let broker = shard.broker();
+                let found = broker.search(&search, from, left);
+                let infos = found.items.iter().filter_map(|id| info(broker, *id, now));
+                (infos.collect::<Vec<_>>(), found.next)
+            };
+            let Some((infos, next)) = shards.call(shard, found).await else {
+                page.is_complete = false;
+                break;
+            };
+            page.connections.extend(infos);
+            if page.connections.len() >= limit {
+                page.next = page.connections.last().map(|last| last.id.clone());
+                return Ok(json(&page));
+            }
+            match next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        from = 0;
+    }
+    Ok(json(&page))
+}
+
+/// Shows a session.
+#[utoipa::path(get, path = "/admin/connections/{id}", tag = "connections",
+    params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
+    responses((status = 200, body = ConnectionInfo), (status = 404, body = Failure)))]
+pub(super) async fn show(caller: &Caller, headers: &HeaderMap, id: &str) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Read)?;
+    let info = on_session(caller, access, id, |shard, id, now| {
+        info(shard.broker(), id, now)
+    });
+    let info = info.await?;
+    Ok(json(&info.ok_or(NOT_FOUND)?))
+}
+
+/// Closes a session (1000).
+#[utoipa::path(delete, path = "/admin/connections/{id}", tag = "connections",
+    params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
+    responses((status = 200, body = Done), (status = 404, body = Failure)))]
+pub(super) async fn disconnect(caller: &Caller, headers: &HeaderMap, id: &str) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Admin)?;
+    let call = |shard: &mut Shard, id, now| shard.disconnect(id, now);
+    done(on_session(caller, access, id, call).await?, "disconnected")
+}
+
+/// Closes all sessions of a user (1000), of one tenant if that is named.
+#[utoipa::path(delete, path = "/admin/users/{user}/connections", tag = "connections",
+    params(("user" = String, Path, description = "The user's id"),
+        ("tenant" = Option<String>, Query, description = "Only sessions of this tenant")),
+    responses((status = 200, body = Disconnected)))]
+pub(super) async fn disconnect_user(
+    caller: &Caller,
+    headers: &HeaderMap,
+    user: &str,
+    query: Option<&str>,
+) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Admin)?;
+    let [tenant] = body::query(query, ["tenant"])?;
+    access.scope(tenant.as_deref(), false)?;
+    let search = SessionSearch {
+        user: Some(user.to_owned()),
+        tenant: access.tenant().map(str::to_owned).or(tenant),
+        ..SessionSearch::default()
+    };
+    let close = move |shard: &mut Shard, now: Now| {
+        let found = shard.broker().search(&search, 0, usize::MAX).items;
+        for id in &found {
+            let reason = CloseReason::Operator;
+            shard.command(*id, Command::EndSession { reason }, now);
+        }
+        found.len()
+    };
+    let (counts, is_complete) = caller.context.shards.call_all(close).await;
+    Ok(json(&Disconnected {
+        disconnected: counts.iter().sum(),
+        is_complete,
+    }))
+}
+
+/// Sends a message to one session.
+#[utoipa::path(post, path = "/api/connections/{id}/messages", tag = "publish",
+    params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
+    request_body = MessageRequest,
+    responses((status = 200, body = Done), (status = 404, body = Failure), (status = 422, body = Failure)))]
+pub(super) async fn send(caller: &Caller, headers: &HeaderMap, body: &[u8], id: &str) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Publish)?;
+    let request: MessageRequest<'_> = body::parse(body)?;
+    let (kind, data) = (request.kind().to_owned(), request.data().to_owned());
+    let call = move |shard: &mut Shard, id, now| {
+        shard.send_message(id, &kind, &data, now);
+        true
+    };
+    done(on_session(caller, access, id, call).await?, "sent")
+}
+
+/// Subscribes a session to a channel, without an answer to its client and without the access rules.
+#[utoipa::path(post, path = "/admin/connections/{id}/subscriptions", tag = "connections",
+    params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
+    request_body = SubscriptionRequest,
+    responses((status = 200, body = Done), (status = 404, body = Failure), (status = 422, body = Failure)))]
+pub(super) async fn subscribe(
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+    id: &str,
+) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Admin)?;
+    let SubscriptionRequest { channel } = body::parse(body)?;
+    let is_name = (1..=CHANNEL_BYTES_MAX).contains(&channel.len())
+        && !channel.contains(char::is_control)
+        && !is_reserved(&channel);
+    if !is_name {
+        let reason = "`channel` is not the name of a channel that clients subscribe to";
+        return Err(Rejected::invalid(reason));
+    }
+    let call = move |shard: &mut Shard, id, now| {
+        let channel = &*channel;
+        shard.command(id, Command::SubscribeServerSide { channel }, now)
+    };
+    done(on_session(caller, access, id, call).await?, "subscribed")
+}
+
+/// Ends a subscription of a session, without an answer to its client.
+#[utoipa::path(delete, path = "/admin/connections/{id}/subscriptions/{channel}", tag = "connections",
+    params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect"),
+        ("channel" = String, Path, description = "The channel")),
+    responses((status = 200, body = Done), (status = 404, body = Failure)))]
+pub(super) async fn unsubscribe(
+    caller: &Caller,
+    headers: &HeaderMap,
+    id: &str,
+    channel: &str,
+) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Admin)?;
+    let channel = channel.to_owned();
+    let call = move |shard: &mut Shard, id, now| {
+        let channel = &*channel;
+        shard.command(id, Command::UnsubscribeServerSide { channel }, now)
+    };
+    done(on_session(caller, access, id, call).await?, "unsubscribed")
+}
+
+fn done(is_done: bool, status: &'static str) -> Outcome {
+    match is_done {
+        true => Ok(json(&Done { status })),
+        false => Err(NOT_FOUND),
+    }
+}
+
+/// Calls it for a session on its shard, if there is one of this id that the caller may see.
+async fn on_session<T: Send + 'static>(
+    caller: &Caller,
+    access: Access<'_>,
+    id: &str,
+    call: impl FnOnce(&mut Shard, ConnectionId, Now) -> T + Send + 'static,
+) -> Result<T, Rejected> {
+    let shards = &caller.context.shards;
+    let id = match id.parse() {
+        Ok(id) => id,
+        Err(()) => {
+            let id = id.to_owned();
+            let find =
+                move |shard: &mut Shard, now: Now| by_connection_id(shard.broker(), &id, now);
+            let (found, _) = shards.call_all(find).await;
+            found.into_iter().flatten().next().ok_or(NOT_FOUND)?
+        }
+    };
+    let SessionId { shard, connection } = id;
+    let tenant = access.tenant().map(str::to_owned);
+    let result = shards.call(shard, move |shard, now| {
+        let view = shard.broker().view(connection, now)?;
+        let is_its = tenant.is_none_or(|tenant| view.tenant == Some(&*tenant));
+        is_its.then(|| call(shard, connection, now))
+    });
+    let Some(result) = result.await else {
+        let status = match shard < shards.count() {
+            true => Rejected::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the shard of the session is stalled",
+            ),
+            false => NOT_FOUND,
+        };
+        return Err(status);
+    };
+    result.ok_or(NOT_FOUND)
+}
+
+/// The session with this connection id of the monitoring dialect.
+fn by_connection_id(broker: &Broker, wanted: &str, now: Now) -> Option<SessionId> {
+    let mut sessions = broker.sessions();
+    let connection = sessions.find(|connection| {
+        let view = broker.view(*connection, now);
+        view.is_some_and(|view| monitoring::connection_id(&view) == wanted)
+    })?;
+    Some(broker.session_id(connection))
+}
+
+fn info(broker: &Broker, id: ConnectionId, now: Now) -> Option<ConnectionInfo> {
+    let rate = broker.rate_limit_status(id, now)?;
+    Some(ConnectionInfo::new(&broker.view(id, now)?, rate))
+}
+
+/// The name in the tables of a channel of a tenant, or without one.
+pub(super) fn full_name(tenant: Option<&str>, channel: &str) -> String {
+    match tenant {
+        Some(tenant) if !is_reserved(channel) => channel_of_tenant(tenant, channel),
+        _ => channel.to_owned(),
+    }
+}

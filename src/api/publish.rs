@@ -1,0 +1,434 @@
+//! Publishing over HTTP.
+
+use super::access::{Access, authorize};
+use super::answer::{Failure, Outcome, Rejected, json};
+use super::body;
+use super::caller::Caller;
+use crate::base::channel_names::{
+    ROOM, permission_channel, role_channel, tenant_channel, user_channel,
+};
+use crate::base::limits::{API_PUBLICATIONS_MAX, API_ROOM_TIMEOUT_MS};
+use crate::broker::{BroadcastTarget, Publication, SessionId};
+use crate::config::ApiScope;
+use crate::shard::PublishError;
+use hyper::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use tokio::sync::oneshot;
+use utoipa::ToSchema;
+
+/// The type of a message that names none.
+const DEFAULT_KIND: &str = "message";
+/// The data of a message that has none.
+const NO_DATA: &str = "null";
+
+/// A publication on one channel.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PublishRequest<'a> {
+    /// The channel: 1 to 256 bytes without control characters.
+    #[serde(borrow)]
+    #[schema(min_length = 1, max_length = 256)]
+    channel: Cow<'a, str>,
+    /// The type of the message: 1 to 128 bytes.
+    #[serde(borrow, rename = "type")]
+    #[schema(default = "message", min_length = 1, max_length = 128)]
+    kind: Option<Cow<'a, str>>,
+    /// Any JSON.
+    #[serde(borrow)]
+    #[schema(value_type = serde_json::Value)]
+    data: Option<&'a RawValue>,
+    /// The tenant whose channel it is.
+    #[serde(borrow)]
+    tenant: Option<Cow<'a, str>>,
+    /// All sessions of whatever tenant; only for channels of the server, such as `all` or `user:ann`.
+    #[serde(default)]
+    all_tenants: bool,
+    /// Only subscribers that are sessions of this user.
+    #[serde(borrow)]
+    user: Option<Cow<'a, str>>,
+    /// Only subscribers with this role.
+    #[serde(borrow)]
+    role: Option<Cow<'a, str>>,
+    /// Only subscribers with this permission.
+    #[serde(borrow)]
+    permission: Option<Cow<'a, str>>,
+    /// All subscribers but this session, such as the one on whose behalf it is published.
+    #[serde(borrow)]
+    exclude_session: Option<Cow<'a, str>>,
+}
+
+/// The same publication on several channels.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BroadcastRequest<'a> {
+    /// The channels, at most 1,000.
+    #[serde(borrow)]
+    #[schema(max_items = 1000)]
+    channels: Vec<Cow<'a, str>>,
+    /// The type of the message: 1 to 128 bytes.
+    #[serde(borrow, rename = "type")]
+    #[schema(default = "message", min_length = 1, max_length = 128)]
+    kind: Option<Cow<'a, str>>,
+    /// Any JSON.
+    #[serde(borrow)]
+    #[schema(value_type = serde_json::Value)]
+    data: Option<&'a RawValue>,
+    /// The tenant whose channels they are.
+    #[serde(borrow)]
+    tenant: Option<Cow<'a, str>>,
+    /// All sessions of whatever tenant; only for channels of the server.
+    #[serde(default)]
+    all_tenants: bool,
+}
+
+/// Several publications, carried out in their order.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BatchRequest<'a> {
+    /// At most 1,000.
+    #[serde(borrow)]
+    #[schema(max_items = 1000)]
+    publications: Vec<PublishRequest<'a>>,
+}
+
+/// A message for those whom the path names.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MessageRequest<'a> {
+    /// The type of the message: 1 to 128 bytes.
+    #[serde(borrow, rename = "type")]
+    #[schema(default = "message", min_length = 1, max_length = 128)]
+    pub(super) kind: Option<Cow<'a, str>>,
+    /// Any JSON.
+    #[serde(borrow)]
+    #[schema(value_type = serde_json::Value)]
+    pub(super) data: Option<&'a RawValue>,
+    /// The tenant in which they are.
+    #[serde(borrow)]
+    tenant: Option<Cow<'a, str>>,
+    /// All sessions of whatever tenant.
+    #[serde(default)]
+    all_tenants: bool,
+}
+
+/// What was published.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Published {
+    /// Always `published`.
+    #[schema(example = "published")]
+    status: &'static str,
+}
+
+/// What was published of several publications.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PublishedAll {
+    /// How many were published.
+    published: usize,
+    /// Those that were not.
+    errors: Vec<PublicationFailure>,
+}
+
+/// A publication that was rejected.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PublicationFailure {
+    /// Which one, from 0.
+    index: usize,
+    /// Why.
+    error: String,
+}
+
+impl<'a> MessageRequest<'a> {
+    pub(super) fn kind(&self) -> &str {
+        self.kind.as_deref().unwrap_or(DEFAULT_KIND)
+    }
+
+    pub(super) fn data(&self) -> &'a str {
+        self.data.map_or(NO_DATA, RawValue::get)
+    }
+}
+
+impl PublishRequest<'_> {
+    fn publication<'b>(&'b self, access: Access<'b>) -> Result<Publication<'b>, Rejected> {
+        let kind = self.kind.as_deref().unwrap_or(DEFAULT_KIND);
+        let data = self.data.map_or(NO_DATA, RawValue::get);
+        let mut targets = [
+            self.user.as_deref().map(BroadcastTarget::User),
+            self.role.as_deref().map(BroadcastTarget::Role),
+            self.permission.as_deref().map(BroadcastTarget::Permission),
+            self.exclude_session.as_deref().map(BroadcastTarget::Except),
+        ]
+        .into_iter()
+        .flatten();
+        let target = targets.next().unwrap_or_default();
+        if targets.next().is_some() {
+            let reason =
+                "`user`, `role`, `permission` and `exclude_session` are mutually exclusive";
+            return Err(Rejected::invalid(reason));
+        }
+        if let BroadcastTarget::Except(id) = target
+            && id.parse::<SessionId>().is_err()
+        {
+            let reason = "`exclude_session` is not the id of a session";
+            return Err(Rejected::invalid(reason));
+        }
+        let scope = access.scope(self.tenant.as_deref(), self.all_tenants)?;
+        Ok(Publication {
+            target,
+            ..Publication::new(&self.channel, kind, data).in_scope(scope)
+        })
+    }
+}
+
+/// Publishes on a channel.
+#[utoipa::path(post, path = "/api/publish", tag = "publish",
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeated within ten minutes, the request is answered like the first one and not carried out again")),
+    request_body = PublishRequest,
+    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn publish(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Publish)?;
+    let request: PublishRequest<'_> = body::parse(body)?;
+    let publication = request.publication(access)?;
+    published(caller, &publication).await
+}
+
+/// Publishes on several channels.
+#[utoipa::path(post, path = "/api/broadcast", tag = "publish",
+    params(("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    request_body = BroadcastRequest,
+    responses((status = 200, body = PublishedAll), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn broadcast(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Publish)?;
+    let request: BroadcastRequest<'_> = body::parse(body)?;
+    check_count(request.channels.len())?;
+    let scope = access.scope(request.tenant.as_deref(), request.all_tenants)?;
+    let kind = request.kind.as_deref().unwrap_or(DEFAULT_KIND);
+    let data = request.data.map_or(NO_DATA, RawValue::get);
+    let channels = request.channels.iter();
+    let publications = channels.map(|channel| {
+        let publication = Publication::new(channel, kind, data);
+        Ok(publication.in_scope(scope))
+    });
+    publish_all(caller, publications).await
+}
+
+/// Carries out several publications.
+#[utoipa::path(post, path = "/api/batch", tag = "publish",
+    params(("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    request_body = BatchRequest,
+    responses((status = 200, body = PublishedAll), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn batch(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Publish)?;
+    let request: BatchRequest<'_> = body::parse(body)?;
+    check_count(request.publications.len())?;
+    let publications = request.publications.iter();
+    let publications = publications.map(|publication| publication.publication(access));
+    publish_all(caller, publications).await
+}
+
+fn check_count(count: usize) -> Result<(), Rejected> {
+    if count > API_PUBLICATIONS_MAX {
+        let reason = format!("at most {API_PUBLICATIONS_MAX} publications in one request");
+        return Err(Rejected::invalid(reason));
+    }
+    Ok(())
+}
+
+/// Publishes for all sessions of a user.
+#[utoipa::path(post, path = "/api/users/{user}/messages", tag = "publish",
+    params(("user" = String, Path, description = "The user's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    request_body = MessageRequest,
+    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn to_user(
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+    user: &str,
+) -> Outcome {
+    to_channel(caller, headers, body, &user_channel(user)).await
+}
+
+/// Publishes for all sessions with a role.
+#[utoipa::path(post, path = "/api/roles/{role}/messages", tag = "publish",
+    params(("role" = String, Path, description = "The role"),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    request_body = MessageRequest,
+    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn to_role(
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+    role: &str,
+) -> Outcome {
+    to_channel(caller, headers, body, &role_channel(role)).await
+}
+
+/// Publishes for all sessions with a permission.
+#[utoipa::path(post, path = "/api/permissions/{permission}/messages", tag = "publish",
+    params(("permission" = String, Path, description = "The permission"),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    request_body = MessageRequest,
+    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn to_permission(
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+    permission: &str,
+) -> Outcome {
+    to_channel(caller, headers, body, &permission_channel(permission)).await
+}
+
+/// Publishes for all sessions of a tenant.
+#[utoipa::path(post, path = "/api/tenants/{tenant}/messages", tag = "publish",
+    params(("tenant" = String, Path, description = "The tenant"),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    request_body = MessageRequest,
+    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn to_tenant(
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+    tenant: &str,
+) -> Outcome {
+    to_channel(caller, headers, body, &tenant_channel(tenant)).await
+}
+
+/// Publishes for the subscribers of a room of the assist dialect.
+#[utoipa::path(post, path = "/api/rooms/{room}/messages", tag = "publish",
+    params(("room" = String, Path, description = "The room"),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    request_body = MessageRequest,
+    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+pub(super) async fn to_room(
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+    room: &str,
+) -> Outcome {
+    to_channel(caller, headers, body, &format!("{ROOM}{room}")).await
+}
+
+/// Publishes on a channel, in the tenant that the request names.
+async fn to_channel(caller: &Caller, headers: &HeaderMap, body: &[u8], channel: &str) -> Outcome {
+    let access = authorize(caller, headers, ApiScope::Publish)?;
+    let request: MessageRequest<'_> = body::parse(body)?;
+    let scope = access.scope(request.tenant.as_deref(), request.all_tenants)?;
+    let publication = Publication::new(channel, request.kind(), request.data());
+    published(caller, &publication.in_scope(scope)).await
+}
+
+/// Publishes, and answers when that is done.
+pub(super) async fn published(caller: &Caller, publication: &Publication<'_>) -> Outcome {
+    put(caller, publication)
+        .await
+        .map_err(|error| failed(&error))?;
+    await_stored(caller).await?;
+    Ok(json(&Published {
+        status: "published",
+    }))
+}
+
+/// Carries out publications, and answers when that is done. When the ring stays full, those that are
+/// left are not tried.
+async fn publish_all(
+    caller: &Caller,
+    publications: impl Iterator<Item = Result<Publication<'_>, Rejected>>,
+) -> Outcome {
+    let mut all = PublishedAll {
+        published: 0,
+        errors: Vec::new(),
+    };
+    let mut is_over = None;
+    for (index, publication) in publications.enumerate() {
+        let result = match (&is_over, publication) {
+            (Some(error), _) => Err(String::clone(error)),
+            (None, Err(rejected)) => Err(rejected.reason.into_owned()),
+            (None, Ok(publication)) => match put(caller, &publication).await {
+                Err(error @ (PublishError::RingFull | PublishError::Stopped)) => {
+                    if index == 0 {
+                        return Err(failed(&error));
+                    }
+                    Err(is_over.insert(error.to_string()).clone())
+                }
+                result => result.map_err(|error| error.to_string()),
+            },
+        };
+        match result {
+            Ok(()) => all.published += 1,
+            Err(error) => all.errors.push(PublicationFailure { index, error }),
+        }
+    }
+    await_stored(caller).await?;
+    Ok(json(&all))
+}
+
+/// Publishes, and waits for room in the ring.
+pub(super) async fn put(
+    caller: &Caller,
+    publication: &Publication<'_>,
+) -> Result<(), PublishError> {
+    let context = &caller.context;
+    // Relaxed: a concurrent request may still see the old value.
+    if context.is_draining.load(Ordering::Relaxed) {
+        return Err(PublishError::Stopped);
+    }
+    let began_ms = context.clock.now().monotonic_ms;
+    loop {
+        let now = context.clock.now();
+        match context.publisher.publish(publication, now) {
+            Err(PublishError::RingFull) if now.monotonic_ms < began_ms + API_ROOM_TIMEOUT_MS => {
+                next_turn().await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Returns in the next turn of the event loop.
+async fn next_turn() {
+    let mut is_next = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut is_next, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Where publications are acknowledged only when they are stored: waits for that.
+pub(super) async fn await_stored(caller: &Caller) -> Result<(), Rejected> {
+    let publisher = &caller.context.publisher;
+    if !publisher.acknowledges_stored() {
+        return Ok(());
+    }
+    let (sender, stored) = oneshot::channel();
+    let marked = publisher.mark_stored(Box::new(move |stored| {
+        // Fails when the client is gone.
+        let _ = sender.send(stored.is_ok());
+    }));
+    if marked.is_ok() && stored.await == Ok(true) {
+        return Ok(());
+    }
+    let reason = "published, but not stored";
+    Err(Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, reason))
+}
+
+/// The answer to a publication that was not accepted.
+pub(super) fn failed(error: &PublishError) -> Rejected {
+    let status = match error {
+        PublishError::RingFull | PublishError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        PublishError::Name | PublishError::Tenant | PublishError::Data(_) => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+    };
+    Rejected {
+        status,
+        reason: error.to_string().into(),
+    }
+}
