@@ -58,6 +58,7 @@ part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom
     cargo test -p fanwire-ring --test loom --release
 part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
+part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
 echo
 echo "tests/run.sh: $parts parts passed"

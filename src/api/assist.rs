@@ -1,7 +1,7 @@
 //! The notifications of the assist server over HTTP: jobs, documents and alerts.
 
 use super::access::authorize;
-use super::answer::{Failure, Outcome};
+use super::answer::Outcome;
 use super::caller::Caller;
 use super::{body, publish};
 use crate::base::DialectId;
@@ -50,7 +50,7 @@ pub(super) struct AlertRequest {
     message: String,
     /// Any JSON.
     #[serde(default)]
-    #[schema(value_type = serde_json::Value)]
+    #[schema(value_type = Option<serde_json::Value>)]
     details: Value,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct AlertRequest {
 #[utoipa::path(post, path = "/api/jobs/{id}", tag = "assist",
     params(("id" = String, Path, description = "The job")),
     request_body = JobRequest,
-    responses((status = 200, body = publish::Published), (status = 422, body = Failure)))]
+    responses((status = 200, body = publish::Published)))]
 pub(super) async fn job(caller: &Caller, headers: &HeaderMap, body: &[u8], id: &str) -> Outcome {
     authorize(caller, headers, ApiScope::Publish)?;
     let request: JobRequest = body::parse(body)?;
@@ -75,7 +75,7 @@ pub(super) async fn job(caller: &Caller, headers: &HeaderMap, body: &[u8], id: &
 #[utoipa::path(post, path = "/api/documents/{id}", tag = "assist",
     params(("id" = String, Path, description = "The document")),
     request_body = DocumentRequest,
-    responses((status = 200, body = publish::Published), (status = 422, body = Failure)))]
+    responses((status = 200, body = publish::Published)))]
 pub(super) async fn document(
     caller: &Caller,
     headers: &HeaderMap,
@@ -104,7 +104,7 @@ pub(super) async fn document(
 /// Sends an alert to all clients of the assist dialect.
 #[utoipa::path(post, path = "/api/alerts", tag = "assist",
     request_body = AlertRequest,
-    responses((status = 200, body = publish::Published), (status = 422, body = Failure)))]
+    responses((status = 200, body = publish::Published)))]
 pub(super) async fn alert(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
     authorize(caller, headers, ApiScope::Publish)?;
     let request: AlertRequest = body::parse(body)?;

@@ -1,7 +1,7 @@
 //! Channels over HTTP: who has subscribed, who is there, and what was published.
 
 use super::access::authorize;
-use super::answer::{Failure, Outcome, Rejected, json};
+use super::answer::{Outcome, Rejected, json};
 use super::body;
 use super::caller::Caller;
 use super::connections::full_name;
@@ -136,7 +136,7 @@ pub(super) struct Deleted {
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
         ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000),
     ),
-    responses((status = 200, body = Channels), (status = 422, body = Failure)))]
+    responses((status = 200, body = Channels)))]
 pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&str>) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Read)?;
     let [prefix, tenant, after, limit] =
@@ -199,7 +199,7 @@ fn summary(full_name: &str, subscribers: usize) -> ChannelSummary {
 #[utoipa::path(get, path = "/api/channels/{name}", tag = "channels",
     params(("name" = String, Path, description = "The channel"),
         ("tenant" = Option<String>, Query, description = "The tenant whose channel it is")),
-    responses((status = 200, body = ChannelDetails), (status = 422, body = Failure)))]
+    responses((status = 200, body = ChannelDetails)))]
 pub(super) async fn show(
     caller: &Caller,
     headers: &HeaderMap,
@@ -248,7 +248,7 @@ pub(super) async fn show(
         ("tenant" = Option<String>, Query, description = "The tenant whose channel it is"),
         ("after" = Option<String>, Query, description = "The last user of the page before"),
         ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000)),
-    responses((status = 200, body = Presence), (status = 404, body = Failure), (status = 422, body = Failure)))]
+    responses((status = 200, body = Presence)))]
 pub(super) fn presence(
     caller: &Caller,
     headers: &HeaderMap,
@@ -290,7 +290,7 @@ pub(super) fn presence(
         ("tenant" = Option<String>, Query, description = "The tenant whose channel it is"),
         ("after" = Option<String>, Query, description = "A position"),
         ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000)),
-    responses((status = 200, body = History), (status = 404, body = Failure), (status = 422, body = Failure)))]
+    responses((status = 200, body = History)))]
 pub(super) fn history(
     caller: &Caller,
     headers: &HeaderMap,
@@ -338,7 +338,7 @@ pub(super) fn history(
 #[utoipa::path(delete, path = "/api/channels/{name}/history", tag = "channels",
     params(("name" = String, Path, description = "The channel"),
         ("tenant" = Option<String>, Query, description = "The tenant whose channel it is")),
-    responses((status = 200, body = Deleted), (status = 404, body = Failure), (status = 422, body = Failure)))]
+    responses((status = 200, body = Deleted)))]
 pub(super) fn delete_history(
     caller: &Caller,
     headers: &HeaderMap,
@@ -366,7 +366,7 @@ pub(super) fn delete_history(
 #[utoipa::path(delete, path = "/admin/users/{user}/history", tag = "channels",
     params(("user" = String, Path, description = "The user's id"),
         ("tenant" = Option<String>, Query, description = "The user's tenant")),
-    responses((status = 200, body = Deleted), (status = 422, body = Failure)))]
+    responses((status = 200, body = Deleted)))]
 pub(super) fn delete_user_history(
     caller: &Caller,
     headers: &HeaderMap,

@@ -1,7 +1,7 @@
 //! Sessions over HTTP: who is there, and changes to them.
 
 use super::access::{Access, authorize};
-use super::answer::{Failure, Outcome, Rejected, json};
+use super::answer::{Outcome, Rejected, json};
 use super::body;
 use super::caller::Caller;
 use super::info::ConnectionInfo;
@@ -51,7 +51,11 @@ pub(super) struct Done {
 #[serde(deny_unknown_fields)]
 pub(super) struct SubscriptionRequest {
     /// Its name, as the clients of the session's tenant know it.
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(
+        min_length = 1,
+        max_length = 256,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     channel: String,
 }
 
@@ -66,7 +70,7 @@ pub(super) struct SubscriptionRequest {
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
         ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000),
     ),
-    responses((status = 200, body = Connections), (status = 422, body = Failure)))]
+    responses((status = 200, body = Connections)))]
 pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&str>) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Read)?;
     let names = [
@@ -145,7 +149,7 @@ pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&st
 /// Shows a session.
 #[utoipa::path(get, path = "/admin/connections/{id}", tag = "connections",
     params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
-    responses((status = 200, body = ConnectionInfo), (status = 404, body = Failure)))]
+    responses((status = 200, body = ConnectionInfo)))]
 pub(super) async fn show(caller: &Caller, headers: &HeaderMap, id: &str) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Read)?;
     let info = on_session(caller, access, id, |shard, id, now| {
@@ -158,7 +162,7 @@ pub(super) async fn show(caller: &Caller, headers: &HeaderMap, id: &str) -> Outc
 /// Closes a session (1000).
 #[utoipa::path(delete, path = "/admin/connections/{id}", tag = "connections",
     params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
-    responses((status = 200, body = Done), (status = 404, body = Failure)))]
+    responses((status = 200, body = Done)))]
 pub(super) async fn disconnect(caller: &Caller, headers: &HeaderMap, id: &str) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Admin)?;
     let call = |shard: &mut Shard, id, now| shard.disconnect(id, now);
@@ -203,7 +207,7 @@ pub(super) async fn disconnect_user(
 #[utoipa::path(post, path = "/api/connections/{id}/messages", tag = "publish",
     params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
     request_body = MessageRequest,
-    responses((status = 200, body = Done), (status = 404, body = Failure), (status = 422, body = Failure)))]
+    responses((status = 200, body = Done)))]
 pub(super) async fn send(caller: &Caller, headers: &HeaderMap, body: &[u8], id: &str) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Publish)?;
     let request: MessageRequest<'_> = body::parse(body)?;
@@ -219,7 +223,7 @@ pub(super) async fn send(caller: &Caller, headers: &HeaderMap, body: &[u8], id: 
 #[utoipa::path(post, path = "/admin/connections/{id}/subscriptions", tag = "connections",
     params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect")),
     request_body = SubscriptionRequest,
-    responses((status = 200, body = Done), (status = 404, body = Failure), (status = 422, body = Failure)))]
+    responses((status = 200, body = Done)))]
 pub(super) async fn subscribe(
     caller: &Caller,
     headers: &HeaderMap,
@@ -246,7 +250,7 @@ pub(super) async fn subscribe(
 #[utoipa::path(delete, path = "/admin/connections/{id}/subscriptions/{channel}", tag = "connections",
     params(("id" = String, Path, description = "The session's id, or its connection id of the monitoring dialect"),
         ("channel" = String, Path, description = "The channel")),
-    responses((status = 200, body = Done), (status = 404, body = Failure)))]
+    responses((status = 200, body = Done)))]
 pub(super) async fn unsubscribe(
     caller: &Caller,
     headers: &HeaderMap,

@@ -1,11 +1,12 @@
 //! The API described by itself: OpenAPI, and a page for people.
 
-use super::answer::{Answer, respond};
+use super::answer::{Answer, Failure, respond};
 use super::{assist, channels, connections, notify, publish, status};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use std::sync::LazyLock;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Content, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 /// Allows what the page itself has, and calls of the API.
@@ -29,7 +30,8 @@ static OPENAPI: LazyLock<String> =
         status::health, status::live, status::metrics, status::prometheus, status::status,
     ),
     security(("key" = []), ("bearer" = [])),
-    modifiers(&Keys),
+    components(schemas(Failure)),
+    modifiers(&Keys, &Errors),
 )]
 struct Description;
 
@@ -43,6 +45,25 @@ impl Modify for Keys {
         components.add_security_scheme("key", SecurityScheme::ApiKey(key));
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    }
+}
+
+/// What all requests may be answered with.
+struct Errors;
+
+impl Modify for Errors {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for path in openapi.paths.paths.values_mut() {
+            let operations = [&mut path.get, &mut path.post, &mut path.delete];
+            for operation in operations.into_iter().flatten() {
+                let content = Content::new(Some(Ref::from_schema_name("Failure")));
+                let response = ResponseBuilder::new()
+                    .description("Rejected, and why")
+                    .content("application/json", content);
+                let responses = &mut operation.responses.responses;
+                responses.insert("default".into(), response.build().into());
+            }
+        }
     }
 }
 

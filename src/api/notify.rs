@@ -1,7 +1,7 @@
 //! `POST /notify`: a notification to all clients of a dialect, or of all.
 
 use super::access::authorize_notify;
-use super::answer::{Failure, Outcome, Rejected, json};
+use super::answer::{Outcome, Rejected, json};
 use super::caller::Caller;
 use super::{body, publish};
 use crate::base::DialectId;
@@ -25,18 +25,29 @@ pub(super) struct NotifyRequest<'a> {
     message: Cow<'a, str>,
     /// The type of the message: 1 to 128 bytes.
     #[serde(borrow, rename = "type")]
-    #[schema(default = "notification", min_length = 1, max_length = 128)]
+    #[schema(
+        default = "notification",
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     kind: Option<Cow<'a, str>>,
     /// Any JSON.
     #[serde(borrow)]
-    #[schema(value_type = serde_json::Value)]
+    #[schema(value_type = Option<serde_json::Value>)]
     data: Option<&'a RawValue>,
     /// Whose clients receive it: the name of a dialect, or `all`. By default those of the listener's
     /// dialect; all, if it has none of its own.
     #[serde(borrow)]
+    #[schema(pattern = r"^(all|gateway|monitoring|analytics|assist|notifications)$")]
     dialect: Option<Cow<'a, str>>,
     /// The tenant whose sessions receive it; without one, the sessions without a tenant.
     #[serde(borrow)]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^:\x00-\x1f\x7f-\x9f]*$"
+    )]
     tenant: Option<Cow<'a, str>>,
     /// All sessions of whatever tenant.
     #[serde(default)]
@@ -60,7 +71,7 @@ pub(super) struct Notified<'a> {
 /// Sends a notification to all clients.
 #[utoipa::path(post, path = "/notify", tag = "publish",
     request_body = NotifyRequest,
-    responses((status = 200, body = Notified), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = Notified)))]
 pub(super) async fn notify(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
     let access = authorize_notify(caller, headers)?;
     let request: NotifyRequest<'_> = body::parse(body)?;

@@ -1,7 +1,7 @@
 //! Publishing over HTTP.
 
 use super::access::{Access, authorize};
-use super::answer::{Failure, Outcome, Rejected, json};
+use super::answer::{Outcome, Rejected, json};
 use super::body;
 use super::caller::Caller;
 use crate::base::channel_names::{
@@ -31,18 +31,32 @@ const NO_DATA: &str = "null";
 pub(super) struct PublishRequest<'a> {
     /// The channel: 1 to 256 bytes without control characters.
     #[serde(borrow)]
-    #[schema(min_length = 1, max_length = 256)]
+    #[schema(
+        min_length = 1,
+        max_length = 256,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     channel: Cow<'a, str>,
     /// The type of the message: 1 to 128 bytes.
     #[serde(borrow, rename = "type")]
-    #[schema(default = "message", min_length = 1, max_length = 128)]
+    #[schema(
+        default = "message",
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     kind: Option<Cow<'a, str>>,
     /// Any JSON.
     #[serde(borrow)]
-    #[schema(value_type = serde_json::Value)]
+    #[schema(value_type = Option<serde_json::Value>)]
     data: Option<&'a RawValue>,
     /// The tenant whose channel it is.
     #[serde(borrow)]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^:\x00-\x1f\x7f-\x9f]*$"
+    )]
     tenant: Option<Cow<'a, str>>,
     /// All sessions of whatever tenant; only for channels of the server, such as `all` or `user:ann`.
     #[serde(default)]
@@ -58,6 +72,7 @@ pub(super) struct PublishRequest<'a> {
     permission: Option<Cow<'a, str>>,
     /// All subscribers but this session, such as the one on whose behalf it is published.
     #[serde(borrow)]
+    #[schema(pattern = r"^[0-9a-f]{16}$")]
     exclude_session: Option<Cow<'a, str>>,
 }
 
@@ -71,14 +86,24 @@ pub(super) struct BroadcastRequest<'a> {
     channels: Vec<Cow<'a, str>>,
     /// The type of the message: 1 to 128 bytes.
     #[serde(borrow, rename = "type")]
-    #[schema(default = "message", min_length = 1, max_length = 128)]
+    #[schema(
+        default = "message",
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     kind: Option<Cow<'a, str>>,
     /// Any JSON.
     #[serde(borrow)]
-    #[schema(value_type = serde_json::Value)]
+    #[schema(value_type = Option<serde_json::Value>)]
     data: Option<&'a RawValue>,
     /// The tenant whose channels they are.
     #[serde(borrow)]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^:\x00-\x1f\x7f-\x9f]*$"
+    )]
     tenant: Option<Cow<'a, str>>,
     /// All sessions of whatever tenant; only for channels of the server.
     #[serde(default)]
@@ -101,14 +126,24 @@ pub(super) struct BatchRequest<'a> {
 pub(super) struct MessageRequest<'a> {
     /// The type of the message: 1 to 128 bytes.
     #[serde(borrow, rename = "type")]
-    #[schema(default = "message", min_length = 1, max_length = 128)]
+    #[schema(
+        default = "message",
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub(super) kind: Option<Cow<'a, str>>,
     /// Any JSON.
     #[serde(borrow)]
-    #[schema(value_type = serde_json::Value)]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub(super) data: Option<&'a RawValue>,
     /// The tenant in which they are.
     #[serde(borrow)]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^:\x00-\x1f\x7f-\x9f]*$"
+    )]
     tenant: Option<Cow<'a, str>>,
     /// All sessions of whatever tenant.
     #[serde(default)]
@@ -128,11 +163,11 @@ pub(super) struct Published {
 pub(super) struct PublishedAll {
     /// How many were published.
     published: usize,
-    /// Those that were not.
+    /// Those that were not, because the ring stayed full.
     errors: Vec<PublicationFailure>,
 }
 
-/// A publication that was rejected.
+/// A publication that was not carried out.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PublicationFailure {
     /// Which one, from 0.
@@ -185,9 +220,9 @@ impl PublishRequest<'_> {
 
 /// Publishes on a channel.
 #[utoipa::path(post, path = "/api/publish", tag = "publish",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeated within ten minutes, the request is answered like the first one and not carried out again")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeated within ten minutes, the request is answered like the first one and not carried out again", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = PublishRequest,
-    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = Published)))]
 pub(super) async fn publish(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Publish)?;
     let request: PublishRequest<'_> = body::parse(body)?;
@@ -197,9 +232,9 @@ pub(super) async fn publish(caller: &Caller, headers: &HeaderMap, body: &[u8]) -
 
 /// Publishes on several channels.
 #[utoipa::path(post, path = "/api/broadcast", tag = "publish",
-    params(("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = BroadcastRequest,
-    responses((status = 200, body = PublishedAll), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = PublishedAll)))]
 pub(super) async fn broadcast(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Publish)?;
     let request: BroadcastRequest<'_> = body::parse(body)?;
@@ -217,9 +252,9 @@ pub(super) async fn broadcast(caller: &Caller, headers: &HeaderMap, body: &[u8])
 
 /// Carries out several publications.
 #[utoipa::path(post, path = "/api/batch", tag = "publish",
-    params(("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = BatchRequest,
-    responses((status = 200, body = PublishedAll), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = PublishedAll)))]
 pub(super) async fn batch(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Publish)?;
     let request: BatchRequest<'_> = body::parse(body)?;
@@ -240,9 +275,9 @@ fn check_count(count: usize) -> Result<(), Rejected> {
 /// Publishes for all sessions of a user.
 #[utoipa::path(post, path = "/api/users/{user}/messages", tag = "publish",
     params(("user" = String, Path, description = "The user's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = MessageRequest,
-    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = Published)))]
 pub(super) async fn to_user(
     caller: &Caller,
     headers: &HeaderMap,
@@ -255,9 +290,9 @@ pub(super) async fn to_user(
 /// Publishes for all sessions with a role.
 #[utoipa::path(post, path = "/api/roles/{role}/messages", tag = "publish",
     params(("role" = String, Path, description = "The role"),
-        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = MessageRequest,
-    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = Published)))]
 pub(super) async fn to_role(
     caller: &Caller,
     headers: &HeaderMap,
@@ -270,9 +305,9 @@ pub(super) async fn to_role(
 /// Publishes for all sessions with a permission.
 #[utoipa::path(post, path = "/api/permissions/{permission}/messages", tag = "publish",
     params(("permission" = String, Path, description = "The permission"),
-        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = MessageRequest,
-    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = Published)))]
 pub(super) async fn to_permission(
     caller: &Caller,
     headers: &HeaderMap,
@@ -285,9 +320,9 @@ pub(super) async fn to_permission(
 /// Publishes for all sessions of a tenant.
 #[utoipa::path(post, path = "/api/tenants/{tenant}/messages", tag = "publish",
     params(("tenant" = String, Path, description = "The tenant"),
-        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = MessageRequest,
-    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = Published)))]
 pub(super) async fn to_tenant(
     caller: &Caller,
     headers: &HeaderMap,
@@ -300,9 +335,9 @@ pub(super) async fn to_tenant(
 /// Publishes for the subscribers of a room of the assist dialect.
 #[utoipa::path(post, path = "/api/rooms/{room}/messages", tag = "publish",
     params(("room" = String, Path, description = "The room"),
-        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish")),
+        ("Idempotency-Key" = Option<String>, Header, description = "As for /api/publish", min_length = 1, max_length = 255, pattern = r"^[\x21-\x7e]+$")),
     request_body = MessageRequest,
-    responses((status = 200, body = Published), (status = 422, body = Failure), (status = 503, body = Failure)))]
+    responses((status = 200, body = Published)))]
 pub(super) async fn to_room(
     caller: &Caller,
     headers: &HeaderMap,
@@ -332,34 +367,40 @@ pub(super) async fn published(caller: &Caller, publication: &Publication<'_>) ->
     }))
 }
 
-/// Carries out publications, and answers when that is done. When the ring stays full, those that are
-/// left are not tried.
+/// Carries out publications if all of them are valid, and answers when that is done. When the ring
+/// stays full, those that are left are not tried.
 async fn publish_all(
     caller: &Caller,
     publications: impl Iterator<Item = Result<Publication<'_>, Rejected>>,
 ) -> Outcome {
+    let valid = publications.enumerate().map(|(index, publication)| {
+        let reason = match publication {
+            Ok(publication) if !publication.is_scope_valid() => PublishError::Tenant.to_string(),
+            Ok(publication) if !publication.is_valid() => PublishError::Name.to_string(),
+            Ok(publication) => return Ok(publication),
+            Err(rejected) => rejected.reason.into_owned(),
+        };
+        Err(Rejected::invalid(format!("publication {index}: {reason}")))
+    });
+    let publications = valid.collect::<Result<Vec<_>, _>>()?;
     let mut all = PublishedAll {
         published: 0,
         errors: Vec::new(),
     };
-    let mut is_over = None;
-    for (index, publication) in publications.enumerate() {
-        let result = match (&is_over, publication) {
-            (Some(error), _) => Err(String::clone(error)),
-            (None, Err(rejected)) => Err(rejected.reason.into_owned()),
-            (None, Ok(publication)) => match put(caller, &publication).await {
-                Err(error @ (PublishError::RingFull | PublishError::Stopped)) => {
-                    if index == 0 {
-                        return Err(failed(&error));
-                    }
-                    Err(is_over.insert(error.to_string()).clone())
-                }
-                result => result.map_err(|error| error.to_string()),
-            },
-        };
-        match result {
+    for (index, publication) in publications.iter().enumerate() {
+        match put(caller, publication).await {
             Ok(()) => all.published += 1,
-            Err(error) => all.errors.push(PublicationFailure { index, error }),
+            Err(error) if index == 0 => return Err(failed(&error)),
+            Err(error) => {
+                let error = error.to_string();
+                let left = index..publications.len();
+                let errors = left.map(|index| PublicationFailure {
+                    index,
+                    error: error.clone(),
+                });
+                all.errors.extend(errors);
+                break;
+            }
         }
     }
     await_stored(caller).await?;

@@ -250,13 +250,12 @@ async fn idempotent(
     let Some(key) = headers.get("idempotency-key") else {
         return posted.await;
     };
-    let key = key
-        .to_str()
-        .ok()
-        .filter(|key| (1..=255).contains(&key.len()));
+    let is_visible = |key: &&str| key.bytes().all(|byte| byte.is_ascii_graphic());
+    let key = key.to_str().ok().filter(is_visible);
+    let key = key.filter(|key| (1..=255).contains(&key.len()));
     let key = key.ok_or(Rejected::new(
         StatusCode::UNPROCESSABLE_ENTITY,
-        "an idempotency key has 1 to 255 characters",
+        "an idempotency key has 1 to 255 visible characters of ASCII",
     ))?;
     // Callers with different keys of the API have keys of their own here.
     let who = [&headers.get("x-api-key"), &headers.get("authorization")];

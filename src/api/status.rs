@@ -11,7 +11,7 @@ use serde_json::json;
 
 /// The health of the server and its components; 503 when a shard has failed, and while the server
 /// drains.
-#[utoipa::path(get, path = "/health", tag = "status",
+#[utoipa::path(get, path = "/health", tag = "status", security(()),
     responses((status = 200, body = serde_json::Value), (status = 503, body = serde_json::Value)))]
 pub(super) fn health(context: &ApiContext) -> Answer {
     let status = match context.is_serving() {
@@ -23,7 +23,7 @@ pub(super) fn health(context: &ApiContext) -> Answer {
 }
 
 /// That the process answers, also while it drains.
-#[utoipa::path(get, path = "/health/live", tag = "status",
+#[utoipa::path(get, path = "/health/live", tag = "status", security(()),
     responses((status = 200, body = serde_json::Value)))]
 pub(super) fn live() -> Answer {
     json(&json!({"status": "alive"}))
@@ -31,7 +31,7 @@ pub(super) fn live() -> Answer {
 
 /// The most important numbers as JSON, or all metrics in the Prometheus text format if that is
 /// accepted.
-#[utoipa::path(get, path = "/metrics", tag = "status",
+#[utoipa::path(get, path = "/metrics", tag = "status", security(()),
     responses((status = 200, description = "JSON or text", content((serde_json::Value = "application/json"), (String = "text/plain")))))]
 pub(super) fn metrics(caller: &Caller, headers: &HeaderMap) -> Answer {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
@@ -47,7 +47,7 @@ pub(super) fn metrics(caller: &Caller, headers: &HeaderMap) -> Answer {
 }
 
 /// All metrics in the Prometheus text format 0.0.4, or in OpenMetrics 1.0 if that is accepted.
-#[utoipa::path(get, path = "/metrics/prometheus", tag = "status",
+#[utoipa::path(get, path = "/metrics/prometheus", tag = "status", security(()),
     responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) fn prometheus(context: &ApiContext, headers: &HeaderMap) -> Answer {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
@@ -63,7 +63,7 @@ pub(super) fn prometheus(context: &ApiContext, headers: &HeaderMap) -> Answer {
 }
 
 /// Version, health and the most important numbers.
-#[utoipa::path(get, path = "/status", tag = "status",
+#[utoipa::path(get, path = "/status", tag = "status", security(()),
     responses((status = 200, body = serde_json::Value)))]
 pub(super) fn status(context: &ApiContext) -> Answer {
     let health = context.health();
