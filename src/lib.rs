@@ -103,10 +103,21 @@ pub fn settings() -> &'static [SettingInfo] {
     config::all_settings()
 }
 
+/// A configuration file with every setting, its meaning and its default, all commented out.
+///
+/// ```
+/// assert!(fanwire::sample_settings().contains("\n# shards = \"auto\"\n"));
+/// ```
+#[must_use]
+pub fn sample_settings() -> String {
+    config::sample()
+}
+
 /// A JSON Web Token (HS256) that a server with the same secret accepts, valid from now on.
 ///
 /// # Errors
-/// When the secret is empty, with which anyone could sign tokens, or the token cannot be encoded.
+/// When the secret is empty, with which anyone could sign tokens, when the user is empty or `ttl` is less than
+/// a second, or the token cannot be encoded.
 ///
 /// ```
 /// use fanwire::{TokenGrant, issue_token};
@@ -121,6 +132,12 @@ pub fn settings() -> &'static [SettingInfo] {
 pub fn issue_token(grant: &TokenGrant, secret: &str, ttl: Duration) -> Result<String, String> {
     if secret.is_empty() {
         return Err("JWT secret is empty".into());
+    }
+    if grant.user.is_empty() {
+        return Err("the user is empty".into());
+    }
+    if ttl.as_secs() == 0 {
+        return Err("the token would be valid for less than a second".into());
     }
     let now = base::now::Clock::start().now();
     let token = auth::issue(grant, secret.as_bytes(), ttl.as_secs(), now);

@@ -1,11 +1,14 @@
 //! The command line of fanwire.
 
+mod command_line;
+
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use command_line::{Connections, Disconnect, Publish, Stats, Subscribe, Top};
 use fanwire::{
     AccessAction, AccessQuestion, BindError, Builder, Configured, DialectId, Server, SignalWatch,
-    StartError, StopOutcome, TokenGrant, issue_token, settings, store,
+    StartError, StopOutcome, TokenGrant, settings, store,
 };
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -40,15 +43,51 @@ enum Command {
     /// Run the server.
     Serve(SettingFlags),
     /// Print every setting in force and its source.
-    Config(SettingFlags),
+    Config(Config),
     /// Print whether a client may do something on a channel, and which rule decides it. Exit code 0
     /// = allowed, 1 = denied.
     Explain(Explain),
-    /// Print a token that the server accepts (HS256, signed with the same secret).
+    /// Print a token that the server with these settings accepts (HS256, signed with its secret, which is
+    /// read from wherever `serve` reads it).
     Token(Token),
     /// Read a durable store and change nothing, also while a server writes it.
     #[command(subcommand)]
     Store(StoreCommand),
+    Stats(Stats),
+    Top(Top),
+    Connections(Connections),
+    Disconnect(Disconnect),
+    Publish(Publish),
+    Subscribe(Subscribe),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// The directory, such as /usr/local/share/man/man1.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Config {
+    #[command(subcommand)]
+    command: Option<ConfigCommand>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print a configuration file with every setting, its meaning and its default, all commented out.
+    Init,
 }
 
 #[derive(Subcommand)]
@@ -166,14 +205,8 @@ struct Token {
     /// How long the token is valid: 90s, 15m, 1h, 7d.
     #[arg(long, default_value = "1h")]
     ttl: humantime::Duration,
-    /// The server's secret.
-    #[arg(
-        long,
-        env = "FANWIRE_JWT_SECRET",
-        value_name = "SECRET",
-        hide_env_values = true
-    )]
-    jwt_secret: String,
+    #[command(flatten)]
+    settings: SettingFlags,
 }
 
 #[derive(Args)]
@@ -211,11 +244,26 @@ fn dialect(name: &str) -> Result<DialectId, String> {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(flags) => serve(flags),
-        Command::Config(flags) => config(flags),
+        Command::Config(arguments) => config(&arguments),
         Command::Explain(arguments) => explain(arguments),
         Command::Token(arguments) => token(arguments),
         Command::Store(StoreCommand::Verify { directory }) => verify_store(&directory),
         Command::Store(StoreCommand::Dump { directory }) => dump_store(&directory),
+        Command::Stats(arguments) => command_line::run(arguments.run()),
+        Command::Top(arguments) => command_line::run(arguments.run()),
+        Command::Connections(arguments) => command_line::run(arguments.run()),
+        Command::Disconnect(arguments) => command_line::run(arguments.run()),
+        Command::Publish(arguments) => command_line::run(arguments.run()),
+        Command::Subscribe(arguments) => command_line::run(arguments.run()),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fanwire", &mut text);
+            print_result(&String::from_utf8_lossy(&text))
+        }
+        Command::Man { directory } => match clap_mangen::generate_to(Cli::command(), directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error),
+        },
     }
 }
 
@@ -242,9 +290,22 @@ fn explain(arguments: Explain) -> ExitCode {
     }
 }
 
-fn config(flags: SettingFlags) -> ExitCode {
-    match flags.configure() {
-        Ok(configured) => print_result(&configured.report().to_string()),
+fn config(arguments: &Config) -> ExitCode {
+    if let Some(ConfigCommand::Init) = arguments.command {
+        return print_result(&fanwire::sample_settings());
+    }
+    match arguments.settings.configure() {
+        Ok(configured) => {
+            // Those that `serve` logs.
+            for warning in configured.warnings() {
+                let _ = writeln!(io::stderr(), "fanwire: warning: {warning}");
+            }
+            let report = configured.report();
+            print_result(&match arguments.json {
+                true => report.to_json() + "\n",
+                false => report.to_string(),
+            })
+        }
         Err(error) => fail(exit_code(&error), &error),
     }
 }
@@ -331,7 +392,11 @@ fn token(arguments: Token) -> ExitCode {
     grant.roles = arguments.roles;
     grant.permissions = arguments.permissions;
     grant.attributes = arguments.attributes.into_iter().collect();
-    match issue_token(&grant, &arguments.jwt_secret, arguments.ttl.into()) {
+    let configured = match arguments.settings.configure() {
+        Ok(configured) => configured,
+        Err(error) => return fail(exit_code(&error), &error),
+    };
+    match configured.issue_token(&grant, arguments.ttl.into()) {
         Ok(token) => print_result(&format!("{token}\n")),
         Err(error) => fail(EXIT_USAGE, &error),
     }

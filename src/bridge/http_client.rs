@@ -17,14 +17,14 @@ const IDLE_CONNECTIONS_MAX: usize = 16;
 
 /// A client for HTTP and HTTPS; certificates are checked against those that the host trusts.
 #[derive(Clone, Debug)]
-pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl HttpClient {
     /// A client without connections.
     ///
     /// # Errors
     /// When the host has no certificates to trust.
-    pub(super) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         // Fails when the embedding program has chosen a library already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut connector = HttpConnector::new();
@@ -46,7 +46,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// What failed, as text; also when the body is longer than `body_bytes_max`.
-    pub(super) async fn send(
+    pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
         body_bytes_max: usize,

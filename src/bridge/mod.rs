@@ -12,6 +12,7 @@ mod jwks;
 mod slots;
 
 pub use auth_callback::{AuthCallback, CallbackConfig};
+pub use http_client::HttpClient;
 pub use jwks::JwksConfig;
 
 use crate::shard::{Answer, Question, QuestionKey, QuestionKind};

@@ -11,6 +11,15 @@ use super::tokens::TokenSettings;
 use crate::base::DialectId;
 use std::sync::LazyLock;
 
+/// Variables of commands, which are no settings.
+const OF_COMMANDS: [&str; 5] = [
+    "FANWIRE_ADMIN_URL",
+    "FANWIRE_API_KEY",
+    "FANWIRE_EXPLAIN_TOKEN",
+    "FANWIRE_TOKEN",
+    "FANWIRE_URL",
+];
+
 static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
     let mut all = Vec::new();
     group(
@@ -128,7 +137,7 @@ pub(super) fn unknown_variable(name: &str) -> Option<String> {
     let words: Vec<_> = rest.split('_').collect();
     let is_of_a_service = words.contains(&"SERVICE") || words.contains(&"PORT");
     let known = || all().iter().map(|info| info.variable.clone());
-    if is_of_a_service || known().any(|known| known == name) {
+    if is_of_a_service || OF_COMMANDS.contains(&name) || known().any(|known| known == name) {
         return None;
     }
     let suggestion = most_similar(name, known());

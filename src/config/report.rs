@@ -18,7 +18,25 @@ pub struct Report {
 struct Line {
     /// The line that opens the table; empty for settings of the process.
     table: String,
-    text: String,
+    name: String,
+    /// As TOML; `None` = it is not set.
+    value: Option<String>,
+    source: String,
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            name,
+            value,
+            source,
+            ..
+        } = self;
+        match value {
+            Some(value) => write!(formatter, "{name} = {value}  # {source}"),
+            None => write!(formatter, "# {name} is not set  # {source}"),
+        }
+    }
 }
 
 impl std::fmt::Display for Report {
@@ -28,7 +46,7 @@ impl std::fmt::Display for Report {
         let (process, tables): (Vec<_>, Vec<_>) =
             self.lines.iter().partition(|line| line.table.is_empty());
         for line in process {
-            writeln!(formatter, "{}", line.text)?;
+            writeln!(formatter, "{}", line)?;
         }
         let mut names: Vec<&str> = Vec::new();
         for line in &tables {
@@ -39,7 +57,7 @@ impl std::fmt::Display for Report {
         for name in names {
             writeln!(formatter, "\n{}", name.split('#').next().unwrap_or(name))?;
             for line in tables.iter().filter(|line| line.table == name) {
-                writeln!(formatter, "{}", line.text)?;
+                writeln!(formatter, "{}", line)?;
             }
         }
         Ok(())
@@ -47,17 +65,42 @@ impl std::fmt::Display for Report {
 }
 
 impl Report {
+    /// All settings as a JSON array of objects `{"table", "name", "value", "source"}`; the value of a
+    /// setting that is not set is null.
+    ///
+    /// ```
+    /// let configured = fanwire::Server::builder().dev().configure()?;
+    /// let settings: serde_json::Value = serde_json::from_str(&configured.report().to_json()).unwrap();
+    /// assert_eq!(settings[0]["name"], "profile");
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let lines = self.lines.iter().map(|line| {
+            let value = line.value.as_ref().and_then(|value| {
+                let table: toml::Table = toml::from_str(&format!("v = {value}")).ok()?;
+                serde_json::to_value(&table["v"]).ok()
+            });
+            let table = line.table.split('#').next().unwrap_or_default();
+            serde_json::json!({
+                "table": table.trim_matches(['[', ']']),
+                "name": line.name,
+                "value": value,
+                "source": line.source,
+            })
+        });
+        serde_json::Value::Array(lines.collect()).to_string()
+    }
+
     /// Adds a setting of the table that the line `table` opens.
     pub(super) fn add(&mut self, table: &str, name: &str, value: Option<String>, source: &str) {
         // A source contains the name of a file or variable, which may have control characters.
         let source = source.replace(char::is_control, " ");
-        let text = match value {
-            Some(value) => format!("{name} = {value}  # {source}"),
-            None => format!("# {name} is not set  # {source}"),
-        };
         self.lines.push(Line {
             table: table.to_owned(),
-            text,
+            name: name.to_owned(),
+            value,
+            source,
         });
     }
 

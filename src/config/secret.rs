@@ -36,6 +36,12 @@ impl Secret {
         is_blank || PLACEHOLDERS.contains(&&*text.to_ascii_lowercase())
     }
 
+    /// Whether it can be guessed.
+    #[must_use]
+    pub fn is_weak(&self) -> bool {
+        self.is_placeholder() || self.is_short()
+    }
+
     /// Whether it is what reports print in place of a secret.
     pub(super) fn is_mask(&self) -> bool {
         self.0 == MASK

@@ -3,7 +3,7 @@
 use super::boot::{ProgramHooks, start};
 use super::error::StartError;
 use super::handle::Server;
-use crate::auth::Identity;
+use crate::auth::{Grant, Identity, TokenAlgorithm};
 use crate::base::DialectId;
 use crate::config::{
     Inputs, Listener, Notice, Report, Secret, SettingValue, Settings, SettingsError, ShardCount,
@@ -14,6 +14,7 @@ use crate::shard::{AsyncSession, BoxFuture, Denied, Message, OwnedMessage, Sessi
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A server that is not running yet.
 ///
@@ -433,6 +434,65 @@ impl Configured {
     #[must_use]
     pub fn report(&self) -> &Report {
         &self.settings.report
+    }
+
+    /// What in the settings is likely to be a mistake, as the log says it.
+    ///
+    /// ```
+    /// let configured = fanwire::Server::builder().dev().configure()?;
+    /// assert_eq!(configured.warnings().count(), 0);
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        let notices = self.settings.notices.iter();
+        notices.filter_map(|notice| match notice {
+            Notice::Warning(text) => Some(&**text),
+            Notice::Info(_) => None,
+        })
+    }
+
+    /// A token (HS256) that a server with these settings accepts, with an issuer and an audience if it
+    /// wants them.
+    ///
+    /// # Errors
+    /// As [`issue_token`](crate::issue_token); also when no secret is set, it can be guessed, or the settings do not
+    /// accept such tokens.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let builder = fanwire::Server::builder().jwt_secret("a secret of 32 bytes or more, which nobody knows");
+    /// let grant = fanwire::TokenGrant::new("ann");
+    /// let token = builder.configure()?.issue_token(&grant, Duration::from_secs(60));
+    /// assert!(token.is_ok());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    pub fn issue_token(&self, grant: &Grant, ttl: Duration) -> Result<String, String> {
+        let tokens = &self.settings.tokens;
+        let algorithms = &tokens.jwt_algorithms;
+        if !algorithms.is_empty() && !algorithms.contains(&TokenAlgorithm::Hs256) {
+            return Err("`jwt_algorithms` does not have HS256".into());
+        }
+        let secret = tokens.jwt_secret.as_ref();
+        let secret = secret.ok_or("`jwt_secret` is not set; see `fanwire serve --help`")?;
+        if secret.is_weak() {
+            return Err(
+                "the JWT secret can be guessed: it is shorter than 32 bytes, or from an example"
+                    .into(),
+            );
+        }
+        let mut grant = grant.clone();
+        let first = |values: &[String]| values.first().cloned();
+        let claims = [
+            ("iss", first(&tokens.jwt_issuers)),
+            ("aud", first(&tokens.jwt_audiences)),
+        ];
+        for (claim, value) in claims {
+            if let Some(value) = value {
+                grant.attributes.entry(claim.into()).or_insert(value);
+            }
+        }
+        crate::issue_token(&grant, &secret.0, ttl)
     }
 
     /// Writes the logs of the process as the settings specify, until the guard is dropped, and
