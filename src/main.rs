@@ -326,12 +326,13 @@ fn serve(flags: SettingFlags) -> ExitCode {
         Ok(guard) => guard,
         Err(error) => return fail(exit_code(&error), &error),
     };
+    let has_banner = configured.logs_for_people();
     let server = match configured.start() {
         Ok(server) => server,
         Err(error) => return fail(exit_code(&error), &error),
     };
     // The server runs whether anybody reads this or not.
-    if let Err(error) = print(&banner(&server)) {
+    if has_banner && let Err(error) = print(&banner(&server)) {
         tracing::warn!(%error, "cannot write to standard output");
     }
     match signals.run(&server) {

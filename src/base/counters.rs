@@ -224,6 +224,28 @@ label! {
     }
 }
 
+label! {
+    /// A kind of events of clients that are logged.
+    LogEvent {
+        /// A connection was upgraded.
+        Connected = "connected",
+        /// A session has another identity.
+        Authenticated = "authenticated",
+        /// A token was rejected.
+        AuthenticationFailed = "authentication_failed",
+        /// A client subscribed or unsubscribed.
+        Subscription = "subscription",
+        /// A message was rejected.
+        MessageRejected = "message_rejected",
+        /// A connection did not become a session.
+        ConnectionRejected = "connection_rejected",
+        /// A limit was reached.
+        Limit = "limit",
+        /// An upgraded connection was closed.
+        Closed = "closed",
+    }
+}
+
 metrics! {
     /// All metrics of one shard. A metric is one entry here: `observe::metrics` exports it under
     /// the name `fanwire_NAME`, counters with `_total`, and `docs/METRICS.md` lists it.
@@ -283,6 +305,9 @@ metrics! {
         message_errors: CounterSet<MessageError>, label = "error";
         /// Tokens rejected.
         token_errors: CounterSet<TokenError>, label = "error";
+        /// Events of clients that were not logged, because there were more of their kind than
+        /// log_client_events_per_second.
+        log_lines_suppressed: CounterSet<LogEvent>, label = "event";
         /// Records read from the ring.
         ring_records: Counter;
         /// Records of the ring that could not be read.

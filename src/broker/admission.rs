@@ -79,7 +79,7 @@ impl Broker {
         {
             return emit(rejection(reason));
         }
-        let proof = self.proof_of(&policy, &connect, now);
+        let proof = self.proof_of(&policy, &connect, now, emit);
         let auth_pending = policy.auth_required || proof.is_some();
         if !auth_pending && session.tenant() != session.named_tenant.as_deref() {
             self.limits().release(&mut session, now);
@@ -127,6 +127,7 @@ impl Broker {
         policy: &DialectPolicy,
         connect: &Connect<'a>,
         now: Now,
+        emit: &mut Emit<'_>,
     ) -> Option<Proof<'a>> {
         let of_client = connect.token.map(Proof::Token);
         let Some(token) = connect.authorization else {
@@ -142,6 +143,7 @@ impl Broker {
             Ok(identity) => Some(Proof::Identity(identity)),
             Err(error) => {
                 self.counters.token_errors.of(error).add(1);
+                emit(Effect::TokenRejected(error));
                 of_client
             }
         }
@@ -241,6 +243,7 @@ impl Broker {
         emit: &mut Emit<'_>,
     ) {
         self.counters.token_errors.of(error).add(1);
+        emit(Effect::TokenRejected(error));
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -347,8 +350,10 @@ impl Broker {
         if let Some(session) = self.sessions.get(id)
             && let Some(identity) = session.identity.as_deref()
         {
+            let session = &view(self.session_id(id), session, &self.channels, now);
+            emit(Effect::Identified { session, identity });
             emit(Effect::Reply(Event::Authenticated {
-                session: &view(self.session_id(id), session, &self.channels, now),
+                session,
                 identity,
                 now,
             }));

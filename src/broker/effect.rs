@@ -1,9 +1,10 @@
 //! The effects of a step.
 
 use super::command::{HistoryRequest, Publication, TokenSource};
-use super::event::{Event, Presence};
+use super::event::{Event, Presence, SessionView};
 use super::known_tokens::Attempt;
-use crate::base::counters::CloseReason;
+use crate::auth::Identity;
+use crate::base::counters::{CloseReason, TokenError};
 use crate::ws::CloseCode;
 
 /// One effect of a step, for the session of the step.
@@ -14,6 +15,15 @@ pub enum Effect<'a> {
     /// The session counts against the limits of its dialect from now on: it has authenticated, or
     /// need not.
     Admitted,
+    /// The session has this identity from now on.
+    Identified {
+        /// The session.
+        session: &'a SessionView<'a>,
+        /// Its identity.
+        identity: &'a Identity,
+    },
+    /// A token of the session was rejected.
+    TokenRejected(TokenError),
     /// Publish to all shards.
     Publish(Publication<'a>),
     /// Send `Event::History` to the client.

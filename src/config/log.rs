@@ -37,6 +37,10 @@ settings! {
     pub struct LogSettings {
         /// Lowest level that is logged; the variable `RUST_LOG` overrides it.
         log_level: LogLevel = LogLevel::Info, flag = Some("LEVEL");
+        /// Levels of parts of the server that differ from `log_level`, as `part=level`.
+        log_levels: Vec<String> = Vec::new(),
+            rule = Some((|levels| levels.iter().all(|level| is_part_level(level)),
+                "each a part of the server and its level, as in \"fanwire::session=debug\""));
         /// Form of a line.
         log_format: LogFormat = LogFormat::Text, flag = Some("FORMAT");
         /// File that the log is written to; without it, standard error.
@@ -48,5 +52,43 @@ settings! {
             rule = Some((|size| size.0 >= 1_000, "1 kB or more"));
         /// Age at which rotated files are deleted.
         log_retention: Duration = Duration::from_hours(24 * 30);
+        /// Whether events of clients are logged.
+        log_client_events: bool = true;
+        /// Lines per second about clients, of each kind and shard, ten times as many at once; 0 = any
+        /// number.
+        log_client_events_per_second: u32 = 100;
     }
+}
+
+impl LogSettings {
+    /// Which lines about clients are written.
+    #[must_use]
+    pub const fn client_log(&self) -> ClientLogPolicy {
+        ClientLogPolicy {
+            is_on: self.log_client_events,
+            per_second_max: self.log_client_events_per_second,
+        }
+    }
+}
+
+/// Which lines about clients are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLogPolicy {
+    /// Whether any are.
+    pub is_on: bool,
+    /// Lines per second, of each kind and shard; 0 = any number.
+    pub per_second_max: u32,
+}
+
+/// Whether a text is a part of the server, as a path of Rust, and a level or `off`.
+fn is_part_level(text: &str) -> bool {
+    let Some((part, level)) = text.split_once('=') else {
+        return false;
+    };
+    let is_part = !part.is_empty()
+        && part
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':');
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    is_part && levels.contains(&level)
 }

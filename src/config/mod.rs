@@ -54,7 +54,7 @@ pub use history::HistorySetting;
 pub use http::{ApiKey, ApiScope, HttpPart, HttpParts, HttpSettings};
 pub use inputs::Inputs;
 pub use listener::{Listener, Route, Routes};
-pub use log::{LogFormat, LogLevel, LogSettings};
+pub use log::{ClientLogPolicy, LogFormat, LogLevel, LogSettings};
 pub use origin::OriginPattern;
 pub use policy::Policy;
 pub use presence::PresenceSetting;

@@ -3,6 +3,7 @@
 use super::access::DefaultAccess;
 use super::dialect_policy::DialectPolicy;
 use super::listener::Routes;
+use super::log::{ClientLogPolicy, LogSettings};
 use super::origin::OriginPattern;
 use super::process::RejectionMode;
 use super::proxies::{AddressRange, ForwardedHeader, PeerRole, ProxyProtocol};
@@ -57,6 +58,8 @@ pub struct Policy {
     pub capacity_rejection: RejectionMode,
     /// The routes of each listener, by its index.
     pub routes: Vec<Routes>,
+    /// Which lines about clients are logged.
+    pub client_log: ClientLogPolicy,
 }
 
 impl Policy {
@@ -150,6 +153,7 @@ impl Default for Policy {
             origin_rejection: RejectionMode::Close,
             capacity_rejection: RejectionMode::Close,
             routes: vec![Routes::ByPath],
+            client_log: LogSettings::default().client_log(),
         }
     }
 }

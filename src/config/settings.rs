@@ -88,6 +88,7 @@ impl Settings {
             default_access: process.default_access,
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
+            client_log: self.log.client_log(),
         }
     }
 }

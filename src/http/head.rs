@@ -1,6 +1,7 @@
 //! Parses the parts of a request head that an upgrade needs. The HTTP API parses other requests
 //! again.
 
+use super::correlation::Correlation;
 use super::forwarded::ForwardedForm;
 use super::target::authority;
 use crate::base::limits::{HEAD_BYTES_MAX, HEAD_HEADERS_MAX, TARGET_BYTES_MAX};
@@ -30,6 +31,7 @@ pub struct Head<'a> {
     subprotocols: Vec<&'a str>,
     /// The lines of the header in which proxies name the client, if it is to be read.
     forwarded: Vec<&'a str>,
+    correlation: Correlation<'a>,
     key: Option<&'a str>,
     version: Option<&'a str>,
     is_http_1_1: bool,
@@ -157,6 +159,8 @@ impl<'a> Head<'a> {
                 let rest = valid_end(bytes).split_once(',');
                 self.forwarded.extend(rest.map(|(_, rest)| trimmed(rest)));
             }
+        } else {
+            self.correlation.note(name, value);
         }
     }
 
@@ -177,6 +181,13 @@ impl<'a> Head<'a> {
     /// The lines of the header in which proxies name the client, in their order.
     pub fn forwarded(&self) -> impl DoubleEndedIterator<Item = &'a str> {
         self.forwarded.iter().copied()
+    }
+
+    /// By which other programs know the request: the first there is of `X-Request-Id`,
+    /// `X-Correlation-Id` and the trace id of `traceparent`, if it is well-formed and short.
+    #[must_use]
+    pub fn correlation_id(&self) -> Option<&'a str> {
+        self.correlation.id()
     }
 
     /// Whether the request asks for WebSocket; all others go to the HTTP API.

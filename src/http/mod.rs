@@ -1,6 +1,7 @@
 //! What comes before a session: the PROXY protocol, and the request head, parsed with httparse, checked for an upgrade, and answered when it is
 //! rejected.
 
+mod correlation;
 pub mod forwarded;
 pub mod head;
 pub mod proxy_protocol;

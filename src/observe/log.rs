@@ -6,8 +6,8 @@ use crate::base::now::Clock;
 use crate::config::{LogFormat, LogLevel, LogSettings};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
@@ -23,6 +23,51 @@ const LINES_MAX: usize = 16_384;
 /// Requests to reopen the log files of this process.
 static REOPEN_REQUESTS: ReopenRequests = ReopenRequests::new();
 
+/// What the logs of this process have lost.
+static LOSSES: Mutex<Losses> = Mutex::new(Losses {
+    dropped: Vec::new(),
+    lost: Vec::new(),
+});
+
+/// The counts of lost lines, of each log.
+#[derive(Debug)]
+struct Losses {
+    dropped: Vec<ErrorCounter>,
+    lost: Vec<Arc<AtomicU64>>,
+}
+
+impl Losses {
+    fn counts(&self) -> LostLines {
+        let dropped: usize = self.dropped.iter().map(ErrorCounter::dropped_lines).sum();
+        // Relaxed: no other data depends on the counts.
+        let lost = self.lost.iter().map(|lines| lines.load(Ordering::Relaxed));
+        LostLines {
+            queue_full: dropped as u64,
+            write_failed: lost.sum(),
+        }
+    }
+}
+
+/// Lines that no log has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LostLines {
+    /// Because the writer was too slow.
+    pub queue_full: u64,
+    /// Because they could not be written.
+    pub write_failed: u64,
+}
+
+/// The lines that the logs of this process have lost so far.
+#[must_use]
+pub fn lost_lines() -> LostLines {
+    losses().counts()
+}
+
+fn losses() -> MutexGuard<'static, Losses> {
+    // The lists are whole after every operation.
+    LOSSES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Writes the lines that still wait when it is dropped.
 ///
 /// ```no_run
@@ -34,26 +79,23 @@ static REOPEN_REQUESTS: ReopenRequests = ReopenRequests::new();
 #[must_use]
 pub struct LogGuard {
     threads: Vec<WorkerGuard>,
-    dropped: Vec<ErrorCounter>,
-    /// Of each file.
-    lost: Vec<Arc<AtomicU64>>,
 }
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
         self.threads.clear();
-        let dropped: usize = self.dropped.iter().map(ErrorCounter::dropped_lines).sum();
-        if dropped > 0 {
+        let LostLines {
+            queue_full,
+            write_failed,
+        } = lost_lines();
+        if queue_full > 0 {
             let cause = "log lines were dropped: the writer was too slow";
-            let _ = writeln!(io::stderr(), "fanwire: {dropped} {cause}");
+            let _ = writeln!(io::stderr(), "fanwire: {queue_full} {cause}");
         }
-        // Relaxed: the writing threads have ended.
-        let lost = self.lost.iter().map(|lines| lines.load(Ordering::Relaxed));
-        let lost: u64 = lost.sum();
-        if lost > 0 {
+        if write_failed > 0 {
             let _ = writeln!(
                 io::stderr(),
-                "fanwire: {lost} log lines could not be written"
+                "fanwire: {write_failed} log lines could not be written"
             );
         }
     }
@@ -78,12 +120,11 @@ pub fn start(settings: &LogSettings, reads_environment: bool) -> Result<LogGuard
         filter.from_env_lossy()
     } else {
         // glommio reports as an error that the store's files cannot be polled, which is wanted.
-        filter.parse_lossy(format!("{level},glommio::reactor=off"))
+        let of_parts = settings.log_levels.join(",");
+        filter.parse_lossy(format!("{level},glommio::reactor=off,{of_parts}"))
     };
     let mut guard = LogGuard {
         threads: Vec::new(),
-        dropped: Vec::new(),
-        lost: Vec::new(),
     };
     let lines = match &settings.log_file {
         Some(path) => {
@@ -112,7 +153,8 @@ pub fn start(settings: &LogSettings, reads_environment: bool) -> Result<LogGuard
         .with(lines)
         .with(errors);
     // A second start in one process, as in tests, keeps the first logger.
-    if subscriber.try_init().is_ok() && settings.log_file.is_some() {
+    let has_file = settings.log_file.is_some() || settings.log_error_file.is_some();
+    if subscriber.try_init().is_ok() && has_file {
         log_panics();
     }
     Ok(guard)
@@ -134,7 +176,7 @@ impl LogGuard {
             .thread_name(name)
             .finish(writer);
         self.threads.push(thread);
-        self.dropped.push(lines.error_counter());
+        losses().dropped.push(lines.error_counter());
         lines
     }
 
@@ -146,7 +188,7 @@ impl LogGuard {
         };
         let file = LogFile::open(config, Clock::start(), &REOPEN_REQUESTS)
             .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
-        self.lost.push(file.lost_lines());
+        losses().lost.push(file.lost_lines());
         Ok(file)
     }
 }
@@ -155,9 +197,7 @@ fn layer<S>(format: LogFormat, ansi: bool, lines: NonBlocking) -> Box<dyn Layer<
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
-    let layer = tracing_subscriber::fmt::layer()
-        .with_target(false)
-        .with_writer(lines);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     match format {
         LogFormat::Text => layer.with_ansi(ansi).boxed(),
         LogFormat::Json => layer.json().with_ansi(false).boxed(),

@@ -1,5 +1,6 @@
 //! The metrics of all shards and of the process, in the Prometheus text format.
 
+use super::log::lost_lines;
 use crate::base::label::Label;
 use crate::base::metric::{MetricDeclaration, MetricKind};
 use crate::base::{DialectId, HistoryRemoval, ProcessState, ShardCounters};
@@ -284,6 +285,19 @@ const PROCESS_METRICS: &[ProcessMetric] = &[
         MetricKind::Gauge,
         None,
         |process| process.of_store(|stats| stats.queue_bytes),
+    ),
+    (
+        "log_lines_lost",
+        "Lines that no log has",
+        MetricKind::Counter,
+        Some("reason"),
+        |_| {
+            let lost = lost_lines();
+            vec![
+                ("queue_full", lost.queue_full),
+                ("write_failed", lost.write_failed),
+            ]
+        },
     ),
     (
         "presence_channels",

@@ -287,6 +287,23 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         clock,
     });
     let watchdog = Mutex::new(Some(watchdog.map_err(other)?));
+    for (listener, (address, setting)) in addresses.iter().zip(&settings.listeners).enumerate() {
+        let dialects = DialectId::ALL.into_iter();
+        let dialects = dialects.filter(|dialect| setting.routes.serve(*dialect));
+        let dialects: Vec<_> = dialects.map(DialectId::name).collect();
+        tracing::info!(
+            target: "fanwire::server",
+            version = env!("CARGO_PKG_VERSION"),
+            listener,
+            %address,
+            dialects = dialects.join(","),
+            shards = cores.len(),
+            "listening"
+        );
+    }
+    if let Some(address) = admin_address {
+        tracing::info!(target: "fanwire::server", %address, "listening for operators");
+    }
     Ok(Running {
         addresses,
         admin_address,

@@ -6,7 +6,8 @@ use super::handle::Server;
 use crate::auth::{Grant, Identity, TokenAlgorithm};
 use crate::base::DialectId;
 use crate::config::{
-    Inputs, Listener, Notice, Report, Secret, SettingValue, Settings, SettingsError, ShardCount,
+    Inputs, Listener, LogFormat, Notice, Report, Secret, SettingValue, Settings, SettingsError,
+    ShardCount,
 };
 use crate::dialect;
 use crate::observe::log::{self, LogGuard};
@@ -519,6 +520,21 @@ impl Configured {
             }
         }
         Ok(guard)
+    }
+
+    /// Whether the log is text on standard error, or the server is in development mode: somebody may
+    /// read what a program prints when the server has started. Otherwise all of it is in the log.
+    ///
+    /// ```
+    /// let configured = fanwire::Server::builder().dev().configure()?;
+    /// assert!(configured.logs_for_people());
+    /// # Ok::<(), fanwire::StartError>(())
+    /// ```
+    #[must_use]
+    pub fn logs_for_people(&self) -> bool {
+        let log = &self.settings.log;
+        let is_text = log.log_format == LogFormat::Text && log.log_file.is_none();
+        is_text || self.settings.process.dev
     }
 
     /// Starts the server and returns when all shards accept connections. In development mode

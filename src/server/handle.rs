@@ -629,7 +629,7 @@ impl Server {
     }
 
     /// Runs until SIGTERM or SIGINT, then drains as the settings specify; a second signal ends the
-    /// drain at once. SIGHUP reopens the log files. For signals that arrive during the start, see
+    /// drain at once. SIGHUP and SIGUSR1 reopen the log files. For signals that arrive during the start, see
     /// [`SignalWatch::begin`].
     ///
     /// # Errors
@@ -654,6 +654,7 @@ impl Server {
             return outcome.clone();
         }
         let ended = outcome.insert(end());
+        tracing::info!(target: "fanwire::server", outcome = ?ended, "stopped");
         self.running.context().publisher.stop();
         self.running.close_store(ended);
         ended.clone()

@@ -39,8 +39,7 @@ pub(super) fn run_until_signal(
     select! {
         recv(signals) -> signal => {
             let signal = signal.unwrap_or_default();
-            let ProcessSettings { drain_grace_period, drain_close_timeout, .. } = settings;
-            tracing::info!(signal, ?drain_grace_period, ?drain_close_timeout, "draining");
+            tracing::info!(target: "fanwire::server", signal, "a signal ends the server");
         }
         recv(running.reports()) -> report => return StopOutcome::Failed(describe(report)),
     }
@@ -62,6 +61,14 @@ pub(super) fn drain(
     timeout: Duration,
     force: &Receiver<i32>,
 ) -> StopOutcome {
+    let sessions = running.context().process_state.sessions_total();
+    tracing::info!(
+        target: "fanwire::server",
+        sessions,
+        drain_grace_period = ?wait,
+        drain_close_timeout = ?timeout,
+        "draining"
+    );
     if let Some(ended) = wait_for_sessions(running, wait, force) {
         return ended;
     }

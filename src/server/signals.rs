@@ -4,7 +4,7 @@ use super::handle::Server;
 use super::run::StopOutcome;
 use crate::observe::log;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use std::io;
@@ -34,8 +34,8 @@ pub struct SignalWatch {
 }
 
 impl SignalWatch {
-    /// Handles SIGTERM, SIGINT and SIGHUP from now on, until the process ends. SIGHUP reopens the
-    /// log files. SIGTERM and SIGINT are for [`SignalWatch::run`]; if it is not called within a
+    /// Handles SIGTERM, SIGINT, SIGHUP and SIGUSR1 from now on, until the process ends. SIGHUP and
+    /// SIGUSR1 reopen the log files. SIGTERM and SIGINT are for [`SignalWatch::run`]; if it is not called within a
     /// second after one of them, or a second one arrives meanwhile, they end the process as they
     /// would without this watch.
     ///
@@ -52,7 +52,7 @@ impl SignalWatch {
     pub fn begin() -> io::Result<Self> {
         let (signal_sender, signals) = unbounded();
         let is_awaited = Arc::new(AtomicBool::new(false));
-        let watched = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let watched = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
         let is_awaited_there = Arc::clone(&is_awaited);
         std::thread::Builder::new()
             .name("signals".into())
@@ -84,7 +84,7 @@ fn watch(mut watched: Signals, signals: &Sender<i32>, is_awaited: &AtomicBool) {
     loop {
         let arrived: Vec<_> = watched.wait().collect();
         for signal in arrived {
-            if signal == SIGHUP {
+            if reopens_logs(signal) {
                 log::reopen();
                 continue;
             }
@@ -97,6 +97,11 @@ fn watch(mut watched: Signals, signals: &Sender<i32>, is_awaited: &AtomicBool) {
     }
 }
 
+/// Programs that rotate log files send one or the other.
+fn reopens_logs(signal: i32) -> bool {
+    signal == SIGHUP || signal == SIGUSR1
+}
+
 /// Waits until somebody awaits signals; false when the wait is too long or another signal ends it.
 fn becomes_awaited(watched: &mut Signals, is_awaited: &AtomicBool) -> bool {
     for _ in 0..START_STEPS {
@@ -105,7 +110,7 @@ fn becomes_awaited(watched: &mut Signals, is_awaited: &AtomicBool) -> bool {
         }
         std::thread::sleep(STEP);
         for signal in watched.pending() {
-            if signal != SIGHUP {
+            if !reopens_logs(signal) {
                 return false;
             }
             log::reopen();

@@ -1,8 +1,9 @@
 //! One connection of a shard.
 
+use super::client_log::Closed;
 use super::connection_table::Query;
 use super::input::WaitingInput;
-use super::send_queue::{QueueLimits, SendQueue};
+use super::send_queue::{FrameCount, QueueLimits, SendQueue};
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::label::Label;
 use crate::base::{ConnectionId, DialectId, Now};
@@ -88,6 +89,8 @@ pub(super) const NOT_STUCK: u32 = u32::MAX;
 /// bytes.
 const ASKED: u32 = u32::MAX - 1;
 const STUCK_TICK_MS: u64 = 100;
+/// The wheel has no timer of the connection.
+pub(super) const NO_TIMER: u32 = u32::MAX;
 
 /// A connection. Keep it small: a shard has tens of thousands of them.
 #[derive(Debug)]
@@ -112,10 +115,14 @@ pub(super) struct Connection {
     /// Since when the socket has taken no byte and the peer acknowledged none, monotonic tenths of a
     /// second; [`NOT_STUCK`] if it takes them, [`ASKED`] while the kernel is asked.
     pub(super) stuck_since_ticks: u32,
-    /// When its timer expires, monotonic milliseconds.
-    pub(super) timer_ms: u64,
-    /// Time of its earliest timer in the wheel; other timers in the wheel are stale.
-    pub(super) wheel_ms: u64,
+    /// When its timer expires, monotonic ticks of the wheel.
+    pub(super) timer_ticks: u32,
+    /// Time of its earliest timer in the wheel, which has no other that counts; [`NO_TIMER`] if it has
+    /// none.
+    pub(super) wheel_ticks: u32,
+    /// Messages of the client, and messages to it that its socket has taken; both modulo 2^32.
+    pub(super) received_count: u32,
+    pub(super) sent_count: u32,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 136);
@@ -180,6 +187,16 @@ impl CloseRequest {
         }
     }
 
+    /// The code for the log; RFC 6455 7.1.5: 1005 stands for a close frame without one, and 1006 for
+    /// none.
+    pub(super) fn logged_code(self) -> u16 {
+        match self.code {
+            _ if !self.flush => close::ABNORMAL,
+            Some(code) => code.value(),
+            None => close::NO_CODE,
+        }
+    }
+
     /// The close frame; its reason text is the label of the counter, so that a client's log and
     /// the server's metrics say the same.
     pub(super) fn frame(self) -> Vec<u8> {
@@ -214,8 +231,10 @@ impl Connection {
             acknowledged_bytes: 0,
             pinged_at_bytes: 0,
             stuck_since_ticks: NOT_STUCK,
-            timer_ms: 0,
-            wheel_ms: u64::MAX,
+            timer_ticks: 0,
+            wheel_ticks: NO_TIMER,
+            received_count: 0,
+            sent_count: 0,
         }
     }
 
@@ -270,6 +289,24 @@ impl Connection {
     /// Whether the answer is due: the socket has taken nothing since.
     pub(super) fn is_progress_asked(&self) -> bool {
         self.stuck_since_ticks == ASKED
+    }
+
+    /// Counts messages that are sent to the client.
+    pub(super) fn count_sent(&mut self, count: FrameCount) {
+        #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
+        let count = count.0 as u32;
+        self.sent_count = self.sent_count.wrapping_add(count);
+    }
+
+    /// For the log: that it is closed now.
+    pub(super) fn closed(&self, code: u16, reason: CloseReason) -> Closed {
+        Closed {
+            code,
+            reason,
+            received_count: self.received_count,
+            sent_count: self.sent_count,
+            waiting_bytes: self.send_queue.bytes(),
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -1,17 +1,18 @@
 //! The connections of a shard and their transitions; the rules are in the broker.
 
 use super::ConnectionAction;
-use super::connection::{CloseRequest, CloseWait, Connection, NOT_STUCK, Phase};
+use super::client_log::{ClientLog, Closed};
+use super::connection::{CloseRequest, CloseWait, Connection, NO_TIMER, NOT_STUCK, Phase};
 use super::input::{InputQueue, WaitsFor};
 use super::ready_queue::ReadyQueue;
-use super::send_queue::QueueLimits;
+use super::send_queue::{FrameCount, QueueLimits};
 use super::timer_wheel::{Timer, TimerWheel};
 use super::unauthenticated::{Excess, UnauthenticatedPool};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
     CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, RECOVERY_BYTES_WAITING,
     REPLY_BYTES_WAITING, REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS,
-    WAITING_BYTES_WHEN_SHORT,
+    WAITING_BYTES_WHEN_SHORT, WHEEL_TICK_MS,
 };
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull,
@@ -21,7 +22,7 @@ use crate::broker::Event;
 use crate::config::{PeerRole, Policy};
 use crate::dialect;
 use crate::http::rejection;
-use crate::ws::{CloseCode, Decoder, Opcode, frame};
+use crate::ws::{CloseCode, Decoder, Opcode, close, frame};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(super) struct ConnectionTable {
     /// When fewer slots are free, the oldest of them goes.
     free_slots_min: usize,
     /// Sessions that have ended and whose end the broker has not processed yet.
-    ended: Vec<(ConnectionId, Unsent)>,
+    ended: Vec<Ended>,
     /// Connections whose sockets are closed and whose slots are still in use.
     leaving_count: usize,
     text: Vec<u8>,
@@ -59,6 +60,15 @@ pub(super) struct ConnectionTable {
     resumed: Vec<ConnectionId>,
     /// Connections that have just left the pool of those before authentication.
     pub(super) admitted: Vec<ConnectionId>,
+    pub(super) log: ClientLog,
+}
+
+/// A session that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) id: ConnectionId,
+    pub(super) unsent: Unsent,
+    pub(super) closed: Closed,
 }
 
 /// For channels with a history, the offset of the first publication that was not sent.
@@ -80,6 +90,7 @@ impl ConnectionTable {
         connections_max: u32,
         policy: &Policy,
         unauthenticated: UnauthenticatedPool,
+        log: ClientLog,
         counters: Arc<ShardCounters>,
         now: Now,
     ) -> Self {
@@ -107,6 +118,35 @@ impl ConnectionTable {
             admitted: Vec::new(),
             suspended: HashSet::new(),
             resumed: Vec::new(),
+            log,
+        }
+    }
+
+    /// Counts a connection that does not become a session.
+    pub(super) fn count_rejected(
+        &mut self,
+        id: Option<ConnectionId>,
+        client: Option<SocketAddr>,
+        reason: RejectReason,
+        now: Now,
+    ) {
+        self.counters.connections_rejected.of(reason).add(1);
+        self.log.connection_rejected(id, client, reason, now);
+    }
+
+    /// Counts a message of a client.
+    pub(super) fn count_received(&mut self, id: ConnectionId) {
+        self.counters.messages_received.add(1);
+        if let Some(connection) = self.slab.get_mut(id) {
+            connection.received_count = connection.received_count.wrapping_add(1);
+        }
+    }
+
+    /// The address of a client whose request is read, as far as it is known.
+    fn client_of(&self, id: ConnectionId) -> Option<SocketAddr> {
+        match &self.slab.get(id)?.phase {
+            Phase::Head(pending_request) => Some(pending_request.client),
+            _ => None,
         }
     }
 
@@ -129,11 +169,7 @@ impl ConnectionTable {
                 self.count_connections();
                 self.set_timer(id, now.monotonic_ms + HEAD_TIMEOUT_MS);
             }
-            Err(SlabFull) => self
-                .counters
-                .connections_rejected
-                .of(RejectReason::TableFull)
-                .add(1),
+            Err(SlabFull) => self.count_rejected(None, Some(peer), RejectReason::TableFull, now),
         }
         if (self.unauthenticated.is_over() || self.slab.free_count() < self.free_slots_min)
             && let Some(oldest) = self.unauthenticated.oldest(accepted.ok())
@@ -166,8 +202,8 @@ impl ConnectionTable {
                 return self.end(id, close, now);
             }
             Phase::Head(_) | Phase::Http(_) => {
-                let rejected = &self.counters.connections_rejected;
-                rejected.of(excess.reject_reason()).add(1);
+                let client = self.client_of(id);
+                self.count_rejected(Some(id), client, excess.reject_reason(), now);
             }
             // Counted when its close began.
             _ => {}
@@ -291,6 +327,7 @@ impl ConnectionTable {
             self.queries.push((id, query));
         }
         if connection.send_queue.push(run, None, limits).is_ok() {
+            connection.count_sent(FrameCount(1));
             self.ready_queue.join_urgently(connection);
         } else {
             self.end(id, CloseRequest::slow_consumer(), now);
@@ -360,7 +397,12 @@ impl ConnectionTable {
             return;
         }
         self.counters.closes.of(close.reason).add(1);
-        let unsent = connection.send_queue.unsent();
+        let ended = Ended {
+            id,
+            unsent: connection.send_queue.unsent(),
+            closed: connection.closed(close.logged_code(), close.reason),
+        };
+        self.ended.push(ended);
         if !close.flush {
             let given_up = connection.send_queue.give_up();
             let dropped = self.counters.dropped.of(DropReason::SlowConsumer);
@@ -368,7 +410,6 @@ impl ConnectionTable {
             // A close frame would wait behind all that the kernel holds for this peer, for as long as
             // the peer likes.
             connection.phase = Phase::Closed;
-            self.ended.push((id, unsent));
             self.leave_pool(id);
             return self.actions.push(ConnectionAction::Reset(id));
         }
@@ -380,7 +421,6 @@ impl ConnectionTable {
         connection.phase = Phase::Closing(close.close_wait());
         self.ready_queue.join(connection);
         let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
-        self.ended.push((id, unsent));
         // What waits may contain the answer to the close frame.
         self.resume_input(id);
         self.set_timer(id, now.monotonic_ms + timeout_ms);
@@ -388,12 +428,11 @@ impl ConnectionTable {
 
     /// Answers a rejected request, and closes the connection.
     pub(super) fn reject(&mut self, id: ConnectionId, reason: RejectReason, now: Now) {
-        self.counters.connections_rejected.of(reason).add(1);
+        let client = self.client_of(id);
+        self.count_rejected(Some(id), client, reason, now);
         // A client that its proxy has not named counts as the proxy, and not as nobody.
-        if let Some(connection) = self.slab.get(id)
-            && let Phase::Head(pending_request) = &connection.phase
-        {
-            self.count_address(id, pending_request.client, now);
+        if let Some(client) = client {
+            self.count_address(id, client, now);
         }
         let answer = FrameRun::reply(rejection::answer(reason).as_bytes());
         self.queue(id, answer, now);
@@ -441,16 +480,14 @@ impl ConnectionTable {
         }
     }
 
-    pub(super) fn on_eof(&mut self, id: ConnectionId) {
+    pub(super) fn on_eof(&mut self, id: ConnectionId, now: Now) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
         match connection.phase {
             Phase::Head(_) => {
-                self.counters
-                    .connections_rejected
-                    .of(RejectReason::Abandoned)
-                    .add(1);
+                let client = self.client_of(id);
+                self.count_rejected(Some(id), client, RejectReason::Abandoned, now);
                 self.abort(id);
             }
             Phase::Open => {
@@ -474,7 +511,12 @@ impl ConnectionTable {
             Phase::Closed | Phase::Leaving => return,
             Phase::Open => {
                 self.counters.closes.of(CloseReason::Peer).add(1);
-                self.ended.push((id, connection.send_queue.unsent()));
+                let ended = Ended {
+                    id,
+                    unsent: connection.send_queue.unsent(),
+                    closed: connection.closed(close::ABNORMAL, CloseReason::Peer),
+                };
+                self.ended.push(ended);
             }
             _ => {}
         }
@@ -562,12 +604,15 @@ impl ConnectionTable {
 
     pub(super) fn set_timer(&mut self, id: ConnectionId, due_ms: u64) {
         if let Some(connection) = self.slab.get_mut(id) {
-            connection.timer_ms = due_ms;
+            // Rounded up as in the wheel; in 13 years at the latest.
+            let due_ticks = due_ms.div_ceil(WHEEL_TICK_MS);
+            let due_ticks = u32::try_from(due_ticks).unwrap_or(NO_TIMER - 1);
+            connection.timer_ticks = due_ticks;
             // An earlier timer expires first, and is then set again. So a deadline that is
             // postponed repeatedly costs one entry in the wheel, not one each time.
-            if due_ms < connection.wheel_ms {
-                connection.wheel_ms = due_ms;
-                self.wheel.set(id, due_ms);
+            if due_ticks < connection.wheel_ticks {
+                connection.wheel_ticks = due_ticks;
+                self.wheel.set(id, u64::from(due_ticks) * WHEEL_TICK_MS);
             }
         }
     }
@@ -581,11 +626,11 @@ impl ConnectionTable {
             let Some(connection) = self.slab.get_mut(id) else {
                 continue;
             };
-            if connection.wheel_ms != due_ms {
+            if u64::from(connection.wheel_ticks) * WHEEL_TICK_MS != due_ms {
                 continue;
             }
-            connection.wheel_ms = u64::MAX;
-            let timer_ms = connection.timer_ms;
+            connection.wheel_ticks = NO_TIMER;
+            let timer_ms = u64::from(connection.timer_ticks) * WHEEL_TICK_MS;
             if timer_ms <= now.monotonic_ms {
                 due.push(id);
             } else {
@@ -613,7 +658,7 @@ impl ConnectionTable {
     }
 
     /// The next session that has ended, and what it was not sent.
-    pub(super) fn next_ended(&mut self) -> Option<(ConnectionId, Unsent)> {
+    pub(super) fn next_ended(&mut self) -> Option<Ended> {
         self.ended.pop()
     }
 
@@ -664,6 +709,7 @@ impl ConnectionTable {
             connection.stuck_since_ticks = NOT_STUCK;
         }
         let delivered = connection.send_queue.sent(bytes);
+        connection.count_sent(delivered);
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
         if !self.suspended.is_empty()

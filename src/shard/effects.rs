@@ -1,12 +1,13 @@
 //! Carries out the broker's effects on the connections and the publication writer.
 
 use super::Shard;
+use super::client_log::ClientLog;
 use super::connection::CloseRequest;
 use super::connection_table::ConnectionTable;
 use super::publication_writer::PublicationWriter;
 use super::stored::is_held_back;
 use crate::base::{ConnectionId, Now, ShardCounters};
-use crate::broker::{Command, Effect, HistoryRequest, Publication};
+use crate::broker::{Command, Effect, Event, HistoryRequest, Publication};
 use crate::dialect;
 
 impl Shard {
@@ -83,7 +84,14 @@ pub(super) fn apply(
     now: Now,
 ) {
     match effect {
-        Effect::Reply(event) => connections.reply(id, &event, now),
+        Effect::Reply(event) => {
+            log_reply(&mut connections.log, id, &event, now);
+            connections.reply(id, &event, now);
+        }
+        Effect::Identified { session, identity } => {
+            connections.log.authenticated(session, identity, now);
+        }
+        Effect::TokenRejected(error) => connections.log.authentication_failed(id, error, now),
         Effect::Admitted => {
             connections.leave_pool(id);
             connections.admitted.push(id);
@@ -101,6 +109,16 @@ pub(super) fn apply(
         Effect::DropMessage => {}
         // Handled in `step`.
         Effect::AskAboutToken { .. } | Effect::ReadHistory(_) => {}
+    }
+}
+
+/// Logs what the client is told, if it is among what is logged.
+fn log_reply(log: &mut ClientLog, id: ConnectionId, event: &Event<'_>, now: Now) {
+    match event {
+        Event::Subscribed(subscription) => log.subscription(id, subscription.channel, true, now),
+        Event::Unsubscribed(subscription) => log.subscription(id, subscription.channel, false, now),
+        Event::Error { rejection } => log.message_rejected(id, *rejection, now),
+        _ => {}
     }
 }
 

@@ -2,6 +2,7 @@
 //! it.
 
 use super::Shard;
+use super::client_log::Connected;
 use super::connection::{CloseRequest, Phase};
 use crate::base::channel_names::is_tenant_id;
 use crate::base::counters::{CloseReason, RejectReason};
@@ -32,6 +33,7 @@ struct Upgrade<'a> {
     answer: String,
     origin: Option<&'a str>,
     authorization: Option<&'a str>,
+    correlation_id: Option<&'a str>,
     token: Option<Cow<'a, str>>,
     /// The tenant, and whether the header names it.
     tenant: Option<(Cow<'a, str>, bool)>,
@@ -214,6 +216,14 @@ impl Shard {
             unreachable!("only a request head is inspected, and it upgrades once");
         };
         connection.dialect = upgrade.dialect;
+        let connected = Connected {
+            client: pending_request.client,
+            dialect: upgrade.dialect,
+            listener: pending_request.listener,
+            tenant: upgrade.tenant.as_ref().map(|(tenant, _)| &**tenant),
+            correlation_id: upgrade.correlation_id,
+        };
+        connections.log.connected(id, &connected, now);
         // The answer goes ahead of pongs for pings in the same packet.
         connections.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A script in a browser sees the reason of a rejection only in a close code.
@@ -311,6 +321,7 @@ fn decide<'a>(
         answer: switching_protocols(key, route.subprotocol.or(bearer)),
         origin: head.origin,
         authorization: head.bearer,
+        correlation_id: head.correlation_id(),
         token: subprotocol_token.or_else(|| target.parameter("token")),
         tenant,
     })

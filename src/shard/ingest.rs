@@ -228,13 +228,13 @@ impl Shard {
     fn handle_frame(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) -> Option<Stop> {
         match incoming {
             Incoming::Text(text) => {
-                self.connections.counters.messages_received.add(1);
+                self.connections.count_received(id);
                 if self.connections.is_open(id) && self.is_within_rate_limit(id, now) {
                     return self.message(id, text, false, now);
                 }
             }
             Incoming::Binary(_) => {
-                self.connections.counters.messages_received.add(1);
+                self.connections.count_received(id);
                 self.end_for(id, ProtocolError::Binary, now);
             }
             // Answered where they are decoded.

@@ -159,7 +159,7 @@ impl Shard {
         let connection = self.connections.slab.get_mut(id);
         match connection.and_then(|connection| connection.input.as_mut()) {
             Some(waiting) => waiting.has_ended = true,
-            None => self.connections.on_eof(id),
+            None => self.connections.on_eof(id, now),
         }
         self.reap_ended(now);
     }
@@ -263,7 +263,7 @@ impl Shard {
                 self.connections.actions.push(resume);
             }
             if waiting.has_ended {
-                self.connections.on_eof(id);
+                self.connections.on_eof(id, now);
             }
             return cost;
         };

@@ -14,6 +14,7 @@
 mod async_session;
 mod batch;
 mod chunks;
+mod client_log;
 mod coalescer;
 mod connection;
 mod connection_table;
@@ -40,10 +41,13 @@ mod timer_wheel;
 mod unauthenticated;
 
 use crate::auth::Verifier;
+use crate::base::counters::RejectReason;
 use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
+use client_log::{ClientLog, SessionEnd};
 use connection_table::ConnectionTable;
+use connection_table::Ended;
 pub use connection_table::Query;
 use fanwire_ring::{Lapped, Reader, Ring};
 use publication_reader::PublicationReader;
@@ -165,6 +169,12 @@ impl Shard {
             parts.connections_max,
             &parts.policy,
             unauthenticated,
+            ClientLog::new(
+                parts.index,
+                parts.policy.client_log,
+                Arc::clone(&parts.counters),
+                now,
+            ),
             parts.counters,
             now,
         );
@@ -224,6 +234,7 @@ impl Shard {
         }
         self.announce_presence(now);
         self.reap_ended(now);
+        self.connections.log.report_suppressed(now);
     }
 
     /// When `expire_timers` has to be called next, monotonic milliseconds.
@@ -232,7 +243,9 @@ impl Shard {
         let announcement_ms = self.broker.next_announcement_ms();
         let announcement_ms = announcement_ms.filter(|_| !self.writer.is_congested());
         let timer_ms = self.connections.next_timer_ms();
-        announcement_ms.into_iter().chain(timer_ms).min()
+        let report_ms = self.connections.log.next_report_ms();
+        let all_ms = announcement_ms.into_iter().chain(timer_ms);
+        all_ms.chain(report_ms).min()
     }
 
     /// Announces who came and went on the channels that are due, unless an earlier announcement may
@@ -435,6 +448,11 @@ impl Shard {
         std::mem::take(&mut self.connections.actions)
     }
 
+    /// A socket was not accepted, or could not be used; it is no connection of the shard.
+    pub fn note_not_accepted(&mut self, peer: Option<SocketAddr>, reason: RejectReason, now: Now) {
+        self.connections.count_rejected(None, peer, reason, now);
+    }
+
     /// The socket of `id` failed.
     pub fn abort(&mut self, id: ConnectionId, now: Now) {
         self.connections.abort(id);
@@ -492,7 +510,10 @@ impl Shard {
 
     /// Disconnects from the broker the sessions that the connection table has begun to close.
     fn reap_ended(&mut self, now: Now) {
-        while let Some((id, unsent)) = self.connections.next_ended() {
+        while let Some(Ended { id, unsent, closed }) = self.connections.next_ended() {
+            let broker = &self.broker;
+            let session = || Some(SessionEnd::of(&broker.view(id, now)?));
+            self.connections.log.closed(id, &closed, session, now);
             self.call_disconnect(id, now);
             self.step(id, Command::Disconnect { unsent: &unsent }, now);
         }

@@ -6,6 +6,11 @@ use crate::base::counters::ProtocolError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseCode(u16);
 
+/// Stands for a close frame without a code (RFC 6455 7.1.5); never on the wire.
+pub const NO_CODE: u16 = 1005;
+/// Stands for an end without a close frame; never on the wire.
+pub const ABNORMAL: u16 = 1006;
+
 impl CloseCode {
     /// The purpose of the connection is fulfilled.
     pub const NORMAL: Self = Self(1000);

@@ -189,6 +189,12 @@ impl Raw {
         self.write(&frame_bytes(0x81, text.as_bytes()));
     }
 
+    /// Ends with a reset, so that no port waits for the rest of the connection.
+    pub(crate) fn reset_when_dropped(&self) {
+        let socket = socket2::SockRef::from(&self.socket);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     pub(crate) fn shut_down_write(&self) {
         self.socket.shutdown(Shutdown::Write).unwrap();
     }

@@ -23,6 +23,7 @@ mod library;
 mod limits;
 mod listeners;
 mod locked_memory;
+mod logs;
 mod neighbours;
 mod notify;
 mod presence;

@@ -335,7 +335,7 @@ fn logs_go_to_files_in_the_form_that_is_set() {
 }
 
 #[test]
-fn sighup_reopens_log_files_and_the_server_goes_on() {
+fn sighup_and_sigusr1_reopen_log_files_and_the_server_goes_on() {
     let directory = Directory::new("reopen");
     let mut command = fanwire();
     command
@@ -343,26 +343,27 @@ fn sighup_reopens_log_files_and_the_server_goes_on() {
         .args(["--shards", "1"])
         .env("FANWIRE_LOG_FILE", "server.log")
         .env("FANWIRE_LOG_ERROR_FILE", "errors.log")
+        .env("RUST_LOG", "warn,fanwire::observe=info")
         .current_dir(&directory.path);
     let mut process = Process::of(command, "token ");
     let mut client = Client::subscribed(process.address, "news");
     let [log, moved] = ["server.log", "server.log.1"].map(|name| directory.path.join(name));
-    for round in 1..=2 {
+    for (round, signal) in [(1, "HUP"), (2, "USR1"), (3, "HUP")] {
         // As logrotate does it: first the file goes, then the server is told.
         std::fs::rename(&log, &moved).unwrap();
-        process.signal("HUP");
+        process.signal(signal);
         await_text(&log, "reopening the log files");
         let before = std::fs::read_to_string(&moved).unwrap();
         client.publish("news", &round.to_string());
         let expected = format!(r#"{{"type":"m","channel":"news","data":{round}}}"#);
         assert_eq!(client.receive(), expected);
         assert_eq!(std::fs::read_to_string(&moved).unwrap(), before);
-        assert_eq!(before.lines().count(), round - 1);
+        assert_eq!(before.lines().count(), usize::from(round > 1));
     }
     drop(client);
     process.signal("TERM");
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
-    await_text(&log, "draining");
+    await_text(&log, "reopening the log files");
 }
 
 /// Waits until a file is there and holds `expected`.

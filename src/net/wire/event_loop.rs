@@ -328,10 +328,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         if result >= 0 {
             self.accepted.push_back((listener, result));
         } else if !self.is_draining {
-            self.counters
-                .connections_rejected
-                .of(RejectReason::Accept)
-                .add(1);
+            self.shard
+                .note_not_accepted(None, RejectReason::Accept, now);
         }
         if !has_more && !self.is_draining {
             // At once after a success; after a failure (no descriptors, no memory) a little later.
@@ -360,10 +358,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         // SAFETY: `take_connections` calls this once for each successful completion.
         let Ok((socket, peer)) = (unsafe { self.kernel.accepted(result) }) else {
             return self
-                .counters
-                .connections_rejected
-                .of(RejectReason::Abandoned)
-                .add(1);
+                .shard
+                .note_not_accepted(None, RejectReason::Abandoned, now);
         };
         if self.is_draining {
             return;
@@ -376,10 +372,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             self.set_option(id, SocketOption::SmallReceiveBuffer);
             self.arm_receive(id);
         } else {
-            self.counters
-                .connections_rejected
-                .of(RejectReason::Accept)
-                .add(1);
+            self.shard
+                .note_not_accepted(Some(peer), RejectReason::Accept, now);
             self.shard.abort(id, now);
         }
     }

@@ -5,8 +5,10 @@ import { once } from "node:events";
 import { createInterface } from "node:readline";
 
 const BINARY = process.env.SERVER_BINARY;
-// Only what the program needs: every other FANWIRE_ variable would be a setting.
+// Only what the program needs: every other FANWIRE_ variable would be a setting. With a log of text it
+// prints on which port it listens.
 const ENVIRONMENT = {
+  FANWIRE_LOG_FORMAT: "text",
   FANWIRE_JWT_SECRET: "a secret of the client tests, longer than thirty-two bytes",
   PATH: process.env.PATH,
   // The tests read metrics at the port of clients; the address of the admin listener belongs to one server.

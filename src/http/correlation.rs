@@ -1,0 +1,97 @@
+//! By which other programs know a request.
+
+/// Longest correlation id, bytes: a trace context has 55, a UUID 36.
+const BYTES_MAX: usize = 64;
+/// Length of the parts of a `traceparent` of version 00: version, trace id, parent id, flags.
+const TRACEPARENT_PARTS: [usize; 4] = [2, 32, 16, 2];
+
+/// The headers that name a request, as far as they are well-formed.
+#[derive(Debug, Default)]
+pub(super) struct Correlation<'a> {
+    request_id: Option<&'a str>,
+    correlation_id: Option<&'a str>,
+    trace_id: Option<&'a str>,
+}
+
+impl<'a> Correlation<'a> {
+    /// Notes a header, if it is one of these.
+    pub(super) fn note(&mut self, name: &str, value: &'a str) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if is("x-request-id") {
+            self.request_id = well_formed(value);
+        } else if is("x-correlation-id") {
+            self.correlation_id = well_formed(value);
+        } else if is("traceparent") {
+            self.trace_id = trace_id(value);
+        }
+    }
+
+    /// The first there is of: `X-Request-Id`, `X-Correlation-Id`, the trace id of `traceparent`.
+    pub(super) fn id(&self) -> Option<&'a str> {
+        self.request_id.or(self.correlation_id).or(self.trace_id)
+    }
+}
+
+/// A short id of characters that mean nothing in a log.
+fn well_formed(value: &str) -> Option<&str> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
+    let is_id = (1..=BYTES_MAX).contains(&value.len()) && value.bytes().all(is_allowed);
+    is_id.then_some(value)
+}
+
+/// W3C Trace Context 3.2.2: lower-case hexadecimal; a trace id of zeros is none. Later versions may
+/// append parts.
+fn trace_id(value: &str) -> Option<&str> {
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let mut parts = value.split('-');
+    let mut found = [""; 4];
+    for (part, length) in found.iter_mut().zip(TRACEPARENT_PARTS) {
+        *part = parts.next()?;
+        if part.len() != length || !part.bytes().all(is_hex) {
+            return None;
+        }
+    }
+    let [version, trace_id, ..] = found;
+    let is_valid = version != "ff" && (version != "00" || parts.next().is_none());
+    (is_valid && trace_id.bytes().any(|byte| byte != b'0')).then_some(trace_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(lines: &[(&str, &str)], expected: Option<&str>) {
+        let mut correlation = Correlation::default();
+        for (name, value) in lines {
+            correlation.note(name, value);
+        }
+        assert_eq!(correlation.id(), expected, "{lines:?}");
+    }
+
+    #[test]
+    fn the_first_header_that_is_well_formed_names_the_request() {
+        let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace = ("traceparent", traceparent);
+        let trace_id = Some("4bf92f3577b34da6a3ce929d0e0e4736");
+        check(&[], None);
+        check(&[trace], trace_id);
+        check(&[trace, ("X-Correlation-ID", "c-1")], Some("c-1"));
+        check(
+            &[("x-request-id", "r:1"), ("x-correlation-id", "c"), trace],
+            Some("r:1"),
+        );
+        let long = "a".repeat(65);
+        for value in ["", "a b", "a\"b", "a\u{9b}", "<a>", "a?token=b", &long] {
+            check(&[("x-request-id", value), trace], trace_id);
+        }
+        for value in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+        ] {
+            check(&[("traceparent", value)], None);
+        }
+    }
+}
