@@ -23,6 +23,7 @@ install_missing() {
     PATH=$PATH:/usr/sbin command -v nginx >/dev/null || packages+=(nginx)
     [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
     PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || packages+=(haproxy)
+    command -v promtool >/dev/null || packages+=(prometheus)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
     if [ ${#packages[@]} -gt 0 ]; then
         local root=()
@@ -60,5 +61,6 @@ part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --worksp
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
+part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
 echo
 echo "tests/run.sh: $parts parts passed"

@@ -1,8 +1,11 @@
 //! The metrics of a shard. Every rejection, drop and close adds to one of these metrics.
 
+use super::client_counters::ClientCounters;
 use super::id::Variant;
 use super::label::label;
-use super::metric::{Counter, CounterSet, Gauge, metrics};
+use super::metric::{
+    BatchSize, Counter, CounterSet, Gauge, Histogram, MillisCounter, ShortTime, metrics,
+};
 
 label! {
     /// Why frames that were queued for a connection were never sent.
@@ -321,8 +324,8 @@ metrics! {
         waiting_bytes: Gauge;
         /// Turns of the event loop that took more than 250 ms.
         stalls: Counter;
-        /// Milliseconds of those turns.
-        stalled_ms: Counter;
+        /// Time of those turns.
+        stalled_seconds: MillisCounter;
         /// Times that the shard was stalled for so long that records were lost for it.
         ring_lapped: Counter;
         /// Bytes of those records.
@@ -332,6 +335,20 @@ metrics! {
         /// Subscriptions that recover a publication in several records, because their shard did not
         /// read its beginning.
         fragments_recovered: Counter;
+        /// Time from a publication until the socket of the last subscriber on the shard has taken it, of
+        /// one publication in 64.
+        publish_latency_seconds: Histogram<ShortTime>;
+        /// Time of a turn of the event loop.
+        turn_duration_seconds: Histogram<ShortTime>;
+        /// Sends that one submission to the kernel has, of those that have any.
+        sends_per_submission: Histogram<BatchSize>;
+        /// Time that an accepted socket waits until the shard takes it.
+        accept_delay_seconds: Histogram<ShortTime>;
+        /// Time from then until its upgrade is answered.
+        handshake_duration_seconds: Histogram<ShortTime>;
+        group
+        /// What is counted about clients, which is exported for all shards together.
+        clients: ClientCounters;
     }
 }
 

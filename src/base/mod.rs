@@ -4,6 +4,7 @@
 
 pub mod catch;
 pub mod channel_names;
+pub mod client_counters;
 pub mod counters;
 pub mod heartbeat;
 pub mod history;
@@ -23,9 +24,11 @@ pub mod offline;
 pub mod persistent;
 pub mod presence;
 pub mod process_state;
+pub mod publish_times;
 pub mod retained;
 pub mod run;
 pub mod slab;
+pub mod top_channels;
 
 pub use catch::catch_panic;
 pub use counters::ShardCounters;

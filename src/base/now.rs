@@ -83,6 +83,36 @@ impl Clock {
     }
 }
 
+/// Measures short times for metrics. What a shard does never depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Option<Clock>);
+
+impl Stopwatch {
+    /// One that stands still, as in simulations: all times are zero.
+    pub const STOPPED: Self = Self(None);
+
+    /// One that reads the time of a clock.
+    #[must_use]
+    pub const fn of(clock: Clock) -> Self {
+        Self(Some(clock))
+    }
+
+    /// Whether it does not stand still.
+    #[must_use]
+    pub const fn is_running(self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Monotonic nanoseconds.
+    #[must_use]
+    pub fn nanos(self) -> u64 {
+        let Some(clock) = self.0 else {
+            return 0;
+        };
+        u64::try_from(clock.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

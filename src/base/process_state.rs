@@ -8,6 +8,7 @@ use super::memory::MemoryBudget;
 use super::offline::OfflineUsers;
 use super::persistent::PersistentSubscriptions;
 use super::presence::PresenceTable;
+use super::publish_times::PublishTimes;
 use super::retained::RetainedValues;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,6 +40,8 @@ pub struct ProcessState {
     pub heartbeats: Heartbeats,
     /// The memory of what waits.
     pub memory: MemoryBudget,
+    /// When some publications were made.
+    pub publish_times: PublishTimes,
 }
 
 impl ProcessState {
@@ -48,6 +51,7 @@ impl ProcessState {
         Self {
             heartbeats: Heartbeats::new(shard_count),
             memory: MemoryBudget::new(waiting_bytes_max),
+            publish_times: PublishTimes::new(shard_count),
             history: History::new(shard_count, Vec::new(), 0, 0),
             ..Self::default()
         }

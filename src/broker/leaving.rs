@@ -105,6 +105,7 @@ impl Broker {
                 session.server_side_count -= 1;
             } else {
                 self.subscription_count -= 1;
+                self.subscription_changes += 1;
             }
             let work = self.leave(subscription);
             self.leaving.work_left = self.leaving.work_left.saturating_sub(work);

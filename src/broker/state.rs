@@ -10,7 +10,7 @@ use super::recoveries::Recoveries;
 use super::restorations::Restorations;
 use super::session::{Leaving, Session, Stopped};
 use crate::auth::Verifier;
-use crate::base::channel_names::{name_for_clients, tenant_channel};
+use crate::base::channel_names::{PROPERTY, name_for_clients, tenant_channel};
 use crate::base::limits::UNAUTHENTICATED_MESSAGE_BYTES_MAX;
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, Now, Position, ProcessState, ShardCounters, SlotMap,
@@ -20,6 +20,7 @@ use crate::config::Policy;
 use crate::json::JsonReader;
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The rules and the tables of one shard.
@@ -48,6 +49,7 @@ pub struct Broker {
     /// Converts filters.
     pub(super) json: JsonReader,
     pub(super) subscription_count: u64,
+    pub(super) subscription_changes: u64,
     pub(super) authenticated_count: u64,
     pub(super) subscription_ids_assigned: Cell<u64>,
 }
@@ -96,6 +98,7 @@ impl Broker {
             handshakes: RateState::default(),
             json: JsonReader::default(),
             subscription_count: 0,
+            subscription_changes: 0,
             authenticated_count: 0,
             subscription_ids_assigned: Cell::new(0),
         }
@@ -163,6 +166,35 @@ impl Broker {
         self.channels
             .names()
             .filter(move |name| name.starts_with(prefix))
+    }
+
+    /// The properties of monitoring in these slots of the table of channels, and how many
+    /// subscriptions each has.
+    pub fn properties_in(&self, slots: Range<u32>) -> impl Iterator<Item = (&str, u64)> {
+        slots.filter_map(|slot| {
+            let channel = self.channels.client_side_at(slot)?;
+            let property = name_for_clients(channel.name()).strip_prefix(PROPERTY)?;
+            Some((property, channel.subscriber_count() as u64))
+        })
+    }
+
+    /// How many slots the table of channels has.
+    #[must_use]
+    pub fn channel_slots(&self) -> u32 {
+        self.channels.slot_count()
+    }
+
+    /// How often a subscription of a client has begun or ended.
+    #[must_use]
+    pub fn subscription_changes(&self) -> u64 {
+        self.subscription_changes
+    }
+
+    /// How long the session has lasted, milliseconds.
+    #[must_use]
+    pub fn age_ms(&self, id: ConnectionId, now: Now) -> Option<u64> {
+        let session = self.sessions.get(id)?;
+        Some(now.monotonic_ms.saturating_sub(session.began.monotonic_ms))
     }
 
     /// The subscribers of a channel on this shard.

@@ -207,6 +207,7 @@ impl Broker {
         session.filter_bytes += self.channels.filter_bytes(subscription);
         session.subscriptions.push(subscription);
         self.subscription_count += 1;
+        self.subscription_changes += 1;
         let is_announced = appears && self.appear(id, channel, now, emit);
         (after, is_announced)
     }
@@ -343,6 +344,7 @@ impl Broker {
             session.server_side_count -= 1;
         } else {
             self.subscription_count -= 1;
+            self.subscription_changes += 1;
         }
         let channel = subscription.channel;
         // It may have others there, with other subscription ids.

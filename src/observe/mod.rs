@@ -1,8 +1,13 @@
 //! Observability: metrics, logs, and the load of the host.
 
+mod client_families;
+mod exposition;
+mod families;
 pub mod host_sampler;
 pub mod log;
 mod log_file;
 pub mod metrics;
+mod process_families;
+mod server_families;
 
 pub use metrics::Metrics;

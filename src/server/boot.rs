@@ -14,7 +14,7 @@ use super::tokens;
 use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, HttpListener, Idempotency, NotifyKey, Shards};
 use crate::auth::{TokenCheck, Verifier};
-use crate::base::now::Clock;
+use crate::base::now::{Clock, Stopwatch};
 use crate::base::persistent::{PersistentLimits, PersistentSubscriptions};
 use crate::base::{DialectId, History, Now, PresenceTable, ProcessState, ShardCounters};
 use crate::bridge::Integration;
@@ -26,6 +26,7 @@ use crate::dialect;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{BindError, Peers, Waker, bind_shards};
 use crate::observe::Metrics;
+use crate::observe::metrics::Sources;
 use crate::shard::{Hooks, Publisher, Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
 use fanwire_ring::{Ring, RingConfig};
@@ -161,7 +162,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         let peers = peers.clone();
         move |index, now| peers.wake(index, now)
     });
-    let publisher = publisher.storing(log());
+    let publisher = publisher.storing(log()).measuring(Stopwatch::of(clock));
     let requests = services::requests();
     let publisher = Arc::new(publisher.calling_for_retry({
         let requests = requests.0.clone();
@@ -173,12 +174,13 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let channels = cores.iter().map(|_| unbounded::<ShardCommand>());
     let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
     let api = Arc::new(ApiContext {
-        metrics: Metrics::new(
-            all_counters.clone(),
-            Arc::clone(&process_state),
-            ring.clone(),
-            journal.clone(),
-        ),
+        metrics: Metrics::new(Sources {
+            shards: all_counters.clone(),
+            process_state: Arc::clone(&process_state),
+            ring: ring.clone(),
+            journal: journal.clone(),
+            clock,
+        }),
         journal: journal.clone(),
         counters: all_counters,
         publisher: Arc::clone(&publisher),

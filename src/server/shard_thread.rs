@@ -2,7 +2,7 @@
 
 use super::questions::{self, Question};
 use crate::api::{Api, ApiContext};
-use crate::base::now::Clock;
+use crate::base::now::{Clock, Stopwatch};
 use crate::journal::PublicationLog;
 use crate::net::wire::{EventLoop, SetupError, ShardCommand, Uring, UringConfig};
 use crate::net::{Peers, Waker};
@@ -150,6 +150,7 @@ async fn run(thread: ShardThread, mut watch: Watch) {
     let counters = Arc::clone(&thread.parts.counters);
     let index = thread.parts.index;
     let mut shard = Shard::new(thread.parts, thread.clock.now());
+    shard.measure_with(Stopwatch::of(thread.clock));
     if let Some(log) = thread.log {
         let waker = waker.clone();
         shard.store_publications(log, move || waker.wake());

@@ -51,6 +51,9 @@ pub(super) struct PendingRequest {
     pub(super) role: PeerRole,
     /// The listener that accepted it.
     pub(super) listener: u8,
+    /// When it was accepted, or when the turn of its upgrade came after other requests, by the
+    /// stopwatch.
+    pub(super) accepted_nanos: u64,
     /// The part of its request head that has arrived.
     pub(super) head: Vec<u8>,
 }
@@ -212,13 +215,19 @@ impl CloseRequest {
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnectionId, peer: SocketAddr, role: PeerRole, listener: u8) -> Self {
+    pub(super) fn new(
+        id: ConnectionId,
+        peer: SocketAddr,
+        role: PeerRole,
+        (listener, accepted_nanos): (u8, u64),
+    ) -> Self {
         Self {
             id,
             phase: Phase::Head(Box::new(PendingRequest {
                 client: peer,
                 role,
                 listener,
+                accepted_nanos,
                 head: Vec::new(),
             })),
             dialect: DialectId::Gateway,

@@ -4,6 +4,8 @@ use super::ConnectionAction;
 use super::client_log::{ClientLog, Closed};
 use super::connection::{CloseRequest, CloseWait, Connection, NO_TIMER, NOT_STUCK, Phase};
 use super::input::{InputQueue, WaitsFor};
+use super::message_types::sent_type;
+use super::probe::Probe;
 use super::ready_queue::ReadyQueue;
 use super::send_queue::{FrameCount, QueueLimits};
 use super::timer_wheel::{Timer, TimerWheel};
@@ -14,6 +16,7 @@ use crate::base::limits::{
     REPLY_BYTES_WAITING, REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS,
     WAITING_BYTES_WHEN_SHORT, WHEEL_TICK_MS,
 };
+use crate::base::now::Stopwatch;
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull,
     SubscriptionId,
@@ -42,13 +45,13 @@ pub(super) struct ConnectionTable {
     wheel: TimerWheel,
     pub(super) ready_queue: ReadyQueue,
     /// From the moment that a connection is accepted until it is admitted or closed.
-    unauthenticated: UnauthenticatedPool,
+    pub(super) unauthenticated: UnauthenticatedPool,
     /// When fewer slots are free, the oldest of them goes.
     free_slots_min: usize,
     /// Sessions that have ended and whose end the broker has not processed yet.
     ended: Vec<Ended>,
     /// Connections whose sockets are closed and whose slots are still in use.
-    leaving_count: usize,
+    pub(super) leaving_count: usize,
     text: Vec<u8>,
     ping: FrameRun,
     pub(super) input_queue: InputQueue,
@@ -61,6 +64,9 @@ pub(super) struct ConnectionTable {
     /// Connections that have just left the pool of those before authentication.
     pub(super) admitted: Vec<ConnectionId>,
     pub(super) log: ClientLog,
+    pub(super) stopwatch: Stopwatch,
+    /// The measurement of a publication that is not finished; one at a time is enough.
+    pub(super) probe: Option<Probe>,
 }
 
 /// A session that has ended.
@@ -119,34 +125,8 @@ impl ConnectionTable {
             suspended: HashSet::new(),
             resumed: Vec::new(),
             log,
-        }
-    }
-
-    /// Counts a connection that does not become a session.
-    pub(super) fn count_rejected(
-        &mut self,
-        id: Option<ConnectionId>,
-        client: Option<SocketAddr>,
-        reason: RejectReason,
-        now: Now,
-    ) {
-        self.counters.connections_rejected.of(reason).add(1);
-        self.log.connection_rejected(id, client, reason, now);
-    }
-
-    /// Counts a message of a client.
-    pub(super) fn count_received(&mut self, id: ConnectionId) {
-        self.counters.messages_received.add(1);
-        if let Some(connection) = self.slab.get_mut(id) {
-            connection.received_count = connection.received_count.wrapping_add(1);
-        }
-    }
-
-    /// The address of a client whose request is read, as far as it is known.
-    fn client_of(&self, id: ConnectionId) -> Option<SocketAddr> {
-        match &self.slab.get(id)?.phase {
-            Phase::Head(pending_request) => Some(pending_request.client),
-            _ => None,
+            stopwatch: Stopwatch::STOPPED,
+            probe: None,
         }
     }
 
@@ -157,7 +137,8 @@ impl ConnectionTable {
         listener: u8,
         now: Now,
     ) -> Result<ConnectionId, SlabFull> {
-        let new = |id| Connection::new(id, peer, role, listener);
+        let accepted_nanos = self.stopwatch.nanos();
+        let new = |id| Connection::new(id, peer, role, (listener, accepted_nanos));
         let accepted = self.slab.insert_with(new);
         match accepted {
             Ok(id) => {
@@ -312,6 +293,7 @@ impl ConnectionTable {
             is_silent = output.len() == empty;
         });
         if !is_silent {
+            self.counters.clients.sent.of(sent_type(event)).add(1);
             let run = FrameRun::reply(&self.text[start..]);
             self.queue(id, run, now);
         }
@@ -544,6 +526,7 @@ impl ConnectionTable {
             .of(DropReason::Closed)
             .add(abandoned.0);
         self.leaving_count += 1;
+        self.end_probe(id);
         if !is_leaving {
             self.free_slot(id);
         }
@@ -710,6 +693,13 @@ impl ConnectionTable {
         }
         let delivered = connection.send_queue.sent(bytes);
         connection.count_sent(delivered);
+        if let Some(probe) = self.probe
+            && probe.is_reached(connection)
+        {
+            let elapsed = probe.published.elapsed(self.stopwatch.nanos());
+            self.counters.publish_latency_seconds.record(elapsed);
+            self.probe = None;
+        }
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
         if !self.suspended.is_empty()
@@ -736,6 +726,7 @@ impl ConnectionTable {
     }
 
     pub(super) fn would_block(&mut self, id: ConnectionId, now: Now) {
+        self.end_probe(id);
         if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = true;
             if connection.stuck_since_ticks == NOT_STUCK {
@@ -753,15 +744,5 @@ impl ConnectionTable {
 
     pub(super) fn connection_count(&self) -> usize {
         self.slab.count()
-    }
-
-    fn count_unauthenticated(&self) {
-        let count = self.unauthenticated.count();
-        self.counters.unauthenticated_connections.set(count as u64);
-    }
-
-    fn count_connections(&self) {
-        let count = self.slab.count() - self.leaving_count;
-        self.counters.connections.set(count as u64);
     }
 }

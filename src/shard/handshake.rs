@@ -5,6 +5,7 @@ use super::Shard;
 use super::client_log::Connected;
 use super::connection::{CloseRequest, Phase};
 use crate::base::channel_names::is_tenant_id;
+use crate::base::client_counters::ConnectionStatus;
 use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{ConnectionId, DialectId, FrameRun, Now};
@@ -168,6 +169,7 @@ impl Shard {
                     return self.connections.reject(id, reason, now);
                 }
                 self.upgrade(id, &upgrade, excess, now);
+                self.count_upgraded(id);
                 self.call_connect(id, now);
                 upgrade.head_bytes
             }
@@ -200,6 +202,16 @@ impl Shard {
             .then_some(RejectReason::Capacity)
     }
 
+    /// Counts whether an upgraded connection has become a session.
+    fn count_upgraded(&self, id: ConnectionId) {
+        let status = match self.broker.has_session(id) {
+            true => ConnectionStatus::Accepted,
+            false => ConnectionStatus::Rejected,
+        };
+        let counters = &self.connections.counters.clients;
+        counters.connections.of(status).add(1);
+    }
+
     fn upgrade(
         &mut self,
         id: ConnectionId,
@@ -224,6 +236,11 @@ impl Shard {
             correlation_id: upgrade.correlation_id,
         };
         connections.log.connected(id, &connected, now);
+        if connections.stopwatch.is_running() {
+            let elapsed = connections.stopwatch.nanos() - pending_request.accepted_nanos;
+            let counters = &connections.counters;
+            counters.handshake_duration_seconds.record(elapsed);
+        }
         // The answer goes ahead of pongs for pings in the same packet.
         connections.send_control(id, FrameRun::reply(upgrade.answer.as_bytes()));
         // A script in a browser sees the reason of a rejection only in a close code.

@@ -71,6 +71,7 @@ impl ConnectionTable {
             client,
             role,
             listener,
+            accepted_nanos,
             ..
         } = **pending_request;
         connection.phase = Phase::Http(Box::new(HttpPeer {
@@ -78,6 +79,7 @@ impl ConnectionTable {
                 client,
                 role,
                 listener,
+                accepted_nanos,
                 head: Vec::new(),
             },
             is_idle: false,
@@ -135,6 +137,7 @@ impl ConnectionTable {
         let bytes = peer.upgrade.take()?;
         let origin = PendingRequest {
             head: Vec::new(),
+            accepted_nanos: self.stopwatch.nanos(),
             ..peer.origin
         };
         let (client, was_paused) = (origin.client, peer.is_paused);

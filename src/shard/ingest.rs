@@ -3,7 +3,9 @@
 use super::Shard;
 use super::connection::{CloseRequest, CloseWait, Phase};
 use super::connection_table::ConnectionTable;
+use super::message_types::received_type;
 use super::session::Message;
+use crate::base::client_counters::ReceivedType;
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::limits::{
     CONTROL_COST, LARGE_MESSAGE_BYTES, MESSAGE_COST, PINGS_ANSWERED, SCRATCH_BYTES_KEPT,
@@ -14,6 +16,9 @@ use crate::broker::{Command, Rejection};
 use crate::dialect::{self, Decoded, Dialect};
 use crate::json::{self, Document, Object};
 use crate::ws::{CloseCode, Decoder, Incoming, MessageLimits};
+
+/// Of so many messages of a shard, the time of one is measured: of the first.
+const MESSAGES_MEASURED: u64 = 16;
 
 /// Why a share of input ends before the input does.
 #[derive(Debug)]
@@ -228,13 +233,11 @@ impl Shard {
     fn handle_frame(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) -> Option<Stop> {
         match incoming {
             Incoming::Text(text) => {
-                self.connections.count_received(id);
-                if self.connections.is_open(id) && self.is_within_rate_limit(id, now) {
-                    return self.message(id, text, false, now);
-                }
+                return self.receive_text(id, text, now);
             }
             Incoming::Binary(_) => {
                 self.connections.count_received(id);
+                self.count_type(ReceivedType::Malformed);
                 self.end_for(id, ProtocolError::Binary, now);
             }
             // Answered where they are decoded.
@@ -242,6 +245,33 @@ impl Shard {
             Incoming::Close(close) => self.connections.end(id, CloseRequest::echo(close), now),
         }
         None
+    }
+
+    /// Handles a message, and measures how long that takes for some.
+    fn receive_text(&mut self, id: ConnectionId, text: &str, now: Now) -> Option<Stop> {
+        let counters = &self.connections.counters;
+        let count = counters.messages_received.value();
+        let is_measured = count.is_multiple_of(MESSAGES_MEASURED) && self.stopwatch.is_running();
+        self.connections.count_received(id);
+        if !self.connections.is_open(id) || !self.is_within_rate_limit(id, now) {
+            self.count_type(ReceivedType::RateLimited);
+            return None;
+        }
+        let began = is_measured.then(|| self.stopwatch.nanos());
+        self.received_type = ReceivedType::Malformed;
+        let stop = self.message(id, text, false, now);
+        self.count_type(self.received_type);
+        if let Some(began) = began {
+            let elapsed = self.stopwatch.nanos() - began;
+            let times = &self.connections.counters.clients.message_times;
+            times.of(self.received_type).record(elapsed);
+        }
+        stop
+    }
+
+    fn count_type(&self, received_type: ReceivedType) {
+        let counters = &self.connections.counters.clients;
+        counters.received.of(received_type).add(1);
     }
 
     /// Handles a message that the rate limit allows. A publication for which the ring has no room is
@@ -292,13 +322,21 @@ impl Shard {
                 data: object.raw(),
             };
             if !self.passes_middleware(id, message, now) {
+                self.received_type = ReceivedType::Rejected;
                 return Ok(());
             }
         }
         let decoded = dialect.decode(object, scratch);
+        self.received_type = received_type(&decoded);
         match &decoded {
             Ok(Decoded::Command(command)) => self.broker.check_permission(id, command)?,
-            Ok(Decoded::Custom { kind, .. }) => self.check_handler(id, kind)?,
+            Ok(Decoded::Custom { kind, .. }) => {
+                let checked = self.check_handler(id, kind);
+                if checked == Err(Rejection::UnknownType) {
+                    self.received_type = ReceivedType::Malformed;
+                }
+                checked?;
+            }
             // The text may not be JSON at all, which would be the better answer.
             Err(_) => {}
         }

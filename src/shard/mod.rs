@@ -17,6 +17,7 @@ mod chunks;
 mod client_log;
 mod coalescer;
 mod connection;
+mod connection_counts;
 mod connection_table;
 mod effects;
 mod handlers;
@@ -26,6 +27,9 @@ mod hooks;
 mod http_connection;
 mod ingest;
 mod input;
+mod message_types;
+mod probe;
+mod property_counts;
 mod publication_reader;
 mod publication_writer;
 mod publisher;
@@ -41,8 +45,10 @@ mod timer_wheel;
 mod unauthenticated;
 
 use crate::auth::Verifier;
+use crate::base::client_counters::ReceivedType;
 use crate::base::counters::RejectReason;
-use crate::base::{ConnectionId, Now, ProcessState, ShardCounters, SlabFull};
+use crate::base::now::Stopwatch;
+use crate::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlabFull};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use client_log::{ClientLog, SessionEnd};
@@ -50,8 +56,9 @@ use connection_table::ConnectionTable;
 use connection_table::Ended;
 pub use connection_table::Query;
 use fanwire_ring::{Lapped, Reader, Ring};
+use property_counts::PropertyCounts;
 use publication_reader::PublicationReader;
-use publication_writer::PublicationWriter;
+use publication_writer::{PublicationWriter, number_of, writer_of};
 use questions::Questions;
 use recovering::Recovering;
 use std::net::SocketAddr;
@@ -135,6 +142,11 @@ pub struct Shard {
     is_shutting_down: bool,
     /// Whether the message that was just read must wait for room in the ring.
     awaits_room: bool,
+    /// The type of the message that was just read.
+    received_type: ReceivedType,
+    stopwatch: Stopwatch,
+    /// Where monitoring is served.
+    property_counts: Option<PropertyCounts>,
 }
 
 impl Shard {
@@ -192,7 +204,20 @@ impl Shard {
             process_state: parts.process_state,
             is_shutting_down: false,
             awaits_room: false,
+            received_type: ReceivedType::Malformed,
+            stopwatch: Stopwatch::STOPPED,
+            property_counts: parts
+                .policy
+                .serves(DialectId::Monitoring)
+                .then(PropertyCounts::default),
         }
+    }
+
+    /// Measures times for metrics from now on. Nothing else depends on them.
+    pub fn measure_with(&mut self, stopwatch: Stopwatch) {
+        self.stopwatch = stopwatch;
+        self.writer.stopwatch = stopwatch;
+        self.connections.stopwatch = stopwatch;
     }
 
     /// Registers a new connection of the listener with this index in [`Policy::routes`]. Where a
@@ -235,6 +260,10 @@ impl Shard {
         self.announce_presence(now);
         self.reap_ended(now);
         self.connections.log.report_suppressed(now);
+        if let Some(property_counts) = &mut self.property_counts {
+            let counters = &self.connections.counters.clients;
+            property_counts.step(&self.broker, counters, now.monotonic_ms);
+        }
     }
 
     /// When `expire_timers` has to be called next, monotonic milliseconds.
@@ -244,8 +273,10 @@ impl Shard {
         let announcement_ms = announcement_ms.filter(|_| !self.writer.is_congested());
         let timer_ms = self.connections.next_timer_ms();
         let report_ms = self.connections.log.next_report_ms();
+        let property_counts = self.property_counts.as_ref();
+        let step_ms = property_counts.and_then(|counts| counts.next_ms(&self.broker));
         let all_ms = announcement_ms.into_iter().chain(timer_ms);
-        all_ms.chain(report_ms).min()
+        all_ms.chain(report_ms).chain(step_ms).min()
     }
 
     /// Announces who came and went on the channels that are due, unless an earlier announcement may
@@ -274,9 +305,17 @@ impl Shard {
         if begins_fanout {
             reader.renew_budget();
         }
+        let mut last_slot = None;
         let drained = reader.drain(broker, |slot, run, subscription_id| {
+            last_slot = Some(slot);
             connections.deliver(slot, run, subscription_id, now);
         });
+        if let (Some(id), Some(slot)) = (reader.take_sampled(), last_slot) {
+            let times = &self.process_state.publish_times;
+            if let Some(published) = times.find(writer_of(id), number_of(id)) {
+                connections.begin_probe(slot, published);
+            }
+        }
         if begins_fanout && drained != Ok(0) {
             connections.ready_queue.note_fanout();
         }
@@ -514,6 +553,10 @@ impl Shard {
             let broker = &self.broker;
             let session = || Some(SessionEnd::of(&broker.view(id, now)?));
             self.connections.log.closed(id, &closed, session, now);
+            if let Some(age_ms) = self.broker.age_ms(id, now) {
+                let counters = &self.connections.counters.clients;
+                counters.lifetimes.record(age_ms);
+            }
             self.call_disconnect(id, now);
             self.step(id, Command::Disconnect { unsent: &unsent }, now);
         }

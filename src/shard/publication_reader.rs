@@ -1,9 +1,11 @@
 //! Reads the ring for a shard: each record that it wants once, within a budget for one fan-out.
 
 use super::coalescer::Coalescer;
+use super::publication_writer::number_of;
 use super::record::{self, Form, Fragment};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
 use crate::base::memory::Waiting;
+use crate::base::publish_times::PublishTimes;
 use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId};
 use crate::broker::{BroadcastTarget, Broker};
 use fanwire_ring::{Lapped, Reader, Visit};
@@ -18,6 +20,8 @@ pub(super) struct PublicationReader {
     fragments: HashMap<u64, Unfinished>,
     coalescer: Coalescer,
     counters: Arc<ShardCounters>,
+    /// The last publication that was read of those whose time is measured.
+    sampled: Option<u64>,
     /// Bytes that may still be read until `renew_budget`, and the budget that it restores.
     bytes_left: usize,
     budget_bytes: usize,
@@ -37,6 +41,7 @@ struct Visitor<'a, D> {
     fragments: &'a mut HashMap<u64, Unfinished>,
     coalescer: &'a mut Coalescer,
     counters: &'a ShardCounters,
+    sampled: &'a mut Option<u64>,
     bytes_left: &'a mut usize,
     deliver: D,
 }
@@ -67,8 +72,12 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
             coalescer,
             counters,
             deliver,
+            sampled,
             ..
         } = self;
+        let id = record::id(bytes);
+        let id = id.filter(|id| PublishTimes::is_sampled(number_of(*id)));
+        **sampled = id.or(**sampled);
         let position = broker.position_of(ring_position);
         coalescer.add(tag, bytes, position, broker, counters, deliver);
     }
@@ -132,6 +141,7 @@ impl PublicationReader {
             fragments: HashMap::new(),
             coalescer: Coalescer::default(),
             counters,
+            sampled: None,
         }
     }
 
@@ -186,6 +196,7 @@ impl PublicationReader {
             fragments: &mut self.fragments,
             coalescer: &mut self.coalescer,
             counters: &self.counters,
+            sampled: &mut self.sampled,
             bytes_left: &mut self.bytes_left,
             deliver: &mut deliver,
         };
@@ -197,6 +208,11 @@ impl PublicationReader {
             .add(drained.unwrap_or_default() as u64);
         self.counters.ring_lag_bytes.set(self.reader.lag_bytes());
         drained
+    }
+
+    /// The last publication since the last call whose time is measured.
+    pub(super) fn take_sampled(&mut self) -> Option<u64> {
+        self.sampled.take()
     }
 
     /// Forgets the publications of which more fragments were to come, as some of those are lost;

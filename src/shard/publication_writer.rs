@@ -4,6 +4,8 @@ use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
 use super::stored::{StoredPublications, Ticket};
 use crate::base::interest::variants_of;
 use crate::base::memory::Waiting;
+use crate::base::now::Stopwatch;
+use crate::base::publish_times::PublishTimes;
 use crate::base::{ChannelTag, HistoryLimits, Now, ProcessState, ShardCounters, ShardSet, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
@@ -13,6 +15,17 @@ use std::sync::Arc;
 
 /// Bits of a publication's id that hold its number; the bits above hold the shard.
 pub(super) const ID_BITS: u32 = 48;
+
+/// The number of a publication among those of its writer, from 1.
+pub(super) const fn number_of(id: u64) -> u64 {
+    id & ((1 << ID_BITS) - 1)
+}
+
+/// The writer of a publication: a shard, or [`SHARDS_MAX`](crate::base::limits::SHARDS_MAX).
+pub(super) fn writer_of(id: u64) -> usize {
+    usize::try_from(id >> ID_BITS).unwrap_or(usize::MAX)
+}
+
 /// Parts of the ring. When the ring has moved on by one, shards that sleep and want none of its
 /// records are woken too, so that their positions never hold the writers.
 const RING_PARTS: u64 = 8;
@@ -73,6 +86,14 @@ impl RingWriter {
             ring: ring.clone(),
             process_state,
             shard,
+        }
+    }
+
+    /// Notes when a publication is made, if it is one whose time is measured.
+    pub(super) fn note_time(&self, id: u64, stopwatch: Stopwatch) {
+        if PublishTimes::is_sampled(number_of(id)) && stopwatch.is_running() {
+            let times = &self.process_state.publish_times;
+            times.note(writer_of(id), number_of(id), stopwatch.nanos());
         }
     }
 
@@ -309,6 +330,7 @@ pub(super) struct PublicationWriter {
     unannounced: Unannounced,
     /// Publications so far.
     count: u64,
+    pub(super) stopwatch: Stopwatch,
     /// Memory for the next record.
     spare: Vec<u8>,
     /// With a durable store: what is published on channels with a history.
@@ -329,6 +351,7 @@ impl PublicationWriter {
             unsent: VecDeque::new(),
             unannounced: Unannounced::default(),
             count: 0,
+            stopwatch: Stopwatch::STOPPED,
             spare: Vec::new(),
             stored: None,
         }
@@ -353,6 +376,7 @@ impl PublicationWriter {
             id: u64::from(self.shard) << ID_BITS | self.count,
             has_position: false,
         };
+        self.ring_writer.note_time(meta.id, self.stopwatch);
         let spare = std::mem::take(&mut self.spare);
         let counters = &self.counters;
         let note_encode = |variant| counters.encodes.of(variant).add(1);

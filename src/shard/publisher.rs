@@ -4,6 +4,7 @@ use super::publication_writer::{ID_BITS, Pieces, RingWriter, Unannounced};
 use super::stored;
 use crate::base::interest::variants_of;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX, TENANT_BYTES_MAX};
+use crate::base::now::Stopwatch;
 use crate::base::{Now, ProcessState, ShardCounters, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
@@ -29,6 +30,7 @@ pub struct Publisher {
     /// Whether `unsent` has any, to be read without the lock.
     is_congested: AtomicBool,
     is_stopped: AtomicBool,
+    stopwatch: Stopwatch,
     /// With a durable store: what is published on channels with a history.
     log: Option<Mutex<PublicationLog>>,
     wake: Box<dyn Fn(u32, Now) + Send + Sync>,
@@ -115,6 +117,7 @@ impl Publisher {
             unsent: Mutex::default(),
             is_congested: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
+            stopwatch: Stopwatch::STOPPED,
             log: None,
             wake: Box::new(wake),
             call_for_retry: Box::new(|| {}),
@@ -125,6 +128,13 @@ impl Publisher {
     #[must_use]
     pub fn calling_for_retry(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
         self.call_for_retry = Box::new(call);
+        self
+    }
+
+    /// The same, measuring how long some publications take.
+    #[must_use]
+    pub fn measuring(mut self, stopwatch: Stopwatch) -> Self {
+        self.stopwatch = stopwatch;
         self
     }
 
@@ -194,6 +204,7 @@ impl Publisher {
             id: writer << ID_BITS | count,
             has_position: false,
         };
+        self.ring_writer.note_time(meta.id, self.stopwatch);
         let mut encoded = 0;
         let note_encode = |variant: Variant| encoded |= variant.bit();
         let mut pieces = self

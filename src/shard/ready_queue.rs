@@ -91,7 +91,7 @@ mod tests {
                 ConnectionId::new(slot, 0),
                 peer,
                 PeerRole::Client,
-                0,
+                (0, 0),
             ));
         };
         for slot in [2, 0, 3] {
@@ -112,7 +112,7 @@ mod tests {
         let mut queue = ReadyQueue::default();
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let connection =
-            |slot| Connection::new(ConnectionId::new(slot, 0), peer, PeerRole::Client, 0);
+            |slot| Connection::new(ConnectionId::new(slot, 0), peer, PeerRole::Client, (0, 0));
         let mut all: Vec<_> = (0..3).map(connection).collect();
         all.iter_mut().for_each(|connection| queue.join(connection));
         queue.note_fanout();

@@ -217,6 +217,11 @@ pub(super) fn fragment(record: &[u8]) -> Option<Fragment<'_>> {
     })
 }
 
+/// The publication's id in a whole record.
+pub(super) fn id(record: &[u8]) -> Option<u64> {
+    read_u64(record, FIRST_BYTES + 22)
+}
+
 impl<'a> Record<'a> {
     /// Parses a whole record; `None` when the bytes are not a valid record.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {

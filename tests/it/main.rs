@@ -24,6 +24,7 @@ mod limits;
 mod listeners;
 mod locked_memory;
 mod logs;
+mod metrics;
 mod neighbours;
 mod notify;
 mod presence;

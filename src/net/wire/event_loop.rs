@@ -11,7 +11,7 @@ use super::sockets::Socket;
 use crate::base::counters::RejectReason;
 use crate::base::heartbeat::STALL_MS;
 use crate::base::limits::RING_RECORDS_PER_TURN;
-use crate::base::now::Clock;
+use crate::base::now::{Clock, Stopwatch};
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
 use crate::net::Peers;
 use crate::shard::{ConnectionAction, HttpOutput, ReceiveMode, Shard};
@@ -88,6 +88,14 @@ pub trait HttpHandler {
     fn run_tasks(&mut self);
 }
 
+/// An accepted socket: its listener, the completion's result, and when that came, by the stopwatch.
+#[derive(Debug)]
+struct Accepted {
+    listener: u8,
+    result: i32,
+    nanos: u64,
+}
+
 /// Drives one shard.
 pub(crate) struct EventLoop<K, H> {
     kernel: K,
@@ -96,8 +104,8 @@ pub(crate) struct EventLoop<K, H> {
     sockets: SlotMap<Socket>,
     /// Connections whose receive must be armed again.
     unarmed: Vec<ConnectionId>,
-    /// Accepted sockets that are to become connections: the listener, and the completion's result.
-    accepted: VecDeque<(u8, i32)>,
+    /// Accepted sockets that are to become connections.
+    accepted: VecDeque<Accepted>,
     /// Connections whose sockets are to be closed.
     closing: VecDeque<ConnectionId>,
     commands: Receiver<ShardCommand>,
@@ -108,6 +116,9 @@ pub(crate) struct EventLoop<K, H> {
     has_slept: bool,
     /// Monotonic milliseconds.
     turn_began_ms: u64,
+    stopwatch: Stopwatch,
+    /// The same by the stopwatch.
+    turn_began_nanos: u64,
     /// Listeners that stopped accepting, and when each one starts again, monotonic milliseconds.
     accept_again: Vec<(u8, u64)>,
     is_draining: bool,
@@ -137,6 +148,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             peers,
             counters,
             turn_began_ms: clock.now().monotonic_ms,
+            stopwatch: Stopwatch::of(clock),
+            turn_began_nanos: Stopwatch::of(clock).nanos(),
             clock,
             has_slept: false,
             accept_again: Vec::new(),
@@ -168,7 +181,6 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     fn sleep(&mut self) -> io::Result<()> {
         let now = self.clock.now();
         self.end_turn(now);
-        self.turn_began_ms = now.monotonic_ms;
         let wait = self.sleep_time(now);
         // Before parking: who sees the reader parked may note at once that it is woken.
         self.peers.sleep(self.index);
@@ -198,10 +210,12 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         let now = self.clock.now();
         self.peers.begin_turn(self.index, now);
         let has_slept = std::mem::take(&mut self.has_slept);
-        if !has_slept {
+        if has_slept {
+            self.turn_began_ms = now.monotonic_ms;
+            self.turn_began_nanos = self.stopwatch.nanos();
+        } else {
             self.end_turn(now);
         }
-        self.turn_began_ms = now.monotonic_ms;
         if has_slept {
             // Before any input: see `Shard::unpark`.
             while self.shard.drain_ring(now) >= RING_RECORDS_PER_TURN {}
@@ -261,12 +275,16 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             && !self.http.is_busy()
     }
 
-    /// Counts the turn that has ended if it was too long.
-    fn end_turn(&self, now: Now) {
+    /// Measures the turn that has ended, and counts it if it was too long; the next one begins.
+    fn end_turn(&mut self, now: Now) {
+        let nanos = self.stopwatch.nanos();
+        let turns = &self.counters.turn_duration_seconds;
+        turns.record(nanos - self.turn_began_nanos);
         let turn_ms = now.monotonic_ms - self.turn_began_ms;
+        (self.turn_began_ms, self.turn_began_nanos) = (now.monotonic_ms, nanos);
         if turn_ms >= STALL_MS {
             self.counters.stalls.add(1);
-            self.counters.stalled_ms.add(turn_ms);
+            self.counters.stalled_seconds.add(turn_ms);
         }
     }
 
@@ -326,7 +344,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
 
     fn accepted(&mut self, listener: u8, result: i32, has_more: bool, now: Now) {
         if result >= 0 {
-            self.accepted.push_back((listener, result));
+            self.accepted.push_back(Accepted {
+                listener,
+                result,
+                nanos: self.stopwatch.nanos(),
+            });
         } else if !self.is_draining {
             self.shard
                 .note_not_accepted(None, RejectReason::Accept, now);
@@ -347,10 +369,12 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             ACCEPTS_PER_TURN
         };
         for _ in 0..count_max {
-            let Some((listener, result)) = self.accepted.pop_front() else {
+            let Some(accepted) = self.accepted.pop_front() else {
                 return;
             };
-            self.take_connection(listener, result, now);
+            let waited = self.stopwatch.nanos() - accepted.nanos;
+            self.counters.accept_delay_seconds.record(waited);
+            self.take_connection(accepted.listener, accepted.result, now);
         }
     }
 
@@ -596,17 +620,18 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
 
     /// Queues sends for connections that have bytes waiting.
     fn flush(&mut self) {
-        let mut bytes = 0;
-        for _ in 0..SENDS_PER_SUBMISSION {
-            if bytes > BYTES_PER_SUBMISSION {
-                return;
-            }
+        let (mut bytes, mut sends) = (0, 0);
+        while sends < SENDS_PER_SUBMISSION && bytes <= BYTES_PER_SUBMISSION {
             let Some(id) = self.shard.next_ready() else {
-                return;
+                break;
             };
             if self.begin_operation(id) {
                 bytes += self.send(id);
             }
+            sends += 1;
+        }
+        if sends > 0 {
+            self.counters.sends_per_submission.record(sends as u64);
         }
     }
 
