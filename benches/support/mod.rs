@@ -76,7 +76,7 @@ pub(crate) fn masked(text: &str) -> Vec<u8> {
 /// "Sends" all that waits to sockets that take everything; returns the bytes.
 pub(crate) fn flush(shard: &mut Shard) -> usize {
     let mut total = 0;
-    while let Some(id) = shard.next_ready() {
+    while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
         let bytes: usize = shard.begin_send(id, 64).map(<[u8]>::len).sum();
         shard.sent(id, u32::try_from(bytes).expect("send queues are small"));
         total += bytes;

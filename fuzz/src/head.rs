@@ -125,7 +125,7 @@ fn answer(listener: u8, is_proxy: bool, request: &[u8], pieces: &[usize]) -> Ans
         ..Answer::default()
     };
     let mut bytes = Vec::new();
-    while let Some(id) = shard.next_ready() {
+    while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
         let sent = shard.begin_send(id, 64).collect::<Vec<_>>().concat();
         shard.sent(id, u32::try_from(sent.len()).expect("an answer is short"));
         bytes.extend(sent);

@@ -243,7 +243,7 @@ impl Fixture {
     }
 
     fn flush(&mut self) {
-        while let Some(id) = self.shard.next_ready() {
+        while let Some(id) = self.shard.next_ready(&mut { usize::MAX }) {
             let bytes = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             let length = u32::try_from(bytes.len()).expect("a send queue is smaller");
             self.shard.sent(id, length);

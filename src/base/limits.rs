@@ -168,9 +168,18 @@ pub const OUTSIDE_WRITERS_MAX: usize = 64;
 /// How often the history looks whether a writer has finished, before it is tried again in the next
 /// turn: a few microseconds.
 pub const HISTORY_SPINS: usize = 200;
+/// What may be sent in one submission, in sends of a fan-out: large enough that the cost of entering
+/// the kernel is negligible per send, small enough that input is handled between two submissions.
+pub const SEND_COST_PER_SUBMISSION: usize = 256;
+/// What a reply or a control frame counts for. Its client waits for it and its socket is cold, so the
+/// send itself takes several times as long; and where many ask at once, others' messages are behind
+/// their requests, which must be read at least as fast as they come.
+pub const REPLY_SEND_COST: usize = 16;
 /// Bytes of entries that a shard sends to subscribers that recover in one turn of the event loop: a
 /// fraction of a millisecond.
 pub const RECOVERY_BYTES_PER_TURN: usize = 64 * 1024;
+/// The same while others wait to be sent to: those go first.
+pub const RECOVERY_BYTES_PER_BUSY_TURN: usize = 8 * 1024;
 /// Subscribers that recover which it looks at in one turn.
 pub const RECOVERIES_PER_TURN: usize = 256;
 /// What one subscriber is sent at a time, before the others get their turn.

@@ -13,8 +13,8 @@ use super::unauthenticated::{Excess, UnauthenticatedPool};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
     CLOSE_TIMEOUT_MS, CONTROL_FRAMES_MAX, HEAD_TIMEOUT_MS, RECOVERY_BYTES_WAITING,
-    REPLY_BYTES_WAITING, REPLY_BYTES_WAITING_UNAUTHENTICATED, ROOM_FOR_CONNECTIONS,
-    WAITING_BYTES_WHEN_SHORT, WHEEL_TICK_MS,
+    REPLY_BYTES_WAITING, REPLY_BYTES_WAITING_UNAUTHENTICATED, REPLY_SEND_COST,
+    ROOM_FOR_CONNECTIONS, WAITING_BYTES_WHEN_SHORT, WHEEL_TICK_MS,
 };
 use crate::base::now::Stopwatch;
 use crate::base::{
@@ -651,8 +651,10 @@ impl ConnectionTable {
         connection.map_or(Vec::new(), |connection| connection.send_queue.unsent())
     }
 
-    pub(super) fn next_ready(&mut self) -> Option<ConnectionId> {
-        while let Some((id, is_urgent)) = self.ready_queue.pop() {
+    pub(super) fn next_ready(&mut self, cost_left: &mut usize) -> Option<ConnectionId> {
+        while *cost_left > 0
+            && let Some((id, is_urgent)) = self.ready_queue.pop()
+        {
             let Some(connection) = self.slab.get_mut(id) else {
                 continue;
             };
@@ -669,6 +671,8 @@ impl ConnectionTable {
             let has_bytes =
                 !connection.send_queue.is_empty() && !connection.send_queue.is_sending();
             if is_writable && !connection.is_blocked && has_bytes {
+                let cost = if is_urgent { REPLY_SEND_COST } else { 1 };
+                *cost_left = cost_left.saturating_sub(cost);
                 return Some(id);
             }
         }

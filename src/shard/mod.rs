@@ -398,9 +398,10 @@ impl Shard {
         self.reader.unpark();
     }
 
-    /// The next connection that has bytes to send and no send in flight.
-    pub fn next_ready(&mut self) -> Option<ConnectionId> {
-        self.connections.next_ready()
+    /// The next connection that has bytes to send and no send in flight. Takes what the send counts
+    /// for from `cost_left`; with nothing left there is no next one.
+    pub fn next_ready(&mut self, cost_left: &mut usize) -> Option<ConnectionId> {
+        self.connections.next_ready(cost_left)
     }
 
     /// Whether `next_ready` would return a connection.

@@ -4,18 +4,17 @@ use super::connection::Connection;
 use crate::base::ConnectionId;
 use std::collections::VecDeque;
 
-/// Connections with replies that go before one without, so that replies to many hold up no fan-out.
-const URGENT_IN_A_ROW: u32 = 7;
-
 /// The queue of connections that wait for a send, and its end at the last fan-out.
 ///
 /// Connections that have a reply or a control frame are in a second, shorter queue, which goes first:
-/// an answer does not wait for a fan-out to thousands.
+/// an answer does not wait for a fan-out to thousands. While both have some, they take turns, so that
+/// answers to thousands hold up no fan-out either.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
     queue: VecDeque<ConnectionId>,
     urgent: VecDeque<ConnectionId>,
-    urgent_in_a_row: u32,
+    /// Whether the last one was of `urgent`.
+    was_urgent: bool,
     /// Connections that have left `queue` so far.
     removed: u64,
     /// The value of `removed` at which all connections of the last fan-out have left the queue.
@@ -42,13 +41,13 @@ impl ReadyQueue {
     /// The first connection, and whether it was in the urgent queue. It may be in the other one as
     /// well.
     pub(super) fn pop(&mut self) -> Option<(ConnectionId, bool)> {
-        if (self.urgent_in_a_row < URGENT_IN_A_ROW || self.queue.is_empty())
+        if (!self.was_urgent || self.queue.is_empty())
             && let Some(first) = self.urgent.pop_front()
         {
-            self.urgent_in_a_row += 1;
+            self.was_urgent = true;
             return Some((first, true));
         }
-        self.urgent_in_a_row = 0;
+        self.was_urgent = false;
         let first = self.queue.pop_front()?;
         self.removed += 1;
         Some((first, false))

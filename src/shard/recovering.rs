@@ -7,7 +7,8 @@ use super::history_page::{HistoryPage, PageRequest};
 use super::record::{Frame, Record};
 use crate::base::limits::{
     HISTORY_REPLY_MESSAGES, HISTORY_REPLY_MESSAGES_MAX, RECOVERIES_PER_TURN, RECOVERY_BYTES_KEPT,
-    RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING, RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
+    RECOVERY_BYTES_PER_BUSY_TURN, RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING,
+    RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
 };
 use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, Position, Variant};
 use crate::broker::{BroadcastTarget, Broker, Event, HistoryRequest, Recovery};
@@ -92,7 +93,10 @@ impl Shard {
             self.recovering.is_unsettled = true;
             return;
         }
-        let mut bytes_left = RECOVERY_BYTES_PER_TURN;
+        let mut bytes_left = match self.connections.ready_queue.is_empty() {
+            true => RECOVERY_BYTES_PER_TURN,
+            false => RECOVERY_BYTES_PER_BUSY_TURN,
+        };
         for _ in 0..RECOVERIES_PER_TURN {
             if bytes_left == 0 {
                 break;

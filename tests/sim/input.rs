@@ -45,7 +45,7 @@ impl World {
 
     fn flush(&mut self) {
         let shard = &mut self.shards.shards[0];
-        while let Some(id) = shard.next_ready() {
+        while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
             let bytes = shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             shard.sent(id, u32::try_from(bytes.len()).unwrap());
             let mut clients = self.clients.iter_mut();
@@ -189,7 +189,7 @@ fn input_waits_while_the_peer_does_not_read_its_replies_and_is_handled_when_it_d
     assert!(waiting < 64 * 1024, "{waiting} bytes of replies");
     let mut sent = 0;
     while world.shards.shards[0].has_ready() || world.shards.shards[0].has_waiting_input() {
-        while let Some(id) = world.shards.shards[0].next_ready() {
+        while let Some(id) = world.shards.shards[0].next_ready(&mut { usize::MAX }) {
             let bytes: usize = world.shards.shards[0]
                 .begin_send(id, 64)
                 .map(<[u8]>::len)

@@ -23,6 +23,7 @@ mod presence;
 mod proxies;
 mod random;
 mod recovery;
+mod recovery_burst;
 mod rules;
 mod seeds;
 mod shards;

@@ -70,7 +70,7 @@ impl World {
         for (id, query) in self.shard.take_queries() {
             self.shard.unacknowledged(id, query, None, NOW);
         }
-        while let Some(id) = self.shard.next_ready() {
+        while let Some(id) = self.shard.next_ready(&mut { usize::MAX }) {
             let bytes = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             let mut clients = self.clients.iter_mut();
             let client = clients.find(|client| client.id == id).unwrap();
@@ -158,7 +158,7 @@ fn filters_count_and_new_ones_are_rejected_while_memory_is_short() {
         let mut bytes = bytes;
         world.shard.receive(id, &mut bytes, NOW);
         world.shard.continue_input(NOW);
-        while world.shard.next_ready().is_some() {
+        while world.shard.next_ready(&mut { usize::MAX }).is_some() {
             let sent = world
                 .shard
                 .begin_send(id, 64)

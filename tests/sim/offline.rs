@@ -164,7 +164,7 @@ impl World {
 
     /// Sends what is ready; sockets take all, a part or nothing.
     fn flush(&mut self, shard: usize) {
-        while let Some(id) = self.shards.shards[shard].next_ready() {
+        while let Some(id) = self.shards.shards[shard].next_ready(&mut { usize::MAX }) {
             let slices = self.shards.shards[shard].begin_send(id, 4);
             let mut bytes = slices.collect::<Vec<_>>().concat();
             let length = bytes.len();
@@ -292,7 +292,7 @@ fn read_numbers(world: &mut World, shard: usize, id: ConnectionId) -> Vec<u64> {
     let state = &mut world.shards.shards[shard];
     let mut text = String::new();
     while state.drain_ring(now) > 0 || state.has_recovering() || state.has_ready() {
-        while let Some(ready) = state.next_ready() {
+        while let Some(ready) = state.next_ready(&mut { usize::MAX }) {
             let bytes = state.begin_send(ready, 64).collect::<Vec<_>>().concat();
             state.sent(ready, u32::try_from(bytes.len()).unwrap());
             if ready == id {

@@ -118,7 +118,7 @@ impl World {
 
     fn flush(&mut self, shard: usize) {
         let state = &mut self.shards.shards[shard];
-        while let Some(id) = state.next_ready() {
+        while let Some(id) = state.next_ready(&mut { usize::MAX }) {
             let bytes = state.begin_send(id, 64).collect::<Vec<_>>().concat();
             state.sent(id, u32::try_from(bytes.len()).unwrap());
             let mut connections = self.connections.iter_mut();

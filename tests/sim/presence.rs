@@ -186,7 +186,7 @@ impl World {
                 is_idle &= state.drain_ring(self.now) == 0 && !state.is_congested();
                 state.continue_input(self.now);
                 is_idle &= !state.has_waiting_input();
-                while let Some(id) = state.next_ready() {
+                while let Some(id) = state.next_ready(&mut { usize::MAX }) {
                     is_idle = false;
                     let bytes = state.begin_send(id, 64).collect::<Vec<_>>().concat();
                     state.sent(id, u32::try_from(bytes.len()).unwrap());

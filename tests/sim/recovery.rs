@@ -202,7 +202,7 @@ impl World {
 
     /// Sends what is ready, all of it or parts.
     fn flush(&mut self, shard: usize, is_whole: bool) {
-        while let Some(id) = self.shards.shards[shard].next_ready() {
+        while let Some(id) = self.shards.shards[shard].next_ready(&mut { usize::MAX }) {
             let slices = self.shards.shards[shard].begin_send(id, 8);
             let mut bytes = slices.collect::<Vec<_>>().concat();
             let client = self.by_connection.get(&(shard, id)).copied();
@@ -711,7 +711,7 @@ fn subscribers_that_recover_and_do_not_read_cost_nothing_until_they_do() {
     for id in &clients {
         for channel in 0..CHANNELS {
             // What comes before the answers to all is the replies', not the recovery's.
-            while let Some(id) = shard.next_ready() {
+            while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
                 let bytes = shard.begin_send(id, 64).map(<[u8]>::len).sum::<usize>();
                 shard.sent(id, u32::try_from(bytes).unwrap());
             }
@@ -743,7 +743,7 @@ fn subscribers_that_recover_and_do_not_read_cost_nothing_until_they_do() {
         r#"{"type":"unsubscribe","data":{"channel":"news:999"}}"#,
     );
     shard.abort(clients[2], BEGAN);
-    while let Some(id) = shard.next_ready() {
+    while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
         let bytes = shard.begin_send(id, 64).map(<[u8]>::len).sum::<usize>();
         if id == clients[0] {
             shard.sent(id, u32::try_from(bytes).unwrap());
@@ -760,7 +760,7 @@ fn subscribers_that_recover_and_do_not_read_cost_nothing_until_they_do() {
         shard.writable(*id);
     }
     while shard.has_ready() || shard.has_recovering() {
-        while let Some(id) = shard.next_ready() {
+        while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
             let bytes = shard.begin_send(id, 64).map(<[u8]>::len).sum::<usize>();
             shard.sent(id, u32::try_from(bytes).unwrap());
         }

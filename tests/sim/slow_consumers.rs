@@ -121,7 +121,7 @@ impl Readers {
             queued: 0,
             closed: None,
         });
-        while let Some(id) = self.shards[shard].next_ready() {
+        while let Some(id) = self.shards[shard].next_ready(&mut { usize::MAX }) {
             let bytes = self.shards[shard].begin_send(id, 64).collect::<Vec<_>>();
             let bytes = bytes.concat();
             self.shards[shard].sent(id, u32::try_from(bytes.len()).unwrap());
@@ -249,7 +249,7 @@ impl Readers {
 
     /// Sends what waits, with sockets that take all, a part or nothing.
     fn flush(&mut self, shard: usize) {
-        while let Some(id) = self.shards[shard].next_ready() {
+        while let Some(id) = self.shards[shard].next_ready(&mut { usize::MAX }) {
             let index = self.by_id[&(shard, id)];
             let slices_max = 1 + self.random.below(4);
             let slices = self.shards[shard].begin_send(id, slices_max);

@@ -77,7 +77,7 @@ impl World {
         let state = &mut self.shards.shards[shard];
         loop {
             let count = state.drain_ring(now);
-            while let Some(id) = state.next_ready() {
+            while let Some(id) = state.next_ready(&mut { usize::MAX }) {
                 let bytes = state.begin_send(id, 64).collect::<Vec<_>>().concat();
                 state.sent(id, u32::try_from(bytes.len()).unwrap());
                 let mut clients = self.clients.iter_mut();
@@ -286,7 +286,7 @@ fn subscriptions_of_one_session_to_the_same_channel_recover_together() {
         let shard = &mut world.shards.shards[1];
         let mut text = String::new();
         while shard.drain_ring(LATER) > 0 || shard.has_recovering() || shard.has_ready() {
-            while let Some(id) = shard.next_ready() {
+            while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
                 let bytes = shard.begin_send(id, 64).collect::<Vec<_>>().concat();
                 shard.sent(id, u32::try_from(bytes.len()).unwrap());
                 text += &String::from_utf8_lossy(&bytes);

@@ -179,7 +179,7 @@ impl Streams {
             let mut is_idle = true;
             for (index, shard) in self.shards.iter_mut().enumerate() {
                 is_idle &= shard.drain_ring(NOW) == 0;
-                while let Some(id) = shard.next_ready() {
+                while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
                     is_idle = false;
                     let bytes = shard.begin_send(id, 3).collect::<Vec<_>>().concat();
                     // Sockets that take a part now and then.

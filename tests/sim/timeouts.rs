@@ -96,7 +96,7 @@ impl Stage {
 
     fn sent_bytes(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while let Some(id) = self.shard.next_ready() {
+        while let Some(id) = self.shard.next_ready(&mut { usize::MAX }) {
             let slices = self.shard.begin_send(id, 64).collect::<Vec<_>>().concat();
             self.shard.sent(id, u32::try_from(slices.len()).unwrap());
             bytes.extend(slices);
@@ -369,7 +369,7 @@ fn a_full_socket_is_slow_only_if_its_peer_acknowledges_nothing_for_five_seconds(
     stage.shard.send_message(id, "m", &text, stage.now);
     stage.shard.send_message(id, "m", &text, stage.now);
     // The socket takes a part, and nothing after that.
-    assert_eq!(stage.shard.next_ready(), Some(id));
+    assert_eq!(stage.shard.next_ready(&mut { usize::MAX }), Some(id));
     stage.shard.begin_send(id, 64).for_each(drop);
     stage.shard.sent(id, 100_000);
     stage.shard.would_block(id, stage.now);

@@ -82,7 +82,7 @@ impl Stage {
     /// Sends all that waits, and closes what is to be closed.
     fn deliver(&mut self) {
         for (index, shard) in self.shards.iter_mut().enumerate() {
-            while let Some(id) = shard.next_ready() {
+            while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
                 let bytes = shard.begin_send(id, 64).collect::<Vec<_>>().concat();
                 shard.sent(id, u32::try_from(bytes.len()).unwrap());
                 let sent = self.sent.entry((index, id)).or_default();

@@ -10,7 +10,7 @@ use super::kernel::{Completion, Kernel, Operation, SocketOption};
 use super::sockets::Socket;
 use crate::base::counters::RejectReason;
 use crate::base::heartbeat::STALL_MS;
-use crate::base::limits::RING_RECORDS_PER_TURN;
+use crate::base::limits::{RING_RECORDS_PER_TURN, SEND_COST_PER_SUBMISSION};
 use crate::base::now::{Clock, Stopwatch};
 use crate::base::{ConnectionId, Now, ShardCounters, SlotMap};
 use crate::net::Peers;
@@ -21,9 +21,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connections whose sends go into one submission. Large enough that the cost of entering the
-/// kernel is negligible per send, small enough that input is handled between two submissions.
-const SENDS_PER_SUBMISSION: usize = 256;
 /// Bytes after which a submission takes no further connection: copies of frames with a subscriber's
 /// own subscription id exist only while they are being sent.
 const BYTES_PER_SUBMISSION: usize = 4 * 1024 * 1024;
@@ -621,8 +618,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// Queues sends for connections that have bytes waiting.
     fn flush(&mut self) {
         let (mut bytes, mut sends) = (0, 0);
-        while sends < SENDS_PER_SUBMISSION && bytes <= BYTES_PER_SUBMISSION {
-            let Some(id) = self.shard.next_ready() else {
+        let mut cost_left = SEND_COST_PER_SUBMISSION;
+        while bytes <= BYTES_PER_SUBMISSION {
+            let Some(id) = self.shard.next_ready(&mut cost_left) else {
                 break;
             };
             if self.begin_operation(id) {

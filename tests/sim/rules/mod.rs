@@ -236,7 +236,7 @@ impl Rules {
             let mut is_idle = true;
             for (index, shard) in self.shards.iter_mut().enumerate() {
                 is_idle &= shard.drain_ring(self.now) == 0;
-                while let Some(id) = shard.next_ready() {
+                while let Some(id) = shard.next_ready(&mut { usize::MAX }) {
                     is_idle = false;
                     let bytes = shard.begin_send(id, 64).collect::<Vec<_>>().concat();
                     shard.sent(id, u32::try_from(bytes.len()).unwrap());
