@@ -111,13 +111,19 @@ impl DialectId {
 
 /// The form in which a publication is sent: the text of one dialect in an uncompressed frame.
 ///
-/// Compressed forms take the indices from `DialectId::COUNT` on.
+/// Other forms than the plain ones take the indices from `DialectId::COUNT` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant(u8);
 
 impl Variant {
     /// How many variants there are; a mask of them fits a `u32`.
-    pub const COUNT: usize = DialectId::COUNT;
+    pub const COUNT: usize = DialectId::COUNT + 1;
+    /// The frames of the gateway dialect that have the position of the publication before, too.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a mask of dialects fits a u32"
+    )]
+    pub const GATEWAY_WITH_PREVIOUS: Self = Self(DialectId::COUNT as u8);
 
     /// The uncompressed frames of `dialect`.
     #[must_use]
@@ -127,7 +133,7 @@ impl Variant {
 
     /// All variants, in the order of their indices.
     pub fn all() -> impl Iterator<Item = Self> + Clone {
-        DialectId::ALL.into_iter().map(Self::plain)
+        <Self as Label>::ALL.iter().copied()
     }
 
     /// Index in tables that have one entry per variant, and bit number in masks.
@@ -145,21 +151,42 @@ impl Variant {
     /// The dialect whose text the frame contains.
     #[must_use]
     pub fn dialect(self) -> DialectId {
-        DialectId::ALL[usize::from(self.0) % DialectId::COUNT]
+        match self {
+            Self::GATEWAY_WITH_PREVIOUS => DialectId::Gateway,
+            Self(plain) => DialectId::ALL[usize::from(plain)],
+        }
+    }
+
+    /// Whether its frames have the position of the publication before, where they have one.
+    #[must_use]
+    pub fn has_previous(self) -> bool {
+        self == Self::GATEWAY_WITH_PREVIOUS
+    }
+
+    /// The same with the position of the publication before, if there is such a form.
+    #[must_use]
+    pub fn with_previous(self) -> Self {
+        match self.dialect() {
+            DialectId::Gateway => Self::GATEWAY_WITH_PREVIOUS,
+            _ => self,
+        }
     }
 
     /// The value of the `variant` label.
     #[must_use]
     pub fn name(self) -> &'static str {
-        self.dialect().name()
+        match self {
+            Self::GATEWAY_WITH_PREVIOUS => "gateway_with_previous",
+            _ => self.dialect().name(),
+        }
     }
 }
 
 impl Label for Variant {
     const ALL: &'static [Self] = &{
-        let mut all = [Self(0); Self::COUNT];
+        let mut all = [Self::GATEWAY_WITH_PREVIOUS; Self::COUNT];
         let mut index = 0;
-        while index < Self::COUNT {
+        while index < DialectId::COUNT {
             all[index] = Self::plain(DialectId::ALL[index]);
             index += 1;
         }

@@ -116,6 +116,8 @@ pub struct Channel {
     /// tenants.
     unfiltered: Vec<u32>,
     filters: Option<Box<Filters>>,
+    /// The offset in the history of the last publication that was read, 0 = none.
+    newest_offset: u64,
 }
 
 /// The filters of a channel, and which subscriber groups each one serves.
@@ -251,6 +253,13 @@ impl Channel {
         let in_use = |variant: &Variant| self.groups_by_variant[usize::from(variant.index())] > 0;
         let in_use = Variant::all().filter(in_use);
         in_use.fold(0, |mask, variant| mask | variant.bit())
+    }
+
+    /// Notes that a publication with this offset in the history was read, here or in the history;
+    /// returns that of the newest one before, 0 = none.
+    pub(crate) fn pass(&mut self, offset: u64) -> u64 {
+        let newest = self.newest_offset.max(offset);
+        std::mem::replace(&mut self.newest_offset, newest)
     }
 
     fn group_for(&mut self, key: SubscriberGroupKey) -> u32 {
@@ -479,6 +488,7 @@ impl Channels {
             groups_by_variant: [0; Variant::COUNT],
             unfiltered: Vec::new(),
             filters: None,
+            newest_offset: 0,
         };
         let index = u32::try_from(self.channels.insert(channel));
         let index = ChannelIndex(index.expect("fewer channels than subscriptions, which are u32"));

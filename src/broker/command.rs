@@ -218,6 +218,8 @@ pub struct Subscription<'a> {
     pub is_persistent: bool,
     /// Whether it was remembered, and is restored.
     pub is_restored: bool,
+    /// Whether each publication is to have the position of the one before on the channel.
+    pub has_previous: bool,
 }
 
 impl<'a> Subscription<'a> {
@@ -231,6 +233,7 @@ impl<'a> Subscription<'a> {
             recover: None,
             is_persistent: false,
             is_restored: false,
+            has_previous: false,
         }
     }
 }

@@ -115,6 +115,8 @@ pub struct SubscriptionView<'a> {
     pub is_persistent: Option<bool>,
     /// Whether it was remembered, and is restored.
     pub is_restored: bool,
+    /// Whether each publication has the position of the one before.
+    pub has_previous: bool,
     /// The time.
     pub now: Now,
 }

@@ -22,6 +22,8 @@ pub struct Recovery {
     pub id: ConnectionId,
     /// The offset up to which it has received everything.
     pub after: u64,
+    /// The offset of the last entry that it was sent; 0 = none yet.
+    pub sent: u64,
     pub(super) subscription: SubscriptionRef,
     pub(super) number: NonZeroU32,
 }
@@ -81,6 +83,7 @@ impl Recoveries {
         self.put_back(Recovery {
             id,
             after,
+            sent: 0,
             subscription,
             number,
         });
@@ -152,8 +155,11 @@ impl Recoveries {
     pub(super) fn rewind(&mut self, id: ConnectionId, number: NonZeroU32, after: u64) {
         if let Some(session) = self.by_session.get_mut(&id) {
             let mut its = session.recoveries.iter_mut();
-            if let Some(recovery) = its.find(|it| it.number == number) {
-                recovery.after = recovery.after.min(after);
+            if let Some(recovery) = its.find(|it| it.number == number)
+                && after < recovery.after
+            {
+                recovery.after = after;
+                recovery.sent = 0;
             }
         }
     }

@@ -59,8 +59,12 @@ impl Broker {
         self.recoveries.resume(id);
     }
 
-    /// From now on the subscriber receives what the shard reads from the ring.
-    pub fn finish_recovery(&mut self, recovery: Recovery) {
+    /// From now on the subscriber receives what the shard reads from the ring. The last entry that it
+    /// was sent is at the offset `sent`; 0 = none.
+    pub fn finish_recovery(&mut self, recovery: Recovery, sent: u64) {
+        self.channels
+            .at_mut(recovery.subscription.channel)
+            .pass(sent);
         let live = self.channels.make_live(recovery.subscription);
         self.replace_subscription(recovery.id.slot(), recovery.subscription, live);
         self.recoveries.resume(recovery.id);

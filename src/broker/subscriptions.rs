@@ -14,6 +14,14 @@ use crate::base::limits::FILTER_BYTES_PER_SESSION_MAX;
 use crate::base::{ConnectionId, HistoryError, Now, Position, SubscriptionId};
 use crate::config::Action;
 
+/// In which form a session receives the publications of a channel, and which.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) subscription_id: Option<SubscriptionId>,
+    pub(super) filter: Option<Filter>,
+    pub(super) has_previous: bool,
+}
+
 impl Broker {
     pub(super) fn subscribe(
         &mut self,
@@ -49,6 +57,7 @@ impl Broker {
         let (mut after, mut is_recovered) = shown.map_or((None, false), |position| {
             self.resume(id, requested.channel, &name, position, now)
         });
+        let has_previous = requested.has_previous && has_history && !is_known;
         let mut is_announced = false;
         if !is_known {
             if session.client_side().len() >= self.subscriptions_max(session) {
@@ -70,7 +79,11 @@ impl Broker {
                 return Err(Rejection::TooManyFilters);
             }
             let shown = after;
-            let with = (subscription_id.clone(), filter);
+            let with = Wanted {
+                subscription_id: subscription_id.clone(),
+                filter,
+                has_previous,
+            };
             (after, is_announced) = self.join(id, &name, with, after, now, emit);
             is_recovered |= shown.is_none() && after.is_some();
             self.count_tables();
@@ -93,6 +106,7 @@ impl Broker {
             position: has_history.then_some(position),
             is_recovered: (requested.recover.is_some() || after.is_some()).then_some(is_recovered),
             is_persistent,
+            has_previous,
             is_restored: requested.is_restored,
             now,
         })));
@@ -175,7 +189,7 @@ impl Broker {
         &mut self,
         id: ConnectionId,
         name: &str,
-        (subscription_id, filter): (Option<SubscriptionId>, Option<Filter>),
+        wanted: Wanted,
         after: Option<u64>,
         now: Now,
         emit: &mut Emit<'_>,
@@ -189,14 +203,17 @@ impl Broker {
         let channel = self.channels.open(name, false);
         let has_presence = self.channels.at(channel).presence_place().is_some();
         let appears = has_presence && session.subscription(Some(channel)).is_none();
-        let variant = session.variant();
+        let variant = match wanted.has_previous {
+            true => session.variant().with_previous(),
+            false => session.variant(),
+        };
         let subscription = self.channels.join(
             channel,
             NewSubscriber {
                 slot: id.slot(),
                 variant,
-                subscription_id,
-                filter,
+                subscription_id: wanted.subscription_id,
+                filter: wanted.filter,
                 tenant: TenantKey::NONE,
                 recovery: recovery.map(|(number, _)| number),
             },
@@ -237,7 +254,7 @@ impl Broker {
         if session.client_side().len() >= self.subscriptions_max(session) {
             return rejected.of(SubscriptionReject::Full).add(1);
         }
-        self.join(id, &full_name, (None, None), None, now, emit);
+        self.join(id, &full_name, Wanted::default(), None, now, emit);
         self.count_tables();
     }
 
@@ -287,6 +304,7 @@ impl Broker {
             position: None,
             is_recovered: None,
             is_persistent: None,
+            has_previous: false,
             is_restored: false,
             now,
         };
@@ -319,6 +337,7 @@ impl Broker {
             position: None,
             is_recovered: None,
             is_persistent: None,
+            has_previous: false,
             is_restored: false,
             now,
         };

@@ -42,6 +42,7 @@ pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
         position: None,
         is_recovered: None,
         is_persistent: None,
+        has_previous: false,
         is_restored: false,
         now: NOW,
     }

@@ -14,7 +14,7 @@ mod presence_event;
 mod templates;
 
 use crate::base::channel_names::owner;
-use crate::base::{DialectId, PresenceRule};
+use crate::base::{DialectId, POSITION_BYTES, PresenceRule, Variant};
 use crate::broker::{Command, Event, Presence, PresenceOn, Publication, Rejection, Retain};
 use crate::config::AccessRule;
 use crate::json::{Document, Object};
@@ -28,7 +28,26 @@ pub struct PublicationMeta {
     pub id: u64,
     /// Whether its channel has a history, so that the publication has a position in it.
     pub has_position: bool,
+    /// Whether the message has the position of the publication before, [`PREVIOUS_BYTES`] behind its own.
+    pub has_previous: bool,
 }
+
+impl PublicationMeta {
+    /// The same for the message of a variant.
+    #[must_use]
+    pub fn of(self, variant: Variant) -> Self {
+        Self {
+            has_previous: self.has_position && variant.has_previous(),
+            ..self
+        }
+    }
+}
+
+/// From the start of a publication's position to that of the position before it, bytes; between them
+/// is [`PREVIOUS_FIELD`].
+pub const PREVIOUS_BYTES: usize = POSITION_BYTES + PREVIOUS_FIELD.len();
+/// What is between the two positions in a message that has both.
+pub const PREVIOUS_FIELD: &str = r#"","previous":""#;
 
 /// The offsets, from the start of a message, of what is filled in later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 use super::record::{self, Frame};
 use crate::base::limits::RUN_BYTES_MAX;
 use crate::base::{ChannelTag, FrameRun, POSITION_BYTES, Position, SUBSCRIPTION_ID_BYTES, Variant};
-use crate::dialect::Placeholders;
+use crate::dialect::{PREVIOUS_BYTES, Placeholders};
 use crate::ws::frame;
 
 /// Batches whose memory is kept: clients may choose subscription ids of any width, but few do.
@@ -33,6 +33,14 @@ pub(super) struct Batch {
     newest: u64,
     /// The latest run, and the frames that it was made of.
     latest: Option<(Vec<u32>, FrameRun)>,
+}
+
+/// The positions that the message of a publication has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Positions {
+    pub(super) own: Position,
+    /// Where the one before on its channel is; 0 = none is known.
+    pub(super) previous_offset: u64,
 }
 
 /// One frame of a batch.
@@ -95,11 +103,11 @@ pub(super) fn single(
     tag: ChannelTag,
     variant: Variant,
     subscription_id_bytes: u16,
-    position: Position,
+    positions: Positions,
     frame: Frame<'_>,
 ) -> FrameRun {
     let mut batch = Batch::new(variant, subscription_id_bytes);
-    batch.append(Some(position), frame);
+    batch.append(Some(positions), frame);
     batch.run(tag, &[0])
 }
 
@@ -119,19 +127,19 @@ impl Batch {
     /// Adds the frame of the current publication, unless it is already present; returns its index.
     pub(super) fn add<'a>(
         &mut self,
-        position: Option<Position>,
+        positions: Option<Positions>,
         frame: impl FnOnce() -> Frame<'a>,
     ) -> u32 {
         if self.newest != self.publication {
             self.newest = self.publication;
-            self.append(position, frame());
+            self.append(positions, frame());
         }
         u32::try_from(self.pieces.len() - 1).expect("a run is far shorter than 4 GiB")
     }
 
     /// Adds a frame, with its position, and with the placeholder for subscription ids as wide as
     /// those of the subscribers.
-    fn append(&mut self, position: Option<Position>, frame: Frame<'_>) {
+    fn append(&mut self, positions: Option<Positions>, frame: Frame<'_>) {
         let start = self.bytes.len();
         let subscription_id_bytes = usize::from(self.subscription_id_bytes);
         let placeholders = match frame.placeholders.subscription_id {
@@ -156,9 +164,15 @@ impl Batch {
                 frame.placeholders
             }
         };
-        if let (Some(at), Some(position)) = (placeholders.position, position) {
-            let at = start + at;
-            self.bytes[at..at + POSITION_BYTES].copy_from_slice(&position.text());
+        if let (Some(at), Some(positions)) = (placeholders.position, positions) {
+            self.fill_in(start + at, positions.own);
+            if self.variant.has_previous() {
+                let previous = Position {
+                    offset: positions.previous_offset,
+                    ..positions.own
+                };
+                self.fill_in(start + at + PREVIOUS_BYTES, previous);
+            }
         }
         self.pieces.push(Piece {
             start,
@@ -167,8 +181,12 @@ impl Batch {
                 .subscription_id
                 .filter(|_| subscription_id_bytes > 0)
                 .map(|placeholder| start + placeholder),
-            offset: position.map_or(0, |position| position.offset),
+            offset: positions.map_or(0, |positions| positions.own.offset),
         });
+    }
+
+    fn fill_in(&mut self, at: usize, position: Position) {
+        self.bytes[at..at + POSITION_BYTES].copy_from_slice(&position.text());
     }
 
     /// The run of these frames of the channel with this tag; the latest run again if the frames are the same.
@@ -240,8 +258,12 @@ mod tests {
                 epoch: 1,
                 offset: 2,
             };
-            batch.append(Some(position), frame);
-            batch.append(Some(position), frame);
+            let positions = Positions {
+                own: position,
+                previous_offset: 0,
+            };
+            batch.append(Some(positions), frame);
+            batch.append(Some(positions), frame);
             let (before, after) = match is_after {
                 true => (" ".repeat(POSITION_BYTES), position.to_string()),
                 false => (position.to_string(), " ".repeat(POSITION_BYTES)),

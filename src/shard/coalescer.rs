@@ -1,6 +1,6 @@
 //! Joins the frames of consecutive publications of a channel into runs, one for each form.
 
-use super::batch::Batches;
+use super::batch::{Batches, Positions};
 use super::record::{Frame, Record};
 use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId, Variant};
 use crate::broker::{
@@ -91,6 +91,10 @@ impl Coalescer {
             return;
         };
         self.find_groups(broker.channel_mut(index), reach, &record, counters);
+        let positions = record.meta.has_position.then(|| Positions {
+            own: position,
+            previous_offset: broker.channel_mut(index).pass(position.offset),
+        });
         let channel = broker.channel(index);
         // Frames that the writer did not encode are encoded here, from the texts.
         let is_late = channel.variants() & !record.variants() != 0;
@@ -98,12 +102,11 @@ impl Coalescer {
             return counters.ring_malformed.add(1);
         }
         let mut late = LateFrame::default();
-        let position = record.meta.has_position.then_some(position);
         self.batches.begin_publication();
         for group in &self.wanted {
             let key = channel.group(*group).key;
             let batch = self.batches.of(key.variant, key.subscription_id_bytes);
-            let frame = self.batches.at(batch).add(position, || {
+            let frame = self.batches.at(batch).add(positions, || {
                 let ready = record.frame(key.variant);
                 ready.unwrap_or_else(|| late.of(key.variant, &record, counters))
             });

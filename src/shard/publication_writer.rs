@@ -128,7 +128,7 @@ impl RingWriter {
             variants,
             |variant, output| {
                 note_encode(variant);
-                dialect::of(variant.dialect()).publication(publication, meta, output)
+                dialect::of(variant.dialect()).publication(publication, meta.of(variant), output)
             },
         );
         Pieces {
@@ -375,6 +375,7 @@ impl PublicationWriter {
             unix_ms: now.unix_ms,
             id: u64::from(self.shard) << ID_BITS | self.count,
             has_position: false,
+            has_previous: false,
         };
         self.ring_writer.note_time(meta.id, self.stopwatch);
         let spare = std::mem::take(&mut self.spare);

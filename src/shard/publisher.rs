@@ -203,6 +203,7 @@ impl Publisher {
             unix_ms: now.unix_ms,
             id: writer << ID_BITS | count,
             has_position: false,
+            has_previous: false,
         };
         self.ring_writer.note_time(meta.id, self.stopwatch);
         let mut encoded = 0;

@@ -243,6 +243,7 @@ impl<'a> Record<'a> {
             unix_ms: read_u64(bytes, 14)?,
             id: read_u64(bytes, 22)?,
             has_position: read_u32(bytes, 10)? & FLAG_POSITION != 0,
+            has_previous: false,
         };
         let (table, rest) = bytes
             .get(HEADER_BYTES - FIRST_BYTES..)?
@@ -316,7 +317,7 @@ impl<'a> Record<'a> {
         };
         append_frame(output, |output| {
             let dialect = dialect::of(variant.dialect());
-            dialect.publication(&publication, self.meta, output)
+            dialect.publication(&publication, self.meta.of(variant), output)
         })
     }
 
@@ -383,6 +384,7 @@ mod tests {
         unix_ms: 7,
         id: 9,
         has_position: true,
+        has_previous: false,
     };
 
     fn written(variants: &[Variant]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Sends entries of the history: to subscribers that recover, and as answers to requests.
 
 use super::Shard;
-use super::batch;
+use super::batch::{self, Positions};
 use super::effects;
 use super::history_page::{HistoryPage, PageRequest};
 use super::record::{Frame, Record};
@@ -10,7 +10,7 @@ use crate::base::limits::{
     RECOVERY_BYTES_PER_BUSY_TURN, RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING,
     RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
 };
-use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, Position, Variant};
+use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, Variant};
 use crate::broker::{BroadcastTarget, Broker, Event, HistoryRequest, Recovery};
 use std::collections::HashMap;
 
@@ -37,8 +37,8 @@ enum Entry {
 
 /// How far a subscriber has come in one step.
 enum Outcome {
-    /// All is sent; it is to become live.
-    Done,
+    /// All is sent, the last entry at this offset; it is to become live.
+    Done(u64),
     /// More is there.
     More(u64),
     /// What it has received is not read here yet.
@@ -106,7 +106,7 @@ impl Shard {
             };
             self.connections.counters.recovery_turns.add(1);
             match self.send_entries(&recovery, &mut bytes_left, now) {
-                Outcome::Done => self.broker.finish_recovery(recovery),
+                Outcome::Done(sent) => self.broker.finish_recovery(recovery, sent),
                 Outcome::Ended => self.broker.resume_recoveries(recovery.id),
                 Outcome::Behind => self.broker.delay_recovery(recovery),
                 Outcome::Waits => {
@@ -115,6 +115,7 @@ impl Shard {
                 }
                 Outcome::More(after) => {
                     recovery.after = after;
+                    recovery.sent = after;
                     self.broker.continue_recovery(recovery);
                 }
                 Outcome::Lost => {
@@ -154,6 +155,9 @@ impl Shard {
         };
         let (tag, _) = broker.recovering_channel(recovery);
         let frame_key = |offset| (tag, offset, key.variant, key.subscription_id_bytes);
+        // In front of the first entry of all others may have been sent that are not kept any more.
+        let is_shared =
+            |is_first: bool| !key.variant.has_previous() || !is_first || recovery.sent > 0;
         let (mut entries, mut bytes, mut has_more) = (Vec::new(), 0, false);
         let read = process_state.history.read(
             tag,
@@ -167,7 +171,9 @@ impl Shard {
                 }
                 bytes += content.len();
                 // What not all receive is looked at for each one.
+                let is_shared = is_shared(entries.is_empty());
                 let ready = recovering.frames.get(&frame_key(offset));
+                let ready = ready.filter(|_| is_shared);
                 entries.push((
                     offset,
                     match ready {
@@ -184,14 +190,19 @@ impl Shard {
         *bytes_left = bytes_left.saturating_sub(bytes);
         let mut after = recovery.after;
         for (offset, entry) in entries {
+            let is_first = after == recovery.after;
+            let previous_offset = if is_first { recovery.sent } else { after };
             after = offset;
             let run = match entry {
                 Entry::Ready(run) => Some(run),
                 Entry::Stored(content) => {
-                    let position = broker.position(offset);
-                    let found = render(broker, recovery, &content, position);
+                    let positions = Positions {
+                        own: broker.position(offset),
+                        previous_offset,
+                    };
+                    let found = render(broker, recovery, &content, positions);
                     found.map(|(run, is_for_all)| {
-                        if is_for_all {
+                        if is_for_all && is_shared(is_first) {
                             recovering.keep(frame_key(offset), &run);
                         }
                         run
@@ -206,7 +217,8 @@ impl Shard {
         }
         match has_more {
             true => Outcome::More(after),
-            false => Outcome::Done,
+            false if after == recovery.after => Outcome::Done(recovery.sent),
+            false => Outcome::Done(after),
         }
     }
 
@@ -252,7 +264,7 @@ fn render(
     broker: &mut Broker,
     recovery: &Recovery,
     content: &[u8],
-    position: Position,
+    positions: Positions,
 ) -> Option<(FrameRun, bool)> {
     let record = Record::read_kept(content)?;
     let (tag, name) = broker.recovering_channel(recovery);
@@ -270,7 +282,13 @@ fn render(
         bytes: &bytes,
         placeholders,
     };
-    let run = batch::single(tag, key.variant, key.subscription_id_bytes, position, frame);
+    let run = batch::single(
+        tag,
+        key.variant,
+        key.subscription_id_bytes,
+        positions,
+        frame,
+    );
     let is_for_all = target == BroadcastTarget::All && key.filter().is_none();
     Some((run, is_for_all))
 }

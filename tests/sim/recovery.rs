@@ -53,6 +53,10 @@ struct Client {
     /// A close frame has just arrived.
     is_closed: bool,
     is_blocked: bool,
+    /// Whether it asks for the positions of the publications before.
+    wants_previous: bool,
+    /// Whether a publication has come on this connection.
+    has_received: bool,
 }
 
 impl Client {
@@ -93,7 +97,17 @@ impl Client {
                 self.position = Some(position);
             }
             "m" => {
+                let previous = &message["previous"];
                 let position = position(&message["position"]);
+                assert_eq!(previous.is_string(), self.wants_previous, "{message}");
+                if self.wants_previous {
+                    // Nothing is lost, so it is what came before on this connection.
+                    let previous = Position::parse(previous.as_str().unwrap()).unwrap().offset;
+                    let last = self.position.map_or(0, |it| it.offset);
+                    let is_right = previous == last || previous < last && !self.has_received;
+                    assert!(is_right, "{message} after {last:x}");
+                }
+                self.has_received = true;
                 self.position = Some(position);
                 self.received
                     .push((position, data["number"].as_u64().unwrap()));
@@ -126,6 +140,7 @@ impl World {
     fn with_ring(seed: u64, rule: HistoryRule, clients: usize, ring_bytes: u32) -> Self {
         let client = |index| Client {
             channel: index % CHANNELS,
+            wants_previous: index % 2 == 1,
             ..Client::default()
         };
         Self {
@@ -149,13 +164,17 @@ impl World {
         it.unread.clear();
         it.is_upgraded = false;
         it.is_blocked = false;
+        it.has_received = false;
         let recover = it.position.map_or(String::new(), |position| {
             format!(r#","recover":"{position}""#)
         });
         let channel = it.channel;
+        let previous = it.wants_previous;
         self.send(
             client,
-            &format!(r#"{{"type":"subscribe","data":{{"channel":"news:{channel}"{recover}}}}}"#),
+            &format!(
+                r#"{{"type":"subscribe","data":{{"channel":"news:{channel}","previous":{previous}{recover}}}}}"#
+            ),
         );
     }
 

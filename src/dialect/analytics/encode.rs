@@ -124,6 +124,7 @@ mod tests {
         unix_ms: 1_704_067_200_000,
         id: 1,
         has_position: false,
+        has_previous: false,
     };
 
     fn check_publication(channel: &str, expected: &str, expected_hole: Option<usize>) {

@@ -3,7 +3,7 @@
 use crate::base::{POSITION_BYTES, Position, PresencePage};
 use crate::broker::{Event, HistoryMessage, Publication, SessionView, SubscriptionView};
 use crate::dialect::templates::{nested, start, start_with_data};
-use crate::dialect::{Placeholders, PublicationMeta};
+use crate::dialect::{PREVIOUS_FIELD, Placeholders, PublicationMeta};
 use crate::json::{write_iso_time, write_seconds, write_text};
 
 pub(super) fn publication(
@@ -20,6 +20,10 @@ pub(super) fn publication(
         output.extend_from_slice(b",\"position\":\"");
         placeholders.position = Some(output.len() - base);
         output.extend_from_slice(&[b' '; POSITION_BYTES]);
+        if meta.has_previous {
+            output.extend_from_slice(PREVIOUS_FIELD.as_bytes());
+            output.extend_from_slice(&[b' '; POSITION_BYTES]);
+        }
         output.push(b'"');
     }
     output.extend_from_slice(b",\"data\":");
@@ -84,6 +88,9 @@ fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     }
     if let Some(is_recovered) = view.is_recovered {
         write_flag(output, "recovered", is_recovered);
+    }
+    if view.has_previous {
+        write_flag(output, "previous", true);
     }
     if let Some(is_persistent) = view.is_persistent {
         write_flag(output, "persistent", is_persistent);
@@ -206,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_publication_carries_type_channel_and_data() {
-        let check = |has_position, expected: &str, expected_placeholder| {
+        let check = |has_position, has_previous, expected: &str, expected_placeholder| {
             let mut output = Vec::new();
             let data = r#"{"a": 1.0}"#;
             let (channel, kind) = ("a\"b", "m");
@@ -214,6 +221,7 @@ mod tests {
                 unix_ms: 0,
                 id: 1,
                 has_position,
+                has_previous,
             };
             let publication = Publication::new(channel, kind, data);
             let placeholders = super::publication(&publication, meta, &mut output);
@@ -221,11 +229,16 @@ mod tests {
             assert_eq!(placeholders.position, expected_placeholder);
         };
         let plain = r#"{"type":"m","channel":"a\"b","data":{"a": 1.0}}"#;
-        check(false, plain, None);
+        check(false, false, plain, None);
         let space = " ".repeat(POSITION_BYTES);
         let with_position =
             format!(r#"{{"type":"m","channel":"a\"b","position":"{space}","data":{{"a": 1.0}}}}"#);
-        check(true, &with_position, with_position.find(&space));
+        check(true, false, &with_position, with_position.find(&space));
+        let with_both = with_position.replace(
+            &format!(r#""{space}""#),
+            &format!(r#""{space}","previous":"{space}""#),
+        );
+        check(true, true, &with_both, with_both.find(&space));
     }
 
     #[test]

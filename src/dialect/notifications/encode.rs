@@ -111,6 +111,7 @@ mod tests {
             unix_ms: 1_704_067_200_000,
             id: 10,
             has_position: false,
+            has_previous: false,
         };
         let mut output = Vec::new();
         publication(&Publication::new("all", "alert", data), meta, &mut output);
