@@ -261,6 +261,9 @@ pub const STORE_QUEUE_CHUNKS: usize = 16 * 1024;
 pub const STORE_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Damages of a store that are listed one by one; more are counted.
 pub const STORE_DAMAGES_LISTED: usize = 1_000;
+/// Time after which a disk that does not answer counts as failed, milliseconds: a slow one that is
+/// shared with others takes less.
+pub const STORE_ANSWER_MS: u64 = 5_000;
 /// Smallest and largest size of a segment, bytes. A segment is read at once when the store is
 /// recovered.
 pub const STORE_SEGMENT_BYTES: (u64, u64) = (1024 * 1024, 1024 * 1024 * 1024);

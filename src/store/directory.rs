@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+/// Has the id of the process that has locked the directory.
 const LOCK_FILE: &str = "lock";
 const EXTENSION: &str = ".seg";
 /// Digits of a sequence number in a name: as many as the largest one has, so that names sort.
@@ -20,7 +21,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct LockedDirectory {
     path: PathBuf,
-    /// Locked until it is closed.
+    /// The directory itself, locked until it is closed: any file in it may be removed.
     _lock: File,
 }
 
@@ -33,14 +34,15 @@ impl LockedDirectory {
         }
         // Before the lock file is made: a directory with foreign files remains as it is.
         list_segments(path)?;
-        let lock_path = path.join(LOCK_FILE);
-        let lock = OpenOptions::new()
+        let owner_path = path.join(LOCK_FILE);
+        let owner = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&lock_path)
-            .map_err(StoreError::io("write", &lock_path))?;
+            .open(&owner_path)
+            .map_err(StoreError::io("write", &owner_path))?;
+        let lock = File::open(path).map_err(StoreError::io("lock", path))?;
         for attempt in 1.. {
             match lock.try_lock() {
                 Ok(()) => break,
@@ -50,17 +52,17 @@ impl LockedDirectory {
                 Err(TryLockError::WouldBlock) => {
                     return Err(StoreError::Locked {
                         directory: path.to_owned(),
-                        process: process_of(&lock),
+                        process: process_of(&owner),
                     });
                 }
                 Err(TryLockError::Error(error)) => {
-                    return Err(StoreError::io("lock", &lock_path)(error));
+                    return Err(StoreError::io("lock", path)(error));
                 }
             }
         }
         // The id is for the message of others only: a full disk must not prevent the start.
-        let _ = lock.set_len(0);
-        let _ = writeln!(&lock, "{}", std::process::id());
+        let _ = owner.set_len(0);
+        let _ = writeln!(&owner, "{}", std::process::id());
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
@@ -81,15 +83,15 @@ impl LockedDirectory {
     }
 }
 
-fn process_of(mut lock: &File) -> Option<u32> {
+fn process_of(mut owner: &File) -> Option<u32> {
     let mut text = String::new();
-    lock.read_to_string(&mut text).ok()?;
+    owner.read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 
 /// Whether a process writes in this directory now.
 pub(super) fn is_locked(directory: &Path) -> bool {
-    let Ok(lock) = File::open(directory.join(LOCK_FILE)) else {
+    let Ok(lock) = File::open(directory) else {
         return false;
     };
     matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))

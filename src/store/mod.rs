@@ -92,7 +92,7 @@ impl Store {
             };
             retention.add(segment, file.written_unix_ms, now);
         }
-        let status = Arc::<Status>::default();
+        let status = Arc::new(Status::new(clock));
         status::set(&status.last_sequence, scan.last_sequence);
         let (sender, receiver) = bounded(STORE_QUEUE_CHUNKS);
         let parts = ThreadParts {

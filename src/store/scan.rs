@@ -8,6 +8,7 @@ use super::format::{
 use super::segment_reader::{Found, SegmentReader};
 use crate::base::limits::STORE_DAMAGES_LISTED;
 use rustix::fs::{Advice, fadvise};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -28,6 +29,11 @@ pub enum DamageKind {
     /// One copy of the segment's header, or what is beside the copies, has changed. Nothing is lost
     /// by it.
     HeaderCopy,
+    /// The segment is one of another store, so that nothing of it is read.
+    OtherStore,
+    /// The segment has the name of another one, so that nothing of it is read: its header says with
+    /// which sequence number it begins.
+    Renamed(u64),
     /// Everything is readable, and yet sequence numbers are missing in front of this place.
     Missing,
     /// The operating system cannot read the segment from here on; its answer.
@@ -56,6 +62,10 @@ impl fmt::Display for Damage {
         match &self.kind {
             DamageKind::Unreadable => write!(formatter, "{bytes} unreadable bytes")?,
             DamageKind::Header => write!(formatter, "no valid header, {bytes} unreadable bytes")?,
+            DamageKind::OtherStore => formatter.write_str("a segment of another store")?,
+            DamageKind::Renamed(first) => {
+                write!(formatter, "it was renamed: the header says {first}")?;
+            }
             DamageKind::HeaderCopy => formatter.write_str("changed bytes in the first block")?,
             DamageKind::Missing => formatter.write_str("records are missing")?,
             DamageKind::Read(error) => write!(formatter, "{bytes} bytes cannot be read: {error}")?,
@@ -143,6 +153,7 @@ pub(super) fn scan(
             next_sequence: 1,
             ..StoreScan::default()
         },
+        epoch: None,
         expected: None,
         pending: Vec::new(),
         is_stopped: false,
@@ -150,6 +161,8 @@ pub(super) fn scan(
     };
     let mut bytes = Vec::new();
     let names = directory::list_segments(directory)?;
+    scanner.epoch = common_epoch(directory, &names);
+    scanner.scan.epoch = scanner.epoch;
     for (index, name) in names.iter().copied().enumerate() {
         if scanner.is_stopped {
             break;
@@ -162,6 +175,22 @@ pub(super) fn scan(
     Ok(scanner.finish())
 }
 
+/// The epoch of most segments; of equally many, the newest one.
+fn common_epoch(directory: &Path, names: &[u64]) -> Option<u64> {
+    let mut counts = HashMap::<u64, (usize, usize)>::new();
+    for (index, name) in names.iter().enumerate() {
+        let mut block = [0; BLOCK_BYTES];
+        let file = File::open(directory::segment_path(directory, *name));
+        let read = file.and_then(|mut file| file.read_exact(&mut block));
+        if let (Ok(()), Ok((header, _))) = (read, SegmentHeader::decode(&block)) {
+            let count = counts.entry(header.epoch).or_default();
+            *count = (count.0 + 1, index);
+        }
+    }
+    let most = counts.into_iter().max_by_key(|(_, count)| *count);
+    most.map(|(epoch, _)| epoch)
+}
+
 /// Asks the kernel to read a whole segment while others are looked at. It is only a hint.
 fn read_ahead(path: &Path) {
     if let Ok(file) = File::open(path) {
@@ -172,6 +201,8 @@ fn read_ahead(path: &Path) {
 /// The state between two segments.
 struct Scanner<'a> {
     scan: StoreScan,
+    /// The epoch that the segments should have.
+    epoch: Option<u64>,
     /// The next sequence number, once there is a first.
     expected: Option<u64>,
     /// Damages of which it is not known yet what is lost by them. What a failed write has left is
@@ -193,7 +224,11 @@ impl Scanner<'_> {
     ) -> Result<(), StoreError> {
         let path = directory::segment_path(directory, name);
         let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // It was deleted, as all before it: what is missing is none of the store.
+                self.expected = None;
+                return Ok(());
+            }
             opened => opened.map_err(StoreError::io("open", &path))?,
         };
         let metadata = file.metadata().map_err(StoreError::io("read", &path))?;
@@ -224,8 +259,19 @@ impl Scanner<'_> {
             lost: None,
         };
         match SegmentHeader::decode(bytes) {
+            Ok((header, _))
+                if Some(header.epoch) != self.epoch || header.first_sequence != name =>
+            {
+                let kind = match Some(header.epoch) == self.epoch {
+                    true => DamageKind::Renamed(header.first_sequence),
+                    false => DamageKind::OtherStore,
+                };
+                for first in [name, header.first_sequence] {
+                    self.skip_numbers(first, length);
+                }
+                self.pending.push((damage(kind, 0, bytes.len()), false));
+            }
             Ok((header, is_whole)) => {
-                self.scan.epoch = Some(header.epoch);
                 self.scan.next_sequence = self.scan.next_sequence.max(header.first_sequence);
                 self.expected.get_or_insert(header.first_sequence);
                 if !is_whole {
@@ -252,11 +298,8 @@ impl Scanner<'_> {
                 return Err(StoreError::Version { path, version });
             }
             Err(error) => {
-                // What it can hold at most, so that no number is given twice.
-                let records_max = length / FRAME_HEADER_BYTES as u64 + 1;
                 if error == HeaderError::Damaged {
-                    let behind = name.saturating_add(records_max);
-                    self.scan.next_sequence = self.scan.next_sequence.max(behind);
+                    self.skip_numbers(name, length);
                 }
                 let is_tail = error == HeaderError::Unwritten;
                 let damage = damage(DamageKind::Header, 0, bytes.len());
@@ -270,6 +313,14 @@ impl Scanner<'_> {
         }
         self.scan.files.push(segment);
         Ok(())
+    }
+
+    /// Gives no number that a segment of this length which begins with `first` can have at most.
+    fn skip_numbers(&mut self, first: u64, length: u64) {
+        let behind = first.saturating_add(length / FRAME_HEADER_BYTES as u64 + 1);
+        if behind < u64::MAX / 2 {
+            self.scan.next_sequence = self.scan.next_sequence.max(behind);
+        }
     }
 
     fn on_record(&mut self, path: &Path, offset: usize, record: StoredRecord<'_>) {

@@ -1,5 +1,8 @@
 //! What others may know about a store while it runs.
 
+use crate::base::Now;
+use crate::base::limits::STORE_ANSWER_MS;
+use crate::base::now::Clock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub enum StoreState {
     /// Records are written.
     Running,
-    /// The last write failed, or the thread of the store ended. Records wait until the queue is
+    /// The last write failed, the disk has not answered for some seconds, or the thread of the store
+    /// ended. Records wait until the queue is
     /// full, and are written when a later attempt succeeds.
     Failed {
         /// The operation, the file and the answer of the operating system.
@@ -77,10 +81,17 @@ impl StoreMonitor {
     }
 }
 
+/// Later than any time.
+const IDLE: u64 = u64::MAX;
+
 /// Shared by the thread of the store, the appenders and the handle.
 #[derive(Debug)]
 pub(super) struct Status {
     state: Mutex<StoreState>,
+    clock: Clock,
+    /// Since when the thread of the store has not looked at its queue, monotonic milliseconds;
+    /// [`IDLE`] while it does.
+    busy_since_ms: AtomicU64,
     /// Set by the handle, once.
     pub(super) is_closing: AtomicBool,
     /// Whether something is missing at the end, whatever the thread of the store knows.
@@ -105,10 +116,12 @@ pub(super) struct Status {
     pub(super) is_direct: AtomicBool,
 }
 
-impl Default for Status {
-    fn default() -> Self {
+impl Status {
+    pub(super) fn new(clock: Clock) -> Self {
         Self {
             state: Mutex::new(StoreState::Running),
+            clock,
+            busy_since_ms: AtomicU64::new(IDLE),
             is_closing: AtomicBool::default(),
             is_unfinished: AtomicBool::default(),
             is_failing: AtomicBool::default(),
@@ -149,7 +162,26 @@ impl Status {
     }
 
     pub(super) fn state(&self) -> StoreState {
-        self.lock().clone()
+        let state = self.lock().clone();
+        // Relaxed: only the value itself counts.
+        let since_ms = self.busy_since_ms.load(Ordering::Relaxed);
+        let busy_ms = self.clock.now().monotonic_ms.saturating_sub(since_ms);
+        if state != StoreState::Running || busy_ms < STORE_ANSWER_MS {
+            return state;
+        }
+        let error = format!("the disk has not answered for {} s", busy_ms / 1_000);
+        StoreState::Failed { error }
+    }
+
+    /// The thread of the store begins something for which it may wait for the disk.
+    pub(super) fn note_busy(&self, now: Now) {
+        self.busy_since_ms
+            .store(now.monotonic_ms, Ordering::Relaxed);
+    }
+
+    /// It waits for records.
+    pub(super) fn note_idle(&self) {
+        self.busy_since_ms.store(IDLE, Ordering::Relaxed);
     }
 
     pub(super) fn set_state(&self, state: StoreState) {

@@ -151,6 +151,7 @@ impl StoreThread {
         let mut due_ms: Option<u64> = None;
         let mut is_intact = true;
         loop {
+            self.status.note_busy(self.clock.now());
             self.builder.fill();
             if let Some(sequence) = self.builder.take_delete_before() {
                 self.writer.delete_before(sequence);
@@ -164,6 +165,7 @@ impl StoreThread {
                 }
                 self.writer.delete_old(now);
                 due_ms = None;
+                self.status.note_idle();
                 self.builder.wait(IDLE);
                 continue;
             }

@@ -1,7 +1,7 @@
 //! `fanwire store verify` and `fanwire store dump`.
 
 use crate::harness::{Directory, fanwire, open, write_run};
-use fanwire::store::SyncPolicy;
+use fanwire::store::{SyncPolicy, dump};
 use serde_json::{Value, json};
 use std::fs;
 use std::thread;
@@ -109,4 +109,33 @@ fn verify_works_while_the_store_is_written() {
         "{:?}",
         store.stats()
     );
+}
+
+/// Deletes segments when the first record is written to it, as a checkpoint does.
+struct Deleting(Vec<std::path::PathBuf>);
+
+impl std::io::Write for Deleting {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for path in self.0.drain(..) {
+            fs::remove_file(path)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_dump_reports_nothing_that_is_deleted_meanwhile() {
+    let directory = Directory::new("deleted");
+    write_run(&directory.config(SyncPolicy::Never), 1, 6_000, 800);
+    let segments = directory.segments();
+    assert!(segments.len() > 2);
+    let mut output = Deleting(segments[..segments.len() - 1].to_vec());
+    let inspection = dump(&directory.0, &mut output).unwrap().unwrap();
+    assert_eq!(inspection.scan.damages, []);
+    assert_eq!(inspection.scan.last_sequence, 6_000);
+    assert!(inspection.scan.records < 6_000);
 }

@@ -193,3 +193,48 @@ fn a_segment_of_a_later_version_is_left_alone() {
         "{error}"
     );
 }
+
+#[test]
+fn segments_that_were_renamed_or_are_of_another_store_are_reported() {
+    let (directory, _) = written();
+    let (other, _) = written();
+    let segments = directory.segments();
+    let whole: Vec<_> = segments
+        .iter()
+        .map(|path| fs::read(path).unwrap())
+        .collect();
+    let kinds = |directory: &Directory| {
+        let scan = verify(&directory.0).unwrap().scan;
+        let damages = scan.damages.iter();
+        let kinds = damages.map(|it| (it.segment.clone(), it.kind.clone()));
+        (kinds.collect::<Vec<_>>(), scan)
+    };
+    let first_of = |index: usize| -> u64 {
+        let name = segments[index].file_stem().unwrap().to_str().unwrap();
+        name.parse().unwrap()
+    };
+
+    fs::write(&segments[0], &whole[1]).unwrap();
+    fs::write(&segments[1], &whole[0]).unwrap();
+    let (found, scan) = kinds(&directory);
+    let renamed = |at: usize, first| (segments[at].clone(), DamageKind::Renamed(first));
+    assert_eq!(found[..2], [renamed(0, first_of(1)), renamed(1, 1)]);
+    // No number of theirs is given again.
+    let (store, _, records) = open(&directory.config(SyncPolicy::Never));
+    assert!(
+        records
+            .keys()
+            .all(|sequence| *sequence >= scan.first_sequence)
+    );
+    drop(store);
+
+    let (directory, _) = written();
+    let segments = directory.segments();
+    let at = segments.len() - 1;
+    fs::copy(&other.segments()[at], &segments[at]).unwrap();
+    let (found, scan) = kinds(&directory);
+    // Of two segments nobody can say which is the wrong one; the newer one counts.
+    let wrong = if segments.len() > 2 { at } else { 0 };
+    assert_eq!(found, [(segments[wrong].clone(), DamageKind::OtherStore)]);
+    assert!(scan.records < RECORDS);
+}

@@ -186,3 +186,37 @@ fn a_directory_of_another_user_is_a_clear_error() {
     assert!(errors.contains(".seg: Permission denied"), "{errors}");
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_second_process_is_kept_out_though_the_lock_file_was_removed() {
+    let directory = Directory::new("unlocked");
+    let config = directory.config(SyncPolicy::Always);
+    let (_store, _, _) = open(&config);
+    fs::remove_file(directory.0.join("lock")).unwrap();
+    let error = Store::open(&config, Clock::start(), |_| {}).unwrap_err();
+    assert!(error.to_string().contains("is in use by"), "{error}");
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_a_failure_until_it_does() {
+    let directory = Directory::new("hangs");
+    let (store, _, _) = open(&directory.config(SyncPolicy::Always));
+    let mut appender = store.appender();
+    let (answer, awaited) = std::sync::mpsc::channel::<()>();
+    // It runs on the thread of the store, which stands still as it does while a disk hangs.
+    let hang = move |_| {
+        let _ = awaited.recv();
+    };
+    appender.append_with(1, b"key", b"", hang).unwrap();
+    appender.flush().unwrap();
+    wait_until("it has failed", || store.state() != StoreState::Running);
+    let StoreState::Failed { error } = store.state() else {
+        panic!("{:?}", store.state());
+    };
+    assert!(
+        error.starts_with("the disk has not answered for"),
+        "{error}"
+    );
+    drop(answer);
+    wait_until("it answers", || store.state() == StoreState::Running);
+}
