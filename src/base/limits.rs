@@ -66,6 +66,8 @@ pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 128;
 pub const SERVER_SUBSCRIPTIONS_MAX: usize = 128;
 /// Retained values of one channel, such as running jobs.
 pub const RETAINED_PER_CHANNEL_MAX: usize = 10_000;
+/// Changes of retained values that wait for the durable store; with more, it is told all values.
+pub const RETAINED_CHANGED_MAX: usize = 10_000;
 /// Longest filter, bytes of JSON. A client can have one filter per subscription stored and indexed.
 pub const FILTER_BYTES_MAX: usize = 16 * 1024;
 /// Longest number that a filter can name or match, bytes. The shortest text of any 64-bit integer or

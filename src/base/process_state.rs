@@ -67,6 +67,15 @@ impl ProcessState {
         self
     }
 
+    /// The same with retained values, which were loaded on this thread.
+    #[must_use]
+    pub fn with_retained(mut self, retained: RetainedValues) -> Self {
+        self.retained = retained;
+        // They were counted on this thread.
+        self.memory.update();
+        self
+    }
+
     /// The same with persistent subscriptions.
     #[must_use]
     pub fn with_persistent(mut self, persistent: PersistentSubscriptions) -> Self {

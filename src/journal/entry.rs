@@ -14,6 +14,7 @@
 //! | 10 `End` | | |
 //! | 11 `Mark` | | |
 //! | 12 `PersistentUser` | user | expiry in unix ms (u64), dialect, whether there is a tenant (u8), tenant, channels; names with their lengths (u16) |
+//! | 13 `Retained` | channel and key, with their lengths (u16) | whether there is a value (u8), the value |
 //!
 //! Settings: whether publications are acknowledged only when they are stored (u8), and which channels have a
 //! history (u64).
@@ -97,6 +98,12 @@ pub(super) enum Entry<'a> {
         /// When they are forgotten; `u64::MAX` while a session of the user holds them.
         expires_unix_ms: u64,
         channels: Vec<Arc<str>>,
+    },
+    /// The retained value of a key of a channel from now on; `None` = there is none.
+    Retained {
+        channel: &'a str,
+        key: &'a str,
+        value: Option<&'a str>,
     },
 }
 
@@ -238,6 +245,14 @@ impl<'a> Entry<'a> {
                     channels
                 },
             },
+            13 => Self::Retained {
+                channel: key.text()?,
+                key: key.text()?,
+                value: match payload.u8()? {
+                    0 => None,
+                    _ => Some(std::str::from_utf8(payload.0).ok()?),
+                },
+            },
             _ => return None,
         })
     }
@@ -256,7 +271,7 @@ impl<'a> Entry<'a> {
                 let offsets = channels.iter().filter_map(|(_, offset)| *offset);
                 offsets.max().unwrap_or(0)
             }
-            Self::End | Self::Mark | Self::PersistentUser { .. } => 0,
+            Self::End | Self::Mark | Self::PersistentUser { .. } | Self::Retained { .. } => 0,
         }
     }
 
@@ -274,6 +289,7 @@ impl<'a> Entry<'a> {
             Self::End => 10,
             Self::Mark => 11,
             Self::PersistentUser { .. } => 12,
+            Self::Retained { .. } => 13,
         }
     }
 
@@ -370,6 +386,16 @@ impl<'a> Entry<'a> {
                 for channel in channels {
                     push_text(&mut payload, channel);
                 }
+            }
+            Self::Retained {
+                channel,
+                key: name,
+                value,
+            } => {
+                push_text(&mut key, channel);
+                push_text(&mut key, name);
+                payload.push(u8::from(value.is_some()));
+                payload.extend_from_slice(value.unwrap_or_default().as_bytes());
             }
         }
         let payload = content.unwrap_or(&payload);

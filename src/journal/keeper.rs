@@ -9,6 +9,7 @@ use crate::base::limits::{
 use crate::base::now::Clock;
 use crate::base::offline::{self, OfflineUser, UserKey};
 use crate::base::persistent::{self, PersistentRecord, PersistentUser};
+use crate::base::retained::RetainedRecord;
 use crate::base::{ChannelTag, Now, ProcessState};
 use crate::store::{
     AppendError, Appender, Completion, IntactMarker, StoreError, StoreMonitor, StoreState,
@@ -283,6 +284,15 @@ impl Keeper {
                 self.checkpoint.is_wanted = true;
             }
         }
+        let (changed, has_more) = self.process_state.retained.take_changed();
+        for record in changed {
+            self.append_retained(&record)?;
+        }
+        if has_more {
+            self.append_all_retained()?;
+            // What is not retained any more is not among it.
+            self.checkpoint.is_wanted = true;
+        }
         let through = self.lost_through.load(Ordering::Relaxed);
         if through > self.told_lost_through {
             self.append(&Entry::Lost { through }, None)?;
@@ -297,6 +307,24 @@ impl Keeper {
             user: user.bits(),
             expires_unix_ms: now.unix_ms.saturating_add(left_ms),
             channels: known.channels,
+        };
+        self.append(&entry, None)
+    }
+
+    fn append_all_retained(&mut self) -> Result<(), Stopped> {
+        for channel in self.process_state.retained.channels() {
+            for record in self.process_state.retained.export(&channel) {
+                self.append_retained(&record)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append_retained(&mut self, record: &RetainedRecord) -> Result<(), Stopped> {
+        let entry = Entry::Retained {
+            channel: &record.channel,
+            key: &record.key,
+            value: record.value.as_deref(),
         };
         self.append(&entry, None)
     }
@@ -402,6 +430,7 @@ impl Keeper {
         for part in 0..persistent::PARTS {
             self.append_persistent_part(part)?;
         }
+        self.append_all_retained()?;
         let complete = Arc::clone(&self.checkpoint.complete);
         let note_complete = move |stored: Result<u64, _>| {
             if stored.is_ok() {

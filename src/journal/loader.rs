@@ -5,6 +5,7 @@ use crate::base::history::HistoryRun;
 use crate::base::limits::HISTORY_RUNS_MAX;
 use crate::base::offline::{OfflineUser, OfflineUsers, UserKey};
 use crate::base::persistent::{PersistentSubscriptions, PersistentUser};
+use crate::base::retained::{RetainedRecord, RetainedValues};
 use crate::base::{ChannelTag, History, NameKey, Now};
 use crate::store::{Damage, DamageKind, StoreScan, StoredRecord};
 use std::collections::HashMap;
@@ -61,6 +62,8 @@ struct State {
     is_key_stored: bool,
     offline: HashMap<u64, StoredUser>,
     persistent: HashMap<PersistentUser, (Vec<Arc<str>>, u64)>,
+    /// By channel and key.
+    retained: HashMap<(Box<str>, Box<str>), Box<str>>,
     deleted_channels: Vec<(ChannelTag, u64)>,
     deleted_users: Vec<(Option<Box<str>>, Box<str>, u64)>,
     /// Whether it is all that counts: it began with a checkpoint, which is complete.
@@ -77,6 +80,7 @@ impl State {
             is_key_stored: stored_key.is_some(),
             offline: HashMap::new(),
             persistent: HashMap::new(),
+            retained: HashMap::new(),
             deleted_channels: Vec::new(),
             deleted_users: Vec::new(),
             is_whole: false,
@@ -149,6 +153,17 @@ impl State {
                     self.persistent.insert(user.clone(), known);
                 }
             }
+            Entry::Retained {
+                channel,
+                key,
+                value,
+            } => {
+                let name = ((*channel).into(), (*key).into());
+                match value {
+                    Some(value) => self.retained.insert(name, (*value).into()),
+                    None => self.retained.remove(&name),
+                };
+            }
             // The loader's matter, or hashes with another key, which mean nothing here.
             _ => {}
         }
@@ -215,6 +230,15 @@ impl State {
         for (user, (channels, _)) in held {
             table.load(&user, &channels, expires_ms);
         }
+    }
+
+    fn restore_retained(&mut self) -> RetainedValues {
+        let values = self.retained.drain();
+        RetainedValues::recorded(values.map(|((channel, key), value)| RetainedRecord {
+            channel,
+            key,
+            value: Some(value),
+        }))
     }
 
     fn restore_offline(&mut self, table: &OfflineUsers, newest: u64, ttl_ms: u64, now: Now) {
@@ -341,7 +365,7 @@ impl Loader {
         (offline_users_max, offline_ttl_ms): (u64, u64),
         settings: RunSettings,
         persistent: &mut PersistentSubscriptions,
-    ) -> (History, OfflineUsers, Loaded) {
+    ) -> (History, OfflineUsers, RetainedValues, Loaded) {
         let mut state = match self.previous.take() {
             // A checkpoint that was not written to its end.
             Some(before) => before,
@@ -385,6 +409,6 @@ impl Loader {
             unknown_records: self.unknown_records,
             is_complete,
         };
-        (history, offline, loaded)
+        (history, offline, state.restore_retained(), loaded)
     }
 }

@@ -23,6 +23,7 @@ pub use publications::PublicationLog;
 use crate::base::now::Clock;
 use crate::base::offline::OfflineUsers;
 use crate::base::persistent::PersistentSubscriptions;
+use crate::base::retained::RetainedValues;
 use crate::base::{ChannelTag, History, ProcessState};
 use crate::store::{
     Appender, IntactMarker, Store, StoreConfig, StoreError, StoreMonitor, StoreScan, StoreState,
@@ -73,6 +74,8 @@ pub struct Opened {
     pub offline: OfflineUsers,
     /// The same.
     pub persistent: PersistentSubscriptions,
+    /// The same.
+    pub retained: RetainedValues,
     /// What was found.
     pub loaded: Loaded,
     /// What the store itself found.
@@ -100,7 +103,7 @@ impl Journal {
         let is_new = scan.records == 0;
         let users = (tables.offline_users_max, tables.offline_ttl_ms);
         let mut persistent = tables.persistent;
-        let (history, offline, loaded) =
+        let (history, offline, retained, loaded) =
             loader.finish(&scan, marker.exists(), users, settings, &mut persistent);
         let (orders, received) = unbounded();
         let journal = Self {
@@ -124,6 +127,7 @@ impl Journal {
             history,
             offline,
             persistent,
+            retained,
             loaded,
             scan,
         })

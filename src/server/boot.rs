@@ -130,6 +130,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         history,
         offline,
         persistent,
+        retained,
     } = journal::open(
         settings,
         (history, persistent(settings)),
@@ -139,6 +140,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     )?;
     let process_state = process_state.with_history(history, offline);
     let process_state = process_state.with_presence(presence(settings));
+    let process_state = process_state.with_retained(retained);
     let process_state = Arc::new(process_state.with_persistent(persistent));
     if let Some(journal) = &journal {
         let started = journal.start(&process_state);

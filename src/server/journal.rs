@@ -4,6 +4,7 @@ use super::error::StartError;
 use crate::base::now::Clock;
 use crate::base::offline::OfflineUsers;
 use crate::base::persistent::PersistentSubscriptions;
+use crate::base::retained::RetainedValues;
 use crate::base::{History, NameKey};
 use crate::config::{Settings, StoreSync};
 use crate::journal::{EntryFormat, Journal, Opened, Tables};
@@ -29,6 +30,7 @@ pub(super) struct Restored {
     pub(super) history: History,
     pub(super) offline: OfflineUsers,
     pub(super) persistent: PersistentSubscriptions,
+    pub(super) retained: RetainedValues,
 }
 
 /// Memory for the history, with a limit of the store.
@@ -62,6 +64,7 @@ pub(super) fn open(
             history,
             offline: OfflineUsers::new(offline_users_max, NameKey::random()),
             persistent,
+            retained: RetainedValues::default(),
         });
     };
     let ttls = settings.dialects.iter();
@@ -85,6 +88,7 @@ pub(super) fn open(
         history: found.history,
         offline: found.offline,
         persistent: found.persistent,
+        retained: found.retained,
     })
 }
 

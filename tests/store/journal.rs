@@ -104,7 +104,8 @@ impl Run {
         let journal = found.journal.with_pace(pace);
         let state = ProcessState::new(1, u64::MAX)
             .with_history(found.history, found.offline)
-            .with_persistent(found.persistent);
+            .with_persistent(found.persistent)
+            .with_retained(found.retained);
         let state = Arc::new(state);
         journal.start(&state).unwrap();
         Self {
@@ -590,5 +591,34 @@ fn a_table_that_nobody_records_has_no_changes() {
     assert_eq!(users.subscribe(ann, tag, now.monotonic_ms), LastSeen::Never);
     for part in 0..PARTS {
         assert_eq!(users.take_changed(part), (Vec::new(), false));
+    }
+}
+
+#[test]
+fn retained_values_are_there_again_and_those_that_were_cleared_are_not() {
+    let directory = Directory::new("retained");
+    let config = directory.config(SyncPolicy::Always);
+    for epoch in 1..=4_u32 {
+        let run = Run::start(&config, epoch, if epoch == 3 { OFTEN } else { SELDOM });
+        let retained = &run.state.retained;
+        let before = epoch - 1;
+        let expected: Vec<Box<str>> = match before {
+            0 => Vec::new(),
+            before => vec![before.to_string().into(), format!("new {before}").into()],
+        };
+        assert_eq!(retained.of("jobs"), expected, "start {epoch}");
+        assert_eq!(retained.of("other"), [] as [Box<str>; 0], "start {epoch}");
+        retained.remove("jobs", &format!("n{before}"));
+        assert!(retained.put("jobs", "a", &epoch.to_string()));
+        assert!(retained.put("jobs", &format!("n{epoch}"), &format!("new {epoch}")));
+        assert!(retained.put("other", "key", "value"));
+        retained.remove("other", "key");
+        let is_clean = epoch % 2 == 0;
+        if !is_clean {
+            // The journal looks for changes now and then, and writes checkpoints in the third run.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        drop(run.log);
+        run.journal.close(is_clean);
     }
 }
