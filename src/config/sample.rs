@@ -56,7 +56,8 @@ mod tests {
         let lines = lines.lines().map(|line| {
             let setting = line.strip_prefix("# ").filter(|rest| {
                 let name = rest.split(' ').next().unwrap_or_default();
-                rest.starts_with(&format!("{name} = ")) && !name.is_empty()
+                let is_name = name.starts_with(|c: char| c.is_ascii_lowercase());
+                is_name && rest.starts_with(&format!("{name} = "))
             });
             setting.unwrap_or(line)
         });
