@@ -2,6 +2,7 @@
 
 use super::context::ApiContext;
 use super::pipe::Pipe;
+use crate::base::ShardCounters;
 use crate::shard::HttpOutput;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -13,16 +14,24 @@ pub(super) struct Caller {
     pub(super) context: Arc<ApiContext>,
     /// The listener that accepted the connection.
     pub(super) listener: u8,
+    /// Those of the shard.
+    pub(super) counters: Arc<ShardCounters>,
     pipe: Pipe,
     /// Whether a key was shown on this connection.
     is_authorized: Rc<Cell<bool>>,
 }
 
 impl Caller {
-    pub(super) fn new(context: Arc<ApiContext>, listener: u8, pipe: Pipe) -> Self {
+    pub(super) fn new(
+        context: Arc<ApiContext>,
+        counters: Arc<ShardCounters>,
+        listener: u8,
+        pipe: Pipe,
+    ) -> Self {
         Self {
             context,
             listener,
+            counters,
             pipe,
             is_authorized: Rc::default(),
         }

@@ -6,7 +6,7 @@ use super::head;
 use super::pipe::{Output, Pipe};
 use super::routes;
 use super::tasks::Tasks;
-use crate::base::{ConnectionId, SlotMap};
+use crate::base::{ConnectionId, ShardCounters, SlotMap};
 use crate::net::wire::HttpHandler;
 use crate::shard::HttpOutput;
 use hyper::body::Incoming;
@@ -25,6 +25,7 @@ const HYPER_BUFFER_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Api {
     context: Arc<ApiContext>,
+    counters: Arc<ShardCounters>,
     pipes: SlotMap<Pipe>,
     output: Output,
     tasks: Tasks,
@@ -45,11 +46,17 @@ impl fmt::Display for UpgradeRequested {
 impl std::error::Error for UpgradeRequested {}
 
 impl Api {
-    /// An API without connections. `wake` ends the sleep of the shard's event loop, from any thread.
+    /// An API without connections, of the shard with these counters. `wake` ends the sleep of its event
+    /// loop, from any thread.
     #[must_use]
-    pub fn new(context: Arc<ApiContext>, wake: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(
+        context: Arc<ApiContext>,
+        counters: Arc<ShardCounters>,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         Self {
             context,
+            counters,
             pipes: SlotMap::default(),
             output: Output::default(),
             tasks: Tasks::new(wake),
@@ -61,7 +68,12 @@ impl Api {
         let pipe = Pipe::new(id, Rc::clone(&self.output));
         self.pipes.insert(id, pipe.clone());
         let finished = Rc::clone(&self.finished);
-        let caller = Caller::new(Arc::clone(&self.context), listener, pipe.clone());
+        let caller = Caller::new(
+            Arc::clone(&self.context),
+            Arc::clone(&self.counters),
+            listener,
+            pipe.clone(),
+        );
         // A closure rather than a channel: the head of a request for an upgrade, as hyper has read it.
         let upgrade = Rc::new(RefCell::new(Vec::new()));
         let head_of_upgrade = Rc::clone(&upgrade);

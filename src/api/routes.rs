@@ -5,6 +5,7 @@ use super::answer::{Answer, Outcome, Rejected};
 use super::caller::Caller;
 use super::idempotency::Begun;
 use super::{assist, body, channels, connections, documentation, head, notify, publish, status};
+use crate::base::counters::HttpStatus;
 use crate::config::HttpPart;
 use hyper::body::Incoming;
 use hyper::header::{
@@ -111,6 +112,13 @@ pub(super) async fn answer(caller: &Caller, request: Request<Incoming>) -> Answe
         .or_insert(HeaderValue::from_static(
             "default-src 'none'; frame-ancestors 'none'",
         ));
+    let status = match answer.status().as_u16() {
+        0..400 => HttpStatus::Success,
+        400..500 => HttpStatus::Rejected,
+        _ => HttpStatus::Failed,
+    };
+    caller.counters.http_requests.of(status).add(1);
+    let headers = answer.headers_mut();
     if is_chunked || is_bad || caller.context.is_draining.load(Ordering::Relaxed) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -18,6 +18,18 @@ label! {
 }
 
 label! {
+    /// The class of the status of an answer over HTTP.
+    HttpStatus {
+        /// Done.
+        Success = "2xx",
+        /// Rejected, by the caller's fault.
+        Rejected = "4xx",
+        /// Failed, by the server's fault or its state.
+        Failed = "5xx",
+    }
+}
+
+label! {
     /// Why a connection did not become a session.
     RejectReason {
         /// The shard's table of sockets is full; the socket is closed at once.
@@ -257,6 +269,8 @@ metrics! {
         connections_accepted: Counter;
         /// Connections that did not become sessions.
         connections_rejected: CounterSet<RejectReason>, label = "reason";
+        /// Requests answered over HTTP, but for those that are rejected before their head is whole.
+        http_requests: CounterSet<HttpStatus>, label = "status";
         /// Sockets open.
         connections: Gauge;
         /// Connections that have yet to authenticate: those whose request is read or answered, and

@@ -158,7 +158,7 @@ async fn run(thread: ShardThread, mut watch: Watch) {
     let event_loop = EventLoop::new(
         kernel,
         shard,
-        Api::new(thread.api, move || waker.wake()),
+        Api::new(thread.api, Arc::clone(&counters), move || waker.wake()),
         thread.commands,
         (index, thread.peers),
         counters,

@@ -23,6 +23,8 @@ fn health_and_metrics_answer_beside_websockets() {
         Accept: application/openmetrics-text\r\n\r\n";
     assert!(http(server.address, request).1.ends_with("# EOF\n"));
     assert_eq!(http_get(server.address, "/elsewhere").0, 404);
+    server.await_metric("fanwire_http_requests_total{status=\"2xx\"", 3);
+    server.await_metric("fanwire_http_requests_total{status=\"4xx\"", 1);
     let post = "POST /health HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(http(server.address, post).0, 405);
 }
