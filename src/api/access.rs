@@ -55,6 +55,17 @@ impl<'a> Access<'a> {
         }
     }
 
+    /// What the caller wants is about sessions of all tenants.
+    pub(super) fn for_all_tenants(self) -> Result<(), Rejected> {
+        match self.tenant() {
+            None => Ok(()),
+            Some(_) => Err(Rejected::new(
+                StatusCode::FORBIDDEN,
+                "the key is for one tenant",
+            )),
+        }
+    }
+
     /// The only tenant of which the caller may see and change something; `None` = all.
     pub(super) fn tenant(self) -> Option<&'a str> {
         self.key.and_then(|key| key.tenant.as_deref())

@@ -60,7 +60,7 @@ pub(super) struct AlertRequest {
     request_body = JobRequest,
     responses((status = 200, body = publish::Published)))]
 pub(super) async fn job(caller: &Caller, headers: &HeaderMap, body: &[u8], id: &str) -> Outcome {
-    authorize(caller, headers, ApiScope::Publish)?;
+    authorize(caller, headers, ApiScope::Publish)?.for_all_tenants()?;
     let request: JobRequest = body::parse(body)?;
     let data = notices::job(id, &request.status, request.progress);
     let kind = notices::JOB_UPDATES;
@@ -82,7 +82,7 @@ pub(super) async fn document(
     body: &[u8],
     id: &str,
 ) -> Outcome {
-    authorize(caller, headers, ApiScope::Publish)?;
+    authorize(caller, headers, ApiScope::Publish)?.for_all_tenants()?;
     let request: DocumentRequest = body::parse(body)?;
     let DocumentRequest {
         user_id,
@@ -106,7 +106,7 @@ pub(super) async fn document(
     request_body = AlertRequest,
     responses((status = 200, body = publish::Published)))]
 pub(super) async fn alert(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> Outcome {
-    authorize(caller, headers, ApiScope::Publish)?;
+    authorize(caller, headers, ApiScope::Publish)?.for_all_tenants()?;
     let request: AlertRequest = body::parse(body)?;
     let AlertRequest {
         alert_type,

@@ -2,34 +2,47 @@
 
 use super::answer::Rejected;
 use crate::base::limits::HTTP_BODY_BYTES_MAX;
+use crate::base::memory::Waiting;
 use crate::http::target::percent_decode;
 use crate::json;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Bytes, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
 
-/// The body of a request.
+/// The body of a request, whose memory is counted.
+pub(super) struct ReadBody {
+    pub(super) bytes: Vec<u8>,
+    waiting: Waiting,
+}
+
+/// Reads the body of a request.
 ///
 /// # Errors
-/// The answer: too large, or incomplete.
-pub(super) async fn read(request: Request<Incoming>) -> Result<Bytes, Rejected> {
+/// Too large, or incomplete.
+pub(super) async fn read(request: Request<Incoming>) -> Result<ReadBody, Rejected> {
     let too_large = || Rejected::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 1 MiB");
+    let mut body = request.into_body();
     // The head contains the length: a body that is too long need not be read.
-    if request.body().size_hint().lower() > HTTP_BODY_BYTES_MAX as u64 {
+    if body.size_hint().lower() > HTTP_BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    match Limited::new(request.into_body(), HTTP_BODY_BYTES_MAX)
-        .collect()
-        .await
-    {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Rejected::new(
-            StatusCode::BAD_REQUEST,
-            "the request body is incomplete",
-        )),
+    let mut read = ReadBody {
+        bytes: Vec::new(),
+        waiting: Waiting::default(),
+    };
+    // Copied together: many small chunks would cost many times their bytes.
+    while let Some(frame) = body.frame().await {
+        let incomplete = "the request body is incomplete";
+        let frame = frame.map_err(|_| Rejected::new(StatusCode::BAD_REQUEST, incomplete))?;
+        let data = frame.into_data().unwrap_or_default();
+        if read.bytes.len() + data.len() > HTTP_BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        read.bytes.extend_from_slice(&data);
+        read.waiting.set(read.bytes.capacity());
     }
+    Ok(read)
 }
 
 /// The body as a JSON object, nested at most as deep as a client's message.

@@ -1,11 +1,11 @@
 //! Channels over HTTP: who has subscribed, who is there, and what was published.
 
-use super::access::authorize;
+use super::access::{Access, authorize};
 use super::answer::{Outcome, Rejected, json};
-use super::body;
 use super::caller::Caller;
 use super::connections::full_name;
-use crate::base::channel_names::split_tenant;
+use super::{body, publish};
+use crate::base::channel_names::{is_reserved, split_tenant};
 use crate::base::limits::{
     API_PAGE_DEFAULT, API_PAGE_MAX, HISTORY_REPLY_MESSAGES_MAX, PRESENCE_REPLY_BYTES_MAX,
     PRESENCE_REPLY_USERS_MAX,
@@ -186,6 +186,18 @@ pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&st
     }))
 }
 
+/// The name in the tables of a channel that the caller may see. A key of one tenant opens none of the
+/// server's own channels, which have subscribers and history of all tenants.
+fn name_for(access: Access<'_>, tenant: Option<&str>, name: &str) -> Result<String, Rejected> {
+    if access.tenant().is_some() && is_reserved(name) {
+        return Err(Rejected::new(
+            StatusCode::FORBIDDEN,
+            "the key is for one tenant",
+        ));
+    }
+    Ok(full_name(access.tenant().or(tenant), name))
+}
+
 fn summary(full_name: &str, subscribers: usize) -> ChannelSummary {
     let (tenant, name) = split_tenant(full_name);
     ChannelSummary {
@@ -209,7 +221,7 @@ pub(super) async fn show(
     let access = authorize(caller, headers, ApiScope::Read)?;
     let [tenant] = body::query(query, ["tenant"])?;
     access.scope(tenant.as_deref(), false)?;
-    let full_name = full_name(access.tenant().or(tenant.as_deref()), name);
+    let full_name = name_for(access, tenant.as_deref(), name)?;
     let count = {
         let full_name = full_name.clone();
         move |shard: &mut Shard, _| shard.broker().subscriber_count(&full_name)
@@ -260,7 +272,7 @@ pub(super) fn presence(
     let max = PRESENCE_REPLY_USERS_MAX as usize;
     let limit = body::number("limit", limit.as_deref(), (API_PAGE_DEFAULT, max))?;
     access.scope(tenant.as_deref(), false)?;
-    let full_name = full_name(access.tenant().or(tenant.as_deref()), name);
+    let full_name = name_for(access, tenant.as_deref(), name)?;
     let state = &caller.context.process_state;
     if state.presence.mode_of(&full_name) == PresenceMode::Off {
         return Err(NO_PRESENCE);
@@ -312,7 +324,7 @@ pub(super) fn history(
     access.scope(tenant.as_deref(), false)?;
     let context = &caller.context;
     let request = PageRequest {
-        name: &full_name(access.tenant().or(tenant.as_deref()), name),
+        name: &name_for(access, tenant.as_deref(), name)?,
         after,
         limit,
         ring_position: context.publisher.ring_position(),
@@ -339,7 +351,7 @@ pub(super) fn history(
     params(("name" = String, Path, description = "The channel"),
         ("tenant" = Option<String>, Query, description = "The tenant whose channel it is")),
     responses((status = 200, body = Deleted)))]
-pub(super) fn delete_history(
+pub(super) async fn delete_history(
     caller: &Caller,
     headers: &HeaderMap,
     name: &str,
@@ -348,7 +360,7 @@ pub(super) fn delete_history(
     let access = authorize(caller, headers, ApiScope::Admin)?;
     let [tenant] = body::query(query, ["tenant"])?;
     access.scope(tenant.as_deref(), false)?;
-    let full_name = full_name(access.tenant().or(tenant.as_deref()), name);
+    let full_name = name_for(access, tenant.as_deref(), name)?;
     if caller
         .context
         .process_state
@@ -359,6 +371,7 @@ pub(super) fn delete_history(
         return Err(NO_HISTORY);
     }
     caller.context.delete_history(&full_name);
+    publish::await_stored(caller).await?;
     Ok(json(&Deleted { status: "deleted" }))
 }
 
@@ -367,7 +380,7 @@ pub(super) fn delete_history(
     params(("user" = String, Path, description = "The user's id"),
         ("tenant" = Option<String>, Query, description = "The user's tenant")),
     responses((status = 200, body = Deleted)))]
-pub(super) fn delete_user_history(
+pub(super) async fn delete_user_history(
     caller: &Caller,
     headers: &HeaderMap,
     user: &str,
@@ -378,5 +391,6 @@ pub(super) fn delete_user_history(
     access.scope(tenant.as_deref(), false)?;
     let tenant = access.tenant().or(tenant.as_deref());
     caller.context.delete_user_history(tenant, user);
+    publish::await_stored(caller).await?;
     Ok(json(&Deleted { status: "deleted" }))
 }

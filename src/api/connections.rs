@@ -239,11 +239,22 @@ pub(super) async fn subscribe(
         let reason = "`channel` is not the name of a channel that clients subscribe to";
         return Err(Rejected::invalid(reason));
     }
+    let is_of_tenant = access.tenant().is_some();
     let call = move |shard: &mut Shard, id, now| {
+        // Elsewhere the channel would be one that all tenants share.
+        if is_of_tenant && shard.broker().isolated_tenant(id).is_none() {
+            return None;
+        }
         let channel = &*channel;
-        shard.command(id, Command::SubscribeServerSide { channel }, now)
+        Some(shard.command(id, Command::SubscribeServerSide { channel }, now))
     };
-    done(on_session(caller, access, id, call).await?, "subscribed")
+    let Some(is_done) = on_session(caller, access, id, call).await? else {
+        return Err(Rejected::new(
+            StatusCode::FORBIDDEN,
+            "the key is for one tenant, and the session's channels are not",
+        ));
+    };
+    done(is_done, "subscribed")
 }
 
 /// Ends a subscription of a session, without an answer to its client.

@@ -82,7 +82,7 @@ pub(super) struct PublishRequest<'a> {
 pub(super) struct BroadcastRequest<'a> {
     /// The channels, at most 1,000.
     #[serde(borrow)]
-    #[schema(max_items = 1000)]
+    #[schema(min_items = 1, max_items = 1000)]
     channels: Vec<Cow<'a, str>>,
     /// The type of the message: 1 to 128 bytes.
     #[serde(borrow, rename = "type")]
@@ -239,6 +239,9 @@ pub(super) async fn broadcast(caller: &Caller, headers: &HeaderMap, body: &[u8])
     let access = authorize(caller, headers, ApiScope::Publish)?;
     let request: BroadcastRequest<'_> = body::parse(body)?;
     check_count(request.channels.len())?;
+    if request.channels.is_empty() {
+        return Err(Rejected::invalid("`channels` is empty"));
+    }
     let scope = access.scope(request.tenant.as_deref(), request.all_tenants)?;
     let kind = request.kind.as_deref().unwrap_or(DEFAULT_KIND);
     let data = request.data.map_or(NO_DATA, RawValue::get);

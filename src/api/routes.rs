@@ -1,12 +1,12 @@
 //! The routes of the HTTP API.
 
-use super::access::foreign_origin;
+use super::access::{authorize, authorize_notify, foreign_origin};
 use super::answer::{Answer, Outcome, Rejected};
 use super::caller::Caller;
 use super::idempotency::Begun;
 use super::{assist, body, channels, connections, documentation, head, notify, publish, status};
 use crate::base::counters::HttpStatus;
-use crate::config::HttpPart;
+use crate::config::{ApiScope, HttpPart};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -170,10 +170,18 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
     let query = request.uri().query().map(str::to_owned);
     let query = query.as_deref();
     if method == Method::POST {
+        // Before the body is read, and before the request is remembered.
+        match *path {
+            "notify" => authorize_notify(caller, &headers).map(drop)?,
+            "admin/connections/{}/subscriptions" => {
+                authorize(caller, &headers, ApiScope::Admin).map(drop)?;
+            }
+            _ => authorize(caller, &headers, ApiScope::Publish).map(drop)?,
+        }
         let full_path = request.uri().path().to_owned();
         let body = body::read(request).await?;
-        let posted = post(caller, path, &parameters, &headers, &body);
-        return idempotent(caller, &headers, (&full_path, &body), posted).await;
+        let posted = post(caller, path, &parameters, &headers, &body.bytes);
+        return idempotent(caller, &headers, (&full_path, &body.bytes), posted).await;
     }
     let is_delete = method == Method::DELETE;
     match (*path, &parameters[..]) {
@@ -186,7 +194,7 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
         ("api/channels/{}", [name]) => channels::show(caller, &headers, name, query).await,
         ("api/channels/{}/presence", [name]) => channels::presence(caller, &headers, name, query),
         ("api/channels/{}/history", [name]) if is_delete => {
-            channels::delete_history(caller, &headers, name, query)
+            channels::delete_history(caller, &headers, name, query).await
         }
         ("api/channels/{}/history", [name]) => channels::history(caller, &headers, name, query),
         ("api/connections", _) => connections::list(caller, &headers, query).await,
@@ -201,7 +209,7 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
             connections::disconnect_user(caller, &headers, user, query).await
         }
         ("admin/users/{}/history", [user]) => {
-            channels::delete_user_history(caller, &headers, user, query)
+            channels::delete_user_history(caller, &headers, user, query).await
         }
         ("openapi.json", _) => Ok(documentation::openapi()),
         ("docs", _) => Ok(documentation::page()),

@@ -64,16 +64,14 @@ impl Subscribe {
                 _ => continue,
             };
             let message: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            let has_channel = message["channel"].is_string();
-            match message["type"].as_str() {
-                Some("error") => return Err(failed(&clean(&text))),
-                // What the server itself says to the client.
-                Some("connected" | "connection" | "auth_success" | "subscribed" | "pong") => {
-                    continue;
+            // What the server itself says to the client has its channel in `data`, if any.
+            if !message["channel"].is_string() {
+                match message["type"] == "error" {
+                    true => return Err(failed(&clean(&text))),
+                    false => continue,
                 }
-                _ if !has_channel => continue,
-                _ => print(&format!("{}\n", clean(&text)))?,
             }
+            print(&format!("{}\n", clean(&text)))?;
             received += 1;
             if self.count.is_some_and(|count| received >= count) {
                 break;

@@ -371,6 +371,25 @@ fn a_key_opens_what_its_scopes_say_and_a_key_of_a_tenant_its_tenant() {
         let answer = request(admin, "POST", "/api/publish", acme, &body);
         assert_eq!(answer.0, status, "{body}: {}", answer.1);
     }
+    for target in [
+        "/api/channels/tenant:other:news",
+        "/api/channels/tenant%3Aother%3Anews/history",
+        "/api/channels/user:bob/history",
+        "/api/channels/all/presence",
+        "/api/channels/all",
+    ] {
+        assert_eq!(
+            request(admin, "GET", target, acme, &Value::Null).0,
+            403,
+            "{target}"
+        );
+    }
+    let delete = "/api/channels/tenant:other:news/history";
+    assert_eq!(request(admin, "DELETE", delete, acme, &Value::Null).0, 403);
+    let alert = json!({"alert_type": "a", "severity": "s", "message": "m"});
+    assert_eq!(request(admin, "POST", "/api/alerts", acme, &alert).0, 403);
+    let job = json!({"status": "running"});
+    assert_eq!(request(admin, "POST", "/api/jobs/j", acme, &job).0, 403);
     assert_eq!(
         request(
             admin,
