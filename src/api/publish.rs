@@ -390,8 +390,9 @@ async fn publish_all(
         published: 0,
         errors: Vec::new(),
     };
+    let until_ms = room_deadline_ms(caller);
     for (index, publication) in publications.iter().enumerate() {
-        match put(caller, publication).await {
+        match put_until(caller, publication, until_ms).await {
             Ok(()) => all.published += 1,
             Err(error) if index == 0 => return Err(failed(&error)),
             Err(error) => {
@@ -415,16 +416,28 @@ pub(super) async fn put(
     caller: &Caller,
     publication: &Publication<'_>,
 ) -> Result<(), PublishError> {
+    put_until(caller, publication, room_deadline_ms(caller)).await
+}
+
+/// Until when a request waits for room in the ring, monotonic milliseconds.
+fn room_deadline_ms(caller: &Caller) -> u64 {
+    caller.context.clock.now().monotonic_ms + API_ROOM_TIMEOUT_MS
+}
+
+async fn put_until(
+    caller: &Caller,
+    publication: &Publication<'_>,
+    until_ms: u64,
+) -> Result<(), PublishError> {
     let context = &caller.context;
     // Relaxed: a concurrent request may still see the old value.
     if context.is_draining.load(Ordering::Relaxed) {
         return Err(PublishError::Stopped);
     }
-    let began_ms = context.clock.now().monotonic_ms;
     loop {
         let now = context.clock.now();
         match context.publisher.publish(publication, now) {
-            Err(PublishError::RingFull) if now.monotonic_ms < began_ms + API_ROOM_TIMEOUT_MS => {
+            Err(PublishError::RingFull) if now.monotonic_ms < until_ms => {
                 next_turn().await;
             }
             result => return result,

@@ -275,7 +275,7 @@ async fn idempotent(
     ))?;
     // Callers with different keys of the API have keys of their own here.
     let who = [&headers.get("x-api-key"), &headers.get("authorization")];
-    let key = format!("{who:?} {path} {key}");
+    let key = format!("{who:?} {} {path} {key}", caller.listener);
     let now_ms = caller.context.clock.now().monotonic_ms;
     let attempt = match caller.context.idempotency.begin(&key, body, now_ms)? {
         Begun::First(attempt) => attempt,
