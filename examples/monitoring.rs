@@ -8,7 +8,7 @@
 
 mod support;
 
-use fanwire::{DialectId, Server};
+use fanwire::{DialectId, Server, block_on};
 use serde_json::json;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             if let Err(error) = poller.broadcast_property("1012650001", &update) {
                 eprintln!("not published: {error}");
             }
-            let stats = poller.stats();
+            let stats = block_on(poller.stats());
             println!(
                 "{} connections, {} authenticated, {} properties",
                 stats.active_connections, stats.authenticated_connections, stats.unique_properties
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// What an operator may want to know, and to end: here whoever sent half of what it may.
 fn look_at(server: &Server, id: &str) {
-    let Some(info) = server.connection_info(id) else {
+    let Some(info) = block_on(server.connection_info(id)) else {
         return;
     };
     let rate_max = info.rate_max.unwrap_or(u32::MAX);
@@ -78,7 +78,7 @@ fn look_at(server: &Server, id: &str) {
         info.rate_used
     );
     if info.rate_used > rate_max / 2 {
-        println!("ended: {}", server.disconnect(id));
+        println!("ended: {}", block_on(server.disconnect(id)));
     }
 }
 

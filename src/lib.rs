@@ -75,18 +75,19 @@ pub mod server;
 
 pub use auth::{Grant as TokenGrant, Identity};
 pub use base::DialectId;
-pub use broker::{BroadcastTarget, RateLimitStatus, RateUse, SessionId};
+pub use broker::{BroadcastTarget, RateLimitStatus, RateUse, SessionId, SessionSearch};
 pub use config::{
     Action as AccessAction, Listener, Report as SettingsReport, SettingInfo, SettingValue,
     SettingsError, ShardCount,
 };
 pub use dialect::analytics::Stream;
+pub use futures_lite::future::block_on;
 pub use net::BindError;
 pub use observe::log::LogGuard;
 pub use server::{
-    AccessQuestion, Builder, ChannelHistory, ChannelMember, ChannelPresence, Configured,
-    ConnectionInfo, Explanation, HistoryEntry, KernelError, NotStored, Server, SignalWatch,
-    StartError, Stats, StopOutcome,
+    AccessQuestion, BatchError, Builder, ChannelHistory, ChannelMember, ChannelPresence,
+    Configured, ConnectionInfo, ConnectionPage, Explanation, HistoryEntry, KernelError, NotStored,
+    Publication, Server, SignalWatch, StartError, Stats, StopOutcome, TenantStats,
 };
 pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
 

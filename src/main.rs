@@ -317,6 +317,9 @@ fn serve(flags: SettingFlags) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(1, &error),
     };
+    // A fault of a huge page clears 2 MiB while the shard waits: milliseconds where the host has to find
+    // the memory first. A failure costs only that.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let configured = match flags.configure() {
         Ok(configured) => configured,
         Err(error) => return fail(exit_code(&error), &error),

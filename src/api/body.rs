@@ -8,7 +8,10 @@ use crate::json;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::{Request, StatusCode};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use std::fmt;
+use std::marker::PhantomData;
 
 /// The body of a request, whose memory is counted.
 pub(super) struct ReadBody {
@@ -52,13 +55,34 @@ pub(super) async fn read(request: Request<Incoming>) -> Result<ReadBody, Rejecte
 pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejected> {
     let bad = |error| Rejected::new(StatusCode::BAD_REQUEST, error);
     let text = str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
-    // serde_json takes an array for a struct, and any depth where it only passes the text on.
+    // serde_json takes any depth where it only passes the text on.
     json::check(text).map_err(|_| bad("the body is not JSON, or nested too deep"))?;
-    if !text.trim_start().starts_with('{') {
-        let reason = "the body is not an object";
-        return Err(Rejected::invalid(reason));
+    let parsed = serde_json::from_str(text).map(|Object(value)| value);
+    parsed.map_err(|error| Rejected::invalid(error.to_string()))
+}
+
+/// A value that is an object in JSON: serde takes an array for a struct too.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'a, T: Deserialize<'a>> Deserialize<'a> for Object<T> {
+    fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OnlyMap(PhantomData))
     }
-    serde_json::from_str(text).map_err(|error| Rejected::invalid(error.to_string()))
+}
+
+struct OnlyMap<T>(PhantomData<T>);
+
+impl<'a, T: Deserialize<'a>> Visitor<'a> for OnlyMap<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
 }
 
 /// The parameters of a query that a route knows; any other is an error, as it may be one mistyped.

@@ -4,6 +4,7 @@ use super::access::{Access, authorize};
 use super::answer::{Outcome, Rejected, json};
 use super::caller::Caller;
 use super::connections::full_name;
+use super::shards::WhileStalled;
 use super::{body, publish};
 use crate::base::channel_names::{is_reserved, split_tenant};
 use crate::base::limits::{
@@ -163,7 +164,7 @@ pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&st
         while let Some(from) = next {
             let is_wanted = is_wanted.clone();
             let call = move |shard: &mut Shard, _| shard.broker().channels_from(from, is_wanted);
-            let Some(part) = shards.call(shard, call).await else {
+            let Some(part) = shards.call(shard, WhileStalled::Skip, call).await else {
                 is_complete = false;
                 break;
             };
@@ -226,7 +227,11 @@ pub(super) async fn show(
         let full_name = full_name.clone();
         move |shard: &mut Shard, _| shard.broker().subscriber_count(&full_name)
     };
-    let (counts, is_complete) = caller.context.shards.call_all(count).await;
+    let (counts, is_complete) = caller
+        .context
+        .shards
+        .call_all(WhileStalled::Skip, count)
+        .await;
     let context = &caller.context;
     let state = &context.process_state;
     let tag = state.interests.tag(&full_name);

@@ -6,31 +6,20 @@ use super::body;
 use super::caller::Caller;
 use super::info::ConnectionInfo;
 use super::publish::MessageRequest;
+use super::sessions::{ConnectionPage, Unreached, info};
+use super::shards::WhileStalled;
 use crate::base::channel_names::{channel_of_tenant, is_reserved};
 use crate::base::counters::CloseReason;
 use crate::base::limits::{API_PAGE_DEFAULT, API_PAGE_MAX, CHANNEL_BYTES_MAX};
 use crate::base::{ConnectionId, DialectId, Now};
-use crate::broker::{Broker, Command, SessionId, SessionSearch};
+use crate::broker::{Command, SessionId, SessionSearch};
 use crate::config::ApiScope;
-use crate::dialect::monitoring;
 use crate::shard::Shard;
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 const NOT_FOUND: Rejected = Rejected::new(StatusCode::NOT_FOUND, "there is no such session");
-
-/// Sessions.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Connections {
-    /// In the order of their shards and places there.
-    connections: Vec<ConnectionInfo>,
-    /// What to send as `after` for the next page; absent if this is the last one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-    /// False while a shard is stalled: then its sessions may be missing.
-    is_complete: bool,
-}
 
 /// How many sessions something was done to.
 #[derive(Serialize, ToSchema)]
@@ -70,7 +59,7 @@ pub(super) struct SubscriptionRequest {
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
         ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000),
     ),
-    responses((status = 200, body = Connections)))]
+    responses((status = 200, body = ConnectionPage)))]
 pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&str>) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Read)?;
     let names = [
@@ -110,40 +99,9 @@ pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&st
         channel,
         address,
     };
-    let mut page = Connections {
-        connections: Vec::new(),
-        next: None,
-        is_complete: true,
-    };
     let shards = &caller.context.shards;
-    let mut from = after.map_or(0, |after| after.connection.slot() + 1);
-    for shard in after.map_or(0, |after| after.shard)..shards.count() {
-        loop {
-            let search = search.clone();
-            let left = limit - page.connections.len();
-            let found = move |shard: &mut Shard, now: Now| {
-                let broker = shard.broker();
-                let found = broker.search(&search, from, left);
-                let infos = found.items.iter().filter_map(|id| info(broker, *id, now));
-                (infos.collect::<Vec<_>>(), found.next)
-            };
-            let Some((infos, next)) = shards.call(shard, found).await else {
-                page.is_complete = false;
-                break;
-            };
-            page.connections.extend(infos);
-            if page.connections.len() >= limit {
-                page.next = page.connections.last().map(|last| last.id.clone());
-                return Ok(json(&page));
-            }
-            match next {
-                Some(next) => from = next,
-                None => break,
-            }
-        }
-        from = 0;
-    }
-    Ok(json(&page))
+    let page = shards.page(WhileStalled::Skip, &search, after, limit);
+    Ok(json(&page.await))
 }
 
 /// Shows a session.
@@ -196,7 +154,11 @@ pub(super) async fn disconnect_user(
         }
         found.len()
     };
-    let (counts, is_complete) = caller.context.shards.call_all(close).await;
+    let (counts, is_complete) = caller
+        .context
+        .shards
+        .call_all(WhileStalled::Skip, close)
+        .await;
     Ok(json(&Disconnected {
         disconnected: counts.iter().sum(),
         is_complete,
@@ -292,49 +254,14 @@ async fn on_session<T: Send + 'static>(
     call: impl FnOnce(&mut Shard, ConnectionId, Now) -> T + Send + 'static,
 ) -> Result<T, Rejected> {
     let shards = &caller.context.shards;
-    let id = match id.parse() {
-        Ok(id) => id,
-        Err(()) => {
-            let id = id.to_owned();
-            let find =
-                move |shard: &mut Shard, now: Now| by_connection_id(shard.broker(), &id, now);
-            let (found, _) = shards.call_all(find).await;
-            found.into_iter().flatten().next().ok_or(NOT_FOUND)?
-        }
-    };
-    let SessionId { shard, connection } = id;
-    let tenant = access.tenant().map(str::to_owned);
-    let result = shards.call(shard, move |shard, now| {
-        let view = shard.broker().view(connection, now)?;
-        let is_its = tenant.is_none_or(|tenant| view.tenant == Some(&*tenant));
-        is_its.then(|| call(shard, connection, now))
-    });
-    let Some(result) = result.await else {
-        let status = match shard < shards.count() {
-            true => Rejected::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the shard of the session is stalled",
-            ),
-            false => NOT_FOUND,
-        };
-        return Err(status);
-    };
-    result.ok_or(NOT_FOUND)
-}
-
-/// The session with this connection id of the monitoring dialect.
-fn by_connection_id(broker: &Broker, wanted: &str, now: Now) -> Option<SessionId> {
-    let mut sessions = broker.sessions();
-    let connection = sessions.find(|connection| {
-        let view = broker.view(*connection, now);
-        view.is_some_and(|view| monitoring::connection_id(&view) == wanted)
-    })?;
-    Some(broker.session_id(connection))
-}
-
-fn info(broker: &Broker, id: ConnectionId, now: Now) -> Option<ConnectionInfo> {
-    let rate = broker.rate_limit_status(id, now)?;
-    Some(ConnectionInfo::new(&broker.view(id, now)?, rate))
+    let result = shards.on_session(id, access.tenant(), WhileStalled::Skip, call);
+    result.await.map_err(|unreached| match unreached {
+        Unreached::Unknown => NOT_FOUND,
+        Unreached::Stalled => Rejected::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the shard of the session is stalled",
+        ),
+    })
 }
 
 /// The name in the tables of a channel of a tenant, or without one.

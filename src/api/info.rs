@@ -9,11 +9,11 @@ use utoipa::ToSchema;
 /// Information about a session.
 ///
 /// ```no_run
-/// # let server = fanwire::Server::builder().dev().start()?;
-/// if let Some(info) = server.connection_info("0000000000000000") {
+/// # async fn show(server: fanwire::Server) {
+/// if let Some(info) = server.connection_info("0000000000000000").await {
 ///     println!("{:?} has used {} messages of its limit", info.user_id, info.rate_used);
 /// }
-/// # Ok::<(), fanwire::StartError>(())
+/// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
@@ -47,10 +47,10 @@ pub struct ConnectionInfo {
 /// Statistics of the whole server.
 ///
 /// ```no_run
-/// # let server = fanwire::Server::builder().dev().start()?;
-/// let stats = server.stats();
+/// # async fn show(server: fanwire::Server) {
+/// let stats = server.stats().await;
 /// println!("{} sessions have authenticated", stats.authenticated_connections);
-/// # Ok::<(), fanwire::StartError>(())
+/// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -78,10 +78,10 @@ pub struct Stats {
 /// Counts of one tenant's sessions.
 ///
 /// ```no_run
-/// # let server = fanwire::Server::builder().dev().start()?;
-/// let stats = server.tenant_stats("acme");
+/// # async fn show(server: fanwire::Server) {
+/// let stats = server.tenant_stats("acme").await;
 /// println!("{} subscriptions to {} channels", stats.total_subscriptions, stats.unique_channels);
-/// # Ok::<(), fanwire::StartError>(())
+/// # }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

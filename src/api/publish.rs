@@ -2,7 +2,7 @@
 
 use super::access::{Access, authorize};
 use super::answer::{Outcome, Rejected, json};
-use super::body;
+use super::body::{self, Object};
 use super::caller::Caller;
 use crate::base::channel_names::{
     ROOM, permission_channel, role_channel, tenant_channel, user_channel,
@@ -116,8 +116,8 @@ pub(super) struct BroadcastRequest<'a> {
 pub(super) struct BatchRequest<'a> {
     /// At most 1,000.
     #[serde(borrow)]
-    #[schema(max_items = 1000)]
-    publications: Vec<PublishRequest<'a>>,
+    #[schema(max_items = 1000, value_type = Vec<PublishRequest>)]
+    publications: Vec<Object<PublishRequest<'a>>>,
 }
 
 /// A message for those whom the path names.
@@ -263,7 +263,7 @@ pub(super) async fn batch(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> 
     let request: BatchRequest<'_> = body::parse(body)?;
     check_count(request.publications.len())?;
     let publications = request.publications.iter();
-    let publications = publications.map(|publication| publication.publication(access));
+    let publications = publications.map(|Object(publication)| publication.publication(access));
     publish_all(caller, publications).await
 }
 

@@ -9,6 +9,15 @@ use crossbeam_channel::Sender;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
+/// What a call does about a stalled shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhileStalled {
+    /// It waits until the shard runs again.
+    Wait,
+    /// It does without the shard.
+    Skip,
+}
+
 /// All shards, as other threads call them.
 #[derive(Debug)]
 pub struct Shards {
@@ -57,20 +66,21 @@ impl Shards {
     }
 
     /// Calls `call` on a shard and returns its result; `None` if there is no such shard, it has
-    /// stopped, or it is stalled.
+    /// stopped, or it is stalled and skipped.
     pub async fn call<T: Send + 'static>(
         &self,
         shard: u16,
+        stalled: WhileStalled,
         call: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
     ) -> Option<T> {
         let now_ms = self.clock.now().monotonic_ms;
-        let mut stalled = self.process_state.heartbeats.stalled(now_ms);
-        if stalled.any(|stalled| stalled == shard) {
+        let mut all_stalled = self.process_state.heartbeats.stalled(now_ms);
+        if stalled == WhileStalled::Skip && all_stalled.any(|stalled| stalled == shard) {
             return None;
         }
         let (sender, answer) = oneshot::channel();
         let call = ShardCommand::Call(Box::new(move |shard, now| {
-            // Fails when the client is gone.
+            // Fails when nobody waits for it any more.
             let _ = sender.send(call(shard, now));
         }));
         if !self.tell(shard, call) {
@@ -80,12 +90,13 @@ impl Shards {
     }
 
     /// Calls it on every shard: the results by shard, without those of shards that have stopped or are
-    /// stalled, and whether these are all.
+    /// skipped, and whether these are all.
     pub async fn call_all<T: Send + 'static>(
         &self,
+        stalled: WhileStalled,
         call: impl FnOnce(&mut Shard, Now) -> T + Clone + Send + 'static,
     ) -> (Vec<T>, bool) {
-        let calls = (0..self.count()).map(|shard| self.call(shard, call.clone()));
+        let calls = (0..self.count()).map(|shard| self.call(shard, stalled, call.clone()));
         let results = futures_util::future::join_all(calls).await;
         let count = results.len();
         let results: Vec<_> = results.into_iter().flatten().collect();

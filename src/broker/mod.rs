@@ -9,7 +9,6 @@ mod announcements;
 mod attempts;
 mod channels;
 mod command;
-mod current;
 mod effect;
 mod event;
 pub mod filters;
@@ -41,7 +40,6 @@ pub use command::{
     BroadcastTarget, Command, Connect, HistoryRequest, PresenceRequest, Publication, Retain,
     Subscription, SubscriptionIdRequest, TenantScope, TokenSource,
 };
-pub use current::with_current;
 pub use effect::Effect;
 pub use event::{
     Event, HistoryMessage, Presence, PresenceOn, Rejection, SessionId, SessionView,

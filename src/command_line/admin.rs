@@ -155,10 +155,12 @@ impl Admin {
             .await
             .unwrap_or_else(|_| Err("no answer in 30 s".into()));
         let (status, body) = sent.map_err(failed)?;
-        let answer = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        match status.is_success() {
-            true => Ok(answer),
-            false => {
+        let answer = serde_json::from_slice(&body);
+        match (status.is_success(), answer) {
+            (true, Ok(answer)) => Ok(answer),
+            (true, Err(_)) => Err(failed("the answer is not JSON: no admin listener?".into())),
+            (false, answer) => {
+                let answer: Value = answer.unwrap_or_default();
                 let error = answer["error"].as_str().unwrap_or("no reason given");
                 Err(failed(format!("{status}: {}", clean(error))))
             }
@@ -177,12 +179,16 @@ impl Admin {
             let separator = if target.contains('?') { '&' } else { '?' };
             let page = format!("{target}{separator}limit={PAGE}{after}");
             let mut page = self.get(&page).await?;
-            if let Value::Array(found) = page[name].take() {
-                entries.extend(found);
-            }
+            let Value::Array(found) = page[name].take() else {
+                let error = format!("{}: the answer has no `{name}`", self.admin);
+                return Err(CommandError::Server(error));
+            };
+            let is_empty = found.is_empty();
+            entries.extend(found);
             match page["next"].as_str() {
-                Some(next) => after = format!("&after={}", encoded(next)),
-                None => return Ok(entries),
+                // Only a server that is none of this kind has a next page after an empty one.
+                Some(next) if !is_empty => after = format!("&after={}", encoded(next)),
+                _ => return Ok(entries),
             }
         }
     }

@@ -46,7 +46,48 @@ pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// What a peer has chosen, without what a terminal would obey.
+/// What a peer has chosen, without what a terminal would obey, and what could make one name look like
+/// another: characters that are invisible or change the direction of the text.
 pub(super) fn clean(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(|it: char| it.is_control() || is_invisible(it), "\u{fffd}")
+}
+
+/// The format characters of Unicode (general category Cf), line and paragraph separators, and fillers.
+fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_shown_with_what_it_hides() {
+        for hidden in [
+            "\u{1b}[2J",
+            "\u{202e}",
+            "\u{200b}",
+            "\u{2066}",
+            "\u{feff}",
+            "\n",
+        ] {
+            let shown = clean(&format!("ann{hidden}"));
+            assert!(shown.starts_with("ann\u{fffd}"), "{shown:?}");
+        }
+        assert_eq!(clean("Zoë 東京 👍"), "Zoë 東京 👍");
+    }
 }

@@ -6,7 +6,6 @@ use super::integration::{self, AsyncTokenCheck};
 use super::journal::{self, Restored};
 use super::kernel_probe;
 use super::locked_memory;
-use super::questions::{self, Question};
 use super::run::{StopOutcome, describe};
 use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
@@ -16,9 +15,9 @@ use crate::api::{ApiContext, HttpListener, Idempotency, NotifyKey, Shards};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::{Clock, Stopwatch};
 use crate::base::persistent::{PersistentLimits, PersistentSubscriptions};
-use crate::base::{DialectId, History, Now, PresenceTable, ProcessState, ShardCounters};
+use crate::base::{DialectId, History, PresenceTable, ProcessState, ShardCounters};
 use crate::bridge::Integration;
-use crate::broker::{Broker, Quotas};
+use crate::broker::Quotas;
 use crate::config::{
     ByteSize, HistorySetting, HttpPart, Policy, PresenceSetting, ProcessSettings, Routes, Settings,
 };
@@ -27,8 +26,8 @@ use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{BindError, Peers, Waker, bind_shards};
 use crate::observe::Metrics;
 use crate::observe::metrics::Sources;
-use crate::shard::{Hooks, Publisher, Shard, ShardParts};
-use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
+use crate::shard::{Hooks, Publisher, ShardParts};
+use crossbeam_channel::{Receiver, Sender, after, bounded, select, unbounded};
 use fanwire_ring::{Ring, RingConfig};
 use glommio::ExecutorJoinHandle;
 use std::hash::{BuildHasher, RandomState};
@@ -39,10 +38,6 @@ use std::time::Duration;
 
 /// How long a shard that did not end may take for a turn, before the store counts as closed too early.
 const SHARD_WAIT: Duration = Duration::from_secs(1);
-
-/// Why a handler that calls shards panics: it would wait for itself.
-const NOT_FROM_HANDLERS: &str = "handlers run on a shard and cannot wait for shards: make this \
-    call on another thread";
 
 /// What the embedding program supplies.
 #[derive(Default)]
@@ -87,9 +82,9 @@ pub(super) struct Running {
     pub cores: Vec<usize>,
     /// Connections that each shard can hold.
     pub connections_per_shard: u32,
-    commands: Vec<(Sender<ShardCommand>, Waker)>,
-    questions: Vec<Sender<Question>>,
     reports: Receiver<Report>,
+    /// A message ends the wait for a signal.
+    pub(super) stops: (Sender<()>, Receiver<()>),
     api: Arc<ApiContext>,
     services: Services,
     /// Checks tokens; shares its revocations with the shards.
@@ -228,21 +223,18 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
     let watched = Arc::clone(&process_state);
     let (reports_sender, reports) = unbounded();
-    let (mut commands, mut questions, mut shards) = (Vec::new(), Vec::new(), Vec::new());
+    let mut shards = Vec::new();
     // All of them before the first shard: one that does not start gives its number back.
     let readers = cores.iter().map(|_| ring.reader());
     let readers: Vec<_> = readers.collect::<Result<_, _>>().map_err(other)?;
     let of_shards = listeners.into_iter().zip(readers);
-    let of_shards = of_shards.zip(senders.into_iter().zip(receivers));
-    for (index, ((listeners, reader), (sender, receiver))) in of_shards.enumerate() {
+    let of_shards = of_shards.zip(receivers);
+    for (index, ((listeners, reader), receiver)) in of_shards.enumerate() {
         assert_eq!(
             reader.index() as usize,
             index,
             "readers are numbered like shards"
         );
-        commands.push((sender, wakers[index].clone()));
-        let (question_sender, question_receiver) = unbounded();
-        questions.push(question_sender);
         let shard = shard_thread::spawn(ShardThread {
             core: cores[index],
             parts: ShardParts {
@@ -263,7 +255,6 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             waker: wakers[index].clone(),
             peers: peers.clone(),
             commands: receiver,
-            questions: question_receiver,
             api: Arc::clone(&api),
             clock,
             reports: reports_sender.clone(),
@@ -313,9 +304,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         admin_address,
         cores,
         connections_per_shard,
-        commands,
-        questions,
         reports,
+        stops: bounded(1),
         api,
         services,
         verifier,
@@ -502,10 +492,6 @@ fn await_ready(
     Ok(())
 }
 
-fn answer(shard: &mut Shard, now: Now) {
-    questions::answer_all(shard.broker(), now);
-}
-
 fn other(error: impl std::fmt::Display) -> StartError {
     StartError::Other(error.to_string())
 }
@@ -517,13 +503,15 @@ impl Running {
         // Relaxed: a concurrent health check may still see the old value.
         self.api.is_draining.store(true, Ordering::Relaxed);
         self.services.stop();
-        self.tell_shards(|| ShardCommand::AnnounceShutdown(grace_ms));
+        self.api
+            .shards
+            .tell_all(|| ShardCommand::AnnounceShutdown(grace_ms));
     }
 
     /// Closes about `count` sessions with 1001.
     pub(super) fn close_some(&self, count: usize) {
-        let share = count.div_ceil(self.commands.len());
-        self.tell_shards(|| ShardCommand::CloseSome(share));
+        let share = count.div_ceil(self.cores.len());
+        self.api.shards.tell_all(|| ShardCommand::CloseSome(share));
     }
 
     /// Stops accepting, and closes all sessions with 1001; each shard reports when its last session
@@ -534,66 +522,7 @@ impl Running {
         // With it go its handles of the listeners. A panic elsewhere cannot leave it half stopped.
         let watchdog = self.watchdog.lock();
         watchdog.unwrap_or_else(PoisonError::into_inner).take();
-        self.tell_shards(|| ShardCommand::Drain);
-    }
-
-    /// Asks every shard; the answers arrive in no particular order, none from a shard that has
-    /// stopped. In a handler it waits for at most a second, and the answers of shards that are held
-    /// up for longer are missing.
-    pub(super) fn ask_shards<T: Send + 'static>(
-        &self,
-        ask: impl Fn(&Broker, Now) -> T + Clone + Send + 'static,
-    ) -> Vec<T> {
-        questions::ask(&self.api.clock, ask, |put| {
-            self.questions.iter().for_each(put);
-            self.tell_shards(|| ShardCommand::Call(Box::new(answer)));
-        })
-    }
-
-    /// Asks one shard, as [`Running::ask_shards`] does.
-    pub(super) fn ask_shard<T: Send + 'static>(
-        &self,
-        shard: u16,
-        ask: impl Fn(&Broker, Now) -> T + Clone + Send + 'static,
-    ) -> Option<T> {
-        let shard = usize::from(shard);
-        let (questions, (commands, waker)) =
-            (self.questions.get(shard)?, self.commands.get(shard)?);
-        let answers = questions::ask(&self.api.clock, ask, |put| {
-            put(questions);
-            // Fails only when the shard has stopped.
-            let _ = commands.send(ShardCommand::Call(Box::new(answer)));
-            waker.wake();
-        });
-        answers.into_iter().next()
-    }
-
-    /// Calls `call` on one shard and returns its result; `None` if the shard has stopped.
-    ///
-    /// # Panics
-    /// On a shard's own thread, which would wait for itself.
-    pub(super) fn call_shard<T: Send + 'static>(
-        &self,
-        shard: u16,
-        call: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
-    ) -> Option<T> {
-        assert!(!questions::is_shard(), "{NOT_FROM_HANDLERS}");
-        let (answer_sender, answer) = unbounded();
-        let (commands, waker) = self.commands.get(usize::from(shard))?;
-        let command = ShardCommand::Call(Box::new(move |shard, now| {
-            let _ = answer_sender.send(call(shard, now));
-        }));
-        commands.send(command).ok()?;
-        waker.wake();
-        answer.recv().ok()
-    }
-
-    fn tell_shards(&self, command: impl Fn() -> ShardCommand) {
-        for (commands, waker) in &self.commands {
-            // A shard that has stopped already needs no command.
-            let _ = commands.send(command());
-            waker.wake();
-        }
+        self.api.shards.tell_all(|| ShardCommand::Drain);
     }
 
     /// Closes the durable store after a drain.
@@ -613,7 +542,7 @@ impl Running {
         // A turn hands over at its end, so the next one can say that it did.
         (0..2).all(|_| {
             let (congested, answers) = unbounded();
-            self.tell_shards(|| {
+            self.api.shards.tell_all(|| {
                 let congested = congested.clone();
                 ShardCommand::Call(Box::new(move |shard, _| {
                     let _ = congested.send(shard.is_congested());

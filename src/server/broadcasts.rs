@@ -202,8 +202,8 @@ impl Server {
         data: &str,
     ) -> Result<(), PublishError> {
         let own = format!("{}{user_id}", rooms::DOCUMENT_UPDATES_PREFIX);
-        self.publish(&Publication::new(&own, kind, data))?;
-        self.publish(&Publication::new(rooms::ALL_DOCUMENT_UPDATES, kind, data))
+        self.put(&Publication::new(&own, kind, data))?;
+        self.put(&Publication::new(rooms::ALL_DOCUMENT_UPDATES, kind, data))
     }
 
     /// Publishes a job update to its subscribers, and retains the job as active until its status is
@@ -224,7 +224,7 @@ impl Server {
         progress: f64,
     ) -> Result<(), PublishError> {
         let data = notices::job(job_id, status, progress);
-        self.publish(&Publication::new(
+        self.put(&Publication::new(
             rooms::BACKGROUND_JOBS,
             notices::JOB_UPDATES,
             &data,
@@ -251,7 +251,7 @@ impl Server {
     ) -> Result<(), PublishError> {
         let details = serde_json::to_value(details).map_err(PublishError::Data)?;
         let data = notices::alert(alert_type, severity, message, &details);
-        self.publish(&Publication::new(
+        self.put(&Publication::new(
             &dialect_channel(DialectId::Assist),
             notices::SYSTEM_ALERT,
             &data,
@@ -270,7 +270,7 @@ impl Server {
     /// ```
     pub fn notify_user_activity(&self, user_id: &str, event: &str) -> Result<(), PublishError> {
         let data = notices::user_activity(event, Some(user_id));
-        self.publish(&Publication::new(
+        self.put(&Publication::new(
             rooms::ADMIN,
             notices::USER_ACTIVITY,
             &data,
@@ -295,6 +295,6 @@ impl Server {
     ) -> Result<(), PublishError> {
         let data = serde_json::to_string(data).map_err(PublishError::Data)?;
         let data = notification(message, Some(&data));
-        self.publish(&Publication::new(EVERYONE, kind, &data))
+        self.put(&Publication::new(EVERYONE, kind, &data))
     }
 }

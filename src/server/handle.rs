@@ -1,43 +1,34 @@
-//! A running server: publishing, queries about sessions, shutdown.
+//! A running server: its handle, and shutdown.
 
 use super::boot::Running;
 use super::builder::Builder;
-use super::questions::is_shard;
 use super::run::{StopOutcome, drain, run_until_signal};
+use super::shard_thread::is_shard;
 use super::signals::SignalWatch;
-use crate::api::{ConnectionInfo, Stats, TenantStats};
 use crate::auth::{Grant, TokenAlgorithm, issue};
-use crate::base::channel_names::{
-    name_for_clients, permission_channel, role_channel, tenant_channel, user_channel,
-};
-use crate::base::{DialectId, Now, ShardCounters};
-use crate::broker::{
-    BroadcastTarget, Publication, RateLimitStatus, RateUse, SessionId, TenantScope,
-};
+use crate::base::DialectId;
+use crate::broker::TenantScope;
 use crate::config::Settings;
-use crate::dialect::monitoring;
-use crate::shard::{PublishError, Shard};
 use crossbeam_channel::{Receiver, never};
-use serde::Serialize;
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
-/// How long a publication waits for space in the ring before the call returns an error,
-/// milliseconds.
-const SPACE_TIMEOUT_MS: u64 = 5_000;
 /// How long the token of `dev_token` is valid, seconds.
 const DEV_TOKEN_TTL_S: u64 = 86_400;
 
 /// A running server. All clones refer to the same server; it runs until [`Server::stop`], even when
 /// all clones are dropped.
 ///
-/// Handlers may hold a clone, publish with it and ask with it (`stats`, `connection_info`): the
-/// sessions of the handler's shard wait as long as it does. Methods that change something on a shard
-/// (`disconnect`, `send`, `stop`) must be called on another thread: on a shard they would wait for
-/// themselves, so they panic, which causes an error for that handler's message only.
+/// No method waits, but those whose names say so: what takes time is a future, for whatever executor;
+/// [`block_on`](crate::block_on) waits for it where there is none. Futures that ask or change sessions
+/// wait for shards that are stalled.
+///
+/// Handlers may hold a clone and publish with it. Those that run on a shard cannot wait for shards: there,
+/// futures about sessions panic when they are polled, which causes an error for that handler's message
+/// only. Asynchronous handlers may wait.
 ///
 /// ```no_run
 /// let server = fanwire::Server::builder().dev().start()?;
@@ -48,7 +39,7 @@ const DEV_TOKEN_TTL_S: u64 = 86_400;
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) running: Arc<Running>,
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     outcome: Arc<Mutex<Option<StopOutcome>>>,
     scope: Scope,
 }
@@ -59,6 +50,15 @@ enum Scope {
     Without,
     Of(Arc<str>),
     All,
+}
+
+/// # Panics
+/// On the thread of a shard, which would wait for itself.
+pub(super) fn assert_not_shard() {
+    assert!(
+        !is_shard(),
+        "handlers that run on a shard cannot wait for shards: use an asynchronous handler"
+    );
 }
 
 impl Server {
@@ -205,388 +205,12 @@ impl Server {
         }
     }
 
-    /// Publishes to all subscribers of a channel.
-    ///
-    /// # Errors
-    /// [`PublishError`], in which case nothing was published. Waits up to five seconds for space in
-    /// the ring.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast("news", "headline", &serde_json::json!({"text": "hello"}))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn broadcast(
-        &self,
-        channel: &str,
-        kind: &str,
-        data: &impl Serialize,
-    ) -> Result<(), PublishError> {
-        self.broadcast_to(channel, BroadcastTarget::All, kind, data)
-    }
-
-    /// Publishes to those subscribers of a channel that match the target.
-    ///
-    /// # Errors
-    /// As [`Server::broadcast`].
-    ///
-    /// ```no_run
-    /// use fanwire::BroadcastTarget;
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast_to("news", BroadcastTarget::Role("editor"), "draft", &"new draft")?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn broadcast_to(
-        &self,
-        channel: &str,
-        target: BroadcastTarget<'_>,
-        kind: &str,
-        data: &impl Serialize,
-    ) -> Result<(), PublishError> {
-        let data = serde_json::to_string(data).map_err(PublishError::Data)?;
-        self.publish(&Publication {
-            target,
-            ..Publication::new(channel, kind, &data)
-        })
-    }
-
-    /// Publishes to all sessions of a user.
-    ///
-    /// # Errors
-    /// As [`Server::broadcast`].
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast_to_user("ann", "mail", &serde_json::json!({"unread": 3}))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn broadcast_to_user(
-        &self,
-        user: &str,
-        kind: &str,
-        data: &impl Serialize,
-    ) -> Result<(), PublishError> {
-        self.broadcast(&user_channel(user), kind, data)
-    }
-
-    /// Publishes to all sessions of a tenant.
-    ///
-    /// # Errors
-    /// As [`Server::broadcast`].
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast_to_tenant("acme", "maintenance", &"tonight")?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn broadcast_to_tenant(
-        &self,
-        tenant: &str,
-        kind: &str,
-        data: &impl Serialize,
-    ) -> Result<(), PublishError> {
-        self.broadcast(&tenant_channel(tenant), kind, data)
-    }
-
-    /// Publishes to all sessions whose token has a role.
-    ///
-    /// # Errors
-    /// As [`Server::broadcast`].
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast_to_role("admin", "alert", &serde_json::json!({"level": 3}))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn broadcast_to_role(
-        &self,
-        role: &str,
-        kind: &str,
-        data: &impl Serialize,
-    ) -> Result<(), PublishError> {
-        self.broadcast(&role_channel(role), kind, data)
-    }
-
-    /// Publishes to all sessions whose token has a permission.
-    ///
-    /// # Errors
-    /// As [`Server::broadcast`].
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// server.broadcast_to_permission("billing", "invoice", &serde_json::json!({"id": 7}))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn broadcast_to_permission(
-        &self,
-        permission: &str,
-        kind: &str,
-        data: &impl Serialize,
-    ) -> Result<(), PublishError> {
-        self.broadcast(&permission_channel(permission), kind, data)
-    }
-
-    /// Publishes, and waits for space in the ring if there is none.
-    pub(super) fn publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
-        let publication = &publication.in_scope(match &self.scope {
+    pub(super) fn tenant_scope(&self) -> TenantScope<'_> {
+        match &self.scope {
             Scope::Without => TenantScope::Without,
             Scope::Of(tenant) => TenantScope::Of(tenant),
             Scope::All => TenantScope::All,
-        });
-        let context = self.running.context();
-        let began = context.clock.now().monotonic_ms;
-        loop {
-            let now = context.clock.now();
-            match context.publisher.publish(publication, now) {
-                // A shard that waits does not read, and so would keep the ring full.
-                Err(PublishError::RingFull)
-                    if !is_shard() && now.monotonic_ms < began + SPACE_TIMEOUT_MS =>
-                {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                result => return result,
-            }
         }
-    }
-
-    /// Sends a message to one session; false when there is none with this id.
-    ///
-    /// # Errors
-    /// [`PublishError::Data`] when `data` cannot be written as JSON.
-    ///
-    /// # Panics
-    /// In a handler.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// # let id: fanwire::SessionId = "0000000000000000".parse().unwrap();
-    /// let was_sent = server.send(id, "report", &serde_json::json!({"ready": true}))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn send(
-        &self,
-        id: SessionId,
-        kind: &str,
-        data: &impl Serialize,
-    ) -> Result<bool, PublishError> {
-        let data = serde_json::to_string(data).map_err(PublishError::Data)?;
-        let kind = kind.to_owned();
-        let Some(id) = self.in_scope(id) else {
-            return Ok(false);
-        };
-        let is_there = self.running.call_shard(id.shard, move |shard, now| {
-            let is_there = shard.describe(id.connection, now).is_some();
-            shard.send_message(id.connection, &kind, &data, now);
-            is_there
-        });
-        Ok(is_there.unwrap_or(false))
-    }
-
-    /// Statistics of the whole server. In a handler, channels of a shard that is held up for more
-    /// than a second are not counted.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// println!("{} sessions", server.stats().active_connections);
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let names = self.running.ask_shards(|broker, _| {
-            let names = broker.channel_names("").map(str::to_owned);
-            names.collect::<Vec<_>>()
-        });
-        let names: HashSet<_> = names.into_iter().flatten().collect();
-        let properties = names
-            .iter()
-            .filter(|name| monitoring::property_of(name_for_clients(name)).is_some());
-        let context = self.running.context();
-        let counters = &context.counters;
-        let sum = |pick: fn(&ShardCounters) -> u64| counters.iter().map(|shard| pick(shard)).sum();
-        Stats {
-            running: context.is_serving(),
-            active_connections: context.process_state.sessions_total(),
-            authenticated_connections: sum(|shard| shard.authenticated_sessions.value()),
-            total_connections: context.process_state.sessions_opened(),
-            total_subscriptions: sum(|shard| shard.subscriptions.value()),
-            unique_channels: names.len() as u64,
-            unique_properties: properties.count() as u64,
-            messages_received: sum(|shard| shard.messages_received.value()),
-            messages_sent: sum(|shard| shard.deliveries.value()),
-        }
-    }
-
-    /// Counts of one tenant's sessions, in all dialects. In a handler, sessions of a shard that is held
-    /// up for more than a second are not counted.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// println!("{} sessions of acme", server.tenant_stats("acme").active_connections);
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn tenant_stats(&self, tenant: &str) -> TenantStats {
-        let tenant = tenant.to_owned();
-        let answers = self.running.ask_shards(move |broker, now| {
-            let mut stats = TenantStats::default();
-            let mut names = HashSet::new();
-            for view in broker.sessions_of(&tenant, now) {
-                stats.active_connections += 1;
-                stats.authenticated_connections += u64::from(view.identity.is_some());
-                stats.total_subscriptions += view.channels.len() as u64;
-                names.extend(view.channels.into_iter().map(str::to_owned));
-            }
-            (stats, names)
-        });
-        let mut total = TenantStats::default();
-        let mut all_names = HashSet::new();
-        for (stats, names) in answers {
-            total.active_connections += stats.active_connections;
-            total.authenticated_connections += stats.authenticated_connections;
-            total.total_subscriptions += stats.total_subscriptions;
-            all_names.extend(names);
-        }
-        total.unique_channels = all_names.len() as u64;
-        total
-    }
-
-    /// Sessions of one dialect.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// let count = server.session_count(fanwire::DialectId::Gateway);
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn session_count(&self, dialect: DialectId) -> u64 {
-        self.running.context().process_state.sessions(dialect)
-    }
-
-    /// All metrics in the Prometheus text format.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// println!("{}", server.prometheus_metrics());
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn prometheus_metrics(&self) -> String {
-        let text = self.running.context().metrics.text();
-        text.unwrap_or_default()
-    }
-
-    /// The health of the server and its components, as in the answer to `GET /health`.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// assert_eq!(server.health()["status"], "healthy");
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn health(&self) -> serde_json::Value {
-        self.running.context().health()
-    }
-
-    /// A session by its id, or by the connection id of the monitoring dialect. In a handler, `None`
-    /// also when its shard is held up for more than a second.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// if let Some(info) = server.connection_info("127.0.0.1:50000:1700000000.000") {
-    ///     println!("{:?} is in {:?}", info.user_id, info.channels);
-    /// }
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn connection_info(&self, id: &str) -> Option<ConnectionInfo> {
-        let id = self.find(id)?;
-        let info = self.running.ask_shard(id.shard, move |broker, now| {
-            let rate = broker.rate_limit_status(id.connection, now)?;
-            let view = broker.view(id.connection, now)?;
-            Some(ConnectionInfo::new(&view, rate))
-        });
-        info.flatten()
-    }
-
-    /// What a session has used of its rate limits; the session is named as for
-    /// [`Server::connection_info`].
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// if let Some(status) = server.rate_limit_status("0000000000000000") {
-    ///     println!("{:?}", status.user.or(status.session));
-    /// }
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn rate_limit_status(&self, id: &str) -> Option<RateLimitStatus> {
-        let id = self.find(id)?;
-        let status = self.running.ask_shard(id.shard, move |broker, now| {
-            broker.rate_limit_status(id.connection, now)
-        });
-        status.flatten()
-    }
-
-    /// What a user has used of its rate limit, in all its sessions of a dialect; `None` where users
-    /// have no limit. Where tenants are isolated, users of the same name in two tenants are two.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// let rate = server.user_rate_limit_status(fanwire::DialectId::Gateway, None, "ann");
-    /// assert!(rate.is_none(), "there is no rate limit in development mode");
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn user_rate_limit_status(
-        &self,
-        dialect: DialectId,
-        tenant: Option<&str>,
-        user: &str,
-    ) -> Option<RateUse> {
-        let policy = &self.settings.dialects[dialect.index()];
-        let limit = policy.rate_limit_of_user();
-        let tenant = tenant.filter(|_| policy.tenant_isolation);
-        let now = self.running.context().clock.now();
-        let quotas = self.running.quotas();
-        let used = quotas.used_by_user(dialect, (tenant, user), limit, now);
-        RateUse::of(used, limit)
-    }
-
-    /// Closes a session (1000); false when there is none with this id.
-    ///
-    /// # Panics
-    /// In a handler.
-    ///
-    /// ```no_run
-    /// # let server = fanwire::Server::builder().dev().start()?;
-    /// let was_there = server.disconnect("127.0.0.1:50000:1700000000.000");
-    /// # Ok::<(), fanwire::StartError>(())
-    /// ```
-    #[must_use]
-    pub fn disconnect(&self, id: &str) -> bool {
-        let closed = self.find(id).and_then(|id| {
-            let close = move |shard: &mut Shard, now: Now| shard.disconnect(id.connection, now);
-            self.running.call_shard(id.shard, close)
-        });
-        closed.unwrap_or(false)
-    }
-
-    /// The session with this id, or with this connection id of the monitoring dialect.
-    pub(super) fn find(&self, id: &str) -> Option<SessionId> {
-        if let Ok(id) = id.parse() {
-            return self.in_scope(id);
-        }
-        let wanted = id.to_owned();
-        let found = self.running.ask_shards(move |broker, now| {
-            let mut sessions = broker.sessions();
-            let connection = sessions.find(|connection| {
-                let view = broker.view(*connection, now);
-                view.is_some_and(|view| monitoring::connection_id(&view) == wanted)
-            })?;
-            Some(broker.session_id(connection))
-        });
-        let found = found.into_iter().flatten().next();
-        found.and_then(|id| self.in_scope(id))
     }
 
     /// The tenant of this handle, if it has one.
@@ -597,35 +221,39 @@ impl Server {
         }
     }
 
-    /// The session, unless this is the handle of another tenant.
-    fn in_scope(&self, id: SessionId) -> Option<SessionId> {
-        let Scope::Of(tenant) = &self.scope else {
-            return Some(id);
-        };
-        let tenant = Arc::clone(tenant);
-        let is_its = self.running.ask_shard(id.shard, move |broker, now| {
-            let view = broker.view(id.connection, now);
-            view.is_some_and(|view| view.tenant == Some(&tenant))
-        });
-        is_its.filter(|is_its| *is_its).map(|_| id)
-    }
-
-    /// Closes all sessions with 1001 and returns when the last one has ended, or after
-    /// `drain_close_timeout`. Further calls return the same outcome. Publishing is an error from
-    /// then on.
+    /// Closes all sessions with 1001; ready when the last one has ended, or after
+    /// `drain_close_timeout`. Further calls return the same outcome, and
+    /// [`run_until_signal`](Self::run_until_signal) returns too. Publishing is an error from then on.
+    /// Dropped after it was polled, the future stops the server all the same.
     ///
     /// # Panics
-    /// In a handler.
+    /// In a handler that runs on a shard.
     ///
     /// ```no_run
-    /// let server = fanwire::Server::builder().dev().start()?;
-    /// assert_eq!(server.stop(), fanwire::StopOutcome::Drained);
+    /// use fanwire::{Server, StopOutcome, block_on};
+    ///
+    /// let server = Server::builder().dev().start()?;
+    /// assert_eq!(block_on(server.stop()), StopOutcome::Drained);
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
-    pub fn stop(&self) -> StopOutcome {
-        assert!(!is_shard(), "a handler cannot wait for its shard to stop");
-        let timeout = self.settings.process.drain_close_timeout;
-        self.end(|| drain(&self.running, Duration::ZERO, timeout, &never()))
+    pub async fn stop(&self) -> StopOutcome {
+        assert_not_shard();
+        let (sender, ended) = oneshot::channel();
+        let server = self.clone();
+        let stop = move || {
+            // Fails when one was sent before.
+            let _ = server.running.stops.0.try_send(());
+            let timeout = server.settings.process.drain_close_timeout;
+            let end = || drain(&server.running, Duration::ZERO, timeout, &never());
+            // Fails when nobody waits for it any more.
+            let _ = sender.send(server.end(end));
+        };
+        let thread = std::thread::Builder::new().name("stop".into()).spawn(stop);
+        let outcome = match thread {
+            Ok(_) => ended.await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        outcome.unwrap_or_else(StopOutcome::Failed)
     }
 
     /// Runs until SIGTERM or SIGINT, then drains as the settings specify; a second signal ends the
@@ -664,7 +292,10 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::WhileStalled;
     use crate::config::ShardCount;
+    use crate::shard::Shard;
+    use futures_lite::future::block_on;
     use std::io::{Read, Write};
     use std::net::TcpStream;
 
@@ -677,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_stops_the_server_ends_the_wait_for_a_signal() {
+        let builder = Server::builder().dev().listen(([127, 0, 0, 1], 0).into());
+        let server = builder.shards(ShardCount::Fixed(1)).start().unwrap();
+        let waiting = server.clone();
+        let waiting = std::thread::spawn(move || waiting.run_until(&never()));
+        let outcome = block_on(server.stop());
+        assert_eq!(waiting.join().unwrap(), outcome);
+        assert_eq!(outcome, StopOutcome::Drained);
+    }
+
+    #[test]
     fn a_shard_that_panics_is_named_and_the_server_is_not_healthy() {
         let builder = Server::builder()
             .dev()
@@ -685,10 +327,10 @@ mod tests {
         let server = builder.start().unwrap();
         let address = server.addresses()[0];
         assert_eq!(server.health()["status"], "healthy");
-        assert!(server.stats().running);
-        let answer = server
-            .running
-            .call_shard::<()>(1, |_, _| panic!("a shard of a test panics"));
+        assert!(block_on(server.stats()).running);
+        let shards = &server.running.context().shards;
+        let panicking = |_: &mut Shard, _| -> () { panic!("a shard of a test panics") };
+        let answer = block_on(shards.call(1, WhileStalled::Wait, panicking));
         assert_eq!(answer, None);
         // The answer is lost before the shard has reported its end.
         while server.health()["status"] == "healthy" {
@@ -697,13 +339,13 @@ mod tests {
         let health = server.health();
         assert_eq!(health["status"], "unhealthy");
         assert_eq!(health["components"]["shards"]["failed"][0], 1);
-        assert!(!server.stats().running);
+        assert!(!block_on(server.stats()).running);
         // The kernel resets what it accepts for the shard until it has ended the shard's ring.
         let mut answers = (0..10_000).map(|_| status_line_of_health(address));
         let answer = answers.find_map(Result::ok);
         assert_eq!(answer.as_deref(), Some("HTTP/1.1 503 Service Unavailable"));
         assert_eq!(
-            server.stop(),
+            block_on(server.stop()),
             StopOutcome::Failed("shard 1 failed: the shard panicked".into())
         );
     }

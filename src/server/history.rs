@@ -6,9 +6,8 @@ use crate::base::channel_names::channel_of_tenant;
 use crate::base::channel_names::is_reserved;
 use crate::base::limits::HISTORY_REPLY_MESSAGES_MAX;
 use crate::shard::{HistoryPage, PageRequest};
-use crossbeam_channel::bounded;
 use std::borrow::Cow;
-use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Publications of a channel, as [`Server::history`] reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,8 +106,9 @@ impl Server {
         self.running.context().delete_history(&full_name);
     }
 
-    /// Removes from the history of all channels of this handle's tenant, or of those without one, what was published for this user only, and where the
-    /// user stopped (`offline_queue`). Looks at every publication that is kept, so call it seldom.
+    /// Removes from the history of all channels of this handle's tenant, or of those without one, what was
+    /// published for this user only, and where the user stopped (`offline_queue`). Looks at every
+    /// publication that is kept: call it seldom, and not on a thread that others wait for.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -120,31 +120,29 @@ impl Server {
         context.delete_user_history(self.tenant(), user);
     }
 
-    /// Returns when all that calls of this server's handles have published is in the durable store as
+    /// Ready when all that calls of this server's handles have published is in the durable store as
     /// `store_sync` promises; at once without a store.
     ///
     /// # Errors
-    /// [`NotStored`] if something that was published since the last call, by anybody, could not be stored,
-    /// or was not after `timeout`. It was published all the same.
+    /// [`NotStored`] if something that was published since the last call, by anybody, could not be
+    /// stored. It was published all the same.
     ///
     /// ```no_run
-    /// use std::time::Duration;
-    ///
     /// let server = fanwire::Server::builder().dev().set("store", "/var/lib/fanwire");
     /// let server = server.set("history", vec!["news messages=100"]).start()?;
     /// server.broadcast("news", "headline", &"hello")?;
-    /// server.wait_until_stored(Duration::from_secs(5))?;
+    /// fanwire::block_on(server.stored())?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn wait_until_stored(&self, timeout: Duration) -> Result<(), NotStored> {
-        let (answer, answered) = bounded(1);
+    pub async fn stored(&self) -> Result<(), NotStored> {
+        let (answer, answered) = oneshot::channel();
         let completion = move |stored: Result<u64, _>| {
             // Fails when nobody waits any more.
             let _ = answer.send(stored.is_ok());
         };
         let context = self.running.context();
         let marked = context.publisher.mark_stored(Box::new(completion));
-        let is_stored = marked.is_ok() && answered.recv_timeout(timeout).unwrap_or(false);
+        let is_stored = marked.is_ok() && answered.await.unwrap_or(false);
         let journal = context.journal.as_ref();
         let has_losses = journal.is_some_and(|journal| journal.take_losses());
         (is_stored && !has_losses).then_some(()).ok_or(NotStored)

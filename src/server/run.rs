@@ -13,7 +13,7 @@ const PACE: Duration = Duration::from_millis(100);
 ///
 /// ```no_run
 /// let server = fanwire::Server::builder().dev().start()?;
-/// assert_eq!(server.stop(), fanwire::StopOutcome::Drained);
+/// assert_eq!(fanwire::block_on(server.stop()), fanwire::StopOutcome::Drained);
 /// # Ok::<(), fanwire::StartError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,26 +29,24 @@ pub enum StopOutcome {
     Failed(String),
 }
 
-/// Runs until one of `signals` arrives, then drains; a second one ends the drain at once.
+/// Runs until one of `signals` arrives, then drains; a second one ends the drain at once. Drains without
+/// a grace period when the program stops the server.
 #[must_use]
 pub(super) fn run_until_signal(
     running: &Running,
     settings: &ProcessSettings,
     signals: &Receiver<i32>,
 ) -> StopOutcome {
-    select! {
+    let grace = select! {
         recv(signals) -> signal => {
             let signal = signal.unwrap_or_default();
             tracing::info!(target: "fanwire::server", signal, "a signal ends the server");
+            settings.drain_grace_period
         }
+        recv(running.stops.1) -> _ => Duration::ZERO,
         recv(running.reports()) -> report => return StopOutcome::Failed(describe(report)),
-    }
-    drain(
-        running,
-        settings.drain_grace_period,
-        settings.drain_close_timeout,
-        signals,
-    )
+    };
+    drain(running, grace, settings.drain_close_timeout, signals)
 }
 
 /// Drains the server: accepts no new sessions, announces the shutdown to the others, and waits up

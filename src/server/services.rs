@@ -47,7 +47,7 @@ pub(super) struct ServiceParts {
 /// A request to the services' thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Publications wait for room in the ring.
+    /// Publications wait for room in the ring, or callers with theirs.
     Retry,
     /// Stop the services; publications that wait for room are still written.
     Stop,
@@ -136,6 +136,7 @@ impl ServiceLoop {
     fn run(&mut self, requests: &Receiver<Request>) {
         let mut is_stopped = false;
         let mut tick_ms = 0;
+        let mut woken_ms = 0;
         loop {
             match requests.recv_timeout(Duration::from_millis(tick_ms)) {
                 Ok(Request::Stop) => is_stopped = true,
@@ -146,7 +147,14 @@ impl ServiceLoop {
                 self.act();
             }
             let now = self.parts.clock.now();
-            tick_ms = match (self.parts.publisher.retry(now), is_stopped) {
+            let publisher = &self.parts.publisher;
+            let is_written = publisher.retry(now);
+            // Not at each request, or callers and this thread would keep each other busy.
+            if is_written && now.monotonic_ms > woken_ms {
+                publisher.wake_waiting();
+                woken_ms = now.monotonic_ms;
+            }
+            tick_ms = match (is_written && !publisher.has_waiting(), is_stopped) {
                 (false, _) => RETRY_MS,
                 (true, true) => TICK_MS,
                 (true, false) => self.next_ms(),

@@ -1,6 +1,5 @@
 //! One shard on its thread: the executor, the wire ring and the event loop.
 
-use super::questions::{self, Question};
 use crate::api::{Api, ApiContext};
 use crate::base::now::{Clock, Stopwatch};
 use crate::journal::PublicationLog;
@@ -9,6 +8,7 @@ use crate::net::{Peers, Waker};
 use crate::shard::{Shard, ShardParts};
 use crossbeam_channel::{Receiver, Sender};
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
+use std::cell::Cell;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -17,6 +17,15 @@ use std::sync::Arc;
 const EXECUTOR_IO_BYTES: usize = 64 * 1024;
 /// Entries of the executor's own rings.
 const EXECUTOR_RING_DEPTH: usize = 64;
+
+thread_local! {
+    static IS_SHARD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is a shard, which would wait for itself.
+pub(super) fn is_shard() -> bool {
+    IS_SHARD.get()
+}
 
 /// Everything a shard's thread needs.
 pub(super) struct ShardThread {
@@ -30,7 +39,6 @@ pub(super) struct ShardThread {
     pub(super) waker: Waker,
     pub(super) peers: Peers,
     pub(super) commands: Receiver<ShardCommand>,
-    pub(super) questions: Receiver<Question>,
     pub(super) api: Arc<ApiContext>,
     pub(super) clock: Clock,
     pub(super) reports: Sender<Report>,
@@ -136,7 +144,7 @@ impl Drop for Watch {
 
 async fn run(thread: ShardThread, mut watch: Watch) {
     watch.stage = Stage::Running;
-    questions::become_shard(thread.questions);
+    IS_SHARD.set(true);
     let config = UringConfig {
         files_max: thread.parts.connections_max,
         ..thread.rings

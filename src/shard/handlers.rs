@@ -20,8 +20,7 @@ impl Shard {
         let Some(view) = self.broker.view(id, now) else {
             return false;
         };
-        let check = || self.hooks.check(&Session::new(&view), message);
-        let outcome = self.broker.lend_to(check);
+        let outcome = self.hooks.check(&Session::new(&view), message);
         drop(view);
         let passes = outcome == Outcome::Done;
         self.tell(id, outcome, now);
@@ -45,8 +44,7 @@ impl Shard {
         };
         if self.hooks.is_async(message.kind) {
             let session = AsyncSession::new(&view);
-            let call = || self.hooks.message_async(session.clone(), message);
-            let future = self.broker.lend_to(call);
+            let future = self.hooks.message_async(session.clone(), message);
             drop(view);
             if let Some(future) = future {
                 self.ask_about_message(id, session, future);
@@ -54,8 +52,7 @@ impl Shard {
             return;
         }
         let mut session = Session::new(&view);
-        let call = || self.hooks.message(&mut session, message);
-        let outcome = self.broker.lend_to(call);
+        let outcome = self.hooks.message(&mut session, message);
         let actions = session.into_actions();
         drop(view);
         self.carry_out_now(id, actions, now);
@@ -77,8 +74,7 @@ impl Shard {
             return;
         };
         let session = AsyncSession::new(&view);
-        let call = || self.hooks.connect_async(session.clone());
-        let future = self.broker.lend_to(call);
+        let future = self.hooks.connect_async(session.clone());
         drop(view);
         if let Some(future) = future {
             self.ask_about_connect(id, session, future);
@@ -90,7 +86,7 @@ impl Shard {
             return;
         };
         let mut session = Session::new(&view);
-        let outcome = self.broker.lend_to(|| self.hooks.connect(&mut session));
+        let outcome = self.hooks.connect(&mut session);
         let actions = session.into_actions();
         drop(view);
         self.carry_out_now(id, actions, now);
@@ -102,8 +98,9 @@ impl Shard {
         if self.hooks.has_disconnect()
             && let Some(view) = self.broker.view(id, now)
         {
-            let call = || self.hooks.disconnect(&Session::new(&view));
-            if self.broker.lend_to(call) == Outcome::Panicked {
+            let outcome = self.hooks.disconnect(&Session::new(&view));
+            drop(view);
+            if outcome == Outcome::Panicked {
                 self.count_handler_error();
             }
         }

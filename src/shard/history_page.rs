@@ -1,7 +1,7 @@
 //! A part of the history of a channel, copied out of the table.
 
 use super::record::Record;
-use crate::base::channel_names::{channel_of_tenant, is_reserved};
+use crate::base::channel_names::{channel_of_tenant, is_reserved, user_channel};
 use crate::base::limits::HISTORY_REPLY_BYTES_MAX;
 use crate::base::{Now, Position, ProcessState};
 use crate::broker::{BroadcastTarget, HistoryMessage, TenantScope};
@@ -113,12 +113,19 @@ pub fn channel_of_entry(content: &[u8]) -> Option<&str> {
 }
 
 /// Whether an entry of the history is for one user only, and that is this one: of a tenant, or
-/// without one.
+/// without one. On the channel of the user, or for the user among the subscribers of another.
 #[must_use]
 pub fn is_entry_for_user(content: &[u8], tenant: Option<&str>, user: &str) -> bool {
     let Some(record) = Record::read_kept(content) else {
         return false;
     };
+    if record.channel == user_channel(user).as_bytes() {
+        return match (record.reach(), tenant) {
+            (Some(TenantScope::Of(own)), Some(tenant)) => own == tenant,
+            (Some(TenantScope::Without | TenantScope::All), None) => true,
+            _ => false,
+        };
+    }
     let is_in_tenant = match tenant {
         Some(tenant) => {
             let prefix = channel_of_tenant(tenant, "");

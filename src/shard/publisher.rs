@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
 
 /// Publishes from any thread. Calls of several threads encode and write at the same time; none waits
 /// for another, but for the short order of publications that are larger than a record.
@@ -34,7 +35,9 @@ pub struct Publisher {
     /// With a durable store: what is published on channels with a history.
     log: Option<Mutex<PublicationLog>>,
     wake: Box<dyn Fn(u32, Now) + Send + Sync>,
-    /// Called when publications begin to wait for room: `retry` is due at once.
+    /// Callers that wait for room.
+    waiting: Mutex<Vec<oneshot::Sender<()>>>,
+    /// Called when publications begin to wait for room, or callers do: `retry` is due.
     call_for_retry: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -116,6 +119,7 @@ impl Publisher {
             count: AtomicU64::new(0),
             unsent: Mutex::default(),
             is_congested: AtomicBool::new(false),
+            waiting: Mutex::default(),
             is_stopped: AtomicBool::new(false),
             stopwatch: Stopwatch::STOPPED,
             log: None,
@@ -238,6 +242,30 @@ impl Publisher {
         Ok(())
     }
 
+    /// Ready when there may be room in the ring, or the publisher was stopped.
+    pub async fn wait_for_room(&self) {
+        let (sender, room) = oneshot::channel();
+        lock(&self.waiting).push(sender);
+        (self.call_for_retry)();
+        // Fails when the publisher is gone, with the ring.
+        let _ = room.await;
+    }
+
+    /// Whether callers wait for room.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !lock(&self.waiting).is_empty()
+    }
+
+    /// Lets the callers that wait for room try again.
+    pub fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        for sender in waiting {
+            // Fails when the caller has given up.
+            let _ = sender.send(());
+        }
+    }
+
     /// The position of the ring at which the next record is claimed, or an earlier one.
     #[must_use]
     pub fn ring_position(&self) -> u64 {
@@ -262,6 +290,7 @@ impl Publisher {
     pub fn stop(&self) {
         // Relaxed: see `publish`.
         self.is_stopped.store(true, Ordering::Relaxed);
+        self.wake_waiting();
     }
 
     /// Writes what found the ring full, as far as there is room; true when all is written.

@@ -1,8 +1,8 @@
 //! Who may come, and who may hear what, by the operator's and the program's word.
 
 use crate::harness::{Client, configured};
-use fanwire::DialectId;
 use fanwire::auth::Identity;
+use fanwire::{DialectId, block_on};
 
 fn subscribe(client: &mut Client, channel: &str) -> String {
     client.send(&format!(
@@ -40,7 +40,7 @@ fn listed_tokens_prove_users_and_rules_guard_channels() {
     assert_eq!(stranger.receive(), failed);
     assert!(stranger.next().unwrap().is_close());
     drop((client, stranger));
-    server.stop();
+    block_on(server.stop());
 }
 
 fn publish(client: &mut Client, channel: &str) {
@@ -80,7 +80,7 @@ fn anonymous_sessions_that_may_publish_fulfil_no_rule() {
     publish(&mut client, "open");
     assert!(client.receive().contains("system_alert"));
     drop(client);
-    server.stop();
+    block_on(server.stop());
 }
 
 /// A client with the permission `publish` and the role `editor`, and where it may publish.
@@ -117,7 +117,7 @@ fn check_publishing(
         }
     }
     drop(client);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -186,5 +186,5 @@ fn a_program_may_check_tokens_itself_and_needs_no_secret_then() {
     let hello = r#"{"type":"hello","channel":"role:vip","data":1}"#;
     assert_eq!(client.receive(), hello);
     drop(client);
-    server.stop();
+    block_on(server.stop());
 }

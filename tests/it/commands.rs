@@ -1,7 +1,7 @@
 //! The commands that ask a running server, as processes.
 
 use crate::harness::{Client, SECRET, configured};
-use fanwire::Builder;
+use fanwire::{Builder, block_on};
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
 
@@ -73,7 +73,7 @@ fn what_is_published_in_one_terminal_is_seen_in_another() {
         (&"headline".into(), &"not JSON".into())
     );
     assert!(!said.contains('\u{1b}'), "{said}");
-    caller.server.stop();
+    block_on(caller.server.stop());
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn sessions_are_listed_and_closed() {
         caller.run(&["disconnect", "--user", "nobody"]),
         "disconnected 0\n"
     );
-    caller.server.stop();
+    block_on(caller.server.stop());
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn what_fails_says_why_and_exits_with_1() {
             "{arguments:?}: {said}"
         );
     }
-    caller.server.stop();
+    block_on(caller.server.stop());
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn tokens_are_made_with_the_secret_of_the_settings_and_only_with_a_good_one() {
     let mut client = Client::open(server.addresses()[0], &format!("/ws?token={}", made.trim()));
     assert!(client.receive().contains("auth_success"));
     drop(client);
-    server.stop();
+    block_on(server.stop());
     for arguments in [
         &["--user", "ann", "--jwt-secret", "short"][..],
         &["--user", "ann", "--jwt-secret", "your-super-secret-key"],

@@ -4,14 +4,16 @@ use crate::harness::{Client, SECRET, http, http_get};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 struct Example {
     child: Child,
     address: SocketAddr,
+    /// Of the application beside the server, if it has one.
+    http: Option<SocketAddr>,
 }
 
 impl Example {
@@ -26,7 +28,7 @@ impl Example {
         path.pop();
         path.pop();
         let mut child = Command::new(path.join("examples").join(name))
-            .arg("127.0.0.1:0")
+            .args(["127.0.0.1:0", "127.0.0.1:0"])
             .env("FANWIRE_JWT_SECRET", SECRET)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
@@ -37,9 +39,15 @@ impl Example {
         said.read_line(&mut line).unwrap();
         // What it says later is of no interest, but must not fill the pipe.
         std::thread::spawn(move || said.lines().for_each(drop));
+        let http = line.trim().split_once(" http://");
+        let http = http.map(|(_, address)| address.parse().unwrap());
         let address = line.trim().trim_start_matches("ws://");
         let address = address.split('/').next().unwrap().parse().unwrap();
-        Self { child, address }
+        Self {
+            child,
+            address,
+            http,
+        }
     }
 
     fn client(&self, path: &str, grant: Option<Grant>) -> Client {
@@ -208,4 +216,41 @@ fn an_embedded_server_ignores_the_environment_unless_asked() {
     let mut client = example.client("/ws", None);
     client.send(r#"{"type":"echo","data":1}"#);
     assert!(client.receive().contains("echo_response"));
+}
+
+/// Status and body of an answer of axum, which takes the end of what is sent for that of the connection.
+fn ask(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn an_axum_application_publishes_and_asks_who_is_there() {
+    let example = Example::start("with_axum");
+    let application = example.http.unwrap();
+    let mut client = example.client("/ws", user("ann"));
+    assert!(client.receive().contains("auth_success"));
+    client.send(r#"{"type":"subscribe","data":{"channel":"orders:7"}}"#);
+    assert!(client.receive().contains("subscribed"));
+    let body = r#"{"state":"sent"}"#;
+    let length = body.len();
+    let request = format!(
+        "POST /orders/7 HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    assert_eq!(ask(application, &request).0, 204);
+    let expected = r#"{"type":"order_changed","channel":"orders:7","data":{"state":"sent"}}"#;
+    assert_eq!(client.receive(), expected);
+    let of =
+        |user: &str| format!("GET /users/{user} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+    let (status, sessions) = ask(application, &of("ann"));
+    let sessions: Value = serde_json::from_str(&sessions).unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(sessions["addresses"].as_array().unwrap().len(), 1);
+    let (_, nobody) = ask(application, &of("bob"));
+    assert_eq!(nobody, r#"{"addresses":[]}"#);
 }

@@ -106,7 +106,7 @@ impl Server {
     /// Stops the server without waiting for its sessions.
     pub(crate) fn drain(&self) {
         let server = self.server.clone();
-        std::thread::spawn(move || server.stop());
+        std::thread::spawn(move || future::block_on(server.stop()));
     }
 }
 

@@ -3,6 +3,25 @@
 use crate::library::{Embedded, builder};
 
 #[test]
+fn what_a_user_received_on_the_own_channel_is_deleted_with_the_history_of_the_user() {
+    let program = Embedded::of(builder().set("history", vec!["user:* messages=9"]));
+    let server = &program.server;
+    let acme = server.in_tenant("acme");
+    for (server, user) in [(server, "ann"), (&acme, "ann"), (server, "bob")] {
+        server.broadcast_to_user(user, "m", &user).unwrap();
+    }
+    let count = |user: &str| {
+        let history = server.history(&format!("user:{user}"), None, 10);
+        history.unwrap().entries.len()
+    };
+    assert_eq!((count("ann"), count("bob")), (2, 1));
+    acme.delete_user_history("ann");
+    assert_eq!((count("ann"), count("bob")), (1, 1));
+    server.delete_user_history("ann");
+    assert_eq!((count("ann"), count("bob")), (0, 1));
+}
+
+#[test]
 fn the_program_reads_and_deletes_histories() {
     let program = Embedded::of(builder().set("history", vec!["news* messages=3"]));
     let server = &program.server;

@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Raw, configured, http};
 use async_tungstenite::tungstenite::Message;
-use fanwire::{Builder, DialectId, Server};
+use fanwire::{Builder, DialectId, Server, block_on};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -131,7 +131,7 @@ fn publications_reach_subscribers_each_in_its_way() {
         assert!(text.contains(&format!(r#""data":"{data}""#)), "{text}");
     }
     drop((one, two));
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn users_roles_tenants_rooms_and_sessions_are_reached() {
         request(admin, "DELETE", &gone, OPERATOR, &Value::Null).0,
         404
     );
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn channels_are_listed_page_by_page_with_history_and_presence() {
         404
     );
     drop((sessions, news));
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn a_key_opens_what_its_scopes_say_and_a_key_of_a_tenant_its_tenant() {
         .0,
         403
     );
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn without_keys_only_callers_on_the_host_of_a_development_server_are_let_in() {
     );
     assert_eq!(head("localhost:8764", "Origin: null\r\n"), 403);
     assert_eq!(head("evil.example", ""), 401);
-    server.stop();
+    block_on(server.stop());
     let settings = format!(
         "admin_listen = \"127.0.0.1:0\"\njwt_secret = \"{}\"",
         crate::harness::SECRET
@@ -467,7 +467,7 @@ fn without_keys_only_callers_on_the_host_of_a_development_server_are_let_in() {
         request(clients, "POST", "/notify", "", &json!({"message": "m"})).0,
         404
     );
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn a_repeated_request_is_carried_out_once() {
     assert!(session.receive().contains("once"));
     assert!(session.receive().contains("another"));
     drop(session);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -534,6 +534,12 @@ fn what_is_wrong_gets_an_error_and_disturbs_nobody() {
             "POST",
             "/api/batch",
             json!({"publications": vec![json!({"channel": "a"}); 1_001]}),
+            422,
+        ),
+        (
+            "POST",
+            "/api/batch",
+            json!({"publications": [["news", "message", 1]]}),
             422,
         ),
         (
@@ -579,7 +585,7 @@ fn what_is_wrong_gets_an_error_and_disturbs_nobody() {
     );
     assert!(session.receive().contains("still here"));
     drop(session);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -624,7 +630,7 @@ fn a_page_of_an_allowed_origin_may_call_and_every_answer_is_guarded() {
             assert!(answer.contains(line), "{answer}");
         }
     }
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -656,7 +662,7 @@ fn jobs_documents_and_alerts_reach_clients_of_assist() {
         "published"
     );
     drop(assist);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -704,5 +710,5 @@ fn a_notification_reaches_the_dialect_of_its_listener_unless_it_names_another() 
         }
     }
     drop(clients);
-    server.stop();
+    block_on(server.stop());
 }

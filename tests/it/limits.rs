@@ -1,9 +1,12 @@
 //! Do the limits of messages hold for all sessions that share them, and for nobody else?
 
 use crate::harness::{Frame, Raw, SECRET, Server, upgrade_request};
-use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::{DialectId, SettingValue};
+use fanwire::{
+    auth::{Grant, issue},
+    block_on,
+};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 
@@ -133,7 +136,7 @@ fn a_program_sees_what_a_session_and_a_user_have_used() {
         None
     );
     let id = ids.recv().unwrap();
-    let status = server.program().rate_limit_status(&id).unwrap();
+    let status = block_on(server.program().rate_limit_status(&id)).unwrap();
     assert_eq!(status.user.map(|rate| rate.used), Some(4));
     assert_eq!(
         status.tenant.map(|rate| (rate.used, rate.max)),

@@ -29,6 +29,7 @@ mod neighbours;
 mod notify;
 mod presence;
 mod process;
+mod program_calls;
 mod proxies;
 mod questions;
 mod regression;

@@ -1,7 +1,7 @@
 //! Does one client, message or shard harm the others?
 
 use crate::harness::{Client, http_get, upgrade_request};
-use fanwire::{Server, ShardCount};
+use fanwire::{Server, ShardCount, block_on};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Mutex, mpsc};
@@ -102,7 +102,7 @@ fn a_handler_that_blocks_costs_only_the_sessions_of_its_shard() {
     healthy.publish("news", "1");
     assert!(healthy.receive().contains(r#""data":1"#));
     drop((healthy, stalled, blocker));
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_turn_that_was_too_long_is_counted_though_the_shard_sleeps_next() {
         "{figures}"
     );
     drop(client);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -157,5 +157,5 @@ fn large_messages_do_not_close_subscribers_that_read() {
         }
     }
     drop((subscribers, publisher));
-    server.stop();
+    block_on(server.stop());
 }

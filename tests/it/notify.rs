@@ -1,8 +1,8 @@
 //! Does `POST /notify` tell everyone, and whom does it reject?
 
 use crate::harness::{Client, configured, http, http_get};
-use fanwire::Builder;
 use fanwire::DialectId;
+use fanwire::{Builder, block_on};
 use std::net::SocketAddr;
 
 fn notify(address: SocketAddr, headers: &str, body: &str) -> (u16, String) {
@@ -38,7 +38,7 @@ fn everyone_hears_in_the_words_of_their_dialect() {
     );
     assert_eq!(gateway.receive(), expected);
     drop((notified, gateway));
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn what_is_no_notification_is_refused_with_a_reason() {
         assert!(answer.1.contains(names), "{shown}: {}", answer.1);
     }
     assert_eq!(http_get(address, "/notify").0, 405);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_key_shuts_everyone_else_out() {
     ] {
         assert_eq!(notify(address, headers, body).0, status, "{headers}");
     }
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -95,5 +95,5 @@ fn a_server_of_another_profile_has_no_open_door() {
     });
     let answer = notify(server.addresses()[0], "", r#"{"message":"m"}"#);
     assert_eq!(answer.0, 404);
-    server.stop();
+    block_on(server.stop());
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Raw, token};
 use crate::library::{Embedded, builder};
-use fanwire::Server;
+use fanwire::{Server, block_on};
 
 /// Waits until a channel has so many users and sessions, and returns who they are.
 fn wait_for(server: &Server, channel: &str, users: u64, sessions: u64) -> Vec<(String, u32)> {
@@ -52,7 +52,7 @@ fn the_program_sees_who_is_on_a_channel_whatever_ends_their_sessions() {
     // One vanishes, one is revoked.
     drop(twin);
     wait_for(server, "news", 2, 2);
-    assert_eq!(server.revoke_user("ann"), 1);
+    assert_eq!(block_on(server.revoke_user("ann")), 1);
     assert_eq!(wait_for(server, "news", 1, 1), [("bob".to_owned(), 1)]);
     drop((ann, bob));
     wait_for(server, "news", 0, 0);

@@ -4,7 +4,7 @@
 use crate::backend::{Answer, Backend};
 use crate::harness::{Client, Frame, Raw, Server, upgrade_request};
 use crate::limits::token_of;
-use fanwire::Denied;
+use fanwire::{Denied, block_on};
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -163,20 +163,20 @@ fn a_revocation_outlives_what_was_known_before() {
     let program = server.program();
     assert!(is_in("/ws?token=x") && is_in("/ws?token=x"));
     assert_eq!(backend.count(), 1);
-    program.revoke_user("ann");
+    block_on(program.revoke_user("ann"));
     // The callback is asked again; once it has answered later than the revocation, she is in.
     while !is_in("/ws?token=x") {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(backend.count() > 1);
     assert!(is_in("/ws?token=a-static-token"));
-    program.revoke_user("eve");
+    block_on(program.revoke_user("eve"));
     assert!(!is_in("/ws?token=a-static-token"));
     // The tenant of bob's session is that of his request.
     let bob = crate::harness::token("bob", &[]);
     let path = format!("/ws?token={bob}&tenant=acme");
     assert!(is_in(&path));
-    program.in_tenant("acme").revoke_user("bob");
+    block_on(program.in_tenant("acme").revoke_user("bob"));
     assert!(!is_in(&path));
     assert!(is_in(&format!("/ws?token={bob}")), "elsewhere he may");
 }

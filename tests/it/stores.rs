@@ -3,6 +3,7 @@
 use crate::harness::{Raw, http_get};
 use crate::library::{Embedded, builder};
 use crate::process::{Directory, Process};
+use fanwire::block_on;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::thread;
@@ -41,7 +42,7 @@ fn a_program_finds_its_histories_again_and_not_what_it_has_deleted() {
     let before = server.history("news", None, 10).unwrap();
     server.delete_history("news-2");
     server.delete_user_history("ann");
-    server.wait_until_stored(Duration::from_secs(20)).unwrap();
+    block_on(server.stored()).unwrap();
     let newest = before.position.clone();
     drop(program);
 

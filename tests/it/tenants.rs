@@ -1,9 +1,12 @@
 //! Tenants in the library and over HTTP: who reaches whom, and what one sees of the other.
 
 use crate::harness::{Client, SECRET, configured, http};
-use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::{Builder, DialectId, PublishError, Server, ShardCount};
+use fanwire::{
+    auth::{Grant, issue},
+    block_on,
+};
 use serde_json::{Value, json};
 
 fn token(user: &str, tenant: Option<&str>) -> String {
@@ -64,21 +67,21 @@ fn a_handle_of_a_tenant_reaches_and_finds_its_sessions_only() {
     for client in [&mut ann, &mut bob, &mut eve] {
         hears(client, 4);
     }
-    let stats = server.tenant_stats("t1");
+    let stats = block_on(server.tenant_stats("t1"));
     assert_eq!(stats.active_connections, 1);
     assert_eq!(stats.authenticated_connections, 1);
     assert_eq!((stats.total_subscriptions, stats.unique_channels), (2, 2));
-    assert_eq!(server.tenant_stats("t3").active_connections, 0);
-    assert_eq!(server.stats().active_connections, 3);
+    assert_eq!(block_on(server.tenant_stats("t3")).active_connections, 0);
+    assert_eq!(block_on(server.stats()).active_connections, 3);
     // All channels of all tenants.
-    assert_eq!(server.stats().unique_channels, 6);
+    assert_eq!(block_on(server.stats()).unique_channels, 6);
     ann.send(r#"{"type":"status"}"#);
     assert_eq!(
         value(&mut ann)["data"]["channels"],
         json!(["general", "other"])
     );
     drop((ann, bob, eve));
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -91,20 +94,23 @@ fn sessions_of_another_tenant_are_not_found() {
     assert!(ann.receive().contains("auth_success"));
     let id = value(&mut ann)["data"].as_str().unwrap().to_owned();
     let [t1, t2] = ["t1", "t2"].map(|tenant| server.in_tenant(tenant));
-    assert_eq!(t2.connection_info(&id), None);
-    assert!(!t2.send(id.parse().unwrap(), "m", &1).unwrap());
-    assert!(!t2.disconnect(&id));
+    assert_eq!(block_on(t2.connection_info(&id)), None);
+    assert!(!block_on(t2.send(id.parse().unwrap(), "m", &1)).unwrap());
+    assert!(!block_on(t2.disconnect(&id)));
     assert_eq!(
-        t1.connection_info(&id).unwrap().tenant_id.as_deref(),
+        block_on(t1.connection_info(&id))
+            .unwrap()
+            .tenant_id
+            .as_deref(),
         Some("t1")
     );
-    assert!(server.connection_info(&id).is_some());
-    assert!(t1.send(id.parse().unwrap(), "m", &2).unwrap());
+    assert!(block_on(server.connection_info(&id)).is_some());
+    assert!(block_on(t1.send(id.parse().unwrap(), "m", &2)).unwrap());
     hears(&mut ann, 2);
-    assert!(t1.disconnect(&id));
+    assert!(block_on(t1.disconnect(&id)));
     assert!(ann.next().unwrap().is_close());
     drop(ann);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -135,7 +141,7 @@ fn names_that_would_leave_the_tenant_are_errors() {
     for id in ["", "a:b", "a\nb", &"x".repeat(129)] {
         assert!(!of(&server.in_tenant(id), "general"), "{id:?}");
     }
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -166,7 +172,7 @@ fn a_handler_s_session_subscribes_and_publishes_in_its_tenant() {
     server.broadcast_to_tenant("t1", "m", &5).unwrap();
     hears(&mut ann, 5);
     drop((ann, bob, eve));
-    server.stop();
+    block_on(server.stop());
 }
 
 fn encodes(server: &Server) -> u64 {
@@ -191,7 +197,7 @@ fn a_broadcast_to_all_tenants_is_encoded_once() {
     clients.iter_mut().for_each(|client| hears(client, 1));
     assert_eq!(encodes(&server) - before, 1);
     drop(clients);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -225,7 +231,7 @@ fn a_notification_is_for_one_tenant_or_for_all_only_if_it_says_so() {
     assert_eq!([heard(&mut ann), heard(&mut ann)], [json!("b"), json!("c")]);
     assert_eq!(heard(&mut bob), json!("c"));
     drop((ann, bob, eve));
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -238,7 +244,7 @@ fn a_notification_without_a_key_does_not_cross_tenants() {
     let request =
         format!("POST /notify HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n\r\n{body}");
     assert_eq!(http(server.addresses()[0], &request).0, 403);
-    server.stop();
+    block_on(server.stop());
 }
 
 #[test]
@@ -262,5 +268,5 @@ fn clients_see_the_count_of_their_own_tenant() {
     assert_eq!(count(&mut clients[2]), json!(1));
     assert_eq!(count(&mut clients[3]), json!(1));
     drop(clients);
-    server.stop();
+    block_on(server.stop());
 }

@@ -3,7 +3,7 @@
 
 use crate::backend::{Answer, Backend};
 use crate::harness::{Client, Frame, Raw, Server};
-use fanwire::{Denied, DialectId, Identity};
+use fanwire::{Denied, DialectId, Identity, block_on};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -149,7 +149,7 @@ fn while_the_first_keys_are_fetched_nobody_is_accepted_who_would_wait() {
     let mut answer = [0; 15];
     socket.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
-    started.join().unwrap().stop();
+    block_on(started.join().unwrap().stop());
 }
 
 #[test]
@@ -418,8 +418,8 @@ fn revoked_tokens_and_users_are_closed_and_stay_out() {
         raw
     };
     let mut sessions = ["ann", "bob", "cleo"].map(open);
-    assert_eq!(server.program().revoke_token("of-ann"), 1);
-    assert_eq!(server.program().revoke_user("bob"), 1);
+    assert_eq!(block_on(server.program().revoke_token("of-ann")), 1);
+    assert_eq!(block_on(server.program().revoke_user("bob")), 1);
     for session in &mut sessions[..2] {
         assert_eq!(session.read(), Frame::Close(1008, "revoked".to_owned()));
     }

@@ -27,10 +27,10 @@
 //! where the name stands again, also in what is sent, the same value must.
 
 use crate::harness::{Frame, Raw, SECRET, frame_bytes, http, upgrade_request};
-use fanwire::ShardCount;
 use fanwire::auth::Verifier;
 use fanwire::base::now::Clock;
 use fanwire::{BroadcastTarget, Server};
+use fanwire::{ShardCount, block_on};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -393,17 +393,19 @@ impl Stage {
             }
             "notify_user_activity" => server.notify_user_activity(text(0), text(1)),
             "notify" => server.notify(text(0), text(1), value(2)),
-            "send" => server
-                .send(text(0).parse().unwrap(), text(1), value(2))
+            "send" => block_on(server.send(text(0).parse().unwrap(), text(1), value(2)))
                 .map(|is_there| assert!(is_there, "{place}: no such session")),
             "disconnect" => {
-                assert!(server.disconnect(text(0)), "{place}: no such session");
+                assert!(
+                    block_on(server.disconnect(text(0))),
+                    "{place}: no such session"
+                );
                 Ok(())
             }
             // It returns when all clients are gone, which the next lines show.
             "stop" => {
                 let server = server.clone();
-                std::thread::spawn(move || server.stop());
+                std::thread::spawn(move || block_on(server.stop()));
                 Ok(())
             }
             _ => panic!("{place}: the library has no {name}"),
@@ -415,7 +417,7 @@ impl Stage {
     fn end(mut self) {
         self.clients.clear();
         let server = self.server.take().expect("a transcript has clients");
-        let mut stats = server.stats();
+        let mut stats = block_on(server.stats());
         for _ in 0..2_000 {
             let left = [
                 stats.active_connections,
@@ -424,11 +426,11 @@ impl Stage {
                 stats.unique_channels,
             ];
             if left == [0; 4] {
-                server.stop();
+                block_on(server.stop());
                 return;
             }
             std::thread::yield_now();
-            stats = server.stats();
+            stats = block_on(server.stats());
         }
         panic!("{}: after all have left: {stats:?}", self.file);
     }
