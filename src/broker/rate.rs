@@ -47,11 +47,11 @@ pub struct RateUse {
 /// is no such limit.
 ///
 /// ```no_run
-/// # let server = fanwire::Server::builder().dev().start()?;
-/// if let Some(status) = server.rate_limit_status("0000000000000000") {
+/// # async fn show(server: fanwire::Server) {
+/// if let Some(status) = server.rate_limit_status("0000000000000000").await {
 ///     println!("{:?} of its user, {:?} of its tenant", status.user, status.tenant);
 /// }
-/// # Ok::<(), fanwire::StartError>(())
+/// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
