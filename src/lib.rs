@@ -87,7 +87,7 @@ pub use observe::log::LogGuard;
 pub use server::{
     AccessQuestion, BatchError, Builder, ChannelHistory, ChannelMember, ChannelPresence,
     Configured, ConnectionInfo, ConnectionPage, Explanation, HistoryEntry, KernelError, NotStored,
-    Publication, Server, SignalWatch, StartError, Stats, StopOutcome, TenantStats,
+    Publication, Published, Server, SignalWatch, StartError, Stats, StopOutcome, TenantStats,
 };
 pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
 

@@ -4,6 +4,7 @@ use super::access::{Access, authorize};
 use super::answer::{Outcome, Rejected, json};
 use super::body::{self, Object};
 use super::caller::Caller;
+use crate::base::Position;
 use crate::base::channel_names::{
     ROOM, permission_channel, role_channel, tenant_channel, user_channel,
 };
@@ -156,6 +157,9 @@ pub(super) struct Published {
     /// Always `published`.
     #[schema(example = "published")]
     status: &'static str,
+    /// Its position, on a channel with a history; absent too if it is large and waits for room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
 }
 
 /// What was published of several publications.
@@ -361,12 +365,13 @@ async fn to_channel(caller: &Caller, headers: &HeaderMap, body: &[u8], channel: 
 
 /// Publishes, and answers when that is done.
 pub(super) async fn published(caller: &Caller, publication: &Publication<'_>) -> Outcome {
-    put(caller, publication)
+    let position = put(caller, publication)
         .await
         .map_err(|error| failed(&error))?;
     await_stored(caller).await?;
     Ok(json(&Published {
         status: "published",
+        position: position.map(|position| position.to_string()),
     }))
 }
 
@@ -393,7 +398,7 @@ async fn publish_all(
     let until_ms = room_deadline_ms(caller);
     for (index, publication) in publications.iter().enumerate() {
         match put_until(caller, publication, until_ms).await {
-            Ok(()) => all.published += 1,
+            Ok(_) => all.published += 1,
             Err(error) if index == 0 => return Err(failed(&error)),
             Err(error) => {
                 let error = error.to_string();
@@ -415,7 +420,7 @@ async fn publish_all(
 pub(super) async fn put(
     caller: &Caller,
     publication: &Publication<'_>,
-) -> Result<(), PublishError> {
+) -> Result<Option<Position>, PublishError> {
     put_until(caller, publication, room_deadline_ms(caller)).await
 }
 
@@ -428,7 +433,7 @@ async fn put_until(
     caller: &Caller,
     publication: &Publication<'_>,
     until_ms: u64,
-) -> Result<(), PublishError> {
+) -> Result<Option<Position>, PublishError> {
     let context = &caller.context;
     // Relaxed: a concurrent request may still see the old value.
     if context.is_draining.load(Ordering::Relaxed) {

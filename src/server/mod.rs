@@ -31,6 +31,6 @@ pub use handle::Server;
 pub use history::{ChannelHistory, HistoryEntry, NotStored};
 pub use kernel_probe::KernelError;
 pub use presence::{ChannelMember, ChannelPresence};
-pub use publishing::{BatchError, Publication};
+pub use publishing::{BatchError, Publication, Published};
 pub use run::StopOutcome;
 pub use signals::SignalWatch;

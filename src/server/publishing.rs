@@ -2,6 +2,7 @@
 
 use super::handle::Server;
 use super::shard_thread::is_shard;
+use crate::base::Position;
 use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
 use crate::broker::{BroadcastTarget, Publication as Borrowed};
 use crate::shard::PublishError;
@@ -24,6 +25,15 @@ pub struct Publication<'a> {
     kind: &'a str,
     data: String,
     target: BroadcastTarget<'a>,
+}
+
+/// A publication that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// Its position, as clients see it: on a channel with a history (setting `history`), unless it is
+    /// larger than a record and waits for room in the ring.
+    pub position: Option<String>,
 }
 
 /// How far a batch came, and what ended it.
@@ -99,8 +109,10 @@ impl Server {
     /// server.try_publish(&headline)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn try_publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
-        self.put(&publication.borrowed())
+    pub fn try_publish(&self, publication: &Publication<'_>) -> Result<Published, PublishError> {
+        let position = self.write(&publication.borrowed())?;
+        let position = position.map(|position| position.to_string());
+        Ok(Published { position })
     }
 
     /// Publishes; while the ring has no space, the future waits. Dropped while it waits, it has not
@@ -120,11 +132,10 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
-        let publication = publication.borrowed();
+    pub async fn publish(&self, publication: &Publication<'_>) -> Result<Published, PublishError> {
         let publisher = &self.running.context().publisher;
         loop {
-            match self.put(&publication) {
+            match self.try_publish(publication) {
                 // A shard that waits does not read, and so would keep the ring full.
                 Err(PublishError::RingFull) if !is_shard() => publisher.wait_for_room().await,
                 result => return result,
@@ -190,7 +201,8 @@ impl Server {
         kind: &str,
         data: &impl Serialize,
     ) -> Result<(), PublishError> {
-        self.try_publish(&Publication::new(channel, kind, data)?.to(target))
+        let publication = Publication::new(channel, kind, data)?.to(target);
+        self.put(&publication.borrowed())
     }
 
     /// Publishes to all sessions of a user.
@@ -271,8 +283,13 @@ impl Server {
 
     /// Publishes at once, in the scope of this handle.
     pub(super) fn put(&self, publication: &Borrowed<'_>) -> Result<(), PublishError> {
+        self.write(publication).map(|_| ())
+    }
+
+    fn write(&self, publication: &Borrowed<'_>) -> Result<Option<Position>, PublishError> {
         let context = self.running.context();
         let publication = publication.in_scope(self.tenant_scope());
-        context.publisher.publish(&publication, context.clock.now())
+        let now = context.clock.now();
+        context.publisher.publish(&publication, now)
     }
 }

@@ -5,7 +5,7 @@ use super::stored;
 use crate::base::interest::variants_of;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX, TENANT_BYTES_MAX};
 use crate::base::now::Stopwatch;
-use crate::base::{Now, ProcessState, ShardCounters, Variant};
+use crate::base::{Now, Position, ProcessState, ShardCounters, Variant};
 use crate::broker::Publication;
 use crate::dialect::{self, PublicationMeta};
 use crate::journal::PublicationLog;
@@ -179,11 +179,16 @@ impl Publisher {
         }
     }
 
-    /// Publishes, without waiting.
+    /// Publishes, without waiting. Returns its position, if the channel has a history and all of it found
+    /// room.
     ///
     /// # Errors
     /// [`PublishError`], in which case nothing was published.
-    pub fn publish(&self, publication: &Publication<'_>, now: Now) -> Result<(), PublishError> {
+    pub fn publish(
+        &self,
+        publication: &Publication<'_>,
+        now: Now,
+    ) -> Result<Option<Position>, PublishError> {
         // Relaxed: a caller that stops the server and then publishes orders the two itself.
         if self.is_stopped.load(Ordering::Relaxed) {
             return Err(PublishError::Stopped);
@@ -219,6 +224,8 @@ impl Publisher {
         let is_written = self.ring_writer.write(&mut pieces, &mut unannounced, now);
         self.store(&pieces, now);
         let is_accepted = is_written || pieces.is_begun();
+        let history = &self.process_state.history;
+        let position = pieces.offset.map(|offset| history.position(offset));
         let is_retained = !is_accepted || publication.retain_in(&self.process_state);
         if !is_written && is_accepted {
             let mut unsent = self.unsent();
@@ -239,7 +246,7 @@ impl Publisher {
         if !is_written {
             (self.call_for_retry)();
         }
-        Ok(())
+        Ok(position)
     }
 
     /// Ready when there may be room in the ring, or the publisher was stopped.

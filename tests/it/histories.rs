@@ -34,6 +34,15 @@ fn the_program_reads_and_deletes_histories() {
         entries.map(|entry| entry.data.clone()).collect::<Vec<_>>()
     };
     let newest = server.history("news", None, 10).unwrap();
+    let next = fanwire::Publication::new("news-1", "m", &1).unwrap();
+    let published = server.try_publish(&next).unwrap();
+    let kept = server.history("news-1", None, 1).unwrap();
+    assert_eq!(
+        published.position.as_deref(),
+        Some(&*kept.entries[0].position)
+    );
+    let unkept = fanwire::Publication::new("other", "m", &1).unwrap();
+    assert_eq!(server.try_publish(&unkept).unwrap().position, None);
     assert_eq!(
         (data(&newest), newest.is_complete),
         (vec!["1".into(), "2".into(), "3".into()], true)

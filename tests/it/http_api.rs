@@ -264,13 +264,10 @@ fn channels_are_listed_page_by_page_with_history_and_presence() {
         }
     }
     assert_eq!(count, 6);
-    for n in 0..3 {
-        post(
-            admin,
-            "/api/publish",
-            &json!({"channel": "news", "type": "t", "data": n}),
-        );
-    }
+    let positions = [0, 1, 2].map(|n| {
+        let publication = json!({"channel": "news", "type": "t", "data": n});
+        post(admin, "/api/publish", &publication)["position"].take()
+    });
     let shown = get(admin, "/api/channels/news");
     assert_eq!(
         (&shown["subscribers"], &shown["presence"]["sessions"]),
@@ -286,6 +283,7 @@ fn channels_are_listed_page_by_page_with_history_and_presence() {
         .map(|it| &it["data"])
         .collect();
     assert_eq!(data, [0, 1, 2]);
+    assert_eq!(all["publications"][2]["position"], positions[2]);
     let after = all["publications"][0]["position"].as_str().unwrap();
     let rest = get(admin, &format!("/api/channels/news/history?after={after}"));
     assert_eq!(rest["publications"].as_array().unwrap().len(), 2);

@@ -51,7 +51,7 @@ fn publishing_waits_for_room_only_where_it_is_awaited_and_loses_nothing() {
     let mut count = 0;
     let error = loop {
         match program.try_publish(&tick(count)) {
-            Ok(()) => count += 1,
+            Ok(_) => count += 1,
             Err(error) => break error,
         }
     };
