@@ -23,6 +23,7 @@ install_missing() {
     PATH=$PATH:/usr/sbin command -v nginx >/dev/null || packages+=(nginx)
     [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
     PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || packages+=(haproxy)
+    PATH=$PATH:/usr/sbin command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
     command -v promtool >/dev/null || packages+=(prometheus)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
     if [ ${#packages[@]} -gt 0 ]; then

@@ -195,3 +195,92 @@ fn writes_through_the_page_cache() {
     }
     print("passed\n");
 }
+
+/// Reads the store of a disk that lost its power, with the acknowledgements of its writer beside it.
+#[test]
+#[ignore = "disks::what_was_acknowledged_survives_a_loss_of_power starts it"]
+fn reads_after_a_loss_of_power() {
+    let Some((directory, run)) = arguments() else {
+        return;
+    };
+    let acknowledged = directory.0.parent().unwrap().join("acknowledged");
+    let acknowledged = std::fs::read_to_string(acknowledged).unwrap();
+    let (store, scan, records) = open(&directory.config(SyncPolicy::Always));
+    assert!(scan.damages.is_empty() && !scan.was_closed, "{scan:?}");
+    for line in acknowledged.lines() {
+        let (index, sequence) = line.split_once(' ').unwrap();
+        let expected = content(run, index.parse().unwrap(), 3_000);
+        let found = records.get(&sequence.parse().unwrap());
+        assert_eq!(found, Some(&expected), "record {sequence} was acknowledged");
+    }
+    drop(store);
+    print(&format!("passed: {} records\n", records.len()));
+    std::mem::forget(directory);
+}
+
+/// Writes to a file system whose disk fails in the end, and reads it when the disk is well again.
+#[test]
+#[ignore = "disks::a_disk_that_fails_is_visible_and_nothing_acknowledged_is_lost starts it"]
+fn has_a_disk_that_fails() {
+    let Some((directory, run)) = arguments() else {
+        return;
+    };
+    let mounted = Directory(directory.0.join("mounted"));
+    let mut config = mounted.config(SyncPolicy::Always);
+    config.queue_bytes_max = 1 << 20;
+    let (store, _, _) = open(&config);
+    let mut appender = store.appender();
+    let acknowledged = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut is_rejected = false;
+    for index in 0..200_000 {
+        let (kind, key, payload) = content(run, index, 3_000);
+        let acknowledged = Arc::clone(&acknowledged);
+        let done = move |result: Result<u64, _>| {
+            if let Ok(sequence) = result {
+                acknowledged.lock().unwrap().push((index, sequence));
+            }
+        };
+        is_rejected = appender.append_with(kind, &key, &payload, done).is_err();
+        let _ = appender.flush();
+        if is_rejected && matches!(store.state(), StoreState::Failed { .. }) {
+            break;
+        }
+        if is_rejected {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    assert!(is_rejected, "the disk did not fail");
+    let StoreState::Failed { error } = store.state() else {
+        panic!("{:?}", store.state());
+    };
+    // It stays so: every attempt fails.
+    thread::sleep(Duration::from_millis(300));
+    assert!(matches!(store.state(), StoreState::Failed { .. }));
+    drop(appender);
+    store.close();
+    let acknowledged = acknowledged.lock().unwrap().clone();
+    let shell = |command: &str| {
+        let status = Command::new("sh").args(["-c", command]).status();
+        assert!(status.unwrap().success(), "{command}");
+    };
+    // What the kernel could not write is gone with the mount.
+    let (at, disk) = (mounted.0.display(), directory.0.display());
+    shell(&format!("umount {at}; mount -o remount,size=300m {disk}"));
+    shell(&format!("mount -o loop {disk}/image {at}"));
+    let (store, scan, records) = open(&config);
+    assert!(scan.damages.is_empty(), "{scan:?}");
+    // With `data=journal`, ext4 takes back what it has synced if the disk fails afterwards.
+    let is_direct = run == 1;
+    for (index, sequence) in &acknowledged {
+        let expected = content(run, *index, 3_000);
+        let found = records.get(sequence);
+        let is_there = found.is_some_and(|found| *found == expected);
+        let is_lost = found.is_none() && !is_direct;
+        assert!(is_there || is_lost, "record {sequence} was acknowledged");
+    }
+    assert!(records.len() > 100, "{}", records.len());
+    drop(store);
+    let count = acknowledged.len();
+    print(&format!("passed: {error}; {count} acknowledged before\n"));
+    std::mem::forget((directory, mounted));
+}

@@ -6,6 +6,7 @@
 mod child;
 mod command_line;
 mod damages;
+mod disks;
 mod failures;
 mod harness;
 mod journal;
