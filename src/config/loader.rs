@@ -151,6 +151,7 @@ impl Loader {
             source_of(&defaults, |settings| (it.show)(&settings.log))
         })?;
         self.check_log(&settings.log)?;
+        settings.is_log_file_required = self.layers.find("log_file").is_some();
         for dialect in DialectId::ALL {
             let policy = self.dialect(dialect)?;
             settings.dialects[dialect.index()] = policy;
@@ -206,6 +207,10 @@ impl Loader {
             let profile = Profile::of(*dialect);
             push(format!("{} profile", dialect.name()), &|settings| {
                 (profile.defaults)(&mut settings.process, &mut settings.log);
+                if self.layers.find("log_file").is_some() {
+                    // The other one is beside it, wherever that is.
+                    settings.log.log_error_file = None;
+                }
             });
         }
         if self.is_dev {
@@ -483,6 +488,7 @@ fn neutral() -> Settings {
         tokens: TokenSettings::default(),
         http: HttpSettings::default(),
         is_admin_required: false,
+        is_log_file_required: true,
         log: LogSettings::default(),
         listeners: Vec::new(),
         dialects: DialectId::ALL.map(DialectPolicy::of),

@@ -283,8 +283,13 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
         defaults: |process, log| {
             process.drain_grace_period = Duration::from_secs(1_800);
             log.log_format = LogFormat::Json;
+            log.log_file = Some("logs/websocket_server.log".into());
+            log.log_error_file = Some("logs/errors.log".into());
         },
         dev_defaults: |process, log| {
+            // Where whoever develops looks.
+            log.log_file = None;
+            log.log_error_file = None;
             process.shards = ShardCount::Fixed(1);
             log.log_level = LogLevel::Debug;
         },

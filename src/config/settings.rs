@@ -23,6 +23,8 @@ pub struct Settings {
     pub is_admin_required: bool,
     /// Settings of the log.
     pub log: LogSettings,
+    /// Whether the server is not to start without its log file; if not, standard error will do.
+    pub is_log_file_required: bool,
     /// The listeners and their dialects; at least one.
     pub listeners: Vec<Listener>,
     /// The rules of each dialect, in the order of their indices.

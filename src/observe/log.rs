@@ -102,11 +102,34 @@ impl Drop for LogGuard {
 }
 
 /// Starts logging at the level of the settings; `RUST_LOG` overrides it if the environment is a
-/// source of settings.
+/// source of settings. If the file is not required and cannot be written, the log goes to standard error.
 ///
 /// # Errors
 /// When a file cannot be written; the text names it.
-pub fn start(settings: &LogSettings, reads_environment: bool) -> Result<LogGuard, String> {
+pub fn start(
+    settings: &LogSettings,
+    is_file_required: bool,
+    reads_environment: bool,
+) -> Result<LogGuard, String> {
+    let path = settings.log_file.as_deref();
+    let unwritable = path.filter(|_| !is_file_required).and_then(|path| {
+        let file = LogFile::open(config(settings, path), Clock::start(), &REOPEN_REQUESTS);
+        Some((path, file.err()?))
+    });
+    let Some((path, error)) = unwritable else {
+        return start_as_set(settings, reads_environment);
+    };
+    let settings = LogSettings {
+        log_file: None,
+        log_error_file: None,
+        ..settings.clone()
+    };
+    let guard = start_as_set(&settings, reads_environment)?;
+    tracing::warn!(%error, path = %path.display(), "no log files: set log_file");
+    Ok(guard)
+}
+
+fn start_as_set(settings: &LogSettings, reads_environment: bool) -> Result<LogGuard, String> {
     let level = match settings.log_level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -181,15 +204,18 @@ impl LogGuard {
     }
 
     fn open(&mut self, settings: &LogSettings, path: &Path) -> Result<LogFile, String> {
-        let config = LogFileConfig {
-            path: path.to_owned(),
-            rotation_bytes: settings.log_rotation.0,
-            retention: settings.log_retention,
-        };
-        let file = LogFile::open(config, Clock::start(), &REOPEN_REQUESTS)
+        let file = LogFile::open(config(settings, path), Clock::start(), &REOPEN_REQUESTS)
             .map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
         losses().lost.push(file.lost_lines());
         Ok(file)
+    }
+}
+
+fn config(settings: &LogSettings, path: &Path) -> LogFileConfig {
+    LogFileConfig {
+        path: path.to_owned(),
+        rotation_bytes: settings.log_rotation.0,
+        retention: settings.log_retention,
     }
 }
 

@@ -511,8 +511,12 @@ impl Configured {
     /// # Ok::<(), fanwire::StartError>(())
     /// ```
     pub fn start_logging(&self) -> Result<LogGuard, StartError> {
-        let guard =
-            log::start(&self.settings.log, self.reads_environment).map_err(SettingsError::File)?;
+        let guard = log::start(
+            &self.settings.log,
+            self.settings.is_log_file_required,
+            self.reads_environment,
+        )
+        .map_err(SettingsError::File)?;
         for notice in &self.settings.notices {
             match notice {
                 Notice::Info(text) => tracing::info!("{text}"),

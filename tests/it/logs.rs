@@ -3,8 +3,9 @@
 use crate::harness::{Client, Frame, Raw, SECRET, http_get, token, upgrade_request};
 use crate::process::Process;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// A server whose log is read.
 struct Logging {
@@ -342,4 +343,67 @@ fn a_log_is_rotated_by_size_and_no_line_is_lost() {
     }
     assert_eq!(connected, SESSIONS);
     assert!(files.len() > 5, "{files:?}");
+}
+
+/// The notifications profile in a folder of its own.
+fn notifications(name: &str) -> (Command, PathBuf) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanwire"));
+    command
+        .args(["serve", "--profile", "notifications", "--shards", "1"])
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "none"])
+        .env_clear()
+        .env("SHUTDOWN_TIMEOUT", "0")
+        .current_dir(&folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    (command, folder)
+}
+
+fn terminate(mut child: Child) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
+    assert!(sent.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_notifications_profile_logs_to_the_files_of_its_legacy_server() {
+    let (mut command, folder) = notifications("notifications-log");
+    let child = command.stderr(Stdio::null()).spawn().unwrap();
+    let log = folder.join("logs/websocket_server.log");
+    let text = || std::fs::read_to_string(&log).unwrap_or_default();
+    while !text().contains("\"listening\"") {
+        std::thread::yield_now();
+    }
+    terminate(child);
+    assert!(text().contains("\"stopped\""), "{}", text());
+    let errors = std::fs::read_to_string(folder.join("logs/errors.log"));
+    assert_eq!(errors.unwrap(), "");
+}
+
+#[test]
+fn where_the_files_of_a_profile_cannot_be_written_standard_error_will_do() {
+    let (mut command, folder) = notifications("notifications-no-log");
+    std::fs::write(folder.join("logs"), "a file").unwrap();
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut is_warned = false;
+    for line in lines.by_ref() {
+        let line = line.unwrap();
+        is_warned |= line.contains("no log files: set log_file");
+        if line.contains("\"listening\"") {
+            break;
+        }
+    }
+    assert!(is_warned);
+    terminate(child);
+    // A file that is asked for has to be there.
+    let (mut command, folder) = notifications("notifications-set-log");
+    std::fs::write(folder.join("logs"), "a file").unwrap();
+    command.env("FANWIRE_LOG_FILE", "logs/websocket_server.log");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
 }

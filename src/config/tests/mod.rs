@@ -388,12 +388,26 @@ fn profiles_have_their_documents_ports_paths_and_defaults() {
             Duration::from_secs(wait_s)
         );
         assert_eq!(settings.log.log_format == LogFormat::Json, is_notifications);
+        let file = is_notifications.then(|| "logs/websocket_server.log".into());
+        let error_file = is_notifications.then(|| "logs/errors.log".into());
+        assert_eq!(settings.log.log_file, file);
+        assert_eq!(settings.log.log_error_file, error_file);
     }
+    let elsewhere = [("FANWIRE_LOG_FILE", "")];
+    let settings = with_variables(profile("notifications"), &elsewhere);
+    assert_eq!(
+        (settings.log.log_file, settings.log.log_error_file),
+        (None, None)
+    );
     let dev = with(profile("notifications"), &[("dev", "true")]);
     let settings = with_variables(dev, &[]);
     assert_eq!(settings.process.shards, ShardCount::Fixed(1));
     assert_eq!(settings.log.log_level, LogLevel::Debug);
     assert_eq!(settings.log.log_format, LogFormat::Text);
+    assert_eq!(
+        (settings.log.log_file, settings.log.log_error_file),
+        (None, None)
+    );
 }
 
 #[test]

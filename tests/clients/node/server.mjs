@@ -8,6 +8,7 @@ const BINARY = process.env.SERVER_BINARY;
 // Only what the program needs: every other FANWIRE_ variable would be a setting. With a log of text it
 // prints on which port it listens.
 const ENVIRONMENT = {
+  FANWIRE_LOG_FILE: "",
   FANWIRE_LOG_FORMAT: "text",
   FANWIRE_JWT_SECRET: "a secret of the client tests, longer than thirty-two bytes",
   PATH: process.env.PATH,

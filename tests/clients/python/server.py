@@ -27,10 +27,11 @@ HTTP = {"FANWIRE_ADMIN_LISTEN": "none", "FANWIRE_CLIENT_HTTP": "health,metrics,n
 def environment():
     """Only what the program needs: every other FANWIRE_ variable would be a setting.
 
-    With a log of text it prints on which port it listens.
+    With a log of text on standard error it prints on which port it listens.
     """
     return {
         "FANWIRE_JWT_SECRET": SECRET,
+        "FANWIRE_LOG_FILE": "",
         "FANWIRE_LOG_FORMAT": "text",
         "PATH": os.environ["PATH"],
         "RUST_LOG": "warn",
