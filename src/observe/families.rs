@@ -19,6 +19,8 @@ pub struct Sources {
     pub ring: Ring,
     /// What is in the durable store, if there is one.
     pub journal: Option<Arc<Journal>>,
+    /// The buffers of all shards that receive, bytes.
+    pub receive_buffer_bytes: u64,
     /// The clock that was started with the server.
     pub clock: Clock,
 }

@@ -133,6 +133,7 @@ mod tests {
             process_state: Arc::default(),
             ring: Ring::new(config).unwrap(),
             journal: None,
+            receive_buffer_bytes: 0,
             clock: Clock::start(),
         })
     }

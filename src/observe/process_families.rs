@@ -18,7 +18,7 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Resident memory",
         kind: MetricKind::Gauge,
         labels: &[],
-        collect: |_| whole(stat_field(RESIDENT_PAGES).map(|pages| pages * page_bytes())),
+        collect: |_| whole(resident_bytes()),
     },
     Family {
         name: "process_virtual_memory_bytes",
@@ -74,6 +74,11 @@ fn whole(value: Option<u64>) -> Vec<Sample> {
 fn real(value: Option<f64>) -> Vec<Sample> {
     let sample = |value| vec![Sample::of([], MetricValue::Real(value))];
     value.map_or(Vec::new(), sample)
+}
+
+/// Resident memory of the process, if the kernel says.
+pub(super) fn resident_bytes() -> Option<u64> {
+    stat_field(RESIDENT_PAGES).map(|pages| pages * page_bytes())
 }
 
 fn stat_field(field: usize) -> Option<u64> {

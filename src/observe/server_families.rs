@@ -2,6 +2,7 @@
 
 use super::families::{Family, Sample, Sources, labelled, one};
 use super::log::lost_lines;
+use super::process_families::resident_bytes;
 use crate::base::label::Label;
 use crate::base::metric::{MetricKind, MetricValue};
 use crate::base::{DialectId, HistoryRemoval};
@@ -28,7 +29,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "fanwire_memory_bytes",
-        help: "Bytes of what may be large: the ring, the history, what waits for connections and what waits for the durable store",
+        help: "Bytes of what may be large: the ring, the history, what waits for connections (waiting), what waits for the durable store, the buffers that receive, and the rest of the resident memory (other), such as the tables of sessions and channels",
         kind: MetricKind::Gauge,
         labels: &["kind"],
         collect: |sources| {
@@ -39,11 +40,16 @@ pub(super) const FAMILIES: &[Family] = &[
                 ("ring", sources.ring.capacity_bytes().into()),
                 ("history", sources.process_state.history.stats().bytes),
                 ("waiting", waiting),
+                ("receive_buffers", sources.receive_buffer_bytes),
             ];
-            let store = store
-                .into_iter()
-                .map(|sample| Sample::of(["store_queue"], sample.value));
-            labelled(kinds).into_iter().chain(store).collect()
+            let store = store.first().and_then(|sample| match sample.value {
+                MetricValue::Whole(bytes) => Some(("store_queue", bytes)),
+                _ => None,
+            });
+            let known: u64 = kinds.iter().chain(&store).map(|(_, bytes)| bytes).sum();
+            // Less than there is where known memory is not resident, as that of a ring that is not full.
+            let other = resident_bytes().map(|bytes| ("other", bytes.saturating_sub(known)));
+            labelled(kinds.into_iter().chain(store).chain(other))
         },
     },
     Family {

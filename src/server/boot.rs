@@ -176,6 +176,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             process_state: Arc::clone(&process_state),
             ring: ring.clone(),
             journal: journal.clone(),
+            receive_buffer_bytes: rings.buffer_bytes_all() * cores.len() as u64,
             clock,
         }),
         journal: journal.clone(),

@@ -173,4 +173,10 @@ fn the_process_and_its_build_are_described() {
         value(&now, "fanwire_memory_bytes{kind=\"ring\"}"),
         8_388_608.0
     );
+    let kinds = ["history", "waiting", "receive_buffers", "other"];
+    let of = |kind| value(&now, &format!("fanwire_memory_bytes{{kind=\"{kind}\"}}"));
+    let [_, _, receive_buffers, other] = kinds.map(of);
+    // Two shards.
+    assert!((2.0 * 65_536.0..=2.0 * 4_194_304.0).contains(&receive_buffers));
+    assert!(other < value(&now, "process_resident_memory_bytes") * 1.5);
 }

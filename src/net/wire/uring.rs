@@ -37,6 +37,13 @@ pub(crate) struct UringConfig {
     pub(crate) buffer_bytes: u32,
 }
 
+impl UringConfig {
+    /// Bytes of the provided buffers.
+    pub(crate) fn buffer_bytes_all(&self) -> u64 {
+        u64::from(self.buffer_count) * u64::from(self.buffer_bytes)
+    }
+}
+
 impl Default for UringConfig {
     fn default() -> Self {
         Self {
