@@ -62,6 +62,7 @@ part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --worksp
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
+part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
 part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
 echo
 echo "tests/run.sh: $parts parts passed"

@@ -3,6 +3,7 @@
 use super::answer::Rejected;
 use super::caller::Caller;
 use super::context::NotifyKey;
+use super::request::Shown;
 use crate::auth::is_same_secret;
 use crate::broker::TenantScope;
 use crate::config::{ApiKey, ApiScope};
@@ -81,6 +82,7 @@ pub(super) fn authorize<'a>(
     let keys = &caller.context.api_keys;
     let Some(shown) = shown_key(headers) else {
         if caller.context.is_open(caller.listener) && names_loopback(headers) {
+            caller.request.note_authorized();
             return Ok(Access::ALL);
         }
         let reason = match keys.is_empty() {
@@ -89,14 +91,11 @@ pub(super) fn authorize<'a>(
         };
         return Err(unauthorized(reason));
     };
-    // All are compared, so that the time does not tell which one is nearly right.
-    let found = keys.iter().fold(None, |found, key| {
-        let is_it = is_same_secret(shown, key.key.0.as_bytes());
-        if is_it { Some(key) } else { found }
-    });
-    let Some(key) = found else {
+    let Some(index) = find(keys, shown) else {
         return Err(unauthorized("the key is wrong"));
     };
+    let key = &keys[index];
+    caller.request.note_key(Shown::ApiKey(index));
     if !key.allows(scope) {
         return Err(Rejected::new(
             StatusCode::FORBIDDEN,
@@ -104,10 +103,30 @@ pub(super) fn authorize<'a>(
         ));
     }
     caller.note_authorized();
+    caller.request.note_authorized();
     Ok(Access {
         key: Some(key),
         ..Access::ALL
     })
+}
+
+/// Which of the keys this is.
+fn find(keys: &[ApiKey], shown: &[u8]) -> Option<usize> {
+    // All are compared, so that the time does not tell which one is nearly right.
+    let keys = keys.iter().enumerate();
+    keys.fold(None, |found, (index, key)| {
+        let is_it = is_same_secret(shown, key.key.0.as_bytes());
+        if is_it { Some(index) } else { found }
+    })
+}
+
+/// Whether the caller has a key, or needs none.
+pub(super) fn is_known(caller: &Caller, headers: &HeaderMap) -> bool {
+    let context = &caller.context;
+    match shown_key(headers) {
+        Some(shown) => find(&context.api_keys, shown).is_some(),
+        None => context.is_open(caller.listener) && names_loopback(headers),
+    }
 }
 
 /// Who calls `POST /notify`: also who shows the key that is for nothing else, and without any key who
@@ -127,6 +146,7 @@ pub(super) fn authorize_notify<'a>(
             let shown = shown_key(headers);
             if shown.is_some_and(|shown| is_same_secret(shown, key.0.as_bytes())) {
                 caller.note_authorized();
+                caller.request.note_key(Shown::NotifyKey);
                 return Ok(Access::ALL);
             }
         }

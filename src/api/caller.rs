@@ -2,8 +2,10 @@
 
 use super::context::ApiContext;
 use super::pipe::Pipe;
+use super::request::{RequestIds, RequestInfo};
 use crate::base::ShardCounters;
 use crate::shard::HttpOutput;
+use hyper::Request;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +19,9 @@ pub(super) struct Caller {
     /// Those of the shard.
     pub(super) counters: Arc<ShardCounters>,
     pipe: Pipe,
+    ids: Rc<RequestIds>,
+    /// The request that is answered.
+    pub(super) request: Rc<RequestInfo>,
     /// Whether a key was shown on this connection.
     is_authorized: Rc<Cell<bool>>,
 }
@@ -27,13 +32,30 @@ impl Caller {
         counters: Arc<ShardCounters>,
         listener: u8,
         pipe: Pipe,
+        ids: Rc<RequestIds>,
     ) -> Self {
         Self {
             context,
             listener,
             counters,
             pipe,
+            ids,
+            request: Rc::default(),
             is_authorized: Rc::default(),
+        }
+    }
+
+    /// The caller of this request, who `is_known` by a key, or needs none.
+    pub(super) fn with_request<B>(
+        &self,
+        request: &Request<B>,
+        is_known: impl FnOnce() -> bool,
+    ) -> Self {
+        let tracer = self.context.tracer.as_ref();
+        let request = RequestInfo::begin(tracer, &self.ids, request, is_known);
+        Self {
+            request: Rc::new(request),
+            ..self.clone()
         }
     }
 

@@ -366,6 +366,9 @@ pub(super) async fn delete_history(
     let [tenant] = body::query(query, ["tenant"])?;
     access.scope(tenant.as_deref(), false)?;
     let full_name = name_for(access, tenant.as_deref(), name)?;
+    caller
+        .request
+        .note_tenant(access.tenant().or(tenant.as_deref()));
     if caller
         .context
         .process_state
@@ -395,6 +398,7 @@ pub(super) async fn delete_user_history(
     let [tenant] = body::query(query, ["tenant"])?;
     access.scope(tenant.as_deref(), false)?;
     let tenant = access.tenant().or(tenant.as_deref());
+    caller.request.note_tenant(tenant);
     caller.context.delete_user_history(tenant, user);
     publish::await_stored(caller).await?;
     Ok(json(&Deleted { status: "deleted" }))

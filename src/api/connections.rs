@@ -141,9 +141,11 @@ pub(super) async fn disconnect_user(
     let access = authorize(caller, headers, ApiScope::Admin)?;
     let [tenant] = body::query(query, ["tenant"])?;
     access.scope(tenant.as_deref(), false)?;
+    let tenant = access.tenant().map(str::to_owned).or(tenant);
+    caller.request.note_tenant(tenant.as_deref());
     let search = SessionSearch {
         user: Some(user.to_owned()),
-        tenant: access.tenant().map(str::to_owned).or(tenant),
+        tenant,
         ..SessionSearch::default()
     };
     let close = move |shard: &mut Shard, now: Now| {
@@ -201,6 +203,7 @@ pub(super) async fn subscribe(
         let reason = "`channel` is not the name of a channel that clients subscribe to";
         return Err(Rejected::invalid(reason));
     }
+    caller.request.note_target(&channel);
     let is_of_tenant = access.tenant().is_some();
     let call = move |shard: &mut Shard, id, now| {
         // Elsewhere the channel would be one that all tenants share.

@@ -2,7 +2,7 @@
 
 use super::idempotency::Idempotency;
 use super::shards::Shards;
-use crate::base::{DialectId, Now, ProcessState, ShardCounters};
+use crate::base::{DialectId, Now, ProcessState, ShardCounters, Tracer};
 use crate::broker::quota_user;
 use crate::config::{ApiKey, HttpPart, HttpParts, OriginPattern, Secret};
 use crate::journal::Journal;
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What the HTTP API depends on.
 #[derive(Debug)]
 pub struct ApiContext {
+    /// Where something is traced.
+    pub tracer: Option<Tracer>,
     /// All counters.
     pub metrics: Metrics,
     /// The counters of all shards, and those of publications from outside the shards.

@@ -4,6 +4,7 @@ use super::caller::Caller;
 use super::context::ApiContext;
 use super::head;
 use super::pipe::{Output, Pipe};
+use super::request::RequestIds;
 use super::routes;
 use super::tasks::Tasks;
 use crate::base::{ConnectionId, ShardCounters, SlotMap};
@@ -31,6 +32,7 @@ pub struct Api {
     tasks: Tasks,
     /// The last output of connections whose tasks have ended.
     finished: Output,
+    ids: Rc<RequestIds>,
 }
 
 /// A request asks for an upgrade, about which the shard decides.
@@ -61,6 +63,7 @@ impl Api {
             output: Output::default(),
             tasks: Tasks::new(wake),
             finished: Rc::default(),
+            ids: Rc::default(),
         }
     }
 
@@ -73,6 +76,7 @@ impl Api {
             Arc::clone(&self.counters),
             listener,
             pipe.clone(),
+            Rc::clone(&self.ids),
         );
         // A closure rather than a channel: the head of a request for an upgrade, as hyper has read it.
         let upgrade = Rc::new(RefCell::new(Vec::new()));

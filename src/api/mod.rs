@@ -18,6 +18,7 @@ mod info;
 mod notify;
 mod pipe;
 mod publish;
+mod request;
 mod routes;
 mod sessions;
 mod shards;

@@ -11,7 +11,7 @@ use crate::base::channel_names::{
 use crate::base::limits::{API_PUBLICATIONS_MAX, API_ROOM_TIMEOUT_MS};
 use crate::broker::{BroadcastTarget, Publication, SessionId};
 use crate::config::ApiScope;
-use crate::shard::PublishError;
+use crate::shard::{PublishError, published as published_details};
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -439,15 +439,26 @@ async fn put_until(
     if context.is_draining.load(Ordering::Relaxed) {
         return Err(PublishError::Stopped);
     }
-    loop {
+    let traced = context.tracer.as_ref().zip(caller.request.span);
+    let traced = traced.map(|(tracer, request)| (tracer, tracer.child(request.context)));
+    let publication = &Publication {
+        trace: traced.map(|(_, span)| span.context),
+        ..*publication
+    };
+    let result = loop {
         let now = context.clock.now();
         match context.publisher.publish(publication, now) {
             Err(PublishError::RingFull) if now.monotonic_ms < until_ms => {
                 next_turn().await;
             }
-            result => return result,
+            result => break result,
         }
+    };
+    if let Some((tracer, span)) = traced {
+        let error = result.as_ref().err().map(PublishError::name);
+        tracer.end(span, published_details(publication, error));
     }
+    result
 }
 
 /// Returns in the next turn of the event loop.

@@ -1,18 +1,19 @@
 //! The routes of the HTTP API.
 
-use super::access::{authorize, authorize_notify, foreign_origin};
+use super::access::{authorize, authorize_notify, foreign_origin, is_known};
 use super::answer::{Answer, Outcome, Rejected};
 use super::caller::Caller;
 use super::idempotency::Begun;
+use super::request::{REQUEST_ID, SUBSCRIPTIONS};
 use super::{assist, body, channels, connections, documentation, head, notify, publish, status};
 use crate::base::counters::HttpStatus;
 use crate::config::{ApiScope, HttpPart};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName,
-    HeaderValue, ORIGIN, REFERRER_POLICY, TRANSFER_ENCODING, VARY, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION,
+    CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
+    TRANSFER_ENCODING, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, StatusCode};
 use std::sync::atomic::Ordering;
@@ -58,7 +59,7 @@ const ROUTES: &[Route] = &[
         HttpPart::Api,
         &[Method::GET, Method::HEAD, Method::DELETE],
     ),
-    ("admin/connections/{}/subscriptions", HttpPart::Api, POST),
+    (SUBSCRIPTIONS, HttpPart::Api, POST),
     (
         "admin/connections/{}/subscriptions/{}",
         HttpPart::Api,
@@ -85,24 +86,34 @@ const SECURITY_HEADERS: [(HeaderName, &str); 4] = [
 /// The answer to a request. It ends the connection if something else could read the bytes of the
 /// request in another way, and while the server drains.
 pub(super) async fn answer(caller: &Caller, request: Request<Incoming>) -> Answer {
+    let is_known = || is_known(caller, request.headers());
+    let caller = &caller.with_request(&request, is_known);
     // A proxy may have found the end of the body by another header (RFC 9112 6.1).
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let is_bad = !head::has_valid_host(&request);
     let origin = request.headers().get(ORIGIN).cloned();
-    let mut answer = if is_bad {
-        Rejected::new(StatusCode::BAD_REQUEST, "`Host` is missing or wrong").answer()
-    } else if foreign_origin(caller, request.headers()).is_some() {
+    let method = request.method().clone();
+    let is_foreign = foreign_origin(caller, request.headers()).is_some();
+    let outcome = if is_bad {
+        let reason = "`Host` is missing or wrong";
+        Err(Rejected::new(StatusCode::BAD_REQUEST, reason))
+    } else if is_foreign {
         let reason = "pages of this origin may not call the API; see `cors_origins`";
-        Rejected::new(StatusCode::FORBIDDEN, reason).answer()
+        Err(Rejected::new(StatusCode::FORBIDDEN, reason))
     } else {
-        let mut answer = route(caller, request)
-            .await
-            .unwrap_or_else(|rejected| rejected.answer());
-        if let Some(origin) = origin {
-            allow_origin(answer.headers_mut(), origin);
-        }
-        answer
+        route(caller, request).await
     };
+    let rejected = outcome.as_ref().err().cloned();
+    let mut answer = outcome.unwrap_or_else(|rejected| rejected.answer());
+    if let Some(origin) = origin.filter(|_| !is_bad && !is_foreign) {
+        allow_origin(answer.headers_mut(), origin);
+    }
+    let (context, pipe, status) = (&caller.context, caller.pipe(), answer.status());
+    let request = &caller.request;
+    request.end((context, pipe), &method, status, rejected.as_ref());
+    if let Some(id) = request.id_header() {
+        answer.headers_mut().insert(REQUEST_ID, id);
+    }
     let headers = answer.headers_mut();
     for (name, value) in SECURITY_HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
@@ -127,6 +138,10 @@ pub(super) async fn answer(caller: &Caller, request: Request<Incoming>) -> Answe
 
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_name(REQUEST_ID),
+    );
     headers.insert(VARY, HeaderValue::from_static("Origin"));
 }
 
@@ -154,6 +169,7 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
         let reason = "there is nothing here; see docs/HTTP.md";
         return Err(Rejected::new(StatusCode::NOT_FOUND, reason));
     };
+    caller.request.note_route(path, &parameters);
     let is_off = match part {
         HttpPart::Health => !context.health_enabled,
         HttpPart::Metrics => !context.metrics_enabled,
@@ -173,7 +189,7 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
         // Before the body is read, and before the request is remembered.
         match *path {
             "notify" => authorize_notify(caller, &headers).map(drop)?,
-            "admin/connections/{}/subscriptions" => {
+            SUBSCRIPTIONS => {
                 authorize(caller, &headers, ApiScope::Admin).map(drop)?;
             }
             _ => authorize(caller, &headers, ApiScope::Publish).map(drop)?,
@@ -246,9 +262,7 @@ async fn post(
         ("api/jobs/{}", [id]) => assist::job(caller, headers, body, id).await,
         ("api/documents/{}", [id]) => assist::document(caller, headers, body, id).await,
         ("api/alerts", _) => assist::alert(caller, headers, body).await,
-        ("admin/connections/{}/subscriptions", [id]) => {
-            connections::subscribe(caller, headers, body, id).await
-        }
+        (SUBSCRIPTIONS, [id]) => connections::subscribe(caller, headers, body, id).await,
         _ => Err(Rejected::new(
             StatusCode::NOT_FOUND,
             "there is nothing here",
@@ -298,7 +312,10 @@ fn other_method(method: &Method, methods: &[Method], headers: &HeaderMap) -> Ans
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, allowed);
         headers.insert(
             ACCESS_CONTROL_ALLOW_HEADERS,
-            HeaderValue::from_static("authorization, content-type, idempotency-key, x-api-key"),
+            HeaderValue::from_static(
+                "authorization, content-type, idempotency-key, traceparent, x-api-key, \
+                 x-correlation-id, x-request-id",
+            ),
         );
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
         return answer;

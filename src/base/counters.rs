@@ -258,6 +258,13 @@ label! {
         Limit = "limit",
         /// An upgraded connection was closed.
         Closed = "closed",
+        /// A request to the HTTP API was rejected.
+        HttpRejected = "http_rejected",
+        /// A caller of the HTTP API with the right key changed something that is not a publication, or
+        /// tried to.
+        AdminChange = "admin_change",
+        /// A caller of the HTTP API published.
+        HttpPublished = "http_published",
     }
 }
 

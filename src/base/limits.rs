@@ -269,3 +269,16 @@ pub const STORE_ANSWER_MS: u64 = 5_000;
 /// Smallest and largest size of a segment, bytes. A segment is read at once when the store is
 /// recovered.
 pub const STORE_SEGMENT_BYTES: (u64, u64) = (1024 * 1024, 1024 * 1024 * 1024);
+
+/// Spans that wait to be exported; further ones are dropped. About 150 bytes each.
+pub const TRACE_SPANS_WAITING: usize = 8_192;
+/// Connections of a shard that are traced at a time, so that callers who ask for traces cannot fill its
+/// memory; those above it are not.
+pub const TRACED_CONNECTIONS_MAX: usize = 4_096;
+/// Publications of one connection that belong to its trace: a trace of more can hardly be shown.
+/// Further ones are traced by chance, as traces of their own.
+pub const TRACED_PUBLICATIONS_MAX: u32 = 100;
+/// Fan-outs of a shard whose ends are awaited at a time; the spans of more are dropped.
+pub const TRACED_FAN_OUTS_MAX: usize = 256;
+/// Bytes of a channel's name or of a path in a span.
+pub const TRACE_TEXT_BYTES_MAX: usize = 256;

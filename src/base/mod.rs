@@ -29,6 +29,7 @@ pub mod retained;
 pub mod run;
 pub mod slab;
 pub mod top_channels;
+pub mod trace;
 
 pub use catch::catch_panic;
 pub use counters::ShardCounters;
@@ -49,3 +50,4 @@ pub use presence::{
 pub use process_state::ProcessState;
 pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, SubscriptionId};
 pub use slab::{Slab, SlabFull, SlotMap};
+pub use trace::{TraceContext, Tracer};

@@ -66,6 +66,21 @@ impl Clock {
         }
     }
 
+    /// When the monotonic time was zero, nanoseconds since 1970-01-01 UTC, by the host's clock as it
+    /// is set now.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the only place that reads the clocks"
+    )]
+    pub fn started_unix_nanos(&self) -> u64 {
+        let elapsed = self.started.elapsed();
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        u64::try_from(unix.saturating_sub(elapsed).as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Reads both clocks.
     #[must_use]
     #[expect(

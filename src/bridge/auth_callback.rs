@@ -128,9 +128,13 @@ impl AuthCallback {
             address: token.peer.ip().to_canonical().to_string(),
         };
         let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
-        let request = Request::post(&self.config.url)
+        let mut request = Request::post(&self.config.url)
             .header("content-type", "application/json")
-            .header("accept", "application/json")
+            .header("accept", "application/json");
+        if let Some(trace) = token.trace {
+            request = request.header("traceparent", trace.to_header());
+        }
+        let request = request
             .body(Full::from(body))
             .map_err(|error| error.to_string())?;
         let (status, answer) = self.client.send(request, ANSWER_BYTES_MAX).await?;

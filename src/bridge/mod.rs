@@ -3,18 +3,23 @@
 //! ```text
 //!   shard ──question──▶ integration thread ──▶ future of the program, authentication callback
 //!     ▲                        │    └── fetches the JWK set
-//!     └──────── answer ────────┘
+//!     │◀──────── answer ───────┤
+//!     └── finished spans ─▶ bounded queue ─▶ collector
 //! ```
 
 mod auth_callback;
 mod http_client;
 mod jwks;
+mod otlp;
 mod slots;
+mod traces;
 
 pub use auth_callback::{AuthCallback, CallbackConfig};
 pub use http_client::HttpClient;
 pub use jwks::JwksConfig;
+pub use traces::TraceConfig;
 
+use crate::base::trace::Spans;
 use crate::shard::{Answer, Question, QuestionKey, QuestionKind};
 use futures_lite::FutureExt;
 use slots::QuestionSlots;
@@ -32,6 +37,7 @@ pub type Deliver = dyn Fn(u16, QuestionKey, Option<Answer>) + Send + Sync;
 #[derive(Clone, Debug)]
 pub struct Integration {
     questions: UnboundedSender<Question>,
+    flushes: UnboundedSender<traces::Flush>,
 }
 
 /// What runs on the thread.
@@ -42,6 +48,8 @@ pub struct IntegrationParts {
     pub deliver: Arc<Deliver>,
     /// The JWK set to fetch.
     pub jwks: Option<JwksConfig>,
+    /// Where finished spans go.
+    pub traces: Option<(TraceConfig, Spans)>,
 }
 
 impl std::fmt::Debug for IntegrationParts {
@@ -58,13 +66,19 @@ impl std::fmt::Debug for IntegrationParts {
 #[derive(Debug)]
 pub struct Unstarted {
     received: UnboundedReceiver<Question>,
+    flushes: UnboundedReceiver<traces::Flush>,
 }
 
 /// The integration thread, not started yet.
 #[must_use]
 pub fn prepare() -> (Integration, Unstarted) {
     let (questions, received) = unbounded_channel();
-    (Integration { questions }, Unstarted { received })
+    let (flush_sender, flushes) = unbounded_channel();
+    let integration = Integration {
+        questions,
+        flushes: flush_sender,
+    };
+    (integration, Unstarted { received, flushes })
 }
 
 /// Fetches a JWK set on this thread.
@@ -82,6 +96,15 @@ pub fn fetch_now(config: JwksConfig) -> Result<(), String> {
 }
 
 impl Integration {
+    /// Sends the spans that wait; returns when that is done, tried without success, or takes too long.
+    pub fn flush_traces(&self, timeout: Duration) {
+        let (flush, is_done) = std::sync::mpsc::channel();
+        // Fails where nothing is traced.
+        if self.flushes.send(flush).is_ok() {
+            let _ = is_done.recv_timeout(timeout);
+        }
+    }
+
     /// Has a question answered; while too many are, it has no answer.
     pub fn ask(&self, question: Question) {
         // Fails only when the thread has ended, with the process.
@@ -95,14 +118,21 @@ impl Unstarted {
     ///
     /// # Errors
     /// The error of the kernel when there is no thread or no event queue.
-    pub fn start(self, parts: IntegrationParts) -> io::Result<()> {
+    pub fn start(self, mut parts: IntegrationParts) -> io::Result<()> {
+        let traces = parts.traces.take();
+        let client = traces.as_ref().map(|_| HttpClient::new()).transpose()?;
         let (ready, is_ready) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         std::thread::Builder::new()
             .name("integration".into())
-            .spawn(move || runtime.block_on(run(self.received, parts, ready)))?;
+            .spawn(move || {
+                if let (Some((config, spans)), Some(client)) = (traces, client) {
+                    runtime.spawn(traces::export(config, spans, self.flushes, client));
+                }
+                runtime.block_on(run(self.received, parts, ready));
+            })?;
         // Ends without a value if the thread panics.
         let _ = is_ready.blocking_recv();
         Ok(())

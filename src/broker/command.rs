@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::base::channel_names::{channel_of_tenant, is_reserved, is_tenant_id, tenant_of};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
-use crate::base::{ChannelTag, DialectId, Position, ProcessState};
+use crate::base::{ChannelTag, DialectId, Position, ProcessState, TraceContext};
 use crate::json::Object;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -26,6 +26,8 @@ pub struct Publication<'a> {
     pub target: BroadcastTarget<'a>,
     /// Whose channel it is, where tenants are isolated.
     pub scope: TenantScope<'a>,
+    /// The span in which it is published, if that is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// Which tenant a publication is for, where tenants are isolated.
@@ -105,6 +107,7 @@ impl<'a> Publication<'a> {
             retain: Retain::None,
             target: BroadcastTarget::All,
             scope: TenantScope::Without,
+            trace: None,
         }
     }
 

@@ -8,6 +8,7 @@ use super::log::LogSettings;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::rate_limit::PARTS;
 use super::tokens::TokenSettings;
+use super::traces::TraceSettings;
 use crate::base::DialectId;
 use std::sync::LazyLock;
 
@@ -50,6 +51,12 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
         LogSettings::DECLARATIONS,
         "",
         &LogSettings::default(),
+        &mut all,
+    );
+    group(
+        TraceSettings::DECLARATIONS,
+        "",
+        &TraceSettings::default(),
         &mut all,
     );
     for dialect in DialectId::ALL {

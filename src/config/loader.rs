@@ -12,6 +12,7 @@ use super::layer::{Entry, Layers, conflict};
 use super::listener::{Listener, Routes};
 use super::listener_loader::{ListenerLoader, profiles_of};
 use super::log::{LogFormat, LogSettings};
+use super::otel_env;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::profiles::Profile;
 use super::proxies::{ForwardedHeader, ProxyProtocol};
@@ -21,6 +22,7 @@ use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
 use super::sources::{Sources, own_variables};
 use super::tokens::TokenSettings;
+use super::traces::TraceSettings;
 use crate::base::DialectId;
 
 /// Loads the settings.
@@ -79,11 +81,14 @@ impl Loader {
             let has_tables = tables.is_some();
             let legacy =
                 compat_env::entries(&profiles, has_tables, variables, origin, &mut ignored)?;
+            let otel = otel_env::entries(variables, origin, &mut ignored)?;
             let effects = legacy
                 .iter()
+                .chain(&otel)
                 .map(|entry| format!("{} sets {}", entry.source, entry.key));
             notices.extend(effects.chain(ignored).map(Notice::Info));
             layers.merge(&legacy)?;
+            layers.merge(&otel)?;
             // The whole `.env` file has a lower precedence than the environment.
             layers.merge(own)?;
         }
@@ -152,6 +157,12 @@ impl Loader {
         })?;
         self.check_log(&settings.log)?;
         settings.is_log_file_required = self.layers.find("log_file").is_some();
+        self.read(
+            TraceSettings::DECLARATIONS,
+            "",
+            &mut settings.traces,
+            |_| "default".to_owned(),
+        )?;
         for dialect in DialectId::ALL {
             let policy = self.dialect(dialect)?;
             settings.dialects[dialect.index()] = policy;
@@ -343,6 +354,10 @@ impl Loader {
                 key.is_some_and(Secret::is_mask)
             }
             "api_keys" => settings.http.api_keys.iter().any(ApiKey::is_mask),
+            "otlp_headers" => {
+                let mut headers = settings.traces.otlp_headers.iter();
+                headers.any(|header| header.value.is_mask())
+            }
             "jwt_previous_secrets" => tokens.jwt_previous_secrets.iter().any(Secret::is_mask),
             _ => tokens
                 .static_tokens
@@ -354,6 +369,7 @@ impl Loader {
             "static_tokens",
             "jwt_previous_secrets",
             "api_keys",
+            "otlp_headers",
         ]
         .into_iter()
         .find(|key| has_mask(key))
@@ -490,6 +506,7 @@ fn neutral() -> Settings {
         is_admin_required: false,
         is_log_file_required: true,
         log: LogSettings::default(),
+        traces: TraceSettings::default(),
         listeners: Vec::new(),
         dialects: DialectId::ALL.map(DialectPolicy::of),
         gateway: GatewaySettings::default(),

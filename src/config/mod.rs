@@ -28,6 +28,7 @@ mod listener_loader;
 mod loader;
 pub mod log;
 pub mod origin;
+mod otel_env;
 pub mod policy;
 pub mod presence;
 pub mod process;
@@ -44,6 +45,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod traces;
 pub mod value;
 
 pub use access::{AccessRule, Action, ChannelPattern, DefaultAccess, Requirement, Subject};
@@ -71,6 +73,7 @@ pub use secret::Secret;
 pub use settings::{Notice, Settings};
 pub use store::StoreSync;
 pub use tokens::TokenSettings;
+pub use traces::{OtlpHeader, TraceSettings};
 pub use value::{ByteSize, Millis, SettingValue, ShardCount};
 
 /// All settings by name, for command lines and documentation.

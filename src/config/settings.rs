@@ -8,6 +8,7 @@ use super::policy::Policy;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::report::Report;
 use super::tokens::TokenSettings;
+use super::traces::TraceSettings;
 use crate::base::DialectId;
 
 /// All settings.
@@ -25,6 +26,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Whether the server is not to start without its log file; if not, standard error will do.
     pub is_log_file_required: bool,
+    /// Settings of traces.
+    pub traces: TraceSettings,
     /// The listeners and their dialects; at least one.
     pub listeners: Vec<Listener>,
     /// The rules of each dialect, in the order of their indices.

@@ -1,34 +1,46 @@
 //! By which other programs know a request.
 
+use crate::base::trace::TraceParent;
+use std::ops::Range;
+
 /// Longest correlation id, bytes: a trace context has 55, a UUID 36.
 const BYTES_MAX: usize = 64;
-/// Length of the parts of a `traceparent` of version 00: version, trace id, parent id, flags.
-const TRACEPARENT_PARTS: [usize; 4] = [2, 32, 16, 2];
+/// Where the trace id is in a `traceparent`.
+const TRACE_ID: Range<usize> = 3..35;
 
 /// The headers that name a request, as far as they are well-formed.
 #[derive(Debug, Default)]
-pub(super) struct Correlation<'a> {
+pub struct Correlation<'a> {
     request_id: Option<&'a str>,
     correlation_id: Option<&'a str>,
     trace_id: Option<&'a str>,
+    trace_parent: Option<TraceParent>,
 }
 
 impl<'a> Correlation<'a> {
     /// Notes a header, if it is one of these.
-    pub(super) fn note(&mut self, name: &str, value: &'a str) {
+    pub fn note(&mut self, name: &str, value: &'a str) {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("x-request-id") {
             self.request_id = well_formed(value);
         } else if is("x-correlation-id") {
             self.correlation_id = well_formed(value);
         } else if is("traceparent") {
-            self.trace_id = trace_id(value);
+            self.trace_parent = TraceParent::parse(value);
+            self.trace_id = self.trace_parent.and_then(|_| value.get(TRACE_ID));
         }
     }
 
     /// The first there is of: `X-Request-Id`, `X-Correlation-Id`, the trace id of `traceparent`.
-    pub(super) fn id(&self) -> Option<&'a str> {
+    #[must_use]
+    pub fn id(&self) -> Option<&'a str> {
         self.request_id.or(self.correlation_id).or(self.trace_id)
+    }
+
+    /// `traceparent`.
+    #[must_use]
+    pub const fn trace_parent(&self) -> Option<TraceParent> {
+        self.trace_parent
     }
 }
 
@@ -37,23 +49,6 @@ fn well_formed(value: &str) -> Option<&str> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
     let is_id = (1..=BYTES_MAX).contains(&value.len()) && value.bytes().all(is_allowed);
     is_id.then_some(value)
-}
-
-/// W3C Trace Context 3.2.2: lower-case hexadecimal; a trace id of zeros is none. Later versions may
-/// append parts.
-fn trace_id(value: &str) -> Option<&str> {
-    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    let mut parts = value.split('-');
-    let mut found = [""; 4];
-    for (part, length) in found.iter_mut().zip(TRACEPARENT_PARTS) {
-        *part = parts.next()?;
-        if part.len() != length || !part.bytes().all(is_hex) {
-            return None;
-        }
-    }
-    let [version, trace_id, ..] = found;
-    let is_valid = version != "ff" && (version != "00" || parts.next().is_none());
-    (is_valid && trace_id.bytes().any(|byte| byte != b'0')).then_some(trace_id)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::correlation::Correlation;
 use super::forwarded::ForwardedForm;
 use super::target::authority;
 use crate::base::limits::{HEAD_BYTES_MAX, HEAD_HEADERS_MAX, TARGET_BYTES_MAX};
+use crate::base::trace::TraceParent;
 use crate::ws::handshake;
 
 /// The parts of a request head that an upgrade needs, borrowed from the bytes.
@@ -188,6 +189,12 @@ impl<'a> Head<'a> {
     #[must_use]
     pub fn correlation_id(&self) -> Option<&'a str> {
         self.correlation.id()
+    }
+
+    /// `traceparent`, if it is well-formed.
+    #[must_use]
+    pub const fn trace_parent(&self) -> Option<TraceParent> {
+        self.correlation.trace_parent()
     }
 
     /// Whether the request asks for WebSocket; all others go to the HTTP API.

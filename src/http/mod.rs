@@ -8,6 +8,7 @@ pub mod proxy_protocol;
 pub mod rejection;
 pub mod target;
 
+pub use correlation::Correlation;
 pub use forwarded::ForwardedForm;
 pub use head::{Head, HeadError, UpgradeError, is_host};
 pub use target::Target;

@@ -82,6 +82,14 @@ pub fn answer(reason: RejectReason) -> String {
     )
 }
 
+/// The status of that answer.
+#[must_use]
+pub fn status(reason: RejectReason) -> u16 {
+    let answer = answer(reason);
+    let status = answer.get(9..12).and_then(|status| status.parse().ok());
+    status.expect("every answer begins with its status")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

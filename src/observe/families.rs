@@ -2,7 +2,7 @@
 
 use crate::base::metric::{MetricKind, MetricValue};
 use crate::base::now::Clock;
-use crate::base::{ProcessState, ShardCounters};
+use crate::base::{ProcessState, ShardCounters, Tracer};
 use crate::journal::Journal;
 use fanwire_ring::Ring;
 use std::borrow::Cow;
@@ -21,6 +21,8 @@ pub struct Sources {
     pub journal: Option<Arc<Journal>>,
     /// The buffers of all shards that receive, bytes.
     pub receive_buffer_bytes: u64,
+    /// Where something is traced.
+    pub tracer: Option<Tracer>,
     /// The clock that was started with the server.
     pub clock: Clock,
 }

@@ -134,6 +134,7 @@ mod tests {
             ring: Ring::new(config).unwrap(),
             journal: None,
             receive_buffer_bytes: 0,
+            tracer: None,
             clock: Clock::start(),
         })
     }

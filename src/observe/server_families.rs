@@ -5,7 +5,7 @@ use super::log::lost_lines;
 use super::process_families::resident_bytes;
 use crate::base::label::Label;
 use crate::base::metric::{MetricKind, MetricValue};
-use crate::base::{DialectId, HistoryRemoval};
+use crate::base::{DialectId, HistoryRemoval, Tracer};
 use crate::journal::Journal;
 use crate::store::{StoreState, StoreStats};
 use std::sync::Arc;
@@ -150,6 +150,23 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: MetricKind::Gauge,
         labels: &[],
         collect: |sources| one(sources.ring.held_bytes()),
+    },
+    Family {
+        name: "fanwire_trace_spans",
+        help: "Spans of traces, by what became of them: exported, queue_full (too many were open or waited for the collector) or failed (it could not be reached, or rejected them)",
+        kind: MetricKind::Counter,
+        labels: &["outcome"],
+        collect: |sources| {
+            let counts = sources.tracer.iter().map(Tracer::counts);
+            let outcomes = counts.flat_map(|counts| {
+                [
+                    ("exported", counts.exported),
+                    ("queue_full", counts.queue_full),
+                    ("failed", counts.failed),
+                ]
+            });
+            labelled(outcomes)
+        },
     },
     Family {
         name: "fanwire_store_up",

@@ -15,7 +15,7 @@ use crate::api::{ApiContext, HttpListener, Idempotency, NotifyKey, Shards};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::{Clock, Stopwatch};
 use crate::base::persistent::{PersistentLimits, PersistentSubscriptions};
-use crate::base::{DialectId, History, PresenceTable, ProcessState, ShardCounters};
+use crate::base::{DialectId, History, PresenceTable, ProcessState, ShardCounters, Tracer};
 use crate::bridge::Integration;
 use crate::broker::Quotas;
 use crate::config::{
@@ -38,6 +38,9 @@ use std::time::Duration;
 
 /// How long a shard that did not end may take for a turn, before the store counts as closed too early.
 const SHARD_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the end of the server may wait for the collector of traces.
+const TRACES_WAIT: Duration = Duration::from_secs(2);
 
 /// What the embedding program supplies.
 #[derive(Default)]
@@ -90,7 +93,7 @@ pub(super) struct Running {
     /// Checks tokens; shares its revocations with the shards.
     pub(super) verifier: Verifier,
     /// Its thread ends with the last of these.
-    _integration: Option<Integration>,
+    integration: Option<Integration>,
     quotas: Arc<Quotas>,
     /// Until the drain.
     watchdog: Mutex<Option<Watchdog>>,
@@ -168,6 +171,12 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             let _ = requests.try_send(Request::Retry);
         }
     }));
+    let traces = &settings.traces;
+    let tracer = traces.otlp_endpoint.as_ref().map(|_| {
+        let ratio = traces.trace_sample_ratio.0;
+        Tracer::new(ratio, traces.trust(), Stopwatch::of(clock))
+    });
+    let (tracer, spans) = tracer.unzip();
     let channels = cores.iter().map(|_| unbounded::<ShardCommand>());
     let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
     let api = Arc::new(ApiContext {
@@ -177,8 +186,10 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             ring: ring.clone(),
             journal: journal.clone(),
             receive_buffer_bytes: rings.buffer_bytes_all() * cores.len() as u64,
+            tracer: tracer.clone(),
             clock,
         }),
+        tracer,
         journal: journal.clone(),
         counters: all_counters,
         publisher: Arc::clone(&publisher),
@@ -212,7 +223,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let to_shards = (senders.clone(), peers.clone(), clock);
     let check = program.async_token_check;
     let (verifier, integration) =
-        integration::start(settings, check, &mut hooks, verifier, to_shards)?;
+        integration::start(settings, check, &mut hooks, (verifier, spans), to_shards)?;
     let hooks = Arc::new(hooks);
     let policy = Arc::new(policy(settings));
     // Not before all that may take long: who connects is served.
@@ -310,7 +321,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         api,
         services,
         verifier,
-        _integration: integration,
+        integration,
         quotas,
         watchdog,
     })
@@ -524,6 +535,13 @@ impl Running {
         let watchdog = self.watchdog.lock();
         watchdog.unwrap_or_else(PoisonError::into_inner).take();
         self.api.shards.tell_all(|| ShardCommand::Drain);
+    }
+
+    /// Sends the spans that wait.
+    pub(super) fn flush_traces(&self) {
+        if let (Some(integration), Some(_)) = (&self.integration, &self.api.tracer) {
+            integration.flush_traces(TRACES_WAIT);
+        }
     }
 
     /// Closes the durable store after a drain.

@@ -1,17 +1,19 @@
 //! Starts the integration thread if something needs it: asynchronous handlers, the authentication
-//! callback, or a JWK set.
+//! callback, a JWK set, or traces.
 
 use super::error::StartError;
 use crate::auth::{FetchedKeys, Verifier};
+use crate::base::trace::Spans;
 use crate::bridge::{
-    self, AuthCallback, CallbackConfig, Integration, IntegrationParts, JwksConfig,
+    self, AuthCallback, CallbackConfig, Integration, IntegrationParts, JwksConfig, TraceConfig,
 };
-use crate::config::{Settings, TokenSettings};
+use crate::config::{Settings, TokenSettings, TraceSettings};
 use crate::net::Peers;
 use crate::net::wire::ShardCommand;
 use crate::shard::{BoxFuture, Hooks, UnknownToken};
 use crate::{auth::Identity, base::counters::TokenError, base::now::Clock};
 use crossbeam_channel::Sender;
+use http::{HeaderName, HeaderValue};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub(super) fn start(
     settings: &Settings,
     check: Option<Arc<AsyncTokenCheck>>,
     hooks: &mut Hooks,
-    verifier: Verifier,
+    (verifier, spans): (Verifier, Option<Spans>),
     (commands, peers, clock): (Vec<Sender<ShardCommand>>, Peers, Clock),
 ) -> Result<(Verifier, Option<Integration>), StartError> {
     let tokens = &settings.tokens;
@@ -45,7 +47,8 @@ pub(super) fn start(
     let other = |error: std::io::Error| StartError::Other(error.to_string());
     let callback = callback.transpose().map_err(other)?;
     let asks_about_tokens = check.is_some() || callback.is_some();
-    if !asks_about_tokens && !hooks.has_async() && jwks.is_none() {
+    let traces = spans.and_then(|spans| Some((trace_config(&settings.traces, clock)?, spans)));
+    if !asks_about_tokens && !hooks.has_async() && jwks.is_none() && traces.is_none() {
         return Ok((verifier, None));
     }
     let (integration, unstarted) = bridge::prepare();
@@ -80,6 +83,7 @@ pub(super) fn start(
             }
         }),
         jwks,
+        traces,
     };
     unstarted.start(parts).map_err(other)?;
     Ok((verifier, Some(integration)))
@@ -99,6 +103,23 @@ pub(super) fn with_keys_fetched_now(
     let keys = Arc::clone(&jwks.keys);
     bridge::fetch_now(jwks).map_err(StartError::Other)?;
     Ok(verifier.with_fetched_keys(keys))
+}
+
+fn trace_config(settings: &TraceSettings, clock: Clock) -> Option<TraceConfig> {
+    let headers = settings.otlp_headers.iter();
+    let headers = headers.filter_map(|header| {
+        // Both are checked where they are read.
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        let mut value = HeaderValue::from_str(&header.value.0).ok()?;
+        value.set_sensitive(true);
+        Some((name, value))
+    });
+    Some(TraceConfig {
+        url: settings.traces_url()?,
+        headers: headers.collect(),
+        service_name: settings.otlp_service_name.clone(),
+        clock,
+    })
 }
 
 fn jwks_of(settings: &TokenSettings) -> Option<JwksConfig> {

@@ -159,6 +159,9 @@ async fn run(thread: ShardThread, mut watch: Watch) {
     let index = thread.parts.index;
     let mut shard = Shard::new(thread.parts, thread.clock.now());
     shard.measure_with(Stopwatch::of(thread.clock));
+    if let Some(tracer) = &thread.api.tracer {
+        shard.trace_with(tracer.clone());
+    }
     if let Some(log) = thread.log {
         let waker = waker.clone();
         shard.store_publications(log, move || waker.wake());

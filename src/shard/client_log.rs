@@ -19,6 +19,8 @@ use tracing::{Level, debug, enabled, info, warn};
 const BURST_S: u64 = 10;
 /// How often lines that were left out are reported, milliseconds.
 const REPORT_INTERVAL_MS: u64 = 1_000;
+/// Bytes of what a request is about in a line.
+const TARGET_BYTES_MAX: usize = 300;
 /// What a line costs in the units of [`Allowance::left`], which are thousandths of one.
 const LINE: u64 = 1_000;
 
@@ -65,6 +67,49 @@ pub(super) struct Closed {
     pub(super) sent_count: u32,
     /// Bytes that waited for it.
     pub(super) waiting_bytes: u32,
+}
+
+/// What is logged of a request to the HTTP API.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HttpEvent {
+    /// [`LogEvent::HttpRejected`], [`LogEvent::AdminChange`] or [`LogEvent::HttpPublished`].
+    pub kind: LogEvent,
+    /// The method.
+    pub method: String,
+    /// The path with `{}` in place of what differs; empty for a path that leads nowhere.
+    pub route: &'static str,
+    /// What it is about, from the path.
+    pub target: String,
+    /// Whose that is.
+    pub tenant: Option<String>,
+    /// Of the answer.
+    pub status: u16,
+    /// Why it was rejected, if that is no text of the caller.
+    pub reason: Option<&'static str>,
+    /// The name of the key that was shown.
+    pub key: Option<String>,
+    /// The only tenant for which it counts.
+    pub key_tenant: Option<String>,
+    /// By which other programs know the request.
+    pub correlation_id: String,
+}
+
+impl HttpEvent {
+    /// Whether such an event is logged at the levels that are on.
+    #[must_use]
+    pub fn is_logged(kind: LogEvent, status: u16) -> bool {
+        match kind {
+            LogEvent::AdminChange => enabled!(target: "fanwire::audit", Level::INFO),
+            LogEvent::HttpPublished => enabled!(target: "fanwire::audit", Level::DEBUG),
+            _ if is_denied(status) => enabled!(target: "fanwire::rejection", Level::INFO),
+            _ => enabled!(target: "fanwire::rejection", Level::DEBUG),
+        }
+    }
+}
+
+/// Whether the caller may not do what it asks for; other rejections are its mistakes.
+const fn is_denied(status: u16) -> bool {
+    matches!(status, 401 | 403)
 }
 
 impl ClientLog {
@@ -237,8 +282,7 @@ impl ClientLog {
     /// A connection that does not become a session.
     pub(super) fn connection_rejected(
         &mut self,
-        id: Option<ConnectionId>,
-        client: Option<SocketAddr>,
+        (id, client, correlation_id): (Option<ConnectionId>, Option<SocketAddr>, Option<&str>),
         reason: RejectReason,
         now: Now,
     ) {
@@ -260,9 +304,9 @@ impl ClientLog {
         let client = client.map(tracing::field::display);
         let (reason, message) = (reason.name(), "connection rejected");
         if reason == RejectReason::Abandoned.name() {
-            debug!(target: "fanwire::rejection", connection, client, reason, "{message}");
+            debug!(target: "fanwire::rejection", connection, client, reason, correlation_id, "{message}");
         } else {
-            info!(target: "fanwire::rejection", connection, client, reason, "{message}");
+            info!(target: "fanwire::rejection", connection, client, reason, correlation_id, "{message}");
         }
     }
 
@@ -314,6 +358,45 @@ impl ClientLog {
                 messages_sent = closed.sent_count,
                 "closed"
             );
+        }
+    }
+
+    /// A request to the HTTP API, of an event that [is logged](HttpEvent::is_logged). Changes are also
+    /// where events of clients are not.
+    pub(super) fn http(&mut self, client: Option<SocketAddr>, event: &HttpEvent, now: Now) {
+        let is_of_client = event.kind == LogEvent::HttpRejected;
+        if is_of_client && !self.policy.is_on || !self.allows(event.kind, now) {
+            return;
+        }
+        let client = client.map(tracing::field::display);
+        let method = &*visible(&event.method);
+        let target = &event.target[..event.target.floor_char_boundary(TARGET_BYTES_MAX)];
+        let target = &*visible(target);
+        let tenant = event.tenant.as_deref().map(visible);
+        let tenant = tenant.as_deref();
+        let (key, key_tenant) = (event.key.as_deref(), event.key_tenant.as_deref());
+        let HttpEvent {
+            route,
+            status,
+            reason,
+            correlation_id,
+            ..
+        } = event;
+        macro_rules! line {
+            ($level:ident, $log_target:literal, $message:literal) => {
+                $level!(
+                    target: $log_target,
+                    client, key, key_tenant, method, route, target, tenant, status, reason,
+                    correlation_id, $message
+                )
+            };
+        }
+        match event.kind {
+            LogEvent::AdminChange if *status < 300 => line!(info, "fanwire::audit", "changed"),
+            LogEvent::AdminChange => line!(info, "fanwire::audit", "not changed"),
+            LogEvent::HttpPublished => line!(debug, "fanwire::audit", "published"),
+            _ if is_denied(*status) => line!(info, "fanwire::rejection", "request rejected"),
+            _ => line!(debug, "fanwire::rejection", "request rejected"),
         }
     }
 

@@ -16,7 +16,8 @@ impl ConnectionTable {
         now: Now,
     ) {
         self.counters.connections_rejected.of(reason).add(1);
-        self.log.connection_rejected(id, client, reason, now);
+        self.log
+            .connection_rejected((id, client, None), reason, now);
     }
 
     /// Counts a message of a client.

@@ -9,6 +9,7 @@ use super::probe::Probe;
 use super::ready_queue::ReadyQueue;
 use super::send_queue::{FrameCount, QueueLimits};
 use super::timer_wheel::{Timer, TimerWheel};
+use super::traces::ShardTraces;
 use super::unauthenticated::{Excess, UnauthenticatedPool};
 use crate::base::counters::{CloseReason, DropReason, ProtocolError, RejectReason};
 use crate::base::limits::{
@@ -67,6 +68,8 @@ pub(super) struct ConnectionTable {
     pub(super) stopwatch: Stopwatch,
     /// The measurement of a publication that is not finished; one at a time is enough.
     pub(super) probe: Option<Probe>,
+    /// Where something is traced.
+    pub(super) traces: Option<Box<ShardTraces>>,
 }
 
 /// A session that has ended.
@@ -127,6 +130,7 @@ impl ConnectionTable {
             log,
             stopwatch: Stopwatch::STOPPED,
             probe: None,
+            traces: None,
         }
     }
 
@@ -410,8 +414,21 @@ impl ConnectionTable {
 
     /// Answers a rejected request, and closes the connection.
     pub(super) fn reject(&mut self, id: ConnectionId, reason: RejectReason, now: Now) {
+        self.reject_request(id, None, reason, now);
+    }
+
+    /// The same of a request that other programs know by this id.
+    pub(super) fn reject_request(
+        &mut self,
+        id: ConnectionId,
+        correlation_id: Option<&str>,
+        reason: RejectReason,
+        now: Now,
+    ) {
         let client = self.client_of(id);
-        self.count_rejected(Some(id), client, reason, now);
+        self.counters.connections_rejected.of(reason).add(1);
+        let rejected = (Some(id), client, correlation_id);
+        self.log.connection_rejected(rejected, reason, now);
         // A client that its proxy has not named counts as the proxy, and not as nobody.
         if let Some(client) = client {
             self.count_address(id, client, now);
@@ -527,6 +544,9 @@ impl ConnectionTable {
             .add(abandoned.0);
         self.leaving_count += 1;
         self.end_probe(id);
+        if let Some(traces) = &mut self.traces {
+            traces.end_connection(id);
+        }
         if !is_leaving {
             self.free_slot(id);
         }
@@ -704,6 +724,9 @@ impl ConnectionTable {
             self.counters.publish_latency_seconds.record(elapsed);
             self.probe = None;
         }
+        if let Some(traces) = &mut self.traces {
+            traces.sent(connection);
+        }
         self.counters.bytes_sent.add(u64::from(bytes));
         self.counters.deliveries.add(delivered.0);
         if !self.suspended.is_empty()
@@ -731,6 +754,9 @@ impl ConnectionTable {
 
     pub(super) fn would_block(&mut self, id: ConnectionId, now: Now) {
         self.end_probe(id);
+        if let Some(traces) = &mut self.traces {
+            traces.end_fan_outs(id);
+        }
         if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = true;
             if connection.stuck_since_ticks == NOT_STUCK {

@@ -6,7 +6,7 @@ use super::connection::CloseRequest;
 use super::connection_table::ConnectionTable;
 use super::publication_writer::PublicationWriter;
 use super::stored::is_held_back;
-use crate::base::{ConnectionId, Now, ShardCounters};
+use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Effect, Event, HistoryRequest, Publication};
 use crate::dialect;
 
@@ -21,6 +21,11 @@ impl Shard {
         } = self;
         if matches!(command, Command::Subscribe(subscription) if subscription.recover.is_some()) {
             broker.bound(writer.next_offset());
+        }
+        if let Some(traces) = &mut connections.traces
+            && let Some(connection) = connections.slab.get(id)
+        {
+            traces.begin_step(id, &command, connection.dialect);
         }
         let mut unknown = None;
         let mut requested = None;
@@ -90,14 +95,18 @@ pub(super) fn apply(
         }
         Effect::Identified { session, identity } => {
             connections.log.authenticated(session, identity, now);
+            connections.end_authentication(id, None);
         }
-        Effect::TokenRejected(error) => connections.log.authentication_failed(id, error, now),
+        Effect::TokenRejected(error) => {
+            connections.log.authentication_failed(id, error, now);
+            connections.end_authentication(id, Some(error));
+        }
         Effect::Admitted => {
             connections.leave_pool(id);
             connections.admitted.push(id);
         }
         Effect::Publish(publication) => {
-            publish(writer, &connections.counters, &publication, now);
+            publish(connections, writer, id, &publication, now);
         }
         Effect::Announce(_) => announce(writer, effect, now),
         Effect::Ping => connections.ping(id),
@@ -125,15 +134,22 @@ fn log_reply(log: &mut ClientLog, id: ConnectionId, event: &Event<'_>, now: Now)
 /// Publishes, and retains what the dialect of the channel retains of it. A value without room or with
 /// a key that is too long is counted.
 pub(super) fn publish(
+    connections: &mut ConnectionTable,
     writer: &mut PublicationWriter,
-    counters: &ShardCounters,
+    id: ConnectionId,
     publication: &Publication<'_>,
     now: Now,
 ) {
+    let span = connections.begin_publication(id);
+    let publication = &Publication {
+        trace: span.map(|span| span.context),
+        ..*publication
+    };
     let mut key = String::new();
     let retaining = dialect::retaining(publication, &mut key);
     if !retaining.is_valid() || !retaining.retain_in(writer.process_state()) {
-        counters.retained_rejected.add(1);
+        connections.counters.retained_rejected.add(1);
     }
     writer.publish(publication, now);
+    connections.end_publication(span, publication);
 }

@@ -155,8 +155,8 @@ impl Shard {
                     let publication = publication.in_scope(tenant.as_deref().into());
                     if publication.is_valid() {
                         self.connections.counters.publications.add(1);
-                        let counters = &self.connections.counters;
-                        publish(&mut self.writer, counters, &publication, now);
+                        let (connections, writer) = (&mut self.connections, &mut self.writer);
+                        publish(connections, writer, id, &publication, now);
                     } else {
                         self.count_handler_error();
                     }

@@ -38,6 +38,18 @@ struct Upgrade<'a> {
     token: Option<Cow<'a, str>>,
     /// The tenant, and whether the header names it.
     tenant: Option<(Cow<'a, str>, bool)>,
+    /// The path, and what of it names the tenant.
+    path: (&'a str, Option<&'a str>),
+}
+
+impl Upgrade<'_> {
+    /// The path, without the name of a tenant.
+    fn route(&self) -> String {
+        match self.path {
+            (path, Some(tenant)) => path.replace(tenant, "{tenant}"),
+            (path, None) => path.to_owned(),
+        }
+    }
 }
 
 impl Shard {
@@ -130,6 +142,7 @@ impl Shard {
         };
         let policy = self.broker.policy();
         let listener = pending_request.listener;
+        let accepted_nanos = pending_request.accepted_nanos;
         let mut client = pending_request.client;
         let is_proxy = pending_request.role == PeerRole::Proxy;
         let form = forwarded_form(policy).filter(|_| is_proxy);
@@ -158,15 +171,29 @@ impl Shard {
             self.connections.count_address(id, client, now);
         }
         let routes = &policy.routes[usize::from(listener)];
+        let connections = &mut self.connections;
+        let traces = connections.traces.as_ref();
+        let traces = traces.filter(|_| head.asks_for_websocket());
+        let span = traces.and_then(|traces| traces.begin_connection(&head, accepted_nanos));
+        let correlation_id = head.correlation_id();
         let head_bytes = match decide(&head, routes, policy.tenant_domain.as_deref()) {
-            HandshakeDecision::Reject(reason) => return self.connections.reject(id, reason, now),
+            HandshakeDecision::Reject(reason) => {
+                connections.end_rejected(span, (String::new(), listener), reason);
+                return connections.reject_request(id, correlation_id, reason, now);
+            }
             HandshakeDecision::Http => {
                 return self.connections.begin_http(id, bytes, now);
             }
             HandshakeDecision::Upgrade(upgrade) => {
                 let excess = self.broker.count_handshake(client.ip(), now).err();
                 if let Some(reason) = self.reject_early(&upgrade, excess) {
-                    return self.connections.reject(id, reason, now);
+                    let connections = &mut self.connections;
+                    connections.end_rejected(span, (upgrade.route(), listener), reason);
+                    return connections.reject_request(id, correlation_id, reason, now);
+                }
+                if let (Some(traces), Some(span)) = (&mut self.connections.traces, span) {
+                    let route = upgrade.route();
+                    traces.upgrade_connection(id, span, route, listener, upgrade.dialect);
                 }
                 self.upgrade(id, &upgrade, excess, now);
                 self.count_upgraded(id);
@@ -341,5 +368,6 @@ fn decide<'a>(
         correlation_id: head.correlation_id(),
         token: subprotocol_token.or_else(|| target.parameter("token")),
         tenant,
+        path: (target.path, route.tenant),
     })
 }

@@ -1,6 +1,7 @@
 //! Connections that send HTTP requests: their bytes go to the HTTP API, and what it answers comes
 //! back, until a request asks for an upgrade.
 
+use super::client_log::HttpEvent;
 use super::connection::{HttpPeer, PendingRequest, Phase};
 use super::connection_table::ConnectionTable;
 use super::send_queue::QueueLimits;
@@ -21,6 +22,8 @@ pub enum HttpOutput {
     Resume,
     /// A request for an upgrade, as the bytes of its head and all that came behind it.
     Upgrade(Vec<u8>),
+    /// Something that is logged of a request.
+    Event(Box<HttpEvent>),
     /// All answers are given.
     End,
 }
@@ -38,6 +41,10 @@ impl Shard {
                     peer.upgrade = Some(bytes);
                     self.begin_upgrade(id, now);
                 }
+            }
+            HttpOutput::Event(event) => {
+                let client = self.connections.client_of(id);
+                self.connections.log.http(client, &event, now);
             }
             HttpOutput::End => self.connections.end_http(id, now),
         }

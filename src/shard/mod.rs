@@ -42,13 +42,14 @@ mod send_queue;
 mod session;
 mod stored;
 mod timer_wheel;
+mod traces;
 mod unauthenticated;
 
 use crate::auth::Verifier;
 use crate::base::client_counters::ReceivedType;
 use crate::base::counters::RejectReason;
 use crate::base::now::Stopwatch;
-use crate::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlabFull};
+use crate::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlabFull, Tracer};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use client_log::{ClientLog, SessionEnd};
@@ -63,9 +64,11 @@ use questions::Questions;
 use recovering::Recovering;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use traces::ShardTraces;
 use unauthenticated::UnauthenticatedPool;
 
 pub use async_session::{AsyncSession, OwnedMessage};
+pub use client_log::HttpEvent;
 pub use history_page::{HistoryPage, PageRequest, channel_of_entry, is_entry_for_user};
 pub use hooks::Hooks;
 pub use http_connection::HttpOutput;
@@ -73,6 +76,7 @@ pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
 pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
 pub use session::{Denied, Message, Session};
+pub use traces::published;
 
 /// An action on a connection that a shard requests, other than sending.
 #[derive(Debug, PartialEq, Eq)]
@@ -220,6 +224,12 @@ impl Shard {
         self.connections.stopwatch = stopwatch;
     }
 
+    /// Traces from now on what this tracer samples.
+    pub fn trace_with(&mut self, tracer: Tracer) {
+        let traces = ShardTraces::new(self.index, tracer);
+        self.connections.traces = Some(Box::new(traces));
+    }
+
     /// Registers a new connection of the listener with this index in [`Policy::routes`]. Where a
     /// limit of connections before authentication is exceeded, the oldest of them is closed.
     ///
@@ -306,10 +316,21 @@ impl Shard {
             reader.renew_budget();
         }
         let mut last_slot = None;
-        let drained = reader.drain(broker, |slot, run, subscription_id| {
-            last_slot = Some(slot);
-            connections.deliver(slot, run, subscription_id, now);
-        });
+        let mut traces = connections.traces.take();
+        let drained = reader.drain(
+            broker,
+            |slot, run, subscription_id| {
+                last_slot = Some(slot);
+                connections.deliver(slot, run, subscription_id, now);
+            },
+            |context| {
+                if let Some(traces) = &mut traces {
+                    traces.note_read(context);
+                }
+            },
+        );
+        connections.traces = traces;
+        connections.note_fan_out_queued(last_slot);
         if let (Some(id), Some(slot)) = (reader.take_sampled(), last_slot) {
             let times = &self.process_state.publish_times;
             if let Some(published) = times.find(writer_of(id), number_of(id)) {

@@ -6,7 +6,7 @@ use super::record::{self, Form, Fragment};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
 use crate::base::memory::Waiting;
 use crate::base::publish_times::PublishTimes;
-use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId};
+use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId, TraceContext};
 use crate::broker::{BroadcastTarget, Broker};
 use fanwire_ring::{Lapped, Reader, Visit};
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ struct Unfinished {
 }
 
 /// Handles the records of one drain.
-struct Visitor<'a, D> {
+struct Visitor<'a, D, T> {
     broker: &'a mut Broker,
     fragments: &'a mut HashMap<u64, Unfinished>,
     coalescer: &'a mut Coalescer,
@@ -44,9 +44,14 @@ struct Visitor<'a, D> {
     sampled: &'a mut Option<u64>,
     bytes_left: &'a mut usize,
     deliver: D,
+    trace: T,
 }
 
-impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visit for Visitor<'_, D> {
+impl<D, T> Visit for Visitor<'_, D, T>
+where
+    D: FnMut(u32, &FrameRun, Option<&SubscriptionId>),
+    T: FnMut(TraceContext),
+{
     fn is_wanted(&mut self, tag: u64) -> bool {
         let tag = ChannelTag::from_bits(tag);
         // The rest of what was begun, though its last subscriber has left: others may come.
@@ -65,7 +70,11 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visit for Visitor<'_, D>
     }
 }
 
-impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
+impl<D, T> Visitor<'_, D, T>
+where
+    D: FnMut(u32, &FrameRun, Option<&SubscriptionId>),
+    T: FnMut(TraceContext),
+{
     fn add(&mut self, ring_position: u64, tag: ChannelTag, bytes: &[u8]) {
         let Self {
             broker,
@@ -78,6 +87,9 @@ impl<D: FnMut(u32, &FrameRun, Option<&SubscriptionId>)> Visitor<'_, D> {
         let id = record::id(bytes);
         let id = id.filter(|id| PublishTimes::is_sampled(number_of(*id)));
         **sampled = id.or(**sampled);
+        if let Some(context) = record::trace(bytes) {
+            (self.trace)(context);
+        }
         let position = broker.position_of(ring_position);
         coalescer.add(tag, bytes, position, broker, counters, deliver);
     }
@@ -179,7 +191,8 @@ impl PublicationReader {
     }
 
     /// Reads records as long as the budget lasts, and passes a run to `deliver` for each
-    /// subscriber. Returns how many records it passed, wanted or not.
+    /// subscriber, and to `trace` the context of each publication that is traced. Returns how many
+    /// records it passed, wanted or not.
     ///
     /// # Errors
     /// [`Lapped`] when the shard was stalled for so long that records are lost.
@@ -187,6 +200,7 @@ impl PublicationReader {
         &mut self,
         broker: &mut Broker,
         mut deliver: impl FnMut(u32, &FrameRun, Option<&SubscriptionId>),
+        trace: impl FnMut(TraceContext),
     ) -> Result<usize, Lapped> {
         if self.bytes_left == 0 {
             return Ok(0);
@@ -199,6 +213,7 @@ impl PublicationReader {
             sampled: &mut self.sampled,
             bytes_left: &mut self.bytes_left,
             deliver: &mut deliver,
+            trace,
         };
         let drained = self.reader.drain_while(RING_RECORDS_PER_TURN, &mut visitor);
         self.coalescer

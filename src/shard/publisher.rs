@@ -67,6 +67,19 @@ pub enum PublishError {
     Stopped,
 }
 
+impl PublishError {
+    /// For spans.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::Name => "name",
+            Self::Tenant => "tenant",
+            Self::Data(_) => "data",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl fmt::Display for PublishError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -17,7 +17,7 @@ use super::input::WaitsFor;
 use super::session::{Denied, SessionAction};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ConnectionId, DialectId, Now, network_of};
+use crate::base::{ConnectionId, DialectId, Now, TraceContext, network_of};
 use crate::broker::{Attempt, Command, TokenSource};
 use futures_lite::FutureExt;
 use std::collections::BTreeMap;
@@ -84,6 +84,8 @@ pub struct UnknownToken {
     pub dialect: DialectId,
     /// The address of the client.
     pub peer: SocketAddr,
+    /// The span in which it is asked, if that is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a question is about.
@@ -123,10 +125,12 @@ impl Shard {
         let Some(view) = self.broker.view(id, now) else {
             return;
         };
+        let traces = self.connections.traces.as_ref();
         let unknown = UnknownToken {
             token,
             dialect: view.dialect,
             peer: view.peer,
+            trace: traces.and_then(|traces| traces.authentication(id)),
         };
         let client = view.peer.ip();
         drop(view);

@@ -11,6 +11,7 @@
 //!   32
 //!   ├ variants × (variant, frame bytes, two placeholders from the frame's start: 4 × u32) ┤
 //!   ├ channel ┼ kind ┼ data ┼ target (u16 bytes, text) ┼ tenant (u16 bytes, text) ┼ frame … ┤
+//!   ├ trace context (24 bytes), if the upper bit of the count of the variants is set          ┤
 //! ```
 //!
 //! The channel is the name in the tables. The scope and the tenant say which of its subscribers'
@@ -21,8 +22,8 @@
 //! Every reader that wants the first one reassembles them. At the last one of others it knows the
 //! position at which the history has the whole.
 
-use crate::base::Variant;
 use crate::base::channel_names::name_for_clients;
+use crate::base::{TraceContext, Variant};
 use crate::broker::{BroadcastTarget, Publication, TenantScope};
 use crate::dialect::{self, Placeholders, PublicationMeta};
 use crate::ws::frame;
@@ -31,6 +32,8 @@ const HEADER_BYTES: usize = 32;
 /// The form and the count of the variants.
 const FIRST_BYTES: usize = 2;
 const TABLE_ENTRY_BYTES: usize = 16;
+/// Upper bit of the count of the variants: the publication is traced.
+const IS_TRACED: u8 = 1 << 7;
 /// Flag of a publication that has a position in the history.
 const FLAG_POSITION: u32 = 1;
 /// The offset of a frame without a placeholder.
@@ -141,6 +144,18 @@ pub(super) fn write(
             *bytes = field.to_le_bytes();
         }
     }
+    if let Some(context) = publication.trace {
+        output[1] |= IS_TRACED;
+        output.extend_from_slice(&context.to_bytes());
+    }
+}
+
+/// The context of the publication in a whole record, if it is traced.
+pub(super) fn trace(record: &[u8]) -> Option<TraceContext> {
+    if record.get(1)? & IS_TRACED == 0 {
+        return None;
+    }
+    record.last_chunk().map(TraceContext::from_bytes)
 }
 
 /// Appends a text frame with the payload that `render` writes; returns the offsets of its
@@ -225,7 +240,10 @@ pub(super) fn id(record: &[u8]) -> Option<u64> {
 impl<'a> Record<'a> {
     /// Parses a whole record; `None` when the bytes are not a valid record.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
-        Self::read_parts(bytes.get(FIRST_BYTES..)?, usize::from(*bytes.get(1)?))
+        Self::read_parts(
+            bytes.get(FIRST_BYTES..)?,
+            usize::from(*bytes.get(1)? & !IS_TRACED),
+        )
     }
 
     /// Parses what the history keeps of a record; `None` when the bytes are not that.
@@ -444,6 +462,42 @@ mod tests {
         assert_eq!((kept.variants(), kept.frames), (0, &[][..]));
         let plain = written(&[MONITORING]);
         assert_eq!(Record::read(&plain).unwrap().frame(GATEWAY), None);
+    }
+
+    #[test]
+    fn a_traced_publication_has_its_context_and_is_else_the_same() {
+        let context = TraceContext {
+            trace_id: [7; 16],
+            span_id: [9; 8],
+        };
+        let publication = Publication::new("news", "m", "1");
+        let write = |trace| {
+            let mut output = Vec::new();
+            let publication = Publication {
+                trace,
+                ..publication
+            };
+            let variants = [GATEWAY].into_iter();
+            write(
+                &mut output,
+                &publication,
+                "news",
+                STAMP,
+                variants,
+                |_, output| {
+                    output.extend_from_slice(b"text");
+                    Placeholders::default()
+                },
+            );
+            output
+        };
+        let (plain, traced) = (write(None), write(Some(context)));
+        assert_eq!((trace(&plain), trace(&traced)), (None, Some(context)));
+        let record = Record::read(&traced).unwrap();
+        assert_eq!(record.publication(), Some(publication));
+        assert_eq!(record.frame(GATEWAY).unwrap().bytes, b"\x81\x04text");
+        assert_eq!(without_frames(&traced), without_frames(&plain));
+        assert_eq!(trace(&traced[..2]), None);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// A server whose log is read.
-struct Logging {
-    process: Process,
+pub(crate) struct Logging {
+    pub(crate) process: Process,
     log: PathBuf,
 }
 
@@ -34,22 +34,27 @@ impl Logging {
         Self { process, log }
     }
 
-    fn json(name: &str, level: &str, settings: &str) -> Self {
+    pub(crate) fn json(name: &str, level: &str, settings: &str) -> Self {
         let settings = format!("log_format = \"json\"\n{settings}");
         Self::start(name, level, &settings, &[])
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
     /// The fields of all lines so far of this target and message.
-    fn lines(&self, target: &str, message: &str) -> Vec<Value> {
+    pub(crate) fn lines(&self, target: &str, message: &str) -> Vec<Value> {
         lines_in(&self.text(), target, message)
     }
 
     /// Waits for the first line of this target and message with this value of a field.
-    fn await_line(&self, target: &str, message: &str, (field, value): (&str, &str)) -> Value {
+    pub(crate) fn await_line(
+        &self,
+        target: &str,
+        message: &str,
+        (field, value): (&str, &str),
+    ) -> Value {
         for _ in 0..200_000 {
             let found = self.lines(target, message);
             if let Some(line) = found.into_iter().find(|line| line[field] == value) {
@@ -63,7 +68,7 @@ impl Logging {
         );
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.process.signal("TERM");
         assert_eq!(self.process.child.wait().unwrap().code(), Some(0));
     }

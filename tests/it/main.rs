@@ -19,6 +19,7 @@ mod heartbeats;
 mod histories;
 mod http;
 mod http_api;
+mod http_logs;
 mod library;
 mod limits;
 mod listeners;

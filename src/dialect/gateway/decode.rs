@@ -131,11 +131,11 @@ mod tests {
         );
         check(
             r#"{"type":"publish","data":{"channel":"c","type":"m","data":{"a": 1.0}}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", retain: None, target: All, scope: Without }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", retain: None, target: All, scope: Without, trace: None }))"#,
         );
         check(
             r#"{"type":"publish","data":{"channel":"c"}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", retain: None, target: All, scope: Without }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", retain: None, target: All, scope: Without, trace: None }))"#,
         );
         check(
             r#"{"type":"subscribe","data":{"channel":"c","recover":"0000000a-000000000000b"}}"#,

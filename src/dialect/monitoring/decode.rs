@@ -99,7 +99,7 @@ mod tests {
             r#"{"type":"PUBLISH","property_id":"1","message":{"type":"X","n":1}}"#,
             concat!(
                 r#"Ok(Publish(Publication { channel: "prop:1", kind: "X", "#,
-                r#"data: "{\"type\":\"X\",\"n\":1}", retain: None, target: All, scope: Without }))"#
+                r#"data: "{\"type\":\"X\",\"n\":1}", retain: None, target: All, scope: Without, trace: None }))"#
             ),
         );
         check(r#"{"type":"GET_STATUS"}"#, "Ok(Status)");
