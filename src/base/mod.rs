@@ -2,8 +2,10 @@
 //!
 //! Nothing here depends on a protocol, a socket or a thread.
 
+mod backend_counters;
 pub mod catch;
 pub mod channel_names;
+mod channel_set;
 pub mod client_counters;
 pub mod counters;
 pub mod heartbeat;
@@ -31,7 +33,9 @@ pub mod slab;
 pub mod top_channels;
 pub mod trace;
 
+pub use backend_counters::{BackendCounters, CallbackKind, CallbackOutcome};
 pub use catch::catch_panic;
+pub use channel_set::ChannelSet;
 pub use counters::ShardCounters;
 pub use heartbeat::Heartbeats;
 pub use history::{

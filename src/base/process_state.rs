@@ -1,5 +1,6 @@
 //! What the shards of a process share beside the ring.
 
+use super::backend_counters::BackendCounters;
 use super::heartbeat::Heartbeats;
 use super::history::History;
 use super::id::DialectId;
@@ -40,6 +41,8 @@ pub struct ProcessState {
     pub heartbeats: Heartbeats,
     /// The memory of what waits.
     pub memory: MemoryBudget,
+    /// Requests to backends of the operator.
+    pub backends: BackendCounters,
     /// When some publications were made.
     pub publish_times: PublishTimes,
 }

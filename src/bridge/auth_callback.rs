@@ -1,39 +1,21 @@
 //! Asks the backend of the operator whose a token is.
 
-use super::http_client::HttpClient;
+use super::backend::{Backend, BackendConfig};
 use crate::auth::{Identity, Name, Names, Revocations, attribute};
 use crate::base::counters::TokenError;
 use crate::shard::UnknownToken;
-use http::{Request, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-/// Bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Answers that are remembered.
 const CACHE_ENTRIES_MAX: usize = 10_000;
-/// Shortest time between two log lines about failures.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Where to ask, and within which bounds.
-#[derive(Clone, Debug)]
-pub struct CallbackConfig {
-    /// The address.
-    pub url: String,
-    /// Time for an answer, waiting for other questions included.
-    pub timeout: Duration,
-    /// Time for which an answer is used again.
-    pub cache: Duration,
-    /// Questions at a time.
-    pub requests_max: usize,
-}
 
 /// The outcome of a question: an identity, a rejection, or nothing that can be relied on.
 type Outcome = Result<Identity, TokenError>;
@@ -42,14 +24,13 @@ type Cell = Arc<OnceCell<Option<Outcome>>>;
 /// Asks the callback, once for each token at a time, and remembers its answers.
 #[derive(Debug)]
 pub struct AuthCallback {
-    config: CallbackConfig,
-    client: HttpClient,
-    requests: Semaphore,
+    backend: Backend,
+    /// Time for which an answer is used again.
+    cache_time: Duration,
     hashers: [RandomState; 2],
     /// After a revocation no earlier answer is used.
     revocations: Arc<Revocations>,
     cache: Mutex<Cache>,
-    logged: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,19 +59,21 @@ struct Claims {
 }
 
 impl AuthCallback {
-    /// A callback that has not been asked yet.
+    /// A callback that has not been asked yet, whose answers are used again for `cache_time`.
     ///
     /// # Errors
     /// When the host has no certificates to trust.
-    pub fn new(config: CallbackConfig, revocations: Arc<Revocations>) -> io::Result<Self> {
+    pub fn new(
+        config: BackendConfig,
+        cache_time: Duration,
+        revocations: Arc<Revocations>,
+    ) -> io::Result<Self> {
         Ok(Self {
-            revocations,
-            requests: Semaphore::new(config.requests_max),
-            client: HttpClient::new()?,
+            backend: Backend::new(config)?,
+            cache_time,
             hashers: [RandomState::new(), RandomState::new()],
+            revocations,
             cache: Mutex::default(),
-            logged: Mutex::default(),
-            config,
         })
     }
 
@@ -101,68 +84,14 @@ impl AuthCallback {
     /// be relied on.
     pub async fn ask(&self, token: UnknownToken) -> Result<Identity, TokenError> {
         let cell = self.cell(&token);
-        let answered = cell.get_or_init(|| async {
-            let answer = tokio::time::timeout(self.config.timeout, self.request(&token)).await;
-            match answer.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-                Ok(outcome) => Some(outcome),
-                Err(error) => {
-                    self.log(&error);
-                    None
-                }
-            }
-        });
+        let answered =
+            cell.get_or_init(|| self.backend.ask(body(&token), token.trace, identity_of));
         let outcome = answered.await.clone();
         if outcome.is_none() {
             // The next one asks again.
             self.release(&token, &cell);
         }
         outcome.unwrap_or(Err(TokenError::Unanswered))
-    }
-
-    async fn request(&self, token: &UnknownToken) -> Result<Outcome, String> {
-        let permit = self.requests.acquire().await;
-        let _permit = permit.map_err(|error| error.to_string())?;
-        let body = Body {
-            token: &token.token,
-            dialect: token.dialect.name(),
-            address: token.peer.ip().to_canonical().to_string(),
-        };
-        let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
-        let mut request = Request::post(&self.config.url)
-            .header("content-type", "application/json")
-            .header("accept", "application/json");
-        if let Some(trace) = token.trace {
-            request = request.header("traceparent", trace.to_header());
-        }
-        let request = request
-            .body(Full::from(body))
-            .map_err(|error| error.to_string())?;
-        let (status, answer) = self.client.send(request, ANSWER_BYTES_MAX).await?;
-        if status.is_server_error() {
-            return Err(format!("the answer is {status}"));
-        }
-        if status != StatusCode::OK {
-            return Ok(Err(TokenError::Callback));
-        }
-        let claims: Claims = serde_json::from_slice(&answer)
-            .map_err(|error| format!("the answer is no identity: {error}"))?;
-        let mut identity = Identity::new(&claims.user.into_text());
-        identity.tenant = claims.tenant.map(Name::into_text);
-        identity.roles = claims.roles.map(Names::into_vec).unwrap_or_default();
-        identity.permissions = claims.permissions.map(Names::into_vec).unwrap_or_default();
-        let attributes = claims.attributes.unwrap_or_default().into_iter();
-        identity.attributes = attributes
-            .filter_map(|(name, value)| Some((name, attribute(value)?)))
-            .collect();
-        identity.expires_unix_s = claims.expires_at.unwrap_or(u64::MAX);
-        if !identity.is_valid() {
-            return Err(
-                "a name of the identity is empty, too long, or has control characters, or it has too \
-                 many attributes"
-                    .into(),
-            );
-        }
-        Ok(Ok(identity))
     }
 
     fn key(&self, token: &UnknownToken) -> [u64; 2] {
@@ -184,7 +113,7 @@ impl AuthCallback {
             cache.entries.clear();
         }
         let is_fresh = |since: &Instant, cell: &Cell| {
-            !cell.initialized() || now.duration_since(*since) < self.config.cache
+            !cell.initialized() || now.duration_since(*since) < self.cache_time
         };
         if let Some((since, cell)) = cache.entries.get(&key)
             && is_fresh(since, cell)
@@ -218,12 +147,38 @@ impl AuthCallback {
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn log(&self, error: &str) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-            *logged = Some(Instant::now());
-            tracing::warn!(error, "the authentication callback failed");
-        }
+fn body(token: &UnknownToken) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(&Body {
+        token: &token.token,
+        dialect: token.dialect.name(),
+        address: token.peer.ip().to_canonical().to_string(),
+    })
+}
+
+/// Whose a token is, by the answer about it.
+fn identity_of(status: StatusCode, answer: &[u8]) -> Result<Outcome, String> {
+    if status != StatusCode::OK {
+        return Ok(Err(TokenError::Callback));
     }
+    let claims: Claims = serde_json::from_slice(answer)
+        .map_err(|error| format!("the answer is no identity: {error}"))?;
+    let mut identity = Identity::new(&claims.user.into_text());
+    identity.tenant = claims.tenant.map(Name::into_text);
+    identity.roles = claims.roles.map(Names::into_vec).unwrap_or_default();
+    identity.permissions = claims.permissions.map(Names::into_vec).unwrap_or_default();
+    let attributes = claims.attributes.unwrap_or_default().into_iter();
+    identity.attributes = attributes
+        .filter_map(|(name, value)| Some((name, attribute(value)?)))
+        .collect();
+    identity.expires_unix_s = claims.expires_at.unwrap_or(u64::MAX);
+    if !identity.is_valid() {
+        return Err(
+            "a name of the identity is empty, too long, or has control characters, or it has too \
+             many attributes"
+                .into(),
+        );
+    }
+    Ok(Ok(identity))
 }

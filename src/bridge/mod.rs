@@ -1,22 +1,28 @@
 //! The thread for what speaks to other hosts: a tokio runtime beside the shards.
 //!
 //! ```text
-//!   shard ──question──▶ integration thread ──▶ future of the program, authentication callback
+//!   shard ──question──▶ integration thread ──▶ future of the program, callbacks of the operator
 //!     ▲                        │    └── fetches the JWK set
 //!     │◀──────── answer ───────┤
 //!     └── finished spans ─▶ bounded queue ─▶ collector
 //! ```
 
 mod auth_callback;
+mod backend;
+mod callbacks;
 mod http_client;
 mod jwks;
 mod otlp;
+mod signature;
 mod slots;
 mod traces;
 
-pub use auth_callback::{AuthCallback, CallbackConfig};
+pub use auth_callback::AuthCallback;
+pub use backend::BackendConfig;
+pub use callbacks::Callback;
 pub use http_client::HttpClient;
 pub use jwks::JwksConfig;
+pub use signature::Signer;
 pub use traces::TraceConfig;
 
 use crate::base::trace::Spans;

@@ -345,7 +345,7 @@ impl Broker {
             self.drop_client_side(id, now, emit);
         }
         self.refresh_server_subscriptions(id);
-        self.drop_forbidden(id, now, emit);
+        self.drop_forbidden(id, is_same_user, now, emit);
         if let Some(session) = self.sessions.get(id)
             && let Some(identity) = session.identity.as_deref()
         {

@@ -221,6 +221,8 @@ pub struct Subscription<'a> {
     pub is_persistent: bool,
     /// Whether it was remembered, and is restored.
     pub is_restored: bool,
+    /// Whether the callback about subscriptions allows it, if there is one.
+    pub is_decided: bool,
     /// Whether each publication is to have the position of the one before on the channel.
     pub has_previous: bool,
 }
@@ -236,6 +238,7 @@ impl<'a> Subscription<'a> {
             recover: None,
             is_persistent: false,
             is_restored: false,
+            is_decided: false,
             has_previous: false,
         }
     }

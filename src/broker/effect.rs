@@ -1,6 +1,6 @@
 //! The effects of a step.
 
-use super::command::{HistoryRequest, Publication, TokenSource};
+use super::command::{HistoryRequest, Publication, Subscription, TokenSource};
 use super::event::{Event, Presence, SessionView};
 use super::known_tokens::Attempt;
 use crate::auth::Identity;
@@ -40,6 +40,9 @@ pub enum Effect<'a> {
         /// Counts it until the answer is there.
         attempt: Attempt,
     },
+    /// Ask the callback about subscriptions, and send `Command::Subscribe` again when it allows this one;
+    /// no message of the session is handled until then.
+    AskAboutSubscription(Subscription<'a>),
     /// Send a ping frame.
     Ping,
     /// Close the connection after its queued frames.

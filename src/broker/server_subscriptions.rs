@@ -117,14 +117,22 @@ impl Broker {
         }
     }
 
-    /// Ends the subscriptions that the new identity does not allow.
-    pub(super) fn drop_forbidden(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
+    /// Ends the subscriptions that the new identity does not allow, and those that a callback has allowed
+    /// to another user.
+    pub(super) fn drop_forbidden(
+        &mut self,
+        id: ConnectionId,
+        is_same_user: bool,
+        now: Now,
+        emit: &mut Emit<'_>,
+    ) {
         let mut at = 0;
         while let Some(session) = self.sessions.get(id)
             && let Some(subscription) = session.client_side().get(at)
         {
             let channel = name_for_clients(self.channels.name(*subscription)).to_owned();
-            if self.check_access(id, Action::Subscribe, &channel).is_ok() {
+            let is_undecided = !is_same_user && self.policy.asks_about(&channel);
+            if !is_undecided && self.check_access(id, Action::Subscribe, &channel).is_ok() {
                 at += 1;
             } else {
                 let index = usize::from(session.server_side_count) + at;

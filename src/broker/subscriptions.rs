@@ -63,6 +63,14 @@ impl Broker {
             if session.client_side().len() >= self.subscriptions_max(session) {
                 return Err(Rejection::TooManySubscriptions);
             }
+            if !requested.is_decided && self.policy.asks_about(requested.channel) {
+                if requested.is_restored {
+                    // Many are restored at once; the client asks for this one by itself.
+                    return Err(Rejection::PermissionDenied);
+                }
+                emit(Effect::AskAboutSubscription(requested));
+                return Ok(());
+            }
             let filter = match &requested.filter {
                 Some(filter) => Filter::parse(filter.raw(), &mut self.json),
                 None => Ok(None),
@@ -88,8 +96,11 @@ impl Broker {
             is_recovered |= shown.is_none() && after.is_some();
             self.count_tables();
         }
-        let is_persistent =
-            (requested.is_persistent).then(|| self.remember_subscription(id, requested.channel));
+        let is_persistent = requested.is_persistent.then(|| {
+            // What a callback decides may be otherwise the next time.
+            !self.policy.asks_about(requested.channel)
+                && self.remember_subscription(id, requested.channel)
+        });
         let Some(session) = self.sessions.get(id) else {
             return Ok(());
         };

@@ -9,6 +9,7 @@ use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, Pro
 use super::rate_limit::PARTS;
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
+use super::webhooks::WebhookSettings;
 use crate::base::DialectId;
 use std::sync::LazyLock;
 
@@ -33,6 +34,12 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
         TokenSettings::DECLARATIONS,
         "",
         &TokenSettings::default(),
+        &mut all,
+    );
+    group(
+        WebhookSettings::DECLARATIONS,
+        "",
+        &WebhookSettings::default(),
         &mut all,
     );
     group(

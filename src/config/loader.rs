@@ -23,6 +23,7 @@ use super::settings::{Notice, Settings};
 use super::sources::{Sources, own_variables};
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
+use super::webhooks::WebhookSettings;
 use crate::base::DialectId;
 
 /// Loads the settings.
@@ -148,6 +149,12 @@ impl Loader {
             &mut settings.tokens,
             |_| "default".to_owned(),
         )?;
+        self.read(
+            WebhookSettings::DECLARATIONS,
+            "",
+            &mut settings.webhooks,
+            |_| "default".to_owned(),
+        )?;
         self.read(HttpSettings::DECLARATIONS, "", &mut settings.http, |it| {
             source_of(&defaults, |settings| (it.show)(&settings.http))
         })?;
@@ -194,6 +201,7 @@ impl Loader {
         self.check_rate_limits(&settings)?;
         self.check_proxies(&settings)?;
         self.check_secret(&settings)?;
+        self.check_webhooks(&settings.webhooks);
         self.report.retain_dialects(&settings.dialects_in_use());
         settings.report = self.report;
         settings.notices = self.notices;
@@ -483,6 +491,14 @@ impl Loader {
         Ok(())
     }
 
+    fn check_webhooks(&mut self, webhooks: &WebhookSettings) {
+        if webhooks.has_callbacks() && webhooks.webhook_secrets.is_empty() {
+            let text = "webhook_secrets has no secret: backends cannot tell requests of this server \
+                from others";
+            self.notices.push(Notice::Warning(text.into()));
+        }
+    }
+
     fn no_secret(&self, dialect: DialectId) -> SettingsError {
         let is_in_use = self.profiles.contains(&dialect);
         let variables = Profile::of(dialect).variables.iter();
@@ -502,6 +518,7 @@ fn neutral() -> Settings {
     Settings {
         process: ProcessSettings::default(),
         tokens: TokenSettings::default(),
+        webhooks: WebhookSettings::default(),
         http: HttpSettings::default(),
         is_admin_required: false,
         is_log_file_required: true,

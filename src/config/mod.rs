@@ -47,6 +47,7 @@ mod tests;
 mod tokens;
 mod traces;
 pub mod value;
+mod webhooks;
 
 pub use access::{AccessRule, Action, ChannelPattern, DefaultAccess, Requirement, Subject};
 pub use declaration::SettingInfo;
@@ -75,6 +76,7 @@ pub use store::StoreSync;
 pub use tokens::TokenSettings;
 pub use traces::{OtlpHeader, TraceSettings};
 pub use value::{ByteSize, Millis, SettingValue, ShardCount};
+pub use webhooks::{MessageCallback, WebhookSettings, webhook_key};
 
 /// All settings by name, for command lines and documentation.
 #[must_use]

@@ -8,7 +8,7 @@ use super::origin::OriginPattern;
 use super::process::RejectionMode;
 use super::proxies::{AddressRange, ForwardedHeader, PeerRole, ProxyProtocol};
 use super::rule_table::RuleTable;
-use crate::base::DialectId;
+use crate::base::{ChannelSet, DialectId};
 use std::net::IpAddr;
 
 /// The rules of a whole process.
@@ -50,6 +50,8 @@ pub struct Policy {
     pub history_rules: RuleTable,
     /// What holds for a channel that no access rule, or no publish rule, matches.
     pub default_access: DefaultAccess,
+    /// The channels about which a callback is asked whether a client may subscribe, after the rules.
+    pub subscribe_callback: Option<ChannelSet>,
     /// The domain whose subdomains name tenants; `None` = none does.
     pub tenant_domain: Option<String>,
     /// How a page of another origin is rejected.
@@ -67,6 +69,13 @@ impl Policy {
     #[must_use]
     pub const fn dialect(&self, dialect: DialectId) -> &DialectPolicy {
         &self.dialects[dialect.index()]
+    }
+
+    /// Whether a callback is asked about subscriptions to a channel, by its name for clients.
+    #[must_use]
+    pub fn asks_about(&self, channel: &str) -> bool {
+        let channels = self.subscribe_callback.as_ref();
+        channels.is_some_and(|channels| channels.contains(channel))
     }
 
     /// Bytes that may wait for a connection beyond `send_queue_bytes_max` while its peer gets on with
@@ -149,6 +158,7 @@ impl Default for Policy {
             presence_rules: RuleTable::default(),
             history_rules: RuleTable::default(),
             default_access: DefaultAccess::Allow,
+            subscribe_callback: None,
             tenant_domain: None,
             origin_rejection: RejectionMode::Close,
             capacity_rejection: RejectionMode::Close,

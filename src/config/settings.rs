@@ -9,6 +9,7 @@ use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, Pro
 use super::report::Report;
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
+use super::webhooks::WebhookSettings;
 use crate::base::DialectId;
 
 /// All settings.
@@ -18,6 +19,8 @@ pub struct Settings {
     pub process: ProcessSettings,
     /// Settings of tokens.
     pub tokens: TokenSettings,
+    /// Settings of webhooks and callbacks.
+    pub webhooks: WebhookSettings,
     /// Settings of HTTP.
     pub http: HttpSettings,
     /// Whether the server is not to start without its admin listener.
@@ -91,6 +94,11 @@ impl Settings {
             presence_rules: process.presence_rules.clone().into(),
             history_rules: process.history_rules.clone().into(),
             default_access: process.default_access,
+            subscribe_callback: self
+                .webhooks
+                .subscribe_callback_url
+                .as_ref()
+                .map(|_| self.webhooks.subscribe_callback_channels.clone()),
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
             client_log: self.log.client_log(),

@@ -71,7 +71,7 @@ settings! {
 const ATTRIBUTE_RULE: &str = "at most 32 names of up to 200 bytes without spaces, `=` and `}`";
 const SECRET_RULE: &str = "a string that is not empty, as with an empty secret anyone can sign tokens, \
     and not a key in PEM, which belongs in `jwt_public_keys`";
-const URL_RULE: &str = "an https:// address, or http:// to localhost, 127.0.0.1 or [::1], without a \
+pub(super) const URL_RULE: &str = "an https:// address, or http:// to localhost, 127.0.0.1 or [::1], without a \
     user or password before the host";
 
 /// A public key as a secret would let everyone who knows it sign tokens with HMAC.
@@ -82,7 +82,7 @@ fn is_secret(secret: &Option<Secret>) -> bool {
 }
 
 /// Keys and identities are not fetched over networks that others can write to.
-fn is_safe_url(url: &str) -> bool {
+pub(super) fn is_safe_url(url: &str) -> bool {
     let Ok(url) = url.parse::<http::Uri>() else {
         return false;
     };

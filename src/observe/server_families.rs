@@ -5,7 +5,7 @@ use super::log::lost_lines;
 use super::process_families::resident_bytes;
 use crate::base::label::Label;
 use crate::base::metric::{MetricKind, MetricValue};
-use crate::base::{DialectId, HistoryRemoval, Tracer};
+use crate::base::{CallbackKind, CallbackOutcome, DialectId, HistoryRemoval, Tracer};
 use crate::journal::Journal;
 use crate::store::{StoreState, StoreStats};
 use std::sync::Arc;
@@ -282,6 +282,19 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: MetricKind::Counter,
         labels: &[],
         collect: |sources| one(sources.process_state.presence.stats().gathered),
+    },
+    Family {
+        name: "fanwire_callbacks",
+        help: "Questions to callbacks, beside those about tokens, by what was decided: failed = there was no answer in time, or none that can be relied on",
+        kind: MetricKind::Counter,
+        labels: &["callback", "outcome"],
+        collect: |sources| {
+            let counts = sources.process_state.backends.callbacks();
+            let sample = |(kind, outcome, count): (CallbackKind, CallbackOutcome, u64)| {
+                Sample::of([kind.name(), outcome.name()], MetricValue::Whole(count))
+            };
+            counts.map(sample).collect()
+        },
     },
     Family {
         name: "fanwire_persistent_users",

@@ -222,8 +222,14 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let mut hooks = program.hooks;
     let to_shards = (senders.clone(), peers.clone(), clock);
     let check = program.async_token_check;
-    let (verifier, integration) =
-        integration::start(settings, check, &mut hooks, (verifier, spans), to_shards)?;
+    let (verifier, integration) = integration::start(
+        settings,
+        check,
+        &mut hooks,
+        (verifier, spans),
+        &process_state,
+        to_shards,
+    )?;
     let hooks = Arc::new(hooks);
     let policy = Arc::new(policy(settings));
     // Not before all that may take long: who connects is served.

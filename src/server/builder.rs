@@ -248,8 +248,10 @@ impl Builder {
     where
         F: Future<Output = Result<(), Denied>> + Send + 'static,
     {
-        let handler =
-            move |session, message| -> BoxFuture<_> { Box::pin(handler(session, message)) };
+        let handler = move |session, message| -> BoxFuture<_> {
+            let handled = handler(session, message);
+            Box::pin(async move { Ok(handled.await?) })
+        };
         self.program.hooks.on_message_async(kind, false, handler);
         self
     }
@@ -270,7 +272,10 @@ impl Builder {
     where
         F: Future<Output = Result<(), Denied>> + Send + 'static,
     {
-        let handler = move |session| -> BoxFuture<_> { Box::pin(handler(session)) };
+        let handler = move |session| -> BoxFuture<_> {
+            let handled = handler(session);
+            Box::pin(async move { Ok(handled.await?) })
+        };
         self.program.hooks.on_connect_async(handler);
         self
     }
@@ -373,7 +378,7 @@ impl Builder {
     /// Reads and checks all settings, without starting anything.
     ///
     /// # Errors
-    /// [`StartError::Settings`] and [`StartError::ReservedType`].
+    /// [`StartError::Settings`], [`StartError::ReservedType`] and [`StartError::HandledType`].
     ///
     /// ```
     /// let configured = fanwire::Server::builder().dev().configure()?;
@@ -382,8 +387,14 @@ impl Builder {
     /// ```
     pub fn configure(self) -> Result<Configured, StartError> {
         let settings = self.inputs.load()?;
+        let callbacks = || settings.webhooks.message_callbacks.iter();
+        if let Some(callback) = callbacks().find(|it| self.program.hooks.handles(&it.kind)) {
+            let kind = callback.kind.clone();
+            return Err(StartError::HandledType { kind });
+        }
         for dialect in settings.dialects_in_use() {
-            let mut kinds = self.program.hooks.message_kinds();
+            let of_callbacks = callbacks().map(|callback| &*callback.kind);
+            let mut kinds = self.program.hooks.message_kinds().chain(of_callbacks);
             if let Some(kind) = kinds.find(|kind| dialect::is_own_type(dialect, kind)) {
                 let kind = kind.to_owned();
                 return Err(StartError::ReservedType { kind, dialect });

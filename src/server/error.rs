@@ -25,6 +25,11 @@ pub enum StartError {
         /// The dialect.
         dialect: DialectId,
     },
+    /// A handler is registered for a message type that a callback of the settings answers.
+    HandledType {
+        /// The message type.
+        kind: String,
+    },
     /// The kernel rejects an operation that the server needs.
     Kernel(KernelError),
     /// An address cannot be listened on.
@@ -42,6 +47,11 @@ impl std::fmt::Display for StartError {
                 "message type `{kind}` belongs to dialect {}: its handler would never be called",
                 dialect.name()
             ),
+            Self::HandledType { kind } => write!(
+                formatter,
+                "message type `{kind}` has a handler of the program: no callback of \
+                 `message_callbacks` can answer it"
+            ),
             Self::Kernel(error) => write!(formatter, "{error}"),
             Self::Bind(error) => write!(formatter, "{error}"),
             Self::Other(text) => formatter.write_str(text),
@@ -55,7 +65,7 @@ impl std::error::Error for StartError {
             Self::Settings(error) => Some(error),
             Self::Kernel(error) => Some(error),
             Self::Bind(error) => Some(error),
-            Self::ReservedType { .. } | Self::Other(_) => None,
+            Self::ReservedType { .. } | Self::HandledType { .. } | Self::Other(_) => None,
         }
     }
 }

@@ -184,10 +184,14 @@ impl Configured {
         let ruling = rule_on_session(&policy, dialect, subject, action);
         let ruling =
             ruling.unwrap_or_else(|| rule_on_channel(&policy, dialect, subject, action, channel));
+        let mut why = reason(ruling);
+        if ruling.is_allowed && action == Action::Subscribe && policy.asks_about(channel) {
+            why += "; the server would ask the callback about subscriptions, which this does not";
+        }
         Ok(explanation(
             ruling.is_allowed,
             &asked_for,
-            &reason(ruling),
+            &why,
             subject.identity,
         ))
     }

@@ -1,12 +1,12 @@
-//! Starts the integration thread if something needs it: asynchronous handlers, the authentication
-//! callback, a JWK set, or traces.
+//! Starts the integration thread if something needs it: asynchronous handlers, callbacks, a JWK set, or
+//! traces.
 
+use super::callbacks;
 use super::error::StartError;
 use crate::auth::{FetchedKeys, Verifier};
+use crate::base::ProcessState;
 use crate::base::trace::Spans;
-use crate::bridge::{
-    self, AuthCallback, CallbackConfig, Integration, IntegrationParts, JwksConfig, TraceConfig,
-};
+use crate::bridge::{self, AuthCallback, Integration, IntegrationParts, JwksConfig, TraceConfig};
 use crate::config::{Settings, TokenSettings, TraceSettings};
 use crate::net::Peers;
 use crate::net::wire::ShardCommand;
@@ -30,22 +30,20 @@ pub(super) fn start(
     check: Option<Arc<AsyncTokenCheck>>,
     hooks: &mut Hooks,
     (verifier, spans): (Verifier, Option<Spans>),
+    process_state: &Arc<ProcessState>,
     (commands, peers, clock): (Vec<Sender<ShardCommand>>, Peers, Clock),
 ) -> Result<(Verifier, Option<Integration>), StartError> {
     let tokens = &settings.tokens;
     let jwks = jwks_of(tokens);
-    let callback_timeout = Duration::from_millis(tokens.auth_callback_timeout.0);
-    let callback = tokens.auth_callback_url.as_ref().map(|url| {
-        let config = CallbackConfig {
-            url: url.clone(),
-            timeout: callback_timeout,
-            cache: Duration::from_millis(tokens.auth_callback_cache.0),
-            requests_max: tokens.auth_callback_requests_max as usize,
-        };
-        AuthCallback::new(config, Arc::clone(verifier.revocations()))
-    });
     let other = |error: std::io::Error| StartError::Other(error.to_string());
+    let backends = callbacks::Backends::new(settings, clock);
+    let callback = tokens.auth_callback_url.as_ref().map(|url| {
+        let cache = Duration::from_millis(tokens.auth_callback_cache.0);
+        let revocations = Arc::clone(verifier.revocations());
+        AuthCallback::new(backends.of_tokens(url), cache, revocations)
+    });
     let callback = callback.transpose().map_err(other)?;
+    backends.register(hooks, process_state).map_err(other)?;
     let asks_about_tokens = check.is_some() || callback.is_some();
     let traces = spans.and_then(|spans| Some((trace_config(&settings.traces, clock)?, spans)));
     if !asks_about_tokens && !hooks.has_async() && jwks.is_none() && traces.is_none() {
@@ -66,12 +64,8 @@ pub(super) fn start(
     }
     let handler_timeout = Duration::from_millis(settings.process.handler_timeout.0);
     let parts = IntegrationParts {
-        // The callback has a time limit of its own, and the program's check comes before it.
-        timeout: if asks_about_tokens {
-            handler_timeout + callback_timeout
-        } else {
-            handler_timeout
-        },
+        // Callbacks have time limits of their own, and the program's handlers come before them.
+        timeout: handler_timeout + backends.timeout_max(),
         deliver: Arc::new(move |shard, key, answer| {
             let call = ShardCommand::Call(Box::new(move |shard, now| {
                 shard.answer(key, answer, now);

@@ -3,6 +3,7 @@
 mod boot;
 mod broadcasts;
 mod builder;
+mod callbacks;
 mod cores;
 mod error;
 mod explain;

@@ -4,6 +4,7 @@ use super::Shard;
 use super::client_log::ClientLog;
 use super::connection::CloseRequest;
 use super::connection_table::ConnectionTable;
+use super::owned_subscription::OwnedSubscription;
 use super::publication_writer::PublicationWriter;
 use super::stored::is_held_back;
 use crate::base::{ConnectionId, Now};
@@ -29,6 +30,7 @@ impl Shard {
         }
         let mut unknown = None;
         let mut requested = None;
+        let mut undecided = None;
         broker.step(id, command, now, &mut |effect| match effect {
             Effect::ReadHistory(request) => {
                 requested = Some((request.channel.to_owned(), request.after, request.limit))
@@ -38,11 +40,17 @@ impl Shard {
                 source,
                 attempt,
             } => unknown = Some((token.to_owned(), source, attempt)),
+            Effect::AskAboutSubscription(subscription) => {
+                undecided = Some(OwnedSubscription::of(subscription));
+            }
             Effect::Reply(event) if is_held_back(&mut writer.stored, id, &event) => {}
             effect => apply(connections, writer, id, effect, now),
         });
         if let Some((token, source, attempt)) = unknown {
             self.ask_about_token(id, token, (source, attempt), now);
+        }
+        if let Some(subscription) = undecided {
+            self.ask_about_subscription(id, subscription, now);
         }
         if let Some((channel, after, limit)) = requested {
             let request = HistoryRequest {
@@ -117,7 +125,8 @@ pub(super) fn apply(
         // Handled in `is_within_rate_limit`.
         Effect::DropMessage => {}
         // Handled in `step`.
-        Effect::AskAboutToken { .. } | Effect::ReadHistory(_) => {}
+        Effect::AskAboutToken { .. } | Effect::AskAboutSubscription(_) | Effect::ReadHistory(_) => {
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl Shard {
             return;
         };
         let session = AsyncSession::new(&view);
-        let future = self.hooks.connect_async(session.clone());
+        let future = self.hooks.connect_async(&session);
         drop(view);
         if let Some(future) = future {
             self.ask_about_connect(id, session, future);
@@ -114,7 +114,7 @@ impl Shard {
                 let event = Event::Denied { reason: &reason };
                 self.connections.reply(id, &event, now);
             }
-            Outcome::Panicked | Outcome::TimedOut => {
+            Outcome::Panicked | Outcome::Failed => {
                 let rejection = Rejection::HandlerFailed;
                 self.step(id, Command::Malformed(rejection), now);
             }

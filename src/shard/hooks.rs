@@ -2,17 +2,18 @@
 
 use super::async_session::{AsyncSession, OwnedMessage};
 use super::questions::{BoxFuture, Question, UnknownToken};
-use super::session::{Denied, Message, Session};
+use super::session::{Denied, HandlerError, Message, Session};
 use crate::auth::Identity;
 use crate::base::catch_panic;
 use crate::base::counters::TokenError;
 use std::collections::HashMap;
 use std::fmt;
 
-type AsyncMessageHandler =
-    dyn Fn(AsyncSession, OwnedMessage) -> BoxFuture<Result<(), Denied>> + Send + Sync + 'static;
-type AsyncConnectHandler =
-    dyn Fn(AsyncSession) -> BoxFuture<Result<(), Denied>> + Send + Sync + 'static;
+/// The future of an asynchronous handler.
+type Handling = BoxFuture<Result<(), HandlerError>>;
+type AsyncMessageHandler = dyn Fn(AsyncSession, OwnedMessage) -> Handling + Send + Sync + 'static;
+type AsyncConnectHandler = dyn Fn(AsyncSession) -> Handling + Send + Sync + 'static;
+type AsyncSubscribeHandler = dyn Fn(AsyncSession, String) -> Handling + Send + Sync + 'static;
 type TokenHandler =
     dyn Fn(UnknownToken) -> BoxFuture<Result<Identity, TokenError>> + Send + Sync + 'static;
 type Ask = dyn Fn(Question) + Send + Sync + 'static;
@@ -40,6 +41,8 @@ pub struct Hooks {
     messages: HashMap<Box<str>, Handler>,
     connects: Vec<Box<ConnectHandler>>,
     async_connect: Option<Box<AsyncConnectHandler>>,
+    connect_callback: Option<Box<AsyncConnectHandler>>,
+    async_subscribe: Option<Box<AsyncSubscribeHandler>>,
     tokens: Option<Box<TokenHandler>>,
     ask: Option<Box<Ask>>,
     disconnects: Vec<Box<DisconnectHandler>>,
@@ -59,8 +62,8 @@ pub(super) enum Outcome {
     Done,
     Denied(String),
     Panicked,
-    /// Its future was not ready in time.
-    TimedOut,
+    /// It could not find out what to do, or its future was not ready in time.
+    Failed,
 }
 
 impl Hooks {
@@ -84,10 +87,7 @@ impl Hooks {
         &mut self,
         kind: &str,
         before_authentication: bool,
-        handler: impl Fn(AsyncSession, OwnedMessage) -> BoxFuture<Result<(), Denied>>
-        + Send
-        + Sync
-        + 'static,
+        handler: impl Fn(AsyncSession, OwnedMessage) -> Handling + Send + Sync + 'static,
     ) {
         let handler = Handler {
             call: HandlerCall::Async(Box::new(handler)),
@@ -100,9 +100,26 @@ impl Hooks {
     /// closes the session (1008).
     pub fn on_connect_async(
         &mut self,
-        handler: impl Fn(AsyncSession) -> BoxFuture<Result<(), Denied>> + Send + Sync + 'static,
+        handler: impl Fn(AsyncSession) -> Handling + Send + Sync + 'static,
     ) {
         self.async_connect = Some(Box::new(handler));
+    }
+
+    /// Calls `handler` when a session has begun and the one of `on_connect_async`, if there is one, has
+    /// not rejected it.
+    pub fn set_connect_callback(
+        &mut self,
+        handler: impl Fn(AsyncSession) -> Handling + Send + Sync + 'static,
+    ) {
+        self.connect_callback = Some(Box::new(handler));
+    }
+
+    /// Has `handler` decide whether a session may subscribe to a channel, given by its name for clients.
+    pub fn on_subscribe_async(
+        &mut self,
+        handler: impl Fn(AsyncSession, String) -> Handling + Send + Sync + 'static,
+    ) {
+        self.async_subscribe = Some(Box::new(handler));
     }
 
     /// Has `handler` say whose a token is that nothing else proves.
@@ -126,7 +143,8 @@ impl Hooks {
     #[must_use]
     pub fn has_async(&self) -> bool {
         let mut handlers = self.messages.values();
-        self.async_connect.is_some()
+        self.has_connect_async()
+            || self.async_subscribe.is_some()
             || handlers.any(|handler| matches!(handler.call, HandlerCall::Async(_)))
     }
 
@@ -162,6 +180,12 @@ impl Hooks {
         self.messages.keys().map(|kind| &**kind)
     }
 
+    /// Whether messages of this type have a handler.
+    #[must_use]
+    pub fn handles(&self, kind: &str) -> bool {
+        self.messages.contains_key(kind)
+    }
+
     pub(super) fn has_middleware(&self) -> bool {
         !self.middleware.is_empty()
     }
@@ -180,13 +204,30 @@ impl Hooks {
         catch_panic(|| handler(token))
     }
 
-    /// The future of the asynchronous handler for new sessions, if there is one.
-    pub(super) fn connect_async(
+    /// The future of the asynchronous handlers for new sessions, if there are any.
+    pub(super) fn connect_async(&self, session: &AsyncSession) -> Option<Handling> {
+        let call = |handler: &AsyncConnectHandler| {
+            catch_panic(|| handler(session.clone())).unwrap_or_else(panicked)
+        };
+        let handler = self.async_connect.as_deref().map(call);
+        let callback = self.connect_callback.as_deref().map(call);
+        match (handler, callback) {
+            (Some(handler), Some(callback)) => Some(Box::pin(async move {
+                handler.await?;
+                callback.await
+            })),
+            (handler, callback) => handler.or(callback),
+        }
+    }
+
+    /// The future of the handler for subscriptions, if there is one.
+    pub(super) fn subscribe_async(
         &self,
         session: AsyncSession,
-    ) -> Option<BoxFuture<Result<(), Denied>>> {
-        let handler = self.async_connect.as_ref()?;
-        Some(catch_panic(|| handler(session)).unwrap_or_else(panicked))
+        channel: String,
+    ) -> Option<Handling> {
+        let handler = self.async_subscribe.as_ref()?;
+        Some(catch_panic(|| handler(session, channel)).unwrap_or_else(panicked))
     }
 
     /// The future of the handler for messages of this type, if it is asynchronous.
@@ -194,7 +235,7 @@ impl Hooks {
         &self,
         session: AsyncSession,
         message: Message<'_>,
-    ) -> Option<BoxFuture<Result<(), Denied>>> {
+    ) -> Option<Handling> {
         let handler = self.messages.get(message.kind)?;
         let HandlerCall::Async(handler) = &handler.call else {
             return None;
@@ -209,7 +250,7 @@ impl Hooks {
     }
 
     pub(super) fn has_connect_async(&self) -> bool {
-        self.async_connect.is_some()
+        self.async_connect.is_some() || self.connect_callback.is_some()
     }
 
     pub(super) fn has_connect(&self) -> bool {
@@ -257,7 +298,7 @@ impl Hooks {
 }
 
 /// In place of the future of a handler that panicked before it returned one.
-fn panicked() -> BoxFuture<Result<(), Denied>> {
+fn panicked() -> Handling {
     Box::pin(async { panic!("the handler panicked") })
 }
 

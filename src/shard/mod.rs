@@ -28,6 +28,7 @@ mod http_connection;
 mod ingest;
 mod input;
 mod message_types;
+mod owned_subscription;
 mod probe;
 mod property_counts;
 mod publication_reader;
@@ -75,6 +76,7 @@ pub use http_connection::HttpOutput;
 pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
 pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
+pub use session::{Denied, HandlerError, Message, Session};
 pub use session::{Denied, Message, Session};
 pub use traces::published;
 

@@ -1,9 +1,9 @@
 //! Questions that a shard has answered elsewhere while it serves others.
 //!
 //! ```text
-//!   token that nobody here knows ─┐                                         ┌─▶ carried out
-//!   asynchronous handler ─────────┴─▶ question ─▶ integration thread ─answer┴─▶ the session goes on
-//!                      the session's input waits ──────────────────────────────▲
+//!   token that nobody here knows ──┐                                        ┌─▶ carried out
+//!   asynchronous handler, callback ┴─▶ question ─▶ integration thread ─answer┴─▶ the session goes on
+//!                       the session's input waits ──────────────────────────────▲
 //! ```
 //!
 //! No input of a session is handled while it has a question, and the handler for new sessions is called
@@ -14,11 +14,12 @@ use super::Shard;
 use super::async_session::AsyncSession;
 use super::hooks::Outcome;
 use super::input::WaitsFor;
-use super::session::{Denied, SessionAction};
+use super::owned_subscription::OwnedSubscription;
+use super::session::{HandlerError, SessionAction};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, DialectId, Now, TraceContext, network_of};
-use crate::broker::{Attempt, Command, TokenSource};
+use crate::broker::{Attempt, Command, Rejection, TokenSource};
 use futures_lite::FutureExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -53,7 +54,7 @@ impl std::fmt::Debug for Question {
 pub enum QuestionKind {
     /// Who may know whose a token is: the program, or the authentication callback.
     Token,
-    /// An asynchronous handler of the program.
+    /// An asynchronous handler of the program, or a callback that is one.
     Handler,
 }
 
@@ -96,6 +97,11 @@ enum Subject {
         is_connect: bool,
         /// The tenant whose channels the handler publishes on, if tenants are isolated.
         tenant: Option<Box<str>>,
+    },
+    Subscription {
+        subscription: Box<OwnedSubscription>,
+        /// The user for whom it is decided.
+        user: Option<Box<str>>,
     },
 }
 
@@ -158,9 +164,33 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         session: AsyncSession,
-        answer: BoxFuture<Result<(), Denied>>,
+        answer: BoxFuture<Result<(), HandlerError>>,
     ) {
         self.ask_handler(id, false, session, answer);
+    }
+
+    /// Has the callback decide whether the session may subscribe to a channel.
+    pub(super) fn ask_about_subscription(
+        &mut self,
+        id: ConnectionId,
+        subscription: OwnedSubscription,
+        now: Now,
+    ) {
+        let Some(view) = self.broker.view(id, now) else {
+            return;
+        };
+        let session = AsyncSession::new(&view);
+        drop(view);
+        let channel = subscription.channel.clone();
+        let Some(answer) = self.hooks.subscribe_async(session.clone(), channel) else {
+            return self.step(id, Command::Malformed(Rejection::HandlerFailed), now);
+        };
+        let subject = Subject::Subscription {
+            subscription: Box::new(subscription),
+            user: session.user_id().map(Into::into),
+        };
+        let client = session.peer().ip();
+        self.ask(id, client, subject, handled(session, answer));
     }
 
     /// Has an asynchronous handler of new sessions answer.
@@ -168,7 +198,7 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         session: AsyncSession,
-        answer: BoxFuture<Result<(), Denied>>,
+        answer: BoxFuture<Result<(), HandlerError>>,
     ) {
         self.ask_handler(id, true, session, answer);
     }
@@ -178,7 +208,7 @@ impl Shard {
         id: ConnectionId,
         is_connect: bool,
         session: AsyncSession,
-        answer: BoxFuture<Result<(), Denied>>,
+        answer: BoxFuture<Result<(), HandlerError>>,
     ) {
         let client = session.peer().ip();
         let tenant = self.broker.isolated_tenant(id).map(Into::into);
@@ -195,7 +225,7 @@ impl Shard {
     ) {
         let kind = match subject {
             Subject::Token(..) => QuestionKind::Token,
-            Subject::Handler { .. } => QuestionKind::Handler,
+            Subject::Handler { .. } | Subject::Subscription { .. } => QuestionKind::Handler,
         };
         let questions = &mut self.questions;
         questions.count += 1;
@@ -233,13 +263,42 @@ impl Shard {
                         self.carry_out(id, actions, tenant, now);
                         outcome
                     }
-                    _ => Outcome::TimedOut,
+                    _ => Outcome::Failed,
                 };
                 self.tell_handled(id, outcome, is_connect, now);
+            }
+            Subject::Subscription { subscription, user } => {
+                let outcome = match answer {
+                    Some(Answer(Content::Handler(_, outcome))) => outcome,
+                    _ => Outcome::Failed,
+                };
+                let is_decided = outcome == Outcome::Done;
+                self.tell(id, outcome, now);
+                if is_decided {
+                    self.subscribe_decided(id, &subscription, user.as_deref(), now);
+                }
             }
         }
         self.resume_after_answer(id);
         self.reap_ended(now);
+    }
+
+    /// Subscribes a session that may; if it has another user now, it is decided again.
+    fn subscribe_decided(
+        &mut self,
+        id: ConnectionId,
+        subscription: &OwnedSubscription,
+        user: Option<&str>,
+        now: Now,
+    ) {
+        let Some(view) = self.broker.view(id, now) else {
+            return;
+        };
+        let is_same_user = view.identity.map(|identity| &*identity.user) == user;
+        drop(view);
+        subscription.with(is_same_user, |subscription| {
+            self.step(id, Command::Subscribe(subscription), now);
+        });
     }
 
     fn resume_after_answer(&mut self, id: ConnectionId) {
@@ -262,20 +321,29 @@ impl Shard {
         is_connect: bool,
         now: Now,
     ) {
-        let is_rejected = is_connect && outcome != Outcome::Done;
+        let reason = match outcome {
+            Outcome::Done => None,
+            // It may come in when it tries again.
+            Outcome::Failed => Some(CloseReason::AuthUnanswered),
+            Outcome::Denied(_) | Outcome::Panicked => Some(CloseReason::Unauthorized),
+        };
         self.tell(id, outcome, now);
-        if is_rejected {
-            self.end_session(id, CloseReason::Unauthorized, now);
+        if let Some(reason) = reason.filter(|_| is_connect) {
+            self.end_session(id, reason, now);
         }
     }
 }
 
 /// The answer of a handler, which may panic.
-fn handled(session: AsyncSession, answer: BoxFuture<Result<(), Denied>>) -> BoxFuture<Answer> {
+fn handled(
+    session: AsyncSession,
+    answer: BoxFuture<Result<(), HandlerError>>,
+) -> BoxFuture<Answer> {
     Box::pin(async move {
         let outcome = match AssertUnwindSafe(answer).catch_unwind().await {
             Ok(Ok(())) => Outcome::Done,
-            Ok(Err(denied)) => Outcome::Denied(denied.to_string()),
+            Ok(Err(HandlerError::Denied(denied))) => Outcome::Denied(denied.to_string()),
+            Ok(Err(HandlerError::Failed)) => Outcome::Failed,
             Err(_) => Outcome::Panicked,
         };
         Answer(Content::Handler(session.take_actions(), outcome))

@@ -32,6 +32,21 @@ impl std::fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
+/// Why an asynchronous handler has not done what it was called for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandlerError {
+    /// It denies it.
+    Denied(Denied),
+    /// It could not find out.
+    Failed,
+}
+
+impl From<Denied> for HandlerError {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
 /// A message of a client.
 ///
 /// ```

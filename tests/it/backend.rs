@@ -1,5 +1,5 @@
-//! An HTTP server of the operator, for the authentication callback and the JWK set: it answers, hangs,
-//! lies or fails, as a test wants.
+//! An HTTP server of the operator, for callbacks, webhooks and the JWK set: it answers, hangs, lies or
+//! fails, as a test wants.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,6 +24,24 @@ pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     pub(crate) requests: Arc<AtomicUsize>,
     reply: Arc<Mutex<Reply>>,
+    received: Arc<Mutex<Vec<Received>>>,
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Received {
+    /// The value of a header, whose name is in lower case.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let mut lines = self.head.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            .unwrap_or_else(|| panic!("no {name} in {}", self.head))
+    }
 }
 
 impl Backend {
@@ -33,12 +51,15 @@ impl Backend {
             address: listener.local_addr().unwrap(),
             requests: Arc::default(),
             reply: Arc::new(Mutex::new(Box::new(reply))),
+            received: Arc::default(),
         };
         let (requests, reply) = (Arc::clone(&backend.requests), Arc::clone(&backend.reply));
+        let received = Arc::clone(&backend.received);
         std::thread::spawn(move || {
             for socket in listener.incoming().flatten() {
                 let (requests, reply) = (Arc::clone(&requests), Arc::clone(&reply));
-                std::thread::spawn(move || serve(&socket, &requests, &reply));
+                let received = Arc::clone(&received);
+                std::thread::spawn(move || serve(&socket, &requests, &reply, &received));
             }
         });
         backend
@@ -53,15 +74,26 @@ impl Backend {
         format!("http://{}/", self.address)
     }
 
+    /// The requests so far.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 }
 
-fn serve(socket: &TcpStream, requests: &AtomicUsize, reply: &Mutex<Reply>) {
+fn serve(
+    socket: &TcpStream,
+    requests: &AtomicUsize,
+    reply: &Mutex<Reply>,
+    received: &Mutex<Vec<Received>>,
+) {
     let mut reader = BufReader::new(socket);
     loop {
         let mut length = 0;
+        let mut head = String::new();
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line).unwrap_or(0) == 0 {
@@ -70,14 +102,25 @@ fn serve(socket: &TcpStream, requests: &AtomicUsize, reply: &Mutex<Reply>) {
             if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap();
             }
+            head += &line;
             if line == "\r\n" {
                 break;
             }
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).unwrap();
+        let body = String::from_utf8(body).unwrap();
         requests.fetch_add(1, Ordering::Relaxed);
-        let answer = reply.lock().unwrap()(&String::from_utf8(body).unwrap());
+        let answer = {
+            // What is received is in the order of the answers.
+            let reply = reply.lock().unwrap();
+            let request = Received {
+                head,
+                body: body.clone(),
+            };
+            received.lock().unwrap().push(request);
+            reply(&body)
+        };
         let mut socket = socket;
         match answer {
             Answer::Http(status, body) => {

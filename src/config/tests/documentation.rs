@@ -61,6 +61,8 @@ fn check_process_table(document: &'static str, heading: &str) -> BTreeSet<&'stat
 fn the_process_table_has_every_setting_with_its_default_and_flag() {
     let mut documented = check_process_table(CONFIGURATION, "## Settings of the process");
     documented.extend(check_process_table(CONFIGURATION, "## Settings of tokens"));
+    let heading = "## Settings of webhooks and callbacks";
+    documented.extend(check_process_table(CONFIGURATION, heading));
     let keys = all_settings().iter().map(|setting| &*setting.key);
     let declared: BTreeSet<_> = keys.filter(|key| !key.contains('.')).collect();
     assert_eq!(documented, declared);

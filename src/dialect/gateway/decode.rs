@@ -123,7 +123,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None, is_persistent: false, is_restored: false, has_previous: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,
@@ -141,7 +141,7 @@ mod tests {
             r#"{"type":"subscribe","data":{"channel":"c","recover":"0000000a-000000000000b"}}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, "#,
-                "recover: Some(Position { epoch: 10, offset: 11 }), is_persistent: false, is_restored: false, has_previous: false }))"
+                "recover: Some(Position { epoch: 10, offset: 11 }), is_persistent: false, is_restored: false, is_decided: false, has_previous: false }))"
             ),
         );
         check(
@@ -154,7 +154,7 @@ mod tests {
         );
         check(
             r#"{"type":"subscribe","data":{"channel":"c","persistent":true}}"#,
-            r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, recover: None, is_persistent: true, is_restored: false, has_previous: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, recover: None, is_persistent: true, is_restored: false, is_decided: false, has_previous: false }))"#,
         );
         check(r#"{"type":"restore"}"#, "Ok(Restore)");
         check(r#"{"type":"ping"}"#, "Ok(Ping)");

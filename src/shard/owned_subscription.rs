@@ -1,0 +1,63 @@
+//! What a client subscribes to, kept until it is known whether it may.
+
+use crate::base::Position;
+use crate::broker::{Subscription, SubscriptionIdRequest};
+use crate::json::Document;
+
+/// A [`Subscription`] that borrows nothing.
+#[derive(Debug)]
+pub(super) struct OwnedSubscription {
+    pub(super) channel: String,
+    subscription_id: OwnedIdRequest,
+    filter: Option<String>,
+    recover: Option<Position>,
+    is_persistent: bool,
+    has_previous: bool,
+}
+
+#[derive(Debug)]
+enum OwnedIdRequest {
+    None,
+    ServerAssigned,
+    ClientChosen(String),
+}
+
+impl OwnedSubscription {
+    pub(super) fn of(subscription: Subscription<'_>) -> Self {
+        Self {
+            channel: subscription.channel.to_owned(),
+            subscription_id: match subscription.subscription_id {
+                SubscriptionIdRequest::None => OwnedIdRequest::None,
+                SubscriptionIdRequest::ServerAssigned => OwnedIdRequest::ServerAssigned,
+                SubscriptionIdRequest::ClientChosen(text) => {
+                    OwnedIdRequest::ClientChosen(text.to_owned())
+                }
+            },
+            filter: subscription.filter.map(|filter| filter.raw().to_owned()),
+            recover: subscription.recover,
+            is_persistent: subscription.is_persistent,
+            has_previous: subscription.has_previous,
+        }
+    }
+
+    /// Calls `subscribe` with the same as it was, which is decided or not.
+    pub(super) fn with(&self, is_decided: bool, subscribe: impl FnOnce(Subscription<'_>)) {
+        let document = self.filter.as_deref().map(Document::new);
+        // It was read as an object before.
+        let filter = document.as_ref().and_then(|it| it.object().ok());
+        subscribe(Subscription {
+            channel: &self.channel,
+            subscription_id: match &self.subscription_id {
+                OwnedIdRequest::None => SubscriptionIdRequest::None,
+                OwnedIdRequest::ServerAssigned => SubscriptionIdRequest::ServerAssigned,
+                OwnedIdRequest::ClientChosen(text) => SubscriptionIdRequest::ClientChosen(text),
+            },
+            filter,
+            recover: self.recover,
+            is_persistent: self.is_persistent,
+            is_restored: false,
+            is_decided,
+            has_previous: self.has_previous,
+        });
+    }
+}
