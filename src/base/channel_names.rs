@@ -111,6 +111,23 @@ pub fn user_channel(user: &str) -> String {
     format!("{USER}{user}")
 }
 
+/// Under which name it is noted whether a user, of a tenant or without one, is online. No client can
+/// subscribe to a channel of this name.
+#[must_use]
+pub fn online_user(tenant: Option<&str>, user: &str) -> String {
+    let channel = user_channel(user);
+    match tenant {
+        Some(tenant) => channel_of_tenant(tenant, &channel),
+        None => channel,
+    }
+}
+
+/// The user of such a name, which is none of a channel of clients.
+#[must_use]
+pub fn user_of(name: &str) -> Option<&str> {
+    name_for_clients(name).strip_prefix(USER)
+}
+
 /// The channel of all sessions of a tenant.
 #[must_use]
 pub fn tenant_channel(tenant: &str) -> String {

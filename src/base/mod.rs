@@ -30,10 +30,11 @@ pub mod publish_times;
 pub mod retained;
 pub mod run;
 pub mod slab;
+mod state_changes;
 pub mod top_channels;
 pub mod trace;
 
-pub use backend_counters::{BackendCounters, CallbackKind, CallbackOutcome};
+pub use backend_counters::{BackendCounters, CallbackKind, CallbackOutcome, WebhookOutcome};
 pub use catch::catch_panic;
 pub use channel_set::ChannelSet;
 pub use counters::ShardCounters;
@@ -54,4 +55,7 @@ pub use presence::{
 pub use process_state::ProcessState;
 pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, SubscriptionId};
 pub use slab::{Slab, SlabFull, SlotMap};
+pub use state_changes::{
+    StateChange, StateChanges, StateChangesConfig, StateChangesStats, WebhookEvent,
+};
 pub use trace::{TraceContext, Tracer};

@@ -11,6 +11,7 @@ use super::persistent::PersistentSubscriptions;
 use super::presence::PresenceTable;
 use super::publish_times::PublishTimes;
 use super::retained::RetainedValues;
+use super::state_changes::StateChanges;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What all shards share: counts of sessions, and tables.
@@ -41,6 +42,8 @@ pub struct ProcessState {
     pub heartbeats: Heartbeats,
     /// The memory of what waits.
     pub memory: MemoryBudget,
+    /// What a webhook is told, if there is one.
+    pub changes: Option<StateChanges>,
     /// Requests to backends of the operator.
     pub backends: BackendCounters,
     /// When some publications were made.
@@ -90,6 +93,13 @@ impl ProcessState {
     #[must_use]
     pub fn with_presence(mut self, presence: PresenceTable) -> Self {
         self.presence = presence;
+        self
+    }
+
+    /// The same with a table of what a webhook is told.
+    #[must_use]
+    pub fn with_changes(mut self, changes: Option<StateChanges>) -> Self {
+        self.changes = changes;
         self
     }
 

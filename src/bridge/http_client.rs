@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes of a body that nobody needs, and that is read so that its connection can be used again.
+const IGNORED_BYTES_MAX: usize = 4 * 1024;
 /// Idle connections to one host.
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
@@ -40,6 +42,24 @@ impl HttpClient {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .build(connector);
         Ok(Self(client))
+    }
+
+    /// The status of the answer, whatever its body is.
+    ///
+    /// # Errors
+    /// What failed, as text.
+    pub async fn send_for_status(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<StatusCode, String> {
+        let sent = self.0.request(request).await;
+        let answer = sent.map_err(|error| with_causes(&error))?;
+        let status = answer.status();
+        // A connection whose answer is read to its end can be used again; another one is closed.
+        let _ = Limited::new(answer.into_body(), IGNORED_BYTES_MAX)
+            .collect()
+            .await;
+        Ok(status)
     }
 
     /// Status and body of the answer.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   shard ──question──▶ integration thread ──▶ future of the program, callbacks of the operator
-//!     ▲                        │    └── fetches the JWK set
-//!     │◀──────── answer ───────┤
+//!     ▲                        │    ├── fetches the JWK set
+//!     │◀──────── answer ───────┤    └── tells the webhook
 //!     └── finished spans ─▶ bounded queue ─▶ collector
 //! ```
 
@@ -16,6 +16,7 @@ mod otlp;
 mod signature;
 mod slots;
 mod traces;
+mod webhooks;
 
 pub use auth_callback::AuthCallback;
 pub use backend::BackendConfig;
@@ -24,9 +25,11 @@ pub use http_client::HttpClient;
 pub use jwks::JwksConfig;
 pub use signature::Signer;
 pub use traces::TraceConfig;
+pub use webhooks::{WEBHOOK_END, Webhook, WebhookConfig};
 
 use crate::base::trace::Spans;
 use crate::shard::{Answer, Question, QuestionKey, QuestionKind};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use futures_lite::FutureExt;
 use slots::QuestionSlots;
 use std::io;
@@ -34,7 +37,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Takes an answer, or that there is none in time, to its shard.
 pub type Deliver = dyn Fn(u16, QuestionKey, Option<Answer>) + Send + Sync;
@@ -44,6 +47,9 @@ pub type Deliver = dyn Fn(u16, QuestionKey, Option<Answer>) + Send + Sync;
 pub struct Integration {
     questions: UnboundedSender<Question>,
     flushes: UnboundedSender<traces::Flush>,
+    ending: watch::Sender<bool>,
+    /// Ends when the webhook was told all.
+    told: Receiver<()>,
 }
 
 /// What runs on the thread.
@@ -56,6 +62,8 @@ pub struct IntegrationParts {
     pub jwks: Option<JwksConfig>,
     /// Where finished spans go.
     pub traces: Option<(TraceConfig, Spans)>,
+    /// The webhook to tell.
+    pub webhook: Option<Webhook>,
 }
 
 impl std::fmt::Debug for IntegrationParts {
@@ -73,6 +81,8 @@ impl std::fmt::Debug for IntegrationParts {
 pub struct Unstarted {
     received: UnboundedReceiver<Question>,
     flushes: UnboundedReceiver<traces::Flush>,
+    ending: watch::Receiver<bool>,
+    told: Sender<()>,
 }
 
 /// The integration thread, not started yet.
@@ -80,11 +90,21 @@ pub struct Unstarted {
 pub fn prepare() -> (Integration, Unstarted) {
     let (questions, received) = unbounded_channel();
     let (flush_sender, flushes) = unbounded_channel();
+    let (ending_sender, ending) = watch::channel(false);
+    let (told_sender, told) = bounded(0);
     let integration = Integration {
         questions,
         flushes: flush_sender,
+        ending: ending_sender,
+        told,
     };
-    (integration, Unstarted { received, flushes })
+    let unstarted = Unstarted {
+        received,
+        flushes,
+        ending,
+        told: told_sender,
+    };
+    (integration, unstarted)
 }
 
 /// Fetches a JWK set on this thread.
@@ -116,6 +136,14 @@ impl Integration {
         // Fails only when the thread has ended, with the process.
         let _ = self.questions.send(question);
     }
+
+    /// Waits until the webhook, if there is one, was told what is left, for little more than
+    /// [`WEBHOOK_END`].
+    pub fn end_webhook(&self) {
+        self.ending.send_replace(true);
+        // Nothing is ever sent: the other end is dropped when all is told.
+        let _ = self.told.recv_timeout(WEBHOOK_END + Duration::from_secs(1));
+    }
 }
 
 impl Unstarted {
@@ -134,10 +162,8 @@ impl Unstarted {
         std::thread::Builder::new()
             .name("integration".into())
             .spawn(move || {
-                if let (Some((config, spans)), Some(client)) = (traces, client) {
-                    runtime.spawn(traces::export(config, spans, self.flushes, client));
-                }
-                runtime.block_on(run(self.received, parts, ready));
+                let traces = traces.zip(client);
+                runtime.block_on(run(self, parts, traces, ready));
             })?;
         // Ends without a value if the thread panics.
         let _ = is_ready.blocking_recv();
@@ -146,13 +172,32 @@ impl Unstarted {
 }
 
 async fn run(
-    mut received: UnboundedReceiver<Question>,
+    unstarted: Unstarted,
     parts: IntegrationParts,
+    traces: Option<((TraceConfig, Spans), HttpClient)>,
     ready: oneshot::Sender<()>,
 ) {
+    let Unstarted {
+        mut received,
+        flushes,
+        ending,
+        told,
+    } = unstarted;
+    if let Some(((config, spans), client)) = traces {
+        tokio::spawn(traces::export(config, spans, flushes, client));
+    }
     if let Some(jwks) = parts.jwks {
         jwks::fetch_first(&jwks).await;
         tokio::spawn(jwks::refresh(jwks));
+    }
+    match parts.webhook {
+        Some(webhook) => {
+            tokio::spawn(async move {
+                webhook.run(ending).await;
+                drop(told);
+            });
+        }
+        None => drop(told),
     }
     let _ = ready.send(());
     let (about_tokens, for_handlers) = (QuestionSlots::default(), QuestionSlots::default());

@@ -56,6 +56,7 @@ impl Broker {
             },
             holds_user: false,
             has_restored: false,
+            is_user_noted: false,
             isolates: policy.tenant_isolation,
             counted: Counted::default(),
             server_side_count: 0,
@@ -358,6 +359,7 @@ impl Broker {
             }));
         }
         self.go_online(id, now, emit);
+        self.note_user(id);
         self.join_presence(id, &present, now, emit);
         Admission::Admitted
     }
@@ -416,6 +418,7 @@ impl Broker {
     /// online as this user any more.
     fn release_user(&mut self, id: ConnectionId, now: Now, emit: &mut Emit<'_>) {
         self.go_offline(id, now, emit);
+        self.release_noted_user(id);
         self.release_persistent_user(id, now);
         let Some(session) = self.sessions.get_mut(id) else {
             return;

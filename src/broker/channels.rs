@@ -2,7 +2,9 @@
 
 use super::filters::{Filter, FilterId, FilterIndex};
 use crate::base::interest::is_mostly_empty;
-use crate::base::{ChannelTag, PresenceMode, PresencePlace, ProcessState, SubscriptionId, Variant};
+use crate::base::{
+    ChannelTag, PresenceMode, PresencePlace, ProcessState, StateChanges, SubscriptionId, Variant,
+};
 use crate::json::{JsonReader, Object};
 use hashbrown::HashTable;
 use slab::Slab;
@@ -493,11 +495,22 @@ impl Channels {
         let index = u32::try_from(self.channels.insert(channel));
         let index = ChannelIndex(index.expect("fewer channels than subscriptions, which are u32"));
         self.server_side_count += usize::from(is_server_side);
+        if let Some(changes) = self.noted(index) {
+            changes.enter(name);
+        }
         let channels = &self.channels;
         self.by_tag.insert_unique(tag.bits(), index, |index| {
             channels[index.0 as usize].tag.bits()
         });
         index
+    }
+
+    /// Where it is noted whether a channel is occupied, if that is.
+    fn noted(&self, index: ChannelIndex) -> Option<&StateChanges> {
+        let changes = self.process_state.changes.as_ref()?;
+        let channel = self.at(index);
+        let is_noted = !channel.is_server_side && changes.has_channel(&channel.name);
+        is_noted.then_some(changes)
     }
 
     /// Adds a subscriber.
@@ -633,6 +646,9 @@ impl Channels {
         let is_this = |other: &ChannelIndex| *other == subscription.channel;
         if let Ok(entry) = self.by_tag.find_entry(tag.bits(), is_this) {
             entry.remove();
+        }
+        if let Some(changes) = self.noted(subscription.channel) {
+            changes.leave(&self.channels[index].name);
         }
         let channel = self.channels.remove(index);
         self.server_side_count -= usize::from(channel.is_server_side);

@@ -7,7 +7,7 @@ use super::effect::Effect;
 use super::event::{Event, Presence, PresenceOn, Rejection};
 use super::session::{Present, PresentAs, Session};
 use super::state::{Broker, Emit};
-use crate::base::channel_names::{dialect_of, online_users, split_tenant};
+use crate::base::channel_names::{dialect_of, online_user, online_users, split_tenant};
 use crate::base::limits::{
     PRESENCE_ANNOUNCEMENTS_PER_TURN, PRESENCE_EVENT_USERS_MAX, PRESENCE_REPLY_BYTES_MAX,
     PRESENCE_REPLY_USERS, PRESENCE_REPLY_USERS_MAX,
@@ -104,6 +104,30 @@ impl Broker {
         let news = presence.leave(place, user, self.shard);
         let due_ms = now.monotonic_ms + presence.interval_ms();
         tell(&mut self.announcements, place, (news, false), due_ms, emit);
+    }
+
+    /// Notes that the session's user has one session more, if a webhook is told who is online.
+    pub(super) fn note_user(&mut self, id: ConnectionId) {
+        let changes = self.process_state.changes.as_ref();
+        if let Some(changes) = changes.filter(|changes| changes.has_users())
+            && let Some(session) = self.sessions.get_mut(id)
+            && !session.is_user_noted
+            && let Some(user) = session.user()
+        {
+            changes.enter(&online_user(session.isolated_tenant(), user));
+            session.is_user_noted = true;
+        }
+    }
+
+    /// The opposite; the session has the same user as then.
+    pub(super) fn release_noted_user(&mut self, id: ConnectionId) {
+        if let Some(changes) = &self.process_state.changes
+            && let Some(session) = self.sessions.get_mut(id)
+            && std::mem::take(&mut session.is_user_noted)
+            && let Some(user) = session.user()
+        {
+            changes.leave(&online_user(session.isolated_tenant(), user));
+        }
     }
 
     fn online_place<'a>(&self, name: &'a str) -> PresencePlace<'a> {

@@ -30,6 +30,8 @@ pub(super) struct Session {
     pub(super) holds_user: bool,
     /// Whether it has asked for the persistent subscriptions of its user.
     pub(super) has_restored: bool,
+    /// Whether it is noted that its user is online.
+    pub(super) is_user_noted: bool,
     /// Whether its channels are those of its tenant.
     pub(super) isolates: bool,
     /// In which of the counts with limits it is included.

@@ -492,7 +492,8 @@ impl Loader {
     }
 
     fn check_webhooks(&mut self, webhooks: &WebhookSettings) {
-        if webhooks.has_callbacks() && webhooks.webhook_secrets.is_empty() {
+        let has_requests = webhooks.webhook_url.is_some() || webhooks.has_callbacks();
+        if has_requests && webhooks.webhook_secrets.is_empty() {
             let text = "webhook_secrets has no secret: backends cannot tell requests of this server \
                 from others";
             self.notices.push(Notice::Warning(text.into()));

@@ -1,10 +1,11 @@
-//! Settings of callbacks, which decide and answer, and of what signs the requests to them.
+//! Settings of webhooks, which are told what has changed, and of callbacks, which decide and answer.
 
 use super::declaration::settings;
 use super::secret::{MASK, Secret};
 use super::tokens::{URL_RULE, is_safe_url};
 use super::value::{Millis, SettingType, SettingValue};
-use crate::base::ChannelSet;
+use crate::base::label::Label;
+use crate::base::{ChannelSet, StateChangesConfig, WebhookEvent};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::borrow::Cow;
@@ -23,6 +24,25 @@ settings! {
                 "each `whsec_` and 24 to 64 bytes in base64, such as the output of \
                  `echo whsec_$(openssl rand -base64 32)`",
             ));
+        /// Address that is told which users are online and which channels are occupied.
+        webhook_url: Option<String> = None, is_secret = true,
+            rule = Some((|url| url.as_deref().is_none_or(is_safe_url), URL_RULE));
+        /// What it is told: `user_online`, `user_offline`, `channel_occupied`, `channel_vacated`.
+        webhook_events: Vec<WebhookEvent> = WebhookEvent::ALL.to_vec();
+        /// The channels of which it is told.
+        webhook_channels: ChannelSet = ChannelSet::all();
+        /// How long a change must last before the webhook is told of it.
+        webhook_delay: Millis = Millis(1_000),
+            rule = Some((|time| time.0 <= 60_000, "at most 1m"));
+        /// Time for an answer of the webhook.
+        webhook_timeout: Millis = Millis(5_000),
+            rule = Some((|time| (1..=60_000).contains(&time.0), "1ms to 1m"));
+        /// Time for which events are sent again that the webhook does not accept; then they are lost.
+        webhook_retry_time: Millis = Millis(600_000);
+        /// Changes that may wait for the webhook. With more, it is not told of users and channels that are
+        /// new.
+        webhook_queue_max: u64 = 100_000,
+            rule = Some((|count| *count > 0, "1 or more"));
         /// Address that is asked whether a session may begin.
         connect_callback_url: Option<String> = None, is_secret = true,
             rule = Some((|url| url.as_deref().is_none_or(is_safe_url), URL_RULE));
@@ -44,6 +64,20 @@ settings! {
 }
 
 impl WebhookSettings {
+    /// What is noted for the webhook, if there is one.
+    #[must_use]
+    pub fn changes(&self) -> Option<StateChangesConfig> {
+        use WebhookEvent::{ChannelOccupied, ChannelVacated, UserOffline, UserOnline};
+        self.webhook_url.as_ref()?;
+        let has_any = |of: [WebhookEvent; 2]| of.iter().any(|it| self.webhook_events.contains(it));
+        let has_channels = has_any([ChannelOccupied, ChannelVacated]);
+        Some(StateChangesConfig {
+            has_users: has_any([UserOnline, UserOffline]),
+            channels: has_channels.then(|| self.webhook_channels.clone()),
+            queue_max: usize::try_from(self.webhook_queue_max).unwrap_or(usize::MAX),
+        })
+    }
+
     /// Whether there are callbacks, beside the one about tokens.
     #[must_use]
     pub fn has_callbacks(&self) -> bool {
@@ -87,6 +121,23 @@ impl SettingType for Vec<MessageCallback> {
         // An address may have a secret in its query.
         let shown = self.iter().map(|it| format!("{} {MASK}", it.kind));
         shown.collect::<Vec<_>>().show()
+    }
+}
+
+impl SettingType for Vec<WebhookEvent> {
+    fn rule() -> Cow<'static, str> {
+        let names: Vec<_> = WebhookEvent::ALL.iter().map(|it| it.name()).collect();
+        format!("a list of {}", names.join(", ")).into()
+    }
+
+    fn parse(value: &SettingValue) -> Option<Self> {
+        let texts = Vec::<String>::parse(value)?;
+        texts.iter().map(|text| WebhookEvent::named(text)).collect()
+    }
+
+    fn show(&self) -> Option<String> {
+        let names = self.iter().map(|event| event.name().to_owned());
+        names.collect::<Vec<_>>().show()
     }
 }
 

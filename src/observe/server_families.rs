@@ -5,7 +5,10 @@ use super::log::lost_lines;
 use super::process_families::resident_bytes;
 use crate::base::label::Label;
 use crate::base::metric::{MetricKind, MetricValue};
-use crate::base::{CallbackKind, CallbackOutcome, DialectId, HistoryRemoval, Tracer};
+use crate::base::{
+    BackendCounters, CallbackKind, CallbackOutcome, DialectId, HistoryRemoval, StateChangesStats,
+    Tracer, WebhookOutcome,
+};
 use crate::journal::Journal;
 use crate::store::{StoreState, StoreStats};
 use std::sync::Arc;
@@ -297,6 +300,44 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "fanwire_webhook_events",
+        help: "Events for the webhook: delivered, given_up = not accepted in time, no_room = not noted because too many waited",
+        kind: MetricKind::Counter,
+        labels: &["outcome"],
+        collect: |sources| {
+            of_webhook(sources, |changes, counters| {
+                let outcomes = WebhookOutcome::ALL.iter();
+                let counts = outcomes.map(|it| (it.name(), counters.webhook_events(*it)));
+                labelled(counts.chain([("no_room", changes.unnoted)]))
+            })
+        },
+    },
+    Family {
+        name: "fanwire_webhook_events_waiting",
+        help: "Events for the webhook that it has yet to accept",
+        kind: MetricKind::Gauge,
+        labels: &[],
+        collect: |sources| {
+            of_webhook(sources, |changes, counters| {
+                one(changes.waiting + counters.webhook_in_flight())
+            })
+        },
+    },
+    Family {
+        name: "fanwire_webhook_requests",
+        help: "Requests to the webhook",
+        kind: MetricKind::Counter,
+        labels: &["outcome"],
+        collect: |sources| {
+            of_webhook(sources, |_, counters| {
+                labelled([
+                    ("accepted", counters.webhook_requests(true)),
+                    ("failed", counters.webhook_requests(false)),
+                ])
+            })
+        },
+    },
+    Family {
         name: "fanwire_persistent_users",
         help: "Users of whom persistent subscriptions are remembered",
         kind: MetricKind::Gauge,
@@ -325,6 +366,17 @@ pub(super) const FAMILIES: &[Family] = &[
         collect: |sources| one(sources.process_state.persistent.stats().evicted),
     },
 ];
+
+/// Series of the webhook, if there is one.
+fn of_webhook(
+    sources: &Sources,
+    series: impl Fn(StateChangesStats, &BackendCounters) -> Vec<Sample>,
+) -> Vec<Sample> {
+    let changes = sources.process_state.changes.as_ref();
+    changes.map_or_else(Vec::new, |changes| {
+        series(changes.stats(), &sources.process_state.backends)
+    })
+}
 
 /// A value of the durable store, if there is one.
 fn of_store(sources: &Sources, value: impl Fn(&StoreStats) -> u64) -> Vec<Sample> {

@@ -15,7 +15,9 @@ use crate::api::{ApiContext, HttpListener, Idempotency, NotifyKey, Shards};
 use crate::auth::{TokenCheck, Verifier};
 use crate::base::now::{Clock, Stopwatch};
 use crate::base::persistent::{PersistentLimits, PersistentSubscriptions};
-use crate::base::{DialectId, History, PresenceTable, ProcessState, ShardCounters, Tracer};
+use crate::base::{
+    DialectId, History, PresenceTable, ProcessState, ShardCounters, StateChanges, Tracer,
+};
 use crate::bridge::Integration;
 use crate::broker::Quotas;
 use crate::config::{
@@ -138,6 +140,9 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     )?;
     let process_state = process_state.with_history(history, offline);
     let process_state = process_state.with_presence(presence(settings));
+    let changes = settings.webhooks.changes();
+    let changes = changes.map(|config| StateChanges::new(config, clock.now()));
+    let process_state = process_state.with_changes(changes);
     let process_state = process_state.with_retained(retained);
     let process_state = Arc::new(process_state.with_persistent(persistent));
     if let Some(journal) = &journal {
@@ -559,6 +564,20 @@ impl Running {
                 StopOutcome::TimedOut => self.has_published_all(),
                 StopOutcome::Forced | StopOutcome::Failed(_) => false,
             });
+        }
+    }
+
+    /// Tells the webhook, if there is one, that nobody is there any more; waits until it knows, for some
+    /// seconds at most.
+    pub(super) fn end_webhook(&self, outcome: &StopOutcome) {
+        let Some(changes) = &self.api.process_state.changes else {
+            return;
+        };
+        changes.end();
+        if let Some(integration) = &self.integration
+            && *outcome != StopOutcome::Forced
+        {
+            integration.end_webhook();
         }
     }
 

@@ -1,8 +1,8 @@
-//! Makes asynchronous handlers of the callbacks that are configured.
+//! Makes asynchronous handlers of the callbacks that are configured, and the webhook.
 
 use crate::base::now::Clock;
 use crate::base::{CallbackKind, ProcessState};
-use crate::bridge::{BackendConfig, Callback, Signer};
+use crate::bridge::{BackendConfig, Callback, Signer, Webhook, WebhookConfig};
 use crate::config::{Settings, webhook_key};
 use crate::shard::Hooks;
 use std::io;
@@ -53,6 +53,27 @@ impl<'a> Backends<'a> {
             false => 0,
         };
         Duration::from_millis(of_tokens.max(of_others))
+    }
+
+    /// The webhook, if there is one.
+    ///
+    /// # Errors
+    /// When the host has no certificates to trust.
+    pub(super) fn webhook(&self, process_state: &Arc<ProcessState>) -> io::Result<Option<Webhook>> {
+        let webhooks = &self.settings.webhooks;
+        let webhook = webhooks.webhook_url.as_ref().map(|url| {
+            let config = WebhookConfig {
+                url: url.clone(),
+                events: webhooks.webhook_events.clone(),
+                delay: Duration::from_millis(webhooks.webhook_delay.0),
+                timeout: Duration::from_millis(webhooks.webhook_timeout.0),
+                retry_time: Duration::from_millis(webhooks.webhook_retry_time.0),
+                signer: Arc::clone(&self.signer),
+                clock: self.clock,
+            };
+            Webhook::new(config, Arc::clone(process_state))
+        });
+        webhook.transpose()
     }
 
     /// Has the callbacks called as handlers.

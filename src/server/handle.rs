@@ -285,6 +285,7 @@ impl Server {
         tracing::info!(target: "fanwire::server", outcome = ?ended, "stopped");
         self.running.context().publisher.stop();
         self.running.close_store(ended);
+        self.running.end_webhook(ended);
         self.running.flush_traces();
         ended.clone()
     }

@@ -1,5 +1,5 @@
-//! Starts the integration thread if something needs it: asynchronous handlers, callbacks, a JWK set, or
-//! traces.
+//! Starts the integration thread if something needs it: asynchronous handlers, callbacks, a
+//! webhook, a JWK set, or traces.
 
 use super::callbacks;
 use super::error::StartError;
@@ -44,9 +44,11 @@ pub(super) fn start(
     });
     let callback = callback.transpose().map_err(other)?;
     backends.register(hooks, process_state).map_err(other)?;
+    let webhook = backends.webhook(process_state).map_err(other)?;
     let asks_about_tokens = check.is_some() || callback.is_some();
     let traces = spans.and_then(|spans| Some((trace_config(&settings.traces, clock)?, spans)));
-    if !asks_about_tokens && !hooks.has_async() && jwks.is_none() && traces.is_none() {
+    let is_needed = asks_about_tokens || hooks.has_async() || jwks.is_some();
+    if !is_needed && traces.is_none() && webhook.is_none() {
         return Ok((verifier, None));
     }
     let (integration, unstarted) = bridge::prepare();
@@ -78,6 +80,7 @@ pub(super) fn start(
         }),
         jwks,
         traces,
+        webhook,
     };
     unstarted.start(parts).map_err(other)?;
     Ok((verifier, Some(integration)))

@@ -77,7 +77,7 @@ pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
 pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
 pub use session::{Denied, HandlerError, Message, Session};
-pub use session::{Denied, Message, Session};
+
 pub use traces::published;
 
 /// An action on a connection that a shard requests, other than sending.

@@ -40,3 +40,4 @@ mod tenants;
 mod tokens;
 mod transcripts;
 mod unauthenticated;
+mod webhooks;
