@@ -352,7 +352,9 @@ fn serve(flags: SettingFlags) -> ExitCode {
 
 fn exit_code(error: &StartError) -> u8 {
     match error {
-        StartError::Settings(_) | StartError::ReservedType { .. } => EXIT_USAGE,
+        StartError::Settings(_) | StartError::ReservedType { .. } | StartError::Tls(_) => {
+            EXIT_USAGE
+        }
         StartError::Kernel(_) => EXIT_KERNEL,
         StartError::Bind(BindError::InUse(_)) => EXIT_ADDRESS,
         _ => 1,

@@ -73,6 +73,18 @@ label! {
         ProxyHeaderUntrusted = "proxy_header_untrusted",
         /// A trusted proxy named its client by something that is no address, answered with 400.
         ForwardedHeader = "forwarded_header",
+        /// The TLS handshake failed, or what came was no TLS.
+        Tls = "tls",
+    }
+}
+
+label! {
+    /// How a TLS handshake ended.
+    TlsHandshake {
+        /// The connection is encrypted.
+        Done = "done",
+        /// The client and the server found no agreement, or what came was no TLS.
+        Failed = "failed",
     }
 }
 
@@ -276,6 +288,8 @@ metrics! {
         connections_accepted: Counter;
         /// Connections that did not become sessions.
         connections_rejected: CounterSet<RejectReason>, label = "reason";
+        /// TLS handshakes, by how they ended.
+        tls_handshakes: CounterSet<TlsHandshake>, label = "result";
         /// Requests answered over HTTP, but for those that are rejected before their head is whole.
         http_requests: CounterSet<HttpStatus>, label = "status";
         /// Sockets open.

@@ -7,6 +7,7 @@ use super::listener_loader::ListenerSettings;
 use super::log::LogSettings;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::rate_limit::PARTS;
+use super::tls::TlsSettings;
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
 use super::webhooks::WebhookSettings;
@@ -52,6 +53,12 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
         HttpSettings::DECLARATIONS,
         "",
         &HttpSettings::default(),
+        &mut all,
+    );
+    group(
+        TlsSettings::DECLARATIONS,
+        "",
+        &TlsSettings::default(),
         &mut all,
     );
     group(

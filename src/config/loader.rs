@@ -21,6 +21,7 @@ use super::report::Report;
 use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
 use super::sources::{Sources, own_variables};
+use super::tls::TlsSettings;
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
 use super::webhooks::WebhookSettings;
@@ -158,7 +159,11 @@ impl Loader {
         self.read(HttpSettings::DECLARATIONS, "", &mut settings.http, |it| {
             source_of(&defaults, |settings| (it.show)(&settings.http))
         })?;
+        self.read(TlsSettings::DECLARATIONS, "", &mut settings.tls, |_| {
+            "default".to_owned()
+        })?;
         self.add_admin_listener(&mut settings)?;
+        self.check_tls(&settings)?;
         self.read(LogSettings::DECLARATIONS, "", &mut settings.log, |it| {
             source_of(&defaults, |settings| (it.show)(&settings.log))
         })?;
@@ -206,6 +211,23 @@ impl Loader {
         settings.report = self.report;
         settings.notices = self.notices;
         Ok(settings)
+    }
+
+    /// TLS needs certificates, and `tls_ports` TLS.
+    fn check_tls(&self, settings: &Settings) -> Result<(), SettingsError> {
+        let tls = &settings.tls;
+        if tls.tls && tls.tls_certificates.is_empty() && !self.is_dev {
+            let text = "TLS without a certificate: set tls_certificates, or start with --dev";
+            return Err(SettingsError::Missing(text.to_owned()));
+        }
+        let needless = ["tls_ports", "tls_client_roots", "tls_min_version"];
+        let needless = needless.iter().find_map(|key| self.layers.find(key));
+        match needless {
+            Some(entry) if !tls.is_on() => {
+                Err(entry.expected("tls or tls_certificates to be set too"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The defaults in layers, each with its name: first the built-in ones, then those of profiles
@@ -521,6 +543,7 @@ fn neutral() -> Settings {
         tokens: TokenSettings::default(),
         webhooks: WebhookSettings::default(),
         http: HttpSettings::default(),
+        tls: TlsSettings::default(),
         is_admin_required: false,
         is_log_file_required: true,
         log: LogSettings::default(),

@@ -44,6 +44,7 @@ mod sources;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tokens;
 mod traces;
 pub mod value;
@@ -73,6 +74,7 @@ pub use sample::sample;
 pub use secret::Secret;
 pub use settings::{Notice, Settings};
 pub use store::StoreSync;
+pub use tls::{CertificatePair, TlsSettings, TlsVersion};
 pub use tokens::TokenSettings;
 pub use traces::{OtlpHeader, TraceSettings};
 pub use value::{ByteSize, Millis, SettingValue, ShardCount};

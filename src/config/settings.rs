@@ -7,6 +7,7 @@ use super::log::LogSettings;
 use super::policy::Policy;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::report::Report;
+use super::tls::TlsSettings;
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
 use super::webhooks::WebhookSettings;
@@ -23,6 +24,8 @@ pub struct Settings {
     pub webhooks: WebhookSettings,
     /// Settings of HTTP.
     pub http: HttpSettings,
+    /// Settings of TLS.
+    pub tls: TlsSettings,
     /// Whether the server is not to start without its admin listener.
     pub is_admin_required: bool,
     /// Settings of the log.

@@ -1,6 +1,7 @@
 //! The shard's interface to the kernel: sockets through a raw `io_uring`, listeners, wake-ups.
 
 pub mod listener;
+pub mod tls;
 pub mod waker;
 pub mod wire;
 

@@ -9,6 +9,7 @@ use super::locked_memory;
 use super::run::{StopOutcome, describe};
 use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
+use super::tls;
 use super::tokens;
 use super::watchdog::{Watchdog, WatchdogParts};
 use crate::api::{ApiContext, HttpListener, Idempotency, NotifyKey, Shards};
@@ -237,6 +238,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     )?;
     let hooks = Arc::new(hooks);
     let policy = Arc::new(policy(settings));
+    let (tls_configs, certificates) = tls::start(&settings.tls, &settings.listeners)?;
     // Not before all that may take long: who connects is served.
     let (mut addresses, listeners) = bind(settings, cores.len())?;
     let client_listeners = settings.listeners.iter();
@@ -275,6 +277,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
             log: log(),
             rings,
             listeners,
+            tls: tls_configs.clone(),
             waker: wakers[index].clone(),
             peers: peers.clone(),
             commands: receiver,
@@ -294,6 +297,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         quotas: Arc::clone(&quotas),
         clock,
         periods: periods(settings),
+        certificates,
     };
     let services = Services::start(parts, requests).map_err(other)?;
     let watchdog = Watchdog::start(WatchdogParts {

@@ -4,6 +4,7 @@ use super::kernel_probe::KernelError;
 use crate::base::DialectId;
 use crate::config::SettingsError;
 use crate::net::BindError;
+use crate::net::tls::TlsFileError;
 
 /// Why a server did not start. Nothing listens then.
 ///
@@ -34,6 +35,8 @@ pub enum StartError {
     Kernel(KernelError),
     /// An address cannot be listened on.
     Bind(BindError),
+    /// A certificate or a key cannot be used.
+    Tls(TlsFileError),
     /// Something else failed; the text describes it.
     Other(String),
 }
@@ -54,6 +57,7 @@ impl std::fmt::Display for StartError {
             ),
             Self::Kernel(error) => write!(formatter, "{error}"),
             Self::Bind(error) => write!(formatter, "{error}"),
+            Self::Tls(error) => write!(formatter, "{error}"),
             Self::Other(text) => formatter.write_str(text),
         }
     }
@@ -65,6 +69,7 @@ impl std::error::Error for StartError {
             Self::Settings(error) => Some(error),
             Self::Kernel(error) => Some(error),
             Self::Bind(error) => Some(error),
+            Self::Tls(error) => Some(error),
             Self::ReservedType { .. } | Self::HandledType { .. } | Self::Other(_) => None,
         }
     }

@@ -119,7 +119,12 @@ impl Server {
         let listeners = self.settings.listeners.iter().zip(self.addresses());
         let endpoints = listeners.flat_map(|(listener, address)| {
             let paths = listener.routes.endpoints().into_iter();
-            paths.map(move |(path, dialect)| (format!("ws://{address}{path}"), dialect))
+            let scheme = if self.settings.tls.is_on_for(listener) {
+                "wss"
+            } else {
+                "ws"
+            };
+            paths.map(move |(path, dialect)| (format!("{scheme}://{address}{path}"), dialect))
         });
         endpoints.collect()
     }

@@ -21,6 +21,7 @@ mod sessions;
 mod shard_thread;
 mod signals;
 mod statistics;
+mod tls;
 mod tokens;
 mod watchdog;
 

@@ -1,5 +1,6 @@
 //! Periodic services, on a thread of their own.
 
+use super::tls::CertificateWatch;
 use crate::base::channel_names::dialect_channel;
 use crate::base::now::Clock;
 use crate::base::{DialectId, ProcessState};
@@ -42,6 +43,8 @@ pub(super) struct ServiceParts {
     pub(super) quotas: Arc<Quotas>,
     pub(super) clock: Clock,
     pub(super) periods: Periods,
+    /// Of TLS, if it is on.
+    pub(super) certificates: Option<CertificateWatch>,
 }
 
 /// A request to the services' thread.
@@ -198,6 +201,9 @@ impl ServiceLoop {
             } else {
                 self.host.release();
             }
+        }
+        if let Some(certificates) = &mut self.parts.certificates {
+            certificates.look(now.monotonic_ms);
         }
         if self.quota_sweep.is_due(now.monotonic_ms) {
             self.parts.quotas.sweep(now);

@@ -1,5 +1,6 @@
 //! One shard on its thread: the executor, the wire ring and the event loop.
 
+use super::tls::TlsConfigs;
 use crate::api::{Api, ApiContext};
 use crate::base::now::{Clock, Stopwatch};
 use crate::journal::PublicationLog;
@@ -36,6 +37,8 @@ pub(super) struct ShardThread {
     /// The sizes of its wire ring.
     pub(super) rings: UringConfig,
     pub(super) listeners: Vec<TcpListener>,
+    /// Of each of them.
+    pub(super) tls: TlsConfigs,
     pub(super) waker: Waker,
     pub(super) peers: Peers,
     pub(super) commands: Receiver<ShardCommand>,
@@ -175,7 +178,7 @@ async fn run(thread: ShardThread, mut watch: Watch) {
         counters,
         thread.clock,
     );
-    let report = match event_loop.run() {
+    let report = match event_loop.with_tls(thread.tls).run() {
         Ok(()) => Report::Stopped,
         Err(error) => Report::Failed(watch.shard, error),
     };

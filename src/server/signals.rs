@@ -2,6 +2,7 @@
 
 use super::handle::Server;
 use super::run::StopOutcome;
+use super::tls;
 use crate::observe::log;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -86,6 +87,7 @@ fn watch(mut watched: Signals, signals: &Sender<i32>, is_awaited: &AtomicBool) {
         for signal in arrived {
             if reopens_logs(signal) {
                 log::reopen();
+                tls::read_again();
                 continue;
             }
             let is_received = signals.send(signal).is_ok();

@@ -765,6 +765,12 @@ impl ConnectionTable {
         }
     }
 
+    pub(super) fn gets_on(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.slab.get_mut(id) {
+            connection.stuck_since_ticks = NOT_STUCK;
+        }
+    }
+
     pub(super) fn writable(&mut self, id: ConnectionId) {
         if let Some(connection) = self.slab.get_mut(id) {
             connection.is_blocked = false;

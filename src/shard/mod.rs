@@ -454,6 +454,22 @@ impl Shard {
         self.connections.would_block(id, now);
     }
 
+    /// The socket of `id` has taken a part of what is in flight.
+    pub fn gets_on(&mut self, id: ConnectionId) {
+        self.connections.gets_on(id);
+    }
+
+    /// The peer of `id` has broken TLS, or does not speak it; the connection is closed.
+    pub fn note_tls_error(&mut self, id: ConnectionId, error: &dyn std::fmt::Display, now: Now) {
+        let client = self.connections.client_of(id);
+        tracing::debug!(target: "fanwire::tls", ?client, %error, "TLS failed");
+        if client.is_some() {
+            let reason = RejectReason::Tls;
+            self.connections
+                .count_rejected(Some(id), client, reason, now);
+        }
+    }
+
     /// The socket of `id` is writable again.
     pub fn writable(&mut self, id: ConnectionId) {
         self.connections.writable(id);

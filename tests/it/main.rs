@@ -37,6 +37,7 @@ mod questions;
 mod regression;
 mod stores;
 mod tenants;
+mod tls;
 mod tokens;
 mod transcripts;
 mod unauthenticated;

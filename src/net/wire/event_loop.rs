@@ -7,6 +7,7 @@
 )]
 
 use super::kernel::{Completion, Kernel, Operation, SocketOption};
+use super::secure::SecureConnections;
 use super::sockets::Socket;
 use crate::base::counters::RejectReason;
 use crate::base::heartbeat::STALL_MS;
@@ -95,10 +96,11 @@ struct Accepted {
 
 /// Drives one shard.
 pub(crate) struct EventLoop<K, H> {
-    kernel: K,
-    shard: Shard,
+    pub(super) kernel: K,
+    pub(super) shard: Shard,
     http: H,
-    sockets: SlotMap<Socket>,
+    pub(super) sockets: SlotMap<Socket>,
+    pub(super) secure: SecureConnections,
     /// Connections whose receive must be armed again.
     unarmed: Vec<ConnectionId>,
     /// Accepted sockets that are to become connections.
@@ -108,12 +110,12 @@ pub(crate) struct EventLoop<K, H> {
     commands: Receiver<ShardCommand>,
     index: u16,
     peers: Peers,
-    counters: Arc<ShardCounters>,
+    pub(super) counters: Arc<ShardCounters>,
     clock: Clock,
     has_slept: bool,
     /// Monotonic milliseconds.
     turn_began_ms: u64,
-    stopwatch: Stopwatch,
+    pub(super) stopwatch: Stopwatch,
     /// The same by the stopwatch.
     turn_began_nanos: u64,
     /// Listeners that stopped accepting, and when each one starts again, monotonic milliseconds.
@@ -137,6 +139,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             shard,
             http,
             sockets: SlotMap::default(),
+            secure: SecureConnections::default(),
             unarmed: Vec::new(),
             accepted: VecDeque::new(),
             closing: VecDeque::new(),
@@ -221,6 +224,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             self.complete(completion, now);
         }
         self.take_connections(now);
+        self.shake_hands(now);
         if self.shard.is_congested() {
             self.shard.retry_unsent(now);
         }
@@ -259,12 +263,13 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             };
             self.begin_close(id);
         }
-        self.flush();
+        self.flush(now);
         record_count == 0
             && !self.shard.has_ready()
             && !self.shard.has_actions()
             && !self.shard.has_waiting_input()
             && self.accepted.is_empty()
+            && !self.secure.has_handshakes()
             && self.closing.is_empty()
             && !self.shard.has_leaving()
             && !self.shard.has_recovering()
@@ -316,6 +321,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 let Self { shard, peers, .. } = self;
                 shard.wake_peers(|index| peers.wake(index, now));
             }
+            Operation::Send(id) if self.secure.has(id) => self.sent_records(id, result, now),
             Operation::Send(id) => self.sent(id, result, now),
             Operation::Writable(id) => {
                 if let Some(socket) = self.sockets.get_mut(id) {
@@ -323,6 +329,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 }
                 self.finish_operation(id);
                 self.shard.writable(id);
+                self.send_records(id);
             }
             Operation::Shutdown(id) | Operation::SetOption(id) => self.finish_operation(id),
             Operation::Unacknowledged(id, query) => {
@@ -332,6 +339,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             }
             Operation::Close(id) => {
                 self.sockets.remove(id);
+                self.secure.end(id);
                 self.http.closed(id);
                 self.shard.release(id);
             }
@@ -389,7 +397,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             return;
         };
         self.sockets.insert(id, Socket::default());
-        if self.kernel.register_socket(socket, id).is_ok() {
+        let is_begun = self.secure.begin(id, listener).is_ok();
+        if self.kernel.register_socket(socket, id).is_ok() && is_begun {
             self.set_option(id, SocketOption::SmallReceiveBuffer);
             self.arm_receive(id);
         } else {
@@ -404,7 +413,10 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         {
             // SAFETY: this completion named the buffer, and it is given back below.
             let bytes = unsafe { self.kernel.buffer(buffer, length) };
-            self.shard.receive(id, bytes, now);
+            match self.secure.receive(id, bytes) {
+                None => self.shard.receive(id, bytes, now),
+                Some(result) => self.take_plaintext(id, result, now),
+            }
             let socket = self.sockets.get_mut(id);
             if socket.is_some_and(|socket| socket.count_received(length)) {
                 self.set_option(id, SocketOption::GrowingReceiveBuffer);
@@ -461,7 +473,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     }
 
     /// Counts one more operation of `id`; false when its socket is being closed.
-    fn begin_operation(&mut self, id: ConnectionId) -> bool {
+    pub(super) fn begin_operation(&mut self, id: ConnectionId) -> bool {
         match self.sockets.get_mut(id) {
             Some(socket) if !socket.is_closing => {
                 socket.operations += 1;
@@ -471,7 +483,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
     }
 
-    fn finish_operation(&mut self, id: ConnectionId) {
+    pub(super) fn finish_operation(&mut self, id: ConnectionId) {
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.operations -= 1;
             self.close_when_quiet(id);
@@ -494,7 +506,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         }
     }
 
-    fn arm_poll(&mut self, id: ConnectionId) {
+    pub(super) fn arm_poll(&mut self, id: ConnectionId) {
         if self.begin_operation(id) {
             if let Some(socket) = self.sockets.get_mut(id) {
                 socket.is_polling = true;
@@ -534,7 +546,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         for action in self.shard.take_actions() {
             match action {
                 ConnectionAction::ShutdownWrite(id) => {
-                    if self.begin_operation(id) {
+                    if !self.end_records(id) && self.begin_operation(id) {
                         self.kernel.shutdown_write(id);
                     }
                     // The peer may have ended its stream already: then no end will come.
@@ -616,7 +628,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     }
 
     /// Queues sends for connections that have bytes waiting.
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Now) {
         let (mut bytes, mut sends) = (0, 0);
         let mut cost_left = SEND_COST_PER_SUBMISSION;
         while bytes <= BYTES_PER_SUBMISSION {
@@ -624,7 +636,10 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 break;
             };
             if self.begin_operation(id) {
-                bytes += self.send(id);
+                bytes += match self.secure.has(id) {
+                    true => self.encrypt(id, now),
+                    false => self.send(id),
+                };
             }
             sends += 1;
         }

@@ -14,6 +14,7 @@ mod event_loop;
 mod fake;
 mod kernel;
 mod reuseport;
+mod secure;
 mod sockets;
 mod uring;
 

@@ -1,0 +1,196 @@
+//! Certificates and keys from files, one of them for each name of the server (SNI, RFC 6066 3), and the
+//! configuration of rustls with them.
+
+use crate::config::CertificatePair;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert,
+    WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+/// What the server speaks (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+
+/// Why a file of certificates or keys cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFileError {
+    path: PathBuf,
+    reason: String,
+}
+
+impl TlsFileError {
+    fn new(path: &Path, reason: impl ToString) -> Self {
+        Self {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for TlsFileError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.path.display(), self.reason)
+    }
+}
+
+impl std::error::Error for TlsFileError {}
+
+/// The certificates of the process, which may be read again while it runs.
+#[derive(Debug)]
+pub struct Certificates {
+    files: Vec<CertificatePair>,
+    /// In the order of the files; the first one is for names that none is for.
+    keys: RwLock<Arc<[Arc<CertifiedKey>]>>,
+}
+
+impl Certificates {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn read(files: Vec<CertificatePair>) -> Result<Arc<Self>, TlsFileError> {
+        let keys = RwLock::new(read_all(&files)?);
+        Ok(Arc::new(Self { files, keys }))
+    }
+
+    /// A certificate for this host, made on the spot, which no client trusts.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn self_signed() -> Result<Arc<Self>, TlsFileError> {
+        let failed = |error: &dyn fmt::Display| TlsFileError::new(Path::new("self-signed"), error);
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let made = rcgen::generate_simple_self_signed(names).map_err(|error| failed(&error))?;
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let key = key.map_err(|error| failed(&error))?;
+        let chain = vec![made.cert.der().clone()];
+        let key = CertifiedKey::from_der(chain, key, &provider());
+        let key = key.map_err(|error| failed(&error))?;
+        Ok(Arc::new(Self {
+            files: Vec::new(),
+            keys: RwLock::new(Arc::new([Arc::new(key)])),
+        }))
+    }
+
+    /// Whether it was made on the spot.
+    #[must_use]
+    pub fn is_self_signed(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// When the files were changed last, so far as that is known.
+    #[must_use]
+    pub fn changed_at(&self) -> Vec<Option<SystemTime>> {
+        let paths = self
+            .files
+            .iter()
+            .flat_map(|files| [&files.certificate, &files.key]);
+        let changed = paths.map(|path| fs::metadata(path).and_then(|it| it.modified()).ok());
+        changed.collect()
+    }
+
+    /// Reads them again, for connections that begin from now on.
+    ///
+    /// # Errors
+    /// The first file that cannot be used; all stay as they were.
+    pub fn read_again(&self) -> Result<(), TlsFileError> {
+        if self.is_self_signed() {
+            return Ok(());
+        }
+        let keys = read_all(&self.files)?;
+        // A panic cannot leave it half changed.
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// The configuration of a listener. With `client_roots`, clients must have a certificate of one of
+    /// these.
+    ///
+    /// # Errors
+    /// The file of `client_roots`, if it cannot be used.
+    pub fn config(
+        self: &Arc<Self>,
+        versions: &[&'static SupportedProtocolVersion],
+        client_roots: Option<&Path>,
+    ) -> Result<Arc<ServerConfig>, TlsFileError> {
+        let unusable = |error: rustls::Error| TlsFileError::new(Path::new("tls"), error);
+        let builder = ServerConfig::builder_with_provider(provider());
+        let builder = builder.with_protocol_versions(versions).map_err(unusable)?;
+        let builder = match client_roots {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in read_certificates(path)? {
+                    let added = roots.add(certificate);
+                    added.map_err(|error| TlsFileError::new(path, error))?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
+                let verifier = verifier.build();
+                let verifier = verifier.map_err(|error| TlsFileError::new(path, error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
+        let mut config = builder.with_cert_resolver(resolver);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Tickets hold the session; the server remembers none.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(unusable)?;
+        Ok(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = Arc::clone(&keys);
+        let name = hello.server_name();
+        let name = name.and_then(|name| ServerName::try_from(name).ok());
+        let named = name.and_then(|name| keys.iter().find(|key| is_for(key, &name)).cloned());
+        named.or_else(|| keys.first().cloned())
+    }
+}
+
+fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let certificate = key.end_entity_cert().ok();
+    let certificate = certificate.and_then(|it| ParsedCertificate::try_from(it).ok());
+    certificate
+        .is_some_and(|certificate| rustls::client::verify_server_name(&certificate, name).is_ok())
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn read_all(files: &[CertificatePair]) -> Result<Arc<[Arc<CertifiedKey>]>, TlsFileError> {
+    files.iter().map(read_key).collect()
+}
+
+fn read_key(files: &CertificatePair) -> Result<Arc<CertifiedKey>, TlsFileError> {
+    let chain = read_certificates(&files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| TlsFileError::new(&files.key, error))?;
+    let key = CertifiedKey::from_der(chain, key, &provider());
+    let key = key.map_err(|error| TlsFileError::new(&files.key, error))?;
+    Ok(Arc::new(key))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
+    let failed = |error| TlsFileError::new(path, error);
+    let certificates = CertificateDer::pem_file_iter(path).map_err(failed)?;
+    let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(failed)?;
+    if certificates.is_empty() {
+        return Err(TlsFileError::new(path, "it has no certificate"));
+    }
+    Ok(certificates)
+}

@@ -1,0 +1,263 @@
+//! Connections with TLS on the wire: what arrives for them, and what is sent to them.
+//!
+//! Handshakes wait in a queue of their own and are handled a few per turn, because each costs as much as
+//! hundreds of messages.
+
+#![expect(
+    unsafe_code,
+    reason = "the safety conditions of `Kernel` are met here: the call says how"
+)]
+
+use super::event_loop::{EventLoop, HttpHandler};
+use super::kernel::Kernel;
+use crate::base::counters::TlsHandshake;
+use crate::base::{ConnectionId, Now, SlotMap};
+use crate::net::tls::{Sent, TlsError, TlsStream};
+use rustls::ServerConfig;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Time for handshakes in one turn of the event loop, nanoseconds; one is always handled. An ECDSA
+/// signature takes about 40 µs, one with an RSA key of 2,048 bits ten times as long.
+const HANDSHAKE_NANOS_PER_TURN: u64 = 250_000;
+/// Bytes of a send queue that are encrypted for one send.
+const PLAINTEXT_PER_SEND: usize = 64 * 1024;
+/// Slices of them.
+const SLICES_PER_SEND: usize = 256;
+
+/// The connections with TLS.
+#[derive(Debug, Default)]
+pub(super) struct SecureConnections {
+    /// By listener; `None` where it speaks no TLS.
+    configs: Vec<Option<Arc<ServerConfig>>>,
+    streams: SlotMap<Box<TlsStream>>,
+    /// Those with input for their handshake.
+    handshakes: VecDeque<ConnectionId>,
+    /// What was decrypted, or is to be encrypted, at the moment.
+    plaintext: Vec<u8>,
+}
+
+impl SecureConnections {
+    pub(super) fn new(configs: Vec<Option<Arc<ServerConfig>>>) -> Self {
+        Self {
+            configs,
+            ..Self::default()
+        }
+    }
+
+    /// Begins a connection of a listener.
+    ///
+    /// # Errors
+    /// When rustls cannot.
+    pub(super) fn begin(&mut self, id: ConnectionId, listener: u8) -> Result<(), TlsError> {
+        if let Some(Some(config)) = self.configs.get(usize::from(listener)) {
+            let stream = TlsStream::new(Arc::clone(config)).map_err(TlsError::Protocol)?;
+            self.streams.insert(id, Box::new(stream));
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, id: ConnectionId) {
+        self.streams.remove(id);
+    }
+
+    pub(super) fn has(&self, id: ConnectionId) -> bool {
+        self.streams.get(id).is_some()
+    }
+
+    pub(super) fn has_handshakes(&self) -> bool {
+        !self.handshakes.is_empty()
+    }
+
+    /// Takes what has arrived, or leaves it to the queue of handshakes; `None` for a connection without
+    /// TLS. Otherwise whether the peer has ended its stream, with its bytes in `plaintext`.
+    pub(super) fn receive(
+        &mut self,
+        id: ConnectionId,
+        bytes: &mut [u8],
+    ) -> Option<Result<bool, TlsError>> {
+        let stream = self.streams.get_mut(id)?;
+        self.plaintext.clear();
+        if stream.has_failed {
+            return Some(Ok(false));
+        }
+        if stream.is_open {
+            return Some(stream.process(bytes, &mut self.plaintext));
+        }
+        let is_queued = stream.has_incoming();
+        let kept = stream.keep(bytes);
+        if kept.is_ok() && !is_queued {
+            self.handshakes.push_back(id);
+        }
+        Some(kept.map(|()| false))
+    }
+}
+
+impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
+    /// The same, with TLS on the listeners that have a configuration.
+    pub(crate) fn with_tls(mut self, configs: Vec<Option<Arc<ServerConfig>>>) -> Self {
+        self.secure = SecureConnections::new(configs);
+        self
+    }
+
+    /// Handles input for handshakes that waits, some of it.
+    pub(super) fn shake_hands(&mut self, now: Now) {
+        let began = self.stopwatch.nanos();
+        while let Some(id) = self.secure.handshakes.pop_front() {
+            let Some(stream) = self.secure.streams.get_mut(id) else {
+                continue;
+            };
+            self.secure.plaintext.clear();
+            let result = stream.process(&mut [], &mut self.secure.plaintext);
+            if stream.is_open {
+                let handshakes = &self.counters.tls_handshakes;
+                handshakes.of(TlsHandshake::Done).add(1);
+            }
+            self.take_plaintext(id, result, now);
+            if self.stopwatch.nanos() - began >= HANDSHAKE_NANOS_PER_TURN {
+                return;
+            }
+        }
+    }
+
+    /// Hands what was decrypted to the shard, and sends what TLS has to answer.
+    pub(super) fn take_plaintext(
+        &mut self,
+        id: ConnectionId,
+        result: Result<bool, TlsError>,
+        now: Now,
+    ) {
+        if !self.secure.plaintext.is_empty() {
+            self.shard.receive(id, &mut self.secure.plaintext, now);
+        }
+        match result {
+            Ok(false) => {}
+            Ok(true) => self.shard.on_eof(id, now),
+            Err(error) => {
+                if let Some(stream) = self.secure.streams.get_mut(id) {
+                    stream.has_failed = true;
+                    let is_handshake = !stream.is_open;
+                    let has_alert = stream.has_output() && !stream.is_sending;
+                    if is_handshake {
+                        let handshakes = &self.counters.tls_handshakes;
+                        handshakes.of(TlsHandshake::Failed).add(1);
+                    }
+                    self.shard.note_tls_error(id, &error, now);
+                    if !has_alert {
+                        self.shard.abort(id, now);
+                    }
+                }
+            }
+        }
+        self.send_records(id);
+    }
+
+    /// Sends what is encrypted for a connection, if nothing is in flight.
+    pub(super) fn send_records(&mut self, id: ConnectionId) -> usize {
+        let is_ready = |stream: &TlsStream| stream.has_output() && !stream.is_sending;
+        if !self.secure.streams.get(id).is_some_and(|it| is_ready(it)) || !self.begin_operation(id)
+        {
+            return 0;
+        }
+        self.begin_records(id)
+    }
+
+    /// The same; the operation is counted already.
+    fn begin_records(&mut self, id: ConnectionId) -> usize {
+        let Some(stream) = self.secure.streams.get_mut(id) else {
+            return 0;
+        };
+        // SAFETY: the slice lies in the stream's `outgoing`, which nothing changes between its
+        // `begin_send` and its `sent`, which is called for this send's completion. The stream is dropped
+        // after the completion of the close, which is queued only when no operation of the connection is
+        // left.
+        let bytes = unsafe { self.kernel.send(id, std::iter::once(stream.begin_send())) };
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.send_bytes = bytes;
+        }
+        bytes as usize
+    }
+
+    /// Encrypts what waits for a connection and sends it; the operation is counted already.
+    pub(super) fn encrypt(&mut self, id: ConnectionId, now: Now) -> usize {
+        let Some(stream) = self.secure.streams.get_mut(id) else {
+            return 0;
+        };
+        if !stream.takes_plaintext() {
+            // It is queued again when what is in flight is written. Before the handshake there is only
+            // the rejection of a client that was too slow, who cannot read it.
+            if !stream.is_open {
+                self.shard.abort(id, now);
+            }
+            self.finish_operation(id);
+            return 0;
+        }
+        let plaintext = &mut self.secure.plaintext;
+        plaintext.clear();
+        for slice in self.shard.begin_send(id, SLICES_PER_SEND) {
+            let left = PLAINTEXT_PER_SEND - plaintext.len();
+            plaintext.extend_from_slice(&slice[..slice.len().min(left)]);
+            if plaintext.len() == PLAINTEXT_PER_SEND {
+                break;
+            }
+        }
+        if stream.encrypt(plaintext).is_err() {
+            self.shard.sent(id, 0);
+            self.shard.abort(id, now);
+            self.finish_operation(id);
+            return 0;
+        }
+        self.begin_records(id)
+    }
+
+    /// The kernel has taken `written` bytes of what was encrypted, or nothing; `result` is its answer.
+    pub(super) fn sent_records(&mut self, id: ConnectionId, result: i32, now: Now) {
+        self.finish_operation(id);
+        let written = usize::try_from(result).unwrap_or(0);
+        let Some(stream) = self.secure.streams.get_mut(id) else {
+            return;
+        };
+        match stream.sent(written) {
+            Sent::Whole(plaintext) => {
+                let has_failed = stream.has_failed;
+                let is_ending = stream.is_ending && !stream.has_output();
+                match plaintext {
+                    // What waited meanwhile is queued again.
+                    0 => self.shard.writable(id),
+                    _ => self.shard.sent(id, plaintext),
+                }
+                if has_failed {
+                    self.shard.abort(id, now);
+                } else if is_ending && self.begin_operation(id) {
+                    self.kernel.shutdown_write(id);
+                } else {
+                    self.send_records(id);
+                }
+            }
+            Sent::Partly if result >= 0 || result == -libc::EAGAIN || result == -libc::EINTR => {
+                self.counters.short_sends.add(1);
+                if written > 0 {
+                    self.shard.gets_on(id);
+                }
+                self.shard.would_block(id, now);
+                self.arm_poll(id);
+            }
+            Sent::Partly => self.shard.abort(id, now),
+        }
+    }
+
+    /// Says to the peer of a connection with TLS that nothing follows; false for one without TLS, or if
+    /// it is sent already. Its sending side is shut down when that is sent.
+    pub(super) fn end_records(&mut self, id: ConnectionId) -> bool {
+        let Some(stream) = self.secure.streams.get_mut(id) else {
+            return false;
+        };
+        stream.notify_close();
+        stream.is_ending = true;
+        if !stream.has_output() && !stream.is_sending {
+            return false;
+        }
+        self.send_records(id);
+        true
+    }
+}
