@@ -369,8 +369,18 @@ fn banner(server: &Server) -> String {
     for (url, dialect) in server.endpoints() {
         let _ = writeln!(text, "  WebSocket  {url} ({})", dialect.name());
     }
-    for address in &addresses {
-        let _ = writeln!(text, "  HTTP       http://{address}/health");
+    let mut healths: Vec<_> = server
+        .endpoints()
+        .iter()
+        .filter_map(|(url, _)| {
+            let (scheme, rest) = url.strip_prefix("ws")?.split_once("://")?;
+            let address = rest.split('/').next()?;
+            Some(format!("http{scheme}://{address}/health"))
+        })
+        .collect();
+    healths.dedup();
+    for health in healths {
+        let _ = writeln!(text, "  HTTP       {health}");
     }
     if let Some(address) = server.admin_address() {
         let _ = writeln!(

@@ -12,6 +12,9 @@ use crate::store::StoreState;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How long before its end a certificate is said to expire soon, seconds.
+const CERTIFICATE_NOTICE_S: u64 = 14 * 24 * 60 * 60;
+
 /// What the HTTP API depends on.
 #[derive(Debug)]
 pub struct ApiContext {
@@ -158,11 +161,22 @@ impl ApiContext {
         stalled.retain(|shard| !failed.contains(shard));
         let store = self.journal.as_ref().map(|journal| journal.state());
         let is_storing = matches!(store, None | Some(StoreState::Running));
+        // Relaxed: nothing else belongs to it.
+        let expiry = self
+            .process_state
+            .certificate_expiry
+            .load(Ordering::Relaxed);
+        let tls = match expiry {
+            0 => None,
+            expiry if expiry <= now.unix_s() => Some("expired"),
+            expiry if expiry <= now.unix_s() + CERTIFICATE_NOTICE_S => Some("expires_soon"),
+            _ => Some("healthy"),
+        };
         let word = if !failed.is_empty() {
             "unhealthy"
         } else if self.is_draining.load(Ordering::Relaxed) {
             "draining"
-        } else if stalled.is_empty() && is_storing {
+        } else if stalled.is_empty() && is_storing && tls != Some("expired") {
             "healthy"
         } else {
             "degraded"
@@ -182,9 +196,10 @@ impl ApiContext {
             }
             Some(StoreState::Closed) => serde_json::json!({"status": "closed", "type": "disk"}),
         };
+        let tls = tls.map(|status| serde_json::json!({"status": status, "expires_at": expiry}));
         let sessions = self.process_state.sessions_total();
         let uptime_ms = now.monotonic_ms - self.began.monotonic_ms;
-        serde_json::json!({
+        let mut health = serde_json::json!({
             "status": word,
             "components": {
                 "server": {"status": word, "shards": self.shard_count},
@@ -197,6 +212,10 @@ impl ApiContext {
             "sessions": sessions,
             "uptime_seconds": uptime_ms / 1_000,
             "version": env!("CARGO_PKG_VERSION"),
-        })
+        });
+        if let Some(tls) = tls {
+            health["components"]["tls"] = tls;
+        }
+        health
     }
 }

@@ -48,6 +48,8 @@ pub struct ProcessState {
     pub backends: BackendCounters,
     /// When some publications were made.
     pub publish_times: PublishTimes,
+    /// When the first certificate of TLS expires, seconds since 1970-01-01 UTC; 0 = there is none.
+    pub certificate_expiry: AtomicU64,
 }
 
 impl ProcessState {

@@ -12,6 +12,7 @@ use crate::base::{
 use crate::journal::Journal;
 use crate::store::{StoreState, StoreStats};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The metrics of the process.
 pub(super) const FAMILIES: &[Family] = &[
@@ -53,6 +54,20 @@ pub(super) const FAMILIES: &[Family] = &[
             // Less than there is where known memory is not resident, as that of a ring that is not full.
             let other = resident_bytes().map(|bytes| ("other", bytes.saturating_sub(known)));
             labelled(kinds.into_iter().chain(store).chain(other))
+        },
+    },
+    Family {
+        name: "fanwire_tls_certificate_expiry_timestamp_seconds",
+        help: "When the first of the certificates expires, seconds since 1970-01-01 UTC; absent without TLS",
+        kind: MetricKind::Gauge,
+        labels: &[],
+        collect: |sources| {
+            let expiry = &sources.process_state.certificate_expiry;
+            // Relaxed: nothing else belongs to it.
+            match expiry.load(Ordering::Relaxed) {
+                0 => Vec::new(),
+                unix_s => one(unix_s),
+            }
         },
     },
     Family {

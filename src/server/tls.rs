@@ -1,6 +1,7 @@
 //! TLS of the listeners: certificates from the settings, and read again while the server runs.
 
 use super::error::StartError;
+use crate::base::ProcessState;
 use crate::config::{Listener, TlsSettings, TlsVersion};
 use crate::net::tls::Certificates;
 use rustls::version::{TLS12, TLS13};
@@ -28,6 +29,7 @@ pub(super) type TlsConfigs = Vec<Option<Arc<ServerConfig>>>;
 pub(super) fn start(
     settings: &TlsSettings,
     listeners: &[Listener],
+    process_state: &Arc<ProcessState>,
 ) -> Result<(TlsConfigs, Option<CertificateWatch>), StartError> {
     if !settings.is_on() {
         return Ok((Vec::new(), None));
@@ -47,43 +49,58 @@ pub(super) fn start(
         let is_on = settings.is_on_for(listener);
         is_on.then(|| Arc::clone(&config))
     });
-    Ok((configs.collect(), Some(CertificateWatch::new(certificates))))
+    let watch = CertificateWatch::new(certificates, Arc::clone(process_state));
+    Ok((configs.collect(), Some(watch)))
 }
 
 /// Looks for certificates that have changed.
 #[derive(Debug)]
 pub(super) struct CertificateWatch {
     certificates: Arc<Certificates>,
+    process_state: Arc<ProcessState>,
     changed_at: Vec<Option<SystemTime>>,
     read_again: u64,
     looked_ms: u64,
 }
 
 impl CertificateWatch {
-    fn new(certificates: Arc<Certificates>) -> Self {
-        Self {
+    fn new(certificates: Arc<Certificates>, process_state: Arc<ProcessState>) -> Self {
+        let watch = Self {
             changed_at: certificates.changed_at(),
             certificates,
+            process_state,
             read_again: READ_AGAIN.load(Ordering::Relaxed),
             looked_ms: 0,
-        }
+        };
+        watch.note_expiry();
+        watch
+    }
+
+    fn note_expiry(&self) {
+        let expiry = self.certificates.expiry_unix_s();
+        // Relaxed: nothing else belongs to it.
+        let expiries = &self.process_state.certificate_expiry;
+        expiries.store(expiry, Ordering::Relaxed);
     }
 
     /// Reads the certificates again if somebody has asked for that, or a file has changed.
     pub(super) fn look(&mut self, now_ms: u64) {
-        let asked = READ_AGAIN.load(Ordering::Relaxed);
-        let is_asked = std::mem::replace(&mut self.read_again, asked) != asked;
-        if !is_asked && now_ms < self.looked_ms + LOOK_MS {
+        let requests = READ_AGAIN.load(Ordering::Relaxed);
+        let is_requested = std::mem::replace(&mut self.read_again, requests) != requests;
+        if !is_requested && now_ms < self.looked_ms + LOOK_MS {
             return;
         }
         self.looked_ms = now_ms;
         let changed_at = self.certificates.changed_at();
         let has_changed = std::mem::replace(&mut self.changed_at, changed_at) != self.changed_at;
-        if !is_asked && !has_changed {
+        if !is_requested && !has_changed {
             return;
         }
         match self.certificates.read_again() {
-            Ok(()) => tracing::info!(target: "fanwire::tls", "certificates were read again"),
+            Ok(()) => {
+                self.note_expiry();
+                tracing::info!(target: "fanwire::tls", "certificates were read again");
+            }
             Err(error) => tracing::error!(
                 target: "fanwire::tls",
                 %error,

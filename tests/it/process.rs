@@ -617,6 +617,7 @@ fn every_flag_takes_what_the_file_takes() {
         ("drain-grace-period", "1m 30s", "drain_grace_period"),
         ("drain-close-timeout", "250ms", "drain_close_timeout"),
         ("admin-listen", "127.0.0.1:9764", "admin_listen"),
+        ("tls-certificates", "a.pem a.key", "tls_certificates"),
         ("store", "./store", "store"),
         ("store-sync", "always", "store_sync"),
         ("log-level", "WARNING", "log_level"),

@@ -16,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// What the server speaks (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
@@ -96,6 +97,17 @@ impl Certificates {
             .flat_map(|files| [&files.certificate, &files.key]);
         let changed = paths.map(|path| fs::metadata(path).and_then(|it| it.modified()).ok());
         changed.collect()
+    }
+
+    /// When the first of them expires, seconds since 1970-01-01 UTC; 0 if that cannot be read.
+    #[must_use]
+    pub fn expiry_unix_s(&self) -> u64 {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let expiries = keys.iter().filter_map(|key| {
+            let (_, certificate) = X509Certificate::from_der(key.end_entity_cert().ok()?).ok()?;
+            u64::try_from(certificate.validity().not_after.timestamp()).ok()
+        });
+        expiries.min().unwrap_or(0)
     }
 
     /// Reads them again, for connections that begin from now on.

@@ -512,7 +512,7 @@ mod tests {
             exchange(&mut client, &mut server, &mut seed, |_, _| {}).unwrap();
             assert!(server.is_open && server.takes_plaintext());
             let length = usize::try_from(next(&mut seed) % 60_000).unwrap();
-            let data: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let data: Vec<u8> = (0..=250).cycle().take(length).collect();
             client.writer().write_all(&data).unwrap();
             if round % 3 == 0 && round % 2 == 1 {
                 client.refresh_traffic_keys().unwrap();
