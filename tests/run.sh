@@ -19,6 +19,7 @@ install_missing() {
     command -v cmake >/dev/null || packages+=(cmake)
     command -v pkg-config >/dev/null || packages+=(pkg-config)
     command -v curl >/dev/null || packages+=(curl)
+    command -v openssl >/dev/null || packages+=(openssl)
     command -v python3 >/dev/null || packages+=(python3)
     PATH=$PATH:/usr/sbin command -v nginx >/dev/null || packages+=(nginx)
     [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
