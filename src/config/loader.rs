@@ -21,7 +21,7 @@ use super::report::Report;
 use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
 use super::sources::{Sources, own_variables};
-use super::tls::TlsSettings;
+use super::tls::{TlsSettings, TlsVersion};
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
 use super::webhooks::WebhookSettings;
@@ -220,8 +220,19 @@ impl Loader {
             let text = "TLS without a certificate: set tls_certificates, or start with --dev";
             return Err(SettingsError::Missing(text.to_owned()));
         }
-        let needless = ["tls_ports", "tls_client_roots", "tls_min_version"];
-        let needless = needless.iter().find_map(|key| self.layers.find(key));
+        if tls.is_on() && settings.process.proxy_protocol != ProxyProtocol::Off {
+            let rule =
+                "no TLS: a header of the PROXY protocol ahead of TLS is not read in this version";
+            let entry = self.layers.find("proxy_protocol");
+            return entry.map_or(Ok(()), |entry| Err(entry.expected(rule)));
+        }
+        let needless = [
+            ("tls_ports", !tls.tls_ports.is_empty()),
+            ("tls_client_roots", tls.tls_client_roots.is_some()),
+            ("tls_min_version", tls.tls_min_version != TlsVersion::V1_2),
+        ];
+        let mut needless = needless.iter().filter(|(_, is_set)| *is_set);
+        let needless = needless.find_map(|(key, _)| self.layers.find(key));
         match needless {
             Some(entry) if !tls.is_on() => {
                 Err(entry.expected("tls or tls_certificates to be set too"))

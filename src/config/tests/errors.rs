@@ -93,6 +93,24 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         &["value \"a\" for `log_error_file`", "a file other than"],
     );
     of_file("path = \"/x\"", &["path", "a profile to be set too"]);
+    of_file("tls = true", &["without a certificate", "tls_certificates"]);
+    for settings in [
+        "tls_ports = [\"443\"]",
+        "tls_client_roots = \"a.pem\"",
+        "tls_min_version = \"1.3\"",
+    ] {
+        of_file(settings, &["tls_certificates to be set too", "f.toml"]);
+    }
+    of_file(
+        "tls_certificates = [\"a.pem\"]",
+        &["for `tls_certificates`", "two files each"],
+    );
+    of_file("tls_min_version = \"1.1\"", &["`1.2` or `1.3`"]);
+    of_file(
+        "tls_certificates = [\"a.pem a.key\"]\nproxy_protocol = \"required\"\n\
+         trusted_proxies = [\"10.0.0.0/8\"]",
+        &["for `proxy_protocol`", "ahead of TLS"],
+    );
     of_file(
         "profile = \"chat\"",
         &["value \"chat\" for `profile`", "gateway, monitoring"],
