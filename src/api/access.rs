@@ -160,7 +160,7 @@ const fn unauthorized(reason: &'static str) -> Rejected {
 }
 
 /// The key of a request, in one of two places.
-fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
+pub(super) fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme

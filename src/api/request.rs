@@ -147,7 +147,11 @@ impl RequestInfo {
         let is_change = *method == Method::DELETE || route == SUBSCRIPTIONS;
         // Whoever has no right key cannot use up the lines of those who change something.
         let kind = if is_change && self.is_authorized.get() {
-            LogEvent::AdminChange
+            match status.is_success() {
+                true => LogEvent::AdminChange,
+                // Whoever fails again and again cannot use them up either.
+                false => LogEvent::AdminFailure,
+            }
         } else if status.is_client_error() {
             LogEvent::HttpRejected
         } else if *method == Method::POST {

@@ -1,6 +1,6 @@
 //! The routes of the HTTP API.
 
-use super::access::{authorize, authorize_notify, foreign_origin, is_known};
+use super::access::{authorize, authorize_notify, foreign_origin, is_known, shown_key};
 use super::answer::{Answer, Outcome, Rejected};
 use super::caller::Caller;
 use super::idempotency::Begun;
@@ -288,7 +288,7 @@ async fn idempotent(
         "an idempotency key has 1 to 255 visible characters of ASCII",
     ))?;
     // Callers with different keys of the API have keys of their own here.
-    let who = [&headers.get("x-api-key"), &headers.get("authorization")];
+    let who = shown_key(headers);
     let key = format!("{who:?} {} {path} {key}", caller.listener);
     let now_ms = caller.context.clock.now().monotonic_ms;
     let attempt = match caller.context.idempotency.begin(&key, body, now_ms)? {

@@ -275,6 +275,8 @@ label! {
         /// A caller of the HTTP API with the right key changed something that is not a publication, or
         /// tried to.
         AdminChange = "admin_change",
+        /// The same, that changed nothing.
+        AdminFailure = "admin_failure",
         /// A caller of the HTTP API published.
         HttpPublished = "http_published",
     }

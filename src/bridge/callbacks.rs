@@ -63,6 +63,7 @@ struct Allowed {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct AnswerMessage {
     #[serde(rename = "type")]
     kind: String,

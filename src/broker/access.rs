@@ -162,4 +162,26 @@ impl Broker {
         let subject = session.subject();
         rule_on_channel(&self.policy, session.dialect, subject, action, channel).result()
     }
+
+    /// The same for what a client reads without a subscription: where a callback decides who may
+    /// subscribe, only subscribers may, because it is not asked about this.
+    pub(super) fn check_reading(
+        &self,
+        id: ConnectionId,
+        action: Action,
+        channel: &str,
+    ) -> Result<(), Rejection> {
+        self.check_access(id, action, channel)?;
+        let Some(session) = self.sessions.get(id) else {
+            return Ok(());
+        };
+        let is_subscribed = || {
+            let name = session.full_name(channel);
+            session.subscription(self.channels.find(&name)).is_some()
+        };
+        match self.policy.asks_about(channel) && !is_subscribed() {
+            true => Err(Rejection::PermissionDenied),
+            false => Ok(()),
+        }
+    }
 }

@@ -193,7 +193,7 @@ impl Broker {
         request: PresenceRequest<'_>,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(rejection) = self.check_access(id, Action::Presence, request.channel) {
+        if let Err(rejection) = self.check_reading(id, Action::Presence, request.channel) {
             return self.reject(rejection, emit);
         }
         let name = self.full_name(id, request.channel).unwrap_or_default();

@@ -83,7 +83,7 @@ impl Broker {
         request: HistoryRequest<'_>,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(rejection) = self.check_access(id, Action::History, request.channel) {
+        if let Err(rejection) = self.check_reading(id, Action::History, request.channel) {
             return self.reject(rejection, emit);
         }
         let name = self.full_name(id, request.channel).unwrap_or_default();
@@ -100,7 +100,7 @@ impl Broker {
         now: Now,
         emit: &mut Emit<'_>,
     ) {
-        if let Err(rejection) = self.check_access(id, Action::History, channel) {
+        if let Err(rejection) = self.check_reading(id, Action::History, channel) {
             return self.reject(rejection, emit);
         }
         let Some(session) = self.sessions.get(id) else {

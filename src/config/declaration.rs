@@ -10,7 +10,8 @@
 
 use super::error::SettingsError;
 use super::layer::Entry;
-use super::value::SettingType;
+use super::secret::MASK;
+use super::value::{SettingType, quoted};
 
 /// The prefix of the variables of fanwire.
 pub(super) const PREFIX: &str = "FANWIRE_";
@@ -38,6 +39,15 @@ impl<T> Options<T> {
         is_secret: false,
         rule: None,
     };
+
+    /// What may be shown of a value that is shown so.
+    pub(super) fn masked(&self, shown: String) -> String {
+        // Lists mask their parts by themselves.
+        match self.is_secret && shown.starts_with('"') {
+            true => quoted(MASK),
+            false => shown,
+        }
+    }
 
     /// What is allowed.
     pub(super) fn rule_text(&self) -> String
@@ -188,7 +198,10 @@ macro_rules! settings {
                             Ok(())
                         },
                         copy: |group, other| group.$name = other.$name.clone(),
-                        show: |group| $crate::config::value::SettingType::show(&group.$name),
+                        show: |group| {
+                            let shown = $crate::config::value::SettingType::show(&group.$name);
+                            shown.map(|text| OPTIONS.masked(text))
+                        },
                     }
                 }),+
             ];

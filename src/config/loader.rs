@@ -168,7 +168,8 @@ impl Loader {
             source_of(&defaults, |settings| (it.show)(&settings.log))
         })?;
         self.check_log(&settings.log)?;
-        settings.is_log_file_required = self.layers.find("log_file").is_some();
+        let mut files = ["log_file", "log_error_file"].iter();
+        settings.is_log_file_required = files.any(|key| self.layers.find(key).is_some());
         self.read(
             TraceSettings::DECLARATIONS,
             "",

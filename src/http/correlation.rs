@@ -15,6 +15,7 @@ pub struct Correlation<'a> {
     correlation_id: Option<&'a str>,
     trace_id: Option<&'a str>,
     trace_parent: Option<TraceParent>,
+    has_trace_parent: bool,
 }
 
 impl<'a> Correlation<'a> {
@@ -26,7 +27,9 @@ impl<'a> Correlation<'a> {
         } else if is("x-correlation-id") {
             self.correlation_id = well_formed(value);
         } else if is("traceparent") {
-            self.trace_parent = TraceParent::parse(value);
+            // Of several, none counts (W3C Trace Context 3.2).
+            let is_first = !std::mem::replace(&mut self.has_trace_parent, true);
+            self.trace_parent = TraceParent::parse(value).filter(|_| is_first);
             self.trace_id = self.trace_parent.and_then(|_| value.get(TRACE_ID));
         }
     }
@@ -88,5 +91,7 @@ mod tests {
         ] {
             check(&[("traceparent", value)], None);
         }
+        check(&[trace, trace], None);
+        check(&[trace, trace, trace], None);
     }
 }

@@ -111,8 +111,9 @@ pub fn start(
     is_file_required: bool,
     reads_environment: bool,
 ) -> Result<LogGuard, String> {
-    let path = settings.log_file.as_deref();
-    let unwritable = path.filter(|_| !is_file_required).and_then(|path| {
+    let paths = [&settings.log_file, &settings.log_error_file];
+    let mut paths = paths.into_iter().flatten().filter(|_| !is_file_required);
+    let unwritable = paths.find_map(|path| {
         let file = LogFile::open(config(settings, path), Clock::start(), &REOPEN_REQUESTS);
         Some((path, file.err()?))
     });

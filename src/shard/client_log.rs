@@ -72,7 +72,8 @@ pub(super) struct Closed {
 /// What is logged of a request to the HTTP API.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HttpEvent {
-    /// [`LogEvent::HttpRejected`], [`LogEvent::AdminChange`] or [`LogEvent::HttpPublished`].
+    /// [`LogEvent::HttpRejected`], [`LogEvent::AdminChange`], [`LogEvent::AdminFailure`] or
+    /// [`LogEvent::HttpPublished`].
     pub kind: LogEvent,
     /// The method.
     pub method: String,
@@ -99,7 +100,9 @@ impl HttpEvent {
     #[must_use]
     pub fn is_logged(kind: LogEvent, status: u16) -> bool {
         match kind {
-            LogEvent::AdminChange => enabled!(target: "fanwire::audit", Level::INFO),
+            LogEvent::AdminChange | LogEvent::AdminFailure => {
+                enabled!(target: "fanwire::audit", Level::INFO)
+            }
             LogEvent::HttpPublished => enabled!(target: "fanwire::audit", Level::DEBUG),
             _ if is_denied(status) => enabled!(target: "fanwire::rejection", Level::INFO),
             _ => enabled!(target: "fanwire::rejection", Level::DEBUG),
@@ -392,8 +395,8 @@ impl ClientLog {
             };
         }
         match event.kind {
-            LogEvent::AdminChange if *status < 300 => line!(info, "fanwire::audit", "changed"),
-            LogEvent::AdminChange => line!(info, "fanwire::audit", "not changed"),
+            LogEvent::AdminChange => line!(info, "fanwire::audit", "changed"),
+            LogEvent::AdminFailure => line!(info, "fanwire::audit", "not changed"),
             LogEvent::HttpPublished => line!(debug, "fanwire::audit", "published"),
             _ if is_denied(*status) => line!(info, "fanwire::rejection", "request rejected"),
             _ => line!(debug, "fanwire::rejection", "request rejected"),

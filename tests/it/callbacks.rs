@@ -162,6 +162,8 @@ fn the_subscribe_callback_decides_what_the_rules_allow_and_nobody_else_waits() {
             .set("subscribe_callback_channels", vec!["orders:*", "stream:*"])
             .set("callback_timeout", "1s")
             .set("access_rules", vec!["orders:secret role=chief"])
+            .set("history", vec!["orders:* messages=9"])
+            .set("presence", vec!["orders:* members"])
             .set("gateway.persistent_subscriptions_max", 5)
     });
     let mut ann = user(&server, "ann");
@@ -169,11 +171,19 @@ fn the_subscribe_callback_decides_what_the_rules_allow_and_nobody_else_waits() {
     ask(&mut ann, &subscribe("news"), "subscribed");
     ask(&mut ann, &subscribe("orders:secret"), "Permission denied");
     assert_eq!(backend.count(), 0, "others are not asked about");
+    let channel = json!({"channel": "orders:1"});
+    let reads = ["history", "presence"].map(|kind| json!({"type": kind, "data": channel}));
+    for read in &reads {
+        ask(&mut ann, read, "Permission denied");
+        ask(&mut bob, read, "Permission denied");
+    }
     ask(
         &mut ann,
         &subscribe("orders:1"),
-        r#"{"type":"subscribed","data":{"channel":"orders:1"}}"#,
+        r#"{"type":"subscribed","data":{"channel":"orders:1""#,
     );
+    ask(&mut ann, &reads[0], r#""messages":[]"#);
+    ask(&mut ann, &reads[1], r#""user_id":"ann""#);
     ask(&mut ann, &subscribe("orders:1"), "subscribed");
     assert_eq!(backend.count(), 1, "it is subscribed already");
     let denied = r#"{"type":"error","data":{"error":"not yours"}}"#;

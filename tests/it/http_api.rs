@@ -473,12 +473,14 @@ fn a_repeated_request_is_carried_out_once() {
     let (server, clients, admin) = with_keys("api_idempotency");
     let mut session = Client::subscribed(clients, "news");
     let repeat = format!("{OPERATOR}\r\nIdempotency-Key: 7f3a");
-    for _ in 0..3 {
+    let bearer = repeat.replace("X-API-Key: ", "Authorization: Bearer ");
+    assert_ne!(bearer, repeat);
+    for headers in [&repeat, &repeat, &bearer] {
         let answer = request(
             admin,
             "POST",
             "/api/publish",
-            &repeat,
+            headers,
             &json!({"channel": "news", "data": "once"}),
         );
         assert_eq!((answer.0, &answer.1["status"]), (200, &json!("published")));
