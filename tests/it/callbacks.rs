@@ -85,14 +85,15 @@ fn bad_answer(name: &str) -> Answer {
         "garbage" => Answer::Raw(b"\x00\x01\x02 not http\r\n\r\n"),
         "html" => Answer::Http(200, "<html>".into()),
         "other" => Answer::Http(200, r#"{"allow":false}"#.into()),
+        "inside" => Answer::Http(200, r#"{"messages":[{"type":"a","x":1}]}"#.into()),
         "long" => Answer::Http(200, format!(r#"{{"messages":[]}}{}"#, " ".repeat(1 << 20))),
         "cut" => Answer::Raw(b"HTTP/1.1 200 x\r\ncontent-length: 100\r\n\r\n{}"),
         name => panic!("no answer {name}"),
     }
 }
 
-const BAD_ANSWERS: [&str; 10] = [
-    "hang", "refuse", "500", "404", "redirect", "garbage", "html", "other", "long", "cut",
+const BAD_ANSWERS: [&str; 11] = [
+    "hang", "refuse", "500", "404", "redirect", "garbage", "html", "other", "inside", "long", "cut",
 ];
 
 #[test]
@@ -320,7 +321,11 @@ fn a_backend_that_hangs_refuses_or_lies_denies_with_a_clear_error_and_holds_nobo
         ping(&mut ann);
     }
     for callback in ["subscribe", "message"] {
-        assert_eq!(outcomes(&server, callback, "failed"), 10, "{callback}");
+        assert_eq!(
+            outcomes(&server, callback, "failed"),
+            BAD_ANSWERS.len() as u64,
+            "{callback}"
+        );
         assert_eq!(outcomes(&server, callback, "allowed"), 0, "{callback}");
     }
     // Nobody listens at all.
