@@ -6,6 +6,7 @@
 //! (`recover_last`).
 
 use super::channels::{Channel, ChannelIndex, Moved, SubscriptionRef};
+use super::recoveries::RecoveryStart;
 use super::state::Broker;
 use crate::base::{ChannelTag, ConnectionId, History, Now};
 
@@ -100,7 +101,11 @@ impl Broker {
             if !is_it(subscription.channel) || self.is_recovering(subscription) {
                 continue;
             }
-            self.recover_subscription(id, subscription, after);
+            let from = RecoveryStart {
+                after,
+                is_offline_queue: false,
+            };
+            self.recover_subscription(id, subscription, from);
             count += 1;
         }
         count
@@ -111,11 +116,11 @@ impl Broker {
         &mut self,
         id: ConnectionId,
         subscription: SubscriptionRef,
-        after: u64,
+        from: RecoveryStart,
     ) {
         let channel = self.channels.at(subscription.channel);
         if let Some(number) = channel.group(subscription.group).key.recovery {
-            return self.recoveries.rewind(id, number, after);
+            return self.recoveries.rewind(id, number, from.after);
         }
         let number = self.recoveries.next_number();
         let (recovering, moved) = self.channels.make_recovering(subscription, number);
@@ -123,7 +128,7 @@ impl Broker {
         if let Some(Moved { slot, from, to }) = moved {
             self.replace_subscription(slot, from, to);
         }
-        self.recoveries.begin(id, recovering, number, after);
+        self.recoveries.begin(id, recovering, number, from);
     }
 }
 

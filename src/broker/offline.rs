@@ -1,5 +1,6 @@
 //! The offline queue: what a user missed while none of the user's sessions was subscribed.
 
+use super::recoveries::RecoveryStart;
 use super::session::{Session, Stopped};
 use super::state::Broker;
 use crate::base::channel_names::name_for_clients;
@@ -110,7 +111,11 @@ impl Broker {
             at += 1;
             let name = self.channels.name(subscription);
             if let Some(after) = self.resume_offline(id, name, now) {
-                self.recover_subscription(id, subscription, after);
+                let from = RecoveryStart {
+                    after,
+                    is_offline_queue: true,
+                };
+                self.recover_subscription(id, subscription, from);
             }
         }
     }

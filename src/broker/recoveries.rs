@@ -24,8 +24,20 @@ pub struct Recovery {
     pub after: u64,
     /// The offset of the last entry that it was sent; 0 = none yet.
     pub sent: u64,
+    /// Whether it begins with the oldest entry that is left when it does: an offline queue keeps the
+    /// newest, and what is published before its turn comes may take the place of others.
+    pub is_offline_queue: bool,
     pub(super) subscription: SubscriptionRef,
     pub(super) number: NonZeroU32,
+}
+
+/// Where a recovery begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RecoveryStart {
+    /// The offset after which the subscriber receives entries.
+    pub(super) after: u64,
+    /// Whether its user's offline queue says so, and not a position that its client has shown.
+    pub(super) is_offline_queue: bool,
 }
 
 /// The subscribers that recover.
@@ -78,12 +90,13 @@ impl Recoveries {
         id: ConnectionId,
         subscription: SubscriptionRef,
         number: NonZeroU32,
-        after: u64,
+        from: RecoveryStart,
     ) {
         self.put_back(Recovery {
             id,
-            after,
+            after: from.after,
             sent: 0,
+            is_offline_queue: from.is_offline_queue,
             subscription,
             number,
         });

@@ -6,6 +6,7 @@ use super::effect::Effect;
 use super::event::{Event, Rejection, SubscriptionView};
 use super::filters::Filter;
 use super::names::{check_channel, is_subscription_id};
+use super::recoveries::RecoveryStart;
 use super::session::Session;
 use super::state::{Broker, Emit};
 use crate::base::channel_names::{name_for_clients, tenant_of};
@@ -206,11 +207,14 @@ impl Broker {
         emit: &mut Emit<'_>,
     ) -> (Option<u64>, bool) {
         let offline = self.resume_offline(id, name, now);
-        let after = after.or(offline);
+        let from = after.or(offline).map(|from| RecoveryStart {
+            after: from,
+            is_offline_queue: after.is_none(),
+        });
         let Some(session) = self.sessions.get_mut(id) else {
             return (None, false);
         };
-        let recovery = after.map(|after| (self.recoveries.next_number(), after));
+        let recovery = from.map(|from| (self.recoveries.next_number(), from));
         let channel = self.channels.open(name, false);
         let has_presence = self.channels.at(channel).presence_place().is_some();
         let appears = has_presence && session.subscription(Some(channel)).is_none();
@@ -229,15 +233,15 @@ impl Broker {
                 recovery: recovery.map(|(number, _)| number),
             },
         );
-        if let Some((number, after)) = recovery {
-            self.recoveries.begin(id, subscription, number, after);
+        if let Some((number, from)) = recovery {
+            self.recoveries.begin(id, subscription, number, from);
         }
         session.filter_bytes += self.channels.filter_bytes(subscription);
         session.subscriptions.push(subscription);
         self.subscription_count += 1;
         self.subscription_changes += 1;
         let is_announced = appears && self.appear(id, channel, now, emit);
-        (after, is_announced)
+        (from.map(|from| from.after), is_announced)
     }
 
     /// Subscribes the session, without an answer to its client.

@@ -45,6 +45,8 @@ enum Outcome {
     Behind,
     /// It must read first.
     Waits,
+    /// What it was to receive first is not kept any more; it begins after this offset instead.
+    Overtaken(u64),
     /// Something is not kept any more.
     Lost,
     /// It recovers no more.
@@ -112,6 +114,10 @@ impl Shard {
                 Outcome::Waits => {
                     self.connections.suspend(recovery.id);
                     self.broker.suspend_recoveries(recovery);
+                }
+                Outcome::Overtaken(after) => {
+                    recovery.after = after;
+                    self.broker.continue_recovery(recovery);
                 }
                 Outcome::More(after) => {
                     recovery.after = after;
@@ -185,7 +191,13 @@ impl Shard {
             },
         );
         if read.is_err() {
-            return Outcome::Lost;
+            // With nothing sent, nobody has been promised what is gone.
+            return match recovery.is_offline_queue && recovery.sent == 0 {
+                true => {
+                    Outcome::Overtaken(process_state.history.oldest_offset(tag, now.monotonic_ms))
+                }
+                false => Outcome::Lost,
+            };
         }
         *bytes_left = bytes_left.saturating_sub(bytes);
         let mut after = recovery.after;

@@ -286,6 +286,21 @@ fn a_user_whose_recovery_failed_receives_what_is_kept() {
     assert_eq!(world.connections[0].count, 20);
 }
 
+#[test]
+fn an_offline_queue_begins_with_what_is_kept_when_its_turn_comes() {
+    let mut world = World::new(1, 20);
+    let id = subscriber(&mut world, 1, Some("ann"));
+    close(&mut world, 1, id);
+    (0..40).for_each(|_| world.publish());
+    (0..SHARDS).for_each(|shard| world.drain(shard));
+    let id = subscriber(&mut world, 1, Some("ann"));
+    // Between the subscription and its turn some of the oldest give way.
+    (0..5).for_each(|_| world.publish());
+    let received = read_numbers(&mut world, 1, id);
+    assert_eq!(received, (25..45).collect::<Vec<_>>());
+    assert_eq!(world.sum_of_failures(), 0);
+}
+
 /// What connection `id` is sent: the numbers of the publications, in order.
 fn read_numbers(world: &mut World, shard: usize, id: ConnectionId) -> Vec<u64> {
     let now = world.now;
