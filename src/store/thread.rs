@@ -27,6 +27,8 @@ const WRITE_DELAY_MS: u64 = 50;
 /// Time between two looks at the queue while records wait for their time. Appenders need not wake
 /// the thread then.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Time that the executor is left to itself to submit a write.
+const SUBMISSION: Duration = Duration::from_micros(10);
 /// Time between two looks for old segments while nothing is appended.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -214,8 +216,9 @@ impl StoreThread {
         let write = self.writer.write(batch, sync, now);
         let builder = &mut self.builder;
         let fill = async {
-            // The first write is submitted when the executor gets control.
-            glommio::executor().yield_task_queue_now().await;
+            // The executor submits the write when it has nothing else to run. A yield is not enough:
+            // a queue with a task that can run is run on before anything is submitted.
+            glommio::timer::sleep(SUBMISSION).await;
             builder.fill();
         };
         let (result, ()) = futures_lite::future::zip(write, fill).await;
