@@ -194,10 +194,9 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
             }
             _ => authorize(caller, &headers, ApiScope::Publish).map(drop)?,
         }
-        let full_path = request.uri().path().to_owned();
         let body = body::read(request).await?;
         let posted = post(caller, path, &parameters, &headers, &body.bytes);
-        return idempotent(caller, &headers, (&full_path, &body.bytes), posted).await;
+        return idempotent(caller, &headers, (&segments, &body.bytes), posted).await;
     }
     let is_delete = method == Method::DELETE;
     match (*path, &parameters[..]) {
@@ -274,7 +273,7 @@ async fn post(
 async fn idempotent(
     caller: &Caller,
     headers: &HeaderMap,
-    (path, body): (&str, &[u8]),
+    (path, body): (&[String], &[u8]),
     posted: impl Future<Output = Outcome>,
 ) -> Outcome {
     let Some(key) = headers.get("idempotency-key") else {
@@ -287,9 +286,10 @@ async fn idempotent(
         StatusCode::UNPROCESSABLE_ENTITY,
         "an idempotency key has 1 to 255 visible characters of ASCII",
     ))?;
-    // Callers with different keys of the API have keys of their own here.
+    // Callers with different keys of the API have keys of their own here. A path is the same however
+    // it is encoded.
     let who = shown_key(headers);
-    let key = format!("{who:?} {} {path} {key}", caller.listener);
+    let key = format!("{who:?} {} {path:?} {key}", caller.listener);
     let now_ms = caller.context.clock.now().monotonic_ms;
     let attempt = match caller.context.idempotency.begin(&key, body, now_ms)? {
         Begun::First(attempt) => attempt,

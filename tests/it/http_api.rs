@@ -475,11 +475,17 @@ fn a_repeated_request_is_carried_out_once() {
     let repeat = format!("{OPERATOR}\r\nIdempotency-Key: 7f3a");
     let bearer = repeat.replace("X-API-Key: ", "Authorization: Bearer ");
     assert_ne!(bearer, repeat);
-    for headers in [&repeat, &repeat, &bearer] {
+    let path = "/api/publish";
+    for (headers, path) in [
+        (&repeat, path),
+        (&repeat, path),
+        (&bearer, path),
+        (&repeat, "/%61pi/publish"),
+    ] {
         let answer = request(
             admin,
             "POST",
-            "/api/publish",
+            path,
             headers,
             &json!({"channel": "news", "data": "once"}),
         );

@@ -405,6 +405,14 @@ fn where_the_files_of_a_profile_cannot_be_written_standard_error_will_do() {
     }
     assert!(is_warned);
     terminate(child);
+    // The file of errors alone is missed as much as both.
+    let (mut command, folder) = notifications("notifications-no-errors-log");
+    std::fs::create_dir_all(folder.join("logs/errors.log")).unwrap();
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("no log files: set log_file")));
+    assert!(lines.any(|line| line.unwrap().contains("\"listening\"")));
+    terminate(child);
     // A file that is asked for has to be there.
     let (mut command, folder) = notifications("notifications-set-log");
     std::fs::write(folder.join("logs"), "a file").unwrap();
