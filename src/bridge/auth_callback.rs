@@ -62,7 +62,7 @@ impl AuthCallback {
     /// A callback that has not been asked yet, whose answers are used again for `cache_time`.
     ///
     /// # Errors
-    /// When the host has no certificates to trust.
+    /// When the URL is an https URL and the host has no certificates to trust.
     pub fn new(
         config: BackendConfig,
         cache_time: Duration,

@@ -46,10 +46,10 @@ pub(super) struct Backend {
 
 impl Backend {
     /// # Errors
-    /// When the host has no certificates to trust.
+    /// When the URL is an https URL and the host has no certificates to trust.
     pub(super) fn new(config: BackendConfig) -> io::Result<Self> {
         Ok(Self {
-            client: HttpClient::new()?,
+            client: HttpClient::for_url(&config.url)?,
             requests: Semaphore::new(config.requests_max),
             logged: Mutex::default(),
             config,

@@ -81,7 +81,7 @@ impl Callback {
     /// A callback that has not been asked yet.
     ///
     /// # Errors
-    /// When the host has no certificates to trust.
+    /// When the URL is an https URL and the host has no certificates to trust.
     pub fn new(
         kind: CallbackKind,
         config: BackendConfig,

@@ -7,6 +7,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
 use std::io;
 use std::time::Duration;
 
@@ -17,24 +18,30 @@ const IGNORED_BYTES_MAX: usize = 4 * 1024;
 /// Idle connections to one host.
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
-/// A client for HTTP and HTTPS; certificates are checked against those that the host trusts.
+/// A client for HTTP and, if it is made for such a URL, HTTPS; certificates are checked against those
+/// that the host trusts.
 #[derive(Clone, Debug)]
 pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl HttpClient {
-    /// A client without connections.
+    /// A client without connections for requests to this URL.
     ///
     /// # Errors
-    /// When the host has no certificates to trust.
-    pub fn new() -> io::Result<Self> {
+    /// When it is an https URL and the host has no certificates to trust.
+    pub fn for_url(url: &str) -> io::Result<Self> {
         // Fails when the embedding program has chosen a library already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        let connector = HttpsConnectorBuilder::new()
-            .with_native_roots()?
+        // Minimal container images have no certificates, and need none for other URLs.
+        let scheme = url.get(..6).unwrap_or_default();
+        let builder = match scheme.eq_ignore_ascii_case("https:") {
+            true => HttpsConnectorBuilder::new().with_native_roots()?,
+            false => HttpsConnectorBuilder::new().with_tls_config(trusting_nobody()),
+        };
+        let connector = builder
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
@@ -78,6 +85,12 @@ impl HttpClient {
         let body = body.collect().await.map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     }
+}
+
+fn trusting_nobody() -> ClientConfig {
+    ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth()
 }
 
 /// The error and its causes, none of which contains the request.

@@ -76,7 +76,7 @@ pub(super) async fn fetch(config: &JwksConfig) -> Result<usize, String> {
         .header("accept", "application/json")
         .body(Full::default())
         .map_err(|error| error.to_string())?;
-    let client = HttpClient::new().map_err(|error| error.to_string())?;
+    let client = HttpClient::for_url(&config.url).map_err(|error| error.to_string())?;
     let sent = tokio::time::timeout(FETCH_TIMEOUT, client.send(request, SET_BYTES_MAX)).await;
     let (status, body) = sent.map_err(|_| "no answer in 10 s".to_owned())??;
     if status != StatusCode::OK {

@@ -154,7 +154,10 @@ impl Unstarted {
     /// The error of the kernel when there is no thread or no event queue.
     pub fn start(self, mut parts: IntegrationParts) -> io::Result<()> {
         let traces = parts.traces.take();
-        let client = traces.as_ref().map(|_| HttpClient::new()).transpose()?;
+        let client = traces
+            .as_ref()
+            .map(|(config, _)| HttpClient::for_url(&config.url));
+        let client = client.transpose()?;
         let (ready, is_ready) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

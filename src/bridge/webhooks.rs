@@ -87,11 +87,12 @@ impl Webhook {
     /// A webhook that was told nothing yet.
     ///
     /// # Errors
-    /// When the host has no certificates to trust, or no random numbers.
+    /// When the URL is an https URL and the host has no certificates to trust, or it has no random
+    /// numbers.
     pub fn new(config: WebhookConfig, process_state: Arc<ProcessState>) -> io::Result<Self> {
         let instance = getrandom::u64().map_err(io::Error::other)?;
         Ok(Self {
-            client: HttpClient::new()?,
+            client: HttpClient::for_url(&config.url)?,
             process_state,
             instance: format!("{instance:016x}"),
             logged: None,

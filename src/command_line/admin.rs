@@ -149,7 +149,7 @@ impl Admin {
         let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
         let request = request.body(Full::new(body));
         let request = request.map_err(|error| failed(error.to_string()))?;
-        let client = HttpClient::new().map_err(|error| failed(error.to_string()))?;
+        let client = HttpClient::for_url(&at).map_err(|error| failed(error.to_string()))?;
         let sent = tokio::time::timeout(TIMEOUT, client.send(request, ANSWER_BYTES_MAX));
         let sent = sent
             .await

@@ -58,7 +58,7 @@ impl<'a> Backends<'a> {
     /// The webhook, if there is one.
     ///
     /// # Errors
-    /// When the host has no certificates to trust.
+    /// When a URL is an https URL and the host has no certificates to trust.
     pub(super) fn webhook(&self, process_state: &Arc<ProcessState>) -> io::Result<Option<Webhook>> {
         let webhooks = &self.settings.webhooks;
         let webhook = webhooks.webhook_url.as_ref().map(|url| {
@@ -79,7 +79,7 @@ impl<'a> Backends<'a> {
     /// Has the callbacks called as handlers.
     ///
     /// # Errors
-    /// When the host has no certificates to trust.
+    /// When a URL is an https URL and the host has no certificates to trust.
     pub(super) fn register(
         &self,
         hooks: &mut Hooks,

@@ -754,3 +754,21 @@ fn no_token_and_no_query_reaches_a_log() {
     assert!(text.contains("callback"), "{text}");
     assert!(!text.contains(secret), "{text}");
 }
+
+#[test]
+fn only_https_needs_certificates_of_the_host() {
+    let serve = |url: &str| {
+        let mut command = fanwire();
+        command
+            .args(["serve", "--dev", "--listen", "127.0.0.1:0", "--shards", "1"])
+            .env("FANWIRE_WEBHOOK_URL", url)
+            .env("SSL_CERT_FILE", "/dev/null")
+            .env("SSL_CERT_DIR", "/nonexistent");
+        command
+    };
+    drop(Process::of(serve("http://127.0.0.1:9/"), "token "));
+    let output = serve("https://127.0.0.1:9/").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("certificate"), "{text}");
+}
