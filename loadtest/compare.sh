@@ -15,6 +15,7 @@
 #   TOKEN        shown to fanwire; none unless given
 #   KEEP         file that gets the raw results, one JSON object per line
 #   BASELINE     another build of fanwire, measured in the same rounds
+#   TLS          1 measures with TLS on both
 #   LIMITS       1 measures fanwire with tokens and all limits too, their values above the load
 set -euo pipefail
 
@@ -85,7 +86,7 @@ for round in $(seq "$rounds"); do
     if [ "$fanwire" != - ]; then measure_ids; fi
 done
 
-python3 - "$results" <<'PYTHON'
+TLS=${TLS:-} python3 - "$results" <<'PYTHON'
 import json, os, platform, statistics, sys
 
 runs = [json.loads(line) for line in open(sys.argv[1])]
@@ -113,6 +114,9 @@ table = [
     ("the same, 100 connections at a time, ns", "connect_together", CONNECTION, None, "≤ 50,000 ns"),
     ("user memory per idle connection, bytes", "idle", "server_bytes_per_connection", None, "≤ 1,024 bytes"),
 ]
+if os.environ["TLS"] == "1":
+    budgets = {"fanout_1": "≥ 1.3", "fanout_64": "≥ 1.3", "connect": "≥ 1", "idle": "≤ 8,192 bytes"}
+    table = [(label, what, key, None, budgets.get(what, "")) for label, what, key, *_ in table]
 rounds = len(values("uws", "fanout_1", DELIVERY))
 print(f"{rounds} interleaved rounds, medians (least–most); {os.cpu_count()} cores, Linux {platform.release()}. "
       "Ratios above 1: fanwire is cheaper.\n")

@@ -17,6 +17,17 @@ fi
 results=${KEEP:-$(mktemp)}
 : >"$results"
 server_pid=
+# With TLS=1 the servers speak TLS, all with one certificate of an elliptic curve.
+scheme=ws
+uws_options=()
+if [ "${TLS:-}" = 1 ]; then
+    scheme=wss
+    certificates=$(mktemp -d)
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost -days 2 \
+        -keyout "$certificates/key.pem" -out "$certificates/certificate.pem" 2>/dev/null
+    uws_options=(-t "$certificates/certificate.pem" "$certificates/key.pem")
+    serve_options+=(--tls-certificates "$certificates/certificate.pem $certificates/key.pem")
+fi
 stop_server() {
     if [ -n "$server_pid" ]; then
         kill "$server_pid" 2>/dev/null || true
@@ -24,7 +35,11 @@ stop_server() {
         server_pid=
     fi
 }
-trap stop_server EXIT
+clean_up() {
+    stop_server
+    if [ -n "${certificates:-}" ]; then rm -r "$certificates"; fi
+}
+trap clean_up EXIT
 
 servers=(uws)
 if [ "$fanwire" != - ]; then
@@ -57,8 +72,8 @@ start_server() { # NAME: sets server_pid and target
     port=$((port + 1))
     case $1 in
         uws)
-            serve "$uws" "$port" &
-            target=(--url "ws://127.0.0.1:$port/" --dialect verbatim)
+            serve "$uws" "${uws_options[@]}" "$port" &
+            target=(--url "$scheme://127.0.0.1:$port/" --dialect verbatim)
             ;;
         fanwire | analytics | baseline | limited)
             local program=$fanwire token=${TOKEN:-}
@@ -73,9 +88,9 @@ start_server() { # NAME: sets server_pid and target
                 for variable in "${environment[@]}"; do export "${variable?}"; done
                 serve "$program" serve "${options[@]}" --shards 1 --listen "127.0.0.1:$port"
             ) &
-            target=(--url "ws://127.0.0.1:$port/ws" --dialect gateway)
+            target=(--url "$scheme://127.0.0.1:$port/ws" --dialect gateway)
             if [ "$1" = analytics ]; then
-                target=(--url "ws://127.0.0.1:$port/analytics" --dialect analytics)
+                target=(--url "$scheme://127.0.0.1:$port/analytics" --dialect analytics)
             fi
             if [ -n "$token" ]; then target+=(--token "$token"); fi
             ;;

@@ -55,7 +55,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &ConnectArgs) -> Result<Report
                 wires
                     .last_mut()
                     .expect("a ring was made for connection 0")
-                    .register_socket(dialed.stream)?;
+                    .register_socket(dialed.stream, dialed.tls)?;
             }
             keeping_ns += now_ns() - done_ns;
         }

@@ -33,7 +33,7 @@ pub(crate) struct RunArgs {
 /// Options of the commands that talk to a server.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// Server to measure, as ws://host:port/path
+    /// Server to measure, as ws://host:port/path or wss://host:port/path
     #[arg(long, value_name = "URL")]
     pub(crate) url: String,
     /// Protocol of the server

@@ -7,6 +7,7 @@ use crate::{
     dialect::{Awaited, Dialect, Reply, shorten},
     frames::{self, Reader},
     placeholders::SubscriptionId,
+    tls::{TlsClient, TlsSession},
     wire,
 };
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -33,6 +34,8 @@ const KEY: &str = "ZmFud2lyZS1sb2FkdGVzdA==";
 pub(crate) enum ConnectError {
     /// The URL is not of the form ws://host:port/path.
     Url(String),
+    /// The URL begins with wss:// and the command has no TLS.
+    Tls,
     /// Nobody listens there.
     Rejected(SocketAddr),
     /// All local ports towards the server are taken.
@@ -58,7 +61,11 @@ pub(crate) enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(url) => write!(out, "`{url}` is not of the form ws://host:port/path"),
+            Self::Url(url) => write!(
+                out,
+                "`{url}` is not of the form ws://host:port/path or wss://host:port/path"
+            ),
+            Self::Tls => write!(out, "only fanout, echo, connect and idle have TLS"),
             Self::Rejected(address) => write!(out, "connection refused by {address}"),
             Self::Ports => write!(
                 out,
@@ -81,10 +88,12 @@ impl fmt::Display for ConnectError {
 }
 
 /// What to reach.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Target {
     /// Resolved address.
     pub(crate) address: SocketAddr,
+    /// For `wss://`.
+    pub(crate) tls: Option<TlsClient>,
     host: String,
     path: String,
 }
@@ -96,18 +105,36 @@ impl Target {
     /// The URL is malformed or its host unknown.
     pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
         let malformed = || ConnectError::Url(url.to_owned());
-        let rest = url.strip_prefix("ws://").ok_or_else(malformed)?;
+        let secure = url.strip_prefix("wss://");
+        let rest = secure.or_else(|| url.strip_prefix("ws://"));
+        let rest = rest.ok_or_else(malformed)?;
         let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let address = host
             .to_socket_addrs()
             .ok()
             .and_then(|mut addresses| addresses.next())
             .ok_or_else(malformed)?;
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let tls = secure.map(|_| TlsClient::new(name)).transpose();
         Ok(Self {
             address,
+            tls: tls.map_err(|_| malformed())?,
             host: host.to_owned(),
             path: path.to_owned(),
         })
+    }
+
+    /// The same for a command that has no TLS.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and a URL with TLS.
+    pub(crate) fn parse_without_tls(url: &str) -> Result<Self, ConnectError> {
+        let target = Self::parse(url)?;
+        match target.tls {
+            Some(_) => Err(ConnectError::Tls),
+            None => Ok(target),
+        }
     }
 
     /// The same server at another path.
@@ -124,6 +151,8 @@ impl Target {
 pub(crate) struct Dialed {
     /// The socket, blocking.
     pub(crate) stream: TcpStream,
+    /// Of `wss://`: what is read and written goes through it.
+    pub(crate) tls: Option<TlsSession>,
     /// To be parsed before anything that arrives later.
     pub(crate) leftover: Vec<u8>,
     /// The id of its subscription, in dialects that have one.
@@ -200,6 +229,12 @@ impl Dialer {
             .map(|number| self.connect(number))
             .collect::<Result<Vec<_>, _>>()?;
         for dialed in &mut all {
+            if let Some(tls) = &mut dialed.tls {
+                let completed = tls.complete(&dialed.stream);
+                completed.map_err(|error| trouble("TLS handshake", error))?;
+            }
+        }
+        for dialed in &mut all {
             dialed.write("upgrade", self.request.as_bytes())?;
         }
         for dialed in &mut all {
@@ -249,8 +284,12 @@ impl Dialer {
             .set_nodelay(true)
             .and_then(|()| stream.set_read_timeout(Some(STEP_PATIENCE)))
             .map_err(|error| ConnectError::Io(STEP, error))?;
+        let tls = self.target.tls.as_ref();
+        let tls = tls.map(|tls| tls.begin(&stream)).transpose();
+        let tls = tls.map_err(|error| trouble("TLS handshake", error))?;
         Ok(Dialed {
             stream,
+            tls,
             leftover: Vec::new(),
             id: None,
         })
@@ -379,6 +418,14 @@ impl Dialed {
     }
 
     fn write(&mut self, step: &'static str, bytes: &[u8]) -> Result<(), ConnectError> {
+        let mut encrypted = Vec::new();
+        let bytes = match &mut self.tls {
+            None => bytes,
+            Some(tls) => {
+                tls.encrypt(bytes, &mut encrypted);
+                &encrypted
+            }
+        };
         self.stream
             .write_all(bytes)
             .map_err(|error| trouble(step, error))
@@ -388,10 +435,15 @@ impl Dialed {
         let mut chunk = [0; 4096];
         match self.stream.read(&mut chunk) {
             Ok(0) => Err(ConnectError::Closed(step)),
-            Ok(count) => {
-                self.leftover.extend_from_slice(&chunk[..count]);
-                Ok(())
-            }
+            Ok(count) => match &mut self.tls {
+                None => {
+                    self.leftover.extend_from_slice(&chunk[..count]);
+                    Ok(())
+                }
+                Some(tls) => tls
+                    .decrypt(&chunk[..count], &mut self.leftover)
+                    .map_err(|error| trouble(step, error)),
+            },
             Err(error) => Err(trouble(step, error)),
         }
     }

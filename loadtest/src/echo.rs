@@ -56,7 +56,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &EchoArgs) -> Result<Report, R
         let dialed = dialer.open(false).map_err(|error| {
             RunError::Failed(format!("{error} (with {permissive} connections open)"))
         })?;
-        let slot = wire.register_socket(dialed.stream)?;
+        let slot = wire.register_socket(dialed.stream, dialed.tls)?;
         echo.callers.push(Caller::default());
         echo.received(slot, &dialed.leftover, wire.send_queue());
     }

@@ -23,7 +23,7 @@ impl fmt::Display for RunError {
 impl From<ConnectError> for RunError {
     fn from(error: ConnectError) -> Self {
         match error {
-            ConnectError::Url(_) => Self::Usage(error.to_string()),
+            ConnectError::Url(_) | ConnectError::Tls => Self::Usage(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }

@@ -147,7 +147,8 @@ fn set_up(
     let (spoken, path) = server.dialect.publisher();
     let publishing = path.map_or_else(|| target.clone(), |path| target.at_path(path));
     let mut publisher = Dialer::new(publishing, spoken, server.token.clone());
-    wire.register_socket(publisher.open(false)?.stream)?;
+    let dialed = publisher.open(false)?;
+    wire.register_socket(dialed.stream, dialed.tls)?;
     let samples = Samples::start(
         sample_count as usize,
         &Expectation {
@@ -165,7 +166,7 @@ fn set_up(
         let dialed = dialer.open(true).map_err(|error| {
             RunError::Failed(format!("{error} (with {permissive} subscribers connected)"))
         })?;
-        let slot = wire.register_socket(dialed.stream)?;
+        let slot = wire.register_socket(dialed.stream, dialed.tls)?;
         deliveries.add_subscriber(dialed.id);
         deliveries.received(slot - 1, &dialed.leftover, now_ns(), |bytes| {
             wire.send_queue().send(slot, bytes)

@@ -264,10 +264,8 @@ fn receive(
     core.map(pin).transpose()?;
     let mut wire = Wire::new(count)?;
     for _ in 0..count {
-        wire.register_socket(TcpStream::connect_timeout(
-            &address,
-            Duration::from_secs(10),
-        )?)?;
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+        wire.register_socket(stream, None)?;
     }
     // Acquire: pairs with the release store of the sender when it is done.
     while !drain.is_over.load(Ordering::Acquire) {

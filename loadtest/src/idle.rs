@@ -61,7 +61,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
         match dialer.open(arguments.subscribe) {
             Ok(dialed) => {
                 let ward = wards.last_mut().expect("a ward was made for connection 0");
-                let slot = ward.wire.register_socket(dialed.stream)?;
+                let slot = ward.wire.register_socket(dialed.stream, dialed.tls)?;
                 ward.readers.push(Reader::default());
                 care.received(
                     &mut ward.readers[slot as usize],

@@ -30,6 +30,7 @@ mod realtime;
 mod recovery;
 mod report;
 mod sample;
+mod tls;
 mod wire;
 
 use clap::Parser;

@@ -39,7 +39,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &NeighboursArgs) -> Result<Rep
     }
     let load = Load::of(arguments, server.dialect)?;
     let dialer = Dialer::new(
-        Target::parse(&server.url)?,
+        Target::parse_without_tls(&server.url)?,
         server.dialect,
         server.token.clone(),
     );

@@ -53,7 +53,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &RecoveryArgs) -> Result<Repor
     // One more, which they receive when they have all that they missed.
     let messages = Messages::new(channels, missed + 1, size);
     let mut dialer = Dialer::new(
-        Target::parse(&server.url)?,
+        Target::parse_without_tls(&server.url)?,
         server.dialect,
         server.token.clone(),
     );

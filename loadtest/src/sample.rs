@@ -14,7 +14,8 @@ use async_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Error, Message},
 };
-use futures_lite::StreamExt;
+use futures_lite::{AsyncRead, AsyncWrite, StreamExt};
+use futures_rustls::TlsConnector;
 use std::{
     net::{Shutdown, TcpStream},
     sync::{
@@ -29,7 +30,12 @@ use std::{
 /// How long all samples together may take to connect.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
-type Socket = WebSocketStream<Async<TcpStream>>;
+type Socket = WebSocketStream<Box<dyn Transport>>;
+
+/// A TCP connection, with TLS or without.
+trait Transport: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {}
 
 /// What one sample saw.
 #[derive(Debug, Default)]
@@ -218,6 +224,14 @@ async fn subscribe(
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .push(second_handle);
+    let stream: Box<dyn Transport> = match &expectation.target.tls {
+        None => Box::new(stream),
+        Some(tls) => {
+            let (config, name) = tls.parts();
+            let stream = TlsConnector::from(config).connect(name, stream).await;
+            Box::new(stream.map_err(|error| error.to_string())?)
+        }
+    };
     let (mut socket, _) = client_async(expectation.url.as_str(), stream)
         .await
         .map_err(in_words)?;

@@ -21,9 +21,11 @@ pub(crate) use bare::{BareSender, RoundPayload};
 pub(crate) use send_queue::SendQueue;
 pub(crate) use socket::connect_from;
 
+use crate::tls::TlsSession;
 use buffers::BufferRing;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::{
+    collections::HashSet,
     io,
     net::TcpStream,
     os::fd::{AsRawFd, OwnedFd},
@@ -77,6 +79,10 @@ pub(crate) struct Wire {
     arming: Vec<u32>,
     /// Scratch for [`Wire::turn`]: user data, result, flags.
     completions: Vec<(u64, i32, u32)>,
+    /// Scratch for [`Wire::turn`]: what was decrypted.
+    plain: Vec<u8>,
+    /// Connections that ended because of what was received; more may arrive.
+    broken: HashSet<u32>,
     slot_count: u32,
 }
 
@@ -95,16 +101,22 @@ impl Wire {
             send_queue: SendQueue::default(),
             arming: Vec::new(),
             completions: Vec::new(),
+            plain: Vec::new(),
+            broken: HashSet::new(),
             slot_count,
         })
     }
 
     /// Takes a connected socket over and gives it the next slot, counted from 0. Its descriptor is
-    /// closed.
+    /// closed. What is sent and received goes through the TLS session, if it has one.
     ///
     /// # Errors
     /// The table is full.
-    pub(crate) fn register_socket(&mut self, stream: TcpStream) -> io::Result<u32> {
+    pub(crate) fn register_socket(
+        &mut self,
+        stream: TcpStream,
+        tls: Option<TlsSession>,
+    ) -> io::Result<u32> {
         let slot = self.send_queue.lane_count();
         if slot >= self.slot_count {
             return Err(io::Error::other("the socket table is full"));
@@ -113,7 +125,7 @@ impl Wire {
         self.ring
             .submitter()
             .register_files_update(slot, &[descriptor.as_raw_fd()])?;
-        self.send_queue.add_lane();
+        self.send_queue.add_lane(tls);
         self.arming.push(slot);
         Ok(slot)
     }
@@ -164,6 +176,12 @@ impl Wire {
                 self.send_queue.sent(slot, result);
                 continue;
             }
+            if self.broken.contains(&slot) {
+                if let Some(buffer) = cqueue::buffer_select(flags) {
+                    self.buffers.give_back(buffer);
+                }
+                continue;
+            }
             if !cqueue::more(flags) && (result > 0 || result == -libc::ENOBUFS) {
                 self.arming.push(slot);
             }
@@ -172,7 +190,19 @@ impl Wire {
                     // SAFETY: this completion lent us `buffer` with `length` bytes written, and it
                     // is given back only below, after the handler is done with the slice.
                     let bytes = unsafe { self.buffers.bytes(buffer, length) };
-                    handler(slot, Event::Received(bytes), &mut self.send_queue);
+                    match self.send_queue.decrypt(slot, bytes, &mut self.plain) {
+                        Ok(false) => handler(slot, Event::Received(bytes), &mut self.send_queue),
+                        Ok(true) => {
+                            handler(slot, Event::Received(&self.plain), &mut self.send_queue);
+                        }
+                        Err(error) => {
+                            handler(slot, Event::Received(&self.plain), &mut self.send_queue);
+                            self.broken.insert(slot);
+                            self.send_queue.shut(slot);
+                            self.ring.submitter().register_files_update(slot, &[-1])?;
+                            handler(slot, Event::Closed(Some(error)), &mut self.send_queue);
+                        }
+                    }
                     self.buffers.give_back(buffer);
                 }
                 (Err(_), _) if result == -libc::ENOBUFS => {}
@@ -257,7 +287,10 @@ mod tests {
         let mut far_ends = Vec::new();
         for expected_slot in 0..3 {
             let (suggestion, far) = pair(&listener);
-            assert_eq!(wire.register_socket(suggestion).unwrap(), expected_slot);
+            assert_eq!(
+                wire.register_socket(suggestion, None).unwrap(),
+                expected_slot
+            );
             far_ends.push(far);
         }
         // More than the socket's buffers hold, in many pieces: order must survive short sends.
@@ -294,7 +327,7 @@ mod tests {
     fn a_full_table_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut wire = Wire::new(1).unwrap();
-        wire.register_socket(pair(&listener).0).unwrap();
-        assert!(wire.register_socket(pair(&listener).0).is_err());
+        wire.register_socket(pair(&listener).0, None).unwrap();
+        assert!(wire.register_socket(pair(&listener).0, None).is_err());
     }
 }

@@ -84,7 +84,7 @@ impl<'a> Clients<'a> {
         for first in (0..count).step_by(TOGETHER as usize) {
             let ready = dialer.open_together(TOGETHER.min(count - first), false)?;
             for (dialed, number) in ready.into_iter().zip(first..) {
-                let slot = clients.wire.register_socket(dialed.stream)?;
+                let slot = clients.wire.register_socket(dialed.stream, dialed.tls)?;
                 clients.all.push(Client {
                     reader: Reader::default(),
                     channel: number % channels,

@@ -8,6 +8,9 @@
 //!                     └───────────────────┘
 //! ```
 
+use crate::tls::TlsSession;
+use std::io;
+
 /// What is to be sent, per slot.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
@@ -23,7 +26,9 @@ struct Lane {
     flying: Vec<u8>,
     /// How many of them have left already.
     flown: usize,
+    /// Not encrypted yet.
     waiting: Vec<u8>,
+    tls: Option<TlsSession>,
     state: State,
 }
 
@@ -64,8 +69,26 @@ impl SendQueue {
         u32::try_from(self.lanes.len()).expect("a ring's socket table is far below u32")
     }
 
-    pub(super) fn add_lane(&mut self) {
-        self.lanes.push(Lane::default());
+    pub(super) fn add_lane(&mut self, tls: Option<TlsSession>) {
+        self.lanes.push(Lane {
+            tls,
+            ..Lane::default()
+        });
+    }
+
+    /// Replaces `plain` by what the bytes received on a connection contain; false if it has no TLS.
+    pub(super) fn decrypt(
+        &mut self,
+        slot: u32,
+        received: &[u8],
+        plain: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let Some(tls) = &mut self.lanes[slot as usize].tls else {
+            return Ok(false);
+        };
+        plain.clear();
+        tls.decrypt(received, plain)?;
+        Ok(true)
     }
 
     /// The next connection to send on and what to send: all that waits for it, in one piece. These
@@ -77,7 +100,13 @@ impl SendQueue {
         if lane.flown == lane.flying.len() {
             lane.flying.clear();
             lane.flown = 0;
-            std::mem::swap(&mut lane.flying, &mut lane.waiting);
+            match &mut lane.tls {
+                None => std::mem::swap(&mut lane.flying, &mut lane.waiting),
+                Some(tls) => {
+                    tls.encrypt(&lane.waiting, &mut lane.flying);
+                    lane.waiting.clear();
+                }
+            }
         }
         lane.state = State::Flying;
         Some((slot, &lane.flying[lane.flown..]))
@@ -137,8 +166,8 @@ mod tests {
 
     fn two_lanes() -> SendQueue {
         let mut send_queue = SendQueue::default();
-        send_queue.add_lane();
-        send_queue.add_lane();
+        send_queue.add_lane(None);
+        send_queue.add_lane(None);
         send_queue
     }
 
