@@ -221,12 +221,6 @@ impl Loader {
             let text = "TLS without a certificate: set tls_certificates, or start with --dev";
             return Err(SettingsError::Missing(text.to_owned()));
         }
-        if tls.is_on() && settings.process.proxy_protocol != ProxyProtocol::Off {
-            let rule =
-                "no TLS: a header of the PROXY protocol ahead of TLS is not read in this version";
-            let entry = self.layers.find("proxy_protocol");
-            return entry.map_or(Ok(()), |entry| Err(entry.expected(rule)));
-        }
         let needless = [
             ("tls_ports", !tls.tls_ports.is_empty()),
             ("tls_client_roots", tls.tls_client_roots.is_some()),

@@ -17,6 +17,7 @@ use crate::http::{ForwardedForm, Head, HeadError, Target, UpgradeError};
 use crate::ws::CloseCode;
 use crate::ws::handshake::switching_protocols;
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
 /// The subprotocol that is followed by a token in the list, for browsers, which cannot set headers.
 const BEARER_SUBPROTOCOL: &str = "bearer";
@@ -87,6 +88,46 @@ impl Shard {
         }
     }
 
+    /// Whether a connection has yet to begin with a header of the PROXY protocol, or without one.
+    #[must_use]
+    pub fn awaits_proxy_header(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.slab.get(id);
+        let phase = connection.map(|connection| &connection.phase);
+        matches!(phase, Some(Phase::Head(pending)) if pending.role == PeerRole::Relay)
+    }
+
+    /// A connection that awaits a header of the PROXY protocol has begun with something else, which is
+    /// encrypted.
+    pub fn skip_proxy_header(&mut self, id: ConnectionId, now: Now) {
+        if self.broker.policy().proxy_protocol == ProxyProtocol::Required {
+            let reason = RejectReason::ProxyHeaderMissing;
+            return self.connections.reject(id, reason, now);
+        }
+        self.take_role(id, PeerRole::Proxy, None, now);
+    }
+
+    /// It is known from now on who sends what follows.
+    fn take_role(
+        &mut self,
+        id: ConnectionId,
+        role: PeerRole,
+        client: Option<SocketAddr>,
+        now: Now,
+    ) {
+        let Some(connection) = self.connections.slab.get_mut(id) else {
+            return;
+        };
+        let Phase::Head(pending_request) = &mut connection.phase else {
+            return;
+        };
+        pending_request.role = role;
+        pending_request.client = client.unwrap_or(pending_request.client);
+        let client = pending_request.client;
+        if self.broker.policy().knows_client(role) {
+            self.connections.count_address(id, client, now);
+        }
+    }
+
     /// Reads the header of the PROXY protocol before a request. What follows is sent by the client that
     /// it names, and by nobody who is trusted if it names none.
     fn inspect_proxy_header(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
@@ -97,7 +138,7 @@ impl Shard {
         let Phase::Head(pending_request) = &mut connection.phase else {
             return;
         };
-        let header_bytes = match proxy_protocol::read(bytes) {
+        let (header_bytes, role, client) = match proxy_protocol::read(bytes) {
             ProxyHeader::Incomplete => return pending_request.head = bytes.to_vec(),
             ProxyHeader::Malformed => {
                 let reason = RejectReason::ProxyHeader;
@@ -107,27 +148,20 @@ impl Shard {
                 let reason = RejectReason::ProxyHeaderMissing;
                 return self.connections.reject(id, reason, now);
             }
-            ProxyHeader::Absent => {
-                pending_request.role = PeerRole::Proxy;
-                0
-            }
+            ProxyHeader::Absent => (0, PeerRole::Proxy, None),
             ProxyHeader::Complete {
                 header_bytes,
                 client,
             } => {
                 let is_proxy = client.is_some_and(|client| policy.is_trusted_proxy(client.ip()));
-                pending_request.role = match is_proxy {
+                let role = match is_proxy {
                     true => PeerRole::Proxy,
                     false => PeerRole::Client,
                 };
-                pending_request.client = client.unwrap_or(pending_request.client);
-                header_bytes
+                (header_bytes, role, client)
             }
         };
-        let (role, client) = (pending_request.role, pending_request.client);
-        if policy.knows_client(role) {
-            self.connections.count_address(id, client, now);
-        }
+        self.take_role(id, role, client, now);
         if header_bytes < bytes.len() {
             self.inspect_head(id, &mut bytes[header_bytes..], now);
         }

@@ -355,3 +355,106 @@ fn who_does_not_finish_the_handshake_or_does_not_read_is_closed_and_disturbs_nob
         );
     }
 }
+
+/// A handshake behind these bytes, which leave one by one or together with it.
+fn behind(server: SocketAddr, ahead: &[u8], is_cut: bool) -> std::io::Result<Tunneled> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut connection = rustls::ClientConnection::new(config(BOTH, None), name).unwrap();
+    let mut socket = TcpStream::connect(server)?;
+    socket.set_nodelay(true)?;
+    let mut bytes = ahead.to_vec();
+    connection.write_tls(&mut bytes)?;
+    let pieces = if is_cut { 1 } else { bytes.len() };
+    for piece in bytes.chunks(pieces) {
+        socket.write_all(piece)?;
+    }
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket)?;
+    }
+    Ok(rustls::StreamOwned::new(connection, socket))
+}
+
+type Tunneled = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// The status of the answer to a request; an error when the server has ended the connection.
+fn status(stream: &mut Tunneled, request: &str) -> std::io::Result<String> {
+    stream.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    Ok(head.split(' ').nth(1).unwrap().to_owned())
+}
+
+#[test]
+fn the_header_of_a_proxy_that_passes_tls_through_comes_ahead_of_it() {
+    let directory = Directory::new("tls-behind");
+    issue(&directory.path, "a", "localhost");
+    let pair = pair(&directory, "a");
+    let start = |mode: &str| {
+        Server::with(|builder| {
+            builder
+                .dev()
+                .set("tls_certificates", vec![pair.clone()])
+                .set("trusted_proxies", "127.0.0.0/8")
+                .set("proxy_protocol", mode)
+        })
+    };
+    let text = |client: &str| format!("PROXY TCP4 {client} 127.0.0.1 4000 443\r\n").into_bytes();
+    let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x09\x7f\0\0\x01\x0f\xa0\0\x50";
+    let upgrade = upgrade_request("/monitoring", "");
+    let mut server = start("optional");
+    for mode in ["optional", "required"] {
+        if mode == "required" {
+            server = start(mode);
+        }
+        let mut open = Vec::new();
+        for (ahead, is_cut, client) in [
+            (text("192.0.2.7"), false, "192.0.2.7:4000:"),
+            (text("192.0.2.8"), true, "192.0.2.8:4000:"),
+            (binary.to_vec(), true, "192.0.2.9:4000:"),
+        ] {
+            let mut stream = behind(server.address, &ahead, is_cut).unwrap();
+            assert_eq!(status(&mut stream, &upgrade).unwrap(), "101", "{mode}");
+            let mut welcome = vec![0; 60];
+            stream.read_exact(&mut welcome).unwrap();
+            let welcome = String::from_utf8_lossy(&welcome).into_owned();
+            assert!(welcome.contains(client), "{mode}: {welcome}");
+            open.push(stream);
+        }
+        // What a client says inside TLS is a bad request.
+        let header = String::from_utf8(text("192.0.2.7")).unwrap();
+        let mut liar = behind(server.address, &text("192.0.2.6"), false).unwrap();
+        assert_eq!(
+            status(&mut liar, &(header.clone() + &upgrade)).unwrap(),
+            "400"
+        );
+        // The answer does not always come before the end.
+        let is_rejected = |ahead: &[u8]| {
+            let stream = behind(server.address, ahead, false);
+            let answer = stream.and_then(|mut stream| status(&mut stream, &upgrade));
+            !answer.is_ok_and(|status| status == "101")
+        };
+        assert!(is_rejected(b"PROXY TCP4 here there 1 2\r\n"));
+        server.await_metric(
+            "fanwire_connections_rejected_total{reason=\"proxy_header\"",
+            1,
+        );
+        if mode == "required" {
+            assert!(is_rejected(b""));
+            server.await_metric(
+                "fanwire_connections_rejected_total{reason=\"proxy_header_missing\"",
+                1,
+            );
+        } else {
+            let mut without = behind(server.address, b"", false).unwrap();
+            assert_eq!(status(&mut without, &(header + &upgrade)).unwrap(), "400");
+            // A message of the handshake in many segments.
+            let mut without = behind(server.address, b"", true).unwrap();
+            assert_eq!(status(&mut without, &upgrade).unwrap(), "101");
+        }
+    }
+}

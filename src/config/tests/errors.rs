@@ -107,11 +107,6 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
     );
     of_file("tls_min_version = \"1.1\"", &["`1.2` or `1.3`"]);
     of_file(
-        "tls_certificates = [\"a.pem a.key\"]\nproxy_protocol = \"required\"\n\
-         trusted_proxies = [\"10.0.0.0/8\"]",
-        &["for `proxy_protocol`", "ahead of TLS"],
-    );
-    of_file(
         "profile = \"chat\"",
         &["value \"chat\" for `profile`", "gateway, monitoring"],
     );

@@ -66,6 +66,8 @@ pub(crate) struct TlsStream {
     plaintext: u32,
     /// A send reads from `outgoing`.
     pub(crate) is_sending: bool,
+    /// It waits in the queue of handshakes.
+    pub(crate) is_queued: bool,
     /// The handshake is done.
     pub(crate) is_open: bool,
     /// The socket's sending side is to be shut down when all is sent.
@@ -111,6 +113,7 @@ impl TlsStream {
             next: Vec::new(),
             plaintext: 0,
             is_sending: false,
+            is_queued: false,
             is_open: false,
             is_ending: false,
             has_failed: false,
@@ -118,11 +121,6 @@ impl TlsStream {
             has_begun: false,
             memory: Waiting::default(),
         })
-    }
-
-    /// Whether bytes wait for `process`.
-    pub(crate) fn has_incoming(&self) -> bool {
-        !self.incoming.is_empty()
     }
 
     /// Keeps bytes until [`process`](Self::process).

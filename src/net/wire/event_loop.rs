@@ -397,7 +397,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             return;
         };
         self.sockets.insert(id, Socket::default());
-        let is_begun = self.secure.begin(id, listener).is_ok();
+        let has_header = self.shard.awaits_proxy_header(id);
+        let is_begun = self.secure.begin(id, listener, has_header).is_ok();
         if self.kernel.register_socket(socket, id).is_ok() && is_begun {
             self.set_option(id, SocketOption::SmallReceiveBuffer);
             self.arm_receive(id);
@@ -413,9 +414,12 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         {
             // SAFETY: this completion named the buffer, and it is given back below.
             let bytes = unsafe { self.kernel.buffer(buffer, length) };
-            match self.secure.receive(id, bytes) {
-                None => self.shard.receive(id, bytes, now),
-                Some(result) => self.take_plaintext(id, result, now),
+            match self.secure.receive_ahead(id, bytes) {
+                Some(ahead) => self.take_ahead(id, ahead, now),
+                None => match self.secure.receive(id, bytes) {
+                    None => self.shard.receive(id, bytes, now),
+                    Some(result) => self.take_plaintext(id, result, now),
+                },
             }
             let socket = self.sockets.get_mut(id);
             if socket.is_some_and(|socket| socket.count_received(length)) {

@@ -12,9 +12,10 @@ use super::event_loop::{EventLoop, HttpHandler};
 use super::kernel::Kernel;
 use crate::base::counters::TlsHandshake;
 use crate::base::{ConnectionId, Now, SlotMap};
+use crate::http::proxy_protocol::{self, ProxyHeader};
 use crate::net::tls::{Sent, TlsError, TlsStream};
 use rustls::ServerConfig;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Time for handshakes in one turn of the event loop, nanoseconds; one is always handled. An ECDSA
@@ -31,6 +32,8 @@ pub(super) struct SecureConnections {
     /// By listener; `None` where it speaks no TLS.
     configs: Vec<Option<Arc<ServerConfig>>>,
     streams: SlotMap<Box<TlsStream>>,
+    /// What has arrived of the header of the PROXY protocol that comes ahead of TLS, until it is whole.
+    proxy_headers: HashMap<ConnectionId, Vec<u8>>,
     /// Those with input for their handshake.
     handshakes: VecDeque<ConnectionId>,
     /// What was decrypted, or is to be encrypted, at the moment.
@@ -45,20 +48,51 @@ impl SecureConnections {
         }
     }
 
-    /// Begins a connection of a listener.
+    /// Begins a connection of a listener, which may begin with a header of the PROXY protocol.
     ///
     /// # Errors
     /// When rustls cannot.
-    pub(super) fn begin(&mut self, id: ConnectionId, listener: u8) -> Result<(), TlsError> {
+    pub(super) fn begin(
+        &mut self,
+        id: ConnectionId,
+        listener: u8,
+        has_proxy_header: bool,
+    ) -> Result<(), TlsError> {
         if let Some(Some(config)) = self.configs.get(usize::from(listener)) {
             let stream = TlsStream::new(Arc::clone(config)).map_err(TlsError::Protocol)?;
             self.streams.insert(id, Box::new(stream));
+            if has_proxy_header {
+                self.proxy_headers.insert(id, Vec::new());
+            }
         }
         Ok(())
     }
 
     pub(super) fn end(&mut self, id: ConnectionId) {
         self.streams.remove(id);
+        self.proxy_headers.remove(&id);
+    }
+
+    /// Takes the header of the PROXY protocol from what has arrived; `None` once that is behind the
+    /// connection.
+    pub(super) fn receive_ahead(&mut self, id: ConnectionId, bytes: &[u8]) -> Option<Ahead> {
+        let waiting = self.proxy_headers.get_mut(&id)?;
+        waiting.extend_from_slice(bytes);
+        let header = proxy_protocol::read(waiting);
+        if header == ProxyHeader::Incomplete {
+            return Some(Ahead::Incomplete);
+        }
+        let waiting = self.proxy_headers.remove(&id)?;
+        Some(match header {
+            ProxyHeader::Incomplete | ProxyHeader::Absent => Ahead::Absent(waiting),
+            // The shard reads it once more, and says what is wrong.
+            ProxyHeader::Malformed => Ahead::Header(waiting, Vec::new()),
+            ProxyHeader::Complete { header_bytes, .. } => {
+                let mut header = waiting;
+                let rest = header.split_off(header_bytes);
+                Ahead::Header(header, rest)
+            }
+        })
     }
 
     pub(super) fn has(&self, id: ConnectionId) -> bool {
@@ -84,16 +118,45 @@ impl SecureConnections {
         if stream.is_open {
             return Some(stream.process(bytes, &mut self.plaintext));
         }
-        let is_queued = stream.has_incoming();
         let kept = stream.keep(bytes);
-        if kept.is_ok() && !is_queued {
+        if kept.is_ok() && !std::mem::replace(&mut stream.is_queued, true) {
             self.handshakes.push_back(id);
         }
         Some(kept.map(|()| false))
     }
 }
 
+/// What comes ahead of TLS.
+pub(super) enum Ahead {
+    /// More is needed to tell.
+    Incomplete,
+    /// No header: this is TLS.
+    Absent(Vec<u8>),
+    /// A header, and what follows it.
+    Header(Vec<u8>, Vec<u8>),
+}
+
 impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
+    /// Takes what comes ahead of TLS, and what follows it.
+    pub(super) fn take_ahead(&mut self, id: ConnectionId, ahead: Ahead, now: Now) {
+        let mut records = match ahead {
+            Ahead::Incomplete => return,
+            Ahead::Absent(records) => {
+                self.shard.skip_proxy_header(id, now);
+                records
+            }
+            Ahead::Header(mut header, records) => {
+                self.shard.receive(id, &mut header, now);
+                records
+            }
+        };
+        if !records.is_empty()
+            && let Some(result) = self.secure.receive(id, &mut records)
+        {
+            self.take_plaintext(id, result, now);
+        }
+    }
+
     /// The same, with TLS on the listeners that have a configuration.
     pub(crate) fn with_tls(mut self, configs: Vec<Option<Arc<ServerConfig>>>) -> Self {
         self.secure = SecureConnections::new(configs);
@@ -107,6 +170,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             let Some(stream) = self.secure.streams.get_mut(id) else {
                 continue;
             };
+            stream.is_queued = false;
             self.secure.plaintext.clear();
             let result = stream.process(&mut [], &mut self.secure.plaintext);
             if stream.is_open {
