@@ -25,6 +25,7 @@ install_missing() {
     [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
     PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || packages+=(haproxy)
     PATH=$PATH:/usr/sbin command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
+    command -v testssl >/dev/null || packages+=(testssl.sh)
     command -v promtool >/dev/null || packages+=(prometheus)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
     if [ ${#packages[@]} -gt 0 ]; then
@@ -64,6 +65,7 @@ part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
 part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
+part "TLS by testssl.sh" tests/tls/run.py "$target/debug/fanwire"
 part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
 echo
 echo "tests/run.sh: $parts parts passed"

@@ -238,8 +238,12 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     )?;
     let hooks = Arc::new(hooks);
     let policy = Arc::new(policy(settings));
-    let (tls_configs, certificates) =
-        tls::start(&settings.tls, &settings.listeners, &process_state)?;
+    let (tls_configs, certificates) = tls::start(
+        &settings.tls,
+        &settings.listeners,
+        &process_state,
+        clock.now(),
+    )?;
     // Not before all that may take long: who connects is served.
     let (mut addresses, listeners) = bind(settings, cores.len())?;
     let client_listeners = settings.listeners.iter();

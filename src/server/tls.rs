@@ -1,7 +1,7 @@
 //! TLS of the listeners: certificates from the settings, and read again while the server runs.
 
 use super::error::StartError;
-use crate::base::ProcessState;
+use crate::base::{Now, ProcessState};
 use crate::config::{Listener, TlsSettings, TlsVersion};
 use crate::net::tls::Certificates;
 use rustls::version::{TLS12, TLS13};
@@ -30,12 +30,13 @@ pub(super) fn start(
     settings: &TlsSettings,
     listeners: &[Listener],
     process_state: &Arc<ProcessState>,
+    now: Now,
 ) -> Result<(TlsConfigs, Option<CertificateWatch>), StartError> {
     if !settings.is_on() {
         return Ok((Vec::new(), None));
     }
     let certificates = match settings.tls_certificates.as_slice() {
-        [] => Certificates::self_signed(),
+        [] => Certificates::self_signed(now),
         files => Certificates::read(files.to_vec()),
     };
     let certificates = certificates.map_err(StartError::Tls)?;

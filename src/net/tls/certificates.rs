@@ -1,7 +1,9 @@
 //! Certificates and keys from files, one of them for each name of the server (SNI, RFC 6066 3), and the
 //! configuration of rustls with them.
 
+use crate::base::Now;
 use crate::config::CertificatePair;
+use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -15,9 +17,10 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+const DAY: Duration = Duration::from_secs(86_400);
 /// What the server speaks (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
@@ -63,17 +66,23 @@ impl Certificates {
         Ok(Arc::new(Self { files, keys }))
     }
 
-    /// A certificate for this host, made on the spot, which no client trusts.
+    /// A certificate for this host, made on the spot, which no client trusts; for ninety days.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn self_signed() -> Result<Arc<Self>, TlsFileError> {
+    pub fn self_signed(now: Now) -> Result<Arc<Self>, TlsFileError> {
         let failed = |error: &dyn fmt::Display| TlsFileError::new(Path::new("self-signed"), error);
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-        let made = rcgen::generate_simple_self_signed(names).map_err(|error| failed(&error))?;
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let key = KeyPair::generate().map_err(|error| failed(&error))?;
+        let mut wanted = CertificateParams::new(names).map_err(|error| failed(&error))?;
+        let today = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(now.unix_ms);
+        // The clocks of clients may be behind.
+        wanted.not_before = today - DAY;
+        wanted.not_after = today + 90 * DAY;
+        let made = wanted.self_signed(&key).map_err(|error| failed(&error))?;
+        let key = PrivateKeyDer::try_from(key.serialize_der());
         let key = key.map_err(|error| failed(&error))?;
-        let chain = vec![made.cert.der().clone()];
+        let chain = vec![made.der().clone()];
         let key = CertifiedKey::from_der(chain, key, &provider());
         let key = key.map_err(|error| failed(&error))?;
         Ok(Arc::new(Self {
@@ -154,6 +163,8 @@ impl Certificates {
         };
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
         let mut config = builder.with_cert_resolver(resolver);
+        // All suites are good ones; this is for those who check that the server chooses.
+        config.ignore_client_order = true;
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Tickets hold the session; the server remembers none.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -387,6 +387,7 @@ impl Write<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Now;
     use crate::net::tls::Certificates;
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -497,7 +498,7 @@ mod tests {
     }
 
     fn server_config() -> Arc<ServerConfig> {
-        let certificates = Certificates::self_signed().unwrap();
+        let certificates = Certificates::self_signed(Now::at(0, 1_800_000_000_000)).unwrap();
         certificates.config(&[&TLS12, &TLS13], None).unwrap()
     }
 
