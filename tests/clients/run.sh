@@ -3,8 +3,8 @@
 #
 #   tests/clients/run.sh BINARY
 #
-# Python: the published clients of the legacy servers and more, by `websockets` and PyJWT under pytest, and
-# the notification server's lines for curl.
+# Python: the published clients of the legacy servers and more, by `websockets`, aiohttp, websocket-client,
+# picows and PyJWT under pytest, and the notification server's lines for curl.
 # Node: the published clients of the legacy servers and more, by `ws`, by Node's own WebSocket and by wscat
 # under node:test.
 # All versions are pinned. What is installed lies in target/clients; the first run downloads it.

@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import ssl
-import subprocess
 
 import pytest
 import websockets
@@ -13,20 +12,10 @@ from server import PATIENCE_S, Server
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory):
+def secure(certificate):
     """A server with a certificate for localhost, and the file of that certificate."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
-        + ["-keyout", key, "-out", certificate, "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=DNS:localhost"],
-        check=True,
-        capture_output=True,
-    )
-    files = f"{certificate} {key}"
-    with Server("--dev", "--tls-certificates", files) as server:
-        yield server, certificate
+    with Server("--dev", "--tls-certificates", f"{certificate[0]} {certificate[1]}") as server:
+        yield server, certificate[0]
 
 
 def context(certificate, version):
