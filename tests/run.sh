@@ -25,6 +25,7 @@ install_missing() {
     [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
     PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || packages+=(haproxy)
     PATH=$PATH:/usr/sbin command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
+    command -v chromium-headless-shell >/dev/null || packages+=(chromium-headless-shell)
     command -v testssl >/dev/null || packages+=(testssl.sh)
     command -v promtool >/dev/null || packages+=(prometheus)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)

@@ -5,8 +5,8 @@
 #
 # Python: the published clients of the legacy servers and more, by `websockets`, aiohttp, websocket-client,
 # picows and PyJWT under pytest, and the notification server's lines for curl.
-# Node: the published clients of the legacy servers and more, by `ws`, by Node's own WebSocket and by wscat
-# under node:test.
+# Node: the published clients of the legacy servers and more, by `ws`, by Node's own WebSocket, by wscat and
+# by a page in Chromium (chromium-headless-shell, or the program that CHROMIUM names), under node:test.
 # All versions are pinned. What is installed lies in target/clients; the first run downloads it.
 set -euo pipefail
 
