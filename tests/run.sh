@@ -3,8 +3,9 @@
 #
 #   tests/run.sh
 #
-# For Debian and Ubuntu. Rust comes from https://rustup.rs; what else is missing is installed with
-# apt, by sudo unless root runs this. Stops at the first part that fails.
+# For Debian; elsewhere CHROMIUM names a Chromium for the tests. Rust comes from https://rustup.rs; what
+# else is missing is installed with apt, by sudo unless root runs this. Stops at the first part that
+# fails.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,7 +26,7 @@ install_missing() {
     [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
     PATH=$PATH:/usr/sbin command -v haproxy >/dev/null || packages+=(haproxy)
     PATH=$PATH:/usr/sbin command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
-    command -v chromium-headless-shell >/dev/null || packages+=(chromium-headless-shell)
+    [ -n "${CHROMIUM:-}" ] || command -v chromium-headless-shell >/dev/null || packages+=(chromium-headless-shell)
     command -v testssl >/dev/null || packages+=(testssl.sh)
     command -v promtool >/dev/null || packages+=(prometheus)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
@@ -65,6 +66,7 @@ part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --worksp
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
+part "Behind mitmproxy" tests/proxies/mitmproxy.py "$target/debug/fanwire"
 part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
 part "TLS by testssl.sh" tests/tls/run.py "$target/debug/fanwire"
 part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
