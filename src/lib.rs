@@ -77,8 +77,8 @@ pub use auth::{Grant as TokenGrant, Identity};
 pub use base::DialectId;
 pub use broker::{BroadcastTarget, RateLimitStatus, RateUse, SessionId, SessionSearch};
 pub use config::{
-    Action as AccessAction, Listener, Report as SettingsReport, SettingInfo, SettingValue,
-    SettingsError, ShardCount,
+    Action as AccessAction, Compression, Listener, Report as SettingsReport, SettingInfo,
+    SettingValue, SettingsError, ShardCount,
 };
 pub use dialect::analytics::Stream;
 pub use futures_lite::future::block_on;

@@ -16,6 +16,7 @@ use streams::{MESSAGE_BYTES_MAX, Sent, Stream};
 const LIMITS: MessageLimits = MessageLimits {
     message_bytes_max: MESSAGE_BYTES_MAX,
     at_once_bytes_max: usize::MAX,
+    has_compression: false,
 };
 /// Bytes of a raw input that choose how it is cut.
 const CUT_BYTES: usize = 16;
@@ -90,6 +91,7 @@ fn sent(incoming: &Incoming<'_>) -> Sent {
         Incoming::Pong => Sent::Pong,
         Incoming::Fragment => unreachable!("left out"),
         Incoming::Postponed(_) => unreachable!("there is no limit"),
+        Incoming::Compressed(..) => unreachable!("it was not negotiated"),
         Incoming::Close(close) => Sent::Close(close.code.map(CloseCode::value)),
     }
 }

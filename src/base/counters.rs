@@ -107,6 +107,10 @@ label! {
         Utf8 = "utf8",
         /// A message over the size limit.
         TooLarge = "too_large",
+        /// A compressed message that is not deflate data, or is cut short.
+        Deflate = "deflate",
+        /// A compressed message that becomes too many times as long.
+        DeflateRatio = "deflate_ratio",
         /// A close frame with one byte, an invalid code or an invalid reason.
         ClosePayload = "close_payload",
         /// A binary message, while the dialect is text only.
@@ -319,6 +323,19 @@ metrics! {
         publications: Counter;
         /// Frames encoded: one per publication and variant in use.
         encodes: CounterSet<Variant>, label = "variant";
+        /// Texts compressed: one per publication, dialect and size of the window in use, and one per
+        /// reply.
+        compressions: Counter;
+        /// Bytes of these texts.
+        compression_input_bytes: Counter;
+        /// Bytes that are sent of them, compressed or, where that is not smaller, as they are.
+        compression_output_bytes: Counter;
+        /// Compressed messages of clients that were inflated.
+        inflations: Counter;
+        /// Bytes of their payloads.
+        inflation_input_bytes: Counter;
+        /// Bytes of their texts.
+        inflation_output_bytes: Counter;
         /// Filters evaluated: the candidates that the index named.
         filter_evaluations: Counter;
         /// Retained values rejected because their channel's table was full or their key
@@ -337,7 +354,7 @@ metrics! {
         short_sends: Counter;
         /// Receives that found no buffer and were started again.
         buffers_exhausted: Counter;
-        /// Violations of RFC 6455 by clients.
+        /// Violations of RFC 6455 and RFC 7692 by clients.
         protocol_errors: CounterSet<ProtocolError>, label = "error";
         /// Server-side subscriptions that were not made.
         server_subscriptions_rejected: CounterSet<SubscriptionReject>, label = "reason";

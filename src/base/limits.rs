@@ -107,6 +107,16 @@ pub const INPUT_COST_AT_ONCE: usize = 1_024;
 /// A message of more bytes that has arrived in several pieces is not handled when its last piece
 /// arrives, but when its connection has its share of a turn: many may be finished at once.
 pub const LARGE_MESSAGE_BYTES: usize = 4 * 1024;
+/// How many times as long as its compressed payload a message may be. JSON that repeats itself a lot
+/// reaches 50; the format allows 1,032, which only attackers use.
+pub const INFLATE_RATIO_MAX: usize = 256;
+/// Up to so many bytes, a message may be any number of times as long.
+pub const INFLATE_FREE_BYTES: usize = 64 * 1024;
+/// A longer publication or reply is not compressed, as its shard would do nothing else for too long: at
+/// the highest level it takes about 35 ms.
+pub const COMPRESSED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a byte that is compressed costs, in the unit of the budgets below.
+pub const COMPRESSION_COST: usize = 2;
 /// What the input that waits may cost in one turn of the event loop, and one connection at a time in
 /// it: about a quarter of a millisecond, and a sixteenth of that.
 pub const INPUT_COST_PER_TURN: usize = 64 * 1024;

@@ -43,7 +43,7 @@ pub use history::{
     History, HistoryError, HistoryLimits, HistoryRemoval, HistoryRule, HistoryStats,
 };
 pub use history_position::{POSITION_BYTES, Position};
-pub use id::{ConnectionId, DialectId, Variant};
+pub use id::{ConnectionId, DialectId, FrameEncoding, Variant};
 pub use interest::{ChannelTag, Interests, ShardSet};
 pub use name_hash::NameKey;
 pub use network::network_of;

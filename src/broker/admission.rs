@@ -45,6 +45,7 @@ impl Broker {
         }
         let mut session = Session {
             dialect,
+            encoding: connect.encoding,
             auth_failures: 0,
             closing: false,
             is_leaving: false,

@@ -252,9 +252,11 @@ impl Channel {
 
     /// The variants that its subscribers receive, as a mask.
     pub(crate) fn variants(&self) -> u32 {
-        let in_use = |variant: &Variant| self.groups_by_variant[usize::from(variant.index())] > 0;
-        let in_use = Variant::all().filter(in_use);
-        in_use.fold(0, |mask, variant| mask | variant.bit())
+        let in_use = self.groups_by_variant.iter().map(|groups| *groups > 0);
+        let bits = in_use
+            .enumerate()
+            .map(|(bit, is_used)| u32::from(is_used) << bit);
+        bits.fold(0, |mask, bit| mask | bit)
     }
 
     /// Notes that a publication with this offset in the history was read, here or in the history;

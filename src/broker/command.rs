@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::base::channel_names::{channel_of_tenant, is_reserved, is_tenant_id, tenant_of};
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX};
-use crate::base::{ChannelTag, DialectId, Position, ProcessState, TraceContext};
+use crate::base::{ChannelTag, DialectId, FrameEncoding, Position, ProcessState, TraceContext};
 use crate::json::Object;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -375,6 +375,8 @@ pub enum Command<'a> {
 pub struct Connect<'a> {
     /// Its dialect.
     pub dialect: DialectId,
+    /// How frames for it are encoded.
+    pub encoding: FrameEncoding,
     /// The address of the client.
     pub peer: SocketAddr,
     /// The token of `Authorization`, which may be a proxy's and not the client's.

@@ -8,7 +8,7 @@ use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::now::Moment;
 use crate::base::offline::UserKey;
-use crate::base::{ChannelTag, ConnectionId, DialectId, Now, Variant};
+use crate::base::{ChannelTag, ConnectionId, DialectId, FrameEncoding, Now, Variant};
 use crate::config::{DialectPolicy, Subject, TokenExpiryAction};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) dialect: DialectId,
+    pub(super) encoding: FrameEncoding,
     pub(super) auth_failures: u8,
     pub(super) closing: bool,
     /// In the queue of sessions that give back their subscriptions.
@@ -285,7 +286,7 @@ impl Session {
     }
 
     pub(super) fn variant(&self) -> Variant {
-        Variant::plain(self.dialect)
+        Variant::plain(self.dialect).encoded(self.encoding)
     }
 
     /// What is due at `now`, the most serious first.

@@ -108,8 +108,9 @@ impl Lines<'_> {
     ) -> Result<Vec<Vec<Entry>>, SettingsError> {
         let source = self.source(key.span().start);
         let wrong = |value: SettingValue| {
-            let rule =
-                format!("1 to {LISTENERS_MAX} tables: [[listeners]] with listen, profile and path");
+            let rule = format!(
+                "1 to {LISTENERS_MAX} tables: [[listeners]] with listen, profile, path and compression"
+            );
             Entry::new("listeners", value, &*source).expected(&rule)
         };
         let DeValue::Array(tables) = value.into_inner() else {
@@ -130,7 +131,7 @@ impl Lines<'_> {
             let entries = table.into_iter().map(|(name, value)| {
                 let key = format!("listeners[{index}].{}", name.as_ref());
                 let source = self.source(name.span().start);
-                if !["listen", "profile", "path"].contains(&&**name.as_ref()) {
+                if !["listen", "profile", "path", "compression"].contains(&&**name.as_ref()) {
                     return Err(SettingsError::UnknownKey {
                         key,
                         source,

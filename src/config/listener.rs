@@ -1,5 +1,6 @@
 //! Listeners, and the routing of requests to dialects by path and subprotocol.
 
+use super::compression::Compression;
 use super::profiles::{PROFILES, Profile};
 use crate::base::DialectId;
 use std::fmt;
@@ -24,6 +25,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// How requests are routed to dialects.
     pub routes: Routes,
+    /// How messages are compressed for clients that offer it.
+    pub compression: Compression,
 }
 
 /// How requests are routed to dialects.
@@ -65,10 +68,11 @@ impl Listener {
         Self {
             address,
             routes: Routes::ByPath,
+            compression: Compression::Off,
         }
     }
 
-    /// A listener that serves one dialect at the paths of its profile.
+    /// A listener that serves one dialect at the paths of its profile, with its compression.
     ///
     /// ```
     /// use fanwire::{DialectId, Listener};
@@ -81,6 +85,24 @@ impl Listener {
         Self {
             address,
             routes: Routes::of(dialect),
+            compression: Profile::of(dialect).compression,
+        }
+    }
+
+    /// The same with another compression.
+    ///
+    /// ```
+    /// use fanwire::{Compression, Listener};
+    ///
+    /// let listener = Listener::by_path(([127, 0, 0, 1], 8765).into());
+    /// let listener = listener.with_compression(Compression::Deflate);
+    /// assert_eq!(listener.compression, Compression::Deflate);
+    /// ```
+    #[must_use]
+    pub fn with_compression(self, compression: Compression) -> Self {
+        Self {
+            compression,
+            ..self
         }
     }
 
@@ -90,6 +112,7 @@ impl Listener {
         Self {
             address,
             routes: Routes::Admin,
+            compression: Compression::Off,
         }
     }
 
@@ -292,10 +315,7 @@ mod tests {
     #[test]
     fn listeners_overlap_when_one_takes_the_other_ones_connections() {
         let overlap = |one: &str, two: &str| {
-            let [one, two] = [one, two].map(|address| Listener {
-                address: address.parse().unwrap(),
-                routes: Routes::ByPath,
-            });
+            let [one, two] = [one, two].map(|address| Listener::by_path(address.parse().unwrap()));
             assert_eq!(one.overlaps(&two), two.overlaps(&one));
             one.overlaps(&two)
         };

@@ -2,6 +2,7 @@
 //! the program sets.
 
 use super::compat_env::listener_key;
+use super::compression::Compression;
 use super::declaration::settings;
 use super::error::SettingsError;
 use super::layer::{ADDRESS_RULE, Entry, Layers, conflict, parse_address};
@@ -56,7 +57,7 @@ macro_rules! optional {
         })+
     };
 }
-optional!(IpAddr, u16, DialectId, UrlPath);
+optional!(IpAddr, u16, DialectId, UrlPath, Compression);
 
 settings! {
     /// The settings of a single listener.
@@ -72,11 +73,14 @@ settings! {
         port: Option<u16> = None, flag = Some("PORT");
         /// Path of the profile's dialect, besides / and /ws.
         path: Option<UrlPath> = None, flag = Some("PATH");
+        /// How messages are compressed for clients that offer it: `off` or `deflate`
+        /// (permessage-deflate).
+        compression: Option<Compression> = None, flag = Some("off|deflate");
     }
 }
 
 /// Settings of a single listener, after `listen` is split into host and port.
-const SINGLE: [&str; 4] = ["profile", "host", "port", "path"];
+const SINGLE: [&str; 5] = ["profile", "host", "port", "path", "compression"];
 
 /// Loads the listeners.
 pub(super) struct ListenerLoader<'a> {
@@ -167,8 +171,13 @@ impl ListenerLoader<'_> {
                 Routes::Profile { dialect, path }
             }
         };
-        let address = SocketAddr::new(host, port);
-        Ok(vec![Listener { address, routes }])
+        let compression = default_compression(profile);
+        let compression = self.single("compression", compression, &origin)?;
+        Ok(vec![Listener {
+            address: SocketAddr::new(host, port),
+            routes,
+            compression,
+        }])
     }
 
     /// The listeners that the program has set.
@@ -217,7 +226,7 @@ impl ListenerLoader<'_> {
             Some(single) => Err(SettingsError::Conflict {
                 one: single.origin(),
                 two: format!("`listeners` ({source})"),
-                rule: "each listener has its own listen, profile and path".into(),
+                rule: "each listener has its own listen, profile, path and compression".into(),
             }),
             None => Ok(()),
         }
@@ -246,13 +255,16 @@ impl ListenerLoader<'_> {
             None => (default_host, default_port),
         };
         let mut path: Option<UrlPath> = part(table, "path")?;
+        let mut compression: Option<Compression> = part(table, "compression")?;
         if let (Some(entry), None) = (find(table, "path"), profile) {
             return Err(entry.expected("a profile in the same table"));
         }
         if let Some(dialect) = profile {
             let legacy = |key: &str| self.legacy_variable(dialect, key, tables, file);
-            let variables = [legacy("host")?, legacy("port")?, legacy("path")?];
-            let [host_entry, port_entry, path_entry] = variables;
+            let variables = ["host", "port", "path", "compression"].map(legacy);
+            let [host_entry, port_entry, path_entry, compression_entry] = variables;
+            let (host_entry, port_entry) = (host_entry?, port_entry?);
+            let (path_entry, compression_entry) = (path_entry?, compression_entry?);
             if let Some(entry) = &host_entry {
                 host = parse::<Option<IpAddr>>(entry)?.unwrap_or(host);
             }
@@ -262,7 +274,11 @@ impl ListenerLoader<'_> {
             if let Some(entry) = &path_entry {
                 path = parse(entry)?;
             }
-            let entries = [host_entry, port_entry, path_entry].into_iter().flatten();
+            if let Some(entry) = &compression_entry {
+                compression = parse(entry)?;
+            }
+            let entries = [host_entry, port_entry, path_entry, compression_entry];
+            let entries = entries.into_iter().flatten();
             sources.extend(entries.map(|entry| entry.source));
         }
         let address = SocketAddr::new(host, port);
@@ -270,7 +286,11 @@ impl ListenerLoader<'_> {
             dialect,
             path: path.map_or_else(|| Profile::of(dialect).path.to_owned(), |path| path.0),
         });
-        let listener = Listener { address, routes };
+        let listener = Listener {
+            address,
+            routes,
+            compression: compression.unwrap_or_else(|| default_compression(profile)),
+        };
         self.note(index, &listener, &sources.join(" and "));
         Ok(listener)
     }
@@ -309,6 +329,8 @@ impl ListenerLoader<'_> {
             self.report.add(&table, "profile", name, source);
             self.report.add(&table, "path", Some(quoted(path)), source);
         }
+        let compression = listener.compression.show();
+        self.report.add(&table, "compression", compression, source);
     }
 
     /// All addresses of the host; in development mode only loopback.
@@ -319,6 +341,11 @@ impl ListenerLoader<'_> {
             (Ipv4Addr::UNSPECIFIED.into(), "default")
         }
     }
+}
+
+/// That of the legacy server.
+fn default_compression(profile: Option<DialectId>) -> Compression {
+    profile.map_or(Compression::Off, |dialect| Profile::of(dialect).compression)
 }
 
 fn parse<T: SettingType>(entry: &Entry) -> Result<T, SettingsError> {

@@ -13,6 +13,7 @@
 
 pub mod access;
 mod compat_env;
+pub mod compression;
 mod declaration;
 pub mod dialect_policy;
 mod dotenv;
@@ -51,6 +52,7 @@ pub mod value;
 mod webhooks;
 
 pub use access::{AccessRule, Action, ChannelPattern, DefaultAccess, Requirement, Subject};
+pub use compression::{Compression, CompressionPolicy};
 pub use declaration::SettingInfo;
 pub use dialect_policy::{DialectPolicy, RateScope, TenantSource, TokenExpiryAction};
 pub use error::SettingsError;

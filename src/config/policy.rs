@@ -1,6 +1,7 @@
 //! The rules for sessions of a whole process, as the broker and the shard read them.
 
 use super::access::DefaultAccess;
+use super::compression::{Compression, CompressionPolicy};
 use super::dialect_policy::DialectPolicy;
 use super::listener::Routes;
 use super::log::{ClientLogPolicy, LogSettings};
@@ -60,6 +61,10 @@ pub struct Policy {
     pub capacity_rejection: RejectionMode,
     /// The routes of each listener, by its index.
     pub routes: Vec<Routes>,
+    /// Whether each of them offers compression.
+    pub compressions: Vec<Compression>,
+    /// How messages are compressed.
+    pub compression: CompressionPolicy,
     /// Which lines about clients are logged.
     pub client_log: ClientLogPolicy,
 }
@@ -87,6 +92,13 @@ impl Policy {
             .map(|dialect| dialect.message_bytes_max.as_u32())
             .max();
         largest.unwrap_or_default().saturating_mul(2)
+    }
+
+    /// How messages are compressed for clients of a listener that offer it.
+    #[must_use]
+    pub fn compression_of(&self, listener: u8) -> Compression {
+        let compression = self.compressions.get(usize::from(listener));
+        compression.copied().unwrap_or(Compression::Off)
     }
 
     /// Whether a listener serves `dialect`.
@@ -163,6 +175,8 @@ impl Default for Policy {
             origin_rejection: RejectionMode::Close,
             capacity_rejection: RejectionMode::Close,
             routes: vec![Routes::ByPath],
+            compressions: Vec::new(),
+            compression: CompressionPolicy::default(),
             client_log: LogSettings::default().client_log(),
         }
     }

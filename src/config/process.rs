@@ -1,6 +1,7 @@
 //! The settings of the process, and those that only one dialect has.
 
 use super::access::{AccessRule, DefaultAccess};
+use super::compression::CompressionPolicy;
 use super::declaration::settings;
 use super::history::HistorySetting;
 use super::origin::OriginPattern;
@@ -132,6 +133,12 @@ settings! {
                 |size| size.0.is_power_of_two() && (1 << 16..=1 << 30).contains(&size.0),
                 "a power of two from 64 KiB to 1 GiB",
             ));
+        /// How much time compression takes, where a listener has it: from 1, the fastest, to 9, the
+        /// smallest output.
+        compression_level: u32 = CompressionPolicy::LEVEL,
+            rule = Some((|level| (1..=9).contains(level), "1 to 9"));
+        /// Length from which messages are compressed. Shorter ones would gain little.
+        compression_bytes_min: ByteSize = ByteSize(CompressionPolicy::BYTES_MIN as u64);
         /// Origins whose pages may connect, such as `https://example.org` or `https://*.example.org`; `*`
         /// allows all.
         allowed_origins: Vec<OriginPattern> = vec![OriginPattern::any()];
@@ -161,6 +168,17 @@ settings! {
                 |url| url.is_none(),
                 "no value: the redis backend is not in this version",
             ));
+    }
+}
+
+impl ProcessSettings {
+    /// How messages are compressed, where that is agreed on.
+    #[must_use]
+    pub fn compression(&self) -> CompressionPolicy {
+        CompressionPolicy {
+            level: self.compression_level,
+            bytes_min: usize::try_from(self.compression_bytes_min.0).unwrap_or(usize::MAX),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The profiles: one row per dialect, with everything that its legacy server determines.
 
+use super::compression::Compression;
 use super::dialect_policy::{DialectPolicy, RateScope};
 use super::log::{LogFormat, LogLevel, LogSettings};
 use super::process::ProcessSettings;
@@ -23,6 +24,8 @@ pub struct Profile {
     pub has_tenant_paths: bool,
     /// Whether the beginning of a user's first session and the end of the last one are announced.
     pub announces_users: bool,
+    /// How messages are compressed on a listener with the profile, unless that is set.
+    pub compression: Compression,
     /// The rules for sessions.
     pub policy: fn() -> DialectPolicy,
     /// Changes the defaults of the process, if the profile is in use.
@@ -168,6 +171,7 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
         port: 8765,
         path: "/",
         shared_path: "/analytics",
+        compression: Compression::Deflate,
         policy: || DialectPolicy {
             rate_limit: per_window(60),
             ping_interval: Millis(20_000),
@@ -205,11 +209,8 @@ pub static PROFILES: [Profile; DialectId::COUNT] = [
             ),
             variable(
                 "STREAMING_WEBSOCKET__COMPRESSION",
-                "",
-                CompatForm::Ignored {
-                    notice: "this version negotiates no compression",
-                    unless: &["", "none", "null"],
-                },
+                "compression",
+                CompatForm::Listener,
             ),
             variable(
                 "STREAMING_WEBSOCKET__REQUIRE_AUTH",
@@ -350,6 +351,7 @@ const NEUTRAL: Profile = Profile {
     shared_path: "/",
     has_tenant_paths: false,
     announces_users: false,
+    compression: Compression::Off,
     policy: DialectPolicy::default,
     defaults: |_, _| {},
     dev_defaults: |_, _| {},

@@ -104,6 +104,8 @@ impl Settings {
                 .map(|_| self.webhooks.subscribe_callback_channels.clone()),
             tenant_domain: self.gateway.tenant_domain.clone(),
             routes: self.listeners.iter().map(|it| it.routes.clone()).collect(),
+            compressions: self.listeners.iter().map(|it| it.compression).collect(),
+            compression: process.compression(),
             client_log: self.log.client_log(),
         }
     }

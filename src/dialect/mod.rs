@@ -62,6 +62,17 @@ pub struct Placeholders {
     pub position: Option<usize>,
 }
 
+impl Placeholders {
+    /// Their offsets with so many bytes ahead.
+    #[must_use]
+    pub fn behind(self, bytes: usize) -> Self {
+        Self {
+            subscription_id: self.subscription_id.map(|at| at + bytes),
+            position: self.position.map(|at| at + bytes),
+        }
+    }
+}
+
 /// A message of a client, decoded.
 #[derive(Clone, Copy, Debug)]
 pub enum Decoded<'a> {

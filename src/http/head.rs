@@ -30,6 +30,8 @@ pub struct Head<'a> {
     pub bearer: Option<&'a str>,
     /// `Sec-WebSocket-Protocol`, all its lines.
     subprotocols: Vec<&'a str>,
+    /// `Sec-WebSocket-Extensions`, all its lines.
+    extensions: Vec<&'a str>,
     /// The lines of the header in which proxies name the client, if it is to be read.
     forwarded: Vec<&'a str>,
     correlation: Correlation<'a>,
@@ -133,6 +135,8 @@ impl<'a> Head<'a> {
             self.version = Some(value);
         } else if is("sec-websocket-protocol") {
             self.subprotocols.push(value);
+        } else if is("sec-websocket-extensions") {
+            self.extensions.push(value);
         } else if is("transfer-encoding") {
             self.has_body = true;
             self.has_transfer_encoding = true;
@@ -228,6 +232,11 @@ impl<'a> Head<'a> {
         }
         let key = self.key.filter(|key| handshake::is_key(key));
         key.ok_or(UpgradeError::Malformed)
+    }
+
+    /// The lines with the extensions that the client offers.
+    pub fn extensions(&self) -> impl Iterator<Item = &'a str> {
+        self.extensions.iter().copied()
     }
 
     /// The offered subprotocols, in order.

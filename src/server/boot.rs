@@ -169,6 +169,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         move |index, now| peers.wake(index, now)
     });
     let publisher = publisher.storing(log()).measuring(Stopwatch::of(clock));
+    let publisher = publisher.compressing(settings.process.compression());
     let requests = services::requests();
     let publisher = Arc::new(publisher.calling_for_retry({
         let requests = requests.0.clone();

@@ -4,10 +4,12 @@
 //! same. So frames are collected once per form, and groups that receive the same publications share
 //! a run.
 
-use super::record::{self, Frame};
+use super::frame_encoder::append_frame;
+use super::record::Frame;
 use crate::base::limits::RUN_BYTES_MAX;
 use crate::base::{ChannelTag, FrameRun, POSITION_BYTES, Position, SUBSCRIPTION_ID_BYTES, Variant};
 use crate::dialect::{PREVIOUS_BYTES, Placeholders};
+use crate::ws::deflater::{STORED_LENGTH_BYTES, stored_length};
 use crate::ws::frame;
 
 /// Batches whose memory is kept: clients may choose subscription ids of any width, but few do.
@@ -149,15 +151,26 @@ impl Batch {
                     true => other + subscription_id_bytes - SUBSCRIPTION_ID_BYTES - header_bytes,
                     false => other - header_bytes,
                 };
-                record::append_frame(&mut self.bytes, |output| {
+                let is_compressed = frame::is_compressed(frame.bytes);
+                let placeholders = append_frame(&mut self.bytes, |output| {
                     output.extend_from_slice(&frame.bytes[header_bytes..at]);
+                    if is_compressed {
+                        // It is a stored block, whose length is right in front of it.
+                        let length_at = output.len() - STORED_LENGTH_BYTES;
+                        output.truncate(length_at);
+                        output.extend_from_slice(&stored_length(subscription_id_bytes));
+                    }
                     output.resize(output.len() + subscription_id_bytes, 0);
                     output.extend_from_slice(&frame.bytes[at + SUBSCRIPTION_ID_BYTES..]);
                     Placeholders {
                         subscription_id: Some(moved(at)),
                         position: frame.placeholders.position.map(moved),
                     }
-                })
+                });
+                if is_compressed {
+                    frame::mark_compressed(&mut self.bytes[start..]);
+                }
+                placeholders
             }
             _ => {
                 self.bytes.extend_from_slice(frame.bytes);
@@ -217,7 +230,11 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{DialectId, SubscriptionId};
+    use crate::base::{DialectId, FrameEncoding, SubscriptionId};
+    use crate::config::CompressionPolicy;
+    use crate::dialect::PREVIOUS_FIELD;
+    use crate::shard::frame_encoder::FrameEncoder;
+    use crate::ws::Inflater;
 
     const TAG: ChannelTag = ChannelTag::from_bits(1);
     const VARIANT: Variant = Variant::plain(DialectId::Analytics);
@@ -237,7 +254,7 @@ mod tests {
 
     fn check_placeholders(is_after: bool) {
         let mut template = Vec::new();
-        let placeholders = record::append_frame(&mut template, |output| {
+        let placeholders = append_frame(&mut template, |output| {
             output.extend_from_slice(b"a\"                      \"b");
             let at = POSITION_BYTES + 4;
             output.extend_from_slice(&[b'_'; SUBSCRIPTION_ID_BYTES]);
@@ -279,6 +296,86 @@ mod tests {
                 .run(TAG, &[1])
                 .with_subscription_id(&SubscriptionId::new(subscription_id));
             assert_eq!(second.bytes(), expected, "{width}");
+        }
+    }
+
+    #[test]
+    fn the_same_is_so_inside_of_compressed_frames() {
+        let variant = Variant::GATEWAY_WITH_PREVIOUS;
+        for encoding in [FrameEncoding::Deflate, FrameEncoding::DeflateSmallWindow] {
+            for is_after in [false, true] {
+                check_compressed(variant.encoded(encoding), is_after, "short");
+                let long = "a part that is compressed, because it is long enough ".repeat(20);
+                check_compressed(variant.encoded(encoding), is_after, &long);
+            }
+        }
+    }
+
+    fn check_compressed(variant: Variant, is_after: bool, part: &str) {
+        let position = Position {
+            epoch: 1,
+            offset: 200,
+        };
+        let previous = Position {
+            offset: 100,
+            ..position
+        };
+        // The text, with these contents, and where they are.
+        let text = |id: &str, position: &str, previous: &str| {
+            let positions = format!("{position}{PREVIOUS_FIELD}{previous}");
+            let (first, second) = match is_after {
+                true => (id, &*positions),
+                false => (&*positions, id),
+            };
+            let before = format!("{{\"{part}\":\"");
+            let between = format!("\",\"{part}\":\"");
+            let second_at = before.len() + first.len() + between.len();
+            let (id_at, position_at) = match is_after {
+                true => (before.len(), second_at),
+                false => (second_at, before.len()),
+            };
+            let placeholders = Placeholders {
+                subscription_id: Some(id_at),
+                position: Some(position_at),
+            };
+            let text = format!("{before}{first}{between}{second}\",\"{part}\":0}}");
+            (text, placeholders)
+        };
+        let blank = " ".repeat(POSITION_BYTES);
+        let (template, in_text) = text(&"_".repeat(SUBSCRIPTION_ID_BYTES), &blank, &blank);
+        // So long that its end is far behind the beginning, and there is something to gain.
+        let tail = "tail ".repeat(200);
+        let mut encoder = FrameEncoder::new(CompressionPolicy::default());
+        let (mut bytes, mut placeholders) = (Vec::new(), Placeholders::default());
+        encoder.append(
+            &mut bytes,
+            (variant.encoded(FrameEncoding::Plain), variant.bit()),
+            |output| {
+                output.extend_from_slice(template.as_bytes());
+                output.extend_from_slice(tail.as_bytes());
+                in_text
+            },
+            |_, _, its| placeholders = its,
+        );
+        assert!(frame::is_compressed(&bytes));
+        let frame = Frame {
+            bytes: &bytes,
+            placeholders,
+        };
+        for id in ["", "xyz", "01234567890123456789", &"z".repeat(200)] {
+            let positions = Positions {
+                own: position,
+                previous_offset: previous.offset,
+            };
+            let width = u16::try_from(id.len()).unwrap();
+            let run = single(TAG, variant, width, positions, frame);
+            let run = run.with_subscription_id(&SubscriptionId::new(id));
+            assert!(frame::is_compressed(run.bytes()));
+            let payload = &run.bytes()[frame::header_bytes(run.bytes())..];
+            let mut inflater = Inflater::default();
+            let inflated = inflater.inflate(payload, 100_000).unwrap();
+            let (expected, _) = text(id, &position.to_string(), &previous.to_string());
+            assert_eq!(str::from_utf8(inflated), Ok(&*(expected + &tail)));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Joins the frames of consecutive publications of a channel into runs, one for each form.
 
 use super::batch::{Batches, Positions};
+use super::frame_encoder::{FrameEncoder, SharedEncoder};
 use super::record::{Frame, Record};
 use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId, Variant};
 use crate::broker::{
@@ -16,8 +17,9 @@ const DELIVERIES_PER_REVIEW: u32 = 1_024;
 /// Frames of one channel, collected as long as the next records are for the same channel. This
 /// keeps the order of all publications, and consecutive publications cost each subscriber one
 /// buffer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Coalescer {
+    encoder: SharedEncoder,
     /// `None` while no frames are collected.
     channel: Option<ChannelIndex>,
     batches: Batches,
@@ -52,6 +54,20 @@ struct LateFrame {
 }
 
 impl Coalescer {
+    pub(super) fn new(encoder: SharedEncoder) -> Self {
+        Self {
+            encoder,
+            channel: None,
+            batches: Batches::default(),
+            shares: Vec::new(),
+            shares_needed: 0,
+            deliveries: 0,
+            touched: Vec::new(),
+            wanted: Vec::new(),
+            json: JsonReader::default(),
+        }
+    }
+
     /// Adds the frames of a record, after delivering those collected for another channel.
     /// `position` is its position in the history.
     pub(super) fn add(
@@ -108,7 +124,10 @@ impl Coalescer {
             let batch = self.batches.of(key.variant, key.subscription_id_bytes);
             let frame = self.batches.at(batch).add(positions, || {
                 let ready = record.frame(key.variant);
-                ready.unwrap_or_else(|| late.of(key.variant, &record, counters))
+                ready.unwrap_or_else(|| {
+                    let encoder = &mut self.encoder.borrow_mut();
+                    late.of(key.variant, &record, encoder, counters)
+                })
             });
             let at = *group as usize;
             if self.shares.len() <= at {
@@ -213,11 +232,18 @@ impl Coalescer {
 }
 
 impl LateFrame {
-    fn of(&mut self, variant: Variant, record: &Record<'_>, counters: &ShardCounters) -> Frame<'_> {
+    fn of(
+        &mut self,
+        variant: Variant,
+        record: &Record<'_>,
+        encoder: &mut FrameEncoder,
+        counters: &ShardCounters,
+    ) -> Frame<'_> {
         if self.variant != Some(variant) {
             self.variant = Some(variant);
             self.bytes.clear();
-            self.placeholders = record.encode(variant, &mut self.bytes);
+            self.placeholders = record.encode(variant, encoder, &mut self.bytes);
+            encoder.count(counters);
             counters.encodes.of(variant).add(1);
         }
         Frame {

@@ -6,7 +6,7 @@ use super::input::WaitingInput;
 use super::send_queue::{FrameCount, QueueLimits, SendQueue};
 use crate::base::counters::{CloseReason, ProtocolError};
 use crate::base::label::Label;
-use crate::base::{ConnectionId, DialectId, Now};
+use crate::base::{ConnectionId, DialectId, Now, Variant};
 use crate::config::PeerRole;
 use crate::ws::close::{self, PeerClose};
 use crate::ws::{CloseCode, Decoder, Opcode, frame};
@@ -100,7 +100,9 @@ pub(super) const NO_TIMER: u32 = u32::MAX;
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) phase: Phase,
-    pub(super) dialect: DialectId,
+    /// The dialect of its session, and how frames for it are encoded. If that is not plain, its
+    /// messages may be compressed too.
+    pub(super) variant: Variant,
     /// Whether it is in the queue of connections to send to.
     pub(super) is_queued: bool,
     /// Whether it is in the queue of those that have a reply or a control frame.
@@ -230,7 +232,7 @@ impl Connection {
                 accepted_nanos,
                 head: Vec::new(),
             })),
-            dialect: DialectId::Gateway,
+            variant: Variant::plain(DialectId::Gateway),
             is_queued: false,
             is_urgent: false,
             is_blocked: false,

@@ -3,7 +3,7 @@
 use super::connection::Phase;
 use super::connection_table::ConnectionTable;
 use crate::base::counters::RejectReason;
-use crate::base::{ConnectionId, Now};
+use crate::base::{ConnectionId, FrameEncoding, Now};
 use std::net::SocketAddr;
 
 impl ConnectionTable {
@@ -26,6 +26,12 @@ impl ConnectionTable {
         if let Some(connection) = self.slab.get_mut(id) {
             connection.received_count = connection.received_count.wrapping_add(1);
         }
+    }
+
+    /// Whether messages of a client may be compressed.
+    pub(super) fn has_compression(&self, id: ConnectionId) -> bool {
+        let connection = self.slab.get(id);
+        connection.is_some_and(|connection| connection.variant.encoding() != FrameEncoding::Plain)
     }
 
     /// The address of a client whose request is read, as far as it is known.

@@ -3,6 +3,7 @@
 use super::ConnectionAction;
 use super::client_log::{ClientLog, Closed};
 use super::connection::{CloseRequest, CloseWait, Connection, NO_TIMER, NOT_STUCK, Phase};
+use super::frame_encoder::SharedEncoder;
 use super::input::{InputQueue, WaitsFor};
 use super::message_types::sent_type;
 use super::probe::Probe;
@@ -54,6 +55,7 @@ pub(super) struct ConnectionTable {
     /// Connections whose sockets are closed and whose slots are still in use.
     pub(super) leaving_count: usize,
     text: Vec<u8>,
+    pub(super) encoder: SharedEncoder,
     ping: FrameRun,
     pub(super) input_queue: InputQueue,
     /// What the wire is to ask the kernel.
@@ -99,6 +101,7 @@ impl ConnectionTable {
         connections_max: u32,
         policy: &Policy,
         unauthenticated: UnauthenticatedPool,
+        encoder: SharedEncoder,
         log: ClientLog,
         counters: Arc<ShardCounters>,
         now: Now,
@@ -121,6 +124,7 @@ impl ConnectionTable {
             ended: Vec::new(),
             leaving_count: 0,
             text: Vec::new(),
+            encoder,
             ping: FrameRun::reply(&frame::control(Opcode::Ping, b"")),
             input_queue: InputQueue::default(),
             queries: Vec::new(),
@@ -288,7 +292,8 @@ impl ConnectionTable {
         let Some(connection) = self.slab.get(id) else {
             return;
         };
-        let dialect = dialect::of(connection.dialect);
+        let variant = connection.variant;
+        let dialect = dialect::of(variant.dialect());
         self.text.clear();
         let mut is_silent = false;
         let start = frame::build_text(&mut self.text, |output| {
@@ -298,7 +303,10 @@ impl ConnectionTable {
         });
         if !is_silent {
             self.counters.clients.sent.of(sent_type(event)).add(1);
-            let run = FrameRun::reply(&self.text[start..]);
+            let mut encoder = self.encoder.borrow_mut();
+            let run = encoder.reply(variant, &self.text[start..]);
+            encoder.count(&self.counters);
+            drop(encoder);
             self.queue(id, run, now);
         }
     }
@@ -406,7 +414,7 @@ impl ConnectionTable {
         assert!(pushed.is_ok(), "no send queue reaches 4 GiB");
         connection.phase = Phase::Closing(close.close_wait());
         self.ready_queue.join(connection);
-        let timeout_ms = self.close_timeouts_ms[connection.dialect.index()];
+        let timeout_ms = self.close_timeouts_ms[connection.variant.dialect().index()];
         // What waits may contain the answer to the close frame.
         self.resume_input(id);
         self.set_timer(id, now.monotonic_ms + timeout_ms);

@@ -26,7 +26,7 @@ impl Shard {
         if let Some(traces) = &mut connections.traces
             && let Some(connection) = connections.slab.get(id)
         {
-            traces.begin_step(id, &command, connection.dialect);
+            traces.begin_step(id, &command, connection.variant.dialect());
         }
         let mut unknown = None;
         let mut requested = None;

@@ -8,13 +8,16 @@ use crate::base::channel_names::is_tenant_id;
 use crate::base::client_counters::ConnectionStatus;
 use crate::base::counters::{CloseReason, RejectReason};
 use crate::base::limits::HEAD_BYTES_MAX;
-use crate::base::{ConnectionId, DialectId, FrameRun, Now};
+use crate::base::{ConnectionId, DialectId, FrameEncoding, FrameRun, Now, Variant};
 use crate::broker::{Command, Connect, HandshakeExcess};
-use crate::config::{ForwardedHeader, PeerRole, Policy, ProxyProtocol, RejectionMode, Routes};
+use crate::config::{
+    Compression, ForwardedHeader, PeerRole, Policy, ProxyProtocol, RejectionMode, Routes,
+};
 use crate::http::proxy_protocol::{self, ProxyHeader};
 use crate::http::target::percent_decode;
 use crate::http::{ForwardedForm, Head, HeadError, Target, UpgradeError};
 use crate::ws::CloseCode;
+use crate::ws::extension::Agreement;
 use crate::ws::handshake::switching_protocols;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -32,6 +35,7 @@ enum HandshakeDecision<'a> {
 struct Upgrade<'a> {
     head_bytes: usize,
     dialect: DialectId,
+    encoding: FrameEncoding,
     answer: String,
     origin: Option<&'a str>,
     authorization: Option<&'a str>,
@@ -204,13 +208,16 @@ impl Shard {
             pending_request.client = client;
             self.connections.count_address(id, client, now);
         }
-        let routes = &policy.routes[usize::from(listener)];
+        let served = (
+            &policy.routes[usize::from(listener)],
+            policy.compression_of(listener),
+        );
         let connections = &mut self.connections;
         let traces = connections.traces.as_ref();
         let traces = traces.filter(|_| head.asks_for_websocket());
         let span = traces.and_then(|traces| traces.begin_connection(&head, accepted_nanos));
         let correlation_id = head.correlation_id();
-        let head_bytes = match decide(&head, routes, policy.tenant_domain.as_deref()) {
+        let head_bytes = match decide(&head, served, policy.tenant_domain.as_deref()) {
             HandshakeDecision::Reject(reason) => {
                 connections.end_rejected(span, (String::new(), listener), reason);
                 return connections.reject_request(id, correlation_id, reason, now);
@@ -288,7 +295,7 @@ impl Shard {
         else {
             unreachable!("only a request head is inspected, and it upgrades once");
         };
-        connection.dialect = upgrade.dialect;
+        connection.variant = Variant::plain(upgrade.dialect).encoded(upgrade.encoding);
         let connected = Connected {
             client: pending_request.client,
             dialect: upgrade.dialect,
@@ -315,6 +322,7 @@ impl Shard {
         }
         let connect = Command::Connect(Connect {
             dialect: upgrade.dialect,
+            encoding: upgrade.encoding,
             peer: pending_request.client,
             authorization: upgrade.authorization,
             token: upgrade.token.as_deref(),
@@ -364,7 +372,7 @@ fn tenant<'a>(
 
 fn decide<'a>(
     head: &Head<'a>,
-    routes: &Routes,
+    (routes, compression): (&Routes, Compression),
     tenant_domain: Option<&str>,
 ) -> HandshakeDecision<'a> {
     if !head.has_valid_host() || head.is_ambiguous() {
@@ -393,10 +401,17 @@ fn decide<'a>(
     let bearer = subprotocols.find(|subprotocol| *subprotocol == BEARER_SUBPROTOCOL);
     let subprotocol_token = bearer.and_then(|_| subprotocols.next());
     let subprotocol_token = subprotocol_token.map(Cow::Borrowed);
+    let agreement = match compression {
+        Compression::Deflate => Agreement::accept(head.extensions()),
+        Compression::Off => None,
+    };
+    let extension = agreement.map(Agreement::answer);
+    let subprotocol = route.subprotocol.or(bearer);
     HandshakeDecision::Upgrade(Upgrade {
         head_bytes: head.head_bytes,
         dialect: route.dialect,
-        answer: switching_protocols(key, route.subprotocol.or(bearer)),
+        encoding: agreement.map_or(FrameEncoding::Plain, Agreement::encoding),
+        answer: switching_protocols(key, subprotocol, extension.as_deref()),
         origin: head.origin,
         authorization: head.bearer,
         correlation_id: head.correlation_id(),

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::connection::{CloseRequest, CloseWait, Phase};
 use super::connection_table::ConnectionTable;
+use super::inflating::Received;
 use super::message_types::received_type;
 use super::session::Message;
 use crate::base::client_counters::ReceivedType;
@@ -114,8 +115,10 @@ impl Shard {
         let mut decoder = std::mem::take(&mut connection.decoder);
         let mut pings = Pings::default();
         let mut cost = 0;
+        // What others have compressed is not its cost.
+        self.connections.encoder.borrow_mut().take_cost();
         let mut at_once_bytes_max = LARGE_MESSAGE_BYTES;
-        let stop = loop {
+        let result = loop {
             if !self.connections.is_open(id) {
                 // These bytes may already contain the answer to the close frame.
                 self.keep_decoder(id, decoder);
@@ -124,19 +127,20 @@ impl Shard {
                 return (cost, None);
             }
             let finishes_large = at_once_bytes_max == usize::MAX;
-            if *consumed < bytes.len() && !finishes_large {
+            let has_more = *consumed < bytes.len() || decoder.has_put_back();
+            if has_more && !finishes_large {
                 if self.questions.has(id) {
-                    break Some(Stop::Answer);
+                    break Ok(Some(Stop::Answer));
                 }
                 if cost >= share.cost_max {
-                    break Some(Stop::Cost);
+                    break Ok(Some(Stop::Cost));
                 }
 
                 if self
                     .connections
                     .has_unread_replies(id, self.broker.auth_satisfied(id))
                 {
-                    break Some(Stop::Peer);
+                    break Ok(Some(Stop::Peer));
                 }
             }
             let limits = MessageLimits {
@@ -149,7 +153,7 @@ impl Shard {
             match step {
                 Ok(Some(Incoming::Postponed(large_bytes))) => {
                     if !share.has_large {
-                        break Some(Stop::Large);
+                        break Ok(Some(Stop::Large));
                     }
                     // It is the one of this share.
                     cost += large_bytes;
@@ -159,6 +163,21 @@ impl Shard {
                     cost += CONTROL_COST;
                     pings.receive(&mut self.connections, id, payload);
                 }
+                Ok(Some(Incoming::Compressed(opcode, payload))) => {
+                    at_once_bytes_max = LARGE_MESSAGE_BYTES;
+                    pings.answer_latest(&mut self.connections, id);
+                    let message = (opcode, payload);
+                    match self.receive_compressed(id, message, share, &mut cost, now) {
+                        Ok(Received::Handled(None)) => {}
+                        Ok(Received::Handled(stop)) => break Ok(stop),
+                        Ok(Received::TooLarge) => {
+                            let payload = payload.to_vec();
+                            decoder.put_back(opcode, payload);
+                            break Ok(Some(Stop::Large));
+                        }
+                        Err(error) => break Err(error),
+                    }
+                }
                 Ok(Some(incoming)) => {
                     at_once_bytes_max = LARGE_MESSAGE_BYTES;
                     cost += match incoming {
@@ -167,7 +186,7 @@ impl Shard {
                     };
                     pings.answer_latest(&mut self.connections, id);
                     if let Some(stop) = self.handle_frame(id, incoming, now) {
-                        break Some(stop);
+                        break Ok(Some(stop));
                     }
                 }
                 Ok(None) => {
@@ -179,19 +198,25 @@ impl Shard {
                         self.connections.end(id, close, now);
                         return (cost, None);
                     }
-                    break None;
+                    break Ok(None);
                 }
-                Err(error) => {
-                    pings.answer_latest(&mut self.connections, id);
-                    *consumed = bytes.len();
-                    self.end_for(id, error, now);
-                    return (cost, None);
-                }
+                Err(error) => break Err(error),
             }
+            let mut encoder = self.connections.encoder.borrow_mut();
+            cost += encoder.take_cost();
         };
         pings.answer_latest(&mut self.connections, id);
-        self.keep_decoder(id, decoder);
-        (cost, stop)
+        match result {
+            Ok(stop) => {
+                self.keep_decoder(id, decoder);
+                (cost, stop)
+            }
+            Err(error) => {
+                *consumed = bytes.len();
+                self.end_for(id, error, now);
+                (cost, None)
+            }
+        }
     }
 
     /// Reads input of a connection that is being closed, only for the peer's close frame; input of
@@ -217,10 +242,11 @@ impl Shard {
         }
     }
 
-    fn message_limits(&self, id: ConnectionId) -> MessageLimits {
+    pub(super) fn message_limits(&self, id: ConnectionId) -> MessageLimits {
         MessageLimits {
             message_bytes_max: self.broker.message_bytes_max(id),
             at_once_bytes_max: usize::MAX,
+            has_compression: self.connections.has_compression(id),
         }
     }
 
@@ -230,7 +256,12 @@ impl Shard {
         }
     }
 
-    fn handle_frame(&mut self, id: ConnectionId, incoming: Incoming<'_>, now: Now) -> Option<Stop> {
+    pub(super) fn handle_frame(
+        &mut self,
+        id: ConnectionId,
+        incoming: Incoming<'_>,
+        now: Now,
+    ) -> Option<Stop> {
         match incoming {
             Incoming::Text(text) => {
                 return self.receive_text(id, text, now);
@@ -240,8 +271,12 @@ impl Shard {
                 self.count_type(ReceivedType::Malformed);
                 self.end_for(id, ProtocolError::Binary, now);
             }
-            // Answered where they are decoded.
-            Incoming::Ping(_) | Incoming::Pong | Incoming::Fragment | Incoming::Postponed(_) => {}
+            // Answered, or inflated, where they are decoded.
+            Incoming::Ping(_)
+            | Incoming::Pong
+            | Incoming::Fragment
+            | Incoming::Postponed(_)
+            | Incoming::Compressed(..) => {}
             Incoming::Close(close) => self.connections.end(id, CloseRequest::echo(close), now),
         }
         None
@@ -283,7 +318,8 @@ impl Shard {
         is_again: bool,
         now: Now,
     ) -> Option<Stop> {
-        let dialect = dialect::of(self.connections.slab.get(id)?.dialect);
+        let variant = self.connections.slab.get(id)?.variant;
+        let dialect = dialect::of(variant.dialect());
         self.awaits_room = false;
         // Taken out, because the command borrows from it while the shard is in use.
         let mut scratch = std::mem::take(&mut self.scratch);

@@ -20,11 +20,13 @@ mod connection;
 mod connection_counts;
 mod connection_table;
 mod effects;
+mod frame_encoder;
 mod handlers;
 mod handshake;
 mod history_page;
 mod hooks;
 mod http_connection;
+mod inflating;
 mod ingest;
 mod input;
 mod message_types;
@@ -53,17 +55,21 @@ use crate::base::now::Stopwatch;
 use crate::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlabFull, Tracer};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
+use crate::ws::Inflater;
 use client_log::{ClientLog, SessionEnd};
 use connection_table::ConnectionTable;
 use connection_table::Ended;
 pub use connection_table::Query;
 use fanwire_ring::{Lapped, Reader, Ring};
+use frame_encoder::FrameEncoder;
 use property_counts::PropertyCounts;
 use publication_reader::PublicationReader;
 use publication_writer::{PublicationWriter, number_of, writer_of};
 use questions::Questions;
 use recovering::Recovering;
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use traces::ShardTraces;
 use unauthenticated::UnauthenticatedPool;
@@ -134,6 +140,7 @@ pub struct ShardParts {
 pub struct Shard {
     broker: Broker,
     scratch: String,
+    inflater: Inflater,
     writer: PublicationWriter,
     reader: PublicationReader,
     connections: ConnectionTable,
@@ -172,21 +179,26 @@ impl Shard {
             quotas: parts.quotas,
             counters: Arc::clone(&parts.counters),
         });
+        let encoder = FrameEncoder::new(parts.policy.compression);
+        let encoder = Rc::new(RefCell::new(encoder));
         let writer = PublicationWriter::new(
             parts.index,
             &parts.ring,
             Arc::clone(&parts.process_state),
+            Rc::clone(&encoder),
             Arc::clone(&parts.counters),
         );
         let reader = PublicationReader::new(
             parts.reader,
             parts.policy.send_queue_bytes_max,
+            Rc::clone(&encoder),
             Arc::clone(&parts.counters),
         );
         let connections = ConnectionTable::new(
             parts.connections_max,
             &parts.policy,
             unauthenticated,
+            encoder,
             ClientLog::new(
                 parts.index,
                 parts.policy.client_log,
@@ -199,6 +211,7 @@ impl Shard {
         Self {
             broker,
             scratch: String::new(),
+            inflater: Inflater::default(),
             writer,
             reader,
             connections,

@@ -1,6 +1,7 @@
 //! Reads the ring for a shard: each record that it wants once, within a budget for one fan-out.
 
 use super::coalescer::Coalescer;
+use super::frame_encoder::SharedEncoder;
 use super::publication_writer::number_of;
 use super::record::{self, Form, Fragment};
 use crate::base::limits::{RING_BYTES_PER_FANOUT, RING_RECORDS_PER_TURN};
@@ -141,6 +142,7 @@ impl PublicationReader {
     pub(super) fn new(
         reader: Reader,
         send_queue_bytes_max: u32,
+        encoder: SharedEncoder,
         counters: Arc<ShardCounters>,
     ) -> Self {
         // Up to twice the budget can wait for a connection that was first in one fan-out and last
@@ -151,7 +153,7 @@ impl PublicationReader {
             budget_bytes,
             reader,
             fragments: HashMap::new(),
-            coalescer: Coalescer::default(),
+            coalescer: Coalescer::new(encoder),
             counters,
             sampled: None,
         }

@@ -1,5 +1,6 @@
 //! Encodes publications once per variant in use, and writes them once to the ring.
 
+use super::frame_encoder::{FrameEncoder, SharedEncoder};
 use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
 use super::stored::{StoredPublications, Ticket};
 use crate::base::interest::variants_of;
@@ -107,13 +108,14 @@ impl RingWriter {
         &self,
         publication: &Publication<'_>,
         meta: PublicationMeta,
-        record: Vec<u8>,
-        mut note_encode: impl FnMut(Variant),
+        (record, encoder): (Vec<u8>, &mut FrameEncoder),
+        note_encode: impl FnMut(Variant),
     ) -> Pieces {
         let interests = &self.process_state.interests;
         let channel = publication.full_name();
         let tag = interests.tag(&channel);
-        let variants = variants_of(interests.variants(tag));
+        let variants = interests.variants(tag);
+        variants_of(variants).for_each(note_encode);
         let history = self.process_state.history.limits_of(&channel);
         let meta = PublicationMeta {
             has_position: history.is_some(),
@@ -125,9 +127,8 @@ impl RingWriter {
             publication,
             &channel,
             meta,
-            variants,
+            (variants, encoder),
             |variant, output| {
-                note_encode(variant);
                 dialect::of(variant.dialect()).publication(publication, meta.of(variant), output)
             },
         );
@@ -325,6 +326,7 @@ pub(super) struct PublicationWriter {
     shard: u16,
     ring_writer: RingWriter,
     counters: Arc<ShardCounters>,
+    encoder: SharedEncoder,
     /// Publications that found the ring full, oldest first.
     unsent: VecDeque<(Pieces, Waiting)>,
     unannounced: Unannounced,
@@ -342,12 +344,14 @@ impl PublicationWriter {
         shard: u16,
         ring: &Ring,
         process_state: Arc<ProcessState>,
+        encoder: SharedEncoder,
         counters: Arc<ShardCounters>,
     ) -> Self {
         Self {
             shard,
             ring_writer: RingWriter::new(ring, process_state, Some(shard)),
             counters,
+            encoder,
             unsent: VecDeque::new(),
             unannounced: Unannounced::default(),
             count: 0,
@@ -381,9 +385,12 @@ impl PublicationWriter {
         let spare = std::mem::take(&mut self.spare);
         let counters = &self.counters;
         let note_encode = |variant| counters.encodes.of(variant).add(1);
-        let mut pieces = self
-            .ring_writer
-            .encode(publication, meta, spare, note_encode);
+        let mut encoder = self.encoder.borrow_mut();
+        let mut pieces =
+            self.ring_writer
+                .encode(publication, meta, (spare, &mut encoder), note_encode);
+        encoder.count(counters);
+        drop(encoder);
         if let Some(stored) = &mut self.stored {
             pieces.ticket = stored.begin(pieces.history.is_some());
         }

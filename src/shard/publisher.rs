@@ -1,5 +1,6 @@
 //! Publishing from threads that are not shards.
 
+use super::frame_encoder::FrameEncoder;
 use super::publication_writer::{ID_BITS, Pieces, RingWriter, Unannounced};
 use super::stored;
 use crate::base::interest::variants_of;
@@ -7,6 +8,7 @@ use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX, TENANT_
 use crate::base::now::Stopwatch;
 use crate::base::{Now, Position, ProcessState, ShardCounters, Variant};
 use crate::broker::Publication;
+use crate::config::CompressionPolicy;
 use crate::dialect::{self, PublicationMeta};
 use crate::journal::PublicationLog;
 use crate::store::{AppendError, Completion};
@@ -24,6 +26,9 @@ pub struct Publisher {
     process_state: Arc<ProcessState>,
     /// Locked, because a counter has one writer at a time.
     counters: Mutex<Arc<ShardCounters>>,
+    compression: CompressionPolicy,
+    /// Those that no thread has in use.
+    encoders: Mutex<Vec<FrameEncoder>>,
     /// Publications so far.
     count: AtomicU64,
     /// Publications of which only some fragments found room in the ring, oldest first.
@@ -40,6 +45,9 @@ pub struct Publisher {
     /// Called when publications begin to wait for room, or callers do: `retry` is due.
     call_for_retry: Box<dyn Fn() + Send + Sync>,
 }
+
+/// Encoders that are kept; more exist while more threads publish at the same time.
+const ENCODERS_KEPT: usize = 4;
 
 /// Why a publication was not accepted.
 ///
@@ -129,6 +137,8 @@ impl Publisher {
             ring_writer: RingWriter::new(ring, Arc::clone(&process_state), None),
             process_state,
             counters: Mutex::new(counters),
+            compression: CompressionPolicy::default(),
+            encoders: Mutex::default(),
             count: AtomicU64::new(0),
             unsent: Mutex::default(),
             is_congested: AtomicBool::new(false),
@@ -139,6 +149,13 @@ impl Publisher {
             wake: Box::new(wake),
             call_for_retry: Box::new(|| {}),
         }
+    }
+
+    /// The same, compressing so for clients that have agreed on it.
+    #[must_use]
+    pub fn compressing(mut self, compression: CompressionPolicy) -> Self {
+        self.compression = compression;
+        self
     }
 
     /// The same, with a call to the thread that calls [`retry`](Self::retry).
@@ -230,9 +247,10 @@ impl Publisher {
         self.ring_writer.note_time(meta.id, self.stopwatch);
         let mut encoded = 0;
         let note_encode = |variant: Variant| encoded |= variant.bit();
-        let mut pieces = self
-            .ring_writer
-            .encode(publication, meta, Vec::new(), note_encode);
+        let mut encoder = self.take_encoder();
+        let mut pieces =
+            self.ring_writer
+                .encode(publication, meta, (Vec::new(), &mut encoder), note_encode);
         let mut unannounced = Unannounced::default();
         let is_written = self.ring_writer.write(&mut pieces, &mut unannounced, now);
         self.store(&pieces, now);
@@ -248,6 +266,12 @@ impl Publisher {
         self.ring_writer
             .announce(&mut unannounced, |shard| (self.wake)(shard, now));
         let counters = self.counters();
+        encoder.count(&counters);
+        let mut encoders = lock(&self.encoders);
+        if encoders.len() < ENCODERS_KEPT {
+            encoders.push(encoder);
+        }
+        drop(encoders);
         variants_of(encoded).for_each(|variant| counters.encodes.of(variant).add(1));
         counters.publications.add(u64::from(is_accepted));
         counters.ring_full.add(u64::from(!is_written));
@@ -290,6 +314,12 @@ impl Publisher {
     #[must_use]
     pub fn ring_position(&self) -> u64 {
         self.ring_writer.ring_position()
+    }
+
+    /// An encoder that no other thread has in use.
+    fn take_encoder(&self) -> FrameEncoder {
+        let encoder = lock(&self.encoders).pop();
+        encoder.unwrap_or_else(|| FrameEncoder::new(self.compression))
     }
 
     fn counters(&self) -> MutexGuard<'_, Arc<ShardCounters>> {

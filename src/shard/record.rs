@@ -22,11 +22,11 @@
 //! Every reader that wants the first one reassembles them. At the last one of others it knows the
 //! position at which the history has the whole.
 
+use super::frame_encoder::FrameEncoder;
 use crate::base::channel_names::name_for_clients;
-use crate::base::{TraceContext, Variant};
+use crate::base::{FrameEncoding, TraceContext, Variant};
 use crate::broker::{BroadcastTarget, Publication, TenantScope};
 use crate::dialect::{self, Placeholders, PublicationMeta};
-use crate::ws::frame;
 
 const HEADER_BYTES: usize = 32;
 /// The form and the count of the variants.
@@ -78,18 +78,18 @@ pub(super) struct Frame<'a> {
     pub(super) placeholders: Placeholders,
 }
 
-/// Writes a record into `output`, with a frame for each variant in `variants`. `channel` is the
-/// publication's `full_name`.
+/// Writes a record into `output`, with a frame for each variant of the mask `variants`, whose texts
+/// `render` appends. `channel` is the publication's `full_name`.
 pub(super) fn write(
     output: &mut Vec<u8>,
     publication: &Publication<'_>,
     channel: &str,
     meta: PublicationMeta,
-    variants: impl Iterator<Item = Variant> + Clone,
+    (variants, encoder): (u32, &mut FrameEncoder),
     mut render: impl FnMut(Variant, &mut Vec<u8>) -> Placeholders,
 ) {
     let data_bytes = u32::try_from(publication.data.len()).expect("messages are under 4 GiB");
-    let variant_count = u8::try_from(variants.clone().count()).expect("variants fit a u32 mask");
+    let variant_count = u8::try_from(variants.count_ones()).expect("a mask has 32 bits");
     let (target, whom) = match publication.target {
         BroadcastTarget::All => (0, ""),
         BroadcastTarget::User(user) => (1, user),
@@ -123,30 +123,53 @@ pub(super) fn write(
     output.extend_from_slice(whom.as_bytes());
     output.extend_from_slice(&name_bytes(tenant));
     output.extend_from_slice(tenant.as_bytes());
-    for (index, variant) in variants.enumerate() {
-        let base = output.len();
-        let placeholders = append_frame(output, |output| render(variant, output));
-        let frame_bytes = u32::try_from(output.len() - base).expect("frames are under 4 GiB");
-        let offset = |placeholder: Option<usize>| {
-            placeholder.map_or(NO_PLACEHOLDER, |placeholder| {
-                u32::try_from(placeholder).expect("a placeholder is inside its frame")
-            })
-        };
-        let entry = [
-            u32::from(variant.index()),
-            frame_bytes,
-            offset(placeholders.subscription_id),
-            offset(placeholders.position),
-        ];
-        let at = HEADER_BYTES + index * TABLE_ENTRY_BYTES;
-        let table = output[at..at + TABLE_ENTRY_BYTES].as_chunks_mut().0;
-        for (bytes, field) in table.iter_mut().zip(entry) {
-            *bytes = field.to_le_bytes();
+    let mut index = 0;
+    for plain in Variant::all_plain() {
+        let encodings = variants & plain.all_encodings();
+        if encodings == 0 {
+            continue;
         }
+        let mut base = output.len();
+        encoder.append(
+            output,
+            (plain, encodings),
+            |output| render(plain, output),
+            |output, variant, placeholders| {
+                write_entry(output, (index, base), variant, placeholders);
+                index += 1;
+                base = output.len();
+            },
+        );
     }
     if let Some(context) = publication.trace {
         output[1] |= IS_TRACED;
         output.extend_from_slice(&context.to_bytes());
+    }
+}
+
+/// Writes the entry of the table for the frame from `base` to the end of a record.
+fn write_entry(
+    output: &mut [u8],
+    (index, base): (usize, usize),
+    variant: Variant,
+    placeholders: Placeholders,
+) {
+    let frame_bytes = u32::try_from(output.len() - base).expect("frames are under 4 GiB");
+    let offset = |placeholder: Option<usize>| {
+        placeholder.map_or(NO_PLACEHOLDER, |placeholder| {
+            u32::try_from(placeholder).expect("a placeholder is inside its frame")
+        })
+    };
+    let entry = [
+        u32::from(variant.index()),
+        frame_bytes,
+        offset(placeholders.subscription_id),
+        offset(placeholders.position),
+    ];
+    let at = HEADER_BYTES + index * TABLE_ENTRY_BYTES;
+    let table = output[at..at + TABLE_ENTRY_BYTES].as_chunks_mut().0;
+    for (bytes, field) in table.iter_mut().zip(entry) {
+        *bytes = field.to_le_bytes();
     }
 }
 
@@ -156,25 +179,6 @@ pub(super) fn trace(record: &[u8]) -> Option<TraceContext> {
         return None;
     }
     record.last_chunk().map(TraceContext::from_bytes)
-}
-
-/// Appends a text frame with the payload that `render` writes; returns the offsets of its
-/// placeholders from the frame's start.
-pub(super) fn append_frame(
-    output: &mut Vec<u8>,
-    render: impl FnOnce(&mut Vec<u8>) -> Placeholders,
-) -> Placeholders {
-    let base = output.len();
-    let mut placeholders = Placeholders::default();
-    let start = frame::build_text(output, |output| placeholders = render(output));
-    let header_bytes = frame::SERVER_HEADER_BYTES_MAX - (start - base);
-    output.copy_within(start.., base);
-    output.truncate(output.len() - (start - base));
-    let in_frame = |offset| header_bytes + offset;
-    Placeholders {
-        subscription_id: placeholders.subscription_id.map(in_frame),
-        position: placeholders.position.map(in_frame),
-    }
 }
 
 /// What the history keeps of a record, in two parts: of its header what follows the count of the
@@ -329,14 +333,26 @@ impl<'a> Record<'a> {
 
     /// Appends the frame of `variant`, as the writer would have encoded it. Nothing is appended if the
     /// texts are not valid.
-    pub(super) fn encode(&self, variant: Variant, output: &mut Vec<u8>) -> Placeholders {
+    pub(super) fn encode(
+        &self,
+        variant: Variant,
+        encoder: &mut FrameEncoder,
+        output: &mut Vec<u8>,
+    ) -> Placeholders {
+        let mut placeholders = Placeholders::default();
         let Some(publication) = self.publication() else {
-            return Placeholders::default();
+            return placeholders;
         };
-        append_frame(output, |output| {
-            let dialect = dialect::of(variant.dialect());
-            dialect.publication(&publication, self.meta.of(variant), output)
-        })
+        encoder.append(
+            output,
+            (variant.encoded(FrameEncoding::Plain), variant.bit()),
+            |output| {
+                let dialect = dialect::of(variant.dialect());
+                dialect.publication(&publication, self.meta.of(variant), output)
+            },
+            |_, _, its| placeholders = its,
+        );
+        placeholders
     }
 
     /// The variants of which the writer encoded frames, as a mask.
@@ -395,6 +411,7 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::base::DialectId;
+    use crate::config::CompressionPolicy;
 
     const GATEWAY: Variant = Variant::plain(DialectId::Gateway);
     const MONITORING: Variant = Variant::plain(DialectId::Monitoring);
@@ -416,7 +433,12 @@ mod tests {
             &publication,
             &publication.full_name(),
             STAMP,
-            variants.iter().copied(),
+            (
+                variants
+                    .iter()
+                    .fold(0, |mask, variant| mask | variant.bit()),
+                &mut FrameEncoder::new(CompressionPolicy::default()),
+            ),
             |variant, output| {
                 output.extend_from_slice(variant.name().as_bytes());
                 Placeholders {
@@ -477,13 +499,15 @@ mod tests {
                 trace,
                 ..publication
             };
-            let variants = [GATEWAY].into_iter();
             write(
                 &mut output,
                 &publication,
                 "news",
                 STAMP,
-                variants,
+                (
+                    GATEWAY.bit(),
+                    &mut FrameEncoder::new(CompressionPolicy::default()),
+                ),
                 |_, output| {
                     output.extend_from_slice(b"text");
                     Placeholders::default()

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::batch::{self, Positions};
 use super::effects;
+use super::frame_encoder::FrameEncoder;
 use super::history_page::{HistoryPage, PageRequest};
 use super::record::{Frame, Record};
 use crate::base::limits::{
@@ -212,7 +213,10 @@ impl Shard {
                         own: broker.position(offset),
                         previous_offset,
                     };
-                    let found = render(broker, recovery, &content, positions);
+                    let mut encoder = connections.encoder.borrow_mut();
+                    let found = render(broker, recovery, &content, (positions, &mut encoder));
+                    encoder.count(&connections.counters);
+                    drop(encoder);
                     found.map(|(run, is_for_all)| {
                         if is_for_all && is_shared(is_first) {
                             recovering.keep(frame_key(offset), &run);
@@ -276,7 +280,7 @@ fn render(
     broker: &mut Broker,
     recovery: &Recovery,
     content: &[u8],
-    positions: Positions,
+    (positions, encoder): (Positions, &mut FrameEncoder),
 ) -> Option<(FrameRun, bool)> {
     let record = Record::read_kept(content)?;
     let (tag, name) = broker.recovering_channel(recovery);
@@ -289,7 +293,7 @@ fn render(
         return None;
     }
     let mut bytes = Vec::new();
-    let placeholders = record.encode(key.variant, &mut bytes);
+    let placeholders = record.encode(key.variant, encoder, &mut bytes);
     let frame = Frame {
         bytes: &bytes,
         placeholders,

@@ -82,8 +82,8 @@ pub fn parse(payload: &[u8]) -> Result<PeerClose, ProtocolError> {
 #[must_use]
 pub fn code_for(error: ProtocolError) -> CloseCode {
     match error {
-        ProtocolError::Utf8 => CloseCode::INVALID_PAYLOAD,
-        ProtocolError::TooLarge => CloseCode::TOO_BIG,
+        ProtocolError::Utf8 | ProtocolError::Deflate => CloseCode::INVALID_PAYLOAD,
+        ProtocolError::TooLarge | ProtocolError::DeflateRatio => CloseCode::TOO_BIG,
         ProtocolError::Binary => CloseCode::UNSUPPORTED_DATA,
         _ => CloseCode::PROTOCOL_ERROR,
     }

@@ -13,6 +13,8 @@ pub struct MessageLimits {
     pub message_bytes_max: usize,
     /// A message of more bytes that arrived in several pieces is postponed: [`Incoming::Postponed`].
     pub at_once_bytes_max: usize,
+    /// Whether messages may be compressed (RFC 7692).
+    pub has_compression: bool,
 }
 
 /// A complete message, control frame or fragment of a peer.
@@ -22,6 +24,9 @@ pub enum Incoming<'a> {
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
+    /// A message whose payload is compressed; [`message`] makes one of the above of the inflated
+    /// payload.
+    Compressed(Opcode, &'a [u8]),
     /// A ping to be answered with the same payload.
     Ping(&'a [u8]),
     /// An answer to a ping, or an unsolicited pong.
@@ -57,6 +62,10 @@ struct Pending {
     received_bytes: usize,
     control: Vec<u8>,
     message: Option<Opcode>,
+    /// Whether the payload of the message is compressed.
+    is_compressed: bool,
+    /// A complete compressed message that was put back.
+    put_back: Option<Opcode>,
     payload: Vec<u8>,
     utf8: Utf8Check,
     waiting: Waiting,
@@ -65,12 +74,10 @@ struct Pending {
 /// Where the result of a step is stored; references to it are created after the state is updated.
 enum Outcome {
     More,
-    InPlace {
-        opcode: Opcode,
-        payload_bytes: usize,
-    },
+    InPlace(Header),
     Control(Opcode),
     Message(Opcode),
+    Compressed(Opcode),
     Fragment,
     Postponed(usize),
 }
@@ -81,6 +88,24 @@ impl Decoder {
     pub fn unfinished_bytes(&self) -> usize {
         let pending = self.pending.as_ref();
         pending.map_or(0, |pending| pending.payload.len())
+    }
+
+    /// Takes back a compressed message that it has just returned: the next step returns it again.
+    pub fn put_back(&mut self, opcode: Opcode, payload: Vec<u8>) {
+        let waiting = Waiting::of(payload.capacity());
+        self.pending = Some(Box::new(Pending {
+            put_back: Some(opcode),
+            payload,
+            waiting,
+            ..Pending::default()
+        }));
+    }
+
+    /// Whether the next step returns a message even without input.
+    #[must_use]
+    pub fn has_put_back(&self) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| pending.put_back.is_some())
     }
 
     /// Decodes `input[*consumed..]` and returns the next message, control frame or fragment, or `None` when
@@ -103,16 +128,15 @@ impl Decoder {
             self.pending = None;
         }
         let outcome = if let Some(pending) = &mut self.pending {
-            pending.advance(input, consumed, limits)?
+            match pending.put_back.take() {
+                Some(opcode) => Outcome::Compressed(opcode),
+                None => pending.advance(input, consumed, limits)?,
+            }
         } else if let Some(header) = whole_frame(&input[*consumed..], limits)? {
             let start = *consumed + header.header_bytes;
-            let payload_bytes = frame_payload_bytes(&header);
-            *consumed = start + payload_bytes;
+            *consumed = start + frame_payload_bytes(&header);
             unmask(&mut input[start..*consumed], header.mask, 0);
-            Outcome::InPlace {
-                opcode: header.opcode,
-                payload_bytes,
-            }
+            Outcome::InPlace(header)
         } else if *consumed < input.len() {
             let pending = self.pending.insert(Box::default());
             pending.advance(input, consumed, limits)?
@@ -120,21 +144,21 @@ impl Decoder {
             Outcome::More
         };
         match (outcome, &self.pending) {
-            (
-                Outcome::InPlace {
-                    opcode,
-                    payload_bytes,
-                },
-                _,
-            ) => {
-                let payload = &input[*consumed - payload_bytes..*consumed];
-                hand_out(opcode, payload).map(Some)
+            (Outcome::InPlace(header), _) => {
+                let payload = &input[*consumed - frame_payload_bytes(&header)..*consumed];
+                match header.is_compressed {
+                    true => Ok(Some(Incoming::Compressed(header.opcode, payload))),
+                    false => message(header.opcode, payload).map(Some),
+                }
             }
             (Outcome::Control(opcode), Some(pending)) => {
-                hand_out(opcode, &pending.control).map(Some)
+                message(opcode, &pending.control).map(Some)
             }
             (Outcome::Message(opcode), Some(pending)) => {
-                hand_out(opcode, &pending.payload).map(Some)
+                message(opcode, &pending.payload).map(Some)
+            }
+            (Outcome::Compressed(opcode), Some(pending)) => {
+                Ok(Some(Incoming::Compressed(opcode, &pending.payload)))
             }
             (Outcome::Fragment, _) => Ok(Some(Incoming::Fragment)),
             (Outcome::Postponed(bytes), _) => Ok(Some(Incoming::Postponed(bytes))),
@@ -146,7 +170,7 @@ impl Decoder {
 /// The header of the frame at the start of `input`, if the frame is complete, and is an
 /// unfragmented message or a control frame.
 fn whole_frame(input: &[u8], limits: MessageLimits) -> Result<Option<Header>, ProtocolError> {
-    let Some(header) = Header::parse(input)? else {
+    let Some(header) = Header::parse(input, limits.has_compression)? else {
         return Ok(None);
     };
     if header.opcode == Opcode::Continuation {
@@ -164,7 +188,11 @@ fn frame_payload_bytes(header: &Header) -> usize {
     usize::try_from(header.payload_bytes).expect("bounded by the message limit, a usize")
 }
 
-fn hand_out(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, ProtocolError> {
+/// The message, or control frame, with this payload.
+///
+/// # Errors
+/// When a text is not UTF-8, or the payload of a close frame is not valid.
+pub fn message(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, ProtocolError> {
     Ok(match opcode {
         Opcode::Text => {
             let text = simdutf8::basic::from_utf8(payload);
@@ -180,7 +208,10 @@ fn hand_out(opcode: Opcode, payload: &[u8]) -> Result<Incoming<'_>, ProtocolErro
 impl Pending {
     /// Whether no frame or message has begun; the last result may then be dropped.
     fn is_idle(&self) -> bool {
-        self.frame.is_none() && self.head_bytes == 0 && self.message.is_none()
+        self.frame.is_none()
+            && self.head_bytes == 0
+            && self.message.is_none()
+            && self.put_back.is_none()
     }
 
     /// Consumes input until a frame is complete, or nothing is left.
@@ -196,7 +227,7 @@ impl Pending {
                 Some(header) => header,
                 None if rest.is_empty() => return Ok(Outcome::More),
                 None => {
-                    let (header, bytes) = self.read_head(rest)?;
+                    let (header, bytes) = self.read_head(rest, limits.has_compression)?;
                     *consumed += bytes;
                     let Some(header) = header else {
                         return Ok(Outcome::More);
@@ -224,7 +255,7 @@ impl Pending {
                 self.control.extend_from_slice(bytes);
             } else {
                 self.payload.extend_from_slice(bytes);
-                if self.message == Some(Opcode::Text) {
+                if self.message == Some(Opcode::Text) && !self.is_compressed {
                     self.utf8.extend(&self.payload)?;
                 }
             }
@@ -240,7 +271,10 @@ impl Pending {
             return Ok(match self.message {
                 Some(opcode) if header.fin => {
                     self.message = None;
-                    Outcome::Message(opcode)
+                    match self.is_compressed {
+                        true => Outcome::Compressed(opcode),
+                        false => Outcome::Message(opcode),
+                    }
                 }
                 _ => {
                     self.waiting.set(self.payload.capacity());
@@ -252,11 +286,15 @@ impl Pending {
 
     /// Adds bytes of `rest` to the header; returns the header when it is complete, and the number
     /// of bytes used.
-    fn read_head(&mut self, rest: &[u8]) -> Result<(Option<Header>, usize), ProtocolError> {
+    fn read_head(
+        &mut self,
+        rest: &[u8],
+        has_compression: bool,
+    ) -> Result<(Option<Header>, usize), ProtocolError> {
         let room = &mut self.head[self.head_bytes..];
         let taken = room.len().min(rest.len());
         room[..taken].copy_from_slice(&rest[..taken]);
-        match Header::parse(&self.head[..self.head_bytes + taken])? {
+        match Header::parse(&self.head[..self.head_bytes + taken], has_compression)? {
             Some(header) => {
                 let used = header.header_bytes - self.head_bytes;
                 self.head_bytes = header.header_bytes;
@@ -272,7 +310,10 @@ impl Pending {
     fn begin_frame(&mut self, header: Header, limits: MessageLimits) -> Result<(), ProtocolError> {
         // RFC 6455 5.4: control frames may come between fragments, another message may not.
         match (header.opcode, self.message) {
-            (Opcode::Text | Opcode::Binary, None) => self.message = Some(header.opcode),
+            (Opcode::Text | Opcode::Binary, None) => {
+                self.message = Some(header.opcode);
+                self.is_compressed = header.is_compressed;
+            }
             (Opcode::Text | Opcode::Binary, Some(_)) | (Opcode::Continuation, None) => {
                 return Err(ProtocolError::Fragmentation);
             }
@@ -302,6 +343,7 @@ mod tests {
     const LIMITS: MessageLimits = MessageLimits {
         message_bytes_max: 1_000,
         at_once_bytes_max: usize::MAX,
+        has_compression: false,
     };
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -341,6 +383,64 @@ mod tests {
         }
         assert!(decoder.pending.is_none_or(|pending| pending.is_idle()));
         said
+    }
+
+    #[test]
+    fn a_compressed_message_is_handed_out_as_it_is_if_that_was_negotiated() {
+        let limits = MessageLimits {
+            has_compression: true,
+            ..LIMITS
+        };
+        let whole = frame(0xc1, b"\xff\x00");
+        let ping = frame(0x89, b"p");
+        let fragments = [frame(0x42, b"\xff"), ping, frame(0x80, b"\x00")].concat();
+        for (stream, opcode) in [(whole, Opcode::Text), (fragments, Opcode::Binary)] {
+            for piece_bytes in 1..=stream.len() {
+                let mut decoder = Decoder::default();
+                let mut found = Vec::new();
+                for piece in stream.clone().chunks_mut(piece_bytes) {
+                    let mut consumed = 0;
+                    while let Some(incoming) = decoder.step(piece, &mut consumed, limits).unwrap() {
+                        if let Incoming::Compressed(opcode, payload) = incoming {
+                            found.push((opcode, payload.to_vec()));
+                        }
+                    }
+                }
+                assert_eq!(found, [(opcode, b"\xff\x00".to_vec())]);
+            }
+            let (mut decoder, mut refused) = (Decoder::default(), stream.clone());
+            let step = decoder.step(&mut refused, &mut 0, LIMITS);
+            assert_eq!(step, Err(ProtocolError::ReservedBits));
+        }
+        // Nothing but the first frame has the bit.
+        for rest in [frame(0xc0, b"b"), frame(0xc9, b"p")] {
+            let mut stream = [frame(0x41, b"a"), rest].concat();
+            let (mut decoder, mut consumed) = (Decoder::default(), 0);
+            let step = decoder.step(&mut stream, &mut consumed, limits);
+            assert_eq!(step, Ok(Some(Incoming::Fragment)));
+            let step = decoder.step(&mut stream, &mut consumed, limits);
+            assert_eq!(step, Err(ProtocolError::ReservedBits));
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_that_is_put_back_is_handed_out_again_and_then_the_next() {
+        let limits = MessageLimits {
+            has_compression: true,
+            ..LIMITS
+        };
+        let mut decoder = Decoder::default();
+        decoder.put_back(Opcode::Text, b"abc".to_vec());
+        assert_eq!(decoder.unfinished_bytes(), 3);
+        assert!(decoder.has_put_back());
+        let (mut next, mut consumed) = (frame(0x81, b"next"), 0);
+        let step = decoder.step(&mut next, &mut consumed, limits);
+        assert_eq!(step, Ok(Some(Incoming::Compressed(Opcode::Text, b"abc"))));
+        assert!(!decoder.has_put_back());
+        let step = decoder.step(&mut next, &mut consumed, limits);
+        assert_eq!(step, Ok(Some(Incoming::Text("next"))));
+        assert_eq!(decoder.step(&mut [], &mut 0, limits), Ok(None));
+        assert!(decoder.pending.is_none());
     }
 
     #[test]

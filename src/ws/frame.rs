@@ -47,6 +47,9 @@ impl Opcode {
     }
 }
 
+/// The bit of the first byte that marks a compressed message (RFC 7692 6).
+pub const COMPRESSED_BIT: u8 = 0x40;
+
 /// The header of a frame from a client.
 ///
 /// ```text
@@ -63,6 +66,8 @@ impl Opcode {
 pub struct Header {
     /// Whether this is the last frame of its message.
     pub fin: bool,
+    /// Whether this is the first frame of a compressed message.
+    pub is_compressed: bool,
     /// The opcode.
     pub opcode: Opcode,
     /// The key with which the payload is masked.
@@ -74,16 +79,21 @@ pub struct Header {
 }
 
 impl Header {
-    /// Parses the header at the start of `input`; `None` when more bytes are needed.
+    /// Parses the header at the start of `input`; `None` when more bytes are needed. Messages may be
+    /// compressed if that `has_compression`.
     ///
     /// # Errors
     /// The protocol error, as soon as the available bytes show it.
-    pub fn parse(input: &[u8]) -> Result<Option<Self>, ProtocolError> {
+    pub fn parse(input: &[u8], has_compression: bool) -> Result<Option<Self>, ProtocolError> {
         let Some(&first) = input.first() else {
             return Ok(None);
         };
-        // RFC 6455 5.2: reserved bits are zero unless an extension was negotiated.
-        if first & 0x70 != 0 {
+        // RFC 6455 5.2: reserved bits are zero unless an extension was negotiated. RFC 7692 6.1: that
+        // of permessage-deflate is set on the first frame of a message only.
+        let may_be_compressed = has_compression && matches!(first & 0x0f, 1 | 2);
+        let is_compressed = may_be_compressed && first & COMPRESSED_BIT != 0;
+        let reserved = if is_compressed { 0x30 } else { 0x70 };
+        if first & reserved != 0 {
             return Err(ProtocolError::ReservedBits);
         }
         let fin = first & 0x80 != 0;
@@ -130,6 +140,7 @@ impl Header {
         };
         Ok(Some(Self {
             fin,
+            is_compressed,
             opcode,
             mask: [mask[0], mask[1], mask[2], mask[3]],
             header_bytes: mask_at + 4,
@@ -196,6 +207,30 @@ pub fn build_text(output: &mut Vec<u8>, render: impl FnOnce(&mut Vec<u8>)) -> us
     start
 }
 
+/// Appends a text frame with a compressed payload.
+pub fn append_compressed_text(output: &mut Vec<u8>, payload: &[u8]) {
+    let start = output.len();
+    let (header, header_bytes) = server_header(Opcode::Text, payload.len());
+    output.extend_from_slice(&header[..header_bytes]);
+    output.extend_from_slice(payload);
+    mark_compressed(&mut output[start..]);
+}
+
+/// Marks a frame as the first of a compressed message.
+pub fn mark_compressed(frame: &mut [u8]) {
+    if let Some(first) = frame.first_mut() {
+        *first |= COMPRESSED_BIT;
+    }
+}
+
+/// Whether a frame that this server has made is compressed.
+#[must_use]
+pub fn is_compressed(frame: &[u8]) -> bool {
+    frame
+        .first()
+        .is_some_and(|first| first & COMPRESSED_BIT != 0)
+}
+
 /// Length of the header of a frame that this server has made, bytes.
 #[must_use]
 pub fn header_bytes(frame: &[u8]) -> usize {
@@ -219,7 +254,7 @@ mod tests {
     use super::*;
 
     fn check(input: &[u8], expected: Result<Option<(u64, usize)>, ProtocolError>) {
-        let parsed = Header::parse(input)
+        let parsed = Header::parse(input, false)
             .map(|header| header.map(|header| (header.payload_bytes, header.header_bytes)));
         assert_eq!(parsed, expected, "input {input:02x?}");
     }
@@ -255,6 +290,23 @@ mod tests {
         check(&[0x81, 0x05], Err(ProtocolError::Unmasked));
         check(&[0x09, 0x80], Err(ProtocolError::Control));
         check(&[0x89, 0xfe], Err(ProtocolError::Control));
+    }
+
+    #[test]
+    fn the_first_frame_of_a_message_may_be_compressed_if_that_was_negotiated() {
+        for first in [0xc1, 0xc2, 0x41, 0x42] {
+            let input = [first, 0x80, 1, 2, 3, 4];
+            let header = Header::parse(&input, true);
+            assert!(header.is_ok_and(|header| header.is_some_and(|header| header.is_compressed)));
+            check(&input, Err(ProtocolError::ReservedBits));
+        }
+        // Continuations, control frames, and the other reserved bits.
+        for first in [0xc0, 0x40, 0xc8, 0xc9, 0xca, 0xa1, 0x91, 0xe1, 0xd1, 0xf1] {
+            let parsed = Header::parse(&[first], true);
+            assert_eq!(parsed, Err(ProtocolError::ReservedBits), "{first:02x}");
+        }
+        let plain = Header::parse(&[0x81, 0x80, 1, 2, 3, 4], true);
+        assert!(plain.is_ok_and(|header| header.is_some_and(|header| !header.is_compressed)));
     }
 
     #[test]

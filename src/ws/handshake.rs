@@ -25,9 +25,14 @@ pub fn accept_value(key: &str) -> String {
     STANDARD.encode(sha1.digest().bytes())
 }
 
-/// The complete answer that switches the connection to WebSocket.
+/// The complete answer that switches the connection to WebSocket, with the subprotocol and the
+/// extension that the server has chosen.
 #[must_use]
-pub fn switching_protocols(key: &str, subprotocol: Option<&str>) -> String {
+pub fn switching_protocols(
+    key: &str,
+    subprotocol: Option<&str>,
+    extension: Option<&str>,
+) -> String {
     let accept = accept_value(key);
     let mut answer = String::with_capacity(192);
     answer.push_str("HTTP/1.1 101 Switching Protocols\r\n");
@@ -36,6 +41,10 @@ pub fn switching_protocols(key: &str, subprotocol: Option<&str>) -> String {
     if let Some(subprotocol) = subprotocol {
         answer.push_str("\r\nSec-WebSocket-Protocol: ");
         answer.push_str(subprotocol);
+    }
+    if let Some(extension) = extension {
+        answer.push_str("\r\nSec-WebSocket-Extensions: ");
+        answer.push_str(extension);
     }
     answer.push_str("\r\n\r\n");
     answer

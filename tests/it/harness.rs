@@ -7,6 +7,7 @@ use async_tungstenite::tungstenite::Message;
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use fanwire::{Builder, DialectId, Listener, ShardCount};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use futures_lite::{StreamExt, future};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -55,7 +56,8 @@ impl Server {
         Self::of(builder.shards(ShardCount::Fixed(2)).listeners(listeners))
     }
 
-    fn of(builder: Builder) -> Self {
+    /// The server of a builder that has listeners.
+    pub(crate) fn of(builder: Builder) -> Self {
         let server = builder.start().unwrap();
         let address = server.addresses()[0];
         Self { server, address }
@@ -147,12 +149,18 @@ pub(crate) fn http(address: SocketAddr, request: &str) -> (u16, String) {
 pub(crate) struct Raw {
     socket: TcpStream,
     received: Vec<u8>,
+    /// Of a client that compresses: what it has asked for.
+    window_bits: Option<u8>,
+    /// How many compressed messages it has received.
+    pub(crate) compressed_count: u32,
 }
 
 /// A frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     Text(String),
+    /// The payload of a compressed text, for a client that does not inflate.
+    Compressed(Vec<u8>),
     Ping,
     Pong(Vec<u8>),
     Close(u16, String),
@@ -168,6 +176,8 @@ impl Raw {
         Self {
             socket,
             received: Vec::new(),
+            window_bits: None,
+            compressed_count: 0,
         }
     }
 
@@ -181,12 +191,37 @@ impl Raw {
         raw
     }
 
+    /// The same of a client that compresses everything, and has asked the server for a window of so
+    /// many bits.
+    pub(crate) fn compressing(
+        address: SocketAddr,
+        target: &str,
+        headers: &str,
+        window_bits: u8,
+    ) -> Self {
+        let mut raw = Self::connect(address);
+        let offer = format!("permessage-deflate; server_max_window_bits={window_bits}");
+        let headers = format!("{headers}Sec-WebSocket-Extensions: {offer}\r\n");
+        raw.write(upgrade_request(target, &headers).as_bytes());
+        let head = raw.read_head();
+        let answer = format!(
+            "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+             client_no_context_takeover; server_max_window_bits={window_bits}\r\n"
+        );
+        assert!(head.contains(&answer), "{head}");
+        raw.window_bits = Some(window_bits);
+        raw
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
     }
 
     pub(crate) fn send(&mut self, text: &str) {
-        self.write(&frame_bytes(0x81, text.as_bytes()));
+        match self.window_bits {
+            None => self.write(&frame_bytes(0x81, text.as_bytes())),
+            Some(_) => self.write(&frame_bytes(0xc1, &deflate(text.as_bytes()))),
+        }
     }
 
     /// Ends with a reset, so that no port waits for the rest of the connection.
@@ -303,6 +338,13 @@ impl Raw {
         self.received.drain(..end);
         Some(match first {
             0x81 => Frame::Text(String::from_utf8(payload).unwrap()),
+            0xc1 => {
+                self.compressed_count += 1;
+                match self.window_bits {
+                    None => Frame::Compressed(payload),
+                    Some(bits) => Frame::Text(String::from_utf8(inflate(&payload, bits)).unwrap()),
+                }
+            }
             0x88 if payload.is_empty() => Frame::Close(1005, String::new()),
             0x88 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
@@ -325,6 +367,37 @@ pub(crate) fn upgrade_request(target: &str, headers: &str) -> String {
         "GET {target} HTTP/1.1\r\n{host}Upgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
     )
+}
+
+/// The compressed payload of a message.
+pub(crate) fn deflate(text: &[u8]) -> Vec<u8> {
+    let mut compressor = Compress::new(Compression::default(), false);
+    let mut payload = Vec::with_capacity(text.len() + 100);
+    let flushed = compressor.compress_vec(text, &mut payload, FlushCompress::Sync);
+    flushed.unwrap();
+    assert!(payload.ends_with(&[0, 0, 0xff, 0xff]));
+    payload.truncate(payload.len() - 4);
+    payload
+}
+
+/// The text of a compressed payload, read with a window of so many bits and with little room, so that
+/// what is farther back is nowhere.
+pub(crate) fn inflate(payload: &[u8], window_bits: u8) -> Vec<u8> {
+    let mut stream = Decompress::new_with_window_bits(false, window_bits);
+    let whole = [payload, &[0, 0, 0xff, 0xff]].concat();
+    let (mut text, mut room) = (Vec::new(), [0; 100]);
+    loop {
+        let (read, written) = (stream.total_in(), stream.total_out());
+        let rest = &whole[usize::try_from(read).unwrap()..];
+        let inflated = stream.decompress(rest, &mut room, FlushDecompress::Sync);
+        inflated.unwrap();
+        let written = usize::try_from(stream.total_out() - written).unwrap();
+        text.extend_from_slice(&room[..written]);
+        if written == 0 && read == stream.total_in() {
+            assert_eq!(read, whole.len() as u64);
+            return text;
+        }
+    }
 }
 
 /// A masked frame that begins with `first`.

@@ -11,6 +11,7 @@ mod bad_input;
 mod bad_tokens;
 mod callbacks;
 mod commands;
+mod compression;
 mod conversation;
 mod examples;
 mod explain;

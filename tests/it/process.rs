@@ -607,6 +607,7 @@ fn every_flag_takes_what_the_file_takes() {
         ("host", "localhost", "host"),
         ("port", "0", "port"),
         ("path", "/live", "path"),
+        ("compression", "deflate", "compression"),
         ("shards", "3", "shards"),
         ("shards", "auto", "shards"),
         ("workers", "3", "shards"),

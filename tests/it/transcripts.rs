@@ -44,6 +44,19 @@ fn folder(dialect: &str) -> PathBuf {
 
 /// Runs all transcripts of a dialect, one after another.
 fn check(dialect: &str) {
+    run(dialect, None);
+}
+
+/// The same with clients that compress everything, and have asked for a window of so many bits. The
+/// server compresses whatever becomes smaller.
+fn check_compressed(dialect: &str, window_bits: u8) {
+    let compressed_count = run(dialect, Some(window_bits));
+    assert!(compressed_count > 10, "only {compressed_count} messages");
+}
+
+/// Runs them; how many compressed messages the clients have received.
+fn run(dialect: &str, window_bits: Option<u8>) -> u32 {
+    let mut compressed_count = 0;
     let files = std::fs::read_dir(folder(dialect)).unwrap();
     let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     files.sort();
@@ -53,10 +66,12 @@ fn check(dialect: &str) {
         let name = format!("{dialect}/{}", file.file_name().unwrap().to_string_lossy());
         println!("{name}");
         let lines: Vec<_> = (1..).zip(text.lines().map(str::trim)).collect();
-        let mut stage = Stage::new(name);
+        let mut stage = Stage::new(name, window_bits);
         stage.play(&lines);
+        compressed_count += stage.compressed_count;
         stage.end();
     }
+    compressed_count
 }
 
 #[test]
@@ -84,6 +99,16 @@ fn notifications_transcripts_hold() {
     check("notifications");
 }
 
+#[test]
+fn gateway_transcripts_hold_with_compression() {
+    check_compressed("gateway", 15);
+}
+
+#[test]
+fn analytics_transcripts_hold_with_compression_and_a_small_window() {
+    check_compressed("analytics", 10);
+}
+
 /// One transcript under way.
 struct Stage {
     file: String,
@@ -93,10 +118,12 @@ struct Stage {
     clients: HashMap<String, Raw>,
     speaker: String,
     names: HashMap<String, Value>,
+    window_bits: Option<u8>,
+    compressed_count: u32,
 }
 
 impl Stage {
-    fn new(file: String) -> Self {
+    fn new(file: String, window_bits: Option<u8>) -> Self {
         Self {
             file,
             line: 0,
@@ -105,6 +132,8 @@ impl Stage {
             clients: HashMap::new(),
             speaker: String::new(),
             names: HashMap::new(),
+            window_bits,
+            compressed_count: 0,
         }
     }
 
@@ -165,17 +194,22 @@ impl Stage {
 
     fn server(&mut self) -> &Server {
         let settings = &self.settings;
+        let window_bits = self.window_bits;
         self.server.get_or_insert_with(|| {
             let file = self.file.replace('/', "-");
             let file = format!("fanwire-{}-{file}.toml", std::process::id());
             let path = std::env::temp_dir().join(file);
             std::fs::write(&path, settings).unwrap();
-            let server = Server::builder()
+            let mut builder = Server::builder()
                 .listen(([127, 0, 0, 1], 0).into())
                 .shards(ShardCount::Fixed(2))
                 .jwt_secret(SECRET)
-                .config_file(&path)
-                .start();
+                .config_file(&path);
+            if window_bits.is_some() {
+                builder = builder.set("compression", "deflate");
+                builder = builder.set("compression_bytes_min", "1");
+            }
+            let server = builder.start();
             std::fs::remove_file(path).unwrap();
             server.unwrap()
         })
@@ -230,7 +264,10 @@ impl Stage {
         let (name, request) = rest.split_once(' ').unwrap();
         let (target, headers) = self.request(request);
         let address = self.server().addresses()[0];
-        let client = Raw::open(address, &target, &headers);
+        let client = match self.window_bits {
+            None => Raw::open(address, &target, &headers),
+            Some(bits) => Raw::compressing(address, &target, &headers, bits),
+        };
         let earlier = self.clients.insert(name.into(), client);
         assert!(earlier.is_none(), "{}: {name} is there", self.place());
         self.speaker = name.into();
@@ -246,9 +283,12 @@ impl Stage {
 
     fn next(&mut self) -> Frame {
         loop {
-            match self.speaker().read() {
-                Frame::Ping => {}
-                frame => return frame,
+            let speaker = self.speaker();
+            let frame = speaker.read();
+            let compressed_count = std::mem::take(&mut speaker.compressed_count);
+            self.compressed_count += compressed_count;
+            if frame != Frame::Ping {
+                return frame;
             }
         }
     }
@@ -466,7 +506,7 @@ fn is_time(text: &str) -> bool {
 
 #[test]
 fn tokens_of_transcripts_are_ones_that_the_server_reads() {
-    let mut stage = Stage::new("gateway/none".into());
+    let mut stage = Stage::new("gateway/none".into(), None);
     stage.make_token(r#"ann {"sub":"ann","roles":["admin"]}"#);
     let token = stage.names["$ann"].as_str().unwrap();
     let verifier = Verifier::hs256(SECRET.as_bytes());

@@ -1,6 +1,7 @@
 //! A virtual client: bytes it sends, bytes it has received.
 
-use fanwire::base::{ConnectionId, DialectId};
+use fanwire::base::{ConnectionId, DialectId, FrameEncoding};
+use fanwire::ws::{Deflater, Inflater};
 use std::collections::HashSet;
 
 /// A publication as a client receives it; its text says no more than this.
@@ -39,6 +40,10 @@ pub(crate) struct Client {
     pub(crate) shard: usize,
     pub(crate) id: ConnectionId,
     pub(crate) dialect: DialectId,
+    /// Whether it has offered compression, and so compresses its publications.
+    compresses: bool,
+    /// Publications that came compressed.
+    pub(crate) compressed_count: usize,
     /// The kernel's side of the socket: it takes no bytes.
     pub(crate) is_blocked: bool,
     pub(crate) is_gone: bool,
@@ -75,6 +80,16 @@ pub(crate) fn request(dialect: DialectId) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The same that offers compression.
+pub(crate) fn compressing_request(dialect: DialectId, parameters: &str) -> Vec<u8> {
+    let mut request = String::from_utf8(request(dialect)).unwrap();
+    request.truncate(request.len() - 2);
+    request.push_str("Sec-WebSocket-Extensions: permessage-deflate");
+    request.push_str(parameters);
+    request.push_str("\r\n\r\n");
+    request.into_bytes()
+}
+
 /// A masked frame from a client.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x1a, 0xb2, 0x3c, 0xd4];
@@ -104,6 +119,8 @@ impl Client {
             shard,
             id,
             dialect,
+            compresses: false,
+            compressed_count: 0,
             is_blocked: false,
             is_gone: false,
             close: None,
@@ -115,6 +132,14 @@ impl Client {
             acknowledged: 0,
             pings: 0,
             pongs: Vec::new(),
+        }
+    }
+
+    /// The same that has offered compression.
+    pub(crate) fn compressing(self) -> Self {
+        Self {
+            compresses: true,
+            ..self
         }
     }
 
@@ -149,6 +174,12 @@ impl Client {
             ),
             _ => format!(r#"{{"type":"PUBLISH","property_id":"{channel}","message":{message}}}"#),
         };
+        if self.compresses {
+            let (mut deflater, mut payload) = (Deflater::new(1), Vec::new());
+            let encoding = FrameEncoding::Deflate;
+            assert!(deflater.deflate(encoding, message.as_bytes(), &mut [], &mut payload));
+            return frame(0x41, &payload);
+        }
         frame(1, message.as_bytes())
     }
 
@@ -173,6 +204,13 @@ impl Client {
             let payload = &unread[start..at];
             match opcode {
                 1 => self.read(std::str::from_utf8(payload).unwrap()),
+                0x41 => {
+                    assert!(self.compresses, "it was not agreed on");
+                    let mut inflater = Inflater::default();
+                    let text = inflater.inflate(payload, 1 << 24).unwrap();
+                    self.read(std::str::from_utf8(text).unwrap());
+                    self.compressed_count += 1;
+                }
                 8 => {
                     let code = u16::from_be_bytes([payload[0], payload[1]]);
                     let reason = std::str::from_utf8(&payload[2..]).unwrap();
@@ -249,9 +287,9 @@ pub(crate) fn whole_frame(bytes: &[u8]) -> Option<(u8, std::ops::Range<usize>)> 
         return None;
     };
     assert_eq!(
-        first & 0xf0,
+        first & 0xb0,
         0x80,
-        "the server sends whole frames without extensions"
+        "the server sends whole frames, and nothing that is not defined"
     );
     let (start, length) = match second {
         126 => (
@@ -264,5 +302,5 @@ pub(crate) fn whole_frame(bytes: &[u8]) -> Option<(u8, std::ops::Range<usize>)> 
         }
         length => (2, usize::from(length)),
     };
-    (bytes.len() >= start + length).then_some((first & 0x0f, start..start + length))
+    (bytes.len() >= start + length).then_some((first & 0x4f, start..start + length))
 }

@@ -8,7 +8,7 @@ use fanwire::base::{
     ProcessState, ShardCounters,
 };
 use fanwire::broker::Quotas;
-use fanwire::config::{AccessRule, DialectPolicy, Policy};
+use fanwire::config::{AccessRule, Compression, CompressionPolicy, DialectPolicy, Policy};
 use fanwire::shard::{Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use std::ops::{Deref, DerefMut};
@@ -114,6 +114,11 @@ fn open_policy(send_queue_bytes_max: u32) -> Policy {
         send_queue_bytes_max,
         // Who takes nothing is slow at once.
         slow_consumer_timeout_ms: 0,
+        compressions: vec![Compression::Deflate],
+        compression: CompressionPolicy {
+            level: 1,
+            bytes_min: 64,
+        },
         ..Policy::default()
     }
 }

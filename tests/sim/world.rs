@@ -110,8 +110,22 @@ impl World {
         let peer = ([127, 0, 0, 1], 9).into();
         let id = self.shards[shard].accept(peer, 0, self.now).unwrap();
         self.by_id.insert((shard, id), self.clients.len());
-        self.clients.push(Client::new(shard, id, dialect));
-        self.send_in_pieces(self.clients.len() - 1, client::request(dialect));
+        let client = Client::new(shard, id, dialect);
+        // Every other one compresses, with one window or the other.
+        let parameters = match self.clients.len() % 4 {
+            1 => Some("; client_max_window_bits"),
+            3 => Some("; server_max_window_bits=10"),
+            _ => None,
+        };
+        let (client, request) = match parameters {
+            Some(parameters) => (
+                client.compressing(),
+                client::compressing_request(dialect, parameters),
+            ),
+            None => (client, client::request(dialect)),
+        };
+        self.clients.push(client);
+        self.send_in_pieces(self.clients.len() - 1, request);
     }
 
     /// Gives the bytes to the client's shard, cut at random.

@@ -189,8 +189,13 @@ fn each_document_has_its_variables() {
         ),
         (
             "COMPRESSION",
+            "none",
+            "compression = \"off\"  # variable STREAMING_WEBSOCKET__COMPRESSION",
+        ),
+        (
+            "COMPRESSION",
             "deflate",
-            "ping_interval = \"20s\"  # analytics profile",
+            "compression = \"deflate\"  # variable STREAMING_WEBSOCKET__COMPRESSION",
         ),
         ("REQUIRE_AUTH", "false", "auth_required = false"),
         ("AUTH_TIMEOUT_SECONDS", "31", "auth_timeout = \"31s\""),

@@ -7,6 +7,7 @@ use crate::base::counters::ProtocolError;
 const LIMITS: MessageLimits = MessageLimits {
     message_bytes_max: MESSAGE_BYTES_MAX,
     at_once_bytes_max: usize::MAX,
+    has_compression: false,
 };
 const SEEDS: std::ops::Range<u64> = 0..3_000;
 
@@ -49,6 +50,7 @@ fn sent(incoming: &Incoming<'_>) -> Sent {
         Incoming::Pong => Sent::Pong,
         Incoming::Fragment => unreachable!("left out"),
         Incoming::Postponed(_) => unreachable!("there is no limit"),
+        Incoming::Compressed(..) => unreachable!("it was not negotiated"),
         Incoming::Close(close) => Sent::Close(close.code.map(crate::ws::CloseCode::value)),
     }
 }

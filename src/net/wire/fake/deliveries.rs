@@ -110,7 +110,7 @@ impl Log {
             requests.unread.drain(..end);
             requests.head_is_over = true;
         }
-        while let Some(header) = Header::parse(&requests.unread).unwrap() {
+        while let Some(header) = Header::parse(&requests.unread, false).unwrap() {
             let end = header.header_bytes + usize::try_from(header.payload_bytes).unwrap();
             if requests.unread.len() < end {
                 return;

@@ -1,0 +1,75 @@
+//! Inflates compressed messages of clients, in a buffer of the shard.
+//!
+//! A few bytes may become thousands of times as many. So a message is inflated at once only up to the
+//! length of a large message; a longer one waits for its share of a turn, as a large one does, and is
+//! then inflated from its beginning, up to the limits.
+
+use super::Shard;
+use super::ingest::{Share, Stop};
+use crate::base::counters::ProtocolError;
+use crate::base::limits::{LARGE_MESSAGE_BYTES, MESSAGE_COST, SCRATCH_BYTES_KEPT};
+use crate::base::{ConnectionId, Now};
+use crate::ws::inflater::inflated_bytes_max;
+use crate::ws::{InflateError, Opcode, decoder};
+
+/// What became of a compressed message.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// It is handled, as far as the input may go on.
+    Handled(Option<Stop>),
+    /// It is larger than may be inflated in this share; nothing of it is handled.
+    TooLarge,
+}
+
+impl Shard {
+    /// Inflates and handles a message, and adds to `cost` what that takes.
+    ///
+    /// # Errors
+    /// The protocol error of the peer.
+    pub(super) fn receive_compressed(
+        &mut self,
+        id: ConnectionId,
+        (opcode, payload): (Opcode, &[u8]),
+        share: Share,
+        cost: &mut usize,
+        now: Now,
+    ) -> Result<Received, ProtocolError> {
+        let message_bytes_max = self.message_limits(id).message_bytes_max;
+        let bytes_max = inflated_bytes_max(payload.len()).min(message_bytes_max);
+        let bytes_now = match share.has_large {
+            true => bytes_max,
+            false => bytes_max.min(LARGE_MESSAGE_BYTES),
+        };
+        // Taken out, because the message is in it while the shard is in use.
+        let mut inflater = std::mem::take(&mut self.inflater);
+        let received = match inflater.inflate(payload, bytes_now) {
+            Ok(inflated) => {
+                *cost += MESSAGE_COST + inflated.len();
+                self.count_inflated(payload, inflated);
+                let message = decoder::message(opcode, inflated);
+                message.map(|message| Received::Handled(self.handle_frame(id, message, now)))
+            }
+            Err(error) => {
+                *cost += bytes_now;
+                match error {
+                    InflateError::TooLarge if bytes_now < bytes_max => Ok(Received::TooLarge),
+                    InflateError::TooLarge if bytes_max < message_bytes_max => {
+                        Err(ProtocolError::DeflateRatio)
+                    }
+                    InflateError::TooLarge => Err(ProtocolError::TooLarge),
+                    InflateError::Invalid => Err(ProtocolError::Deflate),
+                }
+            }
+        };
+        inflater.shrink(SCRATCH_BYTES_KEPT);
+        self.inflater = inflater;
+        received
+    }
+
+    fn count_inflated(&self, payload: &[u8], inflated: &[u8]) {
+        let counters = &self.connections.counters;
+        counters.inflations.add(1);
+        counters.inflation_input_bytes.add(payload.len() as u64);
+        counters.inflation_output_bytes.add(inflated.len() as u64);
+    }
+}
