@@ -146,6 +146,10 @@ pub(crate) struct FanoutArgs {
     /// needs the analytics dialect
     #[arg(long, value_name = "COUNT", default_value = "0")]
     pub(crate) filters: u32,
+    /// Offer permessage-deflate on the connections of the subscribers, except on those of the samples.
+    /// Each compressed message is inflated once, and compared with those of the other subscribers
+    #[arg(long)]
+    pub(crate) deflate: bool,
     /// Send each publication in a write of its own; otherwise all that are due leave in one write
     #[arg(long)]
     pub(crate) separate_writes: bool,
@@ -195,6 +199,9 @@ pub(crate) struct IdleArgs {
     /// Subscribe on every connection too
     #[arg(long)]
     pub(crate) subscribe: bool,
+    /// Offer permessage-deflate on every connection
+    #[arg(long)]
+    pub(crate) deflate: bool,
     /// Seconds to hold them all
     #[arg(long, value_name = "SECONDS", default_value = "5")]
     pub(crate) hold: u64,

@@ -167,6 +167,8 @@ pub(crate) struct Dialer {
     token: Option<String>,
     filter_count: u32,
     request: String,
+    /// Whether it offers permessage-deflate.
+    has_deflate: bool,
     accept: String,
     opened_count: u32,
 }
@@ -185,6 +187,7 @@ impl Dialer {
             token,
             filter_count: 0,
             request,
+            has_deflate: false,
             accept: derive_accept_key(KEY.as_bytes()),
             opened_count: 0,
         }
@@ -194,6 +197,19 @@ impl Dialer {
     pub(crate) fn with_filters(self, filter_count: u32) -> Self {
         Self {
             filter_count,
+            ..self
+        }
+    }
+
+    /// Offers permessage-deflate, which the server must accept.
+    pub(crate) fn with_deflate(self, is_offered: bool) -> Self {
+        const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+        if !is_offered {
+            return self;
+        }
+        Self {
+            request: self.request.trim_end().to_owned() + "\r\n" + OFFER,
+            has_deflate: true,
             ..self
         }
     }
@@ -314,7 +330,12 @@ impl Dialer {
             .leftover
             .drain(..head_bytes.unwrap_or_default())
             .collect();
-        check_response(&String::from_utf8_lossy(&head), &self.accept)
+        let head = String::from_utf8_lossy(&head);
+        if self.has_deflate && !head.contains("permessage-deflate;") {
+            let text = "the server does not accept permessage-deflate";
+            return Err(ConnectError::Upgrade(text.to_owned()));
+        }
+        check_response(&head, &self.accept)
     }
 }
 

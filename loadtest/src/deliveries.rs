@@ -2,7 +2,8 @@
 
 use crate::{
     dialect::{Dialect, difference, find_stamp, shorten},
-    frames::{self, Frame, Reader},
+    frames::{self, Fault, Frame, Reader},
+    inflated::Inflated,
     ledger::{Ledger, SequenceCheck},
     placeholders::{PLACEHOLDER_ID, SubscriptionId},
     publications::Publications,
@@ -22,6 +23,8 @@ pub(crate) struct Deliveries {
     /// Faults of the whole run.
     pub(crate) faults: Faults,
     publisher: Reader,
+    /// If the subscribers have offered compression.
+    inflated: Option<Inflated>,
 }
 
 /// 48 bytes: thousands of these are walked for every publication.
@@ -99,6 +102,15 @@ impl Deliveries {
             figures: Figures::new(),
             faults: Faults::default(),
             publisher: Reader::default(),
+            inflated: None,
+        }
+    }
+
+    /// The same of subscribers that have offered compression.
+    pub(crate) fn inflating(self) -> Self {
+        Self {
+            inflated: Some(Inflated::default()),
+            ..self
         }
     }
 
@@ -191,6 +203,32 @@ impl Deliveries {
                         figures,
                         faults,
                         (payload, id),
+                        now_ns,
+                    );
+                }
+                Ok(Some(Frame {
+                    opcode: frames::COMPRESSED_TEXT,
+                    payload,
+                })) => {
+                    let inflated = self.inflated.as_mut();
+                    let text = match inflated.map(|inflated| inflated.text(payload)) {
+                        Some(Some(text)) => text,
+                        found => {
+                            faults.broken += 1;
+                            faults.explain(|| match found {
+                                None => Fault::Reserved.to_string(),
+                                _ => "the server sent a payload that is no deflate data".to_owned(),
+                            });
+                            subscriber.state = State::Broken;
+                            return self.give_up(index);
+                        }
+                    };
+                    examine(
+                        &mut subscriber.ledger,
+                        publications,
+                        figures,
+                        faults,
+                        (text, id),
                         now_ns,
                     );
                 }

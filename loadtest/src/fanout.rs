@@ -138,7 +138,8 @@ fn set_up(
 ) -> Result<FanOut, RunError> {
     let target = Target::parse(&server.url)?;
     let mut dialer = Dialer::new(target.clone(), server.dialect, server.token.clone())
-        .with_filters(arguments.filters);
+        .with_filters(arguments.filters)
+        .with_deflate(arguments.deflate);
     let mut wire = Wire::new(counted + 1).map_err(|error| {
         RunError::Failed(format!(
             "{counted} subscribers do not fit into one ring: {error}"
@@ -162,6 +163,9 @@ fn set_up(
     )
     .map_err(RunError::Failed)?;
     let mut deliveries = Deliveries::new(server.dialect, arguments.size);
+    if arguments.deflate {
+        deliveries = deliveries.inflating();
+    }
     for permissive in 0..counted {
         let dialed = dialer.open(true).map_err(|error| {
             RunError::Failed(format!("{error} (with {permissive} subscribers connected)"))

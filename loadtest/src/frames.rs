@@ -7,6 +7,8 @@ use std::fmt;
 pub(crate) const TEXT: u8 = 1;
 /// Binary frame.
 pub(crate) const BINARY: u8 = 2;
+/// Text frame whose payload is compressed (RFC 7692): with the first reserved bit.
+pub(crate) const COMPRESSED_TEXT: u8 = 0x41;
 /// Close frame.
 pub(crate) const CLOSE: u8 = 8;
 /// Ping frame.
@@ -74,15 +76,17 @@ fn front(bytes: &[u8]) -> Result<Front<'_>, Fault> {
     let &[first, second, ..] = bytes else {
         return Ok(Front::Missing(2 - bytes.len()));
     };
-    let opcode = first & 0x0f;
-    if first & 0x70 != 0 {
+    let opcode = first & 0x4f;
+    if first & 0x30 != 0 {
         return Err(Fault::Reserved);
     }
     if first & 0x80 == 0 || opcode == 0 {
         return Err(Fault::Fragment);
     }
-    if !matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG) {
-        return Err(Fault::Opcode(opcode));
+    match opcode {
+        TEXT | BINARY | CLOSE | PING | PONG | COMPRESSED_TEXT => {}
+        _ if opcode & 0x40 != 0 => return Err(Fault::Reserved),
+        _ => return Err(Fault::Opcode(opcode)),
     }
     if second & 0x80 != 0 {
         return Err(Fault::Masked);
@@ -280,7 +284,8 @@ mod tests {
     fn what_a_server_must_not_send_is_named() {
         for (bytes, fault) in [
             (&[0x81, 0x80][..], Fault::Masked),
-            (&[0xc1, 0x00], Fault::Reserved),
+            (&[0xc9, 0x00], Fault::Reserved),
+            (&[0xa1, 0x00], Fault::Reserved),
             (&[0x01, 0x00], Fault::Fragment),
             (&[0x80, 0x00], Fault::Fragment),
             (&[0x83, 0x00], Fault::Opcode(3)),

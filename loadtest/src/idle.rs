@@ -46,7 +46,8 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
         Target::parse(&server.url)?,
         server.dialect,
         server.token.clone(),
-    );
+    )
+    .with_deflate(arguments.deflate);
     let memory = || server.pid.map(Memory::take).transpose();
     let (mut wards, mut care) = (Vec::<Ward>::new(), Care::default());
     let before = memory()?;

@@ -20,6 +20,7 @@ mod fanout;
 mod floor;
 mod frames;
 mod idle;
+mod inflated;
 mod ledger;
 mod measure;
 mod neighbours;
