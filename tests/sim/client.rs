@@ -90,6 +90,13 @@ pub(crate) fn compressing_request(dialect: DialectId, parameters: &str) -> Vec<u
     request.into_bytes()
 }
 
+/// The payload of a compressed message.
+pub(crate) fn deflate(text: &[u8]) -> Vec<u8> {
+    let (mut deflater, mut payload) = (Deflater::new(6), Vec::new());
+    assert!(deflater.deflate(FrameEncoding::Deflate, text, &mut [], &mut payload));
+    payload
+}
+
 /// A masked frame from a client.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x1a, 0xb2, 0x3c, 0xd4];
@@ -175,10 +182,7 @@ impl Client {
             _ => format!(r#"{{"type":"PUBLISH","property_id":"{channel}","message":{message}}}"#),
         };
         if self.compresses {
-            let (mut deflater, mut payload) = (Deflater::new(1), Vec::new());
-            let encoding = FrameEncoding::Deflate;
-            assert!(deflater.deflate(encoding, message.as_bytes(), &mut [], &mut payload));
-            return frame(0x41, &payload);
+            return frame(0x41, &deflate(message.as_bytes()));
         }
         frame(1, message.as_bytes())
     }

@@ -1,7 +1,8 @@
 //! Does input wait only for what it must wait for, and in order?
 
-use crate::client::{Client, Received, frame, request};
+use crate::client::{Client, Received, compressing_request, deflate, frame, request};
 use crate::shards::{Shards, shards};
+use fanwire::base::counters::ProtocolError;
 use fanwire::base::{DialectId, Now};
 use fanwire::shard::{ConnectionAction, ReceiveMode};
 
@@ -26,6 +27,19 @@ impl World {
             let id = world.shards.shards[0].accept(peer, 0, NOW).unwrap();
             world.clients.push(Client::new(0, id, DialectId::Gateway));
             world.receive(index, request(DialectId::Gateway));
+        }
+        world
+    }
+
+    /// The same, whose clients have offered compression.
+    fn compressing(clients: usize) -> Self {
+        let mut world = Self::new(0);
+        for index in 0..clients {
+            let peer = ([127, 0, 0, 1], 9).into();
+            let id = world.shards.shards[0].accept(peer, 0, NOW).unwrap();
+            let client = Client::new(0, id, DialectId::Gateway).compressing();
+            world.clients.push(client);
+            world.receive(index, compressing_request(DialectId::Gateway, ""));
         }
         world
     }
@@ -317,6 +331,64 @@ fn of_many_large_messages_finished_at_once_each_turn_handles_one() {
     for turn in 1..=8 {
         world.turn();
         assert_eq!(received(&world), turn);
+    }
+    assert!(!world.shards.shards[0].has_waiting_input());
+}
+
+#[test]
+fn of_many_compressed_messages_that_become_large_each_turn_handles_one() {
+    let mut world = World::compressing(9);
+    let numbers = (0..150_000_u32).map(|number| number.wrapping_mul(number) % 97);
+    let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
+    let text = format!(r#"{{"type":"ping","x":[{}]}}"#, numbers.join(","));
+    let large = frame(0x41, &deflate(text.as_bytes()));
+    assert!(large.len() < 64 * 1024 && text.len() > 256 * 1024);
+    let small = frame(0x41, &deflate(br#"{"type":"ping"}"#));
+    let received = |world: &World| world.shards.counters[0].messages_received.value();
+    for client in 0..8 {
+        world.receive(client, large.clone());
+    }
+    assert_eq!(received(&world), 0, "none of them at once");
+    world.receive(8, small.clone());
+    assert_eq!(received(&world), 1, "who sends little is served at once");
+    world.receive(7, small);
+    for turn in 1..=8 {
+        world.turn();
+        assert_eq!(received(&world), 1 + turn);
+    }
+    world.turn();
+    assert_eq!(
+        received(&world),
+        10,
+        "what came behind a large one is in its order"
+    );
+    assert!(!world.shards.shards[0].has_waiting_input());
+    assert_eq!(world.shards.counters[0].inflations.value(), 10);
+}
+
+#[test]
+fn of_many_decompression_bombs_each_turn_finds_one() {
+    let mut world = World::compressing(9);
+    let bomb = frame(0x41, &deflate(&vec![b'0'; 16 << 20]));
+    assert!(bomb.len() < 32 * 1024);
+    let errors = |world: &World| {
+        let errors = &world.shards.counters[0].protocol_errors;
+        errors.of(ProtocolError::TooLarge).value()
+    };
+    for client in 0..8 {
+        world.receive(client, bomb.clone());
+    }
+    assert_eq!(errors(&world), 0, "none of them at once");
+    world.receive(8, frame(9, b"?"));
+    world.flush();
+    assert_eq!(world.clients[8].pongs, [b"?".to_vec()]);
+    for turn in 1..=8 {
+        world.turn();
+        assert_eq!(errors(&world), turn);
+    }
+    world.flush();
+    for client in &world.clients[..8] {
+        assert_eq!(client.close, Some((1009, "protocol".to_owned())));
     }
     assert!(!world.shards.shards[0].has_waiting_input());
 }
