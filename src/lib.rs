@@ -89,7 +89,7 @@ pub use server::{
     Configured, ConnectionInfo, ConnectionPage, Explanation, HistoryEntry, KernelError, NotStored,
     Publication, Published, Server, SignalWatch, StartError, Stats, StopOutcome, TenantStats,
 };
-pub use shard::{AsyncSession, Denied, Message, OwnedMessage, PublishError, Session};
+pub use shard::{AsyncSession, Denied, Message, Next, OwnedMessage, PublishError, Session};
 
 use std::time::Duration;
 

@@ -12,5 +12,7 @@ pub(crate) fn address(default: &str) -> Result<SocketAddr, Box<dyn Error>> {
 
 /// Tells where the server listens.
 pub(crate) fn announce(server: &Server, path: &str) {
-    println!("ws://{}{path}", server.addresses()[0]);
+    let endpoints = server.endpoints();
+    let scheme = endpoints[0].0.split("://").next().unwrap_or_default();
+    println!("{scheme}://{}{path}", server.addresses()[0]);
 }

@@ -250,7 +250,7 @@ label! {
         Tenant = "tenant",
         /// Too many messages over the rate limit (1008).
         RateLimited = "rate_limited",
-        /// The embedding program, or an operator, closed it (1000).
+        /// The embedding program, or an operator, closed it (1000, or the code of the program).
         Operator = "operator",
     }
 }

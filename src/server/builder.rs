@@ -11,7 +11,7 @@ use crate::config::{
 };
 use crate::dialect;
 use crate::observe::log::{self, LogGuard};
-use crate::shard::{AsyncSession, BoxFuture, Denied, Message, OwnedMessage, Session};
+use crate::shard::{AsyncSession, BoxFuture, Denied, Message, Next, OwnedMessage, Session};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -321,6 +321,54 @@ impl Builder {
         handler: impl Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static,
     ) -> Self {
         self.program.hooks.on_message(kind, true, handler);
+        self
+    }
+
+    /// Calls `handler` on the session's shard for every text message, before its dialect decodes it and
+    /// before the middleware. It answers with [`Session::send_text`] and the like, and says whether the
+    /// message is handled or goes to the dialect. An error is sent to the client, in its dialect.
+    ///
+    /// The session is one of its dialect in all else: it authenticates where that is required (until it
+    /// has, the handler is not called), and it has the limits, pings and broadcasts of its dialect. While a client does
+    /// not read what it was sent, none of its messages are handled. `examples/echo.rs` has the settings of
+    /// a server that sends nothing by itself.
+    ///
+    /// ```
+    /// use fanwire::{Next, Server};
+    ///
+    /// let builder = Server::builder().on_text(|session, text| {
+    ///     session.send_text(text);
+    ///     Ok(Next::Done)
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_text(
+        mut self,
+        handler: impl Fn(&mut Session<'_>, &str) -> Result<Next, Denied> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.hooks.on_text(handler);
+        self
+    }
+
+    /// The same for every binary message. Without a handler, what it is depends on the dialect.
+    ///
+    /// ```
+    /// use fanwire::{Next, Server};
+    ///
+    /// let builder = Server::builder().on_binary(|session, bytes| {
+    ///     match bytes.split_first() {
+    ///         Some((7, rest)) => session.send_binary(rest),
+    ///         _ => session.close_with(4000, "unknown message")?,
+    ///     }
+    ///     Ok(Next::Done)
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_binary(
+        mut self,
+        handler: impl Fn(&mut Session<'_>, &[u8]) -> Result<Next, Denied> + Send + Sync + 'static,
+    ) -> Self {
+        self.program.hooks.on_binary(handler);
         self
     }
 

@@ -7,6 +7,7 @@ use crate::base::counters::CloseReason;
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, RateLimitStatus, SessionId, SessionSearch, SessionView};
 use crate::shard::{PublishError, Shard};
+use crate::ws::{Opcode, frame};
 use serde::Serialize;
 
 /// Most sessions of one page.
@@ -114,6 +115,41 @@ impl Server {
         let send = move |shard: &mut Shard, id, now| shard.send_message(id, &kind, &data, now);
         let sent = self.on_session(&id.to_string(), send).await;
         Ok(sent.is_some())
+    }
+
+    /// Sends a text message to one session, as it is; false when there is none with this id.
+    ///
+    /// # Panics
+    /// In a handler that runs on a shard.
+    ///
+    /// ```no_run
+    /// # async fn send(server: fanwire::Server, id: fanwire::SessionId) {
+    /// let was_sent = server.send_text(id, "hello").await;
+    /// # }
+    /// ```
+    pub async fn send_text(&self, id: SessionId, text: &str) -> bool {
+        self.send_frame(id, frame::message(Opcode::Text, text.as_bytes()))
+            .await
+    }
+
+    /// The same with a binary message.
+    ///
+    /// # Panics
+    /// In a handler that runs on a shard.
+    ///
+    /// ```no_run
+    /// # async fn send(server: fanwire::Server, id: fanwire::SessionId) {
+    /// let was_sent = server.send_binary(id, &[1, 2, 3]).await;
+    /// # }
+    /// ```
+    pub async fn send_binary(&self, id: SessionId, bytes: &[u8]) -> bool {
+        self.send_frame(id, frame::message(Opcode::Binary, bytes))
+            .await
+    }
+
+    async fn send_frame(&self, id: SessionId, frame: Vec<u8>) -> bool {
+        let send = move |shard: &mut Shard, id, now| shard.send_frame(id, &frame, now);
+        self.on_session(&id.to_string(), send).await.is_some()
     }
 
     /// Closes a session (1000); false when there is none with this id.

@@ -141,6 +141,16 @@ impl AsyncSession {
         Ok(())
     }
 
+    /// Sends a text message to this session only, as it is.
+    pub fn send_text(&self, text: &str) {
+        self.actions().push(SessionAction::send_text(text));
+    }
+
+    /// Sends a binary message to this session only.
+    pub fn send_binary(&self, bytes: &[u8]) {
+        self.actions().push(SessionAction::send_binary(bytes));
+    }
+
     /// Publishes on a channel; no permission is required.
     ///
     /// # Errors
@@ -175,5 +185,15 @@ impl AsyncSession {
     /// Closes the connection (1000) after its queued frames.
     pub fn close(&self) {
         self.actions().push(SessionAction::Close);
+    }
+
+    /// Closes the connection after its queued frames, with a code and a reason of the program.
+    ///
+    /// # Errors
+    /// As [`Session::close_with`](super::session::Session::close_with).
+    pub fn close_with(&self, code: u16, reason: &str) -> Result<(), Denied> {
+        let close = SessionAction::close_with(code, reason)?;
+        self.actions().push(close);
+        Ok(())
     }
 }

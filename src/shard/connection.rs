@@ -175,6 +175,11 @@ impl CloseRequest {
         }
     }
 
+    /// The embedding program closes the session, with a code of its own.
+    pub(super) fn by_program(code: CloseCode) -> Self {
+        Self::flushing(code, CloseReason::Operator)
+    }
+
     /// What to wait for after the server's close frame.
     pub(super) fn close_wait(self) -> CloseWait {
         match self.reason {
@@ -205,13 +210,19 @@ impl CloseRequest {
     /// The close frame; its reason text is the label of the counter, so that a client's log and
     /// the server's metrics say the same.
     pub(super) fn frame(self) -> Vec<u8> {
+        let text = match self.reason {
+            CloseReason::Peer => "",
+            reason => reason.name(),
+        };
+        self.frame_with(text)
+    }
+
+    /// The close frame with another reason text.
+    pub(super) fn frame_with(self, text: &str) -> Vec<u8> {
         let Some(code) = self.code else {
             return frame::control(Opcode::Close, &[]);
         };
-        let mut payload = code.value().to_be_bytes().to_vec();
-        if self.reason != CloseReason::Peer {
-            payload.extend_from_slice(self.reason.name().as_bytes());
-        }
+        let payload = [&code.value().to_be_bytes(), text.as_bytes()].concat();
         frame::control(Opcode::Close, &payload)
     }
 }

@@ -289,7 +289,8 @@ impl ConnectionTable {
 
     /// Sends an event to the client, in its dialect.
     pub(super) fn reply(&mut self, id: ConnectionId, event: &Event<'_>, now: Now) {
-        let Some(connection) = self.slab.get(id) else {
+        // No data follows a close frame (RFC 6455 5.5.1).
+        let Some(connection) = self.slab.get(id).filter(|it| it.is_open()) else {
             return;
         };
         let variant = connection.variant;
@@ -384,6 +385,17 @@ impl ConnectionTable {
 
     /// Ends a WebSocket session: its close frame is queued and no more input is read.
     pub(super) fn end(&mut self, id: ConnectionId, close: CloseRequest, now: Now) {
+        self.end_with(id, close, || close.frame(), now);
+    }
+
+    /// The same with this close frame.
+    pub(super) fn end_with(
+        &mut self,
+        id: ConnectionId,
+        close: CloseRequest,
+        frame: impl FnOnce() -> Vec<u8>,
+        now: Now,
+    ) {
         let Some(connection) = self.slab.get_mut(id) else {
             return;
         };
@@ -407,7 +419,7 @@ impl ConnectionTable {
             self.leave_pool(id);
             return self.actions.push(ConnectionAction::Reset(id));
         }
-        let close_frame = FrameRun::reply(&close.frame());
+        let close_frame = FrameRun::reply(&frame());
         let pushed = connection
             .send_queue
             .push(close_frame, None, QueueLimits::NONE);

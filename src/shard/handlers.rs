@@ -127,7 +127,12 @@ impl Shard {
     }
 
     /// Carries out what a handler requests that was called just now. Most request nothing.
-    fn carry_out_now(&mut self, id: ConnectionId, actions: Vec<SessionAction>, now: Now) {
+    pub(super) fn carry_out_now(
+        &mut self,
+        id: ConnectionId,
+        actions: Vec<SessionAction>,
+        now: Now,
+    ) {
         if !actions.is_empty() {
             let tenant = self.broker.isolated_tenant(id).map(Into::into);
             self.carry_out(id, actions, tenant, now);
@@ -146,6 +151,7 @@ impl Shard {
         for action in actions {
             match action {
                 SessionAction::Send(kind, data) => self.send_message(id, &kind, &data, now),
+                SessionAction::SendFrame(frame) => self.send_frame(id, &frame, now),
                 SessionAction::Publish {
                     channel,
                     kind,
@@ -177,6 +183,9 @@ impl Shard {
                 }
                 SessionAction::Close => {
                     self.disconnect(id, now);
+                }
+                SessionAction::CloseWith(code, reason) => {
+                    self.connections.close_with(id, code, &reason, now);
                 }
             }
         }

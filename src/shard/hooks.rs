@@ -2,6 +2,7 @@
 
 use super::async_session::{AsyncSession, OwnedMessage};
 use super::questions::{BoxFuture, Question, UnknownToken};
+use super::raw::{Next, RawMessage};
 use super::session::{Denied, HandlerError, Message, Session};
 use crate::auth::Identity;
 use crate::base::catch_panic;
@@ -19,6 +20,9 @@ type TokenHandler =
 type Ask = dyn Fn(Question) + Send + Sync + 'static;
 type MessageHandler =
     dyn Fn(&mut Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static;
+type TextHandler = dyn Fn(&mut Session<'_>, &str) -> Result<Next, Denied> + Send + Sync + 'static;
+type BinaryHandler =
+    dyn Fn(&mut Session<'_>, &[u8]) -> Result<Next, Denied> + Send + Sync + 'static;
 type ConnectHandler = dyn Fn(&mut Session<'_>) -> Result<(), Denied> + Send + Sync + 'static;
 type DisconnectHandler = dyn Fn(&Session<'_>) + Send + Sync + 'static;
 type Middleware = dyn Fn(&Session<'_>, Message<'_>) -> Result<(), Denied> + Send + Sync + 'static;
@@ -39,6 +43,8 @@ enum HandlerCall {
 #[derive(Default)]
 pub struct Hooks {
     messages: HashMap<Box<str>, Handler>,
+    text: Option<Box<TextHandler>>,
+    binary: Option<Box<BinaryHandler>>,
     connects: Vec<Box<ConnectHandler>>,
     async_connect: Option<Box<AsyncConnectHandler>>,
     connect_callback: Option<Box<AsyncConnectHandler>>,
@@ -94,6 +100,23 @@ impl Hooks {
             before_authentication,
         };
         self.messages.insert(kind.into(), handler);
+    }
+
+    /// Calls `handler` for every text message of sessions that have authenticated, or need not, before
+    /// anything else.
+    pub fn on_text(
+        &mut self,
+        handler: impl Fn(&mut Session<'_>, &str) -> Result<Next, Denied> + Send + Sync + 'static,
+    ) {
+        self.text = Some(Box::new(handler));
+    }
+
+    /// The same for every binary message.
+    pub fn on_binary(
+        &mut self,
+        handler: impl Fn(&mut Session<'_>, &[u8]) -> Result<Next, Denied> + Send + Sync + 'static,
+    ) {
+        self.binary = Some(Box::new(handler));
     }
 
     /// Calls an asynchronous `handler` when a session has begun, after the others; its rejection
@@ -273,6 +296,31 @@ impl Hooks {
             Some(HandlerCall::OnShard(handler)) => call(|| handler(session, message)),
             Some(HandlerCall::Async(_)) | None => Outcome::Done,
         }
+    }
+
+    pub(super) fn handles_raw(&self, message: RawMessage<'_>) -> bool {
+        match message {
+            RawMessage::Text(_) => self.text.is_some(),
+            RawMessage::Binary(_) => self.binary.is_some(),
+        }
+    }
+
+    /// What the handler of such messages does, and says about its dialect.
+    pub(super) fn raw(
+        &self,
+        session: &mut Session<'_>,
+        message: RawMessage<'_>,
+    ) -> (Outcome, Next) {
+        let mut next = Next::Dialect;
+        let outcome = call(|| {
+            next = match (message, &self.text, &self.binary) {
+                (RawMessage::Text(text), Some(handler), _) => handler(session, text)?,
+                (RawMessage::Binary(bytes), _, Some(handler)) => handler(session, bytes)?,
+                _ => Next::Dialect,
+            };
+            Ok(())
+        });
+        (outcome, next)
     }
 
     pub(super) fn check(&self, session: &Session<'_>, message: Message<'_>) -> Outcome {

@@ -5,6 +5,7 @@ use super::connection::{CloseRequest, CloseWait, Phase};
 use super::connection_table::ConnectionTable;
 use super::inflating::Received;
 use super::message_types::received_type;
+use super::raw::{DeferredMessage, Next, RawMessage};
 use super::session::Message;
 use crate::base::client_counters::ReceivedType;
 use crate::base::counters::{CloseReason, ProtocolError};
@@ -30,8 +31,8 @@ pub(super) enum Stop {
     Large,
     /// A question of the session has to be answered first.
     Answer,
-    /// This message is a publication, and the ring has no room.
-    Room(String),
+    /// This message may publish, and the ring has no room.
+    Room(DeferredMessage),
     /// The peer has to read its replies first.
     Peer,
 }
@@ -264,12 +265,10 @@ impl Shard {
     ) -> Option<Stop> {
         match incoming {
             Incoming::Text(text) => {
-                return self.receive_text(id, text, now);
+                return self.receive_message(id, RawMessage::Text(text), now);
             }
-            Incoming::Binary(_) => {
-                self.connections.count_received(id);
-                self.count_type(ReceivedType::Malformed);
-                self.end_for(id, ProtocolError::Binary, now);
+            Incoming::Binary(bytes) => {
+                return self.receive_message(id, RawMessage::Binary(bytes), now);
             }
             // Answered, or inflated, where they are decoded.
             Incoming::Ping(_)
@@ -283,7 +282,12 @@ impl Shard {
     }
 
     /// Handles a message, and measures how long that takes for some.
-    fn receive_text(&mut self, id: ConnectionId, text: &str, now: Now) -> Option<Stop> {
+    fn receive_message(
+        &mut self,
+        id: ConnectionId,
+        message: RawMessage<'_>,
+        now: Now,
+    ) -> Option<Stop> {
         let counters = &self.connections.counters;
         let count = counters.messages_received.value();
         let is_measured = count.is_multiple_of(MESSAGES_MEASURED) && self.stopwatch.is_running();
@@ -294,7 +298,7 @@ impl Shard {
         }
         let began = is_measured.then(|| self.stopwatch.nanos());
         self.received_type = ReceivedType::Malformed;
-        let stop = self.message(id, text, false, now);
+        let stop = self.message(id, message, false, now);
         self.count_type(self.received_type);
         if let Some(began) = began {
             let elapsed = self.stopwatch.nanos() - began;
@@ -309,13 +313,40 @@ impl Shard {
         counters.received.of(received_type).add(1);
     }
 
-    /// Handles a message that the rate limit allows. A publication for which the ring has no room is
-    /// not handled; it `is_again` here when there is.
+    /// Handles a message that the rate limit allows. One that may publish is not handled while the ring
+    /// has no room; it comes here again when there is. `is_seen` says whether the handlers that come
+    /// before its dialect have seen it.
     pub(super) fn message(
         &mut self,
         id: ConnectionId,
+        message: RawMessage<'_>,
+        is_seen: bool,
+        now: Now,
+    ) -> Option<Stop> {
+        if !is_seen && self.has_raw_handler(id, message) {
+            if self.writer.is_congested() {
+                return Some(Stop::Room(DeferredMessage::new(message, false)));
+            }
+            if self.call_raw(id, message, now) == Next::Done {
+                return None;
+            }
+            self.received_type = ReceivedType::Malformed;
+        }
+        match message {
+            RawMessage::Text(text) => self.text_message(id, text, is_seen, now),
+            RawMessage::Binary(_) => {
+                self.end_for(id, ProtocolError::Binary, now);
+                None
+            }
+        }
+    }
+
+    /// Has the dialect decode a text, and carries it out.
+    fn text_message(
+        &mut self,
+        id: ConnectionId,
         text: &str,
-        is_again: bool,
+        is_seen: bool,
         now: Now,
     ) -> Option<Stop> {
         let variant = self.connections.slab.get(id)?.variant;
@@ -325,7 +356,7 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         let document = Document::new(text);
         let dispatched = match document.object() {
-            Ok(object) => self.dispatch(id, dialect, &object, &mut scratch, is_again, now),
+            Ok(object) => self.dispatch(id, dialect, &object, &mut scratch, is_seen, now),
             Err(error) => Err(error.into()),
         };
         if let Err(rejection) = dispatched {
@@ -335,7 +366,8 @@ impl Shard {
         if scratch.capacity() <= SCRATCH_BYTES_KEPT {
             self.scratch = scratch;
         }
-        self.awaits_room.then(|| Stop::Room(text.to_owned()))
+        let deferred = || DeferredMessage::new(RawMessage::Text(text), true);
+        self.awaits_room.then(|| Stop::Room(deferred()))
     }
 
     /// Decodes a message and carries it out. Whether the session may send such a message comes
@@ -346,10 +378,10 @@ impl Shard {
         dialect: &dyn Dialect,
         object: &Object<'_>,
         scratch: &mut String,
-        is_again: bool,
+        is_seen: bool,
         now: Now,
     ) -> Result<(), Rejection> {
-        if self.hooks.has_middleware() && !is_again {
+        if self.hooks.has_middleware() && !is_seen {
             // Middleware sees every message, as valid JSON.
             json::check(object.raw())?;
             let kind = object.field("type").and_then(|kind| kind.text());

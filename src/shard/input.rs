@@ -15,6 +15,7 @@
 
 use super::connection::Phase;
 use super::ingest::{Share, Stop};
+use super::raw::DeferredMessage;
 use super::{ConnectionAction, Shard};
 use crate::base::limits::{
     CONTROL_COST, INPUT_COST_AT_ONCE, INPUT_COST_PER_SHARE, INPUT_COST_PER_TURN, INPUT_WAITING,
@@ -45,8 +46,8 @@ pub(super) enum WaitsFor {
 #[derive(Debug, Default)]
 pub(super) struct WaitingInput {
     pub(super) waits_for: WaitsFor,
-    /// A publication that is decoded and counted against the rate limit, ahead of the bytes.
-    message: Option<String>,
+    /// A message that waits for room in the ring, ahead of the bytes.
+    message: Option<DeferredMessage>,
     bytes: Vec<u8>,
     /// How many of the bytes are handled.
     consumed: usize,
@@ -71,7 +72,7 @@ impl WaitingInput {
     }
 
     fn count_memory(&mut self) {
-        let message = self.message.as_ref().map_or(0, String::capacity);
+        let message = self.message.as_ref().map_or(0, DeferredMessage::capacity);
         self.waiting.set(self.bytes.capacity() + message);
     }
 }
@@ -243,7 +244,7 @@ impl Shard {
             && is_open
         {
             cost += MESSAGE_COST + message.len();
-            stop = self.message(id, &message, true, now);
+            stop = self.message(id, message.message(), message.is_seen, now);
         }
         if stop.is_none() {
             let WaitingInput {
@@ -326,7 +327,7 @@ impl Shard {
 
 impl Stop {
     /// What the rest waits for, and the message ahead of it.
-    fn reason(self) -> (WaitsFor, Option<String>) {
+    fn reason(self) -> (WaitsFor, Option<DeferredMessage>) {
         match self {
             Self::Cost => (WaitsFor::Turn, None),
             Self::Large => (WaitsFor::Large, None),

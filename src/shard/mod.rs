@@ -37,6 +37,7 @@ mod publication_reader;
 mod publication_writer;
 mod publisher;
 mod questions;
+mod raw;
 mod ready_queue;
 mod record;
 mod recovering;
@@ -82,6 +83,7 @@ pub use http_connection::HttpOutput;
 pub use input::ReceiveMode;
 pub use publisher::{PublishError, Publisher};
 pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
+pub use raw::Next;
 pub use session::{Denied, HandlerError, Message, Session};
 
 pub use traces::published;

@@ -3,6 +3,8 @@
 use crate::auth::Identity;
 use crate::base::DialectId;
 use crate::broker::{SessionId, SessionView};
+use crate::ws::close::is_reason;
+use crate::ws::{CloseCode, Opcode, frame};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
@@ -88,6 +90,8 @@ impl Message<'_> {
 #[derive(Debug)]
 pub(super) enum SessionAction {
     Send(String, String),
+    /// A finished frame.
+    SendFrame(Vec<u8>),
     Publish {
         channel: String,
         kind: String,
@@ -97,6 +101,7 @@ pub(super) enum SessionAction {
     Unsubscribe(String),
     Identify(Identity),
     Close,
+    CloseWith(CloseCode, String),
 }
 
 /// A session, as a handler sees it. The actions that the handler requests are carried out after it
@@ -261,6 +266,33 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Sends a text message to this session only, as it is: for clients that the program understands by
+    /// itself, see [`Builder::on_text`](crate::Builder::on_text).
+    ///
+    /// ```
+    /// # let builder = fanwire::Server::builder().on_connect(|session| {
+    /// session.send_text("hello");
+    /// # Ok(())
+    /// # });
+    /// # drop(builder);
+    /// ```
+    pub fn send_text(&mut self, text: &str) {
+        self.actions.push(SessionAction::send_text(text));
+    }
+
+    /// Sends a binary message to this session only.
+    ///
+    /// ```
+    /// # let builder = fanwire::Server::builder().on_connect(|session| {
+    /// session.send_binary(&[1, 2, 3]);
+    /// # Ok(())
+    /// # });
+    /// # drop(builder);
+    /// ```
+    pub fn send_binary(&mut self, bytes: &[u8]) {
+        self.actions.push(SessionAction::send_binary(bytes));
+    }
+
     /// Publishes on a channel; no permission is required.
     ///
     /// # Errors
@@ -338,6 +370,50 @@ impl<'a> Session<'a> {
     /// ```
     pub fn close(&mut self) {
         self.actions.push(SessionAction::Close);
+    }
+
+    /// Closes the connection after its queued frames, with a code and a reason of the program.
+    ///
+    /// # Errors
+    /// When the code may not be sent, or the reason is longer than 123 bytes. Programs have 3000 to
+    /// 4999 (RFC 6455 7.4.2); of the others 1000 to 1003 and 1007 to 1014 may be sent.
+    ///
+    /// ```
+    /// # let builder = fanwire::Server::builder().on_connect(|session| {
+    /// session.close_with(4001, "come back tomorrow")?;
+    /// # Ok(())
+    /// # });
+    /// # drop(builder);
+    /// ```
+    pub fn close_with(&mut self, code: u16, reason: &str) -> Result<(), Denied> {
+        self.actions.push(SessionAction::close_with(code, reason)?);
+        Ok(())
+    }
+}
+
+impl SessionAction {
+    pub(super) fn send_text(text: &str) -> Self {
+        Self::SendFrame(frame::message(Opcode::Text, text.as_bytes()))
+    }
+
+    pub(super) fn send_binary(bytes: &[u8]) -> Self {
+        Self::SendFrame(frame::message(Opcode::Binary, bytes))
+    }
+
+    pub(super) fn close_with(code: u16, reason: &str) -> Result<Self, Denied> {
+        let Some(allowed) = CloseCode::of(code) else {
+            let allowed = "1000 to 1003, 1007 to 1014 and 3000 to 4999";
+            return Err(Denied(format!(
+                "close code {code} may not be sent; allowed: {allowed}"
+            )));
+        };
+        if !is_reason(reason) {
+            let bytes = reason.len();
+            return Err(Denied(format!(
+                "close reason of {bytes} bytes; allowed: 123"
+            )));
+        }
+        Ok(Self::CloseWith(allowed, reason.to_owned()))
     }
 }
 

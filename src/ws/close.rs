@@ -1,5 +1,6 @@
 //! Close codes and the payload of close frames.
 
+use super::frame::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::base::counters::ProtocolError;
 
 /// A status code of a close frame (RFC 6455 7.4).
@@ -37,6 +38,12 @@ impl CloseCode {
         self.0
     }
 
+    /// The code with this number, if it may be sent.
+    #[must_use]
+    pub fn of(value: u16) -> Option<Self> {
+        Self::is_allowed_on_wire(value).then_some(Self(value))
+    }
+
     /// Whether a peer may send this number in a close frame.
     ///
     /// RFC 6455 7.4.2 and the IANA registry: 1004 to 1006 and 1015 never appear on the wire,
@@ -52,6 +59,12 @@ impl CloseCode {
 pub struct PeerClose {
     /// The code to answer with: the peer's own, or `None` if it sent none.
     pub code: Option<CloseCode>,
+}
+
+/// Whether a close frame has room for this reason beside its code (RFC 6455 5.5).
+#[must_use]
+pub fn is_reason(reason: &str) -> bool {
+    reason.len() <= CONTROL_PAYLOAD_BYTES_MAX - size_of::<u16>()
 }
 
 /// Parses the payload of a close frame.

@@ -241,12 +241,18 @@ pub fn header_bytes(frame: &[u8]) -> usize {
     }
 }
 
+/// A complete message in one frame.
+#[must_use]
+pub fn message(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let (header, header_bytes) = server_header(opcode, payload.len());
+    [&header[..header_bytes], payload].concat()
+}
+
 /// A complete control frame; the payload is truncated to the limit of 125 bytes.
 #[must_use]
 pub fn control(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let payload = &payload[..payload.len().min(CONTROL_PAYLOAD_BYTES_MAX)];
-    let (header, header_bytes) = server_header(opcode, payload.len());
-    [&header[..header_bytes], payload].concat()
+    message(opcode, payload)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Do the programs under `examples/` do what they say?
 
-use crate::harness::{Client, SECRET, http, http_get};
+use crate::harness::{Client, Frame, Raw, SECRET, frame_bytes, http, http_get};
 use fanwire::auth::{Grant, issue};
 use fanwire::base::now::Clock;
 use serde_json::Value;
@@ -24,11 +24,16 @@ impl Example {
 
     /// The same with variables in its environment.
     fn start_with(name: &str, variables: &[(&str, &str)]) -> Self {
+        let addresses = &["127.0.0.1:0", "127.0.0.1:0"];
+        Self::run(name, addresses, variables)
+    }
+
+    fn run(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut path: PathBuf = std::env::current_exe().unwrap();
         path.pop();
         path.pop();
         let mut child = Command::new(path.join("examples").join(name))
-            .args(["127.0.0.1:0", "127.0.0.1:0"])
+            .args(arguments)
             .env("FANWIRE_JWT_SECRET", SECRET)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
@@ -42,6 +47,7 @@ impl Example {
         let http = line.trim().split_once(" http://");
         let http = http.map(|(_, address)| address.parse().unwrap());
         let address = line.trim().trim_start_matches("ws://");
+        let address = address.trim_start_matches("wss://");
         let address = address.split('/').next().unwrap().parse().unwrap();
         Self {
             child,
@@ -205,6 +211,31 @@ fn the_advanced_gateway_checks_its_own_credentials_and_broadcasts() {
         "greeting",
     ] {
         next(&mut client, kind);
+    }
+}
+
+#[test]
+fn the_echo_sends_back_what_it_receives_and_nothing_else() {
+    let plain = Example::run("echo", &["127.0.0.1:0"], &[]);
+    let encrypted = Example::run("echo", &["127.0.0.1:0", "--tls"], &[]);
+    for address in [plain.address, crate::tls::plain_port_for(encrypted.address)] {
+        let mut raw = Raw::open(address, "/ws", "");
+        raw.send(r#"{"type":"ping"}"#);
+        assert_eq!(raw.read(), Frame::Text(r#"{"type":"ping"}"#.into()));
+        raw.write(&frame_bytes(0x82, b"\0\xff"));
+        assert_eq!(raw.read(), Frame::Binary(b"\0\xff".to_vec()));
+        // In fragments with a ping between.
+        raw.write(&frame_bytes(0x01, b"one "));
+        raw.write(&frame_bytes(0x89, b"?"));
+        raw.write(&frame_bytes(0x80, b"two"));
+        assert_eq!(raw.read(), Frame::Pong(b"?".to_vec()));
+        assert_eq!(raw.read(), Frame::Text("one two".into()));
+        let largest = vec![0xfe; 16 << 20];
+        raw.write(&frame_bytes(0x82, &largest));
+        assert!(raw.read() == Frame::Binary(largest));
+        raw.write(&frame_bytes(0x88, &4_321_u16.to_be_bytes()));
+        assert_eq!(raw.read_silently(), Frame::Close(4_321, String::new()));
+        assert_eq!(raw.read_silently(), Frame::End);
     }
 }
 

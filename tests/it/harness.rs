@@ -156,11 +156,12 @@ pub(crate) struct Raw {
 }
 
 /// A frame from the server.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     Text(String),
     /// The payload of a compressed text, for a client that does not inflate.
     Compressed(Vec<u8>),
+    Binary(Vec<u8>),
     Ping,
     Pong(Vec<u8>),
     Close(u16, String),
@@ -215,6 +216,11 @@ impl Raw {
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).unwrap();
+    }
+
+    /// Whether the peer still takes bytes.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).is_ok()
     }
 
     pub(crate) fn send(&mut self, text: &str) {
@@ -345,6 +351,7 @@ impl Raw {
                     Some(bits) => Frame::Text(String::from_utf8(inflate(&payload, bits)).unwrap()),
                 }
             }
+            0x82 => Frame::Binary(payload),
             0x88 if payload.is_empty() => Frame::Close(1005, String::new()),
             0x88 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);

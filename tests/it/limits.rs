@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 
 /// `messages` per hour: none comes back during a test.
-fn per_hour(messages: u64) -> SettingValue {
+pub(crate) fn per_hour(messages: u64) -> SettingValue {
     SettingValue::Table(BTreeMap::from([
         ("messages".to_owned(), messages.into()),
         ("window".to_owned(), "1h".into()),

@@ -119,6 +119,11 @@ fn tunnel(server: SocketAddr, config: Arc<ClientConfig>) -> SocketAddr {
     address
 }
 
+/// A plain port whose connections go on by TLS, to a server of whatever certificate.
+pub(crate) fn plain_port_for(server: SocketAddr) -> SocketAddr {
+    tunnel(server, config(BOTH, None))
+}
+
 /// The certificate that a client of this name receives, by a handshake of its own.
 fn presented(server: SocketAddr, name: &str) -> CertificateDer<'static> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
