@@ -116,6 +116,9 @@ pub(super) struct Publication {
     /// The type of the message.
     #[serde(rename = "type")]
     kind: String,
+    /// `base64` if it is a binary message; its data are a text then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
     /// As it was published.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
@@ -340,7 +343,8 @@ pub(super) fn history(
         Some(Publication {
             position: message.position.to_string(),
             kind: message.kind.to_owned(),
-            data: RawValue::from_string(message.data.to_owned()).ok()?,
+            encoding: message.data.is_binary().then_some("base64"),
+            data: RawValue::from_string(message.data.to_json().into_owned()).ok()?,
             timestamp: message.unix_ms,
         })
     });

@@ -348,6 +348,8 @@ metrics! {
         /// Turns of subscribers that recover: each sends some publications, or finds that the subscriber
         /// cannot receive more yet.
         recovery_turns: Counter;
+        /// Binary publications that a subscriber did not receive, because it takes text only.
+        binary_skipped: Counter;
         /// Publications queued for a subscriber and never sent.
         dropped: CounterSet<DropReason>, label = "reason";
         /// Sends that a socket did not accept completely.

@@ -25,6 +25,8 @@ pub struct SubscriberGroupKey {
     pub subscription_id_bytes: u16,
     /// Their filter among those of the channel; `None` = they receive every publication.
     filter: Option<FilterId>,
+    /// Whether they receive binary publications too.
+    pub takes_binary: bool,
     /// Their tenant, in the channels of server-side subscriptions.
     tenant: TenantKey,
     /// The number of the recovery of its only subscriber, which receives nothing from the ring yet.
@@ -356,6 +358,8 @@ pub(super) struct NewSubscriber {
     pub(super) variant: Variant,
     pub(super) subscription_id: Option<SubscriptionId>,
     pub(super) filter: Option<Filter>,
+    /// Whether it receives binary publications too.
+    pub(super) takes_binary: bool,
     /// Its tenant, in the channels of server-side subscriptions.
     pub(super) tenant: TenantKey,
     /// The number of its recovery, if it recovers.
@@ -537,6 +541,7 @@ impl Channels {
             subscription_id_bytes: u16::try_from(subscription_id_bytes)
                 .expect("subscription ids are limited to 128 bytes"),
             filter,
+            takes_binary: subscriber.takes_binary,
             tenant: subscriber.tenant,
             recovery: subscriber.recovery,
         };

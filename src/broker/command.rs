@@ -1,5 +1,6 @@
 //! Commands: what happens to a session and what its client requests, independent of the dialect.
 
+use super::data::Data;
 use super::event::{Rejection, SessionId};
 use super::names::is_name;
 use crate::auth::Identity;
@@ -11,6 +12,9 @@ use crate::json::Object;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
+/// The type of binary publications, which have none of their own.
+pub const BINARY_KIND: &str = "binary";
+
 /// A message to all subscribers of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Publication<'a> {
@@ -18,8 +22,8 @@ pub struct Publication<'a> {
     pub channel: &'a str,
     /// The type of the message, for clients.
     pub kind: &'a str,
-    /// Valid JSON, as the publisher wrote it.
-    pub data: &'a str,
+    /// What it says.
+    pub data: Data<'a>,
     /// Whether the data is retained for clients that request it later.
     pub retain: Retain<'a>,
     /// Which of the subscribers receive it.
@@ -103,11 +107,20 @@ impl<'a> Publication<'a> {
         Self {
             channel,
             kind,
-            data,
+            data: Data::Json(data),
             retain: Retain::None,
             target: BroadcastTarget::All,
             scope: TenantScope::Without,
             trace: None,
+        }
+    }
+
+    /// A binary message to all subscribers of `channel` that take such messages.
+    #[must_use]
+    pub const fn binary(channel: &'a str, bytes: &'a [u8]) -> Self {
+        Self {
+            data: Data::Binary(bytes),
+            ..Self::new(channel, BINARY_KIND, "")
         }
     }
 
@@ -158,7 +171,10 @@ impl<'a> Publication<'a> {
         match self.retain {
             Retain::None => {}
             Retain::Value(_) if process_state.memory.is_over() => return false,
-            Retain::Value(key) => return values.put(&self.full_name(), key, self.data),
+            Retain::Value(key) => {
+                let json = self.data.json();
+                return json.is_some_and(|json| values.put(&self.full_name(), key, json));
+            }
             Retain::Clear(key) => values.remove(&self.full_name(), key),
         }
         true
@@ -225,6 +241,8 @@ pub struct Subscription<'a> {
     pub is_decided: bool,
     /// Whether each publication is to have the position of the one before on the channel.
     pub has_previous: bool,
+    /// Whether it is to receive binary publications too.
+    pub takes_binary: bool,
 }
 
 impl<'a> Subscription<'a> {
@@ -240,6 +258,7 @@ impl<'a> Subscription<'a> {
             is_restored: false,
             is_decided: false,
             has_previous: false,
+            takes_binary: false,
         }
     }
 }

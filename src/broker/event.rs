@@ -1,5 +1,6 @@
 //! Events that the broker sends to a client; each dialect encodes them in its own way.
 
+use super::data::Data;
 use crate::auth::Identity;
 use crate::base::counters::MessageError;
 use crate::base::{ConnectionId, DialectId, Now, Position, PresenceCounts, PresencePage};
@@ -117,6 +118,8 @@ pub struct SubscriptionView<'a> {
     pub is_restored: bool,
     /// Whether each publication has the position of the one before.
     pub has_previous: bool,
+    /// Whether it receives binary publications too, if the client asked for that.
+    pub takes_binary: Option<bool>,
     /// The time.
     pub now: Now,
 }
@@ -128,8 +131,8 @@ pub struct HistoryMessage<'a> {
     pub position: Position,
     /// The type of the message.
     pub kind: &'a str,
-    /// Its data, as JSON.
-    pub data: &'a str,
+    /// Its data.
+    pub data: Data<'a>,
     /// When it was published, milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
 }

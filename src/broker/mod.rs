@@ -9,6 +9,7 @@ mod announcements;
 mod attempts;
 mod channels;
 mod command;
+mod data;
 mod effect;
 mod event;
 pub mod filters;
@@ -37,9 +38,10 @@ pub use access::{Grounds, Ruling, rule_on_channel, rule_on_session};
 pub use attempts::HandshakeExcess;
 pub use channels::{Channel, ChannelIndex, Reach, SubscriberGroup, SubscriberGroupKey, TenantKey};
 pub use command::{
-    BroadcastTarget, Command, Connect, HistoryRequest, PresenceRequest, Publication, Retain,
-    Subscription, SubscriptionIdRequest, TenantScope, TokenSource,
+    BINARY_KIND, BroadcastTarget, Command, Connect, HistoryRequest, PresenceRequest, Publication,
+    Retain, Subscription, SubscriptionIdRequest, TenantScope, TokenSource,
 };
+pub use data::Data;
 pub use effect::Effect;
 pub use event::{
     Event, HistoryMessage, Presence, PresenceOn, Rejection, SessionId, SessionView,

@@ -50,6 +50,7 @@ impl Broker {
                 variant,
                 subscription_id: None,
                 filter: None,
+                takes_binary: false,
                 tenant: if is_shared { tenant } else { TenantKey::NONE },
                 recovery: None,
             };

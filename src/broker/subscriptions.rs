@@ -21,6 +21,7 @@ pub(super) struct Wanted {
     pub(super) subscription_id: Option<SubscriptionId>,
     pub(super) filter: Option<Filter>,
     pub(super) has_previous: bool,
+    pub(super) takes_binary: bool,
 }
 
 impl Broker {
@@ -59,6 +60,7 @@ impl Broker {
             self.resume(id, requested.channel, &name, position, now)
         });
         let has_previous = requested.has_previous && has_history && !is_known;
+        let takes_binary = requested.takes_binary && !is_known;
         let mut is_announced = false;
         if !is_known {
             if session.client_side().len() >= self.subscriptions_max(session) {
@@ -92,6 +94,7 @@ impl Broker {
                 subscription_id: subscription_id.clone(),
                 filter,
                 has_previous,
+                takes_binary: requested.takes_binary,
             };
             (after, is_announced) = self.join(id, &name, with, after, now, emit);
             is_recovered |= shown.is_none() && after.is_some();
@@ -119,6 +122,7 @@ impl Broker {
             is_recovered: (requested.recover.is_some() || after.is_some()).then_some(is_recovered),
             is_persistent,
             has_previous,
+            takes_binary: requested.takes_binary.then_some(takes_binary),
             is_restored: requested.is_restored,
             now,
         })));
@@ -229,6 +233,7 @@ impl Broker {
                 variant,
                 subscription_id: wanted.subscription_id,
                 filter: wanted.filter,
+                takes_binary: wanted.takes_binary,
                 tenant: TenantKey::NONE,
                 recovery: recovery.map(|(number, _)| number),
             },
@@ -320,6 +325,7 @@ impl Broker {
             is_recovered: None,
             is_persistent: None,
             has_previous: false,
+            takes_binary: None,
             is_restored: false,
             now,
         };
@@ -353,6 +359,7 @@ impl Broker {
             is_recovered: None,
             is_persistent: None,
             has_previous: false,
+            takes_binary: None,
             is_restored: false,
             now,
         };

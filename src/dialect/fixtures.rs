@@ -43,6 +43,7 @@ pub(super) fn subscription(channel: &str) -> SubscriptionView<'_> {
         is_recovered: None,
         is_persistent: None,
         has_previous: false,
+        takes_binary: None,
         is_restored: false,
         now: NOW,
     }

@@ -46,6 +46,8 @@ impl PublicationMeta {
 /// From the start of a publication's position to that of the position before it, bytes; between them
 /// is [`PREVIOUS_FIELD`].
 pub const PREVIOUS_BYTES: usize = POSITION_BYTES + PREVIOUS_FIELD.len();
+/// The same in binary messages, where nothing is between them.
+pub const PREVIOUS_BYTES_BINARY: usize = POSITION_BYTES;
 /// What is between the two positions in a message that has both.
 pub const PREVIOUS_FIELD: &str = r#"","previous":""#;
 
@@ -101,6 +103,27 @@ impl Decoded<'_> {
     }
 }
 
+/// A binary message of a client, decoded.
+#[derive(Clone, Copy, Debug)]
+pub enum DecodedBinary<'a> {
+    /// The dialect has no binary messages.
+    Unsupported,
+    /// A message as it would be in a text frame.
+    Text(&'a str),
+    /// A message of the dialect.
+    Command(Command<'a>),
+}
+
+/// The text of a message that came in a binary frame.
+///
+/// # Errors
+/// When it is not UTF-8, and so not JSON.
+pub(crate) fn text_of(message: &[u8]) -> Result<DecodedBinary<'_>, Rejection> {
+    let text = simdutf8::basic::from_utf8(message);
+    text.map(DecodedBinary::Text)
+        .map_err(|_| Rejection::InvalidJson)
+}
+
 /// One protocol.
 pub trait Dialect: Sync {
     /// Decodes a message; `scratch` holds what the command borrows and the message does not
@@ -113,6 +136,19 @@ pub trait Dialect: Sync {
         message: &Object<'a>,
         scratch: &'a mut String,
     ) -> Result<Decoded<'a>, Rejection>;
+
+    /// Decodes a binary message.
+    ///
+    /// # Errors
+    /// Why the message is invalid in this dialect.
+    fn decode_binary<'a>(&self, _message: &'a [u8]) -> Result<DecodedBinary<'a>, Rejection> {
+        Ok(DecodedBinary::Unsupported)
+    }
+
+    /// Whether `publication` has a form for binary publications. It is asked for no others then.
+    fn has_binary_publications(&self) -> bool {
+        false
+    }
 
     /// Appends the message for `event`; appends nothing if this dialect has no message for it.
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>);

@@ -49,7 +49,7 @@ mod tests {
             published.push((
                 it.channel.to_owned(),
                 it.kind.to_owned(),
-                it.data.to_owned(),
+                it.data.to_json().into_owned(),
             ));
         });
         let data = concat!(

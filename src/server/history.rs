@@ -30,8 +30,10 @@ pub struct HistoryEntry {
     pub position: String,
     /// Its type.
     pub kind: String,
-    /// Its data, as JSON.
+    /// Its data, as JSON: of a binary message a text in base64.
     pub data: String,
+    /// Whether it is a binary message.
+    pub is_binary: bool,
     /// When it was published, milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
 }
@@ -83,7 +85,8 @@ impl Server {
         let entries = page.messages().map(|(message, ..)| HistoryEntry {
             position: message.position.to_string(),
             kind: message.kind.to_owned(),
-            data: message.data.to_owned(),
+            data: message.data.to_json().into_owned(),
+            is_binary: message.data.is_binary(),
             unix_ms: message.unix_ms,
         });
         Some(ChannelHistory {

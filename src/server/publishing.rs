@@ -4,7 +4,7 @@ use super::handle::Server;
 use super::shard_thread::is_shard;
 use crate::base::Position;
 use crate::base::channel_names::{permission_channel, role_channel, tenant_channel, user_channel};
-use crate::broker::{BroadcastTarget, Publication as Borrowed};
+use crate::broker::{BINARY_KIND, BroadcastTarget, Publication as Borrowed};
 use crate::shard::PublishError;
 use serde::Serialize;
 use std::fmt;
@@ -23,8 +23,14 @@ use std::fmt;
 pub struct Publication<'a> {
     channel: &'a str,
     kind: &'a str,
-    data: String,
+    data: OwnData<'a>,
     target: BroadcastTarget<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum OwnData<'a> {
+    Json(String),
+    Binary(&'a [u8]),
 }
 
 /// A publication that was accepted.
@@ -76,9 +82,26 @@ impl<'a> Publication<'a> {
         Ok(Self {
             channel,
             kind,
-            data: serde_json::to_string(data).map_err(PublishError::Data)?,
+            data: OwnData::Json(serde_json::to_string(data).map_err(PublishError::Data)?),
             target: BroadcastTarget::All,
         })
+    }
+
+    /// A binary message for all subscribers of the channel that take such messages: gateway clients
+    /// that have asked for them.
+    ///
+    /// ```
+    /// let publication = fanwire::Publication::binary("frames", &[0, 1, 2]);
+    /// # drop(publication);
+    /// ```
+    #[must_use]
+    pub const fn binary(channel: &'a str, bytes: &'a [u8]) -> Self {
+        Self {
+            channel,
+            kind: BINARY_KIND,
+            data: OwnData::Binary(bytes),
+            target: BroadcastTarget::All,
+        }
     }
 
     /// The same, for those subscribers that match the target.
@@ -89,9 +112,13 @@ impl<'a> Publication<'a> {
     }
 
     fn borrowed(&self) -> Borrowed<'_> {
+        let publication = match &self.data {
+            OwnData::Json(json) => Borrowed::new(self.channel, self.kind, json),
+            OwnData::Binary(bytes) => Borrowed::binary(self.channel, bytes),
+        };
         Borrowed {
             target: self.target,
-            ..Borrowed::new(self.channel, self.kind, &self.data)
+            ..publication
         }
     }
 }
@@ -181,6 +208,20 @@ impl Server {
         data: &impl Serialize,
     ) -> Result<(), PublishError> {
         self.broadcast_to(channel, BroadcastTarget::All, kind, data)
+    }
+
+    /// Publishes a binary message to the subscribers of a channel that take such messages.
+    ///
+    /// # Errors
+    /// As [`Server::try_publish`].
+    ///
+    /// ```no_run
+    /// # let server = fanwire::Server::builder().dev().start()?;
+    /// server.broadcast_binary("frames", &[0, 1, 2])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn broadcast_binary(&self, channel: &str, bytes: &[u8]) -> Result<(), PublishError> {
+        self.put(&Borrowed::binary(channel, bytes))
     }
 
     /// Publishes to those subscribers of a channel that match the target.

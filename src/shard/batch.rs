@@ -8,7 +8,7 @@ use super::frame_encoder::append_frame;
 use super::record::Frame;
 use crate::base::limits::RUN_BYTES_MAX;
 use crate::base::{ChannelTag, FrameRun, POSITION_BYTES, Position, SUBSCRIPTION_ID_BYTES, Variant};
-use crate::dialect::{PREVIOUS_BYTES, Placeholders};
+use crate::dialect::{PREVIOUS_BYTES, PREVIOUS_BYTES_BINARY, Placeholders};
 use crate::ws::deflater::{STORED_LENGTH_BYTES, stored_length};
 use crate::ws::frame;
 
@@ -184,7 +184,11 @@ impl Batch {
                     offset: positions.previous_offset,
                     ..positions.own
                 };
-                self.fill_in(start + at + PREVIOUS_BYTES, previous);
+                let behind = match frame::is_binary(&self.bytes[start..]) {
+                    true => PREVIOUS_BYTES_BINARY,
+                    false => PREVIOUS_BYTES,
+                };
+                self.fill_in(start + at + behind, previous);
             }
         }
         self.pieces.push(Piece {

@@ -107,6 +107,9 @@ impl Coalescer {
             return;
         };
         self.find_groups(broker.channel_mut(index), reach, &record, counters);
+        if record.is_binary() {
+            self.leave_out_text(broker.channel(index), counters);
+        }
         let positions = record.meta.has_position.then(|| Positions {
             own: position,
             previous_offset: broker.channel_mut(index).pass(position.offset),
@@ -164,6 +167,17 @@ impl Coalescer {
             let evaluations = channel.matching(&object, &mut self.json, &mut self.wanted);
             counters.filter_evaluations.add(evaluations);
         }
+    }
+
+    /// Takes the subscriber groups out of `wanted` that receive no binary publications.
+    fn leave_out_text(&mut self, channel: &Channel, counters: &ShardCounters) {
+        self.wanted.retain(|index| {
+            let group = channel.group(*index);
+            if !group.key.takes_binary {
+                counters.binary_skipped.add(group.slots.len() as u64);
+            }
+            group.key.takes_binary
+        });
     }
 
     /// Delivers the collected frames to their subscribers.

@@ -5,7 +5,7 @@ use super::connection::{CloseRequest, CloseWait, Phase};
 use super::connection_table::ConnectionTable;
 use super::inflating::Received;
 use super::message_types::received_type;
-use super::raw::{DeferredMessage, Next, RawMessage};
+use super::raw::{DeferredMessage, Next, RawMessage, described};
 use super::session::Message;
 use crate::base::client_counters::ReceivedType;
 use crate::base::counters::{CloseReason, ProtocolError};
@@ -15,7 +15,7 @@ use crate::base::limits::{
 };
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Rejection};
-use crate::dialect::{self, Decoded, Dialect};
+use crate::dialect::{self, Decoded, DecodedBinary, Dialect};
 use crate::json::{self, Document, Object};
 use crate::ws::{CloseCode, Decoder, Incoming, MessageLimits};
 
@@ -334,11 +334,54 @@ impl Shard {
         }
         match message {
             RawMessage::Text(text) => self.text_message(id, text, is_seen, now),
-            RawMessage::Binary(_) => {
+            RawMessage::Binary(bytes) => self.binary_message(id, bytes, is_seen, now),
+        }
+    }
+
+    /// Has the dialect decode a binary message, and carries it out.
+    fn binary_message(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        is_seen: bool,
+        now: Now,
+    ) -> Option<Stop> {
+        let dialect = dialect::of(self.connections.slab.get(id)?.variant.dialect());
+        let command = match dialect.decode_binary(bytes) {
+            Ok(DecodedBinary::Command(command)) => command,
+            Ok(DecodedBinary::Text(text)) => return self.text_message(id, text, is_seen, now),
+            Ok(DecodedBinary::Unsupported) => {
                 self.end_for(id, ProtocolError::Binary, now);
-                None
+                return None;
+            }
+            Err(rejection) => {
+                self.step(id, Command::Malformed(rejection), now);
+                return None;
+            }
+        };
+        if self.hooks.has_middleware() && !is_seen {
+            let data = described(&command);
+            let message = Message {
+                kind: "publish",
+                data: &data,
+            };
+            if !self.passes_middleware(id, message, now) {
+                self.received_type = ReceivedType::Rejected;
+                return None;
             }
         }
+        let decoded = Decoded::Command(command);
+        self.received_type = received_type(&Ok(decoded));
+        if let Err(rejection) = self.broker.check_permission(id, &command) {
+            self.step(id, Command::Malformed(rejection), now);
+            return None;
+        }
+        if self.writer.is_congested() && decoded.may_publish() {
+            let deferred = DeferredMessage::new(RawMessage::Binary(bytes), true);
+            return Some(Stop::Room(deferred));
+        }
+        self.step(id, command, now);
+        None
     }
 
     /// Has the dialect decode a text, and carries it out.

@@ -15,6 +15,7 @@ mod async_session;
 mod batch;
 mod chunks;
 mod client_log;
+mod closing;
 mod coalescer;
 mod connection;
 mod connection_counts;

@@ -13,6 +13,7 @@ pub(super) struct OwnedSubscription {
     recover: Option<Position>,
     is_persistent: bool,
     has_previous: bool,
+    takes_binary: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +38,7 @@ impl OwnedSubscription {
             recover: subscription.recover,
             is_persistent: subscription.is_persistent,
             has_previous: subscription.has_previous,
+            takes_binary: subscription.takes_binary,
         }
     }
 
@@ -58,6 +60,7 @@ impl OwnedSubscription {
             is_restored: false,
             is_decided,
             has_previous: self.has_previous,
+            takes_binary: self.takes_binary,
         });
     }
 }

@@ -114,7 +114,13 @@ impl RingWriter {
         let interests = &self.process_state.interests;
         let channel = publication.full_name();
         let tag = interests.tag(&channel);
-        let variants = interests.variants(tag);
+        let mut variants = interests.variants(tag);
+        if publication.data.is_binary() {
+            let takes =
+                |variant: &Variant| dialect::of(variant.dialect()).has_binary_publications();
+            let takers = variants_of(variants).filter(takes);
+            variants = takers.fold(0, |mask, variant| mask | variant.bit());
+        }
         variants_of(variants).for_each(note_encode);
         let history = self.process_state.history.limits_of(&channel);
         let meta = PublicationMeta {

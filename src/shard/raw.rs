@@ -87,6 +87,19 @@ impl DeferredMessage {
     }
 }
 
+/// A binary message as JSON, for middleware.
+pub(super) fn described(command: &Command<'_>) -> String {
+    let Command::Publish(publication) = command else {
+        return String::new();
+    };
+    let mut json = String::from("{\"type\":\"publish\",\"data\":{\"channel\":");
+    json.push_str(&serde_json::Value::from(publication.channel).to_string());
+    json.push_str(",\"encoding\":\"base64\",\"data\":");
+    json.push_str(&publication.data.to_json());
+    json.push_str("}}");
+    json
+}
+
 impl Shard {
     /// Whether the embedding program has a handler for such messages, and the session may call it.
     /// One that has yet to authenticate speaks its dialect.

@@ -22,11 +22,13 @@
 //! Every reader that wants the first one reassembles them. At the last one of others it knows the
 //! position at which the history has the whole.
 
-use super::frame_encoder::FrameEncoder;
+use super::frame_encoder::{FrameEncoder, append_frame};
 use crate::base::channel_names::name_for_clients;
+use crate::base::interest::variants_of;
 use crate::base::{FrameEncoding, TraceContext, Variant};
-use crate::broker::{BroadcastTarget, Publication, TenantScope};
+use crate::broker::{BroadcastTarget, Data, Publication, TenantScope};
 use crate::dialect::{self, Placeholders, PublicationMeta};
+use crate::ws::frame;
 
 const HEADER_BYTES: usize = 32;
 /// The form and the count of the variants.
@@ -36,6 +38,8 @@ const TABLE_ENTRY_BYTES: usize = 16;
 const IS_TRACED: u8 = 1 << 7;
 /// Flag of a publication that has a position in the history.
 const FLAG_POSITION: u32 = 1;
+/// Flag of a publication whose data are not JSON.
+const FLAG_BINARY: u32 = 2;
 /// The offset of a frame without a placeholder.
 const NO_PLACEHOLDER: u32 = u32::MAX;
 /// Bytes in front of each piece of a fragmented publication.
@@ -62,6 +66,7 @@ pub(super) struct Record<'a> {
     pub(super) channel: &'a [u8],
     kind: &'a [u8],
     data: &'a [u8],
+    is_binary: bool,
     target: u8,
     whom: &'a [u8],
     scope: u8,
@@ -88,7 +93,8 @@ pub(super) fn write(
     (variants, encoder): (u32, &mut FrameEncoder),
     mut render: impl FnMut(Variant, &mut Vec<u8>) -> Placeholders,
 ) {
-    let data_bytes = u32::try_from(publication.data.len()).expect("messages are under 4 GiB");
+    let data = publication.data;
+    let data_bytes = u32::try_from(data.bytes().len()).expect("messages are under 4 GiB");
     let variant_count = u8::try_from(variants.count_ones()).expect("a mask has 32 bits");
     let (target, whom) = match publication.target {
         BroadcastTarget::All => (0, ""),
@@ -108,7 +114,10 @@ pub(super) fn write(
     output.extend_from_slice(&name_bytes(channel));
     output.extend_from_slice(&name_bytes(publication.kind));
     output.extend_from_slice(&data_bytes.to_le_bytes());
-    let flags = if meta.has_position { FLAG_POSITION } else { 0 };
+    let mut flags = if meta.has_position { FLAG_POSITION } else { 0 };
+    if data.is_binary() {
+        flags |= FLAG_BINARY;
+    }
     output.extend_from_slice(&flags.to_le_bytes());
     output.extend_from_slice(&meta.unix_ms.to_le_bytes());
     output.extend_from_slice(&meta.id.to_le_bytes());
@@ -118,7 +127,7 @@ pub(super) fn write(
     );
     output.extend_from_slice(channel.as_bytes());
     output.extend_from_slice(publication.kind.as_bytes());
-    output.extend_from_slice(publication.data.as_bytes());
+    output.extend_from_slice(data.bytes());
     output.extend_from_slice(&name_bytes(whom));
     output.extend_from_slice(whom.as_bytes());
     output.extend_from_slice(&name_bytes(tenant));
@@ -130,6 +139,15 @@ pub(super) fn write(
             continue;
         }
         let mut base = output.len();
+        if data.is_binary() {
+            for variant in variants_of(encodings) {
+                let placeholders = append_binary(output, |output| render(plain, output));
+                write_entry(output, (index, base), variant, placeholders);
+                index += 1;
+                base = output.len();
+            }
+            continue;
+        }
         encoder.append(
             output,
             (plain, encodings),
@@ -145,6 +163,18 @@ pub(super) fn write(
         output[1] |= IS_TRACED;
         output.extend_from_slice(&context.to_bytes());
     }
+}
+
+/// Appends the frame of a binary publication. It is never compressed: programs send in binary what is
+/// packed already.
+fn append_binary(
+    output: &mut Vec<u8>,
+    render: impl FnOnce(&mut Vec<u8>) -> Placeholders,
+) -> Placeholders {
+    let base = output.len();
+    let placeholders = append_frame(output, render);
+    frame::mark_binary(&mut output[base..]);
+    placeholders
 }
 
 /// Writes the entry of the table for the frame from `base` to the end of a record.
@@ -261,10 +291,11 @@ impl<'a> Record<'a> {
         let channel_bytes = usize::from(read_u16(bytes, 2)?);
         let kind_bytes = usize::from(read_u16(bytes, 4)?);
         let data_bytes = read_u32(bytes, 6)? as usize;
+        let flags = read_u32(bytes, 10)?;
         let meta = PublicationMeta {
             unix_ms: read_u64(bytes, 14)?,
             id: read_u64(bytes, 22)?,
-            has_position: read_u32(bytes, 10)? & FLAG_POSITION != 0,
+            has_position: flags & FLAG_POSITION != 0,
             has_previous: false,
         };
         let (table, rest) = bytes
@@ -281,6 +312,7 @@ impl<'a> Record<'a> {
             channel,
             kind,
             data,
+            is_binary: flags & FLAG_BINARY != 0,
             target,
             whom,
             scope,
@@ -317,17 +349,31 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Its data, for filters.
+    /// Whether its data are not JSON.
+    pub(super) fn is_binary(&self) -> bool {
+        self.is_binary
+    }
+
+    /// Its data, for filters, which match nothing else than JSON.
     pub(super) fn data(&self) -> Option<&'a str> {
-        text(self.data)
+        match self.is_binary {
+            true => None,
+            false => text(self.data),
+        }
     }
 
     /// What clients are told of it, for a frame that the writer did not encode.
     pub(super) fn publication(&self) -> Option<Publication<'a>> {
         let channel = name_for_clients(text(self.channel)?);
+        let (target, kind) = (self.target()?, text(self.kind)?);
+        let data = match self.is_binary {
+            true => Data::Binary(self.data),
+            false => Data::Json(text(self.data)?),
+        };
         Some(Publication {
-            target: self.target()?,
-            ..Publication::new(channel, text(self.kind)?, text(self.data)?)
+            target,
+            data,
+            ..Publication::new(channel, kind, "")
         })
     }
 
@@ -343,6 +389,12 @@ impl<'a> Record<'a> {
         let Some(publication) = self.publication() else {
             return placeholders;
         };
+        if self.is_binary {
+            let plain = variant.encoded(FrameEncoding::Plain);
+            return append_binary(output, |output| {
+                dialect::of(plain.dialect()).publication(&publication, self.meta.of(plain), output)
+            });
+        }
         encoder.append(
             output,
             (variant.encoded(FrameEncoding::Plain), variant.bit()),

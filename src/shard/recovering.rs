@@ -11,7 +11,7 @@ use crate::base::limits::{
     RECOVERY_BYTES_PER_BUSY_TURN, RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING,
     RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
 };
-use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, Variant};
+use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, ShardCounters, Variant};
 use crate::broker::{BroadcastTarget, Broker, Event, HistoryRequest, Recovery};
 use std::collections::HashMap;
 
@@ -214,8 +214,15 @@ impl Shard {
                         previous_offset,
                     };
                     let mut encoder = connections.encoder.borrow_mut();
-                    let found = render(broker, recovery, &content, (positions, &mut encoder));
-                    encoder.count(&connections.counters);
+                    let counters = &connections.counters;
+                    let found = render(
+                        broker,
+                        recovery,
+                        &content,
+                        (positions, &mut encoder),
+                        counters,
+                    );
+                    encoder.count(counters);
                     drop(encoder);
                     found.map(|(run, is_for_all)| {
                         if is_for_all && is_shared(is_first) {
@@ -281,6 +288,7 @@ fn render(
     recovery: &Recovery,
     content: &[u8],
     (positions, encoder): (Positions, &mut FrameEncoder),
+    counters: &ShardCounters,
 ) -> Option<(FrameRun, bool)> {
     let record = Record::read_kept(content)?;
     let (tag, name) = broker.recovering_channel(recovery);
@@ -289,7 +297,12 @@ fn render(
         return None;
     }
     let key = broker.recovering_group(recovery)?;
-    if !broker.passes_filter(recovery, record.data()?) {
+    if record.is_binary() {
+        if !key.takes_binary {
+            counters.binary_skipped.add(1);
+            return None;
+        }
+    } else if !broker.passes_filter(recovery, record.data()?) {
         return None;
     }
     let mut bytes = Vec::new();
@@ -305,6 +318,8 @@ fn render(
         positions,
         frame,
     );
-    let is_for_all = target == BroadcastTarget::All && key.filter().is_none();
+    // Of a binary one, another subscriber with the same variant may receive nothing.
+    let is_for_all =
+        target == BroadcastTarget::All && key.filter().is_none() && !record.is_binary();
     Some((run, is_for_all))
 }

@@ -283,7 +283,7 @@ impl ConnectionTable {
 pub fn published(publication: &Publication<'_>, error: Option<&'static str>) -> SpanDetails {
     SpanDetails::Publish {
         channel: shortened(publication.channel).into(),
-        data_bytes: publication.data.len(),
+        data_bytes: publication.data.bytes().len(),
         error,
     }
 }

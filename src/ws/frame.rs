@@ -9,6 +9,9 @@ pub const CLIENT_HEADER_BYTES_MAX: usize = 14;
 /// Longest payload of a control frame (RFC 6455 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
+/// The bits of the first byte of a frame that are its opcode.
+const OPCODE_BITS: u8 = 0x0f;
+
 /// The opcode of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -97,7 +100,7 @@ impl Header {
             return Err(ProtocolError::ReservedBits);
         }
         let fin = first & 0x80 != 0;
-        let opcode = Opcode::from_bits(first & 0x0f).ok_or(ProtocolError::Opcode)?;
+        let opcode = Opcode::from_bits(first & OPCODE_BITS).ok_or(ProtocolError::Opcode)?;
         let Some(&second) = input.get(1) else {
             return Ok(None);
         };
@@ -229,6 +232,20 @@ pub fn is_compressed(frame: &[u8]) -> bool {
     frame
         .first()
         .is_some_and(|first| first & COMPRESSED_BIT != 0)
+}
+
+/// Makes a data frame of this server that of a binary message.
+pub fn mark_binary(frame: &mut [u8]) {
+    if let Some(first) = frame.first_mut() {
+        *first = *first & !OPCODE_BITS | Opcode::Binary as u8;
+    }
+}
+
+/// Whether a frame that this server has made is that of a binary message.
+#[must_use]
+pub fn is_binary(frame: &[u8]) -> bool {
+    let first = frame.first();
+    first.is_some_and(|first| first & OPCODE_BITS == Opcode::Binary as u8)
 }
 
 /// Length of the header of a frame that this server has made, bytes.

@@ -86,7 +86,6 @@ fn frames_against_the_rfc_close_the_session_with_their_code() {
             1002,
             "close_payload",
         ),
-        ("binary", text(0x82), 1003, "binary"),
         (
             "oversized",
             frame_bytes(0x81, &[b'x'; 1_048_577])[..20].to_vec(),

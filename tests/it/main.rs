@@ -9,6 +9,7 @@ mod access;
 mod backend;
 mod bad_input;
 mod bad_tokens;
+mod binary;
 mod callbacks;
 mod commands;
 mod compression;

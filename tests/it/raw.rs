@@ -94,6 +94,16 @@ fn a_raw_handler_answers_or_leaves_the_message_to_the_dialect() {
     }
     raw.write(&frame_bytes(0x82, b"\x01\x02\xff"));
     assert_eq!(raw.read(), Frame::Binary(b"\xff\x02\x01".to_vec()));
+    // Of a dialect that has no binary messages, too.
+    let mut assist = Raw::open(server.address, "/ws/connect", "");
+    assist.write(&frame_bytes(0x82, b"\x01\x02"));
+    let answer = loop {
+        match assist.read() {
+            Frame::Text(_) => {}
+            frame => break frame,
+        }
+    };
+    assert_eq!(answer, Frame::Binary(b"\x02\x01".to_vec()));
     raw.send("close");
     assert_eq!(raw.read(), Frame::Close(4_001, "as you wish".into()));
     assert_eq!(raw.read(), Frame::End);

@@ -321,7 +321,7 @@ fn a_page_of_another_origin_is_closed_with_its_reason() {
 fn what_follows_a_fault_does_not_cut_our_last_words_short() {
     let mut stage = Stage::new();
     let id = stage.authenticated(3_600);
-    let mut bytes = frame(2, b"binary");
+    let mut bytes = frame(3, b"of no opcode");
     bytes.extend([0xff; 50]);
     stage.shard.receive(id, &mut bytes, stage.now);
     stage.shard.receive(id, &mut frame(8, &[3, 232]), stage.now);

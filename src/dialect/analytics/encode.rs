@@ -15,14 +15,17 @@ pub(super) fn publication(
     output: &mut Vec<u8>,
 ) -> Placeholders {
     let base = output.len();
+    let Some(data) = publication.data.json() else {
+        return Placeholders::default();
+    };
     let Some(stream) = Stream::of_channel(publication.channel) else {
-        typed(publication.kind, publication.data, meta.unix_ms, output);
+        typed(publication.kind, data, meta.unix_ms, output);
         return Placeholders::default();
     };
     output.extend_from_slice(b"{\"type\":\"data\",\"data\":{\"");
     output.extend_from_slice(stream.item_field().as_bytes());
     output.extend_from_slice(b"\":");
-    output.extend_from_slice(publication.data.as_bytes());
+    output.extend_from_slice(data.as_bytes());
     output.extend_from_slice(b",\"subscription_type\":\"");
     output.extend_from_slice(stream.name().as_bytes());
     output.extend_from_slice(b"\"},\"subscription_id\":\"");

@@ -10,7 +10,7 @@ mod stream;
 
 pub use stream::Stream;
 
-use super::{Decoded, Dialect, Placeholders, PublicationMeta};
+use super::{Decoded, DecodedBinary, Dialect, Placeholders, PublicationMeta, text_of};
 use crate::broker::{Event, Publication, Rejection};
 use crate::json::Object;
 
@@ -24,6 +24,11 @@ impl Dialect for Analytics {
         scratch: &'a mut String,
     ) -> Result<Decoded<'a>, Rejection> {
         decode::decode(message, scratch)
+    }
+
+    // The legacy server gave whatever came to its JSON parser.
+    fn decode_binary<'a>(&self, message: &'a [u8]) -> Result<DecodedBinary<'a>, Rejection> {
+        text_of(message)
     }
 
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>) {

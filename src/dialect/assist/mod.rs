@@ -41,7 +41,9 @@ impl Dialect for Assist {
         meta: PublicationMeta,
         output: &mut Vec<u8>,
     ) -> Placeholders {
-        encode::publication(publication.kind, publication.data, meta.unix_ms, output);
+        if let Some(data) = publication.data.json() {
+            encode::publication(publication.kind, data, meta.unix_ms, output);
+        }
         Placeholders::default()
     }
 
@@ -51,10 +53,11 @@ impl Dialect for Assist {
 
     fn retain<'a>(&self, publication: &Publication<'_>, key: &'a mut String) -> Retain<'a> {
         let is_job = publication.channel == rooms::BACKGROUND_JOBS;
-        if is_job && publication.kind == notices::JOB_UPDATES {
-            notices::retain_job(publication.data, key)
-        } else {
-            Retain::None
+        match publication.data.json() {
+            Some(data) if is_job && publication.kind == notices::JOB_UPDATES => {
+                notices::retain_job(data, key)
+            }
+            _ => Retain::None,
         }
     }
 

@@ -83,7 +83,7 @@ mod tests {
         };
         let mut published = Vec::new();
         publish(&presence, &mut |it| {
-            published.push((it.channel.to_owned(), it.data.to_owned()));
+            published.push((it.channel.to_owned(), it.data.to_json().into_owned()));
         });
         let expected: Vec<_> = expected
             .iter()

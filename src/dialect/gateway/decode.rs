@@ -19,12 +19,13 @@ pub(super) fn decode<'a>(message: &Object<'a>) -> Result<Decoded<'a>, Rejection>
             token: body()?.text("token")?,
         },
         "subscribe" => {
-            let [channel, recover, persistent, previous] =
-                body()?.fields(["channel", "recover", "persistent", "previous"]);
+            let [channel, recover, persistent, previous, binary] =
+                body()?.fields(["channel", "recover", "persistent", "previous", "binary"]);
             Command::Subscribe(Subscription {
                 recover: position(recover, "recover")?,
                 is_persistent: flag(persistent, "persistent")?,
                 has_previous: flag(previous, "previous")?,
+                takes_binary: flag(binary, "binary")?,
                 ..Subscription::to(required_text(channel, "channel")?)
             })
         }
@@ -123,7 +124,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,
@@ -131,17 +132,17 @@ mod tests {
         );
         check(
             r#"{"type":"publish","data":{"channel":"c","type":"m","data":{"a": 1.0}}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: "{\"a\": 1.0}", retain: None, target: All, scope: Without, trace: None }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "m", data: Json("{\"a\": 1.0}"), retain: None, target: All, scope: Without, trace: None }))"#,
         );
         check(
             r#"{"type":"publish","data":{"channel":"c"}}"#,
-            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: "null", retain: None, target: All, scope: Without, trace: None }))"#,
+            r#"Ok(Publish(Publication { channel: "c", kind: "message", data: Json("null"), retain: None, target: All, scope: Without, trace: None }))"#,
         );
         check(
             r#"{"type":"subscribe","data":{"channel":"c","recover":"0000000a-000000000000b"}}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, "#,
-                "recover: Some(Position { epoch: 10, offset: 11 }), is_persistent: false, is_restored: false, is_decided: false, has_previous: false }))"
+                "recover: Some(Position { epoch: 10, offset: 11 }), is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"
             ),
         );
         check(
@@ -154,7 +155,7 @@ mod tests {
         );
         check(
             r#"{"type":"subscribe","data":{"channel":"c","persistent":true}}"#,
-            r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, recover: None, is_persistent: true, is_restored: false, is_decided: false, has_previous: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, recover: None, is_persistent: true, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"#,
         );
         check(r#"{"type":"restore"}"#, "Ok(Restore)");
         check(r#"{"type":"ping"}"#, "Ok(Ping)");

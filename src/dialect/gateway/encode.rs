@@ -8,6 +8,7 @@ use crate::json::{write_iso_time, write_seconds, write_text};
 
 pub(super) fn publication(
     publication: &Publication<'_>,
+    data: &str,
     meta: PublicationMeta,
     output: &mut Vec<u8>,
 ) -> Placeholders {
@@ -27,7 +28,7 @@ pub(super) fn publication(
         output.push(b'"');
     }
     output.extend_from_slice(b",\"data\":");
-    output.extend_from_slice(publication.data.as_bytes());
+    output.extend_from_slice(data.as_bytes());
     output.push(b'}');
     placeholders
 }
@@ -78,7 +79,7 @@ pub(super) fn event(event: &Event<'_>, output: &mut Vec<u8>) {
     }
 }
 
-/// `{"type":"subscribed","data":{"channel":C,"position":P,"recovered":B,"persistent":B,
+/// `{"type":"subscribed","data":{"channel":C,"position":P,"recovered":B,"binary":B,"persistent":B,
 /// "restored":true}}`; all but the channel only where there is something to say.
 fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"{\"type\":\"subscribed\",\"data\":{\"channel\":");
@@ -92,6 +93,9 @@ fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
     if view.has_previous {
         write_flag(output, "previous", true);
     }
+    if let Some(takes_binary) = view.takes_binary {
+        write_flag(output, "binary", takes_binary);
+    }
     if let Some(is_persistent) = view.is_persistent {
         write_flag(output, "persistent", is_persistent);
     }
@@ -102,7 +106,7 @@ fn subscribed(view: &SubscriptionView<'_>, output: &mut Vec<u8>) {
 }
 
 /// `{"type":"history","data":{"channel":C,"messages":[{"type":K,"timestamp":T,"position":P,"data":D},
-/// …],"position":P,"complete":B}}`
+/// …],"position":P,"complete":B}}`; binary publications have `"encoding":"base64"` before their data.
 fn history(
     channel: &str,
     messages: &[HistoryMessage<'_>],
@@ -121,8 +125,11 @@ fn history(
         output.extend_from_slice(b",\"timestamp\":");
         write_iso_time(output, message.unix_ms);
         write_position(output, message.position);
+        if message.data.is_binary() {
+            output.extend_from_slice(b",\"encoding\":\"base64\"");
+        }
         output.extend_from_slice(b",\"data\":");
-        output.extend_from_slice(message.data.as_bytes());
+        output.extend_from_slice(message.data.to_json().as_bytes());
         output.push(b'}');
     }
     output.push(b']');
@@ -224,7 +231,7 @@ mod tests {
                 has_previous,
             };
             let publication = Publication::new(channel, kind, data);
-            let placeholders = super::publication(&publication, meta, &mut output);
+            let placeholders = super::publication(&publication, data, meta, &mut output);
             assert_eq!(String::from_utf8(output).unwrap(), expected);
             assert_eq!(placeholders.position, expected_placeholder);
         };

@@ -3,13 +3,14 @@
 //! Client: `auth{token}`, `subscribe{channel}`, `unsubscribe{channel}`,
 //! `publish{channel,type,data}`, `ping`, `status`. Server: `auth_success{user_id}`,
 //! `auth_failed{error}`, `subscribed{channel}`, `unsubscribed{channel}`, `pong`, `status{…}`,
-//! `error{error}`, and `{"type","channel","data"}`.
+//! `error{error}`, and `{"type","channel","data"}`. Binary messages are frames of their own.
 
+mod binary;
 mod decode;
 mod encode;
 
-use super::{Decoded, Dialect, Placeholders, PublicationMeta};
-use crate::broker::{Event, Publication, Rejection};
+use super::{Decoded, DecodedBinary, Dialect, Placeholders, PublicationMeta};
+use crate::broker::{Data, Event, Publication, Rejection};
 use crate::json::Object;
 
 /// The dialect of the clients of the multi-tenant gateway.
@@ -24,6 +25,14 @@ impl Dialect for Gateway {
         decode::decode(message)
     }
 
+    fn decode_binary<'a>(&self, message: &'a [u8]) -> Result<DecodedBinary<'a>, Rejection> {
+        binary::decode(message)
+    }
+
+    fn has_binary_publications(&self) -> bool {
+        true
+    }
+
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>) {
         encode::event(event, output);
     }
@@ -34,6 +43,9 @@ impl Dialect for Gateway {
         meta: PublicationMeta,
         output: &mut Vec<u8>,
     ) -> Placeholders {
-        encode::publication(publication, meta, output)
+        match publication.data {
+            Data::Json(data) => encode::publication(publication, data, meta, output),
+            Data::Binary(bytes) => binary::publication(publication.channel, bytes, meta, output),
+        }
     }
 }

@@ -81,14 +81,14 @@ mod tests {
             r#"{"type":"SUBSCRIBE","property_id":1012650001}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", subscription_id: None, "#,
-                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false }))"
+                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"
             ),
         );
         check(
             r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", subscription_id: None, "#,
-                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false }))"
+                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"
             ),
         );
         check(
@@ -99,7 +99,7 @@ mod tests {
             r#"{"type":"PUBLISH","property_id":"1","message":{"type":"X","n":1}}"#,
             concat!(
                 r#"Ok(Publish(Publication { channel: "prop:1", kind: "X", "#,
-                r#"data: "{\"type\":\"X\",\"n\":1}", retain: None, target: All, scope: Without, trace: None }))"#
+                r#"data: Json("{\"type\":\"X\",\"n\":1}"), retain: None, target: All, scope: Without, trace: None }))"#
             ),
         );
         check(r#"{"type":"GET_STATUS"}"#, "Ok(Status)");

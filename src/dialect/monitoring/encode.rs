@@ -8,7 +8,9 @@ use crate::json::{write_seconds, write_text};
 /// A message that has its own `type` passes unchanged. An object without one gets it in front of its
 /// fields; other data stands in `data`.
 pub(super) fn publication(publication: &Publication<'_>, output: &mut Vec<u8>) {
-    typed(publication.kind, publication.data, output);
+    if let Some(data) = publication.data.json() {
+        typed(publication.kind, data, output);
+    }
 }
 
 fn typed(kind: &str, data: &str, output: &mut Vec<u8>) {

@@ -8,7 +8,7 @@
 mod decode;
 mod encode;
 
-use super::{Decoded, Dialect, Placeholders, PublicationMeta};
+use super::{Decoded, DecodedBinary, Dialect, Placeholders, PublicationMeta, text_of};
 use crate::base::channel_names::PROPERTY;
 use crate::broker::{Event, Publication, Rejection, SessionView};
 use crate::json::Object;
@@ -54,6 +54,11 @@ impl Dialect for Monitoring {
         scratch: &'a mut String,
     ) -> Result<Decoded<'a>, Rejection> {
         decode::decode(message, scratch)
+    }
+
+    // The legacy server gave whatever came to its JSON parser.
+    fn decode_binary<'a>(&self, message: &'a [u8]) -> Result<DecodedBinary<'a>, Rejection> {
+        text_of(message)
     }
 
     fn event(&self, event: &Event<'_>, output: &mut Vec<u8>) {

@@ -15,14 +15,17 @@ pub(super) fn publication(
     meta: PublicationMeta,
     output: &mut Vec<u8>,
 ) {
-    let document = Document::new(publication.data);
+    let Some(json) = publication.data.json() else {
+        return;
+    };
+    let document = Document::new(json);
     let fields = document
         .object()
         .map(|data| data.fields(["message", "data"]));
     let [text, data] = fields.unwrap_or_default();
     let (text, data) = match text.and_then(|text| text.text()) {
         Some(text) => (text, data.map_or("null", |data| data.raw())),
-        None => ("", publication.data),
+        None => ("", json),
     };
     notification_start(publication.kind, text, data, output);
     output.extend_from_slice(b",\"timestamp\":");

@@ -157,10 +157,37 @@ test("fragments are joined", async () => {
   client.socket.close();
 });
 
-test("a binary message is closed with 1003 and one over a mebibyte with 1009", async () => {
-  const binary = await connect();
-  binary.socket.send(Buffer.of(0, 1));
-  assert.equal((await binary.inbox.end()).code, 1003);
+test("binary publications reach who asked for them and nobody else", async () => {
+  // Another user than in the other tests, for the rate limit.
+  const open = () => connect(server.url(`/ws?token=${token("bob", "publish")}`));
+  const [taker, other] = [await open(), await open()];
+  for (const client of [taker, other]) await client.inbox.next();
+  const channel = Buffer.from("bytes");
+  const subscribe = (binary) => `{"type":"subscribe","data":{"channel":"bytes"${binary}}}`;
+  taker.send(subscribe(',"binary":true'));
+  const subscribed = '{"type":"subscribed","data":{"channel":"bytes","binary":true}}';
+  assert.equal(await taker.inbox.next(), subscribed);
+  other.send(subscribe(""));
+  await other.inbox.next();
+  for (const payload of [Buffer.of(0, 0xff), Buffer.alloc(0), randomBytes(100_000)]) {
+    const frame = (kind) => Buffer.concat([Buffer.of(1, kind, 0, channel.length), channel, payload]);
+    taker.send(frame(1));
+    assert.deepEqual(await taker.inbox.next(), frame(2));
+  }
+  taker.send('{"type":"publish","data":{"channel":"bytes","data":1}}');
+  const text = '{"type":"message","channel":"bytes","data":1}';
+  assert.equal(await taker.inbox.next(), text);
+  assert.equal(await other.inbox.next(), text);
+  // JSON may come in a binary frame, too.
+  taker.send(Buffer.from('{"type":"ping"}'));
+  assert.equal(await taker.inbox.next(), '{"type":"pong"}');
+  taker.send(Buffer.of(2, 1, 0, 0));
+  assert.equal(await taker.inbox.next(), '{"type":"error","data":{"error":"Invalid version"}}');
+  taker.socket.close();
+  other.socket.close();
+});
+
+test("a message over a mebibyte is closed with 1009", async () => {
   // Before it has authenticated a session may send only little.
   const long = await authenticated();
   const padded = (bytes) => `{"type":"ping","pad":"${"x".repeat(bytes - 24)}"}`;

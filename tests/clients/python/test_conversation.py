@@ -256,10 +256,21 @@ def test_close_codes_are_clean(server):
                 # The server's close frame arrived and repeats the code (RFC 6455 5.5.1).
                 assert session.socket.protocol.close_rcvd.code == code
                 assert session.socket.protocol.close_rcvd_then_sent is False
-        async with connected(server.url()) as session:
-            await session.socket.send(b"\x00\x01")
-            code, _ = await session.closed()
+        async with websockets.connect(server.url("/ws/connect"), proxy=None) as socket:
+            await socket.send(b"\x00\x01")
+            code, _ = await Session(socket).closed()
             assert code == 1003
+
+    asyncio.run(conversation())
+
+
+def test_text_in_a_binary_frame_is_json(server):
+    async def conversation():
+        async with connected(server.url()) as session:
+            await session.socket.send(b'{"type":"PING"}')
+            assert await session.receive() == {"type": "PONG"}
+            await session.socket.send(b"\x00\x01")
+            assert (await session.receive())["type"] == "ERROR"
 
     asyncio.run(conversation())
 
