@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Fuzzes the dialects, beginning with what their transcripts say, the decoder of frames, request heads,
-# and those of a trusted proxy.
+# those of a trusted proxy, publications through the ring, and configuration files; all begin with what
+# fuzz/corpora has of earlier runs, too.
 #
 #   fuzz/run.sh [SECONDS [TARGET...]]
 #
-# A target is a dialect, `decoder`, `head` or `proxy`; 60 seconds for each of the eight unless said
-# otherwise.
+# A target is a dialect, `decoder`, `head`, `proxy`, `records` or `settings`; 60 seconds for each of the ten
+# unless said otherwise. With KEEP=1, fuzz/corpora is made anew from the smallest inputs that reach the same
+# code; tests/fuzz replays those.
 # FANWIRE_FUZZ_TARGET_DIR may name a folder for what is built. Needs a nightly compiler and cargo-fuzz
 # (`cargo install cargo-fuzz`). Found inputs lie in fuzz/corpus, what failed in fuzz/artifacts.
 set -euo pipefail
 
 seconds=${1:-60}
 shift || true
-[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder head proxy
+[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder head proxy records settings
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 transcripts=$here/../tests/it/transcripts
 cd "$here"
@@ -57,7 +59,7 @@ as_input() { # FILE
 dictionary=$(mktemp)
 trap 'rm -f "$dictionary" "$dictionary.more"' EXIT
 cat "$transcripts"/*/*.txt | grep -o '"[a-zA-Z_]*"' | sort -u | sed 's/"\(.*\)"/"\\"\1\\""/' >"$dictionary"
-printf '"!connect "\n"!leave "\n"!wait "\n"!as "\n"!end "\n"!cut "\n"?token="\n"ann/admin/publish/t1"\n' >>"$dictionary"
+printf '"~\\x01\\x01\\x00\\x04"\n"!connect "\n"!leave "\n"!wait "\n"!as "\n"!end "\n"!cut "\n"?token="\n"ann/admin/publish/t1"\n' >>"$dictionary"
 
 # Request heads: a listener and a way of cutting in two bytes, then the head without its empty line.
 heads() { # FOLDER
@@ -103,8 +105,33 @@ proxies() { # FOLDER
     } >>"$dictionary.more"
 }
 
+# The inputs of earlier runs: one in each line, in base64.
+unpack() { # TARGET
+    local number=0 line
+    [ -f "corpora/$1.txt" ] || return 0
+    while read -r line; do
+        number=$((number + 1))
+        base64 -d <<<"$line" >"corpus/$1/kept-$number"
+    done <"corpora/$1.txt"
+}
+
+# The smallest inputs that reach the same code, up to 24 KiB.
+keep() { # TARGET
+    local merged
+    merged=$(mktemp -d)
+    cargo +nightly fuzz run --fuzz-dir . ${FANWIRE_FUZZ_TARGET_DIR:+--target-dir "$FANWIRE_FUZZ_TARGET_DIR"} \
+        "$1" "$merged" "corpus/$1" -- -merge=1 -malloc_limit_mb=64
+    mkdir -p corpora
+    find "$merged" -type f -size -3k -printf '%s %p\n' | sort -n | while read -r _ file; do
+        base64 -w 0 "$file"
+        echo
+    done | awk '(bytes += length + 1) <= 24576' >"corpora/$1.txt"
+    rm -rf "$merged"
+}
+
 for target in "$@"; do
     mkdir -p "corpus/$target"
+    unpack "$target"
     words=$dictionary
     case $target in
         decoder)
@@ -121,6 +148,20 @@ for target in "$@"; do
             proxies "corpus/$target"
             words=$dictionary.more
             ;;
+        records)
+            for first in 0 1 8 9 24 25 241; do
+                printf "\\$(printf %o "$first")some data" >"corpus/records/$first"
+            done
+            ;;
+        settings)
+            cp "$transcripts/../../clients/three_listeners.toml" corpus/settings/listeners
+            printf 'dev = true\nshards = 2\nring_bytes = "1 MiB"\nhistory = ["news* messages=9 age=1h"]\n' >corpus/settings/dev
+            printf '%s\n' 'jwt_secret = "0123456789abcdef0123456789abcdef"' '[gateway]' \
+                'rate_limit = { messages = 9, window = "60s" }' '[[publish_rules]]' 'channels = ["room:*"]' \
+                'require = "role:a"' >corpus/settings/rules
+            grep -oE '`[a-z_.]+`' "$here/../docs/CONFIGURATION.md" | sort -u | tr '`' '"' >"$dictionary.more"
+            words=$dictionary.more
+            ;;
         *)
             for file in "$transcripts/$target"/*.txt; do
                 name=$(basename "$file" .txt)
@@ -128,9 +169,13 @@ for target in "$@"; do
                 # The same in fragments, and in several reads.
                 { echo "!cut ${#name}"; as_input "$file"; } >"corpus/$target/$name.cut"
             done
+            printf '%s\n' '!leave 0' '!connect 0 ?token=ann/admin/publish/' \
+                '{"type":"subscribe","data":{"channel":"news","binary":true}}' >"corpus/$target/binary"
+            printf '~\1\1\0\4newsbytes\n~\1\1\377\377news\n~{"type":"ping"}\n' >>"corpus/$target/binary"
             ;;
     esac
     cargo +nightly fuzz run --fuzz-dir . ${FANWIRE_FUZZ_TARGET_DIR:+--target-dir "$FANWIRE_FUZZ_TARGET_DIR"} \
         "$target" -- -max_total_time="$seconds" -max_len=4096 -dict="$words" -print_final_stats=1 \
         -malloc_limit_mb=64
+    [ -z "${KEEP:-}" ] || keep "$target"
 done

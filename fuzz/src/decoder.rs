@@ -8,7 +8,7 @@
 #[path = "../../src/ws/decoder/streams.rs"]
 mod streams;
 
-use crate::input::chooser;
+use super::input::chooser;
 use fanwire::base::counters::ProtocolError;
 use fanwire::ws::{CloseCode, Decoder, Incoming, MessageLimits};
 use streams::{MESSAGE_BYTES_MAX, Sent, Stream};

@@ -4,7 +4,7 @@
 //! empty line at its end, is what a client sends. What a shard makes of it must not depend on how it
 //! is cut, and only what RFC 6455 4.2.1 asks for may be upgraded.
 
-use crate::input::{chooser, expanded};
+use super::input::{chooser, expanded};
 use fanwire::auth::Verifier;
 use fanwire::base::{DialectId, Now};
 use fanwire::config::{

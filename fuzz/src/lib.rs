@@ -1,8 +1,10 @@
 //! One shard of one dialect, and clients that say anything at all; [`decoder`] and [`head`] are about
-//! the bytes before.
+//! the bytes before, [`records`] about what is between a publisher and its subscribers, [`settings`] about
+//! the configuration.
 //!
 //! An input is lines. A line that begins with `!` says what happens; one that begins with `+` is a
-//! message of a gateway client that may publish; any other is a message of the client that speaks.
+//! message of a gateway client that may publish; one that begins with `~` is a binary message of the client
+//! that speaks; any other is a text message of that client.
 //!
 //! ```text
 //! !connect N QUERY   client N (0 to 3) connects, and speaks
@@ -15,18 +17,20 @@
 //! ```
 //!
 //! A token is `USER/ROLE/PERMISSION/TENANT`. Whatever is said: nothing panics, every frame to a client
-//! is sound and holds a JSON object with a `type`, and when all are gone nothing of them is left.
+//! is sound and holds a JSON object with a `type`, or is a binary message of the gateway dialect, and when all are gone nothing of them is left.
 
 pub mod decoder;
 pub mod head;
 mod input;
+pub mod records;
+pub mod settings;
 
+use self::input::{chooser, expanded};
 use fanwire::auth::{Identity, Verifier};
-use fanwire::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters};
+use fanwire::base::{ConnectionId, DialectId, Now, POSITION_BYTES, ProcessState, ShardCounters};
 use fanwire::config::{AccessRule, DialectPolicy, Policy, RateLimit, Routes};
 use fanwire::shard::{ConnectionAction, HttpOutput, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
-use input::{chooser, expanded};
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -46,8 +50,9 @@ pub fn play(dialect: DialectId, input: &[u8]) {
     for line in input.split(|byte| *byte == b'\n') {
         match line {
             [b'!', words @ ..] => fixture.act(&String::from_utf8_lossy(words)),
-            [b'+', message @ ..] => fixture.say(PUBLISHER, message),
-            message => fixture.say(fixture.speaker, message),
+            [b'+', message @ ..] => fixture.say(PUBLISHER, 1, message),
+            [b'~', message @ ..] => fixture.say(fixture.speaker, 2, message),
+            message => fixture.say(fixture.speaker, 1, message),
         }
     }
     fixture.end();
@@ -57,6 +62,8 @@ pub fn play(dialect: DialectId, input: &[u8]) {
 struct Client {
     id: ConnectionId,
     received: Vec<u8>,
+    /// The payload of the last data frame, and whether it was binary.
+    last: (bool, Vec<u8>),
     is_upgraded: bool,
     is_closed: bool,
 }
@@ -64,6 +71,7 @@ struct Client {
 struct Fixture {
     dialect: DialectId,
     now: Now,
+    ring: Ring,
     shard: Shard,
     counters: Arc<ShardCounters>,
     process_state: Arc<ProcessState>,
@@ -107,11 +115,12 @@ impl Fixture {
             counters: Arc::clone(&counters),
             hooks: Arc::default(),
             reader: ring.reader().expect("the ring has a reader's place"),
-            ring,
+            ring: ring.clone(),
         };
         Self {
             dialect,
             now,
+            ring,
             shard: Shard::new(parts, now),
             counters,
             process_state,
@@ -167,6 +176,7 @@ impl Fixture {
         self.clients[client] = Some(Client {
             id,
             received: Vec::new(),
+            last: (false, Vec::new()),
             is_upgraded: false,
             is_closed: false,
         });
@@ -179,16 +189,16 @@ impl Fixture {
         self.deliver_all();
     }
 
-    /// Sends `message` as text, cut as was said last.
-    fn say(&mut self, client: usize, message: &[u8]) {
+    /// Sends `message` with this opcode, cut as was said last.
+    fn say(&mut self, client: usize, opcode: u8, message: &[u8]) {
         if self.cut == 0 {
-            return self.send(client, frame(0x81, message));
+            return self.send(client, frame(0x80 | opcode, message));
         }
         // Every message is cut in its own way.
         self.cut = self.cut.wrapping_add(1 << 32);
         let choices = expanded(self.cut, 256);
         let mut choose = chooser(&choices);
-        let (mut bytes, mut left, mut opcode) = (Vec::new(), message, 1);
+        let (mut bytes, mut left, mut opcode) = (Vec::new(), message, opcode);
         for _ in 0..choose(4) {
             let (now, later) = left.split_at(choose(left.len() + 1));
             bytes.extend(frame(opcode, now));
@@ -379,7 +389,14 @@ impl Client {
         };
         assert!(!self.is_closed, "a frame after the close frame");
         match *first {
-            0x81 => check_text(payload),
+            0x81 => {
+                check_text(payload);
+                self.last = (false, payload.to_vec());
+            }
+            0x82 => {
+                check_binary(payload);
+                self.last = (true, payload.to_vec());
+            }
             0x88 => {
                 self.is_closed = true;
                 assert!(payload.len() != 1, "half a close code");
@@ -391,6 +408,24 @@ impl Client {
         self.received.drain(..start + length);
         true
     }
+}
+
+/// A binary message of the gateway dialect: a version, a kind, a channel, and as many positions as the kind
+/// has.
+fn check_binary(payload: &[u8]) {
+    let (header, rest) = payload.split_first_chunk().expect("a header");
+    let [1, kind @ 2..=4, high, low] = *header else {
+        panic!("a binary message that begins with {header:?}");
+    };
+    let channel_bytes = usize::from(u16::from_be_bytes([high, low]));
+    let (channel, rest) = rest.split_at(channel_bytes);
+    assert!(std::str::from_utf8(channel).is_ok(), "a channel is text");
+    let (positions, _) = rest.split_at(usize::from(kind - 2) * POSITION_BYTES);
+    let positions = std::str::from_utf8(positions);
+    assert!(
+        positions.is_ok_and(|it| !it.contains(' ')),
+        "positions are filled in"
+    );
 }
 
 /// A message: UTF-8, an object, with a type.

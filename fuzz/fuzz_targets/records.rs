@@ -1,0 +1,7 @@
+//! Publications through the ring.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| fanwire_fuzz::records::publish(input));
