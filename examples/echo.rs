@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // On loopback, without tokens and rate limits.
         .dev()
         .set("tls", std::env::args().any(|argument| argument == "--tls"))
+        .set("compression", "deflate")
         // A client that is silent is not asked whether it is there.
         .set("gateway.ping_interval", "0s")
         .set("gateway.message_bytes_max", "16 MiB")

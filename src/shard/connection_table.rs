@@ -21,7 +21,7 @@ use crate::base::limits::{
 use crate::base::now::Stopwatch;
 use crate::base::{
     ChannelTag, ConnectionId, DialectId, FrameRun, Now, ShardCounters, Slab, SlabFull,
-    SubscriptionId,
+    SubscriptionId, Variant,
 };
 use crate::broker::Event;
 use crate::config::{PeerRole, Policy};
@@ -304,12 +304,17 @@ impl ConnectionTable {
         });
         if !is_silent {
             self.counters.clients.sent.of(sent_type(event)).add(1);
-            let mut encoder = self.encoder.borrow_mut();
-            let run = encoder.reply(variant, &self.text[start..]);
-            encoder.count(&self.counters);
-            drop(encoder);
+            let run = self.encoded(variant, &self.text[start..]);
             self.queue(id, run, now);
         }
+    }
+
+    /// The run of a frame for one client, compressed if that is agreed on and worth it.
+    pub(super) fn encoded(&self, variant: Variant, frame: &[u8]) -> FrameRun {
+        let mut encoder = self.encoder.borrow_mut();
+        let run = encoder.reply(variant, frame);
+        encoder.count(&self.counters);
+        run
     }
 
     /// Queues a run of frames; a session whose send queue has no room for it is closed.

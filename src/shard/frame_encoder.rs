@@ -90,8 +90,7 @@ impl FrameEncoder {
         self.payload.shrink_to(SCRATCH_BYTES_KEPT);
     }
 
-    /// The run of a frame with a text for one client, which receives this variant: the frame itself, or
-    /// compressed.
+    /// The run of a frame for one client, which receives this variant: the frame itself, or compressed.
     pub(super) fn reply(&mut self, variant: Variant, plain: &[u8]) -> FrameRun {
         let text = &plain[frame::header_bytes(plain)..];
         if self
@@ -103,6 +102,9 @@ impl FrameEncoder {
         let mut compressed =
             Vec::with_capacity(self.payload.len() + frame::SERVER_HEADER_BYTES_MAX);
         frame::append_compressed_text(&mut compressed, &self.payload);
+        if frame::is_binary(plain) {
+            frame::mark_binary(&mut compressed);
+        }
         self.payload.shrink_to(SCRATCH_BYTES_KEPT);
         FrameRun::reply(&compressed)
     }

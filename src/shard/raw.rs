@@ -6,7 +6,7 @@ use super::connection_table::ConnectionTable;
 use super::hooks::Outcome;
 use super::session::Session;
 use crate::base::client_counters::{ReceivedType, SentType};
-use crate::base::{ConnectionId, FrameRun, Now};
+use crate::base::{ConnectionId, Now};
 use crate::broker::Command;
 use crate::ws::CloseCode;
 
@@ -140,10 +140,12 @@ impl Shard {
 impl ConnectionTable {
     /// Sends a finished frame of the embedding program, if the session is not being closed.
     pub(super) fn send_frame(&mut self, id: ConnectionId, frame: &[u8], now: Now) {
-        if self.is_open(id) {
-            self.counters.clients.sent.of(SentType::Custom).add(1);
-            self.queue(id, FrameRun::reply(frame), now);
-        }
+        let Some(connection) = self.slab.get(id).filter(|it| it.is_open()) else {
+            return;
+        };
+        let run = self.encoded(connection.variant, frame);
+        self.counters.clients.sent.of(SentType::Custom).add(1);
+        self.queue(id, run, now);
     }
 
     /// Closes a session for the embedding program, with its code and its reason.
