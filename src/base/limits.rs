@@ -107,8 +107,8 @@ pub const INPUT_COST_AT_ONCE: usize = 1_024;
 /// A message of more bytes that has arrived in several pieces is not handled when its last piece
 /// arrives, but when its connection has its share of a turn: many may be finished at once.
 pub const LARGE_MESSAGE_BYTES: usize = 4 * 1024;
-/// How many times as long as its compressed payload a message may be. JSON that repeats itself a lot
-/// reaches 50; the format allows 1,032, which only attackers use.
+/// How many times as long as its compressed payload a message may be. The format allows 1,032, which
+/// long runs of one character reach, and so those who attack with it.
 pub const INFLATE_RATIO_MAX: usize = 256;
 /// Up to so many bytes, a message may be any number of times as long.
 pub const INFLATE_FREE_BYTES: usize = 64 * 1024;

@@ -22,7 +22,7 @@ pub struct CompressionPolicy {
 }
 
 impl CompressionPolicy {
-    /// The level by default: twice as fast as 6, the default of zlib, for output that is 4 % larger.
+    /// The level by default: twice as fast as 6, the default of zlib, for output that is 5 % larger.
     pub(super) const LEVEL: u32 = 3;
     /// The shortest message by default, bytes: such a one becomes half as long.
     pub(super) const BYTES_MIN: u32 = 256;
