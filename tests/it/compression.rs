@@ -281,6 +281,9 @@ fn compressed_messages_of_clients_come_in_any_form_and_length() {
         &frame_bytes(0x81, publication(&json!(1)).as_bytes()),
         &json!(1),
     );
+    // JSON in a binary message.
+    let payload = deflate(publication(&json!(3)).as_bytes());
+    check(&mut raw, &frame_bytes(0xc2, &payload), &json!(3));
     // One large message, and small ones behind it in the same packet: in their order.
     let data = long_data(50_000);
     let large = frame_bytes(0xc1, &deflate(publication(&data).as_bytes()));
@@ -326,8 +329,6 @@ fn bad_compressed_messages_end_their_session_and_nobody_elses() {
     }
     check("garbage", &compressed(&[0xff; 100]), 1007, "deflate");
     check("no UTF-8", &compressed(&deflate(b"\"\xff\"")), 1007, "utf8");
-    let binary = frame_bytes(0xc2, &payload);
-    check("binary", &binary, 1003, "binary");
     let late = [frame_bytes(0x01, b"a"), frame_bytes(0xc0, &payload)].concat();
     check("late bit", &late, 1002, "reserved_bits");
     check("ping", &frame_bytes(0xc9, b"ping"), 1002, "reserved_bits");
@@ -366,4 +367,31 @@ fn an_answer_is_compressed_for_its_client_alone() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn binary_publications_are_not_compressed_and_keep_their_place_among_those_that_are() {
+    let server = compressing(|builder| builder);
+    let mut plain = Raw::open(server.address, "/ws", "");
+    let mut raw = Raw::compressing(server.address, "/ws", "", 15);
+    for client in [&mut plain, &mut raw] {
+        client.send(
+            &json!({"type": "subscribe", "data": {"channel": "news", "binary": true}}).to_string(),
+        );
+        assert!(client.read_text().contains("subscribed"));
+    }
+    let bytes = vec![b'x'; 2_000];
+    let data = long_data(2_000);
+    for _ in 0..3 {
+        server.program().broadcast("news", "m", &data).unwrap();
+        server.program().broadcast_binary("news", &bytes).unwrap();
+    }
+    for client in [&mut plain, &mut raw] {
+        for _ in 0..3 {
+            assert_eq!(client.read_text(), message(&data));
+            let expected = [b"\x01\x02\0\x04news", &bytes[..]].concat();
+            assert_eq!(client.read(), Frame::Binary(expected));
+        }
+    }
+    assert_eq!(raw.compressed_count, 3);
 }

@@ -268,9 +268,10 @@ fn has_a_disk_that_fails() {
     shell(&format!("umount {at}; mount -o remount,size=300m {disk}"));
     shell(&format!("mount -o loop {disk}/image {at}"));
     let (store, scan, records) = open(&config);
-    assert!(scan.damages.is_empty(), "{scan:?}");
-    // With `data=journal`, ext4 takes back what it has synced if the disk fails afterwards.
+    // With `data=journal`, ext4 takes back what it has synced if the disk fails afterwards, at the end of
+    // the file or a block in the middle.
     let is_direct = run == 1;
+    assert!(scan.damages.is_empty() || !is_direct, "{scan:?}");
     for (index, sequence) in &acknowledged {
         let expected = content(run, *index, 3_000);
         let found = records.get(sequence);
