@@ -110,8 +110,8 @@ pub const LARGE_MESSAGE_BYTES: usize = 4 * 1024;
 /// How many times as long as its compressed payload a message may be. The format allows 1,032, which
 /// long runs of one character reach, and so those who attack with it.
 pub const INFLATE_RATIO_MAX: usize = 256;
-/// Up to so many bytes, a message may be any number of times as long.
-pub const INFLATE_FREE_BYTES: usize = 64 * 1024;
+/// Up to so many bytes, a message may be any number of times as long: what most listeners take at most.
+pub const INFLATE_FREE_BYTES: usize = 1024 * 1024;
 /// A longer publication or reply is not compressed, as its shard would do nothing else for too long: at
 /// the highest level it takes about 35 ms.
 pub const COMPRESSED_BYTES_MAX: usize = 2 * 1024 * 1024;

@@ -294,7 +294,7 @@ fn compressed_messages_of_clients_come_in_any_form_and_length() {
 
 #[test]
 fn bad_compressed_messages_end_their_session_and_nobody_elses() {
-    let server = compressing(|builder| builder);
+    let server = compressing(|builder| builder.set("gateway.message_bytes_max", "4 MiB"));
     let mut bystander = Client::subscribed(server.address, "news");
     let mut publisher = Client::open(server.address, "/ws");
     let mut check = |name: &str, bytes: &[u8], code: u16, label: &str| {
@@ -315,10 +315,10 @@ fn bad_compressed_messages_end_their_session_and_nobody_elses() {
     let (first, last) = bomb.split_at(50_000);
     let parts = [frame_bytes(0x41, first), frame_bytes(0x80, last)].concat();
     check("a bomb in parts", &parts, 1009, "too_large");
-    let small_bomb = deflate(&vec![b'0'; 500_000]);
-    assert!(small_bomb.len() < 1_000);
+    let small_bomb = deflate(&vec![b'0'; 2_000_000]);
+    assert!(small_bomb.len() < 3_000);
     check("a ratio", &compressed(&small_bomb), 1009, "deflate_ratio");
-    let noise: Vec<_> = (0..2_000_000_u32)
+    let noise: Vec<_> = (0..5_000_000_u32)
         .map(|n| (n.wrapping_mul(n) >> 7).to_be_bytes()[3])
         .collect();
     check("too long", &compressed(&deflate(&noise)), 1009, "too_large");

@@ -3,7 +3,7 @@
 
     tests/proxies/mitmproxy.py FANWIRE
 
-With TLS to the server and without. The first run installs mitmproxy in target/mitmproxy. Exits with 1 at the first
+With TLS to the server and without, and with compression. The first run installs mitmproxy in target/mitmproxy. Exits with 1 at the first
 check that fails.
 """
 
@@ -125,11 +125,11 @@ def check(binary, folder, *options):
     of = lambda who: [int(line.split()[1]) for line in lines if line.startswith(who)]
     assert (of("client"), of("server")) == (sent, received), lines
     assert lines[-1] == "end 1000" and not any("error" in line for line in lines), lines
-    print(f"{scheme}: {len(sent)} messages of the client and {len(received)} of the server")
+    print(f"{scheme} {' '.join(options)}: {len(sent)} messages of the client and {len(received)} of the server")
 
 
 def main(binary):
-    for options in ([], ["--tls"]):
+    for options in ([], ["--tls"], ["--compression", "deflate"]):
         with tempfile.TemporaryDirectory() as folder:
             check(binary, pathlib.Path(folder), *options)
     print("tests/proxies/mitmproxy.py: passed")

@@ -29,7 +29,7 @@ before(async () => {
   });
   pages.listen(0, "127.0.0.1");
   await once(pages, "listening");
-  const variables = { FANWIRE_ALLOWED_ORIGINS: origin() };
+  const variables = { FANWIRE_ALLOWED_ORIGINS: origin(), FANWIRE_COMPRESSION: "deflate" };
   const secure = { ...variables, FANWIRE_TLS_CERTIFICATES: `${certificate} ${key}` };
   servers = {
     ws: await startServer({ variables }),
@@ -81,7 +81,8 @@ for (const scheme of ["ws", "wss"]) {
       ...published.map((data) => ({ type: "publish", data: { channel: "news", type: "m", data } })),
     ];
     const texts = messages.map((message) => JSON.stringify(message));
-    const { received, end } = await page.evaluate(converse, [url, texts]);
+    const { received, end, extensions } = await page.evaluate(converse, [url, texts]);
+    assert.match(extensions, /^permessage-deflate/);
     const [welcome, subscribed, ...rest] = received.map((text) => JSON.parse(text));
     assert.equal(welcome.type, "auth_success");
     assert.equal(subscribed.type, "subscribed");

@@ -1,4 +1,7 @@
-"""The same conversation through the client libraries that programs in Python use, with TLS and without."""
+"""The same conversation through the client libraries that programs in Python use, with TLS and without.
+
+The server compresses for those that offer it.
+"""
 
 import asyncio
 import contextlib
@@ -19,7 +22,7 @@ LENGTHS = [0, 1, 125, 126, 65_535, 65_536, 300_000]
 @pytest.fixture(scope="module", params=["ws", "wss"])
 def server(request, certificate):
     """Its URL, and what to trust."""
-    options = ["--dev"]
+    options = ["--dev", "--compression", "deflate"]
     trusting = None
     if request.param == "wss":
         options += ["--tls-certificates", f"{certificate[0]} {certificate[1]}"]
@@ -32,6 +35,7 @@ def server(request, certificate):
 @contextlib.asynccontextmanager
 async def by_websockets(url, trusting):
     async with websockets.connect(url, ssl=trusting, max_size=None) as client:
+        assert client.protocol.extensions
         yield client.send, client.recv
     assert client.close_code == 1000
 
@@ -40,6 +44,7 @@ async def by_websockets(url, trusting):
 async def by_aiohttp(url, trusting):
     async with aiohttp.ClientSession() as session:
         async with session.ws_connect(url, ssl=trusting or True, compress=15, max_msg_size=0) as client:
+            assert client.compress
             yield client.send_str, client.receive_str
         assert client.close_code == 1000
 
