@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Fuzzes the dialects, beginning with what their transcripts say, the decoder of frames, request heads,
-# those of a trusted proxy, publications through the ring, and configuration files; all begin with what
+# Fuzzes the dialects, beginning with what their transcripts say, the decoder of frames, compression, request
+# heads, those of a trusted proxy, publications through the ring, and configuration files; all begin with what
 # fuzz/corpora has of earlier runs, too.
 #
 #   fuzz/run.sh [SECONDS [TARGET...]]
 #
-# A target is a dialect, `decoder`, `head`, `proxy`, `records` or `settings`; 60 seconds for each of the ten
+# A target is a dialect, `decoder`, `deflate`, `head`, `proxy`, `records` or `settings`; 60 seconds for each of the eleven
 # unless said otherwise. With KEEP=1, fuzz/corpora is made anew from the smallest inputs that reach the same
 # code; tests/fuzz replays those.
 # FANWIRE_FUZZ_TARGET_DIR may name a folder for what is built. Needs a nightly compiler and cargo-fuzz
@@ -14,7 +14,7 @@ set -euo pipefail
 
 seconds=${1:-60}
 shift || true
-[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder head proxy records settings
+[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder deflate head proxy records settings
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 transcripts=$here/../tests/it/transcripts
 cd "$here"
@@ -137,6 +137,15 @@ for target in "$@"; do
         decoder)
             # Headers: text, binary, a control frame, lengths in two and in eight bytes.
             printf '"%s"\n' '\x81\x85' '\x02\xfe\x00\x7e' '\x80\xff' '\x89\x80' '\x88\x82' >"$dictionary.more"
+            words=$dictionary.more
+            ;;
+        deflate)
+            # RFC 7692 7.2.3: compressed, stored, final, in two blocks.
+            printf '\xf2\x48\xcd\xc9\xc9\x07\x00' >corpus/deflate/compressed
+            printf '\x00\x05\x00\xfa\xffHello\x00' >corpus/deflate/stored
+            printf '\xf3\x48\xcd\xc9\xc9\x07\x00\x00' >corpus/deflate/final
+            printf '\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00' >corpus/deflate/blocks
+            printf '%s\n' '"\x00\x00\xff\xff"' '"\x03\x00"' '"\x01\x00\x00\xff\xff"' >"$dictionary.more"
             words=$dictionary.more
             ;;
         head)

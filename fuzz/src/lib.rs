@@ -1,5 +1,5 @@
-//! One shard of one dialect, and clients that say anything at all; [`decoder`] and [`head`] are about
-//! the bytes before, [`records`] about what is between a publisher and its subscribers, [`settings`] about
+//! One shard of one dialect, and clients that say anything at all; [`decoder`], [`deflate`] and [`head`]
+//! are about the bytes before, [`records`] about what is between a publisher and its subscribers, [`settings`] about
 //! the configuration.
 //!
 //! An input is lines. A line that begins with `!` says what happens; one that begins with `+` is a
@@ -20,6 +20,7 @@
 //! is sound and holds a JSON object with a `type`, or is a binary message of the gateway dialect, and when all are gone nothing of them is left.
 
 pub mod decoder;
+pub mod deflate;
 pub mod head;
 mod input;
 pub mod records;

@@ -45,6 +45,11 @@ fn the_decoder_decodes_them() {
 }
 
 #[test]
+fn messages_are_inflated_and_deflated() {
+    replay("deflate", targets::deflate::deflate);
+}
+
+#[test]
 fn request_heads_are_answered() {
     replay("head", targets::head::request);
 }
