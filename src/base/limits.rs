@@ -115,6 +115,9 @@ pub const INFLATE_FREE_BYTES: usize = 1024 * 1024;
 /// A longer publication or reply is not compressed, as its shard would do nothing else for too long: at
 /// the highest level it takes about 35 ms.
 pub const COMPRESSED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a byte of a compressed message of a client costs beside what it becomes, in the unit of the budgets
+/// below.
+pub const INFLATION_COST: usize = 8;
 /// What a byte that is compressed costs, in the unit of the budgets below.
 pub const COMPRESSION_COST: usize = 2;
 /// What the input that waits may cost in one turn of the event loop, and one connection at a time in

@@ -7,7 +7,7 @@
 use super::Shard;
 use super::ingest::{Share, Stop};
 use crate::base::counters::ProtocolError;
-use crate::base::limits::{LARGE_MESSAGE_BYTES, MESSAGE_COST, SCRATCH_BYTES_KEPT};
+use crate::base::limits::{INFLATION_COST, LARGE_MESSAGE_BYTES, MESSAGE_COST, SCRATCH_BYTES_KEPT};
 use crate::base::{ConnectionId, Now};
 use crate::ws::inflater::inflated_bytes_max;
 use crate::ws::{InflateError, Opcode, decoder};
@@ -36,6 +36,11 @@ impl Shard {
     ) -> Result<Received, ProtocolError> {
         let message_bytes_max = self.message_limits(id).message_bytes_max;
         let bytes_max = inflated_bytes_max(payload.len()).min(message_bytes_max);
+        if !share.has_large && payload.len() > LARGE_MESSAGE_BYTES {
+            return Ok(Received::TooLarge);
+        }
+        // Blocks that inflate to nothing take time, too.
+        *cost += payload.len() * INFLATION_COST;
         let bytes_now = match share.has_large {
             true => bytes_max,
             false => bytes_max.min(LARGE_MESSAGE_BYTES),

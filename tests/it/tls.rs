@@ -463,3 +463,44 @@ fn the_header_of_a_proxy_that_passes_tls_through_comes_ahead_of_it() {
         }
     }
 }
+
+#[test]
+fn what_follows_the_handshake_at_once_is_not_too_much_while_many_wait() {
+    let (server, _directory) = secure("tls-eager", 1);
+    let name = || ServerName::try_from("localhost").unwrap();
+    let begin = || {
+        let mut connection = rustls::ClientConnection::new(config(BOTH, None), name()).unwrap();
+        connection.set_buffer_limit(None);
+        let mut socket = TcpStream::connect(server.address).unwrap();
+        connection.write_tls(&mut socket).unwrap();
+        (connection, socket)
+    };
+    let mut strangers = Vec::new();
+    for _ in 0..5 {
+        let (mut connection, mut socket) = begin();
+        while connection.wants_read() && connection.is_handshaking() {
+            connection.read_tls(&mut socket).unwrap();
+            connection.process_new_packets().unwrap();
+        }
+        // Behind its last message of the handshake comes a request, while others begin.
+        let body = format!("{{\"message\":\"{}\"}}", "x".repeat(600_000));
+        let head = format!(
+            "POST /notify HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        connection
+            .writer()
+            .write_all((head + &body).as_bytes())
+            .unwrap();
+        let mut bytes = Vec::new();
+        while connection.wants_write() {
+            connection.write_tls(&mut bytes).unwrap();
+        }
+        strangers.extend((0..200).map(|_| begin()));
+        socket.write_all(&bytes).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, socket);
+        assert_ne!(status(&mut stream, "").unwrap(), "101");
+    }
+    let failed = "fanwire_tls_handshakes_total{result=\"failed\"";
+    assert_eq!(server.metric(failed), 0);
+}

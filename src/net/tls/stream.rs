@@ -70,6 +70,7 @@ pub(crate) struct TlsStream {
     pub(crate) is_queued: bool,
     /// The handshake is done.
     pub(crate) is_open: bool,
+    is_open_noted: bool,
     /// The socket's sending side is to be shut down when all is sent.
     pub(crate) is_ending: bool,
     /// The connection is to be closed, when the alert is sent.
@@ -115,12 +116,23 @@ impl TlsStream {
             is_sending: false,
             is_queued: false,
             is_open: false,
+            is_open_noted: false,
             is_ending: false,
             has_failed: false,
             has_notified: false,
             has_begun: false,
             memory: Waiting::default(),
         })
+    }
+
+    /// Whether so many bytes more may be kept.
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        self.incoming.len() + bytes <= INCOMING_BYTES_MAX
+    }
+
+    /// Whether the handshake is done, once.
+    pub(crate) fn has_just_opened(&mut self) -> bool {
+        self.is_open && !std::mem::replace(&mut self.is_open_noted, true)
     }
 
     /// Keeps bytes until [`process`](Self::process).
@@ -135,7 +147,7 @@ impl TlsStream {
             return Err(TlsError::PlainHttp);
         }
         self.has_begun = true;
-        if self.incoming.len() + bytes.len() > INCOMING_BYTES_MAX {
+        if !self.has_room_for(bytes.len()) {
             return Err(TlsError::TooLarge);
         }
         self.incoming.extend_from_slice(bytes);

@@ -118,6 +118,17 @@ impl SecureConnections {
         if stream.is_open {
             return Some(stream.process(bytes, &mut self.plaintext));
         }
+        if stream.is_queued && !stream.has_room_for(bytes.len()) {
+            // What follows the client's last message of the handshake may be any length, so it waits no
+            // longer. Whoever wants to be handled ahead of others has to send that much.
+            stream.is_queued = false;
+            let plaintext = &mut self.plaintext;
+            let waiting = stream.process(&mut [], plaintext);
+            return Some(match waiting {
+                Ok(false) => stream.process(bytes, plaintext),
+                result => result,
+            });
+        }
         let kept = stream.keep(bytes);
         if kept.is_ok() && !std::mem::replace(&mut stream.is_queued, true) {
             self.handshakes.push_back(id);
@@ -170,13 +181,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             let Some(stream) = self.secure.streams.get_mut(id) else {
                 continue;
             };
-            stream.is_queued = false;
+            if !std::mem::replace(&mut stream.is_queued, false) {
+                continue;
+            }
             self.secure.plaintext.clear();
             let result = stream.process(&mut [], &mut self.secure.plaintext);
-            if stream.is_open {
-                let handshakes = &self.counters.tls_handshakes;
-                handshakes.of(TlsHandshake::Done).add(1);
-            }
             self.take_plaintext(id, result, now);
             if self.stopwatch.nanos() - began >= HANDSHAKE_NANOS_PER_TURN {
                 return;
@@ -191,6 +200,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         result: Result<bool, TlsError>,
         now: Now,
     ) {
+        let stream = self.secure.streams.get_mut(id);
+        if stream.is_some_and(|stream| stream.has_just_opened()) {
+            let handshakes = &self.counters.tls_handshakes;
+            handshakes.of(TlsHandshake::Done).add(1);
+        }
         if !self.secure.plaintext.is_empty() {
             self.shard.receive(id, &mut self.secure.plaintext, now);
         }
