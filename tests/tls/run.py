@@ -19,6 +19,7 @@ import time
 
 PATIENCE_S = 20
 TESTSSL_S = 400
+ATTEMPTS = 3
 # Of the certificate, and of the name that stands for it in DNS.
 OF_THE_CERTIFICATE = ("cert_", "DNS_CAArecord")
 ACCEPTED = {"OK", "INFO", "LOW"}
@@ -46,7 +47,8 @@ def await_handshake(port):
             time.sleep(0.1)
 
 
-def main(binary):
+def examine(binary):
+    """What testssl.sh finds."""
     program = shutil.which("testssl") or shutil.which("testssl.sh")
     assert program, "testssl.sh is missing"
     with tempfile.TemporaryDirectory() as folder:
@@ -68,19 +70,27 @@ def main(binary):
                 check=False,
                 cwd=folder,
             )
-            findings = json.loads(report.read_text())
             assert server.poll() is None, "the server has ended"
+            return json.loads(report.read_text())
         finally:
             server.terminate()
             server.wait()
-    # What it does not look at, it does not find.
-    names = {finding["id"] for finding in findings}
-    for expected in ("TLS1_2", "TLS1_3", "heartbleed", "ROBOT", "secure_client_renego", "cipher_order"):
-        assert expected in names, f"testssl.sh did not look at {expected}"
-    above = [finding for finding in findings if finding["severity"] not in ACCEPTED]
-    for finding in above:
-        print(finding["severity"], finding["id"], finding["finding"][:120])
-    bad = [finding for finding in above if not finding["id"].startswith(OF_THE_CERTIFICATE)]
+
+
+def main(binary):
+    for _ in range(ATTEMPTS):
+        findings = examine(binary)
+        # What it does not look at, it does not find.
+        names = {finding["id"] for finding in findings}
+        for expected in ("TLS1_2", "TLS1_3", "heartbleed", "ROBOT", "secure_client_renego", "cipher_order"):
+            assert expected in names, f"testssl.sh did not look at {expected}"
+        above = [finding for finding in findings if finding["severity"] not in ACCEPTED]
+        for finding in above:
+            print(finding["severity"], finding["id"], finding["finding"][:120])
+        bad = [finding for finding in above if not finding["id"].startswith(OF_THE_CERTIFICATE)]
+        # A check that could not be made, as happens now and then on a busy machine, is made again.
+        if not bad or any(finding["severity"] != "WARN" for finding in bad):
+            break
     assert not bad, bad
     print(f"tests/tls/run.py: {len(findings)} findings, none above low beside those of the certificate; passed")
 
