@@ -100,6 +100,27 @@ impl Shard {
         matches!(phase, Some(Phase::Head(pending)) if pending.role == PeerRole::Relay)
     }
 
+    /// Whether a connection has yet to send its request, and may.
+    #[must_use]
+    pub fn awaits_request(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.slab.get(id);
+        connection.is_some_and(|connection| matches!(connection.phase, Phase::Head(_)))
+    }
+
+    /// Rejects a connection of no trusted proxy where a header of the PROXY protocol is required, before it
+    /// has sent anything: with TLS, even the answer would cost a handshake. False if it is another one.
+    pub fn reject_stranger(&mut self, id: ConnectionId, now: Now) -> bool {
+        let connection = self.connections.slab.get(id);
+        let phase = connection.map(|connection| &connection.phase);
+        let is_stranger =
+            matches!(phase, Some(Phase::Head(pending)) if pending.role == PeerRole::Stranger);
+        if is_stranger {
+            self.connections
+                .reject(id, RejectReason::ProxyHeaderMissing, now);
+        }
+        is_stranger
+    }
+
     /// A connection that awaits a header of the PROXY protocol has begun with something else, which is
     /// encrypted.
     pub fn skip_proxy_header(&mut self, id: ConnectionId, now: Now) {

@@ -2,23 +2,35 @@
 //!
 //! A few bytes may become thousands of times as many. So a message is inflated at once only up to the
 //! length of a large message; a longer one waits for its share of a turn, as a large one does, and is
-//! then inflated from its beginning, up to the limits.
+//! then inflated from its beginning, up to the limits and over as many turns as it takes.
 
 use super::Shard;
 use super::ingest::{Share, Stop};
 use crate::base::counters::ProtocolError;
-use crate::base::limits::{INFLATION_COST, LARGE_MESSAGE_BYTES, MESSAGE_COST, SCRATCH_BYTES_KEPT};
+use crate::base::limits::{
+    INPUT_COST_PER_TURN, LARGE_MESSAGE_BYTES, MESSAGE_COST, SCRATCH_BYTES_KEPT,
+};
 use crate::base::{ConnectionId, Now};
-use crate::ws::inflater::inflated_bytes_max;
-use crate::ws::{InflateError, Opcode, decoder};
+use crate::ws::inflater::{Progress, inflated_bytes_max};
+use crate::ws::{InflateError, Inflater, Opcode, decoder};
+
+/// The decompressors of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Inflaters {
+    /// For what is inflated in one turn.
+    at_once: Inflater,
+    /// The large message that takes several turns, and whose it is. One at a time: its connection has
+    /// the first share of the next turn.
+    large: Option<(ConnectionId, Inflater)>,
+}
 
 /// What became of a compressed message.
 #[derive(Debug)]
 pub(super) enum Received {
     /// It is handled, as far as the input may go on.
     Handled(Option<Stop>),
-    /// It is larger than may be inflated in this share; nothing of it is handled.
-    TooLarge,
+    /// It is larger than may be inflated in this share, or not whole yet; nothing of it is handled.
+    PutBack(Stop),
 }
 
 impl Shard {
@@ -37,37 +49,47 @@ impl Shard {
         let message_bytes_max = self.message_limits(id).message_bytes_max;
         let bytes_max = inflated_bytes_max(payload.len()).min(message_bytes_max);
         if !share.has_large && payload.len() > LARGE_MESSAGE_BYTES {
-            return Ok(Received::TooLarge);
+            return Ok(Received::PutBack(Stop::Large));
         }
-        // Blocks that inflate to nothing take time, too.
-        *cost += payload.len() * INFLATION_COST;
         let bytes_now = match share.has_large {
             true => bytes_max,
             false => bytes_max.min(LARGE_MESSAGE_BYTES),
         };
         // Taken out, because the message is in it while the shard is in use.
-        let mut inflater = std::mem::take(&mut self.inflater);
-        let received = match inflater.inflate(payload, bytes_now) {
-            Ok(inflated) => {
-                *cost += MESSAGE_COST + inflated.len();
-                self.count_inflated(payload, inflated);
-                let message = decoder::message(opcode, inflated);
-                message.map(|message| Received::Handled(self.handle_frame(id, message, now)))
-            }
-            Err(error) => {
-                *cost += bytes_now;
-                match error {
-                    InflateError::TooLarge if bytes_now < bytes_max => Ok(Received::TooLarge),
-                    InflateError::TooLarge if bytes_max < message_bytes_max => {
-                        Err(ProtocolError::DeflateRatio)
-                    }
-                    InflateError::TooLarge => Err(ProtocolError::TooLarge),
-                    InflateError::Invalid => Err(ProtocolError::Deflate),
-                }
+        let mut inflater = match self.inflaters.large.take_if(|(of, _)| *of == id) {
+            Some((_, inflater)) if share.has_large => inflater,
+            _ => {
+                let mut inflater = std::mem::take(&mut self.inflaters.at_once);
+                inflater.begin();
+                inflater
             }
         };
+        let before = inflater.cost();
+        let progress = inflater.advance(payload, bytes_now, INPUT_COST_PER_TURN);
+        // Blocks that inflate to nothing take time, too.
+        *cost += inflater.cost() - before;
+        let received = match progress {
+            Ok(Progress::Done) => {
+                *cost += MESSAGE_COST;
+                self.count_inflated(payload, inflater.output());
+                let message = decoder::message(opcode, inflater.output());
+                message.map(|message| Received::Handled(self.handle_frame(id, message, now)))
+            }
+            Ok(Progress::Paused) => {
+                self.inflaters.large = Some((id, inflater));
+                return Ok(Received::PutBack(Stop::Inflation));
+            }
+            Err(InflateError::TooLarge) if bytes_now < bytes_max => {
+                Ok(Received::PutBack(Stop::Large))
+            }
+            Err(InflateError::TooLarge) if bytes_max < message_bytes_max => {
+                Err(ProtocolError::DeflateRatio)
+            }
+            Err(InflateError::TooLarge) => Err(ProtocolError::TooLarge),
+            Err(InflateError::Invalid) => Err(ProtocolError::Deflate),
+        };
         inflater.shrink(SCRATCH_BYTES_KEPT);
-        self.inflater = inflater;
+        self.inflaters.at_once = inflater;
         received
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Stop {
     Cost,
     /// It finishes a large message.
     Large,
+    /// It has begun to inflate a large message.
+    Inflation,
     /// A question of the session has to be answered first.
     Answer,
     /// This message may publish, and the ring has no room.
@@ -171,10 +173,10 @@ impl Shard {
                     match self.receive_compressed(id, message, share, &mut cost, now) {
                         Ok(Received::Handled(None)) => {}
                         Ok(Received::Handled(stop)) => break Ok(stop),
-                        Ok(Received::TooLarge) => {
-                            let payload = payload.to_vec();
-                            decoder.put_back(opcode, payload);
-                            break Ok(Some(Stop::Large));
+                        Ok(Received::PutBack(stop)) => {
+                            let start = consumed.saturating_sub(payload.len());
+                            decoder.put_back(opcode, &bytes[start..*consumed]);
+                            break Ok(Some(stop));
                         }
                         Err(error) => break Err(error),
                     }

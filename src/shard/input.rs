@@ -34,6 +34,8 @@ pub(super) enum WaitsFor {
     Turn,
     /// The same, with a large message first.
     Large,
+    /// The first share of the next turn, in which a large message is inflated further.
+    Inflation,
     /// Room in the ring.
     Room,
     /// The peer, which has to read its replies.
@@ -96,6 +98,7 @@ impl InputQueue {
         match waits_for {
             WaitsFor::Turn => self.turn.push_back(id),
             WaitsFor::Large => self.large.push_back(id),
+            WaitsFor::Inflation => self.large.push_front(id),
             WaitsFor::Room => self.room.push_back(id),
             WaitsFor::Peer | WaitsFor::Answer => {}
         }
@@ -331,6 +334,7 @@ impl Stop {
         match self {
             Self::Cost => (WaitsFor::Turn, None),
             Self::Large => (WaitsFor::Large, None),
+            Self::Inflation => (WaitsFor::Inflation, None),
             Self::Answer => (WaitsFor::Answer, None),
             Self::Room(message) => (WaitsFor::Room, Some(message)),
             Self::Peer => (WaitsFor::Peer, None),

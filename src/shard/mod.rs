@@ -57,7 +57,6 @@ use crate::base::now::Stopwatch;
 use crate::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlabFull, Tracer};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
-use crate::ws::Inflater;
 use client_log::{ClientLog, SessionEnd};
 use connection_table::ConnectionTable;
 use connection_table::Ended;
@@ -143,7 +142,7 @@ pub struct ShardParts {
 pub struct Shard {
     broker: Broker,
     scratch: String,
-    inflater: Inflater,
+    inflaters: inflating::Inflaters,
     writer: PublicationWriter,
     reader: PublicationReader,
     connections: ConnectionTable,
@@ -214,7 +213,7 @@ impl Shard {
         Self {
             broker,
             scratch: String::new(),
-            inflater: Inflater::default(),
+            inflaters: inflating::Inflaters::default(),
             writer,
             reader,
             connections,

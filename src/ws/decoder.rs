@@ -90,8 +90,14 @@ impl Decoder {
         pending.map_or(0, |pending| pending.payload.len())
     }
 
-    /// Takes back a compressed message that it has just returned: the next step returns it again.
-    pub fn put_back(&mut self, opcode: Opcode, payload: Vec<u8>) {
+    /// Takes back the compressed message that the last step has returned: the next step returns it again.
+    /// `in_place` is its payload, where it was a single frame of the input.
+    pub fn put_back(&mut self, opcode: Opcode, in_place: &[u8]) {
+        if let Some(pending) = &mut self.pending {
+            pending.put_back = Some(opcode);
+            return;
+        }
+        let payload = in_place.to_vec();
         let waiting = Waiting::of(payload.capacity());
         self.pending = Some(Box::new(Pending {
             put_back: Some(opcode),
@@ -430,7 +436,7 @@ mod tests {
             ..LIMITS
         };
         let mut decoder = Decoder::default();
-        decoder.put_back(Opcode::Text, b"abc".to_vec());
+        decoder.put_back(Opcode::Text, b"abc");
         assert_eq!(decoder.unfinished_bytes(), 3);
         assert!(decoder.has_put_back());
         let (mut next, mut consumed) = (frame(0x81, b"next"), 0);

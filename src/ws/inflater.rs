@@ -1,7 +1,7 @@
 //! Decompresses messages of permessage-deflate (RFC 7692 7.2.2), each without reference to others.
 
 use super::deflater::TAIL;
-use crate::base::limits::{INFLATE_FREE_BYTES, INFLATE_RATIO_MAX};
+use crate::base::limits::{INFLATE_FREE_BYTES, INFLATE_RATIO_MAX, INFLATION_COST};
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Final blocks after which a message may go on (RFC 7692 7.2.3.4): each costs a new beginning.
@@ -10,6 +10,8 @@ const FINAL_BLOCKS_MAX: usize = 16;
 const END: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
 /// Room for the output of one step, bytes.
 const STEP_BYTES: usize = 16 * 1024;
+/// Input of one step, bytes: blocks that yield nothing take a tenth of a millisecond.
+const STEP_INPUT_BYTES: usize = 1_024;
 
 /// Why a message is not decompressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +22,25 @@ pub enum InflateError {
     Invalid,
 }
 
-/// The decompressor of one thread and its buffer, made when they are first needed.
+/// How far a message is decompressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is whole.
+    Done,
+    /// It has cost what it may at once.
+    Paused,
+}
+
+/// A decompressor and its buffer, made when they are first needed.
 #[derive(Debug, Default)]
 pub struct Inflater {
     stream: Option<Decompress>,
     output: Vec<u8>,
+    /// Which part of the input is next: the payload, [`TAIL`], [`END`]; and how much of it is consumed.
+    part: usize,
+    consumed: usize,
+    final_blocks: usize,
+    cost: usize,
 }
 
 /// The longest text that a message of so many compressed bytes may have: more cannot be what an honest
@@ -40,53 +56,100 @@ pub const fn inflated_bytes_max(compressed_bytes: usize) -> usize {
 }
 
 impl Inflater {
-    /// Decompresses the payload of a message, and stops when it has more than `bytes_max` bytes.
+    /// Forgets the last message: the next one begins.
+    pub fn begin(&mut self) {
+        self.output.clear();
+        (self.part, self.consumed, self.final_blocks, self.cost) = (0, 0, 0, 0);
+        if let Some(stream) = &mut self.stream {
+            stream.reset(false);
+        }
+    }
+
+    /// Decompresses the payload of a message from where it stands, until it is whole, has more than `bytes_max` bytes, or
+    /// has cost `cost_max` in the unit of the budgets for input. To go on, call it with the same payload.
     ///
     /// # Errors
     /// [`InflateError`]; how much time it takes until then is limited in the same way.
-    pub fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<&[u8], InflateError> {
-        self.output.clear();
+    pub fn advance(
+        &mut self,
+        payload: &[u8],
+        bytes_max: usize,
+        cost_max: usize,
+    ) -> Result<Progress, InflateError> {
         if payload.is_empty() {
             // Less than the rule asks for, but some send an empty message so.
-            return Ok(&[]);
+            return Ok(Progress::Done);
         }
-        let stream = self.stream.get_or_insert_with(|| Decompress::new(false));
-        stream.reset(false);
-        let mut final_blocks = 0;
         // RFC 7692 7.2.2: four octets are appended.
-        for (index, part) in [payload, &TAIL, &END].into_iter().enumerate() {
-            let mut rest = part;
-            loop {
-                let room = (bytes_max - self.output.len()).saturating_add(1);
-                self.output.reserve(room.min(STEP_BYTES));
-                let before = stream.total_in();
-                let status = stream.decompress_vec(rest, &mut self.output, FlushDecompress::Sync);
-                if self.output.len() > bytes_max {
-                    return Err(InflateError::TooLarge);
+        let parts: [&[u8]; 3] = [payload, &TAIL, &END];
+        let cost_end = self.cost.saturating_add(cost_max);
+        while let Some(part) = parts.get(self.part) {
+            if self.cost >= cost_end {
+                return Ok(Progress::Paused);
+            }
+            let rest = &part[self.consumed..];
+            let step = &rest[..rest.len().min(STEP_INPUT_BYTES)];
+            let start = self.output.len();
+            let room = bytes_max
+                .saturating_sub(start)
+                .saturating_add(1)
+                .min(STEP_BYTES);
+            self.output.resize(start + room, 0);
+            let stream = self.stream.get_or_insert_with(|| Decompress::new(false));
+            let (input_before, output_before) = (stream.total_in(), stream.total_out());
+            let status = stream.decompress(step, &mut self.output[start..], FlushDecompress::Sync);
+            let yielded = usize::try_from(stream.total_out() - output_before).unwrap_or(room);
+            self.output.truncate(start + yielded);
+            if self.output.len() > bytes_max {
+                return Err(InflateError::TooLarge);
+            }
+            let consumed = usize::try_from(stream.total_in() - input_before);
+            let consumed = consumed.unwrap_or(step.len());
+            self.consumed += consumed;
+            self.cost += consumed * INFLATION_COST + yielded;
+            let is_consumed = self.consumed == part.len();
+            match status {
+                // A message that is a final block, and nothing more, is whole, too.
+                Ok(Status::StreamEnd) if is_consumed && self.part != 1 => {
+                    return Ok(Progress::Done);
                 }
-                let consumed = usize::try_from(stream.total_in() - before);
-                rest = &rest[consumed.unwrap_or(rest.len())..];
-                match status {
-                    // A message that is a final block, and nothing more, is whole, too.
-                    Ok(Status::StreamEnd) if rest.is_empty() && index != 1 => {
-                        return Ok(&self.output);
+                Ok(Status::StreamEnd) => {
+                    self.final_blocks += 1;
+                    if self.final_blocks > FINAL_BLOCKS_MAX {
+                        return Err(InflateError::Invalid);
                     }
-                    Ok(Status::StreamEnd) => {
-                        final_blocks += 1;
-                        if final_blocks > FINAL_BLOCKS_MAX {
-                            return Err(InflateError::Invalid);
-                        }
-                        stream.reset(false);
-                    }
-                    Ok(_) if rest.is_empty() && self.output.len() < self.output.capacity() => {
-                        break;
-                    }
-                    Ok(_) => {}
-                    Err(_) => return Err(InflateError::Invalid),
+                    stream.reset(false);
                 }
+                Ok(_) if is_consumed && yielded < room => {
+                    (self.part, self.consumed) = (self.part + 1, 0);
+                }
+                Ok(_) => {}
+                Err(_) => return Err(InflateError::Invalid),
             }
         }
         Err(InflateError::Invalid)
+    }
+
+    /// What the message has cost so far, in the unit of the budgets for input.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// The bytes of the message so far.
+    #[must_use]
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// Decompresses a message in one piece.
+    ///
+    /// # Errors
+    /// As [`Inflater::advance`].
+    pub fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<&[u8], InflateError> {
+        self.begin();
+        self.advance(payload, bytes_max, usize::MAX)?;
+        Ok(&self.output)
     }
 
     /// Keeps no more memory than `bytes` for the next message.

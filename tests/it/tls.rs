@@ -465,6 +465,39 @@ fn the_header_of_a_proxy_that_passes_tls_through_comes_ahead_of_it() {
 }
 
 #[test]
+fn who_is_rejected_ahead_of_tls_costs_no_handshake() {
+    let directory = Directory::new("tls-strangers");
+    issue(&directory.path, "a", "localhost");
+    let start = |trusted: &str| {
+        Server::with(|builder| {
+            builder
+                .dev()
+                .set("tls_certificates", vec![pair(&directory, "a")])
+                .set("trusted_proxies", trusted)
+                .set("proxy_protocol", "required")
+        })
+    };
+    let missing = "fanwire_connections_rejected_total{reason=\"proxy_header_missing\"";
+    let malformed = "fanwire_connections_rejected_total{reason=\"proxy_header\"";
+    for (trusted, ahead, series) in [
+        ("127.0.0.0/8", "", missing),
+        ("127.0.0.0/8", "PROXY TCP4 here there 1 2\r\n", malformed),
+        ("192.0.2.0/24", "", missing),
+        (
+            "192.0.2.0/24",
+            "PROXY TCP4 192.0.2.7 127.0.0.1 4000 443\r\n",
+            missing,
+        ),
+    ] {
+        let server = start(trusted);
+        let is_open = behind(server.address, ahead.as_bytes(), false).is_ok();
+        assert!(!is_open, "{trusted} {ahead:?}");
+        server.await_metric(series, 1);
+        assert_eq!(server.metric("fanwire_tls_handshakes_total{"), 0, "{ahead}");
+    }
+}
+
+#[test]
 fn what_follows_the_handshake_at_once_is_not_too_much_while_many_wait() {
     let (server, _directory) = secure("tls-eager", 1);
     let name = || ServerName::try_from("localhost").unwrap();

@@ -246,6 +246,7 @@ impl Client {
             let is_known = ["WELCOME", "PUBLISHED"]
                 .iter()
                 .any(|kind| text.starts_with(&format!(r#"{{"type":"{kind}","#)));
+            let is_known = is_known || text == r#"{"type":"pong"}"#;
             assert!(is_known, "the server sent {text}");
         }
     }

@@ -3,6 +3,7 @@
 use crate::client::{Client, Received, compressing_request, deflate, frame, request};
 use crate::shards::{Shards, shards};
 use fanwire::base::counters::ProtocolError;
+use fanwire::base::limits::{INFLATION_COST, INPUT_COST_PER_TURN};
 use fanwire::base::{DialectId, Now};
 use fanwire::shard::{ConnectionAction, ReceiveMode};
 
@@ -55,6 +56,21 @@ impl World {
         shard.retry_unsent(NOW);
         shard.continue_input(NOW);
         shard.drain_ring(NOW);
+    }
+
+    /// Takes turns while `goes_on`, in each of which `other` is answered at once; returns how many.
+    fn turns_while_only(&mut self, other: usize, goes_on: impl Fn(&Self) -> bool) -> usize {
+        let mut turns = 0;
+        while goes_on(self) {
+            self.turn();
+            turns += 1;
+            assert!(turns < 10_000, "it does not get on");
+            let pongs = self.clients[other].pongs.len();
+            self.receive(other, frame(9, b"?"));
+            self.flush();
+            assert_eq!(self.clients[other].pongs.len(), pongs + 1);
+        }
+        turns
     }
 
     fn flush(&mut self) {
@@ -336,7 +352,7 @@ fn of_many_large_messages_finished_at_once_each_turn_handles_one() {
 }
 
 #[test]
-fn of_many_compressed_messages_that_become_large_each_turn_handles_one() {
+fn of_many_compressed_messages_that_become_large_each_turn_inflates_its_share() {
     let mut world = World::compressing(9);
     let numbers = (0..150_000_u32).map(|number| number.wrapping_mul(number) % 97);
     let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
@@ -352,11 +368,13 @@ fn of_many_compressed_messages_that_become_large_each_turn_handles_one() {
     world.receive(8, small.clone());
     assert_eq!(received(&world), 1, "who sends little is served at once");
     world.receive(7, small);
-    for turn in 1..=8 {
-        world.turn();
-        assert_eq!(received(&world), 1 + turn);
-    }
-    world.turn();
+    let turns = world.turns_while_only(8, |world| received(world) < 10);
+    let share = INPUT_COST_PER_TURN;
+    assert!(turns > 8 * (text.len() / share), "{turns}");
+    assert!(
+        turns <= 8 * ((text.len() + 8 * large.len()) / share + 2),
+        "{turns}"
+    );
     assert_eq!(
         received(&world),
         10,
@@ -367,7 +385,7 @@ fn of_many_compressed_messages_that_become_large_each_turn_handles_one() {
 }
 
 #[test]
-fn of_many_decompression_bombs_each_turn_finds_one() {
+fn of_many_decompression_bombs_each_turn_inflates_its_share() {
     let mut world = World::compressing(9);
     let bomb = frame(0x41, &deflate(&vec![b'0'; 16 << 20]));
     assert!(bomb.len() < 32 * 1024);
@@ -379,16 +397,67 @@ fn of_many_decompression_bombs_each_turn_finds_one() {
         world.receive(client, bomb.clone());
     }
     assert_eq!(errors(&world), 0, "none of them at once");
-    world.receive(8, frame(9, b"?"));
-    world.flush();
-    assert_eq!(world.clients[8].pongs, [b"?".to_vec()]);
-    for turn in 1..=8 {
-        world.turn();
-        assert_eq!(errors(&world), turn);
-    }
+    let turns = world.turns_while_only(8, |world| errors(world) < 8);
+    // A message has 1 MiB at most.
+    assert!(turns >= 8 * ((1 << 20) / INPUT_COST_PER_TURN), "{turns}");
     world.flush();
     for client in &world.clients[..8] {
         assert_eq!(client.close, Some((1009, "protocol".to_owned())));
     }
     assert!(!world.shards.shards[0].has_waiting_input());
+}
+
+#[test]
+fn blocks_that_inflate_to_nothing_take_as_many_turns_as_they_cost() {
+    let mut world = World::compressing(3);
+    let mut payload = empty_dynamic_blocks(50_000);
+    payload.extend(deflate(br#"{"type":"ping"}"#));
+    let large = frame(0x41, &payload);
+    world.receive(0, large.clone());
+    world.receive(1, large);
+    let received = |world: &World| world.shards.counters[0].messages_received.value();
+    assert_eq!(received(&world), 0);
+    let turns = world.turns_while_only(2, |world| received(world) < 1);
+    let cost = payload.len() * INFLATION_COST;
+    assert!(turns > cost / INPUT_COST_PER_TURN, "{turns}");
+    // The second one is left in the middle, and begun again for another client.
+    world.turn();
+    let id = world.clients[1].id;
+    world.shards.shards[0].disconnect(id, NOW);
+    world.receive(2, frame(0x41, &payload));
+    let more = world.turns_while_only(0, |world| received(world) < 2);
+    assert!(more > cost / INPUT_COST_PER_TURN, "{more}");
+    assert!(!world.shards.shards[0].has_waiting_input());
+    assert_eq!(world.shards.counters[0].inflations.value(), 2);
+}
+
+/// RFC 1951 3.2.7: blocks with Huffman tables of their own and no symbol but their end; ends between two bytes.
+fn empty_dynamic_blocks(count: usize) -> Vec<u8> {
+    let mut bits = Vec::new();
+    let mut push = |value: usize, width: usize| {
+        bits.extend((0..width).map(|bit| u8::from(value >> bit & 1 == 1)));
+    };
+    for _ in 0..count.next_multiple_of(8) {
+        // Not final, dynamic; 257 literal codes, one distance code, 18 code length codes.
+        push(0b100, 3);
+        push(0, 10);
+        push(14, 4);
+        // In the order of the RFC: 18 has one bit, 0 and 1 have two.
+        for length in [0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2] {
+            push(length, 3);
+        }
+        // 138 and 118 lengths of zero, one of 1, one of zero; codes begin with their highest bit.
+        push(0, 1);
+        push(127, 7);
+        push(0, 1);
+        push(107, 7);
+        push(0b11, 2);
+        push(0b01, 2);
+        // The end of the block.
+        push(0, 1);
+    }
+    let bytes = bits.chunks(8);
+    bytes
+        .map(|byte| byte.iter().rev().fold(0, |sum, bit| sum << 1 | bit))
+        .collect()
 }

@@ -522,6 +522,8 @@ mod tests {
             let (mut client, mut server) = pair(&config, round % 2 == 0);
             exchange(&mut client, &mut server, &mut seed, |_, _| {}).unwrap();
             assert!(server.is_open && server.takes_plaintext());
+            let suite = client.negotiated_cipher_suite().unwrap().suite();
+            assert!(format!("{suite:?}").contains("AES_128_GCM"), "{suite:?}");
             let length = usize::try_from(next(&mut seed) % 60_000).unwrap();
             let data: Vec<u8> = (0..=250).cycle().take(length).collect();
             client.writer().write_all(&data).unwrap();

@@ -402,6 +402,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         if self.kernel.register_socket(socket, id).is_ok() && is_begun {
             self.set_option(id, SocketOption::SmallReceiveBuffer);
             self.arm_receive(id);
+            if self.secure.has(id) && self.shard.reject_stranger(id, now) {
+                self.secure.fail(id);
+            }
         } else {
             self.shard
                 .note_not_accepted(Some(peer), RejectReason::Accept, now);

@@ -95,6 +95,13 @@ impl SecureConnections {
         })
     }
 
+    /// There is no handshake for whom the shard has rejected before it; nothing is received any more.
+    pub(super) fn fail(&mut self, id: ConnectionId) {
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.has_failed = true;
+        }
+    }
+
     pub(super) fn has(&self, id: ConnectionId) -> bool {
         self.streams.get(id).is_some()
     }
@@ -161,6 +168,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 records
             }
         };
+        if !self.shard.awaits_request(id) {
+            return self.secure.fail(id);
+        }
         if !records.is_empty()
             && let Some(result) = self.secure.receive(id, &mut records)
         {
