@@ -268,5 +268,39 @@ fn time(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-criterion_group!(benches, one_thread, two_threads, skip, claim);
+/// What an announced claim costs: the same record through a ring of one process and through one that is
+/// shared, on one thread.
+#[cfg(target_os = "linux")]
+fn announced(criterion: &mut Criterion) {
+    use fanwire_ring::SharedConfig;
+    use fanwire_ring::shared::SharedRing;
+    let config = RingConfig {
+        capacity_bytes: CAPACITY_BYTES,
+        readers_max: 64,
+    };
+    let heap = Ring::new(config).expect("a valid configuration");
+    let shared = SharedRing::memfd("bench", &SharedConfig::new(config)).expect("a memfd");
+    let mut group = criterion.benchmark_group("announced/128");
+    for (name, ring) in [("heap", &heap), ("memfd", shared.ring())] {
+        let (writer, mut reader) = (ring.writer(), ring.reader().expect("a free slot"));
+        let (payload, mut copy) = (vec![7; 128], vec![0; 128]);
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(format!("{name}/write_drain_batch_of_32"), |bencher| {
+            bencher.iter(|| {
+                for _ in 0..BATCH {
+                    writer
+                        .try_write(0, &[black_box(&payload)])
+                        .expect("the ring is empty");
+                }
+                drain(&mut reader, &mut copy)
+            });
+        });
+    }
+    group.finish();
+}
+
+#[cfg(not(target_os = "linux"))]
+fn announced(_: &mut Criterion) {}
+
+criterion_group!(benches, one_thread, two_threads, skip, claim, announced);
 criterion_main!(benches);

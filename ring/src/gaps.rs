@@ -17,6 +17,10 @@
 //! sets `until` to `limit` as it was then. Again no claim ends above it before the retirer has left;
 //! below it the bytes are a gap to everybody, whether they see `until` or not.
 //!
+//! *A retirer that dies* leaves the table whole: the bit of an entry is its last store. Claims that it
+//! has marked and not entered yet are marked again by the next retirer, which leaves alone what has
+//! been returned meanwhile.
+//!
 //! *An entry is used again* when `until <= limit - capacity`. Then no reader in the gate stands
 //! before `until`, no tail does, and a writer with an older tail fails to move it. Who read the
 //! entry while it changed finds its bit gone or the count of changes moved, and reads again.
@@ -40,7 +44,7 @@ pub(crate) struct Gaps {
 }
 
 impl Gaps {
-    const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         gaps: [Gap {
             start: 0,
             bytes: 0,
@@ -85,9 +89,11 @@ impl Region {
     /// The table. A writer loads tail and gate before it, a reader the tail, with acquire.
     #[cold]
     pub(crate) fn gaps(&self) -> Gaps {
-        loop {
-            // Acquire: pairs with the release store in `add_gap`.
-            let in_use = self.gaps_in_use().load(Ordering::Acquire);
+        for _ in 0..self.rounds_max() {
+            let in_use = self.gaps_in_use().load(Ordering::Relaxed);
+            // Acquire: pairs with the release store in `add_gap`. A fence, because observers may have
+            // mapped the region for reading only (`observer.rs`).
+            fence(Ordering::Acquire);
             let mut table = Gaps::NONE;
             for index in (0..GAPS_MAX).filter(|index| in_use & 1 << index != 0) {
                 // Relaxed: the load above orders them behind `add_gap`, and the fence before
@@ -102,14 +108,29 @@ impl Region {
                 table.entries[table.count] = index;
                 table.count += 1;
             }
+            let all_valid = table
+                .as_slice()
+                .iter()
+                .all(|gap| self.geometry().is_gap(*gap));
             // Acquire: pairs with the release fence in `add_gap`: if a load above saw a word of a
             // later gap, the load below sees the bit taken away or a later count. Each further
             // round means that the table has changed.
             fence(Ordering::Acquire);
             if self.gaps_in_use().load(Ordering::Relaxed) == in_use {
-                return table;
+                if all_valid {
+                    return table;
+                }
+                break;
             }
         }
+        self.damage();
+        Gaps::NONE
+    }
+
+    /// Whether a gap begins at `position`.
+    pub(crate) fn gap_begins(&self, position: u64) -> bool {
+        let gaps = self.gaps();
+        self.geometry().gap_end(position, gaps.as_slice()).is_some()
     }
 
     /// What to claim for a record of `span` bytes after `tail`; the gate must have been loaded.
@@ -143,25 +164,24 @@ impl Region {
         self.geometry().gap_end(position, self.gaps().as_slice())
     }
 
-    /// Enters a gap. Only the retirer calls it, in the gate.
-    ///
-    /// # Panics
-    ///
-    /// If no entry is left.
+    /// Enters a gap. Only the retirer calls it, in the gate, after it has found an entry free.
     pub(crate) fn add_gap(&self, gap: Gap) {
         // Relaxed: only the retirer stores it.
         let in_use = self.gaps_in_use().load(Ordering::Relaxed);
-        let index = (0..GAPS_MAX).find(|index| in_use & 1 << index == 0);
-        let index = index.expect("the caller has looked for an entry");
+        let Some(index) = (0..GAPS_MAX).find(|index| in_use & 1 << index == 0) else {
+            // Only the retirer takes entries, so a peer stored this.
+            self.damage();
+            return;
+        };
         // Release: pairs with the acquire fence in `gaps`.
         fence(Ordering::Release);
         let entry = self.gap_entry(index);
         for (word, value) in entry.iter().zip([gap.start, gap.bytes, gap.until]) {
             word.store(value, Ordering::Relaxed);
         }
-        // Release: pairs with the acquire load in `gaps`.
+        // Release: pairs with the first acquire fence in `gaps`.
         self.gaps_in_use().store(
-            (in_use | 1 << index) + (1 << IN_USE_BITS),
+            (in_use | 1 << index).wrapping_add(1 << IN_USE_BITS),
             Ordering::Release,
         );
     }
@@ -177,7 +197,7 @@ impl Region {
         // Relaxed: only the retirer stores it; `add_gap` has a fence before the entry changes.
         let in_use = self.gaps_in_use().load(Ordering::Relaxed);
         self.gaps_in_use().store(
-            (in_use & !(1 << index)) + (1 << IN_USE_BITS),
+            (in_use & !(1 << index)).wrapping_add(1 << IN_USE_BITS),
             Ordering::Relaxed,
         );
     }

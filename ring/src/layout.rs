@@ -6,7 +6,7 @@ use crate::error::RingError;
 /// First bytes of a region: "fanwring" in memory order on a little-endian machine.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"fanwring");
 /// Changes with every change of the layout.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Two cache lines, because processors prefetch them in pairs.
 pub(crate) const LINE_BYTES: usize = 128;
@@ -28,11 +28,29 @@ pub(crate) const RECORD_PARTS: u32 = 8;
 /// Gaps that a ring can have at a time.
 pub(crate) const GAPS_MAX: usize = if cfg!(loom) { 2 } else { 4 };
 
+/// Processes that can be attached to a shared ring at a time, each with a lock of its own.
+pub(crate) const PEERS_MAX: u32 = 1023;
+/// Lines in which the writers of a shared ring announce their claims.
+pub(crate) const WRITERS_MAX: u32 = 1023;
+/// Claims that one line of a writer has room for: grants that it can have open at a time.
+pub(crate) const ANNOUNCEMENTS: usize = 7;
+
+/// How often a step is tried again because others have changed what it had read. In a ring whose
+/// memory nobody else writes, each further round means that another thread got on, and nobody loses
+/// so often in a row; where a peer writes what it likes, this bound is what ends the loop.
+pub(crate) const ROUNDS_MAX: u32 = 1 << 16;
+
 /// Value of a slot without a reader.
 pub(crate) const SLOT_FREE: u64 = u64::MAX;
 /// Bit of a slot whose reader does not gate the writers; the bits below are the position at which
 /// it stopped. Positions are below it: a ring that moves 10 GB/s needs 29 years to get there.
 pub(crate) const SLOT_UNGATED: u64 = 1 << 63;
+
+/// No position has this bit, and each salt has it, so no stamp is zero.
+pub(crate) const SALT_BIT: u64 = 1 << 63;
+
+/// Lines in front of the slots: identity, claim, parked, counters, gaps.
+pub(crate) const SLOTS_LINE: usize = 5;
 
 const _: () = assert!(
     usize::BITS >= 64,
@@ -62,11 +80,14 @@ const fn record_span_max(capacity_bytes: u32) -> u32 {
     (capacity_bytes / RECORD_PARTS + HEADER_BYTES).next_multiple_of(GRANULE_BYTES)
 }
 
-/// The two numbers from which every offset follows.
-#[derive(Clone, Copy, Debug)]
+/// The numbers from which every offset follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     capacity_bytes: u32,
     readers_max: u32,
+    /// Zero in a ring of one process: then there are no announcements either.
+    peers_max: u32,
+    writers_max: u32,
 }
 
 /// Bytes taken from the tail: `[position, end)` is a record, or padding where the record does not
@@ -100,7 +121,35 @@ impl Geometry {
         Ok(Self {
             capacity_bytes,
             readers_max,
+            peers_max: 0,
+            writers_max: 0,
         })
+    }
+
+    /// The same with room for the peers of a shared ring.
+    pub(crate) fn with_peers(self, peers_max: u32, writers_max: u32) -> Result<Self, RingError> {
+        if peers_max > PEERS_MAX
+            || writers_max > WRITERS_MAX
+            || (peers_max == 0) != (writers_max == 0)
+        {
+            return Err(RingError::PeersInvalid {
+                peers_max,
+                writers_max,
+            });
+        }
+        Ok(Self {
+            peers_max,
+            writers_max,
+            ..self
+        })
+    }
+
+    pub(crate) fn peers_max(self) -> u32 {
+        self.peers_max
+    }
+
+    pub(crate) fn writers_max(self) -> u32 {
+        self.writers_max
     }
 
     pub(crate) fn capacity_bytes(self) -> u32 {
@@ -135,6 +184,26 @@ impl Geometry {
         self.readers_max + 2
     }
 
+    /// The line of the first peer's word, behind the slots.
+    pub(crate) fn peers_line(self) -> usize {
+        SLOTS_LINE + self.slots() as usize
+    }
+
+    /// The line of the first writer's announcements, behind the peers.
+    pub(crate) fn writers_line(self) -> usize {
+        self.peers_line() + (self.peers_max() as usize).div_ceil(LINE_BYTES / WORD_BYTES)
+    }
+
+    /// Where the data begins.
+    pub(crate) fn data_offset(self) -> usize {
+        (self.writers_line() + self.writers_max() as usize) * LINE_BYTES
+    }
+
+    /// Bytes of the whole region.
+    pub(crate) fn total_bytes(self) -> usize {
+        self.data_offset() + self.capacity_bytes as usize
+    }
+
     /// Bytes that all gaps together may have: two records of the largest size, about a quarter of
     /// the ring.
     pub(crate) fn held_bytes_max(self) -> u64 {
@@ -146,18 +215,35 @@ impl Geometry {
         self.readers_max.div_ceil(u64::BITS)
     }
 
-    /// Offset of a position in the data, `0 <= offset < capacity`.
+    /// Offset of a position in the data, a multiple of the granule, `0 <= offset < capacity`. A
+    /// position that is none, as a peer may make it, is rounded down: a header always fits.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "asserted above: usize has 64 bits"
     )]
     pub(crate) fn offset(self, position: u64) -> usize {
-        (position & (self.capacity() - 1)) as usize
+        (position & (self.capacity() - u64::from(GRANULE_BYTES))) as usize
+    }
+
+    /// Whether a gap that was read from the table can be one: anything may be there.
+    pub(crate) fn is_gap(self, gap: Gap) -> bool {
+        let granule = u64::from(GRANULE_BYTES);
+        gap.start.is_multiple_of(granule)
+            && gap.bytes.is_multiple_of(granule)
+            && gap.start < SLOT_UNGATED
+            && (1..=self.capacity()).contains(&gap.bytes)
+            && self.offset(gap.start) as u64 + gap.bytes <= self.capacity()
+    }
+
+    /// Bytes from `position` to `next`, if a look that began at `position` can have come to `next`:
+    /// a look passes a capacity at most, as no writer gets further while the looker is in the gate.
+    pub(crate) fn is_ahead(self, position: u64, next: u64) -> bool {
+        next < SLOT_UNGATED && next.wrapping_sub(position) <= self.capacity()
     }
 
     /// The first position after `position` at which a lap begins.
     pub(crate) fn lap_end(self, position: u64) -> u64 {
-        (position | (self.capacity() - 1)) + 1
+        (position | (self.capacity() - 1)).wrapping_add(1)
     }
 
     /// Where `gap` begins next, at `position` or behind it; nothing if it has ended by then.
@@ -165,7 +251,7 @@ impl Geometry {
         let start = if position <= gap.start {
             gap.start
         } else {
-            position + (gap.start.wrapping_sub(position) & (self.capacity() - 1))
+            position.wrapping_add(gap.start.wrapping_sub(position) & (self.capacity() - 1))
         };
         (start < gap.until).then_some(start)
     }
@@ -173,7 +259,8 @@ impl Geometry {
     /// The end of the gap that begins at `position`.
     pub(crate) fn gap_end(self, position: u64, gaps: &[Gap]) -> Option<u64> {
         let begins = |gap: &&Gap| self.next_start(**gap, position) == Some(position);
-        gaps.iter().find(begins).map(|gap| position + gap.bytes)
+        let gap = gaps.iter().find(begins);
+        gap.map(|gap| position.wrapping_add(gap.bytes))
     }
 
     /// Where a record at `position` must end: the end of the lap or the next gap.
@@ -189,18 +276,18 @@ impl Geometry {
     pub(crate) fn claim(self, tail: u64, span: u64, gaps: &[Gap]) -> Claim {
         let mut position = tail;
         // At most once per gap: they do not overlap.
-        while let Some(end) = self.gap_end(position, gaps) {
-            position = end;
+        for _ in gaps {
+            match self.gap_end(position, gaps) {
+                Some(end) => position = end,
+                None => break,
+            }
         }
         let room_end = self.room_end(position, gaps);
-        let is_padding = position + span > room_end;
+        let end = position.wrapping_add(span);
+        let is_padding = end > room_end;
         Claim {
             position,
-            end: if is_padding {
-                room_end
-            } else {
-                position + span
-            },
+            end: if is_padding { room_end } else { end },
             is_padding,
         }
     }
@@ -223,9 +310,15 @@ pub(crate) fn span(payload_bytes: u32) -> u64 {
 /// The limit is cut to 32 bits, a window of 128 GiB, and restored from a tail that is known to be at
 /// most [`Gate::WINDOW_BYTES`] behind it; it is never more than 2 GiB ahead of the present tail.
 /// Joins are counted because a scan of the slots must not be used once a reader has joined after
-/// it, and raises because the cut limit is the same again after 128 GiB. Whoever holds a value for
-/// long is deceived only if a multiple of 2^32 changes was made since, of which the last brought
-/// the same cut limit.
+/// it, and raises because the cut limit is the same again after 128 GiB.
+///
+/// A value can come back: after a multiple of 2^32 changes, if the cut limit is then the same, too.
+/// The swap of a thread that slept for exactly that long between its load and its swap succeeds and
+/// must not. The fastest changes, a thread that joins and leaves in a loop, come every 100 ns or
+/// so, which makes it 7 minutes before the count is at its old value for 100 ns for the first time;
+/// raises move the limit as well, and then both have to agree. It is a chance and not an
+/// impossibility, of about one in 2^32 for each thread that is stopped for minutes between these two
+/// instructions (a debugger, SIGSTOP, a suspended machine).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gate(pub(crate) u64);
 
@@ -241,7 +334,8 @@ impl Gate {
     /// The limit, for a `tail` with `tail <= limit < tail + WINDOW_BYTES`.
     pub(crate) fn limit(self, tail: u64) -> u64 {
         let granule = u64::from(GRANULE_BYTES);
-        tail + (self.0.wrapping_sub(tail / granule) & Self::LIMIT_MASK) * granule
+        let ahead = (self.0.wrapping_sub(tail / granule) & Self::LIMIT_MASK) * granule;
+        tail.wrapping_add(ahead)
     }
 
     fn with_limit(self, limit: u64) -> Self {
@@ -363,5 +457,15 @@ mod tests {
             Some(RingError::ReadersInvalid { readers_max: 1024 }),
         );
         check(1 << 31, 1023, None);
+        let geometry = Geometry::new(1 << 31, 1023).unwrap();
+        assert!(geometry.with_peers(1023, 1023).is_ok());
+        let peers = |peers, writers| geometry.with_peers(peers, writers).err();
+        for (peers_max, writers_max) in [(1024, 1), (1, 1024), (1, 0), (0, 1)] {
+            let expected = RingError::PeersInvalid {
+                peers_max,
+                writers_max,
+            };
+            assert_eq!(peers(peers_max, writers_max), Some(expected));
+        }
     }
 }

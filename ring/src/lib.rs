@@ -25,30 +25,43 @@
 //! ```text
 //!  byte          line
 //!      0        ┌────────────────────────────────────────────────────────────────────┐
-//!               │ identity   magic u64 │ version u32 │ capacity u32 │ readers_max u32 │  written once
-//!               │            data_offset u32 │ salt u64                               │
+//!               │ identity   magic u64 │ version u32 │ byte order u32                 │  written once
+//!               │            capacity u32 │ readers_max u32                          │
+//!               │            peers_max u32 │ writers_max u32 │ data_offset u64        │
+//!               │            total_bytes u64 │ salt u64 │ checksum u64                │
 //!    128        ├────────────────────────────────────────────────────────────────────┤
 //!               │ claim      tail u64 │ gate u64                                      │  writers
 //!    256        ├────────────────────────────────────────────────────────────────────┤
 //!               │ parked     one bit per reader, 16 × u64                             │  sleeping readers
 //!    384        ├────────────────────────────────────────────────────────────────────┤
 //!               │ counters   aborted_total u64 │ retirements_total u64               │  rare
-//!               │            retirements_refused_total u64 │ rewritten_total u64      │
+//!               │            retirements_rejected_total u64 │ rewritten_total u64     │
 //!    512        ├────────────────────────────────────────────────────────────────────┤
-//!               │ gaps      changes and entries in use u64                           │  the retirer
+//!               │ gaps       changes and entries in use u64                          │  the retirer
 //!               │            4 × (start u64 │ bytes u64 │ until u64)                 │
 //!    640        ├────────────────────────────────────────────────────────────────────┤
 //!               │ slot 0     position u64 (top bit: not in the gate; all ones: free) │  reader 0
+//!               │            owner u64 │ anchor 5 × u64 │ wake u64                    │
 //!               ├────────────────────────────────────────────────────────────────────┤
 //!               │ ...                                                                 │
 //!               ├────────────────────────────────────────────────────────────────────┤
-//!               │ slot R     position u64                                             │  the sweeper
+//!               │ slot R     the same                                                 │  the sweeper
 //!               ├────────────────────────────────────────────────────────────────────┤
-//!               │ slot R+1   position u64                                             │  the retirer
+//!               │ slot R+1   the same                                                 │  the retirer
 //!  896 + 128·R  ├────────────────────────────────────────────────────────────────────┤
+//!               │ peers      epoch u64 each, 16 in a line                             │  shared rings only
+//!               ├────────────────────────────────────────────────────────────────────┤
+//!               │ writer 0   owner u64 │ 7 × (position u64 │ end u64)                 │  shared rings only
+//!               ├────────────────────────────────────────────────────────────────────┤
+//!               │ ...                                                                 │
+//!  data_offset  ├────────────────────────────────────────────────────────────────────┤
 //!               │ data       capacity bytes, a power of two                           │
 //!               └────────────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! Words are in the byte order of the machine. Who has a slot or a writer's line in a shared ring is
+//! said in `peers.rs`; what an anchor is, in `anchors.rs`; what writers announce, in
+//! `announcements.rs`.
 //!
 //! # Records
 //!
@@ -105,27 +118,63 @@
 //! or if four stretches of bytes or about a quarter of the ring are held already. The sweeper and
 //! the retirer stand in the gate for some microseconds, and hold the ring if their threads do not
 //! get on meanwhile. Bytes of a forgotten grant (`mem::forget`) are lost.
+//!
+//! In a shared ring the dead stall nobody for longer than it takes until somebody calls
+//! [`Ring::evict_dead`] and, twice, [`Retirer::look`]. A process that is stopped (SIGSTOP, a debugger)
+//! lives: its readers gate until they are put out, its claims are retired.
+//!
+//! # Hostile peers
+//!
+//! Whoever may write the memory of a shared ring can spoil what others read and stop them from writing.
+//! It cannot make them panic, touch memory outside of the ring, or stay in a call: what is loaded from
+//! the ring is never used as an address or a size before it is checked against numbers in the
+//! process's own memory, and every loop has a bound. What cannot be is [`Damaged`]. Records are
+//! copied before they are shown, so they do not change while they are looked at.
+
+#![cfg_attr(not(loom), no_std)]
+
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod anchors;
+mod announcements;
 mod error;
 mod gaps;
 mod gate;
-
+mod identity;
 mod layout;
+#[cfg(not(loom))]
+mod memory;
+mod observer;
+mod peers;
 mod reader;
 mod record;
 mod region;
 mod retirer;
 mod ring;
+#[cfg(all(feature = "shared-memory", target_os = "linux", not(loom)))]
+pub mod shared;
 mod sync;
+#[cfg(feature = "std")]
+mod wakers;
 mod words;
 mod writer;
 
-pub use error::{Lapped, Retired, RingError, WriteError};
-pub use reader::{Reader, Visit};
+pub use error::{
+    AttachError, Damaged, Lapped, ObserveError, ReadError, Retired, RingError, WriteError,
+};
+#[cfg(not(loom))]
+pub use memory::{PeerIdentity, SharedConfig};
+pub use observer::{Bookmark, Observer, Start};
+pub use peers::Liveness;
+pub use reader::{Reader, Record, Visit};
 pub use retirer::Retirer;
 pub use ring::{Ring, RingConfig};
+#[cfg(feature = "std")]
+pub use wakers::Wakers;
 pub use writer::{Grant, Writer};

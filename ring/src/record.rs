@@ -30,10 +30,12 @@
 //!                                           writer             gap ended, passed
 //! ```
 
-use crate::error::Retired;
+use alloc::vec::Vec;
+
+use crate::error::{Damaged, Retired};
 use crate::layout::{self, HEADER_BYTES, WORD_BYTES};
 use crate::region::Region;
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Length, kind and tag, as they lie in a record behind the stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +55,10 @@ pub(crate) const KIND_ABORTED: u32 = 3;
 impl Meta {
     /// What fills the rest of a lap of `bytes`.
     pub(crate) fn padding(bytes: u64) -> Self {
-        let payload_bytes = u32::try_from(bytes - u64::from(HEADER_BYTES));
+        // Padding is smaller than the largest record, and at least a granule, but in a damaged ring.
+        let payload_bytes = bytes.saturating_sub(u64::from(HEADER_BYTES));
         Self {
-            payload_bytes: payload_bytes.expect("padding is smaller than the largest record"),
+            payload_bytes: u32::try_from(payload_bytes).unwrap_or(0),
             kind: KIND_PADDING,
             tag: 0,
         }
@@ -65,7 +68,7 @@ impl Meta {
 impl Region {
     /// The stamp that commits `position`. The salt's top bit is set and no position has it, so a
     /// stamp is never zero, which is what memory holds before its first lap.
-    fn stamp_value(&self, position: u64) -> u64 {
+    pub(crate) fn stamp_value(&self, position: u64) -> u64 {
         position ^ self.salt()
     }
 
@@ -86,6 +89,7 @@ impl Region {
 
     /// Commits the record at `position`, which the caller has claimed and filled, or returns its
     /// bytes if the claim was retired.
+    #[inline]
     pub(crate) fn commit(&self, position: u64, meta: Meta) -> Result<(), Retired> {
         let header = self.header(position);
         let size_and_kind = u64::from(meta.payload_bytes) | u64::from(meta.kind) << u32::BITS;
@@ -113,7 +117,7 @@ impl Region {
     }
 
     #[cold]
-    fn return_claim(&self, position: u64) {
+    pub(crate) fn return_claim(&self, position: u64) {
         // Release: pairs with the acquire load in `returned`: whoever claims these bytes again is
         // ordered after every store of this writer, the size among them.
         self.header(position)[0].store(self.returned_value(position), Ordering::Release);
@@ -141,7 +145,14 @@ impl Region {
         // Relaxed, all: the mark says nothing but that the writer is too late.
         let mut before = word.load(Ordering::Relaxed);
         // Each further round means that the writer has stored into the word, once per payload.
-        while before != self.stamp_value(position) {
+        for _ in 0..self.rounds_max() {
+            if before == self.stamp_value(position) {
+                return false;
+            }
+            if before == self.returned_value(position) {
+                // A retirer that died has marked it, and its writer knows.
+                return true;
+            }
             match word.compare_exchange(
                 before,
                 self.retired_value(position),
@@ -152,29 +163,49 @@ impl Region {
                 Err(changed) => before = changed,
             }
         }
+        self.damage();
         false
     }
 
     /// The metadata of the record at `position`, or nothing if it is not committed yet. Both answers
     /// hold only for a reader that finds itself in the gate afterwards (rule 3).
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half of a word")]
     pub(crate) fn committed(&self, position: u64) -> Option<Meta> {
         let header = self.header(position);
         // Acquire: pairs with the release swap in `commit`.
-        if header[0].load(Ordering::Acquire) != self.stamp_value(position) {
-            return None;
-        }
+        let stamp = header[0].load(Ordering::Acquire);
+        (stamp == self.stamp_value(position)).then(|| Self::meta(header))
+    }
+
+    /// The same with a fence, for memory that may be mapped for reading only.
+    pub(crate) fn committed_relaxed(&self, position: u64) -> Option<Meta> {
+        let header = self.header(position);
+        let stamp = header[0].load(Ordering::Relaxed);
+        // Acquire: pairs with the release swap in `commit`.
+        fence(Ordering::Acquire);
+        (stamp == self.stamp_value(position)).then(|| Self::meta(header))
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half of a word")]
+    fn meta(header: &[AtomicU64]) -> Meta {
         let size_and_kind = header[1].load(Ordering::Relaxed);
-        Some(Meta {
+        Meta {
             payload_bytes: size_and_kind as u32,
             kind: (size_and_kind >> u32::BITS) as u32,
             tag: header[2].load(Ordering::Relaxed),
-        })
+        }
     }
 
     /// Copies the payload of the record at `position` to the beginning of `target`.
-    pub(crate) fn copy_payload(&self, position: u64, bytes: u32, target: &mut Vec<u8>) {
-        let words = self.payload(position, bytes);
+    pub(crate) fn copy_payload(
+        &self,
+        position: u64,
+        bytes: u32,
+        target: &mut Vec<u8>,
+    ) -> Result<(), Damaged> {
+        let Some(words) = self.payload(position, bytes) else {
+            return Err(self.damage());
+        };
         // Never shrinks, so a buffer in use is not filled with zeros each time.
         if target.len() < words.len() * WORD_BYTES {
             target.resize(words.len() * WORD_BYTES, 0);
@@ -182,6 +213,7 @@ impl Region {
         for (word, chunk) in words.iter().zip(target.as_chunks_mut::<WORD_BYTES>().0) {
             *chunk = word.load(Ordering::Relaxed).to_le_bytes();
         }
+        Ok(())
     }
 }
 
@@ -209,12 +241,32 @@ impl Filler {
         self.payload_bytes as usize - self.filled_bytes
     }
 
+    /// The words of the payload; none where a peer has damaged the ring so that the claim does not lie
+    /// within the data.
+    fn words<'a>(&self, region: &'a Region) -> &'a [AtomicU64] {
+        let words = region.payload(self.position, self.payload_bytes);
+        words.unwrap_or_default()
+    }
+
+    /// Ends the record behind `payload_bytes`, which are not more than were reserved.
+    pub(crate) fn shorten(&mut self, region: &Region, payload_bytes: u32) {
+        let last = payload_bytes as usize / WORD_BYTES;
+        if self.filled_bytes / WORD_BYTES > last
+            && let Some(word) = self.words(region).get(last)
+        {
+            // It is stored already, and keeps its first bytes.
+            self.carry = word.load(Ordering::Relaxed).to_le_bytes();
+        }
+        self.payload_bytes = payload_bytes;
+        self.filled_bytes = self.filled_bytes.min(payload_bytes as usize);
+    }
+
     /// # Panics
     ///
     /// If `bytes` are more than the rest.
     pub(crate) fn write(&mut self, region: &Region, mut bytes: &[u8]) {
         assert!(bytes.len() <= self.rest_bytes(), "more bytes than reserved");
-        let words = region.payload(self.position, self.payload_bytes);
+        let words = self.words(region);
         let carried = self.filled_bytes % WORD_BYTES;
         let mut next = self.filled_bytes / WORD_BYTES;
         self.filled_bytes += bytes.len();
@@ -224,23 +276,27 @@ impl Filler {
             if carried + head.len() < WORD_BYTES {
                 return;
             }
-            words[next].store(u64::from_le_bytes(self.carry), Ordering::Relaxed);
+            if let Some(word) = words.get(next) {
+                word.store(u64::from_le_bytes(self.carry), Ordering::Relaxed);
+            }
             next += 1;
             bytes = rest;
         }
         let (chunks, rest) = bytes.as_chunks::<WORD_BYTES>();
-        for (word, chunk) in words[next..].iter().zip(chunks) {
+        for (word, chunk) in words.get(next..).unwrap_or_default().iter().zip(chunks) {
             word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
         self.carry[..rest.len()].copy_from_slice(rest);
     }
 
     /// Stores the last bytes, and zeros after them if fewer were written than reserved.
+    #[inline]
     pub(crate) fn finish(&mut self, region: &Region) {
-        let words = region.payload(self.position, self.payload_bytes);
+        let words = self.words(region);
         let carried = self.filled_bytes % WORD_BYTES;
         self.carry[carried..].fill(0);
-        for word in &words[self.filled_bytes / WORD_BYTES..] {
+        let rest = words.get(self.filled_bytes / WORD_BYTES..);
+        for word in rest.unwrap_or_default() {
             word.store(u64::from_le_bytes(self.carry), Ordering::Relaxed);
             self.carry.fill(0);
         }

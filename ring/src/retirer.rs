@@ -4,11 +4,16 @@
 //! to that tail outside of the gate, each record once, and checks afterwards that no limit has
 //! passed what it walked over. Only where it finds a claim that is neither committed nor retired, or
 //! a gap to end, it enters the gate for a moment.
+//!
+//! In a shared ring it also acts for writers that are dead (`announcements.rs`): their claims become
+//! aborted records, or are returned if they are retired already.
 
-use std::fmt;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use core::fmt;
 
-use crate::layout::{self, GRANULE_BYTES, Gap, SLOT_FREE, SLOT_UNGATED};
+use crate::anchors::Anchor;
+use crate::layout::{self, GRANULE_BYTES, Gap, SLOT_UNGATED};
+use crate::record::KIND_DATA;
 use crate::region::Region;
 use crate::sync::{Ordering, fence};
 
@@ -27,8 +32,8 @@ use crate::sync::{Ordering, fence};
 /// [`Ring::retirements_rejected_total`]: crate::Ring::retirements_rejected_total
 pub struct Retirer {
     region: Arc<Region>,
-    /// Every record before it is committed or retired.
-    passed: u64,
+    /// Every record before its position is committed or retired.
+    passed: Anchor,
     /// The tail at the last look but one, and at the last one.
     tails: [u64; 2],
     /// The last claim that could not be retired.
@@ -38,20 +43,17 @@ pub struct Retirer {
 impl Retirer {
     /// Takes the retirer's slot; nothing if it is taken.
     pub(crate) fn attach(region: &Arc<Region>) -> Option<Self> {
-        // Acquire: pairs with the release store of the last retirer's drop: the table of gaps is
-        // ours now.
-        let taken = region
-            .slot(region.geometry().retirer_index())
-            .compare_exchange(
-                SLOT_FREE,
-                SLOT_UNGATED,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            );
-        taken.ok()?;
+        // The swap in it acquires what the last retirer's drop released: the table of gaps is ours
+        // now.
+        if !region.take_slot(region.geometry().retirer_index()) {
+            return None;
+        }
         Some(Self {
             region: Arc::clone(region),
-            passed: 0,
+            passed: Anchor {
+                position: 0,
+                number: 0,
+            },
             tails: [0; 2],
             rejected: None,
         })
@@ -64,21 +66,28 @@ impl Retirer {
     /// With looks `t` apart, claims younger than `2 * t` are not retired, and readers are not held
     /// for longer than `3 * t`. It costs some nanoseconds for each record since the last look that
     /// the fastest reader has not passed.
+    ///
+    /// In a shared ring a claim whose writer is found dead becomes an aborted record instead, and a
+    /// retired one is returned for its writer, so no gap outlives the dead.
     pub fn look(&mut self) -> bool {
         self.end_gaps();
         // Relaxed: an older tail only makes claims older than they must be.
         let tail = self.region.tail().load(Ordering::Relaxed);
         let due = self.tails[0];
         self.tails = [self.tails[1], tail];
-        if due <= self.passed {
+        self.free_lines();
+        if due <= self.passed.position {
             return false;
         }
-        self.passed = self.passed.max(self.region.fastest().unwrap_or(0));
         let Some(stale) = self.walk(due) else {
             return false;
         };
         let entered = self.region.enter(self.slot(), |limit_before| {
-            (limit_before <= stale).then_some(stale)
+            (limit_before <= stale.position).then(|| {
+                // In front of the position: see `anchors.rs`.
+                self.region.note(self.slot(), stale);
+                stale.position
+            })
         });
         // It was committed and passed meanwhile if this fails.
         entered.is_some() && {
@@ -90,48 +99,78 @@ impl Retirer {
 
     /// Passes records up to `until`, outside of the gate; returns where it found a claim that is
     /// neither committed nor retired.
-    fn walk(&mut self, until: u64) -> Option<u64> {
+    fn walk(&mut self, until: u64) -> Option<Anchor> {
         let capacity = self.region.geometry().capacity();
-        let start = self.passed.max(self.region.snapshot().limit - capacity);
+        let floor = self.region.snapshot().limit.wrapping_sub(capacity);
+        let Some(newest) = self.region.newest_anchor(floor) else {
+            self.region.damage();
+            return None;
+        };
+        if newest.position > self.passed.position {
+            self.passed = newest;
+        }
+        let start = self.passed;
         let reached = self.pass(start, until);
         // Rule 3 of `record.rs`: the writer of a claim that overlaps what was looked at had a limit
         // above `start + capacity`. If a load saw its store, the snapshot has this limit or a later one.
         fence(Ordering::Acquire);
-        let is_valid = self.region.snapshot().limit - capacity <= start;
+        let floor = self.region.snapshot().limit.wrapping_sub(capacity);
+        let is_valid = floor <= start.position;
         // What was seen may be anything if the limit has moved. Then readers get on, and the next
         // look will do.
         self.passed = if is_valid { reached } else { start };
-        (is_valid && reached < until).then_some(reached)
+        (is_valid && reached.position < until).then_some(reached)
     }
 
-    /// Where the first claim at or behind `position` is that is neither committed nor retired,
-    /// but not before `until`.
-    fn pass(&self, mut position: u64, until: u64) -> u64 {
-        while position < until {
-            let next = match self.region.committed(position) {
-                Some(meta) => Some(position + layout::span(meta.payload_bytes)),
-                None => self.region.behind_gap(position),
+    /// Where the first claim at or behind `start` is that is neither committed nor retired, but not
+    /// before `until`; nor more than a capacity behind `start`, which no sound ring has.
+    fn pass(&self, start: Anchor, until: u64) -> Anchor {
+        let mut passed = start;
+        while passed.position < until {
+            let committed = self.region.committed(passed.position);
+            let next = match committed {
+                Some(meta) => Some(
+                    passed
+                        .position
+                        .wrapping_add(layout::span(meta.payload_bytes)),
+                ),
+                None => self.region.behind_gap(passed.position),
             };
             let Some(next) = next else {
                 break;
             };
-            position = next;
+            if next <= passed.position || !self.region.geometry().is_ahead(start.position, next) {
+                // What was seen may be the next lap's; then `walk` finds it out.
+                break;
+            }
+            let is_data = committed.is_some_and(|meta| meta.kind == KIND_DATA);
+            passed = Anchor {
+                position: next,
+                number: passed.number.wrapping_add(u64::from(is_data)),
+            };
         }
-        position
+        passed
     }
 
     /// Retires what is neither committed nor retired before `due`. The retirer is in the gate at
     /// `passed`.
     fn retire_until(&mut self, due: u64) -> bool {
         let mut is_retired = false;
-        loop {
+        // Each round but the last passes at least one claim, and a ring has fewer than this many.
+        let rounds = self.region.geometry().capacity_bytes() / GRANULE_BYTES + 1;
+        for _ in 0..rounds {
             self.passed = self.pass(self.passed, due);
-            if self.passed >= due {
+            let start = self.passed.position;
+            if start >= due {
                 return is_retired;
             }
-            if !self.retire(self.passed, due) {
-                if self.rejected != Some(self.passed) {
-                    self.rejected = Some(self.passed);
+            if self.region.abort_for_the_dead(start) {
+                is_retired = true;
+                continue;
+            }
+            if !self.retire(start, due) {
+                if self.rejected != Some(start) {
+                    self.rejected = Some(start);
                     // Relaxed: a counter, it orders nothing.
                     self.region
                         .retirements_rejected_total()
@@ -141,6 +180,8 @@ impl Retirer {
             }
             is_retired = true;
         }
+        self.region.damage();
+        is_retired
     }
 
     /// Makes a gap from `start` to the next record that is committed, before `due` and within the
@@ -149,13 +190,17 @@ impl Retirer {
         let region = &*self.region;
         let geometry = region.geometry();
         let gaps = region.gaps();
-        let end_max = due.min(geometry.room_end(start, gaps.as_slice()));
+        // A lap end is above every position but in a damaged ring.
+        let end_max = due
+            .min(geometry.room_end(start, gaps.as_slice()))
+            .max(start);
         // Nobody says where claims begin in between. Bytes that are no header are the late
         // writer's, whose payload is lost anyway; no payload looks like a stamp.
         let granules = |end: u64| (start..end).step_by(GRANULE_BYTES as usize).skip(1);
         let stamped = granules(end_max).find(|granule| region.is_stamped(*granule));
         let end = stamped.unwrap_or(end_max);
-        if !gaps.has_room() || gaps.bytes() + (end - start) > geometry.held_bytes_max() {
+        let held_bytes = gaps.bytes().saturating_add(end - start);
+        if !gaps.has_room() || held_bytes > geometry.held_bytes_max() {
             return false;
         }
         if !region.retire(start) {
@@ -183,26 +228,45 @@ impl Retirer {
                     let entered = region.enter(self.slot(), Some);
                     // The limit cannot rise while this is in the gate where it found it.
                     if let Some(before) = entered {
-                        region.end_gap(index, before + region.geometry().capacity());
+                        let limit = before.wrapping_add(region.geometry().capacity());
+                        region.end_gap(index, limit);
                     }
                     self.leave();
                 }
-            } else if gap.until <= region.snapshot().limit - region.geometry().capacity() {
-                region.free_gap(index);
+            } else {
+                let capacity = region.geometry().capacity();
+                if gap.until <= region.snapshot().limit.wrapping_sub(capacity) {
+                    region.free_gap(index);
+                }
             }
         }
     }
 
     fn is_returned(&self, gap: Gap) -> bool {
-        let end = gap.start + gap.bytes;
+        let end = gap.start.wrapping_add(gap.bytes);
         let mut position = gap.start;
+        // At most once per granule of the gap: each claim has one at least.
         while position < end {
-            let Some(bytes) = self.region.returned(position) else {
+            let mut bytes = self.region.returned(position);
+            if bytes.is_none() {
+                self.region.return_for_the_dead(position);
+                bytes = self.region.returned(position);
+            }
+            let Some(bytes) = bytes else {
                 return false;
             };
-            position += bytes;
+            position = position.wrapping_add(bytes);
         }
         true
+    }
+
+    /// Frees what dead writers of a shared ring have left, as far as it is settled.
+    fn free_lines(&self) {
+        if self.region.peer.is_some() {
+            let gaps = self.region.gaps();
+            self.region
+                .free_lines_of_the_dead(self.passed.position, &gaps);
+        }
     }
 
     fn slot(&self) -> u32 {
@@ -221,10 +285,7 @@ impl Retirer {
 
 impl Drop for Retirer {
     fn drop(&mut self) {
-        // Release: pairs with the swap in `attach`.
-        self.region
-            .slot(self.slot())
-            .store(SLOT_FREE, Ordering::Release);
+        self.region.free_slot(self.slot());
     }
 }
 

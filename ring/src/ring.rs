@@ -1,18 +1,17 @@
 //! The ring's handle: makes writers and readers, and says how full it is.
 
-use std::fmt;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use core::fmt;
 
 use crate::error::RingError;
-use crate::layout::{Geometry, SLOT_UNGATED};
+use crate::gaps::Gaps;
+use crate::layout::{Geometry, SALT_BIT, SLOT_UNGATED};
+use crate::observer::{Observer, Start};
 use crate::reader::Reader;
 use crate::region::Region;
 use crate::retirer::Retirer;
 use crate::sync::Ordering;
 use crate::writer::Writer;
-
-/// No position has this bit, so no stamp made with it is zero.
-const SALT_BIT: u64 = 1 << 63;
 
 /// The size of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +26,7 @@ pub struct RingConfig {
 /// reader is gone.
 #[derive(Clone)]
 pub struct Ring {
-    region: Arc<Region>,
+    pub(crate) region: Arc<Region>,
 }
 
 impl Ring {
@@ -37,8 +36,12 @@ impl Ring {
     ///
     /// If the configuration is out of range, or there is no memory or no randomness.
     pub fn new(config: RingConfig) -> Result<Self, RingError> {
+        Self::with_salt(config, Self::random_salt()?)
+    }
+
+    pub(crate) fn random_salt() -> Result<u64, RingError> {
         let salt = getrandom::u64().map_err(|_| RingError::NoRandomness)?;
-        Self::with_salt(config, salt)
+        Ok(salt | SALT_BIT)
     }
 
     /// Makes an empty ring with a given salt, for simulations that must repeat themselves. The top
@@ -58,6 +61,32 @@ impl Ring {
         })
     }
 
+    /// One ring as two peers see it; for models, which have no memory that two regions could share.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub fn peers_for_models<L: crate::peers::Liveness + 'static>(
+        capacity_bytes: u32,
+        readers_max: u32,
+        salt: u64,
+        liveness: [alloc::boxed::Box<L>; 2],
+    ) -> [Self; 2] {
+        let geometry = Geometry::new(capacity_bytes, readers_max)
+            .and_then(|it| it.with_peers(2, 2))
+            .expect("numbers in range");
+        let first = Region::new(geometry, salt | SALT_BIT).expect("memory");
+        let second = Region::over(first.words().clone(), geometry, salt | SALT_BIT);
+        let mut number = 0;
+        let mut regions = [Some(first), Some(second)].into_iter().flatten();
+        liveness.map(|liveness| {
+            let mut region = regions.next().expect("two of them");
+            region.enlist(number, liveness);
+            number += 1;
+            Self {
+                region: Arc::new(region),
+            }
+        })
+    }
+
     /// A writer. Any number may exist.
     #[must_use]
     pub fn writer(&self) -> Writer {
@@ -71,10 +100,30 @@ impl Ring {
     ///
     /// [`RingError::ReadersFull`] if all slots are taken.
     pub fn reader(&self) -> Result<Reader, RingError> {
+        if self.region.is_read_only() {
+            return Err(RingError::ReadOnly);
+        }
         let readers_max = self.region.geometry().readers_max();
         (0..readers_max)
             .find_map(|index| Reader::attach(&self.region, index))
-            .ok_or(RingError::ReadersFull { readers_max })
+            .ok_or_else(|| self.error_or(RingError::ReadersFull { readers_max }))
+    }
+
+    fn error_or(&self, error: RingError) -> RingError {
+        if self.region.is_damaged() {
+            RingError::Damaged
+        } else {
+            error
+        }
+    }
+
+    /// An observer: it reads without being waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Damaged`] where a peer has damaged a shared ring.
+    pub fn observer(&self, start: Start) -> Result<Observer, RingError> {
+        Observer::new(&self.region, start).map_err(|_| RingError::Damaged)
     }
 
     /// What retires claims that are too old.
@@ -83,7 +132,48 @@ impl Ring {
     ///
     /// [`RingError::RetirerTaken`] while there is another one.
     pub fn retirer(&self) -> Result<Retirer, RingError> {
+        if self.region.is_read_only() {
+            return Err(RingError::ReadOnly);
+        }
         Retirer::attach(&self.region).ok_or(RingError::RetirerTaken)
+    }
+
+    /// Frees the slots of dead peers of a shared ring, which gate the writers for ever otherwise, and
+    /// the place of a dead retirer and the lines of dead writers that had claimed nothing. Returns how
+    /// many slots were freed. Readers stop nobody else, so call it when the ring is full and now and
+    /// then, beside the retirer's looks; it asks the system once per slot that somebody else has.
+    ///
+    /// Claims of dead writers are the retirer's: see [`Retirer::look`].
+    #[expect(clippy::must_use_candidate, reason = "the answer need not matter")]
+    pub fn evict_dead(&self) -> u32 {
+        if self.region.peer.is_none() {
+            return 0;
+        }
+        self.region.free_lines_of_the_dead(0, &Gaps::NONE);
+        self.region.free_slots_of_the_dead()
+    }
+
+    /// Puts every reader out of the gate that lags more than `lag_bytes_max` behind the tail; how many
+    /// there were. See [`Ring::put_out`].
+    #[expect(clippy::must_use_candidate, reason = "the answer need not matter")]
+    pub fn put_out_laggards(&self, lag_bytes_max: u64) -> u32 {
+        if self.region.is_read_only() {
+            return 0;
+        }
+        self.region.put_out_laggards(lag_bytes_max)
+    }
+
+    /// Our number among the peers of a shared ring.
+    #[must_use]
+    pub fn peer_number(&self) -> Option<u32> {
+        self.region.peer_number()
+    }
+
+    /// Whether this handle, or what was made from it, has found the memory damaged; see
+    /// [`Damaged`](crate::Damaged).
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.region.is_damaged()
     }
 
     /// The largest payload, in bytes: an eighth of the capacity.
@@ -128,7 +218,7 @@ impl Ring {
     #[expect(clippy::must_use_candidate, reason = "the answer need not matter")]
     pub fn put_out(&self, reader_index: u32) -> bool {
         assert!(reader_index < self.region.geometry().readers_max());
-        self.region.put_out(reader_index)
+        !self.region.is_read_only() && self.region.put_out(reader_index)
     }
 
     /// Bytes that this reader has not passed; nothing if it is not in the gate. A gauge: it may be
@@ -140,6 +230,12 @@ impl Ring {
         // Relaxed: the acquire above orders it.
         let tail = self.region.tail().load(Ordering::Relaxed);
         (position < SLOT_UNGATED).then(|| tail.saturating_sub(position))
+    }
+
+    /// Readers that can be attached at a time.
+    #[must_use]
+    pub fn readers_max(&self) -> u32 {
+        self.region.geometry().readers_max()
     }
 
     /// Bytes of records the ring holds.

@@ -1,8 +1,8 @@
-//! The atomics: those of the standard library, or under `cfg(loom)` loom's, which explore every
+//! The atomics: those of the core library, or under `cfg(loom)` loom's, which explore every
 //! order that the memory model allows.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+pub(crate) use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};

@@ -9,7 +9,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use fanwire_ring::{
-    Grant, Lapped, Reader, Retired, Retirer, Ring, RingConfig, RingError, WriteError, Writer,
+    Grant, Lapped, ReadError, Reader, Retired, Retirer, Ring, RingConfig, RingError, WriteError,
+    Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -124,6 +125,8 @@ struct Oracle {
     rejected_total: u64,
     readers: [Option<OracleReader>; READERS_MAX as usize],
     aborted_total: u64,
+    /// The latest position that a reader, the sweeper or the retirer has published.
+    newest: u64,
 }
 
 impl Oracle {
@@ -177,6 +180,9 @@ impl Oracle {
                 return is_retired;
             };
             let start = self.records[first].position;
+            if !is_retired {
+                self.newest = self.newest.max(start);
+            }
             let room_end = self.room_end(start).min(due);
             let mut end = start;
             let mut behind = first;
@@ -230,8 +236,12 @@ impl Oracle {
                     // The sweeper goes as far as it can.
                     if self.slowest().is_none() {
                         self.limit = self.limit.max(limit);
+                        self.newest = self.newest.max(self.first_open());
                     }
                     return Err(WriteError::Full);
+                }
+                if self.slowest().is_none() {
+                    self.newest = self.newest.max(self.first_open());
                 }
                 self.limit = limit;
             }
@@ -275,21 +285,31 @@ impl Oracle {
     fn enter(&mut self, index: usize) -> Result<(), u64> {
         let before = self.limit - u64::from(CAPACITY_BYTES);
         let reader = self.readers[index].as_mut().expect("the reader has joined");
-        if !reader.out || reader.position >= before {
+        if !reader.out {
+            return Ok(());
+        }
+        if reader.position >= before {
             reader.out = false;
+            self.newest = self.newest.max(reader.position);
             return Ok(());
         }
         Err(self.tail - reader.position)
     }
 
     fn catch_up(&mut self, index: usize) {
-        let before = self.limit - u64::from(CAPACITY_BYTES);
-        let fastest = self.in_gate().max().unwrap_or(0);
         let tail = self.tail;
         let reader = self.readers[index].as_mut().expect("the reader has joined");
-        reader.position = reader.position.max(before).max(fastest);
+        self.newest = self.newest.max(reader.position);
+        assert!(self.newest >= self.limit - u64::from(CAPACITY_BYTES));
+        reader.position = self.newest;
         reader.start = tail;
         reader.out = false;
+    }
+
+    /// A reader lets the writers have what it has passed.
+    fn publish(&mut self, index: usize) {
+        let reader = self.readers[index].as_ref().expect("the reader has joined");
+        self.newest = self.newest.max(reader.position);
     }
 
     fn depth_bytes(&self) -> u64 {
@@ -299,6 +319,7 @@ impl Oracle {
     fn join(&mut self) -> Option<usize> {
         let index = self.readers.iter().position(Option::is_none)?;
         let (start, position) = (self.tail, self.first_open());
+        self.newest = self.newest.max(position);
         self.readers[index] = Some(OracleReader {
             start,
             position,
@@ -340,13 +361,18 @@ impl Oracle {
     }
 
     /// The payloads of the wanted records among the next ones, and how many records those are.
-    fn drain(&mut self, index: usize, records_max: usize) -> (Vec<Vec<u8>>, Result<usize, Lapped>) {
+    fn drain(
+        &mut self,
+        index: usize,
+        records_max: usize,
+    ) -> (Vec<Vec<u8>>, Result<usize, ReadError>) {
         let mut payloads = Vec::new();
         let mut records = 0;
         while records < records_max {
             if let Err(bytes) = self.enter(index) {
                 self.catch_up(index);
-                return (payloads, Err(Lapped { bytes }));
+                self.publish(index);
+                return (payloads, Err(ReadError::Lapped(Lapped { bytes })));
             }
             let Some((tag, payload, end)) = self.peek(index) else {
                 break;
@@ -357,6 +383,7 @@ impl Oracle {
             records += 1;
             self.readers[index].as_mut().expect("just peeked").position = end;
         }
+        self.publish(index);
         (payloads, Ok(records))
     }
 }
@@ -411,6 +438,7 @@ impl<'a> Pair<'a> {
                 if let Some(index) = self.joined(*index) {
                     let is_empty =
                         self.oracle.enter(index).is_ok() && self.oracle.peek(index).is_none();
+                    self.oracle.publish(index);
                     assert_eq!(self.reader(index).is_empty(), is_empty);
                 }
             }
@@ -559,6 +587,7 @@ impl<'a> Pair<'a> {
                 self.oracle.readers[index].as_mut().unwrap().position = end;
             }
         }
+        self.oracle.publish(index);
         let mut payloads = Vec::new();
         let reader = self.readers[index].as_mut().unwrap();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -582,6 +611,7 @@ impl<'a> Pair<'a> {
         };
         let parked = self.reader(index).park();
         let is_empty = self.oracle.enter(index).is_ok() && self.oracle.peek(index).is_none();
+        self.oracle.publish(index);
         assert_eq!(parked, is_empty);
         self.oracle.readers[index].as_mut().unwrap().parked = parked;
     }
@@ -688,6 +718,7 @@ fn ring_does_what_a_list_of_records_would_do() {
                 rejected_total: 0,
                 readers: [const { None }; READERS_MAX as usize],
                 aborted_total: 0,
+                newest: 0,
             },
             written: 0,
         };

@@ -1,7 +1,9 @@
 //! What the crate's documentation promises in single sentences.
 #![cfg(not(loom))]
 
-use fanwire_ring::{Lapped, Reader, Retired, Retirer, Ring, RingConfig, RingError, WriteError};
+use fanwire_ring::{
+    Lapped, ReadError, Reader, Retired, Retirer, Ring, RingConfig, RingError, WriteError,
+};
 
 const CONFIG: RingConfig = RingConfig {
     capacity_bytes: 4096,
@@ -225,7 +227,7 @@ fn reader_that_is_put_out_holds_nobody_and_is_told_when_it_was_lapped() {
     }
     assert!(!slow.is_empty() && !slow.park(), "it has to look");
     let lapped = slow.drain(usize::MAX, |_| panic!("all of it is overwritten"));
-    assert_eq!(lapped, Err(Lapped { bytes: 164 * 64 }));
+    assert_eq!(lapped, Err(ReadError::Lapped(Lapped { bytes: 164 * 64 })));
     write(4).unwrap();
     assert_eq!(drain(&mut slow), [[4; 40]]);
     assert_eq!(drain(&mut fast), [[4; 40]]);

@@ -56,7 +56,7 @@ fn write_all(writer: &Writer, name: u32, threads: &[thread::Thread]) -> u64 {
                     full_total += 1;
                     thread::yield_now();
                 }
-                Err(WriteError::TooLarge) => panic!("4008 bytes fit"),
+                Err(error) => panic!("{error}"),
             }
         };
         payload.resize(grant.rest_bytes(), 0);

@@ -9,7 +9,7 @@ use crate::base::memory::Waiting;
 use crate::base::publish_times::PublishTimes;
 use crate::base::{ChannelTag, FrameRun, Position, ShardCounters, SubscriptionId, TraceContext};
 use crate::broker::{BroadcastTarget, Broker};
-use fanwire_ring::{Lapped, Reader, Visit};
+use fanwire_ring::{Lapped, ReadError, Reader, Visit};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -224,7 +224,10 @@ impl PublicationReader {
             .ring_records
             .add(drained.unwrap_or_default() as u64);
         self.counters.ring_lag_bytes.set(self.reader.lag_bytes());
-        drained
+        drained.map_err(|error| match error {
+            ReadError::Lapped(lapped) => lapped,
+            error => unreachable!("nobody else writes this ring's memory: {error}"),
+        })
     }
 
     /// The last publication since the last call whose time is measured.

@@ -266,8 +266,9 @@ impl RingWriter {
                 unannounced.wakes_all = true;
                 None
             }
-            Err(WriteError::TooLarge) => {
-                unreachable!("records over the limit are cut into fragments")
+            Err(error) => {
+                // Records over the limit are cut into fragments; the rest is for shared rings.
+                unreachable!("{error}")
             }
         }
     }
