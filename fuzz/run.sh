@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Fuzzes the dialects, beginning with what their transcripts say, the decoder of frames, compression, request
-# heads, those of a trusted proxy, publications through the ring, and configuration files; all begin with what
-# fuzz/corpora has of earlier runs, too.
+# heads, those of a trusted proxy, publications through the ring, configuration files, and connections with TLS;
+# all begin with what fuzz/corpora has of earlier runs, too.
 #
 #   fuzz/run.sh [SECONDS [TARGET...]]
 #
-# A target is a dialect, `decoder`, `deflate`, `head`, `proxy`, `records` or `settings`; 60 seconds for each of the eleven
-# unless said otherwise. With KEEP=1, fuzz/corpora is made anew from the smallest inputs that reach the same
+# A target is a dialect, `decoder`, `deflate`, `head`, `proxy`, `records`, `settings` or `tls`; 60 seconds for each of
+# the twelve unless said otherwise. With KEEP=1, fuzz/corpora is made anew from the smallest inputs that reach the same
 # code; tests/fuzz replays those.
 # FANWIRE_FUZZ_TARGET_DIR may name a folder for what is built. Needs a nightly compiler and cargo-fuzz
 # (`cargo install cargo-fuzz`). Found inputs lie in fuzz/corpus, what failed in fuzz/artifacts.
@@ -14,7 +14,7 @@ set -euo pipefail
 
 seconds=${1:-60}
 shift || true
-[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder deflate head proxy records settings
+[ $# -gt 0 ] || set -- gateway monitoring analytics assist notifications decoder deflate head proxy records settings tls
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 transcripts=$here/../tests/it/transcripts
 cd "$here"
@@ -105,6 +105,47 @@ proxies() { # FOLDER
     } >>"$dictionary.more"
 }
 
+# Connections with TLS: how each begins, and acts in pairs of bytes, as fuzz/src/tls.rs reads them.
+connections() { # FOLDER
+    # Something is said, before and behind the handshake, in records that are cut, and is answered.
+    local talk="\0\5hello\2\377\4\0\5\11\6\310\2\3\1\1\2\143\5\1\0\3bye\16\0"
+    printf "\0$talk" >"$1/tls13"
+    printf "\1$talk" >"$1/tls12"
+    printf "\40\2\377\4\0\6\377\6\377\6\377\15\0$talk" >"$1/resumed-tls13"
+    printf "\41$talk" >"$1/resumed-tls12"
+    printf "\100$talk" >"$1/small-tls13"
+    printf "\141$talk\7\0" >"$1/small-resumed-tls12"
+    local header
+    for header in 1 2 3 4 5 6 7; do
+        printf "\\$(printf %o $((2 + 4 * header)))\3\0\3\1$talk" >"$1/proxy-$header"
+        printf "\\$(printf %o $((130 + 4 * header)))\1\26\3\1\0\1\0" >"$1/cut-proxy-$header"
+    done
+    printf "\4$talk" >"$1/proxy-unexpected"
+    printf '\0\2\377\4\0\6\377\6\377\2\377\1\372\2\3\1\372\2\377' >"$1/large"
+    # Much follows the last message of the handshake before that is handled.
+    printf '\1\2\376\4\0\6\377\6\377\6\377\6\377\6\377\1\143\2\376\4\0' >"$1/much-behind"
+    local act
+    for act in 10 11 12 13; do
+        printf "\0\\$act\5$talk" >"$1/damaged-hello-$act"
+        printf "\0\2\3\4\0\6\377\6\377\6\377\6\377\0\3abc\0\3def\\$act\2$talk" >"$1/damaged-$act"
+    done
+    printf '\0\2\377\4\0\6\377\6\377\6\377\6\377\2\377\4\0\14\6\27\3\3\0\1\0\0\2hi' >"$1/foreign-record"
+    printf '\0\2\377\4\0\6\377\6\377\0\4some\17\0' >"$1/cut-off"
+    printf '\200\1GET / HTTP/1.1\r\nHost: h\r\n\r\n' >"$1/http"
+    printf '\202\1PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\nGET / HTTP/1.1\r\n\r\n' >"$1/proxy-http"
+    # Records, 29 times: what a message of the handshake announces is too long, and alerts.
+    printf '\200\342\26\3\1\4\0\1\0\377\377%01020d' 0 >"$1/long-hello"
+    printf '\200\301\26\3\1\0\5\1\0\377\3\3' >"$1/short-records"
+    printf '\200\1\25\3\3\0\2\1\0' >"$1/close-notify"
+    printf '\200\1\24\3\3\0\1\1' >"$1/change-cipher-spec"
+    # A client's first message, not longer than it has to be.
+    printf '\200\7\26\3\1\0\164\1\0\0\160\3\3%032d\0\0\4\23\1\300\53\1\0\0\103' 0 >"$1/hello"
+    printf '\0\53\0\5\4\3\4\3\3\0\12\0\4\0\2\0\35\0\15\0\4\0\2\4\3\0\63\0\46\0\44\0\35\0\40%032d' 0 >>"$1/hello"
+    printf '%s\n' '"\x16\x03\x01"' '"\x16\x03\x03"' '"\x17\x03\x03"' '"\x15\x03\x03\x00\x02\x02"' \
+        '"\x14\x03\x03\x00\x01\x01"' '"GET / HTTP/1.1"' '"PROXY UNKNOWN\x0d\x0a"' '"\x02\xff\x04\x00"' \
+        '"\x06\xff\x06\xff"' >"$dictionary.more"
+}
+
 # The inputs of earlier runs: one in each line, in base64.
 unpack() { # TARGET
     local number=0 line
@@ -171,6 +212,10 @@ for target in "$@"; do
             grep -oE '`[a-z_.]+`' "$here/../docs/CONFIGURATION.md" | sort -u | tr '`' '"' >"$dictionary.more"
             words=$dictionary.more
             ;;
+        tls)
+            connections corpus/tls
+            words=$dictionary.more
+            ;;
         *)
             for file in "$transcripts/$target"/*.txt; do
                 name=$(basename "$file" .txt)
@@ -185,6 +230,6 @@ for target in "$@"; do
     esac
     cargo +nightly fuzz run --fuzz-dir . ${FANWIRE_FUZZ_TARGET_DIR:+--target-dir "$FANWIRE_FUZZ_TARGET_DIR"} \
         "$target" -- -max_total_time="$seconds" -max_len=4096 -dict="$words" -print_final_stats=1 \
-        -malloc_limit_mb=64
+        -malloc_limit_mb=64 -timeout=30
     [ -z "${KEEP:-}" ] || keep "$target"
 done

@@ -1,6 +1,6 @@
 //! One shard of one dialect, and clients that say anything at all; [`decoder`], [`deflate`] and [`head`]
-//! are about the bytes before, [`records`] about what is between a publisher and its subscribers, [`settings`] about
-//! the configuration.
+//! are about the bytes before, [`tls`] about those before these, [`records`] about what is between a publisher and its
+//! subscribers, [`settings`] about the configuration.
 //!
 //! An input is lines. A line that begins with `!` says what happens; one that begins with `+` is a
 //! message of a gateway client that may publish; one that begins with `~` is a binary message of the client
@@ -25,6 +25,7 @@ pub mod head;
 mod input;
 pub mod records;
 pub mod settings;
+pub mod tls;
 
 use self::input::{chooser, expanded};
 use fanwire::auth::{Identity, Verifier};

@@ -60,6 +60,11 @@ fn request_heads_of_proxies_are_answered() {
 }
 
 #[test]
+fn connections_with_tls_say_what_arrives() {
+    replay("tls", targets::tls::talk);
+}
+
+#[test]
 fn publications_arrive() {
     replay("records", targets::records::publish);
 }

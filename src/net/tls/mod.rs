@@ -4,4 +4,4 @@ mod certificates;
 mod stream;
 
 pub use certificates::{Certificates, TlsFileError};
-pub(crate) use stream::{Sent, TlsError, TlsStream};
+pub use stream::{Sent, TlsError, TlsStream};

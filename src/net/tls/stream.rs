@@ -32,7 +32,7 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
 
 /// Why a connection cannot go on.
 #[derive(Debug)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     /// The peer, or what came instead of it.
     Protocol(rustls::Error),
     /// An HTTP request without TLS; the answer to it is in the output.
@@ -55,7 +55,7 @@ impl fmt::Display for TlsError {
 }
 
 /// The TLS state of one connection.
-pub(crate) struct TlsStream {
+pub struct TlsStream {
     connection: UnbufferedServerConnection,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -93,7 +93,7 @@ impl fmt::Debug for TlsStream {
 
 /// What the kernel has taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
+pub enum Sent {
     /// A part.
     Partly,
     /// All of it, with so many bytes of the shard's send queue.
@@ -105,7 +105,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// The error of rustls, when the configuration has no cipher suites.
-    pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+    pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         Ok(Self {
             connection: UnbufferedServerConnection::new(config)?,
             incoming: Vec::new(),
@@ -126,12 +126,12 @@ impl TlsStream {
     }
 
     /// Whether so many bytes more may be kept.
-    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+    pub fn has_room_for(&self, bytes: usize) -> bool {
         self.incoming.len() + bytes <= INCOMING_BYTES_MAX
     }
 
     /// Whether the handshake is done, once.
-    pub(crate) fn has_just_opened(&mut self) -> bool {
+    pub fn has_just_opened(&mut self) -> bool {
         self.is_open && !std::mem::replace(&mut self.is_open_noted, true)
     }
 
@@ -139,7 +139,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// [`TlsError::TooLarge`], and what begins like an HTTP request is [`TlsError::PlainHttp`].
-    pub(crate) fn keep(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
+    pub fn keep(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
         let first = self.incoming.first().or(bytes.first());
         if !self.has_begun && first.is_some_and(u8::is_ascii_uppercase) {
             self.next = PLAIN_HTTP.to_vec();
@@ -160,11 +160,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// [`TlsError`]; the connection cannot go on.
-    pub(crate) fn process(
-        &mut self,
-        bytes: &mut [u8],
-        plaintext: &mut Vec<u8>,
-    ) -> Result<bool, TlsError> {
+    pub fn process(&mut self, bytes: &mut [u8], plaintext: &mut Vec<u8>) -> Result<bool, TlsError> {
         // rustls asserts that nothing follows a fatal alert.
         if self.has_failed {
             return Err(TlsError::Failed);
@@ -256,18 +252,21 @@ impl TlsStream {
     ///
     /// # Errors
     /// [`TlsError`] if the connection cannot send.
-    pub(crate) fn encrypt(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
+    pub fn encrypt(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
         self.write(Write::Data(plaintext))?;
         self.plaintext = u32::try_from(plaintext.len()).expect("a send is smaller");
         Ok(())
     }
 
     /// Tells the peer that nothing follows, once.
-    pub(crate) fn notify_close(&mut self) {
+    pub fn notify_close(&mut self) {
         if !self.has_notified && self.is_open && !self.has_failed {
             self.has_notified = true;
             // Without it the peer notices the end of the socket.
             let _ = self.write(Write::CloseNotify);
+            // The rest of a record would not be read.
+            self.incoming = Vec::new();
+            self.count_memory();
         }
     }
 
@@ -321,12 +320,12 @@ impl TlsStream {
     }
 
     /// Whether there is something to send, or to send on.
-    pub(crate) fn has_output(&self) -> bool {
+    pub fn has_output(&self) -> bool {
         self.written < self.outgoing.len() || !self.next.is_empty()
     }
 
     /// What is to be sent next; it stays in place until `sent`.
-    pub(crate) fn begin_send(&mut self) -> &[u8] {
+    pub fn begin_send(&mut self) -> &[u8] {
         if self.outgoing.is_empty() {
             self.outgoing = std::mem::take(&mut self.next);
         }
@@ -335,7 +334,7 @@ impl TlsStream {
     }
 
     /// Whether the shard's bytes may be encrypted: none are left of an earlier send.
-    pub(crate) fn takes_plaintext(&self) -> bool {
+    pub fn takes_plaintext(&self) -> bool {
         self.is_open
             && !self.is_ending
             && !self.has_failed
@@ -344,7 +343,7 @@ impl TlsStream {
     }
 
     /// The kernel has taken so many bytes of the output.
-    pub(crate) fn sent(&mut self, bytes: usize) -> Sent {
+    pub fn sent(&mut self, bytes: usize) -> Sent {
         self.is_sending = false;
         self.written += bytes;
         if self.written < self.outgoing.len() {
@@ -554,6 +553,26 @@ mod tests {
             let state = client.process_new_packets().unwrap();
             assert!(state.peer_has_closed());
         }
+    }
+
+    #[test]
+    fn part_of_a_record_is_forgotten_when_the_server_ends() {
+        let (mut client, mut server) = pair(&server_config(), false);
+        exchange(&mut client, &mut server, &mut 1, |_, _| {}).unwrap();
+        client.writer().write_all(b"data").unwrap();
+        let mut record = Vec::new();
+        client.write_tls(&mut record).unwrap();
+        let (part, rest) = record.split_at_mut(9);
+        let mut plaintext = Vec::new();
+        server.process(part, &mut plaintext).unwrap();
+        assert!(server.memory_bytes() >= 9);
+        server.notify_close();
+        let length = server.begin_send().len();
+        server.sent(length);
+        assert_eq!(server.memory_bytes(), 0);
+        assert!(!server.process(rest, &mut plaintext).unwrap());
+        assert_eq!(server.memory_bytes(), 0);
+        assert!(plaintext.is_empty());
     }
 
     #[test]

@@ -21,5 +21,6 @@ mod uring;
 pub(crate) use event_loop::EventLoop;
 pub use event_loop::{HttpHandler, ShardCommand};
 pub(crate) use reuseport::ReuseportGroup;
+pub use secure::{Ahead, SecureConnections};
 pub use uring::SetupError;
 pub(crate) use uring::{Uring, UringConfig};

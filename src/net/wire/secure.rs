@@ -28,7 +28,7 @@ const SLICES_PER_SEND: usize = 256;
 
 /// The connections with TLS.
 #[derive(Debug, Default)]
-pub(super) struct SecureConnections {
+pub struct SecureConnections {
     /// By listener; `None` where it speaks no TLS.
     configs: Vec<Option<Arc<ServerConfig>>>,
     streams: SlotMap<Box<TlsStream>>,
@@ -41,7 +41,9 @@ pub(super) struct SecureConnections {
 }
 
 impl SecureConnections {
-    pub(super) fn new(configs: Vec<Option<Arc<ServerConfig>>>) -> Self {
+    /// With the configurations of the listeners, in their order.
+    #[must_use]
+    pub fn new(configs: Vec<Option<Arc<ServerConfig>>>) -> Self {
         Self {
             configs,
             ..Self::default()
@@ -52,7 +54,7 @@ impl SecureConnections {
     ///
     /// # Errors
     /// When rustls cannot.
-    pub(super) fn begin(
+    pub fn begin(
         &mut self,
         id: ConnectionId,
         listener: u8,
@@ -68,14 +70,15 @@ impl SecureConnections {
         Ok(())
     }
 
-    pub(super) fn end(&mut self, id: ConnectionId) {
+    /// Ends a connection.
+    pub fn end(&mut self, id: ConnectionId) {
         self.streams.remove(id);
         self.proxy_headers.remove(&id);
     }
 
     /// Takes the header of the PROXY protocol from what has arrived; `None` once that is behind the
     /// connection.
-    pub(super) fn receive_ahead(&mut self, id: ConnectionId, bytes: &[u8]) -> Option<Ahead> {
+    pub fn receive_ahead(&mut self, id: ConnectionId, bytes: &[u8]) -> Option<Ahead> {
         let waiting = self.proxy_headers.get_mut(&id)?;
         waiting.extend_from_slice(bytes);
         let header = proxy_protocol::read(waiting);
@@ -112,7 +115,7 @@ impl SecureConnections {
 
     /// Takes what has arrived, or leaves it to the queue of handshakes; `None` for a connection without
     /// TLS. Otherwise whether the peer has ended its stream, with its bytes in `plaintext`.
-    pub(super) fn receive(
+    pub fn receive(
         &mut self,
         id: ConnectionId,
         bytes: &mut [u8],
@@ -142,10 +145,36 @@ impl SecureConnections {
         }
         Some(kept.map(|()| false))
     }
+
+    /// Handles what has arrived for the handshake that has waited longest; `None` if none waits. As for
+    /// [`receive`](Self::receive), the peer's bytes are in `plaintext`.
+    pub fn process_handshake(&mut self) -> Option<(ConnectionId, Result<bool, TlsError>)> {
+        loop {
+            let id = self.handshakes.pop_front()?;
+            if let Some(stream) = self.streams.get_mut(id)
+                && std::mem::replace(&mut stream.is_queued, false)
+            {
+                self.plaintext.clear();
+                return Some((id, stream.process(&mut [], &mut self.plaintext)));
+            }
+        }
+    }
+
+    /// What the last input was decrypted to.
+    #[must_use]
+    pub fn plaintext(&self) -> &[u8] {
+        &self.plaintext
+    }
+
+    /// The TLS state of a connection.
+    pub fn stream(&mut self, id: ConnectionId) -> Option<&mut TlsStream> {
+        self.streams.get_mut(id).map(|stream| &mut **stream)
+    }
 }
 
 /// What comes ahead of TLS.
-pub(super) enum Ahead {
+#[derive(Debug)]
+pub enum Ahead {
     /// More is needed to tell.
     Incomplete,
     /// No header: this is TLS.
@@ -187,15 +216,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// Handles input for handshakes that waits, some of it.
     pub(super) fn shake_hands(&mut self, now: Now) {
         let began = self.stopwatch.nanos();
-        while let Some(id) = self.secure.handshakes.pop_front() {
-            let Some(stream) = self.secure.streams.get_mut(id) else {
-                continue;
-            };
-            if !std::mem::replace(&mut stream.is_queued, false) {
-                continue;
-            }
-            self.secure.plaintext.clear();
-            let result = stream.process(&mut [], &mut self.secure.plaintext);
+        while let Some((id, result)) = self.secure.process_handshake() {
             self.take_plaintext(id, result, now);
             if self.stopwatch.nanos() - began >= HANDSHAKE_NANOS_PER_TURN {
                 return;
