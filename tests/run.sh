@@ -74,5 +74,7 @@ part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
 if_possible=--if-possible
 [ -z "${REQUIRE_ALL:-}" ] || if_possible=
 part "WebSocket conformance" tests/conformance/run.py "$target/debug/examples/echo" $if_possible
+part "WebSocket conformance of the load generator" \
+    tests/conformance/run.py --client "$target/debug/fanwire-loadtest" $if_possible
 echo
 echo "tests/run.sh: $parts parts passed"

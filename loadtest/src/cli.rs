@@ -108,6 +108,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         load: RecoveryArgs,
     },
+    /// No measurement: be the client of the conformance suite Autobahn|Testsuite, with the reader of
+    /// messages that all other commands have
+    Conformance(ConformanceArgs),
     /// No server: what a bare loop of sends costs on this machine now, which is what a server is
     /// measured against
     Floor(FloorArgs),
@@ -240,6 +243,20 @@ pub(crate) struct NeighboursArgs {
     /// Length of each of the two measurements, alone and beside the load, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
+}
+
+/// The suite of `conformance`.
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// Where `wstest -m fuzzingserver` listens, as ws://host:port
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: String,
+    /// Name of this client in the reports
+    #[arg(long, value_name = "NAME", default_value = "fanwire-loadtest")]
+    pub(crate) agent: String,
+    /// Offer permessage-deflate, which the suite must accept: for the cases with compression
+    #[arg(long)]
+    pub(crate) deflate: bool,
 }
 
 /// Load of `recovery`.

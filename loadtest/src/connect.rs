@@ -29,6 +29,8 @@ const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 /// computed each time.
 const KEY: &str = "ZmFud2lyZS1sb2FkdGVzdA==";
 
+const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
+
 /// Why a connection could not be set up.
 #[derive(Debug)]
 pub(crate) enum ConnectError {
@@ -157,6 +159,8 @@ pub(crate) struct Dialed {
     pub(crate) leftover: Vec<u8>,
     /// The id of its subscription, in dialects that have one.
     pub(crate) id: Option<SubscriptionId>,
+    /// Whether the server may compress messages.
+    has_deflate: bool,
 }
 
 /// Sets connections up, all in the same way.
@@ -201,9 +205,11 @@ impl Dialer {
         }
     }
 
-    /// Offers permessage-deflate, which the server must accept.
+    /// Offers permessage-deflate without context takeover by the server, which must accept that. The client
+    /// compresses nothing, so it can keep whatever the server demands of it.
     pub(crate) fn with_deflate(self, is_offered: bool) -> Self {
-        const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+        const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; \
+            server_no_context_takeover; client_max_window_bits\r\n\r\n";
         if !is_offered {
             return self;
         }
@@ -308,6 +314,7 @@ impl Dialer {
             tls,
             leftover: Vec::new(),
             id: None,
+            has_deflate: self.has_deflate,
         })
     }
 
@@ -331,11 +338,18 @@ impl Dialer {
             .drain(..head_bytes.unwrap_or_default())
             .collect();
         let head = String::from_utf8_lossy(&head);
-        if self.has_deflate && !head.contains("permessage-deflate;") {
-            let text = "the server does not accept permessage-deflate";
-            return Err(ConnectError::Upgrade(text.to_owned()));
+        check_response(&head, &self.accept)?;
+        match (self.has_deflate, has_deflate(&head)) {
+            (true, true) => Ok(()),
+            (false, _) if header(&head, EXTENSIONS).is_none() => Ok(()),
+            (true, false) => Err(ConnectError::Upgrade(
+                "the server does not accept permessage-deflate without context takeover".to_owned(),
+            )),
+            // RFC 6455 4.1.
+            (false, _) => Err(ConnectError::Upgrade(
+                "the server answered with an extension that was not offered".to_owned(),
+            )),
         }
-        check_response(&head, &self.accept)
     }
 }
 
@@ -347,8 +361,7 @@ fn source_of(index: u32) -> Option<Ipv4Addr> {
 }
 
 fn check_response(head: &str, accept: &str) -> Result<(), ConnectError> {
-    let mut lines = head.split("\r\n");
-    let status_line = lines.next().unwrap_or_default();
+    let status_line = head.split("\r\n").next().unwrap_or_default();
     let Some(status) = status_line.strip_prefix("HTTP/1.1 ") else {
         return Err(ConnectError::Upgrade(format!(
             "not HTTP/1.1: {}",
@@ -358,17 +371,32 @@ fn check_response(head: &str, accept: &str) -> Result<(), ConnectError> {
     if !status.starts_with("101") {
         return Err(ConnectError::Status(status.trim().to_owned()));
     }
-    let found = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Accept"))
-        .map(|(_, value)| value.trim());
-    match found {
+    match header(head, "Sec-WebSocket-Accept") {
         Some(value) if value == accept => Ok(()),
         Some(_) => Err(ConnectError::Upgrade(
             "wrong Sec-WebSocket-Accept".to_owned(),
         )),
         None => Err(ConnectError::Upgrade("no Sec-WebSocket-Accept".to_owned())),
     }
+}
+
+/// The value of a header of a response.
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let lines = head.split("\r\n").skip(1);
+    let mut headers = lines.filter_map(|line| line.split_once(':'));
+    let found = headers.find(|(found, _)| found.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value.trim())
+}
+
+/// Whether a response accepts permessage-deflate as offered: a server that accepts an offer with
+/// `server_no_context_takeover` says so (RFC 7692 7.1.1.1).
+fn has_deflate(head: &str) -> bool {
+    let mut parts = header(head, EXTENSIONS)
+        .unwrap_or_default()
+        .split(';')
+        .map(str::trim);
+    parts.next() == Some("permessage-deflate")
+        && parts.any(|part| part == "server_no_context_takeover")
 }
 
 impl Dialed {
@@ -421,7 +449,8 @@ impl Dialed {
         awaited: Awaited,
         pongs: &mut Vec<u8>,
     ) -> Result<(Option<Option<SubscriptionId>>, usize), ConnectError> {
-        let (mut reader, mut rest, mut used) = (Reader::default(), self.leftover.as_slice(), 0);
+        let mut reader = Reader::new(self.has_deflate);
+        let (mut rest, mut used) = (self.leftover.as_slice(), 0);
         while let Some(frame) = reader.next(&mut rest).map_err(ConnectError::Fault)? {
             match frame.opcode {
                 frames::PING => frames::encode_client(frames::PONG, frame.payload, pongs),
@@ -526,6 +555,20 @@ mod tests {
         assert!(check("HTTP/1.1 101 x\r\nSec-WebSocket-Accept: wrong\r\n\r\n").is_err());
         assert!(check("HTTP/1.1 101 x\r\n\r\n").is_err());
         assert!(check("SSH-2.0\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn compression_is_accepted_without_context_takeover() {
+        let check =
+            |value: &str| has_deflate(&format!("HTTP/1.1 101 x\r\n{EXTENSIONS}: {value}\r\n\r\n"));
+        assert!(check("permessage-deflate; server_no_context_takeover"));
+        assert!(check(
+            "permessage-deflate; client_no_context_takeover;server_no_context_takeover"
+        ));
+        assert!(!check("permessage-deflate; client_no_context_takeover"));
+        assert!(!check("permessage-deflate"));
+        assert!(!check("permessage-bzip2; server_no_context_takeover"));
+        assert!(!has_deflate("HTTP/1.1 101 x\r\n\r\n"));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(crate) fn run(server: &ServerArgs, arguments: &IdleArgs) -> Result<Report, R
             Ok(dialed) => {
                 let ward = wards.last_mut().expect("a ward was made for connection 0");
                 let slot = ward.wire.register_socket(dialed.stream, dialed.tls)?;
-                ward.readers.push(Reader::default());
+                ward.readers.push(Reader::new(arguments.deflate));
                 care.received(
                     &mut ward.readers[slot as usize],
                     slot,

@@ -1,34 +1,54 @@
-//! The texts of compressed messages.
+//! What is in compressed messages.
 //!
 //! A server that compresses once sends the same bytes to all. So each payload is inflated when it is
 //! seen first, and the others are compared with it byte for byte, which is as strict and costs little.
 
+use crate::frames::{COMPRESSED_TEXT, Fault};
 use flate2::{Decompress, FlushDecompress};
 use std::collections::VecDeque;
 
 /// Payloads that are remembered, the newest.
 const REMEMBERED: usize = 256;
-/// Longest text that is taken from a server, bytes.
+/// Longest message that is taken from a server, bytes.
 const TEXT_BYTES_MAX: usize = 64 << 20;
 
-/// The newest payloads and their texts.
+/// The newest payloads and their messages.
 #[derive(Debug, Default)]
 pub(crate) struct Inflated {
-    recent: VecDeque<(Vec<u8>, Vec<u8>)>,
+    recent: VecDeque<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    payload: Vec<u8>,
+    message: Vec<u8>,
+    is_text: bool,
 }
 
 impl Inflated {
-    /// The text of a payload of permessage-deflate without context takeover; `None` if it is not
-    /// valid.
-    pub(crate) fn text(&mut self, payload: &[u8]) -> Option<&[u8]> {
-        let known = self.recent.iter().position(|(known, _)| known == payload);
+    /// The message of a payload of permessage-deflate without context takeover.
+    ///
+    /// # Errors
+    /// [`Fault::Deflate`], and [`Fault::Utf8`] when it is not what its opcode says.
+    pub(crate) fn message(&mut self, opcode: u8, payload: &[u8]) -> Result<&[u8], Fault> {
+        let known = self
+            .recent
+            .iter()
+            .position(|known| known.payload == payload);
         if known.is_none() {
-            let text = inflate(payload)?;
+            let message = inflate(payload).ok_or(Fault::Deflate)?;
             self.recent.truncate(REMEMBERED - 1);
-            self.recent.push_front((payload.to_vec(), text));
+            self.recent.push_front(Known {
+                payload: payload.to_vec(),
+                is_text: std::str::from_utf8(&message).is_ok(),
+                message,
+            });
         }
-        let (_, text) = self.recent.get(known.unwrap_or_default())?;
-        Some(text)
+        let known = &self.recent[known.unwrap_or_default()];
+        match opcode {
+            COMPRESSED_TEXT if !known.is_text => Err(Fault::Utf8),
+            _ => Ok(&known.message),
+        }
     }
 }
 
@@ -55,17 +75,30 @@ fn inflate(payload: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::COMPRESSED_BINARY;
 
     #[test]
     fn payloads_are_inflated_and_remembered() {
         // RFC 7692 7.2.3.1.
         let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        // One byte in a block without compression (RFC 1951 3.2.4).
+        let no_text = [0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00];
         let mut inflated = Inflated::default();
         for _ in 0..2 {
-            assert_eq!(inflated.text(&hello), Some(&b"Hello"[..]));
-            assert_eq!(inflated.text(&[0x00]), Some(&b""[..]));
+            for opcode in [COMPRESSED_TEXT, COMPRESSED_BINARY] {
+                assert_eq!(inflated.message(opcode, &hello), Ok(&b"Hello"[..]));
+                assert_eq!(inflated.message(opcode, &[0x00]), Ok(&b""[..]));
+                assert_eq!(inflated.message(opcode, &[0xff; 10]), Err(Fault::Deflate));
+            }
+            assert_eq!(
+                inflated.message(COMPRESSED_TEXT, &no_text),
+                Err(Fault::Utf8)
+            );
+            assert_eq!(
+                inflated.message(COMPRESSED_BINARY, &no_text),
+                Ok(&b"\xff"[..])
+            );
         }
-        assert_eq!(inflated.recent.len(), 2);
-        assert_eq!(inflated.text(&[0xff; 10]), None);
+        assert_eq!(inflated.recent.len(), 3);
     }
 }

@@ -11,6 +11,7 @@
 mod accept;
 mod cli;
 mod clock;
+mod conformance;
 mod connect;
 mod deliveries;
 mod dialect;
@@ -83,6 +84,7 @@ fn run(cli: &Cli) -> Result<report::Report, RunError> {
         Command::Idle { server, load } => idle::run(server, load),
         Command::Neighbours { server, load } => neighbours::run(server, load),
         Command::Recovery { server, load } => recovery::run(server, load),
+        Command::Conformance(suite) => conformance::run(suite),
         Command::Floor(load) => floor::run(load, cli.run.core),
     }
 }
