@@ -6,8 +6,8 @@
 #   fuzz/run.sh [SECONDS [TARGET...]]
 #
 # A target is a dialect, `decoder`, `deflate`, `head`, `proxy`, `records`, `settings` or `tls`; 60 seconds for each of
-# the twelve unless said otherwise. With KEEP=1, fuzz/corpora is made anew from the smallest inputs that reach the same
-# code; tests/fuzz replays those.
+# the twelve unless said otherwise. With KEEP=1, fuzz/corpora is made anew from the inputs that reach most for their
+# length (fuzz/choose.py, which needs Python 3); tests/fuzz replays those.
 # FANWIRE_FUZZ_TARGET_DIR may name a folder for what is built. Needs a nightly compiler and cargo-fuzz
 # (`cargo install cargo-fuzz`). Found inputs lie in fuzz/corpus, what failed in fuzz/artifacts.
 set -euo pipefail
@@ -133,6 +133,11 @@ connections() { # FOLDER
     printf '\0\2\377\4\0\6\377\6\377\0\4some\17\0' >"$1/cut-off"
     printf '\200\1GET / HTTP/1.1\r\nHost: h\r\n\r\n' >"$1/http"
     printf '\202\1PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\nGET / HTTP/1.1\r\n\r\n' >"$1/proxy-http"
+    # New keys, an answer and an end, all while a send is in flight.
+    local open='\2\377\4\0\6\377\6\377\6\377\6\377\6\377\6\377\2\377\4\0\6\377\6\377\6\377\6\377'
+    printf "\0$open\5\10\6\20\15\0\2\377\4\0\6\377\5\1\6\377\1\1\2\377" >"$1/keys-in-flight"
+    printf "\0$open\5\10\6\20\7\0\2\377\6\377" >"$1/end-in-flight-tls13"
+    printf "\1$open\5\10\6\20\7\0\2\377\6\377" >"$1/end-in-flight-tls12"
     # Records, 29 times: what a message of the handshake announces is too long, and alerts.
     printf '\200\342\26\3\1\4\0\1\0\377\377%01020d' 0 >"$1/long-hello"
     printf '\200\301\26\3\1\0\5\1\0\377\3\3' >"$1/short-records"
@@ -156,17 +161,17 @@ unpack() { # TARGET
     done <"corpora/$1.txt"
 }
 
-# The smallest inputs that reach the same code, up to 24 KiB.
+# Of all inputs those that reach most for their length, up to 24 KiB of lines.
 keep() { # TARGET
     local merged
     merged=$(mktemp -d)
+    mkdir "$merged/inputs"
     cargo +nightly fuzz run --fuzz-dir . ${FANWIRE_FUZZ_TARGET_DIR:+--target-dir "$FANWIRE_FUZZ_TARGET_DIR"} \
-        "$1" "$merged" "corpus/$1" -- -merge=1 -malloc_limit_mb=64
+        "$1" "$merged/inputs" "corpus/$1" -- -set_cover_merge=1 -merge_control_file="$merged/features" \
+        -malloc_limit_mb=64
     mkdir -p corpora
-    find "$merged" -type f -size -3k -printf '%s %p\n' | sort -n | while read -r _ file; do
-        base64 -w 0 "$file"
-        echo
-    done | awk '(bytes += length + 1) <= 24576' >"corpora/$1.txt"
+    ./choose.py "$merged/features" 24576 >"$merged/chosen"
+    mv "$merged/chosen" "corpora/$1.txt"
     rm -rf "$merged"
 }
 
@@ -230,6 +235,6 @@ for target in "$@"; do
     esac
     cargo +nightly fuzz run --fuzz-dir . ${FANWIRE_FUZZ_TARGET_DIR:+--target-dir "$FANWIRE_FUZZ_TARGET_DIR"} \
         "$target" -- -max_total_time="$seconds" -max_len=4096 -dict="$words" -print_final_stats=1 \
-        -malloc_limit_mb=64 -timeout=30
+        -malloc_limit_mb=64 -timeout=60
     [ -z "${KEEP:-}" ] || keep "$target"
 done

@@ -52,6 +52,8 @@ const PIECE_BYTES_MAX: usize = 4_096;
 const SAID_BYTES_MAX: usize = 1 << 20;
 /// Exchanges until nothing is on the way. A handshake has three, and each send of the server adds one.
 const EXCHANGES_MAX: u32 = 100;
+/// Pieces of a size that the input chooses: a million of single bytes would take seconds.
+const PIECES_MAX: u32 = 5_000;
 /// rustls takes 32 in a row.
 const KEY_UPDATES_MAX: u32 = 20;
 const ID: ConnectionId = ConnectionId::new(0, 1);
@@ -267,6 +269,11 @@ struct Talk {
     has_client_failed: bool,
     server_said: Vec<u8>,
     has_server_ended: bool,
+    /// The server's handshake was seen to be done, and was so when the server ended its stream.
+    has_opened: bool,
+    has_notified: bool,
+    /// The client has read that the server has ended its stream.
+    is_notified: bool,
     /// Bytes of the server's send that the kernel has not taken.
     unsent: usize,
     /// Nothing came but what the client has sent, in this order.
@@ -274,6 +281,7 @@ struct Talk {
     is_socket_open: bool,
     is_resumption: bool,
     key_updates: u32,
+    pieces: u32,
 }
 
 impl Talk {
@@ -294,11 +302,15 @@ impl Talk {
             has_client_failed: false,
             server_said: Vec::new(),
             has_server_ended: false,
+            has_opened: false,
+            has_notified: false,
+            is_notified: false,
             unsent: 0,
             is_undamaged: !is_ahead || (has_proxy_header && is_valid),
             is_socket_open: true,
             is_resumption,
             key_updates: 0,
+            pieces: 0,
         }
     }
 
@@ -317,8 +329,7 @@ impl Talk {
                 }
                 1 => self.say(&said((count + 1) * 1_024, self.client_said.len())),
                 2 => {
-                    let piece_bytes = 1 + (count >> 1) * 8;
-                    while self.receive_piece(piece_bytes) {
+                    while self.receive_piece(1 + (count >> 1) * 8) {
                         if count & 1 != 0 {
                             self.server.process_handshakes();
                         }
@@ -340,6 +351,7 @@ impl Talk {
                 }
             }
             self.collect();
+            self.has_opened |= self.server.stream().takes_plaintext();
         }
         self.finish();
     }
@@ -376,6 +388,12 @@ impl Talk {
     /// The server receives one piece; false if nothing is on the way.
     fn receive_piece(&mut self, length: usize) -> bool {
         self.collect();
+        self.pieces += 1;
+        let length = if self.pieces > PIECES_MAX {
+            PIECE_BYTES_MAX
+        } else {
+            length
+        };
         let mut piece = Vec::new();
         while let Some(record) = self.on_the_way.front_mut()
             && piece.len() < length
@@ -464,6 +482,9 @@ impl Talk {
         while !unread.is_empty() && !self.has_client_failed && reads {
             let read = self.client.read_tls(&mut unread);
             let handled = read.map(|_| self.client.process_new_packets());
+            if let Ok(Ok(state)) = &handled {
+                self.is_notified |= state.peer_has_closed();
+            }
             self.has_client_failed = !matches!(handled, Ok(Ok(_)));
             assert!(!self.is_undamaged || !self.has_client_failed, "{handled:?}");
             // Would block, when there is no more.
@@ -481,6 +502,7 @@ impl Talk {
 
     fn end_server(&mut self) {
         self.server.stream().notify_close();
+        self.has_notified |= self.has_opened;
         self.has_server_ended = true;
     }
 
@@ -524,6 +546,14 @@ impl Talk {
         }
         assert_eq!(found.error, None);
         assert_eq!(self.server_said, self.client_heard);
+        assert!(
+            self.is_notified || !self.has_notified,
+            "the server's end is lost"
+        );
+        assert!(
+            self.has_server_ended || !self.is_notified,
+            "an end of nobody"
+        );
         assert_eq!(waiting_bytes(), 0, "an idle connection has buffers");
         if !self.has_server_ended && self.is_socket_open {
             assert!(found.plaintext == self.client_said, "something is lost");
