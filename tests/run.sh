@@ -16,6 +16,9 @@ target=${CARGO_TARGET_DIR:-target}
 install_missing() {
     local packages=()
     command -v gcc >/dev/null || packages+=(gcc libc6-dev)
+    command -v c++ >/dev/null || packages+=(g++)
+    command -v valgrind >/dev/null || packages+=(valgrind)
+    command -v go >/dev/null || packages+=(golang-go)
     command -v make >/dev/null || packages+=(make)
     command -v cmake >/dev/null || packages+=(cmake)
     command -v pkg-config >/dev/null || packages+=(pkg-config)
@@ -62,6 +65,7 @@ part "Tests" cargo test --workspace
 # everything each time.
 part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
     cargo test -p fanwire-ring --test loom --release
+part "Ring from C, C++, Python and Go" ring/capi/tests/run.sh "$target"
 part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"

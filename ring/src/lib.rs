@@ -132,6 +132,13 @@
 //! copied before they are shown, so they do not change while they are looked at.
 
 #![cfg_attr(not(loom), no_std)]
+#![cfg_attr(
+    loom,
+    allow(
+        dead_code,
+        reason = "loom's atomics are in no memory that could be attached to"
+    )
+)]
 
 extern crate alloc;
 #[cfg(feature = "std")]

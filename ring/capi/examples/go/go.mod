@@ -1,0 +1,3 @@
+module example.org/fanwire-ring
+
+go 1.21
