@@ -22,6 +22,8 @@ TESTSSL_S = 400
 ATTEMPTS = 3
 # Of the certificate, and of the name that stands for it in DNS.
 OF_THE_CERTIFICATE = ("cert_", "DNS_CAArecord")
+# Of the tool: Debian's openssl has no GOST ciphers to offer. Neither has the server.
+OF_THE_TOOL = ("engine_problem",)
 ACCEPTED = {"OK", "INFO", "LOW"}
 
 
@@ -87,7 +89,7 @@ def main(binary):
         above = [finding for finding in findings if finding["severity"] not in ACCEPTED]
         for finding in above:
             print(finding["severity"], finding["id"], finding["finding"][:120])
-        bad = [finding for finding in above if not finding["id"].startswith(OF_THE_CERTIFICATE)]
+        bad = [finding for finding in above if not finding["id"].startswith(OF_THE_CERTIFICATE + OF_THE_TOOL)]
         # A check that could not be made, as happens now and then on a busy machine, is made again.
         if not bad or any(finding["severity"] != "WARN" for finding in bad):
             break
