@@ -24,6 +24,13 @@ pub(super) struct Inflaters {
     large: Option<(ConnectionId, Inflater)>,
 }
 
+impl Inflaters {
+    /// The connection is gone: what was inflated of its message takes memory for nothing.
+    pub(super) fn forget(&mut self, id: ConnectionId) {
+        self.large.take_if(|(of, _)| *of == id);
+    }
+}
+
 /// What became of a compressed message.
 #[derive(Debug)]
 pub(super) enum Received {
@@ -98,5 +105,21 @@ impl Shard {
         counters.inflations.add(1);
         counters.inflation_input_bytes.add(payload.len() as u64);
         counters.inflation_output_bytes.add(inflated.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_inflated_goes_with_its_connection_alone() {
+        let (one, other) = (ConnectionId::new(1, 1), ConnectionId::new(1, 2));
+        let mut inflaters = Inflaters::default();
+        inflaters.large = Some((one, Inflater::default()));
+        inflaters.forget(other);
+        assert!(inflaters.large.is_some());
+        inflaters.forget(one);
+        assert!(inflaters.large.is_none());
     }
 }

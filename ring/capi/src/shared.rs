@@ -40,9 +40,29 @@ fn config_of(config: *const FanwireRingSharedConfig) -> Result<SharedConfig, Fai
     Ok(made)
 }
 
-fn give_shared(ring: *mut *mut FanwireRing, made: SharedRing) -> Result<(), Failure> {
+/// Gives the ring that `make` makes or finds.
+fn give_shared(
+    abi_version: u32,
+    ring: *mut *mut FanwireRing,
+    make: impl FnOnce() -> Result<SharedRing, Failure>,
+) -> FanwireRingStatus {
+    call(|| {
+        check_abi(abi_version)?;
+        let made = FanwireRing(Attached::Shared(make()?));
+        // SAFETY: the caller's promise.
+        unsafe { give(ring, made) }
+    })
+}
+
+/// The same for one of a name.
+fn give_named(
+    abi_version: u32,
+    ring: *mut *mut FanwireRing,
+    name: *const c_char,
+    make: impl FnOnce(&str) -> Result<SharedRing, Failure>,
+) -> FanwireRingStatus {
     // SAFETY: the caller's promise.
-    unsafe { give(ring, FanwireRing(Attached::Shared(made))) }
+    give_shared(abi_version, ring, || make(unsafe { text(name) }?))
 }
 
 /// Makes a ring in a memfd, which others get from `fanwire_ring_listener_serve`, or inherit. Its size is
@@ -54,11 +74,8 @@ pub unsafe extern "C" fn fanwire_ring_new_memfd(
     config: *const FanwireRingSharedConfig,
     ring: *mut *mut FanwireRing,
 ) -> FanwireRingStatus {
-    call(|| {
-        check_abi(abi_version)?;
-        // SAFETY: the caller's promise.
-        let name = unsafe { text(name) }?;
-        give_shared(ring, SharedRing::memfd(name, &config_of(config)?)?)
+    give_named(abi_version, ring, name, |name| {
+        Ok(SharedRing::memfd(name, &config_of(config)?)?)
     })
 }
 
@@ -70,11 +87,8 @@ pub unsafe extern "C" fn fanwire_ring_new_named(
     config: *const FanwireRingSharedConfig,
     ring: *mut *mut FanwireRing,
 ) -> FanwireRingStatus {
-    call(|| {
-        check_abi(abi_version)?;
-        // SAFETY: the caller's promise.
-        let name = unsafe { text(name) }?;
-        give_shared(ring, SharedRing::create_named(name, &config_of(config)?)?)
+    give_named(abi_version, ring, name, |name| {
+        Ok(SharedRing::create_named(name, &config_of(config)?)?)
     })
 }
 
@@ -85,11 +99,8 @@ pub unsafe extern "C" fn fanwire_ring_open_named(
     name: *const c_char,
     ring: *mut *mut FanwireRing,
 ) -> FanwireRingStatus {
-    call(|| {
-        check_abi(abi_version)?;
-        // SAFETY: the caller's promise.
-        let name = unsafe { text(name) }?;
-        give_shared(ring, SharedRing::open_named(name)?)
+    give_named(abi_version, ring, name, |name| {
+        Ok(SharedRing::open_named(name)?)
     })
 }
 
@@ -100,11 +111,8 @@ pub unsafe extern "C" fn fanwire_ring_observe_named(
     name: *const c_char,
     ring: *mut *mut FanwireRing,
 ) -> FanwireRingStatus {
-    call(|| {
-        check_abi(abi_version)?;
-        // SAFETY: the caller's promise.
-        let name = unsafe { text(name) }?;
-        give_shared(ring, SharedRing::observe_named(name)?)
+    give_named(abi_version, ring, name, |name| {
+        Ok(SharedRing::observe_named(name)?)
     })
 }
 
@@ -125,11 +133,10 @@ pub unsafe extern "C" fn fanwire_ring_connect(
     socket_path: *const c_char,
     ring: *mut *mut FanwireRing,
 ) -> FanwireRingStatus {
-    call(|| {
-        check_abi(abi_version)?;
+    give_shared(abi_version, ring, || {
         // SAFETY: the caller's promise.
         let socket_path = unsafe { path(socket_path) }?;
-        give_shared(ring, SharedRing::connect(socket_path)?)
+        Ok(SharedRing::connect(socket_path)?)
     })
 }
 
@@ -141,14 +148,13 @@ pub unsafe extern "C" fn fanwire_ring_from_fd(
     fd: c_int,
     ring: *mut *mut FanwireRing,
 ) -> FanwireRingStatus {
-    call(|| {
-        check_abi(abi_version)?;
+    give_shared(abi_version, ring, || {
         if fd < 0 {
             return Err(Failure::argument("the descriptor is negative"));
         }
         // SAFETY: the caller's promise: it is open during the call.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        give_shared(ring, SharedRing::from_fd(fd.try_clone_to_owned()?)?)
+        Ok(SharedRing::from_fd(fd.try_clone_to_owned()?)?)
     })
 }
 
