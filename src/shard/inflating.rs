@@ -26,7 +26,7 @@ pub(super) struct Inflaters {
 
 impl Inflaters {
     /// The connection is gone: what was inflated of its message takes memory for nothing.
-    pub(super) fn forget(&mut self, id: ConnectionId) {
+    pub(super) fn release(&mut self, id: ConnectionId) {
         self.large.take_if(|(of, _)| *of == id);
     }
 }
@@ -117,9 +117,9 @@ mod tests {
         let (one, other) = (ConnectionId::new(1, 1), ConnectionId::new(1, 2));
         let mut inflaters = Inflaters::default();
         inflaters.large = Some((one, Inflater::default()));
-        inflaters.forget(other);
+        inflaters.release(other);
         assert!(inflaters.large.is_some());
-        inflaters.forget(one);
+        inflaters.release(one);
         assert!(inflaters.large.is_none());
     }
 }

@@ -555,7 +555,7 @@ impl Shard {
 
     /// The socket of `id` is closed and the kernel has no operation for it any more.
     pub fn release(&mut self, id: ConnectionId) {
-        self.inflaters.forget(id);
+        self.inflaters.release(id);
         let is_leaving = self.broker.has_session(id);
         self.connections.release(id, is_leaving);
     }
