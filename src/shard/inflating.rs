@@ -115,8 +115,10 @@ mod tests {
     #[test]
     fn what_was_inflated_goes_with_its_connection_alone() {
         let (one, other) = (ConnectionId::new(1, 1), ConnectionId::new(1, 2));
-        let mut inflaters = Inflaters::default();
-        inflaters.large = Some((one, Inflater::default()));
+        let mut inflaters = Inflaters {
+            large: Some((one, Inflater::default())),
+            ..Inflaters::default()
+        };
         inflaters.release(other);
         assert!(inflaters.large.is_some());
         inflaters.release(one);
