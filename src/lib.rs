@@ -65,6 +65,8 @@ pub mod api;
 #[doc(hidden)]
 pub mod bridge;
 #[doc(hidden)]
+pub mod ingest;
+#[doc(hidden)]
 pub mod net;
 #[doc(hidden)]
 pub mod observe;

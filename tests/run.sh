@@ -66,6 +66,7 @@ part "Tests" cargo test --workspace
 part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
     cargo test -p fanwire-ring --test loom --release
 part "Ring from C, C++, Python and Go" ring/capi/tests/run.sh "$target"
+part "Publishers in shared memory" tests/publishers/run.py "$target/debug/fanwire"
 part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"

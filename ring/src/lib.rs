@@ -159,6 +159,7 @@ mod layout;
 mod memory;
 mod observer;
 mod peers;
+pub mod publication;
 mod reader;
 mod record;
 mod region;

@@ -232,6 +232,16 @@ impl Ring {
         (position < SLOT_UNGATED).then(|| tail.saturating_sub(position))
     }
 
+    /// Up to where this reader has let the writers have the bytes; nothing if it is not in the gate. A
+    /// lower bound: it may be old when it arrives. All records before it have been read.
+    #[must_use]
+    pub fn position_of(&self, reader_index: u32) -> Option<u64> {
+        // Acquire: pairs with the release store of a reader's position: what the reader did with its
+        // records is seen by whoever relies on them being read.
+        let position = self.region.slot(reader_index).load(Ordering::Acquire);
+        (position < SLOT_UNGATED).then_some(position)
+    }
+
     /// Readers that can be attached at a time.
     #[must_use]
     pub fn readers_max(&self) -> u32 {

@@ -295,3 +295,16 @@ pub const TRACED_PUBLICATIONS_MAX: u32 = 100;
 pub const TRACED_FAN_OUTS_MAX: usize = 256;
 /// Bytes of a channel's name or of a path in a span.
 pub const TRACE_TEXT_BYTES_MAX: usize = 256;
+
+/// Names of programs that publish through shared memory and are counted apart; all others are counted
+/// together.
+pub const INGEST_NAMES_MAX: usize = 64;
+/// Records of one source that are read before it is another one's turn.
+pub const INGEST_TURN_RECORDS: usize = 256;
+/// Bytes of one source after which it is another one's turn, and one largest record.
+pub const INGEST_TURN_BYTES: usize = 256 * 1024;
+/// Time between two looks at who comes and goes, milliseconds. A claim of a program that was killed is
+/// taken back in the third one, which is below 100 ms.
+pub const INGEST_TICK_MS: u64 = 25;
+/// Time in which what was written before the server ends, or the source, is read, milliseconds.
+pub const INGEST_END_MS: u64 = 1_000;

@@ -14,6 +14,7 @@ mod history_channel;
 mod history_position;
 mod history_removed;
 pub mod id;
+mod ingest_counters;
 pub mod interest;
 pub mod label;
 pub mod limits;
@@ -44,6 +45,7 @@ pub use history::{
 };
 pub use history_position::{POSITION_BYTES, Position};
 pub use id::{ConnectionId, DialectId, FrameEncoding, Variant};
+pub use ingest_counters::{IngestCounters, IngestRejection, SourceCounters, SourceRejection};
 pub use interest::{ChannelTag, Interests, ShardSet};
 pub use name_hash::NameKey;
 pub use network::network_of;

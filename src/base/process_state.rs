@@ -4,6 +4,7 @@ use super::backend_counters::BackendCounters;
 use super::heartbeat::Heartbeats;
 use super::history::History;
 use super::id::DialectId;
+use super::ingest_counters::IngestCounters;
 use super::interest::Interests;
 use super::memory::MemoryBudget;
 use super::offline::OfflineUsers;
@@ -46,6 +47,8 @@ pub struct ProcessState {
     pub changes: Option<StateChanges>,
     /// Requests to backends of the operator.
     pub backends: BackendCounters,
+    /// Programs that publish through shared memory.
+    pub ingest: IngestCounters,
     /// When some publications were made.
     pub publish_times: PublishTimes,
     /// When the first certificate of TLS expires, seconds since 1970-01-01 UTC; 0 = there is none.

@@ -1,6 +1,7 @@
 //! Configuration files (TOML).
 
 use super::error::SettingsError;
+use super::ingest::INGEST_TABLE;
 use super::keys;
 use super::layer::Entry;
 use super::value::SettingValue;
@@ -177,5 +178,5 @@ fn is_table(key: &str) -> bool {
         Some((table, name)) if name.ends_with("rate_limit") => table,
         _ => key,
     };
-    DialectId::named(name).is_some()
+    name == INGEST_TABLE || DialectId::named(name).is_some()
 }

@@ -3,6 +3,7 @@
 use super::declaration::{Declaration, PREFIX, SettingInfo, variable};
 use super::dialect_policy::DialectPolicy;
 use super::http::HttpSettings;
+use super::ingest::{INGEST_TABLE, IngestSettings};
 use super::listener_loader::ListenerSettings;
 use super::log::LogSettings;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
@@ -90,6 +91,12 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
             all.push(info);
         }
     }
+    group(
+        IngestSettings::DECLARATIONS,
+        INGEST_TABLE,
+        &IngestSettings::default(),
+        &mut all,
+    );
     group(
         GatewaySettings::DECLARATIONS,
         "gateway",

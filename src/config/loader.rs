@@ -7,6 +7,7 @@ use super::declaration::Declaration;
 use super::dialect_policy::{DialectPolicy, TenantSource};
 use super::error::SettingsError;
 use super::http::{AdminListen, ApiKey, HttpSettings};
+use super::ingest::{INGEST_TABLE, IngestSettings};
 use super::keys;
 use super::layer::{Entry, Layers, conflict};
 use super::listener::{Listener, Routes};
@@ -174,6 +175,12 @@ impl Loader {
             TraceSettings::DECLARATIONS,
             "",
             &mut settings.traces,
+            |_| "default".to_owned(),
+        )?;
+        self.read(
+            IngestSettings::DECLARATIONS,
+            INGEST_TABLE,
+            &mut settings.ingest,
             |_| "default".to_owned(),
         )?;
         for dialect in DialectId::ALL {
@@ -556,6 +563,7 @@ fn neutral() -> Settings {
         traces: TraceSettings::default(),
         listeners: Vec::new(),
         dialects: DialectId::ALL.map(DialectPolicy::of),
+        ingest: IngestSettings::default(),
         gateway: GatewaySettings::default(),
         assist: AssistSettings::default(),
         notifications: NotificationsSettings::default(),

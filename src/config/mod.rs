@@ -21,6 +21,7 @@ pub mod error;
 mod file;
 pub mod history;
 mod http;
+mod ingest;
 pub mod inputs;
 mod keys;
 mod layer;
@@ -58,6 +59,7 @@ pub use dialect_policy::{DialectPolicy, RateScope, TenantSource, TokenExpiryActi
 pub use error::SettingsError;
 pub use history::HistorySetting;
 pub use http::{ApiKey, ApiScope, HttpPart, HttpParts, HttpSettings};
+pub use ingest::IngestSettings;
 pub use inputs::Inputs;
 pub use listener::{Listener, Route, Routes};
 pub use log::{ClientLogPolicy, LogFormat, LogLevel, LogSettings};

@@ -2,6 +2,7 @@
 
 use super::dialect_policy::DialectPolicy;
 use super::http::HttpSettings;
+use super::ingest::IngestSettings;
 use super::listener::Listener;
 use super::log::LogSettings;
 use super::policy::Policy;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub webhooks: WebhookSettings,
     /// Settings of HTTP.
     pub http: HttpSettings,
+    /// Settings of programs on this host that publish through shared memory.
+    pub ingest: IngestSettings,
     /// Settings of TLS.
     pub tls: TlsSettings,
     /// Whether the server is not to start without its admin listener.

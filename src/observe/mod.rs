@@ -4,6 +4,7 @@ mod client_families;
 mod exposition;
 mod families;
 pub mod host_sampler;
+mod ingest_families;
 pub mod log;
 mod log_file;
 pub mod metrics;

@@ -2,6 +2,7 @@
 
 use super::cores;
 use super::error::StartError;
+use super::ingest;
 use super::integration::{self, AsyncTokenCheck};
 use super::journal::{self, Restored};
 use super::kernel_probe;
@@ -25,6 +26,7 @@ use crate::config::{
     ByteSize, HistorySetting, HttpPart, Policy, PresenceSetting, ProcessSettings, Routes, Settings,
 };
 use crate::dialect;
+use crate::ingest::Ingest;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{BindError, Peers, Waker, bind_shards};
 use crate::observe::Metrics;
@@ -97,6 +99,8 @@ pub(super) struct Running {
     pub(super) verifier: Verifier,
     /// Its thread ends with the last of these.
     integration: Option<Integration>,
+    /// Programs that publish through shared memory, until the drain.
+    ingest: Option<Ingest>,
     quotas: Arc<Quotas>,
     /// Until the drain.
     watchdog: Mutex<Option<Watchdog>>,
@@ -246,6 +250,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         clock.now(),
     )?;
     // Not before all that may take long: who connects is served.
+    let ingest_listener = ingest::bind(&settings.ingest)?;
     let (mut addresses, listeners) = bind(settings, cores.len())?;
     let client_listeners = settings.listeners.iter();
     let client_listeners = client_listeners.filter(|it| it.routes != Routes::Admin);
@@ -297,6 +302,12 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     drop(reports_sender);
     await_ready(&reports, shards)?;
     drop(small_pages);
+    let ingest = ingest::start(
+        ingest_listener,
+        &settings.ingest,
+        (&publisher, &process_state),
+        clock,
+    )?;
     let parts = ServiceParts {
         publisher,
         process_state,
@@ -343,6 +354,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         services,
         verifier,
         integration,
+        ingest,
         quotas,
         watchdog,
     })
@@ -535,6 +547,9 @@ impl Running {
     pub(super) fn announce_shutdown(&self, grace_ms: u64) {
         // Relaxed: a concurrent health check may still see the old value.
         self.api.is_draining.store(true, Ordering::Relaxed);
+        if let Some(ingest) = &self.ingest {
+            ingest.stop();
+        }
         self.services.stop();
         self.api
             .shards

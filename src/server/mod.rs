@@ -9,6 +9,7 @@ mod error;
 mod explain;
 mod handle;
 mod history;
+mod ingest;
 mod integration;
 mod journal;
 mod kernel_probe;

@@ -5,7 +5,7 @@
 //! then inflated from its beginning, up to the limits and over as many turns as it takes.
 
 use super::Shard;
-use super::ingest::{Share, Stop};
+use super::decoding::{Share, Stop};
 use crate::base::counters::ProtocolError;
 use crate::base::limits::{
     INPUT_COST_PER_TURN, LARGE_MESSAGE_BYTES, MESSAGE_COST, SCRATCH_BYTES_KEPT,

@@ -14,7 +14,7 @@
 //! connection, nothing more is received from it, and its peer is held up by TCP.
 
 use super::connection::Phase;
-use super::ingest::{Share, Stop};
+use super::decoding::{Share, Stop};
 use super::raw::DeferredMessage;
 use super::{ConnectionAction, Shard};
 use crate::base::limits::{

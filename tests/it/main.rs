@@ -23,6 +23,7 @@ mod histories;
 mod http;
 mod http_api;
 mod http_logs;
+mod ingest;
 mod library;
 mod limits;
 mod listeners;

@@ -51,6 +51,8 @@ typedef enum FanwireRingStatus {
   FANWIRE_RING_STATUS_SYSTEM = 12,
   // A fault of this library, which it has survived. Free the handle.
   FANWIRE_RING_STATUS_PANIC = 13,
+  // The server is gone. Connect again.
+  FANWIRE_RING_STATUS_DISCONNECTED = 14,
 } FanwireRingStatus;
 
 // Where an observer begins.
@@ -62,6 +64,38 @@ typedef enum FanwireRingStart {
   // At the bookmark that is given.
   FANWIRE_RING_START_AT = 2,
 } FanwireRingStart;
+
+// What is published.
+typedef enum FanwireRingContent {
+  // A message of a type; the data are one JSON value in UTF-8.
+  FANWIRE_RING_CONTENT_JSON = 0,
+  // Bytes, for clients that take binary messages; there is no type.
+  FANWIRE_RING_CONTENT_BINARY = 1,
+} FanwireRingContent;
+
+// Which subscribers of the channel receive a publication.
+typedef enum FanwireRingTarget {
+  // All.
+  FANWIRE_RING_TARGET_ALL = 0,
+  // The sessions of a user.
+  FANWIRE_RING_TARGET_USER = 1,
+  // The sessions with a role.
+  FANWIRE_RING_TARGET_ROLE = 2,
+  // The sessions with a permission.
+  FANWIRE_RING_TARGET_PERMISSION = 3,
+  // All but the session with an id.
+  FANWIRE_RING_TARGET_EXCEPT_SESSION = 4,
+} FanwireRingTarget;
+
+// The tenant whose channel is meant.
+typedef enum FanwireRingScope {
+  // None.
+  FANWIRE_RING_SCOPE_WITHOUT_TENANT = 0,
+  // That of `tenant`.
+  FANWIRE_RING_SCOPE_TENANT = 1,
+  // All; only for channels that the server subscribes sessions to.
+  FANWIRE_RING_SCOPE_ALL_TENANTS = 2,
+} FanwireRingScope;
 
 // A ring that this process has made or is attached to.
 typedef struct FanwireRing FanwireRing;
@@ -75,6 +109,10 @@ typedef struct FanwireRingListener FanwireRingListener;
 
 // Reads records without holding up anybody. It can be overtaken, and is told how many records it missed.
 typedef struct FanwireRingObserver FanwireRingObserver;
+
+// Publishes through a ring that a server gives to this process alone: the setting `ingest.shared_memory` of
+// fanwire. May be used by several threads at a time.
+typedef struct FanwireRingPublisher FanwireRingPublisher;
 
 // Reads every record in the ring's order. Writers wait for it.
 typedef struct FanwireRingReader FanwireRingReader;
@@ -98,6 +136,36 @@ typedef struct FanwireRingRecord {
   // Its length, bytes.
   size_t payload_bytes;
 } FanwireRingRecord;
+
+// A text in UTF-8, without a zero at its end. Of no bytes, the pointer may be null.
+typedef struct FanwireRingText {
+  // Its first byte.
+  const char *text;
+  // Its length, bytes.
+  size_t bytes;
+} FanwireRingText;
+
+// A publication. Zeros are JSON for all subscribers, without a tenant.
+typedef struct FanwireRingPublication {
+  // The channel.
+  struct FanwireRingText channel;
+  // The type of the message.
+  struct FanwireRingText kind;
+  // What is published.
+  const uint8_t *data;
+  // Its length, bytes.
+  size_t data_bytes;
+  // What `data` are: a `FanwireRingContent`.
+  uint32_t content;
+  // Who receives it: a `FanwireRingTarget`.
+  uint32_t target_kind;
+  // The user, role, permission or session.
+  struct FanwireRingText target;
+  // Whose channel it is: a `FanwireRingScope`.
+  uint32_t scope;
+  // The tenant.
+  struct FanwireRingText tenant;
+} FanwireRingPublication;
 
 // Called for a record; false = go no further. The payload is valid during the call. It must not use the reader,
 // and let no exception out.
@@ -177,6 +245,27 @@ enum FanwireRingStatus fanwire_ring_observer_next(struct FanwireRingObserver *ob
 enum FanwireRingStatus fanwire_ring_observer_bookmark(const struct FanwireRingObserver *observer,
                                                       uint64_t *position,
                                                       uint64_t *number);
+
+// Connects to the server whose socket is at a path.
+enum FanwireRingStatus fanwire_ring_publisher_connect(uint32_t abi_version,
+                                                      const char *socket_path,
+                                                      struct FanwireRingPublisher **publisher);
+
+// Publishes. Waits up to `timeout_ms` while the server is behind, and answers `FANWIRE_RING_STATUS_FULL` then; with 0
+// it does not wait. Nothing is published unless the answer is `FANWIRE_RING_STATUS_SUCCESS`;
+// `FANWIRE_RING_STATUS_DISCONNECTED` means that the server is gone, so connect again. What the server finds wrong with a
+// publication (no JSON, say) is in its metrics and log, not here.
+enum FanwireRingStatus fanwire_ring_publisher_publish(const struct FanwireRingPublisher *publisher,
+                                                      const struct FanwireRingPublication *publication,
+                                                      uint64_t timeout_ms);
+
+// Waits up to `timeout_ms` until the server has read all that was published before; `FANWIRE_RING_STATUS_TIMEOUT` if it
+// has not by then, `FANWIRE_RING_STATUS_DISCONNECTED` if it is gone and may not have.
+enum FanwireRingStatus fanwire_ring_publisher_flush(const struct FanwireRingPublisher *publisher,
+                                                    uint64_t timeout_ms);
+
+// Gives a publisher back, and ends its connection.
+void fanwire_ring_publisher_free(struct FanwireRingPublisher *publisher);
 
 // Makes a reader, which sees every record that is claimed after this call.
 enum FanwireRingStatus fanwire_ring_reader_new(const struct FanwireRing *ring,

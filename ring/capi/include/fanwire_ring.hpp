@@ -127,6 +127,48 @@ class writer {
     detail::handle<FanwireRingWriter, fanwire_ring_writer_free> handle_;
 };
 
+// Publishes into a running server: the setting `ingest.shared_memory` of fanwire.
+class publisher {
+  public:
+    explicit publisher(const std::string &socket_path) {
+        FanwireRingPublisher *made = nullptr;
+        detail::check(fanwire_ring_publisher_connect(FANWIRE_RING_ABI_VERSION,
+                                                     socket_path.c_str(), &made));
+        handle_.reset(made);
+    }
+
+    // A message whose data are JSON. False if the server is still behind after `timeout`.
+    bool publish(std::string_view channel, std::string_view kind, std::string_view data,
+                 std::chrono::milliseconds timeout = std::chrono::milliseconds(0)) {
+        FanwireRingPublication publication{};
+        publication.channel = {channel.data(), channel.size()};
+        publication.kind = {kind.data(), kind.size()};
+        publication.data = reinterpret_cast<const std::uint8_t *>(data.data());
+        publication.data_bytes = data.size();
+        return publish(publication, timeout);
+    }
+
+    bool publish(const FanwireRingPublication &publication,
+                 std::chrono::milliseconds timeout = std::chrono::milliseconds(0)) {
+        return detail::check(
+            fanwire_ring_publisher_publish(get(), &publication,
+                                           static_cast<std::uint64_t>(timeout.count())),
+            FANWIRE_RING_STATUS_FULL);
+    }
+
+    // Waits until the server has read all that was published; false if `timeout` is over before.
+    bool flush(std::chrono::milliseconds timeout) {
+        return detail::check(
+            fanwire_ring_publisher_flush(get(), static_cast<std::uint64_t>(timeout.count())),
+            FANWIRE_RING_STATUS_TIMEOUT);
+    }
+
+    FanwireRingPublisher *get() const noexcept { return handle_.get(); }
+
+  private:
+    detail::handle<FanwireRingPublisher, fanwire_ring_publisher_free> handle_;
+};
+
 class reader {
   public:
     explicit reader(const ring &of) {

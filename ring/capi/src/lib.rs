@@ -13,6 +13,7 @@
 
 pub mod observer;
 mod pointer;
+pub mod publisher;
 pub mod reader;
 pub mod ring;
 pub mod shared;

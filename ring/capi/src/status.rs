@@ -40,6 +40,8 @@ pub enum FanwireRingStatus {
     System = 12,
     /// A fault of this library, which it has survived. Free the handle.
     Panic = 13,
+    /// The server is gone. Connect again.
+    Disconnected = 14,
 }
 
 /// Why a call fails.
@@ -168,6 +170,7 @@ fn describe(status: FanwireRingStatus) -> &'static str {
         FanwireRingStatus::ReadOnly => "the ring is attached for observers only",
         FanwireRingStatus::System => "the system does not want to",
         FanwireRingStatus::Panic => "a fault of this library",
+        FanwireRingStatus::Disconnected => "the server is gone",
     }
 }
 

@@ -54,6 +54,14 @@ int main(void) {
     EXPECT(fanwire_ring_put_out(ring, 1, NULL), INVALID_ARGUMENT);
     EXPECT(fanwire_ring_fd(ring, NULL), INVALID_ARGUMENT);
 
+    FanwireRingPublisher *publisher = NULL;
+    EXPECT(fanwire_ring_publisher_connect(ABI + 1, "/tmp", &publisher), INCOMPATIBLE);
+    EXPECT(fanwire_ring_publisher_connect(ABI, NULL, &publisher), INVALID_ARGUMENT);
+    EXPECT(fanwire_ring_publisher_connect(ABI, "/no/such/socket", &publisher), SYSTEM);
+    EXPECT(fanwire_ring_publisher_publish(NULL, NULL, 0), INVALID_ARGUMENT);
+    EXPECT(fanwire_ring_publisher_flush(NULL, 0), INVALID_ARGUMENT);
+    fanwire_ring_publisher_free(NULL);
+
     EXPECT(fanwire_ring_writer_new(NULL, &writer), INVALID_ARGUMENT);
     EXPECT(fanwire_ring_writer_new(ring, NULL), INVALID_ARGUMENT);
     EXPECT(fanwire_ring_writer_new(ring, &writer), SUCCESS);

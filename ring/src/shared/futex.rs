@@ -14,7 +14,9 @@ use std::prelude::v1::*;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use rustix::thread::{Timespec, futex};
+use rustix::io::Errno;
+use rustix::thread::{ClockId, Timespec, futex};
+use rustix::time::clock_gettime;
 
 use crate::reader::Reader;
 use crate::sync::{AtomicU64, Ordering};
@@ -69,6 +71,73 @@ impl Reader {
         );
         self.unpark();
         !self.is_empty()
+    }
+}
+
+/// Readers that can be waited for together (`FUTEX_WAITV_MAX` of the kernel).
+pub const WAIT_ANY_MAX: usize = 128;
+/// How long a reader sleeps at most where the kernel does not wait for several words.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Waits until one of the readers, of rings of any kind, has a record to drain: sleeps until a writer of one of
+/// the rings calls [`Writer::wake_sleepers`], or `timeout` is over. False if there is no record then.
+/// May return early. As [`Reader::wait`] otherwise.
+///
+/// Linux 5.16 or newer; where that call is not there or not allowed, it looks every millisecond.
+///
+/// # Panics
+///
+/// If there are more readers than [`WAIT_ANY_MAX`].
+#[expect(clippy::cast_possible_truncation, reason = "the lower half of a word")]
+pub fn wait_any(readers: &[&Reader], timeout: Duration) -> bool {
+    assert!(
+        readers.len() <= WAIT_ANY_MAX,
+        "at most {WAIT_ANY_MAX} readers"
+    );
+    let mut waits = Vec::with_capacity(readers.len());
+    let mut has_record = false;
+    for reader in readers {
+        let word = reader.wake_word();
+        // Relaxed: the fence in `park` orders it, see above.
+        let seen = word.load(Ordering::Relaxed) as u32;
+        if !reader.park() {
+            has_record = true;
+            break;
+        }
+        let mut wait = futex::Wait::new();
+        wait.val = seen.into();
+        wait.uaddr = futex::WaitPtr::new(std::ptr::from_ref(low_half(word)).cast_mut().cast());
+        wait.flags = futex::WaitFlags::SIZE_U32;
+        waits.push(wait);
+    }
+    if !has_record {
+        sleep_on(&waits, timeout);
+    }
+    for reader in &readers[..waits.len()] {
+        reader.unpark();
+    }
+    readers.iter().any(|reader| !reader.is_empty())
+}
+
+/// Sleeps until one of the words is woken or changes.
+fn sleep_on(waits: &[futex::Wait], timeout: Duration) {
+    // The kernel takes a point of time here, not a duration.
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanos = now.tv_nsec + i64::from(timeout.subsec_nanos());
+    let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+    let until = Timespec {
+        tv_sec: now
+            .tv_sec
+            .saturating_add(seconds)
+            .saturating_add(nanos / 1_000_000_000),
+        tv_nsec: nanos % 1_000_000_000,
+    };
+    let flags = futex::WaitvFlags::empty();
+    // No words are an error of the call, and so are kernels and sandboxes without it.
+    if let Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) =
+        futex::waitv(waits, flags, Some(&until), ClockId::Monotonic)
+    {
+        std::thread::sleep(timeout.min(NAP));
     }
 }
 

@@ -10,12 +10,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 
 use super::SharedError;
+use super::credentials::peer_credentials;
 use super::file::SharedRing;
 
 /// The byte that comes with a descriptor; a message needs one.
@@ -105,12 +107,24 @@ impl RingListener {
     /// `WouldBlock` if the listener was made not to block and nobody is there. An error of one peer, that
     /// it is gone, say, is no reason to stop.
     pub fn serve_one(&self, shared: &SharedRing) -> io::Result<()> {
+        self.accept()?.give(shared)
+    }
+
+    /// Waits for one peer, which may then be given a ring of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`RingListener::serve_one`].
+    pub fn accept(&self) -> io::Result<RingPeer> {
         let (stream, _) = self.listener.accept()?;
         stream.set_nonblocking(true)?;
-        let descriptor = shared
-            .descriptor(self.access == Access::Observe)
-            .map_err(io::Error::other)?;
-        send(&stream, &descriptor)
+        let (process_id, user_id) = peer_credentials(&stream)?;
+        Ok(RingPeer {
+            access: self.access,
+            process_id,
+            user_id,
+            stream,
+        })
     }
 
     /// Makes [`RingListener::serve_one`] return instead of waiting.
@@ -121,6 +135,59 @@ impl RingListener {
     pub fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
         self.listener.set_nonblocking(is_nonblocking)
     }
+}
+
+/// Somebody who has connected to a [`RingListener`].
+#[derive(Debug)]
+pub struct RingPeer {
+    stream: UnixStream,
+    access: Access,
+    process_id: i32,
+    user_id: u32,
+}
+
+impl RingPeer {
+    /// Gives it a ring. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// If the peer is gone, or has been given a ring that it has not taken.
+    pub fn give(&self, shared: &SharedRing) -> io::Result<()> {
+        let descriptor = shared
+            .descriptor(self.access == Access::Observe)
+            .map_err(io::Error::other)?;
+        send(&self.stream, &descriptor)
+    }
+
+    /// Whether it still holds its end, as a [`Publisher`](super::Publisher) does while it lives. What
+    /// [`SharedRing::connect`] makes does not.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        is_connected(&self.stream)
+    }
+
+    /// The process that has connected, as this process sees it; 0 if it does not, from outside of its
+    /// container.
+    #[must_use]
+    pub fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
+    /// The user of that process.
+    #[must_use]
+    pub fn user_id(&self) -> u32 {
+        self.user_id
+    }
+}
+
+/// Whether the other end of a connection is open. Nothing is sent on it once a ring was given.
+pub(super) fn is_connected(stream: &UnixStream) -> bool {
+    let mut byte = [0];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    !matches!(
+        recv(stream, &mut byte, flags),
+        Ok((_, 0)) | Err(Errno::CONNRESET)
+    )
 }
 
 impl AsFd for RingListener {
@@ -179,6 +246,14 @@ fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
     }
 }
 
+/// Attaches to the ring that a listener gives, and keeps the connection.
+pub(super) fn connect(path: &Path) -> Result<(SharedRing, UnixStream), SharedError> {
+    let step = SharedError::io;
+    let stream = UnixStream::connect(path).map_err(step("connect to the ring's listener"))?;
+    let descriptor = receive(&stream).map_err(step("receive the ring"))?;
+    Ok((SharedRing::from_own_fd(descriptor)?, stream))
+}
+
 impl SharedRing {
     /// Attaches to the ring that a [`RingListener`] gives at `path`. The listener is trusted to send a
     /// descriptor that it has opened for us alone, as this crate's does.
@@ -187,9 +262,6 @@ impl SharedRing {
     ///
     /// If nobody listens there, or what comes is not a ring of which the size is sealed.
     pub fn connect(path: &Path) -> Result<Self, SharedError> {
-        let step = SharedError::io;
-        let stream = UnixStream::connect(path).map_err(step("connect to the ring's listener"))?;
-        let descriptor = receive(&stream).map_err(step("receive the ring"))?;
-        Self::from_own_fd(descriptor)
+        connect(path).map(|(ring, _)| ring)
     }
 }

@@ -15,13 +15,17 @@
 //! ids look like in its container. A child that is forked and does not call exec has the description,
 //! too, and keeps its parent alive for the ring.
 
+mod credentials;
 mod file;
 mod futex;
 mod listener;
 mod lock;
+mod publisher;
 
 pub use file::SharedRing;
-pub use listener::{Access, RingListener};
+pub use futex::{WAIT_ANY_MAX, wait_any};
+pub use listener::{Access, RingListener, RingPeer};
+pub use publisher::{PublishError, Publisher, SOURCE_READER_INDEX};
 
 use std::fmt;
 use std::io;

@@ -693,6 +693,7 @@ fn the_document_names_every_setting_and_variable() {
     for setting in super::all_settings() {
         let name = setting.key.rsplit('.').next().unwrap();
         let is_named = document.contains(&format!("`{name}`"))
+            || document.contains(&format!("`{}`", setting.key))
             || document.contains(&format!("__{}`", name.to_ascii_uppercase()));
         assert!(
             is_named,

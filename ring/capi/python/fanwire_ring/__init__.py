@@ -10,10 +10,12 @@ import ctypes
 import os
 from typing import Iterable, List, NamedTuple, Optional, Union
 
-__all__ = ["Damaged", "Full", "Info", "Listener", "Missed", "Observer", "Reader", "Record", "Ring", "RingError", "Writer"]
+__all__ = ["Damaged", "Disconnected", "Full", "Info", "Listener", "Missed", "Observer", "Publisher", "Reader", "Record",
+           "Ring", "RingError", "Writer"]
 
 _ABI_VERSION = 1
-_EMPTY, _FULL, _TOO_LARGE, _MISSED, _TIMEOUT, _DAMAGED = 1, 2, 3, 5, 6, 10
+_EMPTY, _FULL, _TOO_LARGE, _MISSED, _TIMEOUT, _DAMAGED, _DISCONNECTED = 1, 2, 3, 5, 6, 10, 14
+_TARGET = {None: 0, "user": 1, "role": 2, "permission": 3, "except_session": 4}
 _START = {"tail": 0, "oldest": 1, "at": 2}
 
 Bytes = Union[bytes, bytearray, memoryview]
@@ -37,6 +39,10 @@ class Missed(RingError):
 
 class Damaged(RingError):
     """A peer has damaged the memory of the ring."""
+
+
+class Disconnected(RingError):
+    """The server is gone. Connect again."""
 
 
 class Record(NamedTuple):
@@ -76,6 +82,24 @@ class _Input(ctypes.Structure):
         ("tag", ctypes.c_uint64),
         ("payload", ctypes.c_char_p),
         ("payload_bytes", ctypes.c_size_t),
+    ]
+
+
+class _Text(ctypes.Structure):
+    _fields_ = [("text", ctypes.c_char_p), ("bytes", ctypes.c_size_t)]
+
+
+class _Publication(ctypes.Structure):
+    _fields_ = [
+        ("channel", _Text),
+        ("kind", _Text),
+        ("data", ctypes.c_char_p),
+        ("data_bytes", ctypes.c_size_t),
+        ("content", ctypes.c_uint32),
+        ("target_kind", ctypes.c_uint32),
+        ("target", _Text),
+        ("scope", ctypes.c_uint32),
+        ("tenant", _Text),
     ]
 
 
@@ -142,6 +166,10 @@ def _load() -> ctypes.CDLL:
         "reader_index": (handle, out),
         "reader_drain": (handle, size, _VISIT, ctypes.c_void_p, out),
         "reader_wait": (handle, u32, ctypes.c_int64),
+        "publisher_connect": (u32, text, out),
+        "publisher_publish": (handle, out, u64),
+        "publisher_flush": (handle, u64),
+        "publisher_free": (handle,),
         "observer_new": (handle, u32, u64, u64, out),
         "observer_free": (handle,),
         "observer_next": (handle, out, out),
@@ -161,7 +189,8 @@ _LIBRARY = _load()
 
 
 def _error(status: int) -> RingError:
-    kinds = {_FULL: (Full, "the ring is full"), _MISSED: (Missed, None), _DAMAGED: (Damaged, None)}
+    kinds = {_FULL: (Full, "the ring is full"), _MISSED: (Missed, None), _DAMAGED: (Damaged, None),
+             _DISCONNECTED: (Disconnected, None)}
     kind, text = kinds.get(status, (RingError, None))
     said = _LIBRARY.fanwire_ring_last_error().decode(errors="replace")
     return kind(status, text or said)
@@ -378,6 +407,61 @@ class Observer(_Handle):
                 payload = ctypes.string_at(record.payload, record.payload_bytes)
                 return Record(record.position, record.tag, payload)
             self.missed += missed.value
+
+
+class Publisher(_Handle):
+    """Publishes into a running server: the setting `ingest.shared_memory` of fanwire.
+
+    A publication is handed over when `publish` returns, and not yet checked: what the server finds wrong with it is in
+    its metrics and log. May be used by several threads at a time.
+    """
+
+    _kind = "publisher_"
+
+    def __init__(self, socket_path: Union[str, "os.PathLike[str]"]):
+        super().__init__("publisher_connect", _ABI_VERSION, os.fsencode(socket_path))
+
+    def publish(self, channel: str, kind: str, data: Union[str, Bytes], timeout: float = 0.0, *,
+                user: Optional[str] = None, role: Optional[str] = None, permission: Optional[str] = None,
+                except_session: Optional[str] = None, tenant: Optional[str] = None, all_tenants: bool = False) -> None:
+        """Publishes a message whose data are JSON, as text: `json.dumps(value)`.
+
+        Waits up to `timeout` seconds while the server is behind, and raises `Full` then. Raises `Disconnected` if the
+        server is gone. At most one of `user`, `role`, `permission` and `except_session` says who receives it.
+        """
+        targets = [(name, value) for name, value in (("user", user), ("role", role), ("permission", permission),
+                                                     ("except_session", except_session)) if value is not None]
+        if len(targets) > 1:
+            raise ValueError("user, role, permission and except_session are mutually exclusive")
+        target_kind, target = targets[0] if targets else (None, "")
+        self._publish(channel, kind, data, 0, timeout, _TARGET[target_kind], target, tenant, all_tenants)
+
+    def publish_binary(self, channel: str, data: Bytes, timeout: float = 0.0, *,
+                       tenant: Optional[str] = None, all_tenants: bool = False) -> None:
+        """Publishes bytes, for clients that take binary messages."""
+        self._publish(channel, "", data, 1, timeout, 0, "", tenant, all_tenants)
+
+    def _publish(self, channel, kind, data, content, timeout, target_kind, target, tenant, all_tenants):
+        if tenant is not None and all_tenants:
+            raise ValueError("tenant and all_tenants are mutually exclusive")
+        if isinstance(data, str):
+            data = data.encode()
+        elif not isinstance(data, bytes):
+            data = bytes(data)
+        channel, kind, target, of_tenant = channel.encode(), kind.encode(), target.encode(), (tenant or "").encode()
+        publication = _Publication(
+            (channel, len(channel)), (kind, len(kind)), data, len(data), content, target_kind, (target, len(target)),
+            2 if all_tenants else 0 if tenant is None else 1, (of_tenant, len(of_tenant)))
+        status = _LIBRARY.fanwire_ring_publisher_publish(self._handle, ctypes.byref(publication), int(timeout * 1e3))
+        if status:
+            raise _error(status)
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Waits until the server has read all that was published; raises `TimeoutError` or `Disconnected`."""
+        status = _LIBRARY.fanwire_ring_publisher_flush(self._handle, int(timeout * 1e3))
+        if status == _TIMEOUT:
+            raise TimeoutError("the server has not read all that was published")
+        _check(status)
 
 
 class Listener(_Handle):
