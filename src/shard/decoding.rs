@@ -29,7 +29,9 @@ pub(super) enum Stop {
     Cost,
     /// It finishes a large message.
     Large,
-    /// It has begun to inflate a large message.
+    /// It begins with a message that takes more than one turn to inflate.
+    Long,
+    /// It has begun to inflate that message.
     Inflation,
     /// A question of the session has to be answered first.
     Answer,
@@ -43,8 +45,26 @@ pub(super) enum Stop {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     pub(super) cost_max: usize,
-    /// Whether large messages are, too.
-    pub(super) has_large: bool,
+    /// The longest compressed payload, bytes: it may cost many times what it has.
+    pub(super) compressed_bytes_max: usize,
+    pub(super) large: LargeMessages,
+}
+
+/// What a share does with large messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LargeMessages {
+    /// They wait.
+    Wait,
+    /// One is handled, unless it takes more than one turn to inflate.
+    InOneTurn,
+    /// One is handled, or inflated further.
+    Any,
+}
+
+impl Share {
+    pub(super) fn has_large(self) -> bool {
+        self.large != LargeMessages::Wait
+    }
 }
 
 /// The pings of a share of input.
@@ -155,7 +175,7 @@ impl Shard {
             cost += *consumed - before;
             match step {
                 Ok(Some(Incoming::Postponed(large_bytes))) => {
-                    if !share.has_large {
+                    if !share.has_large() {
                         break Ok(Some(Stop::Large));
                     }
                     // It is the one of this share.

@@ -14,12 +14,12 @@
 //! connection, nothing more is received from it, and its peer is held up by TCP.
 
 use super::connection::Phase;
-use super::decoding::{Share, Stop};
+use super::decoding::{LargeMessages, Share, Stop};
 use super::raw::DeferredMessage;
 use super::{ConnectionAction, Shard};
 use crate::base::limits::{
-    CONTROL_COST, INPUT_COST_AT_ONCE, INPUT_COST_PER_SHARE, INPUT_COST_PER_TURN, INPUT_WAITING,
-    INPUT_WAITING_UNAUTHENTICATED, LARGE_MESSAGE_BYTES, MESSAGE_COST,
+    CONTROL_COST, INFLATION_COST, INPUT_COST_AT_ONCE, INPUT_COST_PER_SHARE, INPUT_COST_PER_TURN,
+    INPUT_WAITING, INPUT_WAITING_UNAUTHENTICATED, LARGE_MESSAGE_BYTES, MESSAGE_COST,
 };
 use crate::base::memory::{self, Waiting};
 use crate::base::{ConnectionId, Now};
@@ -34,7 +34,9 @@ pub(super) enum WaitsFor {
     Turn,
     /// The same, with a large message first.
     Large,
-    /// The first share of the next turn, in which a large message is inflated further.
+    /// The same, with a message that takes several turns.
+    Long,
+    /// The next turn, in which that message is inflated further.
     Inflation,
     /// Room in the ring.
     Room,
@@ -86,6 +88,8 @@ pub(super) struct InputQueue {
     turn: VecDeque<ConnectionId>,
     /// The same, those with a large message, behind the others.
     large: VecDeque<ConnectionId>,
+    /// The same, those whose message takes several turns; the first one may have begun.
+    long: VecDeque<ConnectionId>,
     /// For room in the ring.
     room: VecDeque<ConnectionId>,
     /// What was handled at once in this turn.
@@ -98,10 +102,16 @@ impl InputQueue {
         match waits_for {
             WaitsFor::Turn => self.turn.push_back(id),
             WaitsFor::Large => self.large.push_back(id),
-            WaitsFor::Inflation => self.large.push_front(id),
+            WaitsFor::Long => self.long.push_back(id),
+            WaitsFor::Inflation => self.long.push_front(id),
             WaitsFor::Room => self.room.push_back(id),
             WaitsFor::Peer | WaitsFor::Answer => {}
         }
+    }
+
+    /// Whether connections wait with messages that take several turns.
+    pub(super) fn has_long(&self) -> bool {
+        !self.long.is_empty()
     }
 }
 
@@ -120,17 +130,17 @@ impl Shard {
     /// Receives bytes of a session.
     pub(super) fn receive_frames(&mut self, id: ConnectionId, bytes: &mut [u8], now: Now) {
         self.step(id, Command::Activity, now);
-        // When many send at once, each is served for one message.
+        // When many send at once, each is served for one message that costs little.
         let queue = &self.connections.input_queue;
-        let cost_max = if queue.at_once_cost < INPUT_COST_PER_TURN {
-            INPUT_COST_AT_ONCE
-        } else {
-            1
+        let (cost_max, compressed_bytes_max) = match queue.at_once_cost < INPUT_COST_PER_TURN {
+            true => (INPUT_COST_AT_ONCE, LARGE_MESSAGE_BYTES),
+            false => (1, INPUT_COST_AT_ONCE / INFLATION_COST),
         };
         let mut consumed = 0;
         let share = Share {
             cost_max,
-            has_large: false,
+            compressed_bytes_max,
+            large: LargeMessages::Wait,
         };
         let (cost, stop) = self.decode(id, bytes, &mut consumed, share, now);
         self.connections.input_queue.at_once_cost += cost;
@@ -193,6 +203,7 @@ impl Shard {
         let queue = &self.connections.input_queue;
         !queue.turn.is_empty()
             || !queue.large.is_empty()
+            || !queue.long.is_empty()
             || (!queue.room.is_empty() && !self.writer.is_congested())
     }
 
@@ -217,11 +228,20 @@ impl Shard {
         while cost < INPUT_COST_PER_TURN
             && let Some(id) = self.connections.input_queue.turn.pop_front()
         {
-            cost += self.continue_input_of(id, false, now).max(CONTROL_COST);
+            let share = self.continue_input_of(id, LargeMessages::Wait, now);
+            cost += share.max(CONTROL_COST);
         }
-        // At least one in each turn, so that they get on beside any number of small ones.
+        // At least one of each kind in each turn, so that they get on beside any number of others; but
+        // none has two shares.
+        let has_long = self.connections.input_queue.has_long();
         while let Some(id) = self.connections.input_queue.large.pop_front() {
-            cost += self.continue_input_of(id, true, now);
+            cost += self.continue_input_of(id, LargeMessages::InOneTurn, now);
+            if cost >= INPUT_COST_PER_TURN {
+                break;
+            }
+        }
+        while has_long && let Some(id) = self.connections.input_queue.long.pop_front() {
+            cost += self.continue_input_of(id, LargeMessages::Any, now);
             if cost >= INPUT_COST_PER_TURN {
                 break;
             }
@@ -230,12 +250,15 @@ impl Shard {
     }
 
     /// Gives one connection its share; returns what it cost.
-    fn continue_input_of(&mut self, id: ConnectionId, has_large: bool, now: Now) -> usize {
+    fn continue_input_of(&mut self, id: ConnectionId, large: LargeMessages, now: Now) -> usize {
         let connection = self.connections.slab.get_mut(id);
         let Some(mut waiting) = connection.and_then(|connection| connection.input.take()) else {
             return 0;
         };
         let is_open = self.connections.is_open(id);
+        if !is_open {
+            self.inflaters.release(id);
+        }
         if waiting.message.is_some() && is_open && self.writer.is_congested() {
             // An earlier one has filled the ring again.
             self.keep(id, waiting, WaitsFor::Room);
@@ -255,7 +278,8 @@ impl Shard {
             } = &mut *waiting;
             let share = Share {
                 cost_max: INPUT_COST_PER_SHARE,
-                has_large,
+                compressed_bytes_max: LARGE_MESSAGE_BYTES,
+                large,
             };
             let (decode_cost, decode_stop) = self.decode(id, bytes, consumed, share, now);
             cost += decode_cost;
@@ -334,6 +358,7 @@ impl Stop {
         match self {
             Self::Cost => (WaitsFor::Turn, None),
             Self::Large => (WaitsFor::Large, None),
+            Self::Long => (WaitsFor::Long, None),
             Self::Inflation => (WaitsFor::Inflation, None),
             Self::Answer => (WaitsFor::Answer, None),
             Self::Room(message) => (WaitsFor::Room, Some(message)),

@@ -95,6 +95,7 @@ impl Decoder {
     pub fn put_back(&mut self, opcode: Opcode, in_place: &[u8]) {
         if let Some(pending) = &mut self.pending {
             pending.put_back = Some(opcode);
+            pending.waiting.set(pending.payload.capacity());
             return;
         }
         let payload = in_place.to_vec();

@@ -142,6 +142,12 @@ impl Inflater {
         &self.output
     }
 
+    /// The memory of these bytes.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.output.capacity()
+    }
+
     /// Decompresses a message in one piece.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use crate::client::{Client, Received, compressing_request, deflate, frame, request};
 use crate::shards::{Shards, shards};
 use fanwire::base::counters::ProtocolError;
-use fanwire::base::limits::{INFLATION_COST, INPUT_COST_PER_TURN};
+use fanwire::base::limits::{INFLATION_COST, INPUT_COST_PER_TURN, LARGE_MESSAGE_BYTES};
 use fanwire::base::{DialectId, Now};
 use fanwire::shard::{ConnectionAction, ReceiveMode};
 
@@ -429,6 +429,64 @@ fn blocks_that_inflate_to_nothing_take_as_many_turns_as_they_cost() {
     assert!(more > cost / INPUT_COST_PER_TURN, "{more}");
     assert!(!world.shards.shards[0].has_waiting_input());
     assert_eq!(world.shards.counters[0].inflations.value(), 2);
+}
+
+/// Many small messages may cost as much as a few long ones.
+#[test]
+fn of_many_short_messages_that_are_slow_to_inflate_each_turn_inflates_its_share() {
+    const SENDERS: usize = 100;
+    let mut world = World::compressing(SENDERS + 1);
+    let mut payload = empty_dynamic_blocks(340);
+    payload.extend(deflate(br#"{"type":"ping"}"#));
+    assert!((3_500..LARGE_MESSAGE_BYTES).contains(&payload.len()));
+    let slow = frame(0x41, &payload);
+    let small = frame(0x41, &deflate(br#"{"type":"ping"}"#));
+    let received = |world: &World| world.shards.counters[0].messages_received.value();
+    let per_turn = (INPUT_COST_PER_TURN / (payload.len() * INFLATION_COST) + 1) as u64;
+    for client in 0..SENDERS {
+        world.receive(client, slow.clone());
+    }
+    let at_once = received(&world);
+    assert!((1..=per_turn).contains(&at_once), "{at_once}");
+    world.receive(SENDERS, small.clone());
+    assert_eq!(
+        received(&world),
+        at_once + 1,
+        "who sends little is served at once"
+    );
+    // Behind its slow message, in order.
+    world.receive(SENDERS - 1, small);
+    let all = SENDERS as u64 + 2;
+    let turns = world.turns_while_only(SENDERS, |world| received(world) < all);
+    assert!(turns as u64 >= (all - at_once) / (per_turn + 1), "{turns}");
+    assert!(!world.shards.shards[0].has_waiting_input());
+}
+
+#[test]
+fn a_message_that_is_a_little_large_does_not_wait_for_those_that_take_many_turns() {
+    const SENDERS: usize = 5;
+    let mut world = World::compressing(SENDERS + 1);
+    let mut payload = empty_dynamic_blocks(30_000);
+    payload.extend(deflate(br#"{"type":"ping"}"#));
+    for client in 0..SENDERS {
+        world.receive(client, frame(0x41, &payload));
+    }
+    let text = format!(r#"{{"type":"ping","x":"{}"}}"#, "x".repeat(5_000));
+    let received = |world: &World| world.shards.counters[0].messages_received.value();
+    for round in 0..3 {
+        world.receive(SENDERS, frame(0x41, &deflate(text.as_bytes())));
+        assert_eq!(received(&world), round, "it waits for its share");
+        for _ in 0..=SENDERS {
+            world.turn();
+        }
+        let others = "the long ones take hundreds of turns";
+        assert_eq!(received(&world), round + 1, "{others}");
+    }
+    // Those were begun in their order, and each only once more.
+    let turns = world.turns_while_only(SENDERS, |world| received(world) < SENDERS as u64 + 3);
+    let of_each = payload.len() * INFLATION_COST / INPUT_COST_PER_TURN + 1;
+    assert!(turns <= SENDERS * of_each, "{turns}");
+    assert!(!world.shards.shards[0].has_waiting_input());
 }
 
 /// RFC 1951 3.2.7: blocks with Huffman tables of their own and no symbol but their end; ends between two bytes.
