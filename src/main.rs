@@ -5,7 +5,7 @@ mod command_line;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
 use clap::{CommandFactory, Parser, Subcommand};
-use command_line::{Connections, Disconnect, Publish, Stats, Subscribe, Top};
+use command_line::{Connections, Disconnect, Publish, Stats, Subscribe, Tap, Top};
 use fanwire::{
     AccessAction, AccessQuestion, BindError, Builder, Configured, DialectId, Server, SignalWatch,
     StartError, StopOutcome, TokenGrant, settings, store,
@@ -59,6 +59,7 @@ enum Command {
     Disconnect(Disconnect),
     Publish(Publish),
     Subscribe(Subscribe),
+    Tap(Tap),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -255,6 +256,7 @@ fn main() -> ExitCode {
         Command::Disconnect(arguments) => command_line::run(arguments.run()),
         Command::Publish(arguments) => command_line::run(arguments.run()),
         Command::Subscribe(arguments) => command_line::run(arguments.run()),
+        Command::Tap(arguments) => command_line::run(arguments.run()),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fanwire", &mut text);

@@ -3,9 +3,11 @@
 mod admin;
 mod subscribe;
 mod table;
+mod tap;
 
 pub(crate) use admin::{Connections, Disconnect, Publish, Stats, Top};
 pub(crate) use subscribe::Subscribe;
+pub(crate) use tap::Tap;
 
 use std::fmt;
 use std::io::{self, Write as _};

@@ -10,5 +10,6 @@ mod log_file;
 pub mod metrics;
 mod process_families;
 mod server_families;
+pub mod tap;
 
 pub use metrics::Metrics;

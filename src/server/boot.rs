@@ -31,8 +31,10 @@ use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{BindError, Peers, Waker, bind_shards};
 use crate::observe::Metrics;
 use crate::observe::metrics::Sources;
+use crate::observe::tap::RING_NAME;
 use crate::shard::{Hooks, Publisher, ShardParts};
 use crossbeam_channel::{Receiver, Sender, after, bounded, select, unbounded};
+use fanwire_ring::shared::SharedRing;
 use fanwire_ring::{Ring, RingConfig};
 use glommio::ExecutorJoinHandle;
 use std::hash::{BuildHasher, RandomState};
@@ -117,11 +119,14 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let rings = locked_memory::rings(cores.len(), executors).map_err(StartError::Kernel)?;
     kernel_probe::probe().map_err(StartError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();
-    let ring = Ring::new(RingConfig {
+    let ring_config = RingConfig {
         capacity_bytes: settings.process.ring_bytes.as_u32(),
         readers_max: u32::try_from(cores.len()).map_err(other)?,
-    })
-    .map_err(other)?;
+    };
+    // A sandbox may have no memfds: then `fanwire tap` does not find it.
+    let ring = SharedRing::observable(RING_NAME, ring_config)
+        .or_else(|_| Ring::new(ring_config))
+        .map_err(other)?;
     let clock = Clock::start();
     let waiting_bytes_max = settings.process.waiting_bytes_max;
     let waiting_bytes_max = share_of_memory(waiting_bytes_max, 2, "waiting_bytes_max");

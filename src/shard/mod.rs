@@ -46,6 +46,7 @@ mod restoring;
 mod send_queue;
 mod session;
 mod stored;
+mod tapped;
 mod timer_wheel;
 mod traces;
 mod unauthenticated;
@@ -85,6 +86,7 @@ pub use publisher::{PublishError, Publisher};
 pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
 pub use raw::Next;
 pub use session::{Denied, HandlerError, Message, Session};
+pub use tapped::{Tap, Tapped, TappedData};
 
 pub use traces::published;
 

@@ -42,6 +42,7 @@ mod regression;
 mod request_heads;
 mod rfc6455;
 mod stores;
+mod tap;
 mod tenants;
 mod tls;
 mod tokens;

@@ -18,7 +18,7 @@ use crate::error::AttachError;
 use crate::layout::{Geometry, LINE_BYTES};
 use crate::memory::SharedConfig;
 use crate::region::Region;
-use crate::ring::Ring;
+use crate::ring::{Ring, RingConfig};
 
 /// Longest name of a ring in `/dev/shm`.
 const NAME_BYTES_MAX: usize = 200;
@@ -42,6 +42,8 @@ pub struct SharedRing {
 struct Mapping {
     start: NonNull<u64>,
     bytes: usize,
+    /// Its file, where others look for it.
+    file: Option<File>,
 }
 
 #[expect(unsafe_code, reason = "mappings are made and unmapped by hand")]
@@ -80,7 +82,11 @@ mod mapping {
             };
             let start = start.map_err(SharedError::system("map the ring"))?;
             let start = NonNull::new(start.cast()).ok_or(AttachError::TooSmall { found: 0 })?;
-            Ok(Self { start, bytes })
+            Ok(Self {
+                start,
+                bytes,
+                file: None,
+            })
         }
 
         /// The ring in the mapping.
@@ -124,6 +130,31 @@ impl SharedRing {
         let ring = Self::make(File::from(fd), config)?;
         fs::fcntl_add_seals(&*ring.file, SEALS).map_err(SharedError::system("seal the memfd"))?;
         Ok(ring)
+    }
+
+    /// Makes a ring of this process alone, in a memfd, so that others can observe it: whoever may open
+    /// `/proc/PID/fd/N`, which takes the rights of a debugger, attaches for reading
+    /// ([`SharedRing::from_fd`]). The kernel lets nobody else map it for writing, and an observer leaves no trace
+    /// in it. It costs what [`Ring::new`] costs.
+    ///
+    /// # Errors
+    ///
+    /// If a number is out of range, or the system does not want to.
+    pub fn observable(name: &str, config: RingConfig) -> Result<Ring, SharedError> {
+        let geometry = Geometry::new(config.capacity_bytes, config.readers_max)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = fs::memfd_create(name, flags).map_err(SharedError::system("make a memfd"))?;
+        fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(SharedError::system("chmod"))?;
+        let (file, bytes) = (File::from(fd), geometry.total_bytes());
+        // Memory is taken where it is used, as on the heap.
+        fs::ftruncate(&file, bytes as u64).map_err(SharedError::system("size the memfd"))?;
+        let mut mapping = Mapping::new(&file, bytes, false)?;
+        // With this mapping as the last one that may write.
+        let seals = SEALS.union(SealFlags::FUTURE_WRITE);
+        fs::fcntl_add_seals(&file, seals).map_err(SharedError::system("seal the memfd"))?;
+        mapping.file = Some(file);
+        let created = Some((geometry, Ring::random_salt()?));
+        Ok(Ring::of(mapping.region(created, false)?))
     }
 
     /// Makes a ring in `/dev/shm` under a name that is not in use. It stays there until
