@@ -1,16 +1,17 @@
 //! Does the ring do, step by step, what a plain list of records with plain positions would do?
 //!
-//! One thread interleaves writers (with grants left open and ended out of order), readers, joins,
-//! leaves, parking, panics and looks of the retirer; after every step the ring must say what the
-//! oracle says: which records, in which order, how much is free, how much is held, who is woken.
+//! One thread interleaves writers (with grants left open, shortened and ended out of order), readers,
+//! observers, joins, leaves, parking, panics and looks of the retirer; after every step the ring must
+//! say what the oracle says: which records, in which order, with which numbers, how many of them an
+//! observer has missed, how much is free, how much is held, who is woken.
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use fanwire_ring::{
-    Grant, Lapped, ReadError, Reader, Retired, Retirer, Ring, RingConfig, RingError, WriteError,
-    Writer,
+    Bookmark, Grant, Lapped, ObserveError, Observer, ReadError, Reader, Record, Retired, Retirer,
+    Ring, RingConfig, RingError, Start, WriteError, Writer,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,6 +19,7 @@ use proptest::test_runner::{RngSeed, TestRunner};
 
 const CAPACITY_BYTES: u32 = 4096;
 const READERS_MAX: u32 = 3;
+const OBSERVERS_MAX: usize = 2;
 const GAPS_MAX: usize = 4;
 /// Two records of 512 bytes with their headers.
 const HELD_BYTES_MAX: u64 = 2 * 544;
@@ -29,21 +31,50 @@ const UNWANTED_TAG: u64 = 2;
 /// Numbers are taken modulo what there is, so that every list of steps is a valid one.
 #[derive(Clone, Debug)]
 enum Step {
-    Write { parts: Vec<u32> },
-    Reserve { payload_bytes: u32 },
+    Write {
+        parts: Vec<u32>,
+    },
+    /// `pieces` of three are written.
+    Reserve {
+        payload_bytes: u32,
+        pieces: usize,
+    },
     Commit(usize),
+    Shorten {
+        grant: usize,
+        payload_bytes: u32,
+    },
     Abort(usize),
     Join,
     Leave(usize),
     PutOut(usize),
     ParkAway(usize),
-    Drain { reader: usize, records_max: usize },
-    DrainUntilPanic { reader: usize, records: usize },
+    Drain {
+        reader: usize,
+        records_max: usize,
+    },
+    DrainUntilPanic {
+        reader: usize,
+        records: usize,
+    },
     IsEmpty(usize),
     Park(usize),
     Unpark(usize),
     Wake,
     Look,
+    Observe {
+        observer: usize,
+        start: Start,
+    },
+    /// At the place of the other one.
+    ObserveThere(usize),
+    ObserverNext(usize),
+    ObserverPayload(usize),
+    ObserverAdvance(usize),
+    ObserverDrain {
+        observer: usize,
+        records_max: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -51,8 +82,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let any_index = || 0..8_usize;
     let step = prop_oneof![
         20 => vec(bytes(), 0..3).prop_map(|parts| Step::Write { parts }),
-        12 => bytes().prop_map(|payload_bytes| Step::Reserve { payload_bytes }),
-        10 => any_index().prop_map(Step::Commit),
+        12 => (bytes(), 0..6_usize)
+            .prop_map(|(payload_bytes, pieces)| Step::Reserve { payload_bytes, pieces }),
+        7 => any_index().prop_map(Step::Commit),
+        3 => (any_index(), bytes())
+            .prop_map(|(grant, payload_bytes)| Step::Shorten { grant, payload_bytes }),
         3 => any_index().prop_map(Step::Abort),
         2 => Just(Step::Join),
         1 => any_index().prop_map(Step::Leave),
@@ -67,6 +101,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any_index().prop_map(Step::Unpark),
         2 => Just(Step::Wake),
         12 => Just(Step::Look),
+        1 => (any_index(), prop_oneof![Just(Start::Tail), Just(Start::Oldest)])
+            .prop_map(|(observer, start)| Step::Observe { observer, start }),
+        1 => any_index().prop_map(Step::ObserveThere),
+        4 => any_index().prop_map(Step::ObserverNext),
+        4 => any_index().prop_map(Step::ObserverPayload),
+        3 => any_index().prop_map(Step::ObserverAdvance),
+        4 => (any_index(), 0..20_usize)
+            .prop_map(|(observer, records_max)| Step::ObserverDrain { observer, records_max }),
     ];
     vec(step, 1..STEPS_MAX)
 }
@@ -103,12 +145,33 @@ struct OracleReader {
 }
 
 #[derive(Debug)]
+struct OracleObserver {
+    start: u64,
+    position: u64,
+    /// Whether the record at the position was shown.
+    is_shown: bool,
+}
+
+#[derive(Debug)]
 struct OracleGap {
     start: u64,
     bytes: u64,
     until: Option<u64>,
     /// Everybody is past its end.
     gone: bool,
+}
+
+impl OracleGap {
+    fn begins_at(&self, position: u64) -> bool {
+        position >= self.start
+            && (position - self.start).is_multiple_of(u64::from(CAPACITY_BYTES))
+            && self.until.is_none_or(|until| position < until)
+    }
+}
+
+/// Bytes from the start of a record to the start of the next.
+fn span(payload_bytes: u64) -> u64 {
+    (24 + payload_bytes).div_ceil(32) * 32
 }
 
 /// Every record ever written, never forgotten.
@@ -124,6 +187,7 @@ struct Oracle {
     rejected: Option<u64>,
     rejected_total: u64,
     readers: [Option<OracleReader>; READERS_MAX as usize],
+    observers: [Option<OracleObserver>; OBSERVERS_MAX],
     aborted_total: u64,
     /// The latest position that a reader, the sweeper or the retirer has published.
     newest: u64,
@@ -132,12 +196,8 @@ struct Oracle {
 impl Oracle {
     /// The bytes of the gap that begins at a position.
     fn gap_at(&self, position: u64) -> Option<u64> {
-        let begins = |gap: &&OracleGap| {
-            position >= gap.start
-                && (position - gap.start).is_multiple_of(u64::from(CAPACITY_BYTES))
-                && gap.until.is_none_or(|until| position < until)
-        };
-        self.gaps.iter().find(begins).map(|gap| gap.bytes)
+        let gap = self.gaps.iter().find(|gap| gap.begins_at(position));
+        gap.map(|gap| gap.bytes)
     }
 
     /// Where a record at this position must end.
@@ -147,6 +207,135 @@ impl Oracle {
         };
         let mut granules = (position + 32..).step_by(32);
         granules.find(is_border).expect("a lap ends")
+    }
+
+    /// The record that begins at a position.
+    fn record_at(&self, position: u64) -> Option<usize> {
+        let found = self
+            .records
+            .binary_search_by_key(&position, |it| it.position);
+        found.ok()
+    }
+
+    /// Ends a grant; false if it is retired.
+    fn end(&mut self, position: u64, state: State) -> bool {
+        let record = self.record_at(position).expect("it was claimed");
+        let was = &mut self.records[record].state;
+        let is_retired = *was == State::Retired;
+        *was = if is_retired { State::Returned } else { state };
+        !is_retired
+    }
+
+    /// Commits the beginning of a claim; the rest becomes padding. False if it is retired.
+    fn shorten(&mut self, position: u64, payload_bytes: usize) -> bool {
+        if !self.end(position, State::Committed) {
+            return false;
+        }
+        let index = self.record_at(position).expect("it was claimed");
+        let record = &mut self.records[index];
+        record.payload.truncate(payload_bytes);
+        let claimed = record.end;
+        record.end = position + span(payload_bytes as u64);
+        if record.end < claimed {
+            let padding = OracleRecord {
+                position: record.end,
+                end: claimed,
+                state: State::Aborted,
+                tag: 0,
+                payload: Vec::new(),
+            };
+            self.records.insert(index + 1, padding);
+        }
+        true
+    }
+
+    /// Records before a position.
+    fn number(&self, position: u64) -> u64 {
+        let before = self.records.iter().take_while(|it| it.position < position);
+        before.filter(|it| it.state == State::Committed).count() as u64
+    }
+
+    fn is_overwritten(&self, position: u64) -> bool {
+        self.tail > position + u64::from(CAPACITY_BYTES)
+    }
+
+    /// Moves an observer to its next record and shows that; or to where it goes on, which is an error.
+    fn observe(&mut self, index: usize) -> Result<Option<Record>, ObserveError> {
+        let before = self.limit - u64::from(CAPACITY_BYTES);
+        let observer = self.observers[index].as_ref().expect("it is there");
+        let (start, mut position) = (observer.start, observer.position);
+        let mut shown = None;
+        while position < self.tail {
+            if self.is_overwritten(position) {
+                return Err(self.overtaken(index, position));
+            }
+            let record = self.record_at(position).map(|index| &self.records[index]);
+            match record.map(|it| (it, it.state)) {
+                Some((_, State::Open)) => break,
+                Some((record, State::Committed)) if position >= start => {
+                    shown = Some(Record {
+                        position,
+                        number: self.number(position),
+                        tag: record.tag,
+                        payload_bytes: u32::try_from(record.payload.len()).unwrap(),
+                    });
+                    break;
+                }
+                Some((record, State::Committed | State::Aborted)) => position = record.end,
+                Some((_, State::Retired | State::Returned)) | None => {
+                    let is_known = |gap: &&OracleGap| !gap.gone && gap.begins_at(position);
+                    match self.gaps.iter().find(is_known) {
+                        Some(gap) => position += gap.bytes,
+                        // All readers are behind the gap, and nobody knows how long it was.
+                        None => {
+                            assert!(position < before);
+                            return Err(self.overtaken(index, position));
+                        }
+                    }
+                }
+            }
+        }
+        let observer = self.observers[index].as_mut().expect("it is there");
+        (observer.position, observer.is_shown) = (position, shown.is_some());
+        Ok(shown)
+    }
+
+    fn overtaken(&mut self, index: usize, position: u64) -> ObserveError {
+        let newest = self.newest;
+        assert!(newest > position && newest >= self.limit - u64::from(CAPACITY_BYTES));
+        let missed = ObserveError::Missed {
+            records: self.number(newest) - self.number(position),
+            bytes: newest - position,
+        };
+        let observer = self.observers[index].as_mut().expect("it is there");
+        (observer.position, observer.is_shown) = (newest, false);
+        missed
+    }
+
+    /// The payload of the record that was shown.
+    fn observed_payload(&mut self, index: usize) -> Result<Option<Vec<u8>>, ObserveError> {
+        let observer = self.observers[index].as_ref().expect("it is there");
+        let position = observer.position;
+        if !observer.is_shown {
+            return Ok(None);
+        }
+        if self.is_overwritten(position) {
+            return Err(self.overtaken(index, position));
+        }
+        let record = self.record_at(position).expect("it was shown");
+        Ok(Some(self.records[record].payload.clone()))
+    }
+
+    fn advance(&mut self, index: usize) -> bool {
+        let observer = self.observers[index].as_ref().expect("it is there");
+        if !observer.is_shown {
+            return false;
+        }
+        let record = self.record_at(observer.position).expect("it was shown");
+        let end = self.records[record].end;
+        let observer = self.observers[index].as_mut().expect("it is there");
+        (observer.position, observer.is_shown) = (end, false);
+        true
     }
 
     fn held_bytes(&self) -> u64 {
@@ -217,7 +406,7 @@ impl Oracle {
         if payload_bytes > capacity / 8 {
             return Err(WriteError::TooLarge);
         }
-        let span = (24 + payload_bytes).div_ceil(32) * 32;
+        let span = span(payload_bytes);
         loop {
             let mut position = self.tail;
             while let Some(bytes) = self.gap_at(position) {
@@ -342,9 +531,7 @@ impl Oracle {
                 position += bytes;
                 continue;
             }
-            let found = self
-                .records
-                .binary_search_by_key(&position, |record| record.position);
+            let found = self.record_at(position);
             let record = &self.records[found.expect("records and gaps leave no gap")];
             match record.state {
                 State::Open => break None,
@@ -393,8 +580,9 @@ struct Pair<'a> {
     ring: &'a Ring,
     writers: &'a [Writer; 2],
     retirer: Retirer,
-    grants: Vec<(Grant<'a>, usize)>,
+    grants: Vec<Grant<'a>>,
     readers: [Option<Reader>; READERS_MAX as usize],
+    observers: [Option<Observer>; OBSERVERS_MAX],
     oracle: Oracle,
     written: u64,
 }
@@ -403,9 +591,16 @@ impl<'a> Pair<'a> {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Write { parts } => self.write(parts),
-            Step::Reserve { payload_bytes } => self.reserve(*payload_bytes),
+            Step::Reserve {
+                payload_bytes,
+                pieces,
+            } => self.reserve(*payload_bytes, *pieces),
             Step::Commit(index) => self.end_grant(*index, State::Committed),
             Step::Abort(index) => self.end_grant(*index, State::Aborted),
+            Step::Shorten {
+                grant,
+                payload_bytes,
+            } => self.shorten_grant(*grant, *payload_bytes),
             Step::Join => self.join(),
             Step::Leave(index) => {
                 let index = *index % self.readers.len();
@@ -457,6 +652,35 @@ impl<'a> Pair<'a> {
             }
             Step::Wake => self.wake(),
             Step::Look => assert_eq!(self.retirer.look(), self.oracle.look()),
+            Step::Observe { observer, start } => self.observe(*observer, *start),
+            Step::ObserveThere(index) => {
+                let place = match &self.observers[(*index + 1) % OBSERVERS_MAX] {
+                    Some(other) => other.bookmark(),
+                    None => Bookmark {
+                        position: 0,
+                        number: 0,
+                    },
+                };
+                self.observe(*index, Start::At(place));
+            }
+            Step::ObserverNext(index) => {
+                self.observer_next(*index % OBSERVERS_MAX);
+            }
+            Step::ObserverPayload(index) => self.observer_payload(*index % OBSERVERS_MAX),
+            Step::ObserverAdvance(index) => self.observer_advance(*index % OBSERVERS_MAX),
+            Step::ObserverDrain {
+                observer,
+                records_max,
+            } => {
+                let index = *observer % OBSERVERS_MAX;
+                for _ in 0..*records_max {
+                    if !self.observer_next(index) {
+                        break;
+                    }
+                    self.observer_payload(index);
+                    self.observer_advance(index);
+                }
+            }
         }
         self.compare_gauges();
     }
@@ -498,22 +722,30 @@ impl<'a> Pair<'a> {
         }
     }
 
-    fn reserve(&mut self, payload_bytes: u32) {
+    /// In three pieces of any size, of which the last ones may be left out.
+    fn reserve(&mut self, payload_bytes: u32, pieces: usize) {
         let payload = self.payload(payload_bytes);
         let reserved = self
             .writer()
             .try_reserve(u64::from(payload_bytes) % 3, payload_bytes);
         match (reserved, self.oracle.claim(payload)) {
             (Ok(mut grant), Ok(record)) => {
-                // In three pieces of any size.
-                let payload = &self.oracle.records[record].payload;
-                let (first, rest) = payload.split_at(payload.len() / 3);
-                let (second, third) = rest.split_at(rest.len() / 5);
-                for piece in [first, second, third] {
-                    grant.write(piece);
+                let payload = &mut self.oracle.records[record].payload;
+                let length = payload.len();
+                let (first, rest) = payload.split_at_mut(length / 3);
+                let length = rest.len();
+                let (second, third) = rest.split_at_mut(length / 5);
+                let mut rest_bytes = 0;
+                for (index, piece) in [first, second, third].into_iter().enumerate() {
+                    if index < pieces {
+                        grant.write(piece);
+                    } else {
+                        piece.fill(0);
+                        rest_bytes += piece.len();
+                    }
                 }
-                assert_eq!(grant.rest_bytes(), 0);
-                self.grants.push((grant, record));
+                assert_eq!(grant.rest_bytes(), rest_bytes);
+                self.grants.push(grant);
             }
             (reserved, expected) => assert_eq!(reserved.err(), expected.err()),
         }
@@ -523,15 +755,80 @@ impl<'a> Pair<'a> {
         if self.grants.is_empty() {
             return;
         }
-        let (grant, record) = self.grants.swap_remove(index % self.grants.len());
-        let was = &mut self.oracle.records[record].state;
-        let is_retired = *was == State::Retired;
-        *was = if is_retired { State::Returned } else { state };
+        let grant = self.grants.swap_remove(index % self.grants.len());
+        let expected = self.oracle.end(grant.position(), state);
         if state == State::Committed {
-            let expected = if is_retired { Err(Retired) } else { Ok(()) };
-            assert_eq!(grant.commit(), expected);
+            assert_eq!(grant.commit(), expected.then_some(()).ok_or(Retired));
         } else {
             self.oracle.aborted_total += 1;
+        }
+    }
+
+    fn shorten_grant(&mut self, index: usize, payload_bytes: u32) {
+        if self.grants.is_empty() {
+            return;
+        }
+        let grant = self.grants.swap_remove(index % self.grants.len());
+        let record = self.oracle.record_at(grant.position()).unwrap();
+        let reserved = u32::try_from(self.oracle.records[record].payload.len()).unwrap();
+        let payload_bytes = payload_bytes % (reserved + 1);
+        let expected = self
+            .oracle
+            .shorten(grant.position(), payload_bytes as usize);
+        assert_eq!(
+            grant.commit_shortened(payload_bytes),
+            expected.then_some(()).ok_or(Retired)
+        );
+    }
+
+    fn observe(&mut self, index: usize, start: Start) {
+        let index = index % OBSERVERS_MAX;
+        let observer = self.ring.observer(start).unwrap();
+        let place = observer.bookmark();
+        match start {
+            Start::Tail => assert_eq!(place.position, self.oracle.newest),
+            Start::Oldest => {
+                // The slowest reader's next, or older; never overwritten.
+                let in_gate = self.oracle.slowest();
+                assert!(place.position <= in_gate.unwrap_or(self.oracle.newest));
+                assert!(!self.oracle.is_overwritten(place.position));
+            }
+            Start::At(there) => assert_eq!(place, there),
+        }
+        assert!(place.position <= self.oracle.first_open());
+        assert_eq!(place.number, self.oracle.number(place.position));
+        self.observers[index] = Some(observer);
+        self.oracle.observers[index] = Some(OracleObserver {
+            start: if start == Start::Tail {
+                self.oracle.tail
+            } else {
+                0
+            },
+            position: place.position,
+            is_shown: false,
+        });
+    }
+
+    /// Whether there is a record.
+    fn observer_next(&mut self, index: usize) -> bool {
+        let Some(observer) = &mut self.observers[index] else {
+            return false;
+        };
+        let expected = self.oracle.observe(index);
+        assert_eq!(observer.next(), expected);
+        matches!(expected, Ok(Some(_)))
+    }
+
+    fn observer_payload(&mut self, index: usize) {
+        if let Some(observer) = &mut self.observers[index] {
+            let payload = observer.payload().map(|it| it.map(<[u8]>::to_vec));
+            assert_eq!(payload, self.oracle.observed_payload(index));
+        }
+    }
+
+    fn observer_advance(&mut self, index: usize) {
+        if let Some(observer) = &mut self.observers[index] {
+            assert_eq!(observer.advance(), self.oracle.advance(index));
         }
     }
 
@@ -649,6 +946,16 @@ impl<'a> Pair<'a> {
                 .map(|reader| self.oracle.tail - reader.position);
             assert_eq!(lag_bytes, expected);
         }
+        for (observer, expected) in self.observers.iter().zip(&self.oracle.observers) {
+            let place = observer
+                .as_ref()
+                .map(|it| (it.bookmark().position, it.bookmark().number, it.lag_bytes()));
+            let expected = expected.as_ref().map(|it| {
+                let number = self.oracle.number(it.position);
+                (it.position, number, self.oracle.tail - it.position)
+            });
+            assert_eq!(place, expected);
+        }
     }
 
     /// All grants are ended: after some laps nothing is held any longer.
@@ -708,6 +1015,7 @@ fn ring_does_what_a_list_of_records_would_do() {
             retirer: ring.retirer().unwrap(),
             grants: Vec::new(),
             readers: [const { None }; READERS_MAX as usize],
+            observers: [const { None }; OBSERVERS_MAX],
             oracle: Oracle {
                 tail: 0,
                 limit: u64::from(CAPACITY_BYTES),
@@ -717,6 +1025,7 @@ fn ring_does_what_a_list_of_records_would_do() {
                 rejected: None,
                 rejected_total: 0,
                 readers: [const { None }; READERS_MAX as usize],
+                observers: [const { None }; OBSERVERS_MAX],
                 aborted_total: 0,
                 newest: 0,
             },
