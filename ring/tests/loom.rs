@@ -16,6 +16,8 @@ use fanwire_ring::{
 use loom::model::Builder;
 use loom::thread;
 
+#[path = "loom/crowd.rs"]
+mod crowd;
 #[path = "loom/peers.rs"]
 mod peers;
 
