@@ -175,7 +175,7 @@ mod linux {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(["child", role, &name.to_string()]);
         command.stdout(Stdio::piped());
-        // SAFETY: dup2 and fcntl may be called between fork and exec.
+        // SAFETY: dup2, fcntl and prctl may be called between fork and exec.
         unsafe {
             command.pre_exec(move || {
                 let done = if fd == 3 {
@@ -183,7 +183,9 @@ mod linux {
                 } else {
                     libc::dup2(fd, 3)
                 };
-                if done == -1 {
+                // Nobody else ends the child when the parent fails.
+                let bound = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if done == -1 || bound == -1 {
                     return Err(std::io::Error::last_os_error());
                 }
                 Ok(())
