@@ -234,6 +234,63 @@ fn reader_that_is_put_out_holds_nobody_and_is_told_when_it_was_lapped() {
 }
 
 #[test]
+fn record_that_is_overwritten_between_the_look_and_the_copy_is_not_shown() {
+    // Puts the reader out and writes more than a lap.
+    let lap = |ring: &Ring, reader_index: u32| {
+        assert!(ring.put_out(reader_index));
+        for _ in 0..70 {
+            ring.writer().try_write(0, &[&[2; 40]]).unwrap();
+        }
+    };
+    let lapped = Err(ReadError::Lapped(Lapped { bytes: 71 * 64 }));
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut reader = ring.reader().unwrap();
+    let index = reader.index();
+    ring.writer().try_write(0, &[&[1; 40]]).unwrap();
+    let is_wanted = |_| {
+        lap(&ring, index);
+        true
+    };
+    let visit = |_, _, _: &[u8]| panic!("it is overwritten");
+    let drained = reader.drain_while(usize::MAX, &mut (is_wanted, visit));
+    assert_eq!(drained, lapped.map(|()| 0));
+
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut reader = ring.reader().unwrap();
+    ring.writer().try_write(0, &[&[1; 40]]).unwrap();
+    assert!(reader.next().unwrap().is_some());
+    lap(&ring, reader.index());
+    assert_eq!(reader.payload(), lapped.map(|()| None));
+    ring.writer().try_write(0, &[&[3; 40]]).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().number, 71);
+    assert_eq!(reader.payload(), Ok(Some([3; 40].as_slice())));
+}
+
+#[test]
+fn reader_that_is_walked_gives_its_bytes_back_when_there_is_nothing_left() {
+    let ring = Ring::new(CONFIG).unwrap();
+    let mut reader = ring.reader().unwrap();
+    let walk = |reader: &mut Reader| {
+        // Less than a sixteenth of the ring.
+        for _ in 0..3 {
+            ring.writer().try_write(0, &[b"few"]).unwrap();
+        }
+        while reader.lag_bytes() > 0 {
+            assert!(reader.next().unwrap().is_some() && reader.advance());
+        }
+        assert_eq!(ring.depth_bytes(), 96, "not published yet");
+    };
+    walk(&mut reader);
+    assert_eq!(reader.next(), Ok(None));
+    assert_eq!(ring.depth_bytes(), 0);
+    // It does not go back to what it had published before.
+    walk(&mut reader);
+    reader.park_away();
+    reader.unpark();
+    assert_eq!((reader.lag_bytes(), ring.depth_bytes()), (0, 0));
+}
+
+#[test]
 fn reader_that_parks_away_comes_back_at_the_tail_and_has_missed_nothing_it_wanted() {
     let ring = Ring::new(CONFIG).unwrap();
     let writer = ring.writer();
