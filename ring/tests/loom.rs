@@ -630,6 +630,33 @@ fn an_entry_of_the_table_is_used_again_while_others_read_it() {
 }
 
 #[test]
+fn retirer_that_is_lapped_while_it_walks_publishes_no_wrong_number() {
+    check(3, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        let mut retirer = ring.retirer().unwrap();
+        writer.try_write(0, &[]).unwrap();
+        let grant = old_grant(&writer, &mut retirer, 0);
+        while writer.try_write(0, &[]).is_ok() {}
+        let looking = thread::spawn(move || {
+            retirer.look();
+            retirer
+        });
+        assert_eq!(reader.drain(1, |_| ()), Ok(1));
+        // Where the first record was is one now that does not count.
+        drop(writer.try_reserve(0, 0));
+        let mut retirer = looking.join().unwrap();
+        // The newest place that is known is before the grant.
+        let bookmark = ring.observer(Start::Tail).unwrap().bookmark();
+        assert_eq!((bookmark.position, bookmark.number), (32, 1));
+        retirer.look();
+        assert_eq!(grant.commit(), Err(Retired));
+        assert_eq!(reader.next().unwrap().unwrap().number, 1);
+    });
+}
+
+#[test]
 fn writers_at_the_limit_go_on_when_the_claim_before_them_is_retired() {
     check(2, || {
         let ring = ring(1);

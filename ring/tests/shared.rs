@@ -13,7 +13,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -22,10 +21,13 @@ use std::time::Duration;
 
 use fanwire_ring::shared::{Access, RingListener, SharedError, SharedRing};
 use fanwire_ring::{
-    AttachError, Liveness, ObserveError, PeerIdentity, ReadError, Reader, Retirer, Ring,
-    RingConfig, RingError, SharedConfig, Start, Wakers, WriteError, Writer,
+    AttachError, ObserveError, ReadError, Reader, Retirer, Ring, RingConfig, RingError,
+    SharedConfig, Start, Wakers, WriteError, Writer,
 };
 use rustix::fs::{MemfdFlags, SealFlags};
+
+#[path = "shared/dead.rs"]
+mod dead;
 
 const RING: RingConfig = RingConfig {
     capacity_bytes: 4096,
@@ -135,10 +137,13 @@ fn file_of_which_the_size_can_change_is_rejected() {
 }
 
 #[test]
-fn memfd_cannot_be_resized_by_a_peer() {
+fn memfd_cannot_be_resized_by_a_peer_or_opened_by_another_user() {
     let shared = memfd();
     assert!(rustix::fs::ftruncate(&shared, 0).is_err());
     assert!(rustix::fs::ftruncate(&shared, 1 << 20).is_err());
+    // Nor opened by others through /proc.
+    let mode = rustix::fs::fstat(&shared).unwrap().st_mode;
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
@@ -428,87 +433,6 @@ fn retired_claims_of_those_who_died_are_returned() {
 }
 
 #[test]
-fn claim_of_the_dead_ends_where_the_one_who_won_it_has_said() {
-    // The claim, and the end that a writer has announced who lost it and died as well.
-    for (claimed, other_end) in [(64, 32), (64, 96), (96, 32), (96, 64), (32, 96)] {
-        let here = memfd();
-        let mut reader = here.ring().reader().unwrap();
-        let mut retirer = here.ring().retirer().unwrap();
-        let there = attach(&here);
-        let dying = [there.ring().writer(), there.ring().writer()];
-        let grant = dying[0].try_reserve_owned(0, claimed - 24).unwrap();
-        dying[0].try_write(0, &[&[1; 40]]).unwrap();
-        // Behind identity and claims, four slots and the peers: owner, position, end.
-        let second_line = 128 * (5 + 4 + 1) + 128;
-        let announcement: [u64; 2] = [1, other_end];
-        let bytes = announcement.map(u64::to_ne_bytes).concat();
-        rustix::io::pwrite(&here, &bytes, second_line + 8).unwrap();
-        die(there, (dying, grant));
-        look(&mut retirer, 4);
-        assert_eq!(drain(&mut reader), [1]);
-        let ring = here.ring();
-        assert_eq!((ring.aborted_total(), ring.retirements_total()), (1, 0));
-        assert!(!ring.is_damaged());
-    }
-}
-
-/// Lives for so many questions.
-struct Dying(Arc<AtomicUsize>);
-
-impl Liveness for Dying {
-    fn is_alive(&self, _number: u32) -> bool {
-        let one_less = |left: usize| left.checked_sub(1);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
-            .is_ok()
-    }
-}
-
-/// A ring in memory of this process, as two peers see it.
-#[expect(unsafe_code, reason = "the memory is ours")]
-fn in_memory(questions: &Arc<AtomicUsize>) -> [Ring; 2] {
-    #[repr(align(128))]
-    #[derive(Clone)]
-    struct Line(#[expect(dead_code, reason = "only its address is used")] [u8; 128]);
-    let bytes = config().region_bytes().unwrap();
-    let lines = vec![Line([0; 128]); bytes / 128].leak();
-    let memory = NonNull::from(lines).cast();
-    let identity = |number| PeerIdentity {
-        number,
-        liveness: Box::new(Dying(Arc::clone(questions))),
-    };
-    // SAFETY: leaked, so it stays where it is, aligned, and nobody else has its address.
-    let first = unsafe { Ring::create_in_memory(memory, bytes, &config(), identity(0)) };
-    // SAFETY: as above.
-    let second = unsafe { Ring::attach_to_memory(memory, bytes, Some(identity(1))) };
-    [first.unwrap(), second.unwrap()]
-}
-
-#[test]
-fn claim_is_given_back_whenever_its_writer_dies_during_a_look() {
-    for alive in 0..12 {
-        let questions = Arc::new(AtomicUsize::new(usize::MAX));
-        let [here, there] = in_memory(&questions);
-        let mut reader = here.reader().unwrap();
-        let mut retirer = here.retirer().unwrap();
-        let writer = here.writer();
-        let dying = there.writer();
-        std::mem::forget(dying.try_reserve_owned(0, 100).unwrap());
-        look(&mut retirer, 3);
-        assert_eq!((here.held_bytes(), here.retirements_total()), (128, 1));
-        questions.store(alive, Ordering::Relaxed);
-        for number in 0..100 {
-            look(&mut retirer, 1);
-            here.evict_dead();
-            writer.try_write(0, &[&[number; 100]]).unwrap();
-            assert_eq!(drain(&mut reader), [number]);
-        }
-        assert_eq!(here.held_bytes(), 0, "it dies after {alive} questions");
-        assert!(here.writer().try_write(0, &[b"its line"]).is_ok());
-    }
-}
-
-#[test]
 fn place_of_a_dead_retirer_is_taken_again() {
     let here = memfd();
     let there = attach(&here);
@@ -545,6 +469,8 @@ fn reader_sleeps_until_a_writer_of_another_peer_wakes_it() {
         !reader.wait(10, Some(Duration::from_millis(1))),
         "there is nothing"
     );
+    let writer = shared.ring().writer();
+    writer.wake_parked(|_| u64::MAX, |_| panic!("it sleeps no longer"));
     let (is_read, there) = (AtomicBool::new(false), attach(&shared));
     thread::scope(|scope| {
         let (mut reader, is_read) = (reader, &is_read);

@@ -88,3 +88,19 @@ fn claim_of_a_living_writer_is_never_taken_for_that_of_a_dead_one() {
         assert!(!looker.is_damaged());
     });
 }
+
+#[test]
+fn slot_of_a_dead_reader_is_freed_once() {
+    check(2, || {
+        let (here, there, is_alive) = peers();
+        std::mem::forget(there.reader().unwrap());
+        is_alive.store(false, Ordering::Release);
+        let evicting = here.clone();
+        let evicting = thread::spawn(move || evicting.evict_dead());
+        let evicted = here.evict_dead();
+        // There is one slot.
+        let reader = here.reader();
+        assert_eq!(evicted + evicting.join().unwrap(), 1);
+        assert!(reader.is_err() || here.reader().is_err(), "it is taken");
+    });
+}
