@@ -438,6 +438,7 @@ mod tests {
             assert_eq!(gate.limit(tail), tail + ahead);
             assert_eq!(gate.joined().limit(tail), tail + ahead);
             assert_ne!(gate.joined(), gate);
+            assert_ne!(gate.raised(tail + ahead), gate);
         }
     }
 

@@ -657,6 +657,25 @@ fn retirer_that_is_lapped_while_it_walks_publishes_no_wrong_number() {
 }
 
 #[test]
+fn place_that_is_published_while_another_looks_for_one_is_whole() {
+    check(2, || {
+        let ring = ring(1);
+        let mut reader = ring.reader().unwrap();
+        let writer = ring.writer();
+        for number in 1..=4 {
+            write(&writer, number).unwrap();
+        }
+        let looking = ring.clone();
+        let looking = thread::spawn(move || looking.observer(Start::Tail).unwrap().bookmark());
+        for _ in 0..3 {
+            assert_eq!(reader.drain(1, |_| ()), Ok(1));
+        }
+        let place = looking.join().unwrap();
+        assert_eq!(place.position, 64 * place.number);
+    });
+}
+
+#[test]
 fn writers_at_the_limit_go_on_when_the_claim_before_them_is_retired() {
     check(2, || {
         let ring = ring(1);
