@@ -549,6 +549,29 @@ fn shortened_grant_leaves_padding_and_no_old_bytes() {
 }
 
 #[test]
+fn length_that_leaves_the_data_is_damage() {
+    let shared = memfd();
+    let ring = shared.ring();
+    let (mut reader, writer) = (ring.reader().unwrap(), ring.writer());
+    for _ in 0..4096 / 32 - 1 {
+        writer.try_write(0, &[]).unwrap();
+        assert_eq!(reader.drain(1, |_| ()), Ok(1));
+    }
+    let mut observer = ring.observer(Start::Tail).unwrap();
+    let last = writer.try_write(0, &[]).unwrap();
+    assert_eq!(last, 4096 - 32);
+    // Behind five lines, four slots, peers and two writers: the second word of the last record.
+    let length_and_kind = 100_u64 | 1 << 32;
+    let offset = 128 * (5 + 4 + 1 + 2) + last + 8;
+    rustix::io::pwrite(&shared, &length_and_kind.to_ne_bytes(), offset).unwrap();
+    assert_eq!(observer.next(), Err(ObserveError::Damaged));
+    assert_eq!(reader.drain(1, |_| ()), Err(ReadError::Damaged));
+    assert!(reader.next().unwrap().is_some());
+    assert_eq!(reader.payload(), Err(ReadError::Damaged));
+    assert!(ring.is_damaged());
+}
+
+#[test]
 fn laggard_is_put_out_by_the_writer_that_bounds_its_lag() {
     let ring = Ring::new(RING).unwrap();
     let (mut slow, mut fast) = (ring.reader().unwrap(), ring.reader().unwrap());
