@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The C API of the ring with the tools of other languages: C and C++ under valgrind, the Python package as a wheel, Go.
+# The C API of the ring with the tools of other languages: C and C++ under valgrind and with AddressSanitizer, the
+# Python package as a wheel, Go.
 #
 #   ring/capi/tests/run.sh [TARGET]
 #
 # TARGET is cargo's target folder. Needs a C++ compiler, valgrind, Go, and Python with venv; tests/run.sh installs what is
-# missing.
+# missing. AddressSanitizer needs a nightly toolchain, and is left out without one.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -33,6 +34,24 @@ checked "$(compile cc examples/threads.c)"
 checked "$(compile cc examples/processes.c)" "$work/processes.socket"
 checked "$(compile "c++ -std=c++17" examples/raii.cpp)"
 checked "$(compile cc tests/wrong_arguments.c)"
+
+if cargo +nightly --version > /dev/null 2>&1; then
+    echo "--- C and C++ with AddressSanitizer, as the library is"
+    host=$(rustc +nightly -vV | sed -n 's/^host: //p')
+    RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=$work/sanitized \
+        cargo +nightly build --quiet --manifest-path "$here/Cargo.toml" --target "$host"
+    # compile() and the programs find this library instead.
+    libraries=$work/sanitized/$host/debug
+    export LD_LIBRARY_PATH=$libraries
+    timeout 300 "$(compile "cc -fsanitize=address" examples/threads.c)"
+    timeout 300 "$(compile "cc -fsanitize=address" examples/processes.c)" "$work/processes.socket"
+    timeout 300 "$(compile "c++ -std=c++17 -fsanitize=address" examples/raii.cpp)"
+    timeout 300 "$(compile "cc -fsanitize=address" tests/wrong_arguments.c)"
+    libraries=$target/debug
+    export LD_LIBRARY_PATH=$libraries
+else
+    echo "--- no nightly toolchain, so nothing is run with AddressSanitizer"
+fi
 
 echo "--- Python"
 python=$work/venv/bin/python
