@@ -97,6 +97,26 @@ mod memory {
             }
         }
 
+        /// Asks for the cache line of a word, which is about to be written. `_mm_prefetch` does not, unless all of
+        /// the program is compiled for processors that surely can: others ignore the instruction, too.
+        #[inline]
+        pub(crate) fn prefetch_for_write(&self, index: usize) {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            if let Some(word) = self.all().get(index) {
+                let word = core::ptr::from_ref(word);
+                // SAFETY: a hint, which reads and writes nothing that a program could see.
+                unsafe {
+                    core::arch::asm!(
+                        "prefetchw [{}]",
+                        in(reg) word,
+                        options(nostack, preserves_flags, readonly)
+                    );
+                }
+            }
+            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+            let _ = index;
+        }
+
         #[inline]
         pub(super) fn all(&self) -> &[AtomicU64] {
             // SAFETY: `start` and `count` come from `new`, where they are an allocation of zero
@@ -124,6 +144,8 @@ impl Words {
     fn all(&self) -> &[AtomicU64] {
         &self.0
     }
+
+    pub(crate) fn prefetch_for_write(&self, _index: usize) {}
 }
 
 impl Words {

@@ -306,5 +306,12 @@ pub const INGEST_TURN_BYTES: usize = 256 * 1024;
 /// Time between two looks at who comes and goes, milliseconds. A claim of a program that was killed is
 /// taken back in the third one, which is below 100 ms.
 pub const INGEST_TICK_MS: u64 = 25;
-/// Time in which what was written before the server ends, or the source, is read, milliseconds.
+/// Programs that are accepted in one look: each gets a ring, which takes time.
+pub const INGEST_ACCEPTS_PER_LOOK: usize = 4;
+/// Time in which what was written before the server ends is read, milliseconds.
 pub const INGEST_END_MS: u64 = 1_000;
+/// Looks without anything to read after which a program that is gone counts as read, though it has claimed more: a
+/// second.
+pub const INGEST_END_LOOKS: u32 = 40;
+/// Lines per second in the log about programs that come and go.
+pub const INGEST_LOG_LINES_PER_SECOND: u32 = 10;

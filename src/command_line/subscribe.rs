@@ -29,7 +29,7 @@ pub(crate) struct Subscribe {
     #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// End after so many messages.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 

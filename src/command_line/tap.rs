@@ -21,7 +21,7 @@ pub(crate) struct Tap {
     #[arg(long)]
     oldest: bool,
     /// End after so many publications.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 

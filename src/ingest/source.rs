@@ -1,7 +1,9 @@
 //! One program that publishes, and its ring.
 
 use super::IngestParts;
-use crate::base::limits::{INGEST_END_MS, INGEST_TICK_MS, INGEST_TURN_BYTES, INGEST_TURN_RECORDS};
+use crate::base::limits::{
+    INGEST_END_LOOKS, INGEST_TICK_MS, INGEST_TURN_BYTES, INGEST_TURN_RECORDS,
+};
 use crate::base::{IngestCounters, IngestRejection, Now, SourceCounters};
 use crate::broker::{BroadcastTarget, Publication, SessionId, TenantScope};
 use crate::json;
@@ -41,11 +43,16 @@ pub(super) struct Source {
     peer: RingPeer,
     /// Records behind this position are not read: they were written after the server's end began.
     end_position: Option<u64>,
-    /// When the program was found gone, and when its ring was last looked at, monotonic milliseconds.
-    gone_ms: Option<u64>,
+    /// When its ring was last looked at, monotonic milliseconds.
     looked_ms: u64,
-    /// The reasons of rejections that were logged.
+    /// Whether something was read since the last look, how often nothing was, and whether the program is gone.
+    has_read: bool,
+    idle_looks: u32,
+    is_gone: bool,
+    /// The reasons of rejections that were logged, whether a loss was, and whether its end is to be.
     logged: u32,
+    has_missed: bool,
+    is_logged: bool,
 }
 
 impl Source {
@@ -54,6 +61,7 @@ impl Source {
         peer: RingPeer,
         ring_bytes: u32,
         counters: &IngestCounters,
+        is_logged: bool,
     ) -> io::Result<Self> {
         let config = SharedConfig {
             peers_max: PEERS_MAX,
@@ -68,12 +76,14 @@ impl Source {
         let retirer = shared.ring().retirer().map_err(io::Error::other)?;
         peer.give(&shared)?;
         let name = name_of(peer.process_id());
-        tracing::info!(
-            source = name,
-            process_id = peer.process_id(),
-            user_id = peer.user_id(),
-            "a program publishes through shared memory"
-        );
+        if is_logged {
+            tracing::info!(
+                source = name,
+                process_id = peer.process_id(),
+                user_id = peer.user_id(),
+                "a program publishes through shared memory"
+            );
+        }
         Ok(Self {
             reader,
             retirer,
@@ -81,9 +91,13 @@ impl Source {
             counters: counters.connect(&name),
             peer,
             end_position: None,
-            gone_ms: None,
             looked_ms: 0,
+            has_read: false,
+            idle_looks: 0,
+            is_gone: false,
             logged: 0,
+            has_missed: false,
+            is_logged,
         })
     }
 
@@ -98,15 +112,17 @@ impl Source {
             self.retirer.look();
             // A reader that the program has made for itself, and left there, would hold its writers.
             self.shared.ring().evict_dead();
+            // Claims that nobody commits any more are taken back in the third look.
+            self.idle_looks = match std::mem::take(&mut self.has_read) {
+                true => 0,
+                false => self.idle_looks.saturating_add(1),
+            };
         }
-        if self.gone_ms.is_none() && !self.peer.is_connected() {
-            self.gone_ms = Some(now.monotonic_ms);
+        if self.is_gone || self.peer.is_connected() {
+            return !self.is_gone || (!self.has_read_all() && self.idle_looks < INGEST_END_LOOKS);
         }
-        // Claims that nobody commits any more are taken back in the third look.
-        match self.gone_ms {
-            Some(gone_ms) => !self.has_read_all() && now.monotonic_ms < gone_ms + INGEST_END_MS,
-            None => true,
-        }
+        (self.is_gone, self.idle_looks) = (true, 0);
+        true
     }
 
     /// Nothing that is written from now on is read.
@@ -124,40 +140,44 @@ impl Source {
 
     /// Reads and publishes until it is another one's turn.
     pub(super) fn read(&mut self, parts: &IngestParts, until_ms: Option<u64>) -> Progress {
-        let mut bytes = 0;
-        let (counters, logged) = (&self.counters, &mut self.logged);
         let end = self.end_position.unwrap_or(u64::MAX);
-        let visit = |position: u64, _, record: &[u8]| {
-            if position >= end {
-                return false;
+        let (mut records, mut bytes) = (0, 0);
+        let error = loop {
+            if records >= INGEST_TURN_RECORDS || bytes >= INGEST_TURN_BYTES {
+                break None;
             }
+            match self.reader.next() {
+                Ok(Some(record)) if record.position < end => {}
+                Ok(_) => break None,
+                Err(error) => break Some(error),
+            }
+            // In any case, so that nobody keeps us here.
+            records += 1;
+            let record = match self.reader.payload() {
+                Ok(Some(record)) => record,
+                // Overwritten meanwhile: the next look says so.
+                Ok(None) => continue,
+                Err(error) => break Some(error),
+            };
             bytes += record.len();
             match publish(record, parts, until_ms) {
-                Ok(()) => counters.accept(record.len()),
+                Ok(()) => self.counters.accept(record.len()),
                 Err(rejection) => {
-                    counters.reject(rejection);
-                    log(counters, rejection, logged);
+                    self.counters.reject(rejection);
+                    log(&self.counters, rejection, &mut self.logged);
                 }
             }
-            bytes < INGEST_TURN_BYTES
+            self.reader.advance();
         };
-        let records_max = INGEST_TURN_RECORDS;
-        match self.reader.drain_while(records_max, &mut (|_| true, visit)) {
-            Ok(0) => Progress::Nothing,
-            Ok(_) => Progress::Read,
-            Err(ReadError::Lapped(lapped)) => {
-                let is_first = self.counters.missed_bytes() == 0;
-                self.counters.miss(lapped.bytes);
-                if is_first {
-                    tracing::warn!(
-                        source = self.counters.name(),
-                        bytes = lapped.bytes,
-                        "a program that publishes through shared memory has overwritten what was not read"
-                    );
-                }
+        // Not before: whoever flushes relies on it that all before this position is published.
+        self.reader.publish();
+        self.has_read |= records > 0;
+        match error {
+            Some(ReadError::Lapped(lapped)) => {
+                self.miss(lapped.bytes, "it has overwritten what was not read");
                 Progress::Read
             }
-            Err(_) => {
+            Some(_) => {
                 tracing::error!(
                     source = self.counters.name(),
                     process_id = self.peer.process_id(),
@@ -165,6 +185,22 @@ impl Source {
                 );
                 Progress::Damaged
             }
+            None if records > 0 => Progress::Read,
+            None => Progress::Nothing,
+        }
+    }
+
+    /// Counts what is lost, and says so once.
+    fn miss(&mut self, bytes: u64, why: &'static str) {
+        self.counters.miss(bytes);
+        if !std::mem::replace(&mut self.has_missed, true) {
+            tracing::warn!(
+                source = self.counters.name(),
+                process_id = self.peer.process_id(),
+                bytes,
+                why,
+                "lost what a program has written into shared memory"
+            );
         }
     }
 }
@@ -172,12 +208,19 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         self.counters.disconnect();
-        tracing::info!(
-            source = self.counters.name(),
-            process_id = self.peer.process_id(),
-            unread_bytes = self.reader.lag_bytes(),
-            "a program does not publish through shared memory any more"
-        );
+        // What a program has claimed may be any number.
+        let capacity_bytes = self.shared.ring().capacity_bytes();
+        let unread_bytes = self.reader.lag_bytes().min(capacity_bytes.into());
+        if unread_bytes > 0 {
+            self.miss(unread_bytes, "it, or the server, has ended before");
+        }
+        if self.is_logged {
+            tracing::info!(
+                source = self.counters.name(),
+                process_id = self.peer.process_id(),
+                "a program does not publish through shared memory any more"
+            );
+        }
     }
 }
 

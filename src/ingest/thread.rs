@@ -2,7 +2,9 @@
 
 use super::IngestParts;
 use super::source::{Progress, Source};
-use crate::base::limits::{INGEST_END_MS, INGEST_TICK_MS};
+use crate::base::limits::{
+    INGEST_ACCEPTS_PER_LOOK, INGEST_END_MS, INGEST_LOG_LINES_PER_SECOND, INGEST_TICK_MS,
+};
 use crate::base::{Now, SourceRejection};
 use fanwire_ring::shared::{RingListener, WAIT_ANY_MAX, wait_any};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -24,6 +26,8 @@ pub(super) struct IngestLoop {
     sources: Vec<Source>,
     /// When it was last looked who comes and goes, monotonic milliseconds.
     looked_ms: u64,
+    /// Programs of which was logged that they came in this second.
+    logged: (u64, u32),
 }
 
 impl IngestLoop {
@@ -44,6 +48,7 @@ impl IngestLoop {
             parts,
             sources: Vec::new(),
             looked_ms: 0,
+            logged: (0, 0),
         }
     }
 
@@ -53,7 +58,7 @@ impl IngestLoop {
             let now = self.parts.clock.now();
             if self.sources.is_empty() || now.monotonic_ms >= self.looked_ms + INGEST_TICK_MS {
                 self.looked_ms = now.monotonic_ms;
-                self.accept();
+                self.accept(now);
                 self.look(now);
             }
             if !self.read(None) {
@@ -63,9 +68,9 @@ impl IngestLoop {
         self.end();
     }
 
-    /// Accepts the programs that have connected.
-    fn accept(&mut self) {
-        loop {
+    /// Accepts some of the programs that have connected.
+    fn accept(&mut self, now: Now) {
+        for _ in 0..INGEST_ACCEPTS_PER_LOOK {
             let peer = match self.listener.accept() {
                 Ok(peer) => peer,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -82,12 +87,23 @@ impl IngestLoop {
                 );
                 continue;
             }
+            let is_logged = self.may_log(now);
             let counters = &self.parts.process_state.ingest;
-            match Source::new(peer, self.parts.limits.ring_bytes, counters) {
+            match Source::new(peer, self.parts.limits.ring_bytes, counters, is_logged) {
                 Ok(source) => self.sources.push(source),
                 Err(error) => self.reject(SourceRejection::System, &error),
             }
         }
+    }
+
+    /// Whether there is room in the log for one more program.
+    fn may_log(&mut self, now: Now) -> bool {
+        let second = now.monotonic_ms / 1_000;
+        if self.logged.0 != second {
+            self.logged = (second, 0);
+        }
+        self.logged.1 += 1;
+        self.logged.1 <= INGEST_LOG_LINES_PER_SECOND
     }
 
     fn reject(&self, reason: SourceRejection, error: &dyn std::fmt::Display) {

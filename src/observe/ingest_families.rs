@@ -61,7 +61,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "fanwire_ingest_missed_bytes",
-        help: "Bytes in shared memory that their program has overwritten before they were read",
+        help: "Bytes in shared memory that were not read: their program has overwritten them, or it or the server has ended before",
         kind: MetricKind::Counter,
         labels: &["source"],
         collect: |sources| by_name(sources, SourceCounters::missed_bytes),

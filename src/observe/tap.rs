@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use fanwire_ring::shared::SharedRing;
 use fanwire_ring::{ObserveError, Start};
 use serde_json::{Value, json, value::RawValue};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -91,10 +92,8 @@ pub fn tap(
     options: &TapOptions,
     mut show: impl FnMut(Seen) -> std::io::Result<bool>,
 ) -> Result<(), TapError> {
-    let (process_id, path) = find(options.process_id)?;
+    let (process_id, ring) = find(options.process_id)?;
     let attach = |error: &dyn fmt::Display| TapError::Attach(error.to_string());
-    let file = File::open(&path).map_err(|error| attach(&error))?;
-    let ring = SharedRing::from_fd(OwnedFd::from(file)).map_err(|error| attach(&error))?;
     let start = match options.from_oldest {
         true => Start::Oldest,
         false => Start::Tail,
@@ -188,9 +187,9 @@ fn line(tapped: &Tapped<'_>, position: u64) -> String {
     format!("{{{line}}}")
 }
 
-/// The server's process, and the descriptor of its ring.
-fn find(wanted: Option<u32>) -> Result<(u32, PathBuf), TapError> {
-    let mut found = match wanted {
+/// The server's process, and its ring.
+fn find(wanted: Option<u32>) -> Result<(u32, SharedRing), TapError> {
+    let found: Vec<_> = match wanted {
         Some(process_id) => rings_of(process_id),
         None => {
             let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -199,18 +198,24 @@ fn find(wanted: Option<u32>) -> Result<(u32, PathBuf), TapError> {
             numbers.filter(|it| *it != own).flat_map(rings_of).collect()
         }
     };
-    // A program may embed several servers.
-    found.sort();
-    let processes: Vec<_> = found.iter().map(|(process_id, ..)| *process_id).collect();
-    match (&*found, wanted) {
-        ([], _) => Err(TapError::NoServer),
-        ([(process_id, path, name)], _) | ([(process_id, path, name), ..], Some(_)) => {
-            match name == RING_NAME {
-                true => Ok((*process_id, path.clone())),
-                false => Err(TapError::Version(name.clone())),
-            }
-        }
-        (_, None) => Err(TapError::Several(processes)),
+    // Others may have files of any name.
+    let (same, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(.., name)| name == RING_NAME);
+    let attached = same.into_iter().filter_map(|(process_id, path, _)| {
+        let ring = SharedRing::from_fd(OwnedFd::from(File::open(path).ok()?));
+        ring.ok().map(|ring| (process_id, ring))
+    });
+    // A program may embed several servers: the first one is meant.
+    let mut rings: BTreeMap<u32, SharedRing> = BTreeMap::new();
+    for (process_id, ring) in attached {
+        rings.entry(process_id).or_insert(ring);
+    }
+    let processes: Vec<_> = rings.keys().copied().collect();
+    match (rings.pop_first(), others.first()) {
+        (Some(ring), _) if processes.len() == 1 => Ok(ring),
+        (Some(_), _) => Err(TapError::Several(processes)),
+        (None, Some((.., name))) => Err(TapError::Version(name.escape_debug().to_string())),
+        (None, None) => Err(TapError::NoServer),
     }
 }
 

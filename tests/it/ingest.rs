@@ -268,6 +268,57 @@ fn a_program_that_is_killed_leaves_nothing_and_what_it_wrote_is_delivered() {
 }
 
 #[test]
+fn who_sends_on_the_connection_loses_it_and_keeps_no_place() {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+    let host = Setup::new("sender", |builder| builder.set("ingest.sources_max", 1));
+    for is_dead in [false, true] {
+        let mut stream = UnixStream::connect(host.path()).unwrap();
+        // The byte that comes with the descriptor of the ring.
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(b"x").unwrap();
+        match is_dead {
+            true => drop(stream),
+            false => assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0),
+        }
+        host.server.await_metric("fanwire_ingest_sources{", 0);
+    }
+    let publisher = host.publisher();
+    let publication = Publication::json("news", "m", b"1");
+    publisher.publish(&publication, LONG).unwrap();
+    publisher.flush(LONG).unwrap();
+}
+
+#[test]
+fn programs_that_come_and_go_without_end_hold_up_neither_others_nor_the_end() {
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let host = Setup::new("flood", |builder| builder);
+    let good = host.publisher();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Fails when the server has ended.
+                    drop(UnixStream::connect(host.path()));
+                }
+            });
+        }
+        let publication = Publication::json("news", "m", b"1");
+        for _ in 0..5 {
+            for _ in 0..100 {
+                good.publish(&publication, LONG).unwrap();
+            }
+            good.flush(LONG).unwrap();
+        }
+        let stopped = block_on(host.server.program().stop());
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(stopped, StopOutcome::Drained);
+    });
+}
+
+#[test]
 fn a_server_that_stops_has_read_what_was_flushed_and_its_programs_are_told() {
     let host = Setup::new("stop", |builder| builder);
     let mut subscriber = host.subscriber("");

@@ -5,15 +5,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::prelude::v1::*;
 
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use super::SharedError;
@@ -41,7 +41,15 @@ pub enum Access {
 pub struct RingListener {
     listener: UnixListener,
     path: PathBuf,
+    /// Of the socket at the path.
+    identity: (u64, u64),
     access: Access,
+}
+
+/// The file system and the number of the file at a path.
+fn identity_of(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl RingListener {
@@ -87,14 +95,15 @@ impl RingListener {
                 Some(group) => chown(&new_path, None, Some(group)),
                 None => Ok(()),
             })
-            .and_then(|()| fs::rename(&new_path, path));
-        if let Err(error) = prepared {
+            .and_then(|()| identity_of(&new_path))
+            .and_then(|identity| fs::rename(&new_path, path).map(|()| identity));
+        let identity = prepared.inspect_err(|_| {
             let _ = fs::remove_file(&new_path);
-            return Err(error);
-        }
+        })?;
         Ok(Self {
             listener,
             path: path.to_owned(),
+            identity,
             access,
         })
     }
@@ -180,14 +189,13 @@ impl RingPeer {
     }
 }
 
-/// Whether the other end of a connection is open. Nothing is sent on it once a ring was given.
+/// Whether the other end of a connection is open. Nothing is sent on it once a ring was given, so who does is
+/// not what it should be.
 pub(super) fn is_connected(stream: &UnixStream) -> bool {
-    let mut byte = [0];
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    !matches!(
-        recv(stream, &mut byte, flags),
-        Ok((_, 0)) | Err(Errno::CONNRESET)
-    )
+    let mut events = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+    let now = Timespec::default();
+    // An error, such as a signal in between, says nothing.
+    poll(&mut events, Some(&now)).map_or(true, |count| count == 0)
 }
 
 impl AsFd for RingListener {
@@ -198,8 +206,10 @@ impl AsFd for RingListener {
 
 impl Drop for RingListener {
     fn drop(&mut self) {
-        // Whoever has replaced it since has found nobody listening, which was not so.
-        let _ = fs::remove_file(&self.path);
+        // Where somebody has taken it away, it may be another one's by now.
+        if identity_of(&self.path).ok() == Some(self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

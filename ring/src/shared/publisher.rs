@@ -133,10 +133,9 @@ impl Publisher {
     pub fn flush(&self, timeout: Duration) -> Result<(), PublishError> {
         let ring = self.ring.ring();
         let until = ring.tail_position();
-        let mut was_connected = true;
         wait(timeout, || {
             // First, so that nothing is read between the two looks by a server that then leaves.
-            let is_connected = std::mem::replace(&mut was_connected, self.is_connected());
+            let is_connected = self.is_connected();
             match ring.position_of(SOURCE_READER_INDEX) {
                 Some(position) if position >= until => Some(Ok(())),
                 _ if !is_connected => Some(Err(PublishError::Disconnected)),
