@@ -21,9 +21,6 @@ use crate::words::Words;
 
 /// What processors move between their caches, bytes.
 const CACHE_LINE_BYTES: u64 = 64;
-/// How far before a record memory is brought nearer: the time of a few small records, in which it
-/// arrives. Much farther would take from readers what they still read, in a small ring.
-const PREFETCH_AHEAD_BYTES: u64 = 384;
 /// How much at a time, bytes: processors notice by themselves that a long record is written.
 const PREFETCH_BYTES_MAX: u64 = 256;
 const WORDS_PER_LINE: usize = LINE_BYTES / WORD_BYTES;
@@ -278,12 +275,12 @@ impl Region {
         self.words.get(start, (bytes as usize).div_ceil(WORD_BYTES))
     }
 
-    /// Brings the memory nearer into which later records will be written, about as much as was claimed now:
-    /// a reader's core has it since the last lap, and who comes there first would wait for it, at the
-    /// latest where it commits.
+    /// Brings the memory nearer into which the next record will be written, if it is as long as this one: a
+    /// reader's core has it since the last lap, and its writer would wait for it, at the latest where it
+    /// commits. Farther ahead is less good: what is not written soon is taken back by who reads nearby.
+    /// `benches/peers.rs` has the numbers.
     #[inline]
-    pub(crate) fn prefetch_ahead(&self, position: u64, span: u64) {
-        let start = position.wrapping_add(PREFETCH_AHEAD_BYTES);
+    pub(crate) fn prefetch(&self, start: u64, span: u64) {
         let lines = span.min(PREFETCH_BYTES_MAX).div_ceil(CACHE_LINE_BYTES);
         for line in 0..lines {
             let at = start.wrapping_add(line * CACHE_LINE_BYTES);

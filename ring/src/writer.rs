@@ -265,7 +265,7 @@ impl Writer {
             ) {
                 Ok(_) => {
                     region.begin_fill();
-                    region.prefetch_ahead(claim.end, claim.end.wrapping_sub(claim.position));
+                    region.prefetch(claim.end, claim.end.wrapping_sub(claim.position));
                     if !claim.is_padding {
                         return Ok(claim.position);
                     }
