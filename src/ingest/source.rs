@@ -138,8 +138,9 @@ impl Source {
         }
     }
 
-    /// Reads and publishes until it is another one's turn.
-    pub(super) fn read(&mut self, parts: &IngestParts, until_ms: Option<u64>) -> Progress {
+    /// Reads and publishes until it is another one's turn. A publication for which there is no room waits for it
+    /// as long as `may_wait` says, and stays where it is then.
+    pub(super) fn read(&mut self, parts: &IngestParts, may_wait: &dyn Fn() -> bool) -> Progress {
         let end = self.end_position.unwrap_or(u64::MAX);
         let (mut records, mut bytes) = (0, 0);
         let error = loop {
@@ -160,8 +161,9 @@ impl Source {
                 Err(error) => break Some(error),
             };
             bytes += record.len();
-            match publish(record, parts, until_ms) {
-                Ok(()) => self.counters.accept(record.len()),
+            match publish(record, parts, may_wait) {
+                Ok(true) => self.counters.accept(record.len()),
+                Ok(false) => break None,
                 Err(rejection) => {
                     self.counters.reject(rejection);
                     log(&self.counters, rejection, &mut self.logged);
@@ -247,30 +249,28 @@ fn log(counters: &SourceCounters, rejection: IngestRejection, logged: &mut u32) 
     }
 }
 
-/// Checks and publishes one record. Waits while the shards are behind, but not longer than `until_ms`.
+/// Checks and publishes one record. Waits while the shards are behind; false if it may not wait any longer.
 fn publish(
     record: &[u8],
     parts: &IngestParts,
-    until_ms: Option<u64>,
-) -> Result<(), IngestRejection> {
+    may_wait: &dyn Fn() -> bool,
+) -> Result<bool, IngestRejection> {
     let written = Written::parse(record).map_err(|_| IngestRejection::Record)?;
     let publication = checked(&written)?;
     loop {
-        let now = parts.clock.now();
-        let error = match parts.publisher.publish(&publication, now) {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        return Err(match error {
-            PublishError::RingFull if until_ms.is_none_or(|until| now.monotonic_ms < until) => {
+        let published = parts.publisher.publish(&publication, parts.clock.now());
+        return match published {
+            Ok(_) => Ok(true),
+            Err(PublishError::RingFull) if may_wait() => {
                 std::thread::sleep(RETRY);
                 continue;
             }
-            PublishError::RingFull | PublishError::Stopped => IngestRejection::Stopped,
-            PublishError::Name => IngestRejection::Name,
-            PublishError::Tenant => IngestRejection::Tenant,
-            PublishError::Data(_) => IngestRejection::Data,
-        });
+            Err(PublishError::RingFull) => Ok(false),
+            Err(PublishError::Stopped) => Err(IngestRejection::Stopped),
+            Err(PublishError::Name) => Err(IngestRejection::Name),
+            Err(PublishError::Tenant) => Err(IngestRejection::Tenant),
+            Err(PublishError::Data(_)) => Err(IngestRejection::Data),
+        };
     }
 }
 

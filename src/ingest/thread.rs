@@ -61,7 +61,7 @@ impl IngestLoop {
                 self.accept(now);
                 self.look(now);
             }
-            if !self.read(None) {
+            if !self.read() {
                 self.wait();
             }
         }
@@ -76,7 +76,10 @@ impl IngestLoop {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     self.reject(SourceRejection::System, &error);
-                    std::thread::sleep(ERROR_PAUSE);
+                    // Where there are sources, they are read before the next look.
+                    if self.sources.is_empty() {
+                        std::thread::sleep(ERROR_PAUSE);
+                    }
                     return;
                 }
             };
@@ -120,12 +123,13 @@ impl IngestLoop {
         self.sources.retain_mut(|source| source.look(now));
     }
 
-    /// Gives each source its turn. Whether there was anything to read. With a deadline, that is not waited for
-    /// longer.
-    fn read(&mut self, until_ms: Option<u64>) -> bool {
+    /// Gives each source its turn. Whether there was anything to read.
+    fn read(&mut self) -> bool {
+        // Relaxed: as in `run`. What waits then is read at the end.
+        let may_wait = || !self.is_stopped.load(Ordering::Relaxed);
         let mut has_read = false;
         self.sources
-            .retain_mut(|source| match source.read(&self.parts, until_ms) {
+            .retain_mut(|source| match source.read(&self.parts, &may_wait) {
                 Progress::Read => {
                     has_read = true;
                     true
@@ -156,7 +160,9 @@ impl IngestLoop {
     fn end(mut self) {
         // Nobody connects any more.
         drop(self.listener);
-        let until_ms = self.parts.clock.now().monotonic_ms + INGEST_END_MS;
+        let clock = self.parts.clock;
+        let until_ms = clock.now().monotonic_ms + INGEST_END_MS;
+        let may_wait = || clock.now().monotonic_ms < until_ms;
         for source in &mut self.sources {
             source.end();
         }
@@ -165,7 +171,7 @@ impl IngestLoop {
             let is_over = now.monotonic_ms >= until_ms;
             let mut has_read = false;
             self.sources.retain_mut(|source| {
-                let progress = source.read(&self.parts, Some(until_ms));
+                let progress = source.read(&self.parts, &may_wait);
                 has_read |= progress == Progress::Read;
                 progress != Progress::Damaged
                     && !source.has_read_all()
