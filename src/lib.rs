@@ -69,6 +69,8 @@ pub mod ingest;
 #[doc(hidden)]
 pub mod net;
 #[doc(hidden)]
+pub mod nodes;
+#[doc(hidden)]
 pub mod observe;
 
 // Layer 6: start and shutdown.

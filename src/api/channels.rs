@@ -6,6 +6,7 @@ use super::caller::Caller;
 use super::connections::full_name;
 use super::shards::WhileStalled;
 use super::{body, publish};
+use crate::base::ProcessState;
 use crate::base::channel_names::{is_reserved, split_tenant};
 use crate::base::limits::{
     API_PAGE_DEFAULT, API_PAGE_MAX, HISTORY_REPLY_MESSAGES_MAX, PRESENCE_REPLY_BYTES_MAX,
@@ -251,7 +252,7 @@ pub(super) async fn show(
             .history
             .offset_before(context.publisher.ring_position());
         HistoryRange {
-            position: state.history.position(reached).to_string(),
+            position: state.history.position_on(tag, reached).to_string(),
         }
     });
     Ok(json(&ChannelDetails {
@@ -311,7 +312,7 @@ pub(super) fn presence(
         ("after" = Option<String>, Query, description = "A position"),
         ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000)),
     responses((status = 200, body = History)))]
-pub(super) fn history(
+pub(super) async fn history(
     caller: &Caller,
     headers: &HeaderMap,
     name: &str,
@@ -331,8 +332,10 @@ pub(super) fn history(
     };
     access.scope(tenant.as_deref(), false)?;
     let context = &caller.context;
+    let name = name_for(access, tenant.as_deref(), name)?;
+    await_channel(&context.process_state, &name, after).await;
     let request = PageRequest {
-        name: &name_for(access, tenant.as_deref(), name)?,
+        name: &name,
         after,
         limit,
         ring_position: context.publisher.ring_position(),
@@ -353,6 +356,15 @@ pub(super) fn history(
         position: page.position.to_string(),
         is_complete: page.is_complete,
     }))
+}
+
+/// Where there are several nodes: waits until what they have published on a channel is here, or may not be
+/// for long.
+async fn await_channel(state: &ProcessState, full_name: &str, after: Option<Position>) {
+    if let Some(link) = &state.link {
+        let tag = state.interests.tag(full_name);
+        link.attach(tag, full_name, after).await;
+    }
 }
 
 /// Deletes the history of a channel.

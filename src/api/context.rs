@@ -151,7 +151,7 @@ impl ApiContext {
     }
 
     /// The health of the server and of its components: `healthy`, `degraded` while a shard is
-    /// stalled or the durable store cannot write, `draining`, or `unhealthy` when a shard has failed.
+    /// stalled, the durable store cannot write or Redis is away, `draining`, or `unhealthy` when a shard has failed.
     #[must_use]
     pub fn health(&self) -> serde_json::Value {
         let now = self.clock.now();
@@ -172,11 +172,21 @@ impl ApiContext {
             expiry if expiry <= now.unix_s() + CERTIFICATE_NOTICE_S => Some("expires_soon"),
             _ => Some("healthy"),
         };
+        let link = self.process_state.link.as_ref();
+        let is_up = link.is_none_or(|link| link.counters.is_up());
+        let backend = match (link, is_up) {
+            (None, _) => serde_json::json!({"status": "healthy", "type": "local"}),
+            (Some(link), true) => serde_json::json!({
+                "status": "healthy", "type": "redis",
+                "round_trip_us": link.counters.round_trip_us.value(),
+            }),
+            (Some(_), false) => serde_json::json!({"status": "unhealthy", "type": "redis"}),
+        };
         let word = if !failed.is_empty() {
             "unhealthy"
         } else if self.is_draining.load(Ordering::Relaxed) {
             "draining"
-        } else if stalled.is_empty() && is_storing && tls != Some("expired") {
+        } else if stalled.is_empty() && is_storing && is_up && tls != Some("expired") {
             "healthy"
         } else {
             "degraded"
@@ -206,7 +216,7 @@ impl ApiContext {
                 "shards": {"status": shards, "stalled": stalled, "failed": failed},
                 "sessions": {"status": "healthy", "total_sessions": sessions},
                 "store": store,
-                "scaling_backend": {"status": "healthy", "type": "local"},
+                "scaling_backend": backend,
             },
             "shards": self.shard_count,
             "sessions": sessions,

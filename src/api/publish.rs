@@ -476,6 +476,9 @@ async fn next_turn() {
 
 /// Where publications are acknowledged only when they are stored: waits for that.
 pub(super) async fn await_stored(caller: &Caller) -> Result<(), Rejected> {
+    if let Some(link) = &caller.context.process_state.link {
+        link.flushed().await;
+    }
     let publisher = &caller.context.publisher;
     if !publisher.acknowledges_stored() {
         return Ok(());

@@ -211,7 +211,9 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
         ("api/channels/{}/history", [name]) if is_delete => {
             channels::delete_history(caller, &headers, name, query).await
         }
-        ("api/channels/{}/history", [name]) => channels::history(caller, &headers, name, query),
+        ("api/channels/{}/history", [name]) => {
+            channels::history(caller, &headers, name, query).await
+        }
         ("api/connections", _) => connections::list(caller, &headers, query).await,
         ("admin/connections/{}", [id]) if is_delete => {
             connections::disconnect(caller, &headers, id).await

@@ -361,7 +361,7 @@ mod tests {
             ("ann", Some("t1"))
         );
         assert!(identity.may("publish") && !identity.may("read"));
-        assert_eq!(*identity.roles, ["admin".into()]);
+        assert_eq!(*identity.roles, [Box::<str>::from("admin")]);
         assert_eq!(identity.expires_unix_s, 1_060);
     }
 

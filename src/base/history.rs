@@ -127,6 +127,8 @@ pub struct History {
     /// Of earlier processes, entries up to this offset may be missing anywhere.
     incomplete_through: u64,
     bytes_max: u64,
+    /// Whether entries have offsets of all nodes.
+    is_shared: bool,
     bytes: AtomicU64,
     messages: AtomicU64,
     channels: AtomicU64,
@@ -147,6 +149,16 @@ struct Channels {
     /// The channels of the table, each once: the next one to look at is the first.
     order: VecDeque<ChannelTag>,
     removed: RemovedChannels,
+}
+
+impl Channels {
+    /// A channel, which is in the table from now on.
+    fn open(&mut self, tag: ChannelTag) -> &mut ChannelHistory {
+        self.by_tag.entry(tag).or_insert_with(|| {
+            self.order.push_back(tag);
+            ChannelHistory::new(self.removed.take(tag))
+        })
+    }
 }
 
 /// A writer that is about to write the ring and to insert an entry; the entry must be inserted
@@ -188,11 +200,19 @@ impl History {
             runs: Vec::new(),
             incomplete_through: 0,
             bytes_max,
+            is_shared: false,
             bytes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             channels: AtomicU64::new(0),
             removed: [const { AtomicU64::new(0) }; HistoryRemoval::ALL.len()],
         }
+    }
+
+    /// The same of entries that come from all nodes, with their offsets.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.is_shared = true;
+        self
     }
 
     /// How much is kept of a channel, by its full name; `None` if it has no history.
@@ -288,12 +308,51 @@ impl History {
         self.base + ring_position / RECORD_ALIGNMENT
     }
 
-    /// What clients are shown of an offset.
+    /// What clients are shown of an offset, unless their channel has offsets of all nodes.
     #[must_use]
     pub fn position(&self, offset: u64) -> Position {
         Position {
             epoch: self.epoch,
             offset,
+        }
+    }
+
+    /// What clients are shown of an offset on a channel.
+    #[must_use]
+    pub fn position_on(&self, tag: ChannelTag, offset: u64) -> Position {
+        let shared = self.is_shared.then(|| {
+            let channels = self.lock(tag);
+            channels.by_tag.get(&tag)?.shared_position(offset)
+        });
+        shared.flatten().unwrap_or_else(|| self.position(offset))
+    }
+
+    /// What all nodes call an offset of a channel; 0 = it has no such offsets now.
+    #[must_use]
+    pub fn shared_offset(&self, tag: ChannelTag, offset: u64) -> u64 {
+        let channels = self.lock(tag);
+        let channel = channels.by_tag.get(&tag);
+        let position = channel.and_then(|channel| channel.shared_position(offset));
+        position.map_or(0, |position| position.offset)
+    }
+
+    /// The entries of a channel come from all nodes from now on; the first one is behind a position.
+    /// Those that it has are removed.
+    pub fn begin_shared(&self, tag: ChannelTag, after: Position) {
+        let mut channels = self.lock(tag);
+        let channel = channels.open(tag);
+        let before = channel.size();
+        channel.begin_shared(after);
+        self.count(before, channel.size());
+    }
+
+    /// What all nodes publish on a channel does not come here any more.
+    pub fn end_shared(&self, tag: ChannelTag) {
+        let mut channels = self.lock(tag);
+        if let Some(channel) = channels.by_tag.get_mut(&tag) {
+            let before = channel.size();
+            channel.end_shared();
+            self.count(before, channel.size());
         }
     }
 
@@ -368,8 +427,21 @@ impl History {
         limits: HistoryLimits,
         now_ms: u64,
     ) {
-        let stored = Stored::new(offset, (now_ms, 0), parts);
+        let stored = Stored::new((offset, 0), (now_ms, 0), parts);
         self.insert_stored(tag, stored, limits, now_ms);
+    }
+
+    /// Inserts an entry with an offset of all nodes, which is as old as `age_ms`.
+    pub fn insert_shared(
+        &self,
+        tag: ChannelTag,
+        offsets: (u64, u64),
+        parts: &[&[u8]],
+        limits: HistoryLimits,
+        times_ms: (u64, u64),
+    ) {
+        let stored = Stored::new(offsets, times_ms, parts);
+        self.insert_stored(tag, stored, limits, times_ms.0);
     }
 
     /// Inserts an entry of an earlier process, which is as old as `age_ms`.
@@ -381,21 +453,13 @@ impl History {
         limits: HistoryLimits,
         (now_ms, age_ms): (u64, u64),
     ) {
-        let stored = Stored::new(offset, (now_ms, age_ms), &[content]);
+        let stored = Stored::new((offset, 0), (now_ms, age_ms), &[content]);
         self.insert_stored(tag, stored, limits, now_ms);
     }
 
     fn insert_stored(&self, tag: ChannelTag, stored: Stored, limits: HistoryLimits, now_ms: u64) {
         let mut channels = self.lock(tag);
-        let Channels {
-            by_tag,
-            order,
-            removed,
-        } = &mut *channels;
-        let channel = by_tag.entry(tag).or_insert_with(|| {
-            order.push_back(tag);
-            ChannelHistory::new(removed.take(tag))
-        });
+        let channel = channels.open(tag);
         let before = channel.size();
         let (over_limit, too_old) = channel.insert(stored, limits, now_ms);
         self.count(before, channel.size());
@@ -439,7 +503,12 @@ impl History {
             while channel.remove_oldest() {}
             self.count(before, (0, 0));
             self.count_removed(HistoryRemoval::Memory, before.0);
-            channels.removed.add(tag, channel.lost_through());
+            if channel.is_shared() {
+                channels.order.push_back(tag);
+                channels.by_tag.insert(tag, channel);
+            } else {
+                channels.removed.add(tag, channel.lost_through());
+            }
         }
     }
 
@@ -480,6 +549,11 @@ impl History {
         unreached: u64,
         now_ms: u64,
     ) -> Result<u64, HistoryError> {
+        if self.is_shared {
+            let offset = self.resume_shared(tag, position)?;
+            self.read(tag, offset, 0, now_ms, |_, _| false)?;
+            return Ok(offset);
+        }
         let offset = self.offset_in_this_run(position);
         let offset = offset.filter(|offset| *offset < unreached);
         let offset = offset.ok_or(HistoryError::UnknownPosition)?;
@@ -488,6 +562,13 @@ impl History {
         }
         self.read(tag, offset, 0, now_ms, |_, _| false)?;
         Ok(offset)
+    }
+
+    fn resume_shared(&self, tag: ChannelTag, position: Position) -> Result<u64, HistoryError> {
+        let channels = self.lock(tag);
+        let channel = channels.by_tag.get(&tag);
+        let channel = channel.ok_or(HistoryError::UnknownPosition)?;
+        channel.resume_shared(position)
     }
 
     /// What this process calls the offset of a position. Who has received everything up to an offset
@@ -574,15 +655,7 @@ impl History {
     /// Removes the entries of a channel up to an offset, and remembers that there may have been some.
     pub fn lose(&self, tag: ChannelTag, through: u64) {
         let mut channels = self.lock(tag);
-        let Channels {
-            by_tag,
-            order,
-            removed,
-        } = &mut *channels;
-        let channel = by_tag.entry(tag).or_insert_with(|| {
-            order.push_back(tag);
-            ChannelHistory::new(removed.take(tag))
-        });
+        let channel = channels.open(tag);
         let before = channel.size();
         channel.delete_through(through);
         self.count(before, channel.size());
@@ -637,7 +710,7 @@ impl History {
                 continue;
             };
             self.expire(channel, now_ms);
-            if channel.size().0 > 0 {
+            if channel.size().0 > 0 || channel.is_shared() {
                 order.push_back(tag);
             } else {
                 removed.add(tag, channel.lost_through());

@@ -1,10 +1,15 @@
 //! The history of one channel.
 
-use super::history::HistoryLimits;
+use super::history::{HistoryError, HistoryLimits};
+use super::history_position::Position;
 use std::collections::VecDeque;
 
 /// Bytes of an entry before its content: the offset, and when it was stored in seconds.
 const PREFIX_BYTES: usize = 12;
+/// Upper bit of the time: the offset of all nodes follows it.
+const IS_SHARED: u32 = 1 << 31;
+/// The offset of all nodes.
+const SHARED_BYTES: usize = 8;
 /// Seconds on the clock of entries when the process starts, so that what an earlier process stored has
 /// a time too: ten years.
 const START_S: u64 = 10 * 365 * 86_400;
@@ -12,21 +17,31 @@ const START_S: u64 = 10 * 365 * 86_400;
 const OVERHEAD_BYTES: u64 = size_of::<Stored>() as u64;
 
 /// What a channel costs beside its entries: its places in the tables, and its list.
-const CHANNEL_BYTES: u64 = 160;
+const CHANNEL_BYTES: u64 = 192;
 
-/// An entry, in one allocation: `offset u64 │ time u32, seconds │ content`.
+/// An entry, in one allocation: `offset u64 │ time u32, seconds │ shared offset u64, if there is one │
+/// content`.
 #[derive(Debug)]
 pub(super) struct Stored(Box<[u8]>);
 
 impl Stored {
-    /// Stored at `now_ms`, and before that for `age_ms` by an earlier process.
-    pub(super) fn new(offset: u64, (now_ms, age_ms): (u64, u64), parts: &[&[u8]]) -> Self {
+    /// Stored at `now_ms`, and before that for `age_ms` elsewhere. The second offset is that of all nodes;
+    /// 0 = it has none.
+    pub(super) fn new(
+        (offset, shared): (u64, u64),
+        (now_ms, age_ms): (u64, u64),
+        parts: &[&[u8]],
+    ) -> Self {
         let content_bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let mut bytes = Vec::with_capacity(PREFIX_BYTES + content_bytes);
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + SHARED_BYTES + content_bytes);
         let seconds = (now_ms / 1_000 + START_S).saturating_sub(age_ms.div_ceil(1_000));
-        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX).min(!IS_SHARED);
+        let flag = if shared > 0 { IS_SHARED } else { 0 };
         bytes.extend_from_slice(&offset.to_le_bytes());
-        bytes.extend_from_slice(&seconds.to_le_bytes());
+        bytes.extend_from_slice(&(seconds | flag).to_le_bytes());
+        if shared > 0 {
+            bytes.extend_from_slice(&shared.to_le_bytes());
+        }
         for part in parts {
             bytes.extend_from_slice(part);
         }
@@ -38,10 +53,25 @@ impl Stored {
         u64::from_le_bytes(*offset)
     }
 
+    /// Its offset among all nodes; 0 = it has none.
+    fn shared(&self) -> u64 {
+        match self.time() & IS_SHARED {
+            0 => 0,
+            _ => {
+                let shared = self.0[PREFIX_BYTES..].first_chunk();
+                u64::from_le_bytes(*shared.expect("the flag says so"))
+            }
+        }
+    }
+
+    fn time(&self) -> u32 {
+        let time = self.0[8..].first_chunk().expect("it has a prefix");
+        u32::from_le_bytes(*time)
+    }
+
     /// When it was stored, milliseconds on the clock of entries, rounded down.
     fn stored_ms(&self) -> u64 {
-        let seconds = self.0[8..].first_chunk().expect("it has a prefix");
-        u64::from(u32::from_le_bytes(*seconds)) * 1_000
+        u64::from(self.time() & !IS_SHARED) * 1_000
     }
 
     /// How long ago it was stored, milliseconds, up to a second more.
@@ -50,7 +80,10 @@ impl Stored {
     }
 
     fn content(&self) -> &[u8] {
-        &self.0[PREFIX_BYTES..]
+        match self.time() & IS_SHARED {
+            0 => &self.0[PREFIX_BYTES..],
+            _ => &self.0[PREFIX_BYTES + SHARED_BYTES..],
+        }
     }
 
     fn cost_bytes(&self) -> u64 {
@@ -66,6 +99,18 @@ pub(super) struct ChannelHistory {
     age_ms: u64,
     /// Entries up to this offset may have been removed.
     lost_through: u64,
+    /// What all nodes call its entries, where there are several.
+    shared: Option<SharedOffsets>,
+}
+
+/// What all nodes call the entries of a channel: offsets without gaps, in the same order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SharedOffsets {
+    epoch: u32,
+    /// Of the entries up to here, some may be missing.
+    complete_after: u64,
+    /// That of the newest entry, or of one before it that is not here.
+    newest: u64,
 }
 
 impl ChannelHistory {
@@ -76,7 +121,59 @@ impl ChannelHistory {
             bytes: 0,
             age_ms: 0,
             lost_through,
+            shared: None,
         }
+    }
+
+    /// Removes all entries; those that are inserted from now on have offsets of all nodes after this
+    /// position.
+    pub(super) fn begin_shared(&mut self, after: Position) {
+        self.end_shared();
+        self.shared = Some(SharedOffsets {
+            epoch: after.epoch,
+            complete_after: after.offset,
+            newest: after.offset,
+        });
+    }
+
+    /// Removes all entries, and what all nodes call them.
+    pub(super) fn end_shared(&mut self) {
+        while self.remove_oldest() {}
+        self.shared = None;
+    }
+
+    /// Whether its entries have offsets of all nodes.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// What all nodes call an offset: the newest entry up to there.
+    pub(super) fn shared_position(&self, offset: u64) -> Option<Position> {
+        let shared = self.shared?;
+        let end = self.entries.partition_point(|it| it.offset() <= offset);
+        let newest = self.entries.range(..end).next_back();
+        Some(Position {
+            epoch: shared.epoch,
+            offset: newest.map_or(shared.complete_after, Stored::shared),
+        })
+    }
+
+    /// The offset here of a position of all nodes.
+    ///
+    /// # Errors
+    /// [`HistoryError`]
+    pub(super) fn resume_shared(&self, position: Position) -> Result<u64, HistoryError> {
+        let shared = self.shared.filter(|it| it.epoch == position.epoch);
+        let shared = shared.filter(|it| position.offset <= it.newest);
+        let shared = shared.ok_or(HistoryError::UnknownPosition)?;
+        if position.offset < shared.complete_after {
+            return Err(HistoryError::TooOld);
+        }
+        let end = self
+            .entries
+            .partition_point(|it| it.shared() <= position.offset);
+        let newest = self.entries.range(..end).next_back();
+        Ok(newest.map_or(self.lost_through, Stored::offset))
     }
 
     pub(super) fn lost_through(&self) -> u64 {
@@ -115,6 +212,13 @@ impl ChannelHistory {
             // A store has it twice.
             return (0, 0);
         }
+        if let Some(shared) = &mut self.shared {
+            let own = stored.shared();
+            if own > shared.newest + 1 {
+                shared.complete_after = own - 1;
+            }
+            shared.newest = shared.newest.max(own);
+        }
         self.bytes += stored.cost_bytes();
         if self.entries.len() == self.entries.capacity() {
             // Doubles, but not beyond the limit.
@@ -140,6 +244,9 @@ impl ChannelHistory {
         };
         self.bytes -= oldest.cost_bytes();
         self.lost_through = oldest.offset();
+        if let Some(shared) = &mut self.shared {
+            shared.complete_after = shared.complete_after.max(oldest.shared());
+        }
         true
     }
 
@@ -220,5 +327,55 @@ impl ChannelHistory {
             newest += 1;
         }
         self.lost_through
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HistoryLimits = HistoryLimits {
+        messages_max: 3,
+        bytes_max: 10_000,
+        age_ms: 0,
+    };
+
+    fn at(epoch: u32, offset: u64) -> Position {
+        Position { epoch, offset }
+    }
+
+    #[test]
+    fn a_position_of_all_nodes_is_an_offset_of_this_one() {
+        let mut channel = ChannelHistory::new(40);
+        assert_eq!(channel.shared_position(50), None);
+        channel.begin_shared(at(7, 100));
+        assert_eq!(channel.shared_position(50), Some(at(7, 100)));
+        assert_eq!(channel.resume_shared(at(7, 100)), Ok(40));
+        let insert = |channel: &mut ChannelHistory, offset, shared| {
+            let stored = Stored::new((offset, shared), (0, 0), &[b"1"]);
+            channel.insert(stored, LIMITS, 0);
+        };
+        insert(&mut channel, 50, 101);
+        insert(&mut channel, 60, 102);
+        assert_eq!(channel.shared_position(59), Some(at(7, 101)));
+        assert_eq!(channel.shared_position(60), Some(at(7, 102)));
+        assert_eq!(channel.resume_shared(at(7, 100)), Ok(40));
+        assert_eq!(channel.resume_shared(at(7, 101)), Ok(50));
+        // Not here yet, of other publications, and over the limit.
+        let unknown = Err(HistoryError::UnknownPosition);
+        assert_eq!(channel.resume_shared(at(7, 103)), unknown);
+        assert_eq!(channel.resume_shared(at(8, 101)), unknown);
+        insert(&mut channel, 70, 103);
+        insert(&mut channel, 80, 104);
+        let too_old = Err(HistoryError::TooOld);
+        assert_eq!(channel.resume_shared(at(7, 100)), too_old);
+        assert_eq!(channel.resume_shared(at(7, 101)), Ok(50));
+        // One that is not here is missed by whoever was before it.
+        insert(&mut channel, 90, 106);
+        assert_eq!(channel.resume_shared(at(7, 104)), too_old);
+        assert_eq!(channel.resume_shared(at(7, 105)), Ok(80));
+        channel.end_shared();
+        assert_eq!((channel.size(), channel.is_shared()), ((0, 0), false));
+        assert_eq!(channel.resume_shared(at(7, 106)), unknown);
     }
 }

@@ -315,3 +315,28 @@ pub const INGEST_END_MS: u64 = 1_000;
 pub const INGEST_END_LOOKS: u32 = 40;
 /// Lines per second in the log about programs that come and go.
 pub const INGEST_LOG_LINES_PER_SECOND: u32 = 10;
+
+/// Time for which a subscription waits for the publications of other nodes on its channel, milliseconds.
+pub const NODE_WAIT_MS: u64 = 1_000;
+/// Tasks that the thread of Redis takes at a time.
+pub const NODE_TASKS_PER_TURN: usize = 512;
+/// Publications that are sent to Redis at once; the answer to all of them is awaited before the next.
+pub const NODE_BATCH_MAX: usize = 512;
+/// Channels whose history is read in Redis at once.
+pub const NODE_CATCH_UPS_AT_ONCE: usize = 200;
+/// Messages of a channel that are read from the history in Redis at once.
+pub const NODE_CATCH_UP_MESSAGES: usize = 500;
+/// Bytes of messages from Redis that may wait for room in the ring. With more, the connection is given up
+/// and what is missed is read from the history later.
+pub const NODE_DELIVERIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Time between two messages of a node to itself, by which it knows that Redis delivers, milliseconds.
+pub const NODE_CANARY_MS: u64 = 500;
+/// How long a node that is gone counts as one that comes back, milliseconds.
+pub const NODE_PEER_MS: u64 = 60_000;
+/// How long publications that were kept wait for nodes that are not back yet, milliseconds: a little more
+/// than the longest time between two attempts to connect.
+pub const NODE_PEERS_WAIT_MS: u64 = 6_000;
+/// Shortest and longest time between two attempts to connect to Redis, milliseconds.
+pub const NODE_RETRY_MS: (u64, u64) = (100, 5_000);
+/// Time in which what is left is sent to Redis when the server ends, milliseconds.
+pub const NODE_END_MS: u64 = 3_000;

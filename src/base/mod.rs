@@ -22,6 +22,8 @@ pub mod memory;
 pub mod metric;
 pub mod name_hash;
 pub mod network;
+mod node_counters;
+mod node_link;
 pub mod now;
 pub mod offline;
 pub mod persistent;
@@ -49,6 +51,8 @@ pub use ingest_counters::{IngestCounters, IngestRejection, SourceCounters, Sourc
 pub use interest::{ChannelTag, Interests, ShardSet};
 pub use name_hash::NameKey;
 pub use network::network_of;
+pub use node_counters::{NodeCounters, NodeDrop};
+pub use node_link::{ChannelRequest, NodeLink, Outgoing, Sent, Task};
 pub use now::Now;
 pub use presence::{
     PresenceChanges, PresenceCounts, PresenceMode, PresenceNews, PresencePage, PresencePlace,

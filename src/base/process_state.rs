@@ -7,6 +7,7 @@ use super::id::DialectId;
 use super::ingest_counters::IngestCounters;
 use super::interest::Interests;
 use super::memory::MemoryBudget;
+use super::node_link::NodeLink;
 use super::offline::OfflineUsers;
 use super::persistent::PersistentSubscriptions;
 use super::presence::PresenceTable;
@@ -49,6 +50,8 @@ pub struct ProcessState {
     pub backends: BackendCounters,
     /// Programs that publish through shared memory.
     pub ingest: IngestCounters,
+    /// The way to the other nodes, if there are some.
+    pub link: Option<NodeLink>,
     /// When some publications were made.
     pub publish_times: PublishTimes,
     /// When the first certificate of TLS expires, seconds since 1970-01-01 UTC; 0 = there is none.
@@ -98,6 +101,16 @@ impl ProcessState {
     #[must_use]
     pub fn with_presence(mut self, presence: PresenceTable) -> Self {
         self.presence = presence;
+        self
+    }
+
+    /// The same, as one of several nodes.
+    #[must_use]
+    pub fn with_link(mut self, link: Option<NodeLink>) -> Self {
+        if link.is_some() {
+            self.history = std::mem::take(&mut self.history).shared();
+        }
+        self.link = link;
         self
     }
 

@@ -165,9 +165,9 @@ mod tests {
         assert!(retained.put("jobs", "b", "1"));
         assert!(retained.put("jobs", "a", "2"));
         assert!(retained.put("jobs", "b", "3"));
-        assert_eq!(retained.of("jobs"), ["2".into(), "3".into()]);
+        assert_eq!(retained.of("jobs"), ["2", "3"].map(Box::<str>::from));
         retained.remove("jobs", "a");
-        assert_eq!(retained.of("jobs"), ["3".into()]);
+        assert_eq!(retained.of("jobs"), ["3"].map(Box::<str>::from));
         assert!(retained.of("other").is_empty());
         retained.remove("jobs", "b");
         assert!(
@@ -192,7 +192,7 @@ mod tests {
         assert!(retained.put("jobs", "a", "1"));
         assert_eq!(retained.take_changed(), (Vec::new(), false));
         let retained = RetainedValues::recorded(retained.export("jobs").into_iter());
-        assert_eq!(retained.of("jobs"), ["1".into()]);
+        assert_eq!(retained.of("jobs"), ["1"].map(Box::<str>::from));
         assert_eq!(retained.take_changed(), (Vec::new(), false));
         assert!(retained.put("jobs", "b", "2"));
         assert!(retained.put("jobs", "b", "3"));

@@ -208,13 +208,16 @@ async fn run(
         let deliver = Arc::clone(&parts.deliver);
         let timeout = parts.timeout;
         let slots = match question.kind {
-            QuestionKind::Token => &about_tokens,
-            QuestionKind::Handler => &for_handlers,
+            QuestionKind::Token => Some(&about_tokens),
+            QuestionKind::Handler => Some(&for_handlers),
+            // Each session has one at most, and it is answered soon.
+            QuestionKind::Channel => None,
         };
-        let Some(slot) = slots.take(question.client) else {
+        let slot = slots.map(|slots| slots.take(question.client));
+        if matches!(slot, Some(None)) {
             deliver(question.shard, question.key, None);
             continue;
-        };
+        }
         tokio::spawn(async move {
             // A future that panics is one without an answer.
             let future = AssertUnwindSafe(question.future).catch_unwind();

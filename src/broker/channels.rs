@@ -553,6 +553,11 @@ impl Channels {
         let (tag, variants) = (channel.tag, channel.variants());
         if variants != variants_before {
             self.process_state.interests.set(tag, self.shard, variants);
+            if let Some(link) = &self.process_state.link
+                && variants_before == 0
+            {
+                link.want(tag, &channel.name);
+            }
         }
         SubscriptionRef {
             channel: index,

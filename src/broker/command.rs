@@ -239,6 +239,8 @@ pub struct Subscription<'a> {
     pub is_restored: bool,
     /// Whether the callback about subscriptions allows it, if there is one.
     pub is_decided: bool,
+    /// Whether it was waited for the publications of other nodes on the channel.
+    pub is_awaited: bool,
     /// Whether each publication is to have the position of the one before on the channel.
     pub has_previous: bool,
     /// Whether it is to receive binary publications too.
@@ -257,6 +259,7 @@ impl<'a> Subscription<'a> {
             is_persistent: false,
             is_restored: false,
             is_decided: false,
+            is_awaited: false,
             has_previous: false,
             takes_binary: false,
         }
@@ -272,6 +275,8 @@ pub struct HistoryRequest<'a> {
     pub after: Option<Position>,
     /// At most so many publications.
     pub limit: Option<u32>,
+    /// Whether it was waited for the publications of other nodes on the channel.
+    pub is_awaited: bool,
 }
 
 /// Who is on a channel, as a client requests it.
@@ -470,6 +475,9 @@ mod tests {
         drop(waiting);
         process_state.memory.update();
         assert!(retaining.retain_in(&process_state));
-        assert_eq!(process_state.retained.of("jobs"), ["{}".into()]);
+        assert_eq!(
+            process_state.retained.of("jobs"),
+            ["{}"].map(Box::<str>::from)
+        );
     }
 }

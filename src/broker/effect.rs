@@ -43,6 +43,11 @@ pub enum Effect<'a> {
     /// Ask the callback about subscriptions, and send `Command::Subscribe` again when it allows this one;
     /// no message of the session is handled until then.
     AskAboutSubscription(Subscription<'a>),
+    /// Wait until the publications of other nodes on the channel come in, then send
+    /// `Command::Subscribe` again; no message of the session is handled until then.
+    AwaitChannel(Subscription<'a>),
+    /// The same for `Command::GetHistory`.
+    AwaitHistory(HistoryRequest<'a>),
     /// Send a ping frame.
     Ping,
     /// Close the connection after its queued frames.

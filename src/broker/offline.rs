@@ -5,7 +5,7 @@ use super::session::{Session, Stopped};
 use super::state::Broker;
 use crate::base::channel_names::name_for_clients;
 use crate::base::offline::{LastSeen, UserKey};
-use crate::base::{ChannelTag, ConnectionId, Now};
+use crate::base::{ChannelTag, ConnectionId, Now, Position};
 use crate::config::Action;
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -37,7 +37,17 @@ impl Broker {
         let channel = name_for_clients(name);
         self.check_access(id, Action::History, channel).ok()?;
         let history = &self.process_state.history;
-        Some(after.max(history.oldest_offset(tag, now.monotonic_ms)))
+        let oldest = history.oldest_offset(tag, now.monotonic_ms);
+        if self.process_state.link.is_none() {
+            return Some(after.max(oldest));
+        }
+        // Of a count that has begun anew meanwhile, the user has received nothing.
+        let position = Position {
+            offset: after,
+            ..history.position_on(tag, 0)
+        };
+        let resumed = history.resume(tag, position, self.unreached, now.monotonic_ms);
+        Some(resumed.unwrap_or(oldest))
     }
 
     /// A session has unsubscribed from a channel by itself.
@@ -94,7 +104,13 @@ impl Broker {
             let channels = stopped.channels.into_iter().map(|(tag, offset)| {
                 let first = first_unsent.get(&tag);
                 let sent = first.map_or(offset, |first| first.saturating_sub(1));
-                (tag, offset.min(sent))
+                let through = offset.min(sent);
+                // The offsets of this node mean nothing when its channel has gone and come again.
+                let history = &self.process_state.history;
+                match self.process_state.link {
+                    Some(_) => (tag, history.shared_offset(tag, through)),
+                    None => (tag, through),
+                }
             });
             let offline = &self.process_state.offline;
             offline.disconnect(stopped.user, channels, stopped.expires_ms);

@@ -88,6 +88,9 @@ impl Broker {
         }
         let name = self.full_name(id, request.channel).unwrap_or_default();
         match self.process_state.history.limits_of(&name) {
+            Some(_) if !request.is_awaited && self.is_awaited(&name, request.after) => {
+                emit(Effect::AwaitHistory(request));
+            }
             Some(_) => emit(Effect::ReadHistory(request)),
             None => self.reject(Rejection::NoHistory, emit),
         }

@@ -53,6 +53,14 @@ impl Broker {
         let is_known = requested.subscription_id == SubscriptionIdRequest::None
             && session.subscription(self.channels.find(&name)).is_some();
         let subscription_id = self.choose_subscription_id(session, requested.subscription_id)?;
+        if !is_known && session.client_side().len() >= self.subscriptions_max(session) {
+            return Err(Rejection::TooManySubscriptions);
+        }
+        let is_ready = is_known || requested.is_awaited || requested.is_restored;
+        if !is_ready && self.is_awaited(&name, requested.recover) {
+            emit(Effect::AwaitChannel(requested));
+            return Ok(());
+        }
         let history = &self.process_state.history;
         let has_history = history.limits_of(&name).is_some();
         let shown = requested.recover.filter(|_| has_history && !is_known);
@@ -63,9 +71,6 @@ impl Broker {
         let takes_binary = requested.takes_binary && !is_known;
         let mut is_announced = false;
         if !is_known {
-            if session.client_side().len() >= self.subscriptions_max(session) {
-                return Err(Rejection::TooManySubscriptions);
-            }
             if !requested.is_decided && self.policy.asks_about(requested.channel) {
                 if requested.is_restored {
                     // Many are restored at once; the client asks for this one by itself.
@@ -108,17 +113,18 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return Ok(());
         };
-        let position = self
-            .process_state
-            .history
-            .position(after.unwrap_or(self.reached));
+        let position = has_history.then(|| {
+            let tag = self.process_state.interests.tag(&name);
+            let history = &self.process_state.history;
+            history.position_on(tag, after.unwrap_or(self.reached))
+        });
         emit(Effect::Reply(Event::Subscribed(SubscriptionView {
             channel: requested.channel,
             subscription_id: subscription_id.as_ref().map(SubscriptionId::text),
             filter: requested.filter.as_ref().map(|filter| filter.raw()),
             is_announced,
             user: session.user(),
-            position: has_history.then_some(position),
+            position,
             is_recovered: (requested.recover.is_some() || after.is_some()).then_some(is_recovered),
             is_persistent,
             has_previous,
@@ -127,6 +133,21 @@ impl Broker {
             now,
         })));
         Ok(())
+    }
+
+    /// Whether the publications of other nodes on a channel are to be awaited: all, or those that a
+    /// client has received.
+    pub(super) fn is_awaited(&self, name: &str, shown: Option<Position>) -> bool {
+        let Some(link) = &self.process_state.link else {
+            return false;
+        };
+        let tag = self.process_state.interests.tag(name);
+        let history = &self.process_state.history;
+        let is_behind = |shown: Position| {
+            let newest = history.position_on(tag, u64::MAX);
+            newest.epoch == shown.epoch && newest.offset < shown.offset
+        };
+        !link.is_attached(tag) || shown.is_some_and(is_behind)
     }
 
     /// The offset after which a client that shows a position receives entries of the history, if it

@@ -8,6 +8,7 @@ use super::listener_loader::ListenerSettings;
 use super::log::LogSettings;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
 use super::rate_limit::PARTS;
+use super::redis::RedisSettings;
 use super::tls::TlsSettings;
 use super::tokens::TokenSettings;
 use super::traces::TraceSettings;
@@ -42,6 +43,12 @@ static ALL: LazyLock<Vec<SettingInfo>> = LazyLock::new(|| {
         WebhookSettings::DECLARATIONS,
         "",
         &WebhookSettings::default(),
+        &mut all,
+    );
+    group(
+        RedisSettings::DECLARATIONS,
+        "",
+        &RedisSettings::default(),
         &mut all,
     );
     group(

@@ -18,6 +18,7 @@ use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, Pro
 use super::profiles::Profile;
 use super::proxies::{ForwardedHeader, ProxyProtocol};
 use super::rate_limit::RateLimit;
+use super::redis::RedisSettings;
 use super::report::Report;
 use super::secret::{MASK, Secret};
 use super::settings::{Notice, Settings};
@@ -177,6 +178,10 @@ impl Loader {
             &mut settings.traces,
             |_| "default".to_owned(),
         )?;
+        self.read(RedisSettings::DECLARATIONS, "", &mut settings.redis, |_| {
+            "default".to_owned()
+        })?;
+        self.check_redis(&settings)?;
         self.read(
             IngestSettings::DECLARATIONS,
             INGEST_TABLE,
@@ -219,6 +224,19 @@ impl Loader {
         settings.report = self.report;
         settings.notices = self.notices;
         Ok(settings)
+    }
+
+    /// With several nodes, it is Redis that keeps what they have in common.
+    fn check_redis(&self, settings: &Settings) -> Result<(), SettingsError> {
+        let store = self.layers.find("store");
+        match store
+            .filter(|_| settings.redis.redis_url.is_some() && settings.process.store.is_some())
+        {
+            Some(entry) => {
+                Err(entry.expected("no value with redis_url: Redis keeps the history of all nodes"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// TLS needs certificates, and `tls_ports` TLS.
@@ -564,6 +582,7 @@ fn neutral() -> Settings {
         listeners: Vec::new(),
         dialects: DialectId::ALL.map(DialectPolicy::of),
         ingest: IngestSettings::default(),
+        redis: RedisSettings::default(),
         gateway: GatewaySettings::default(),
         assist: AssistSettings::default(),
         notifications: NotificationsSettings::default(),

@@ -37,6 +37,8 @@ pub mod process;
 pub mod profiles;
 pub mod proxies;
 pub mod rate_limit;
+mod redis;
+mod redis_address;
 mod report;
 mod rule_table;
 mod sample;
@@ -72,6 +74,8 @@ pub use process::{
 pub use profiles::Profile;
 pub use proxies::{AddressRange, ForwardedHeader, PeerRole, ProxyProtocol};
 pub use rate_limit::RateLimit;
+pub use redis::RedisSettings;
+pub use redis_address::RedisAddress;
 pub use report::Report;
 pub use rule_table::RuleTable;
 pub use sample::sample;

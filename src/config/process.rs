@@ -162,12 +162,6 @@ settings! {
         metrics_enabled: bool = true;
         /// Whether `GET /health` answers; if not, it returns 404.
         health_enabled: bool = true;
-        /// Redis server that connects several nodes; not in this version, so any value is an error.
-        redis_url: Option<String> = None, is_secret = true,
-            rule = Some((
-                |url| url.is_none(),
-                "no value: the redis backend is not in this version",
-            ));
     }
 }
 

@@ -7,6 +7,7 @@ use super::listener::Listener;
 use super::log::LogSettings;
 use super::policy::Policy;
 use super::process::{AssistSettings, GatewaySettings, NotificationsSettings, ProcessSettings};
+use super::redis::RedisSettings;
 use super::report::Report;
 use super::tls::TlsSettings;
 use super::tokens::TokenSettings;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// Settings of programs on this host that publish through shared memory.
     pub ingest: IngestSettings,
+    /// Settings of several nodes.
+    pub redis: RedisSettings,
     /// Settings of TLS.
     pub tls: TlsSettings,
     /// Whether the server is not to start without its admin listener.

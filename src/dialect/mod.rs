@@ -14,7 +14,7 @@ mod presence_event;
 mod templates;
 
 use crate::base::channel_names::owner;
-use crate::base::{DialectId, POSITION_BYTES, PresenceRule, Variant};
+use crate::base::{DialectId, POSITION_BYTES, Position, PresenceRule, Variant};
 use crate::broker::{Command, Event, Presence, PresenceOn, Publication, Rejection, Retain};
 use crate::config::AccessRule;
 use crate::json::{Document, Object};
@@ -30,9 +30,26 @@ pub struct PublicationMeta {
     pub has_position: bool,
     /// Whether the message has the position of the publication before, [`PREVIOUS_BYTES`] behind its own.
     pub has_previous: bool,
+    /// Its position among the publications of all nodes, if they have a history in common.
+    pub shared: Option<Position>,
+    /// Whether it is for the history only: those who are subscribed have received it before.
+    pub is_quiet: bool,
 }
 
 impl PublicationMeta {
+    /// Of a publication that is accepted now, on a channel without a history.
+    #[must_use]
+    pub const fn new(unix_ms: u64, id: u64) -> Self {
+        Self {
+            unix_ms,
+            id,
+            has_position: false,
+            has_previous: false,
+            shared: None,
+            is_quiet: false,
+        }
+    }
+
     /// The same for the message of a variant.
     #[must_use]
     pub fn of(self, variant: Variant) -> Self {

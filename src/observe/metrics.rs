@@ -3,7 +3,7 @@
 use super::exposition::{Exposition, Format, suffix};
 pub use super::families::Sources;
 use super::families::{Family, Sample};
-use super::{client_families, ingest_families, process_families, server_families};
+use super::{client_families, ingest_families, node_families, process_families, server_families};
 use crate::base::ShardCounters;
 use crate::base::metric::{MetricDeclaration, MetricKind};
 use std::fmt;
@@ -95,6 +95,7 @@ fn help(declaration: &MetricDeclaration<ShardCounters>) -> &'static str {
 fn families() -> impl Iterator<Item = &'static Family> {
     let families = server_families::FAMILIES.iter();
     let families = families.chain(ingest_families::FAMILIES);
+    let families = families.chain(node_families::FAMILIES);
     let families = families.chain(client_families::FAMILIES);
     families.chain(process_families::FAMILIES)
 }

@@ -8,6 +8,7 @@ mod ingest_families;
 pub mod log;
 mod log_file;
 pub mod metrics;
+mod node_families;
 mod process_families;
 mod server_families;
 pub mod tap;

@@ -7,6 +7,7 @@ use super::integration::{self, AsyncTokenCheck};
 use super::journal::{self, Restored};
 use super::kernel_probe;
 use super::locked_memory;
+use super::nodes;
 use super::run::{StopOutcome, describe};
 use super::services::{self, Periods, Request, ServiceParts, Services};
 use super::shard_thread::{self, Report, ShardThread};
@@ -29,6 +30,7 @@ use crate::dialect;
 use crate::ingest::Ingest;
 use crate::net::wire::{ReuseportGroup, ShardCommand};
 use crate::net::{BindError, Peers, Waker, bind_shards};
+use crate::nodes::Nodes;
 use crate::observe::Metrics;
 use crate::observe::metrics::Sources;
 use crate::observe::tap::RING_NAME;
@@ -103,6 +105,8 @@ pub(super) struct Running {
     integration: Option<Integration>,
     /// Programs that publish through shared memory, until the drain.
     ingest: Option<Ingest>,
+    /// The thread of Redis, where there are several nodes.
+    nodes: Option<Nodes>,
     quotas: Arc<Quotas>,
     /// Until the drain.
     watchdog: Mutex<Option<Watchdog>>,
@@ -154,7 +158,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let changes = changes.map(|config| StateChanges::new(config, clock.now()));
     let process_state = process_state.with_changes(changes);
     let process_state = process_state.with_retained(retained);
-    let process_state = Arc::new(process_state.with_persistent(persistent));
+    let process_state = process_state.with_persistent(persistent);
+    let process_state = Arc::new(process_state.with_link(nodes::link(&settings.redis)));
     if let Some(journal) = &journal {
         let started = journal.start(&process_state);
         started.map_err(|error| {
@@ -247,6 +252,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         to_shards,
     )?;
     let hooks = Arc::new(hooks);
+    let nodes = nodes::start(&settings.redis, (&publisher, &process_state), clock)?;
     let policy = Arc::new(policy(settings));
     let (tls_configs, certificates) = tls::start(
         &settings.tls,
@@ -360,6 +366,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         verifier,
         integration,
         ingest,
+        nodes,
         quotas,
         watchdog,
     })
@@ -582,6 +589,13 @@ impl Running {
     pub(super) fn flush_traces(&self) {
         if let (Some(integration), Some(_)) = (&self.integration, &self.api.tracer) {
             integration.flush_traces(TRACES_WAIT);
+        }
+    }
+
+    /// Sends to the other nodes what is left, after a drain.
+    pub(super) fn leave_nodes(&self) {
+        if let Some(nodes) = &self.nodes {
+            nodes.stop();
         }
     }
 

@@ -288,6 +288,7 @@ impl Server {
         }
         let ended = outcome.insert(end());
         tracing::info!(target: "fanwire::server", outcome = ?ended, "stopped");
+        self.running.leave_nodes();
         self.running.context().publisher.stop();
         self.running.close_store(ended);
         self.running.end_webhook(ended);

@@ -144,6 +144,9 @@ impl Server {
             let _ = answer.send(stored.is_ok());
         };
         let context = self.running.context();
+        if let Some(link) = &context.process_state.link {
+            link.flushed().await;
+        }
         let marked = context.publisher.mark_stored(Box::new(completion));
         let is_stored = marked.is_ok() && answered.await.unwrap_or(false);
         let journal = context.journal.as_ref();

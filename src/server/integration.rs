@@ -47,7 +47,8 @@ pub(super) fn start(
     let webhook = backends.webhook(process_state).map_err(other)?;
     let asks_about_tokens = check.is_some() || callback.is_some();
     let traces = spans.and_then(|spans| Some((trace_config(&settings.traces, clock)?, spans)));
-    let is_needed = asks_about_tokens || hooks.has_async() || jwks.is_some();
+    let awaits_nodes = process_state.link.is_some();
+    let is_needed = asks_about_tokens || hooks.has_async() || jwks.is_some() || awaits_nodes;
     if !is_needed && traces.is_none() && webhook.is_none() {
         return Ok((verifier, None));
     }

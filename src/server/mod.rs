@@ -14,6 +14,7 @@ mod integration;
 mod journal;
 mod kernel_probe;
 mod locked_memory;
+mod nodes;
 mod presence;
 mod publishing;
 mod run;

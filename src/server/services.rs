@@ -212,7 +212,7 @@ impl ServiceLoop {
 
     fn publish(&self, publication: &Publication<'_>) {
         let now = self.parts.clock.now();
-        if let Err(error) = self.parts.publisher.publish(publication, now) {
+        if let Err(error) = self.parts.publisher.publish_here(publication, now) {
             tracing::warn!(%error, channel = publication.channel, "a periodic message was skipped");
         }
     }

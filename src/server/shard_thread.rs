@@ -165,9 +165,10 @@ async fn run(thread: ShardThread, mut watch: Watch) {
     if let Some(tracer) = &thread.api.tracer {
         shard.trace_with(tracer.clone());
     }
+    let wake = waker.clone();
+    shard.acknowledge_with(move || wake.wake());
     if let Some(log) = thread.log {
-        let waker = waker.clone();
-        shard.store_publications(log, move || waker.wake());
+        shard.store_publications(log);
     }
     let event_loop = EventLoop::new(
         kernel,

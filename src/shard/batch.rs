@@ -40,9 +40,24 @@ pub(super) struct Batch {
 /// The positions that the message of a publication has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Positions {
+    /// Its own, as clients see it.
     pub(super) own: Position,
     /// Where the one before on its channel is; 0 = none is known.
     pub(super) previous_offset: u64,
+    /// Its offset in the history of this process.
+    pub(super) offset: u64,
+}
+
+impl Positions {
+    /// Of a publication at an offset of this process, the one before it being at another one, unless it
+    /// has a position of all nodes: those have no gaps.
+    pub(super) fn new(local: Position, previous_offset: u64, shared: Option<Position>) -> Self {
+        Self {
+            own: shared.unwrap_or(local),
+            previous_offset: shared.map_or(previous_offset, |shared| shared.offset - 1),
+            offset: local.offset,
+        }
+    }
 }
 
 /// One frame of a batch.
@@ -198,7 +213,7 @@ impl Batch {
                 .subscription_id
                 .filter(|_| subscription_id_bytes > 0)
                 .map(|placeholder| start + placeholder),
-            offset: positions.map_or(0, |positions| positions.own.offset),
+            offset: positions.map_or(0, |positions| positions.offset),
         });
     }
 
@@ -279,10 +294,7 @@ mod tests {
                 epoch: 1,
                 offset: 2,
             };
-            let positions = Positions {
-                own: position,
-                previous_offset: 0,
-            };
+            let positions = Positions::new(position, 0, None);
             batch.append(Some(positions), frame);
             batch.append(Some(positions), frame);
             let (before, after) = match is_after {
@@ -367,10 +379,7 @@ mod tests {
             placeholders,
         };
         for id in ["", "xyz", "01234567890123456789", &"z".repeat(200)] {
-            let positions = Positions {
-                own: position,
-                previous_offset: previous.offset,
-            };
+            let positions = Positions::new(position, previous.offset, None);
             let width = u16::try_from(id.len()).unwrap();
             let run = single(TAG, variant, width, positions, frame);
             let run = run.with_subscription_id(&SubscriptionId::new(id));

@@ -87,6 +87,9 @@ impl Coalescer {
             counters.ring_malformed.add(1);
             return;
         };
+        if record.meta.is_quiet {
+            return;
+        }
         let is_for_all = target == BroadcastTarget::All;
         let is_same = |index| broker.channel(index).name().as_bytes() == record.channel;
         if !is_for_all || !self.channel.is_some_and(is_same) {
@@ -110,9 +113,9 @@ impl Coalescer {
         if record.is_binary() {
             self.leave_out_text(broker.channel(index), counters);
         }
-        let positions = record.meta.has_position.then(|| Positions {
-            own: position,
-            previous_offset: broker.channel_mut(index).pass(position.offset),
+        let positions = record.meta.has_position.then(|| {
+            let previous = broker.channel_mut(index).pass(position.offset);
+            Positions::new(position, previous, record.meta.shared)
         });
         let channel = broker.channel(index);
         // Frames that the writer did not encode are encoded here, from the texts.

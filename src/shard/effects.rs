@@ -6,7 +6,7 @@ use super::connection::CloseRequest;
 use super::connection_table::ConnectionTable;
 use super::owned_subscription::OwnedSubscription;
 use super::publication_writer::PublicationWriter;
-use super::stored::is_held_back;
+use super::questions::Awaiting;
 use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, Effect, Event, HistoryRequest, Publication};
 use crate::dialect;
@@ -31,6 +31,7 @@ impl Shard {
         let mut unknown = None;
         let mut requested = None;
         let mut undecided = None;
+        let mut awaiting = None;
         broker.step(id, command, now, &mut |effect| match effect {
             Effect::ReadHistory(request) => {
                 requested = Some((request.channel.to_owned(), request.after, request.limit))
@@ -43,9 +44,23 @@ impl Shard {
             Effect::AskAboutSubscription(subscription) => {
                 undecided = Some(OwnedSubscription::of(subscription));
             }
-            Effect::Reply(event) if is_held_back(&mut writer.stored, id, &event) => {}
+            Effect::Reply(event) if writer.is_held_back(id, &event) => {}
+            Effect::AwaitChannel(subscription) => {
+                let subscription = OwnedSubscription::of(subscription);
+                awaiting = Some(Awaiting::Subscription(Box::new(subscription)));
+            }
+            Effect::AwaitHistory(request) => {
+                awaiting = Some(Awaiting::History {
+                    channel: request.channel.to_owned(),
+                    after: request.after,
+                    limit: request.limit,
+                });
+            }
             effect => apply(connections, writer, id, effect, now),
         });
+        if let Some(awaiting) = awaiting {
+            self.await_channel(id, awaiting, now);
+        }
         if let Some((token, source, attempt)) = unknown {
             self.ask_about_token(id, token, (source, attempt), now);
         }
@@ -57,6 +72,7 @@ impl Shard {
                 channel: &channel,
                 after,
                 limit,
+                is_awaited: true,
             };
             self.read_history(id, request, now);
         }
@@ -84,7 +100,7 @@ impl Shard {
 pub(super) fn announce(writer: &mut PublicationWriter, effect: Effect<'_>, now: Now) {
     if let Effect::Announce(presence) = effect {
         dialect::announcing(presence.on).presence(&presence, &mut |publication| {
-            writer.publish(&publication.in_scope(presence.tenant.into()), now);
+            writer.publish_here(&publication.in_scope(presence.tenant.into()), now);
         });
     }
 }
@@ -125,8 +141,11 @@ pub(super) fn apply(
         // Handled in `is_within_rate_limit`.
         Effect::DropMessage => {}
         // Handled in `step`.
-        Effect::AskAboutToken { .. } | Effect::AskAboutSubscription(_) | Effect::ReadHistory(_) => {
-        }
+        Effect::AskAboutToken { .. }
+        | Effect::AskAboutSubscription(_)
+        | Effect::AwaitChannel(_)
+        | Effect::AwaitHistory(_)
+        | Effect::ReadHistory(_) => {}
     }
 }
 
@@ -156,7 +175,9 @@ pub(super) fn publish(
     };
     let mut key = String::new();
     let retaining = dialect::retaining(publication, &mut key);
-    if !retaining.is_valid() || !retaining.retain_in(writer.process_state()) {
+    // Where there are several nodes, each retains what it receives.
+    let is_alone = writer.process_state().link.is_none();
+    if !retaining.is_valid() || is_alone && !retaining.retain_in(writer.process_state()) {
         connections.counters.retained_rejected.add(1);
     }
     writer.publish(publication, now);

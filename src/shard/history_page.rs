@@ -79,7 +79,7 @@ impl HistoryPage {
         Some(Self {
             entries,
             name: name.to_owned(),
-            position: history.position(through),
+            position: history.position_on(tag, through),
             is_complete,
         })
     }
@@ -91,11 +91,12 @@ impl HistoryPage {
         self.entries.iter().filter_map(|(offset, content)| {
             let record = Record::read_kept(content)?;
             let publication = record.publication()?;
+            let local = Position {
+                offset: *offset,
+                ..self.position
+            };
             let message = HistoryMessage {
-                position: Position {
-                    offset: *offset,
-                    ..self.position
-                },
+                position: record.meta.shared.unwrap_or(local),
                 kind: publication.kind,
                 data: publication.data,
                 unix_ms: record.meta.unix_ms,

@@ -11,6 +11,7 @@
 //!   drain_ring               ─▶ └───────┘ ─▶ wake_peers            records for other shards
 //! ```
 
+mod acknowledgements;
 mod async_session;
 mod batch;
 mod chunks;
@@ -22,6 +23,7 @@ mod connection_counts;
 mod connection_table;
 mod decoding;
 mod effects;
+pub mod envelope;
 mod frame_encoder;
 mod handlers;
 mod handshake;
@@ -82,7 +84,7 @@ pub use history_page::{HistoryPage, PageRequest, channel_of_entry, is_entry_for_
 pub use hooks::Hooks;
 pub use http_connection::HttpOutput;
 pub use input::ReceiveMode;
-pub use publisher::{PublishError, Publisher};
+pub use publisher::{PublishError, Publisher, Received};
 pub use questions::{Answer, BoxFuture, Question, QuestionKey, QuestionKind, UnknownToken};
 pub use raw::Next;
 pub use session::{Denied, HandlerError, Message, Session};

@@ -10,10 +10,14 @@ pub(super) struct OwnedSubscription {
     pub(super) channel: String,
     subscription_id: OwnedIdRequest,
     filter: Option<String>,
-    recover: Option<Position>,
+    pub(super) recover: Option<Position>,
     is_persistent: bool,
     has_previous: bool,
     takes_binary: bool,
+    /// Whether the callback about subscriptions allows it.
+    pub(super) is_decided: bool,
+    /// Whether it was waited for the publications of other nodes.
+    pub(super) is_awaited: bool,
 }
 
 #[derive(Debug)]
@@ -39,11 +43,13 @@ impl OwnedSubscription {
             is_persistent: subscription.is_persistent,
             has_previous: subscription.has_previous,
             takes_binary: subscription.takes_binary,
+            is_decided: subscription.is_decided,
+            is_awaited: subscription.is_awaited,
         }
     }
 
-    /// Calls `subscribe` with the same as it was, which is decided or not.
-    pub(super) fn with(&self, is_decided: bool, subscribe: impl FnOnce(Subscription<'_>)) {
+    /// Calls `subscribe` with the same.
+    pub(super) fn with(&self, subscribe: impl FnOnce(Subscription<'_>)) {
         let document = self.filter.as_deref().map(Document::new);
         // It was read as an object before.
         let filter = document.as_ref().and_then(|it| it.object().ok());
@@ -58,7 +64,8 @@ impl OwnedSubscription {
             recover: self.recover,
             is_persistent: self.is_persistent,
             is_restored: false,
-            is_decided,
+            is_decided: self.is_decided,
+            is_awaited: self.is_awaited,
             has_previous: self.has_previous,
             takes_binary: self.takes_binary,
         });

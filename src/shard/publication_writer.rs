@@ -1,15 +1,22 @@
 //! Encodes publications once per variant in use, and writes them once to the ring.
 
+use super::acknowledgements::{Acknowledgements, Ticket};
+use super::envelope;
 use super::frame_encoder::{FrameEncoder, SharedEncoder};
 use super::record::{self, FRAGMENT_PREFIX_BYTES, Form};
-use super::stored::{StoredPublications, Ticket};
+use super::stored;
 use crate::base::interest::variants_of;
 use crate::base::memory::Waiting;
 use crate::base::now::Stopwatch;
 use crate::base::publish_times::PublishTimes;
-use crate::base::{ChannelTag, HistoryLimits, Now, ProcessState, ShardCounters, ShardSet, Variant};
-use crate::broker::Publication;
+use crate::base::{
+    ChannelTag, ConnectionId, HistoryLimits, Now, Outgoing, ProcessState, Sent, ShardCounters,
+    ShardSet, Variant,
+};
+use crate::broker::{Event, Publication};
 use crate::dialect::{self, PublicationMeta};
+use crate::journal::PublicationLog;
+use crate::store::Completion;
 use fanwire_ring::{Ring, WriteError, Writer};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,8 +61,10 @@ pub(super) struct Pieces {
     pub(super) record: Vec<u8>,
     /// Bytes of `record` that are written.
     written: usize,
-    /// How much its channel keeps, if it has a history.
+    /// How much its channel keeps, if it has a history and is kept.
     history: Option<HistoryLimits>,
+    /// Its offset among the publications of all nodes, and its age in milliseconds; of none, zeros.
+    shared: (u64, u64),
     /// Its offset there, once it is written.
     pub(super) offset: Option<u64>,
     /// Of one whose publisher waits until it is stored.
@@ -64,6 +73,11 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// Whether a part of it is written.
+    /// States that it was accepted earlier, milliseconds ago.
+    pub(super) fn set_age(&mut self, age_ms: u64) {
+        self.shared.1 = age_ms;
+    }
+
     pub(super) fn is_begun(&self) -> bool {
         self.written > 0
     }
@@ -123,6 +137,9 @@ impl RingWriter {
         }
         variants_of(variants).for_each(note_encode);
         let history = self.process_state.history.limits_of(&channel);
+        // Where there are several nodes, the history has what all of them number.
+        let is_alone = self.process_state.link.is_none();
+        let history = history.filter(|_| is_alone || meta.shared.is_some());
         let meta = PublicationMeta {
             has_position: history.is_some(),
             ..meta
@@ -144,6 +161,7 @@ impl RingWriter {
             record,
             written: 0,
             history,
+            shared: (meta.shared.map_or(0, |shared| shared.offset), 0),
             offset: None,
             ticket: None,
         }
@@ -234,7 +252,9 @@ impl RingWriter {
         let (tag, offset) = (pieces.tag, history.offset_of(position));
         match (limits, record::without_frames(&pieces.record)) {
             (Some(limits), Some(parts)) => {
-                history.insert(tag, offset, &parts, limits, now.monotonic_ms);
+                let (shared, age_ms) = pieces.shared;
+                let times_ms = (now.monotonic_ms, age_ms);
+                history.insert_shared(tag, (offset, shared), &parts, limits, times_ms);
             }
             _ => history.note_unkept(tag, offset),
         }
@@ -327,6 +347,23 @@ impl Unannounced {
     }
 }
 
+/// A publication on its way to the other nodes.
+pub(super) fn outgoing(
+    publication: &Publication<'_>,
+    process_state: &ProcessState,
+    sent: Option<Sent>,
+    now: Now,
+) -> Outgoing {
+    let channel = publication.full_name();
+    Outgoing {
+        tag: process_state.interests.tag(&channel),
+        history: process_state.history.limits_of(&channel),
+        envelope: envelope::seal(publication, now.unix_ms),
+        channel: channel.into(),
+        sent,
+    }
+}
+
 /// The writer of one shard.
 #[derive(Debug)]
 pub(super) struct PublicationWriter {
@@ -343,7 +380,11 @@ pub(super) struct PublicationWriter {
     /// Memory for the next record.
     spare: Vec<u8>,
     /// With a durable store: what is published on channels with a history.
-    pub(super) stored: Option<StoredPublications>,
+    pub(super) log: Option<PublicationLog>,
+    /// Publications that found no room on the way to the other nodes, oldest first.
+    unsent_to_nodes: VecDeque<(Outgoing, Waiting)>,
+    /// Who waits until publications are stored, or with the other nodes.
+    pub(super) acknowledgements: Option<Acknowledgements>,
 }
 
 impl PublicationWriter {
@@ -364,7 +405,9 @@ impl PublicationWriter {
             count: 0,
             stopwatch: Stopwatch::STOPPED,
             spare: Vec::new(),
-            stored: None,
+            log: None,
+            unsent_to_nodes: VecDeque::new(),
+            acknowledgements: None,
         }
     }
 
@@ -379,15 +422,37 @@ impl PublicationWriter {
         &self.ring_writer.process_state
     }
 
-    /// Publishes to all shards, including this one.
+    /// Publishes to the shards of all nodes.
     pub(super) fn publish(&mut self, publication: &Publication<'_>, now: Now) {
-        self.count += 1;
-        let meta = PublicationMeta {
-            unix_ms: now.unix_ms,
-            id: u64::from(self.shard) << ID_BITS | self.count,
-            has_position: false,
-            has_previous: false,
+        let Some(link) = &self.ring_writer.process_state.link else {
+            return self.publish_here(publication, now);
         };
+        let acknowledgements = self.acknowledgements.as_mut();
+        let completion = acknowledgements.and_then(|its| {
+            let ticket = its.begin(true)?;
+            let completion: Sent = Box::new(its.completion(ticket));
+            Some(completion)
+        });
+        let outgoing = outgoing(publication, self.process_state(), completion, now);
+        if !self.unsent_to_nodes.is_empty() {
+            return self.delay(outgoing);
+        }
+        if let Err(outgoing) = link.send(outgoing) {
+            self.delay(outgoing);
+        }
+    }
+
+    fn delay(&mut self, outgoing: Outgoing) {
+        self.counters.ring_full.add(1);
+        let waiting = Waiting::of(outgoing.bytes());
+        self.unsent_to_nodes.push_back((outgoing, waiting));
+    }
+
+    /// Publishes to the shards of this node, including this one.
+    pub(super) fn publish_here(&mut self, publication: &Publication<'_>, now: Now) {
+        self.count += 1;
+        let id = u64::from(self.shard) << ID_BITS | self.count;
+        let meta = PublicationMeta::new(now.unix_ms, id);
         self.ring_writer.note_time(meta.id, self.stopwatch);
         let spare = std::mem::take(&mut self.spare);
         let counters = &self.counters;
@@ -398,8 +463,9 @@ impl PublicationWriter {
                 .encode(publication, meta, (spare, &mut encoder), note_encode);
         encoder.count(counters);
         drop(encoder);
-        if let Some(stored) = &mut self.stored {
-            pieces.ticket = stored.begin(pieces.history.is_some());
+        if let (Some(log), Some(acknowledgements)) = (&self.log, &mut self.acknowledgements) {
+            let is_later = pieces.history.is_some() && log.acknowledges_stored();
+            pieces.ticket = acknowledgements.begin(is_later);
         }
         if !self.unsent.is_empty() || !self.write(&mut pieces, now) {
             self.counters.ring_full.add(1);
@@ -412,31 +478,68 @@ impl PublicationWriter {
 
     fn write(&mut self, pieces: &mut Pieces, now: Now) -> bool {
         let is_written = self.ring_writer.write(pieces, &mut self.unannounced, now);
-        if let (true, Some(stored)) = (is_written, &mut self.stored) {
-            stored.append(pieces, pieces.ticket, now);
+        if is_written {
+            self.store(pieces, now);
         }
         is_written
+    }
+
+    /// Appends a publication that is in the ring to the log, if there is one.
+    fn store(&mut self, pieces: &Pieces, now: Now) {
+        let Some(log) = &mut self.log else {
+            return;
+        };
+        let acknowledgements = self.acknowledgements.as_ref();
+        let completion = || Some(acknowledgements?.completion(pieces.ticket?));
+        let of_log = completion()
+            .map(|completion| -> Completion { Box::new(move |stored| completion(stored.is_ok())) });
+        if !stored::log(log, pieces, of_log, now)
+            && let Some(completion) = completion()
+        {
+            completion(false);
+        }
+    }
+
+    /// Whether the acknowledgement of what session `id` has just published waits.
+    pub(super) fn is_held_back(&mut self, id: ConnectionId, event: &Event<'_>) -> bool {
+        let acknowledgements = self.acknowledgements.as_mut();
+        acknowledgements.is_some_and(|its| its.is_held_back(id, event))
+    }
+
+    /// Whether the durable store cannot write at the moment.
+    pub(super) fn is_log_failing(&self) -> bool {
+        self.log.as_ref().is_some_and(PublicationLog::is_failing)
     }
 
     /// Writes waiting records, as far as there is room.
     pub(super) fn retry(&mut self, now: Now) {
         while let Some((mut pieces, waiting)) = self.unsent.pop_front() {
             if !self.write(&mut pieces, now) {
-                return self.unsent.push_front((pieces, waiting));
+                self.unsent.push_front((pieces, waiting));
+                break;
+            }
+        }
+        while let (Some(link), Some((outgoing, waiting))) = (
+            &self.ring_writer.process_state.link,
+            self.unsent_to_nodes.pop_front(),
+        ) {
+            if let Err(outgoing) = link.send(outgoing) {
+                self.unsent_to_nodes.push_front((outgoing, waiting));
+                break;
             }
         }
     }
 
     /// Whether publications wait for room in the ring.
     pub(super) fn is_congested(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() || !self.unsent_to_nodes.is_empty()
     }
 
     /// Wakes the shards that sleep and have subscribers of what was written since the last call.
     pub(super) fn wake_peers(&mut self, wake: impl FnMut(u32)) {
         self.ring_writer.announce(&mut self.unannounced, wake);
-        if let Some(stored) = &mut self.stored {
-            stored.flush();
+        if let Some(log) = &mut self.log {
+            log.flush();
         }
     }
 }

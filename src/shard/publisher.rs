@@ -1,7 +1,7 @@
 //! Publishing from threads that are not shards.
 
 use super::frame_encoder::FrameEncoder;
-use super::publication_writer::{ID_BITS, Pieces, RingWriter, Unannounced};
+use super::publication_writer::{ID_BITS, Pieces, RingWriter, Unannounced, outgoing};
 use super::stored;
 use crate::base::interest::variants_of;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX, TENANT_BYTES_MAX};
@@ -48,6 +48,25 @@ pub struct Publisher {
 
 /// Encoders that are kept; more exist while more threads publish at the same time.
 const ENCODERS_KEPT: usize = 4;
+
+/// How a publication has come from the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The node that has accepted it, and its number among those of that node.
+    pub origin: (u64, u64),
+    /// When that was, milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// Its position among the publications of all nodes, on a channel with a history.
+    pub position: Option<Position>,
+    /// Whether it is for the history only: those who are subscribed have received it before.
+    pub is_quiet: bool,
+}
+
+/// The id of a publication of no shard.
+fn outside_id(number: u64) -> u64 {
+    let writer = u64::try_from(SHARDS_MAX).expect("a small number");
+    writer << ID_BITS | number
+}
 
 /// Why a publication was not accepted.
 ///
@@ -201,16 +220,8 @@ impl Publisher {
         }
     }
 
-    fn store(&self, pieces: &Pieces, now: Now) {
-        if let (Some(log), Some(_)) = (&self.log, pieces.offset) {
-            let mut log = lock(log);
-            stored::log(&mut log, pieces, None, now);
-            log.flush();
-        }
-    }
-
-    /// Publishes, without waiting. Returns its position, if the channel has a history and all of it found
-    /// room.
+    /// Publishes to the shards of all nodes, without waiting. Returns its position, if the channel has a
+    /// history, all of it found room, and there is one node only.
     ///
     /// # Errors
     /// [`PublishError`], in which case nothing was published.
@@ -219,6 +230,21 @@ impl Publisher {
         publication: &Publication<'_>,
         now: Now,
     ) -> Result<Option<Position>, PublishError> {
+        let Some(link) = &self.process_state.link else {
+            return self.publish_here(publication, now);
+        };
+        self.check(publication)?;
+        let outgoing = outgoing(publication, &self.process_state, None, now);
+        if link.send(outgoing).is_err() {
+            self.counters().ring_full.add(1);
+            return Err(PublishError::RingFull);
+        }
+        self.counters().publications.add(1);
+        Ok(None)
+    }
+
+    /// Whether a publication may be accepted.
+    fn check(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
         // Relaxed: a caller that stops the server and then publishes orders the two itself.
         if self.is_stopped.load(Ordering::Relaxed) {
             return Err(PublishError::Stopped);
@@ -231,19 +257,70 @@ impl Publisher {
         if !publication.is_valid() {
             return Err(PublishError::Name);
         }
+        Ok(())
+    }
+
+    fn store(&self, pieces: &Pieces, now: Now) {
+        if let (Some(log), Some(_)) = (&self.log, pieces.offset) {
+            let mut log = lock(log);
+            stored::log(&mut log, pieces, None, now);
+            log.flush();
+        }
+    }
+
+    /// Publishes to the shards of this node, without waiting. Returns its position, if the channel has a
+    /// history and all of it found room.
+    ///
+    /// # Errors
+    /// [`PublishError`], in which case nothing was published.
+    pub fn publish_here(
+        &self,
+        publication: &Publication<'_>,
+        now: Now,
+    ) -> Result<Option<Position>, PublishError> {
+        self.check(publication)?;
+        // Relaxed: ids need only be different.
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let meta = PublicationMeta::new(now.unix_ms, outside_id(count));
+        let position = self.write(publication, meta, now)?;
+        self.counters().publications.add(1);
+        Ok(position)
+    }
+
+    /// Delivers a publication that has come from the nodes.
+    ///
+    /// # Errors
+    /// [`PublishError`], in which case nothing was delivered.
+    pub fn deliver(
+        &self,
+        publication: &Publication<'_>,
+        received: Received,
+        now: Now,
+    ) -> Result<(), PublishError> {
+        self.check(publication)?;
+        let (node, number) = received.origin;
+        let mixed = (node ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let meta = PublicationMeta {
+            shared: received.position,
+            is_quiet: received.is_quiet,
+            // The same on all nodes, as clients see it.
+            ..PublicationMeta::new(received.unix_ms, outside_id(mixed >> (64 - ID_BITS)))
+        };
+        self.write(publication, meta, now).map(|_| ())
+    }
+
+    fn write(
+        &self,
+        publication: &Publication<'_>,
+        meta: PublicationMeta,
+        now: Now,
+    ) -> Result<Option<Position>, PublishError> {
+        let mut key = String::new();
+        let publication = &dialect::retaining(publication, &mut key);
         // Acquire: pairs with the release in `set_congested`.
         if self.is_congested.load(Ordering::Acquire) && !self.retry(now) {
             return Err(PublishError::RingFull);
         }
-        // Relaxed: ids need only be different.
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let writer = u64::try_from(SHARDS_MAX).expect("a small number");
-        let meta = PublicationMeta {
-            unix_ms: now.unix_ms,
-            id: writer << ID_BITS | count,
-            has_position: false,
-            has_previous: false,
-        };
         self.ring_writer.note_time(meta.id, self.stopwatch);
         let mut encoded = 0;
         let note_encode = |variant: Variant| encoded |= variant.bit();
@@ -251,6 +328,7 @@ impl Publisher {
         let mut pieces =
             self.ring_writer
                 .encode(publication, meta, (Vec::new(), &mut encoder), note_encode);
+        pieces.set_age(now.unix_ms.saturating_sub(meta.unix_ms));
         let mut unannounced = Unannounced::default();
         let is_written = self.ring_writer.write(&mut pieces, &mut unannounced, now);
         self.store(&pieces, now);
@@ -273,7 +351,6 @@ impl Publisher {
         }
         drop(encoders);
         variants_of(encoded).for_each(|variant| counters.encodes.of(variant).add(1));
-        counters.publications.add(u64::from(is_accepted));
         counters.ring_full.add(u64::from(!is_written));
         counters.retained_rejected.add(u64::from(!is_retained));
         drop(counters);

@@ -18,13 +18,14 @@ use super::owned_subscription::OwnedSubscription;
 use super::session::{HandlerError, SessionAction};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ConnectionId, DialectId, Now, TraceContext, network_of};
-use crate::broker::{Attempt, Command, Rejection, TokenSource};
+use crate::base::{ConnectionId, DialectId, Now, Position, TraceContext, network_of};
+use crate::broker::{Attempt, Command, HistoryRequest, Rejection, TokenSource};
 use futures_lite::FutureExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 
 /// A future whose output may be made on another thread.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -56,6 +57,8 @@ pub enum QuestionKind {
     Token,
     /// An asynchronous handler of the program, or a callback that is one.
     Handler,
+    /// The thread that speaks to the other nodes.
+    Channel,
 }
 
 /// The session that waits, and the number of its question.
@@ -72,6 +75,7 @@ pub struct Answer(Content);
 
 #[derive(Debug)]
 enum Content {
+    Here,
     Token(Result<Identity, TokenError>),
     Handler(Vec<SessionAction>, Outcome),
 }
@@ -102,6 +106,18 @@ enum Subject {
         subscription: Box<OwnedSubscription>,
         /// The user for whom it is decided.
         user: Option<Box<str>>,
+    },
+    Channel(Awaiting),
+}
+
+/// What waits until the publications of other nodes on a channel come in.
+#[derive(Debug)]
+pub(super) enum Awaiting {
+    Subscription(Box<OwnedSubscription>),
+    History {
+        channel: String,
+        after: Option<Position>,
+        limit: Option<u32>,
     },
 }
 
@@ -193,6 +209,32 @@ impl Shard {
         self.ask(id, client, subject, handled(session, answer));
     }
 
+    /// Waits until the publications of other nodes on a channel come in, or may not for long.
+    pub(super) fn await_channel(&mut self, id: ConnectionId, awaiting: Awaiting, now: Now) {
+        let (channel, position) = match &awaiting {
+            Awaiting::Subscription(subscription) => (&subscription.channel, subscription.recover),
+            Awaiting::History { channel, after, .. } => (channel, *after),
+        };
+        let Some(name) = self.broker.full_name(id, channel) else {
+            return;
+        };
+        let process_state = Arc::clone(&self.process_state);
+        let Some(link) = &process_state.link else {
+            return;
+        };
+        let tag = process_state.interests.tag(&name);
+        let is_here = link.attach(tag, &name, position);
+        drop(name);
+        let Some(client) = self.broker.view(id, now).map(|view| view.peer.ip()) else {
+            return;
+        };
+        let future = Box::pin(async move {
+            is_here.await;
+            Answer(Content::Here)
+        });
+        self.ask(id, client, Subject::Channel(awaiting), future);
+    }
+
     /// Has an asynchronous handler of new sessions answer.
     pub(super) fn ask_about_connect(
         &mut self,
@@ -226,6 +268,7 @@ impl Shard {
         let kind = match subject {
             Subject::Token(..) => QuestionKind::Token,
             Subject::Handler { .. } | Subject::Subscription { .. } => QuestionKind::Handler,
+            Subject::Channel(_) => QuestionKind::Channel,
         };
         let questions = &mut self.questions;
         questions.count += 1;
@@ -275,9 +318,11 @@ impl Shard {
                 let is_decided = outcome == Outcome::Done;
                 self.tell(id, outcome, now);
                 if is_decided {
-                    self.subscribe_decided(id, &subscription, user.as_deref(), now);
+                    self.subscribe_decided(id, *subscription, user.as_deref(), now);
                 }
             }
+            // Whatever the answer: what is published on this node is delivered on it.
+            Subject::Channel(awaiting) => self.resume_awaiting(id, awaiting, now),
         }
         self.resume_after_answer(id);
         self.reap_ended(now);
@@ -287,18 +332,42 @@ impl Shard {
     fn subscribe_decided(
         &mut self,
         id: ConnectionId,
-        subscription: &OwnedSubscription,
+        mut subscription: OwnedSubscription,
         user: Option<&str>,
         now: Now,
     ) {
         let Some(view) = self.broker.view(id, now) else {
             return;
         };
-        let is_same_user = view.identity.map(|identity| &*identity.user) == user;
+        subscription.is_decided = view.identity.map(|identity| &*identity.user) == user;
         drop(view);
-        subscription.with(is_same_user, |subscription| {
+        subscription.with(|subscription| {
             self.step(id, Command::Subscribe(subscription), now);
         });
+    }
+
+    fn resume_awaiting(&mut self, id: ConnectionId, awaiting: Awaiting, now: Now) {
+        match awaiting {
+            Awaiting::Subscription(mut subscription) => {
+                subscription.is_awaited = true;
+                subscription.with(|subscription| {
+                    self.step(id, Command::Subscribe(subscription), now);
+                });
+            }
+            Awaiting::History {
+                channel,
+                after,
+                limit,
+            } => {
+                let request = HistoryRequest {
+                    channel: &channel,
+                    after,
+                    limit,
+                    is_awaited: true,
+                };
+                self.step(id, Command::GetHistory(request), now);
+            }
+        }
     }
 
     fn resume_after_answer(&mut self, id: ConnectionId) {

@@ -10,7 +10,8 @@
 //!   ├ time (u64, unix ms)                      ┼ id (u64)                       ┤
 //!   32
 //!   ├ variants × (variant, frame bytes, two placeholders from the frame's start: 4 × u32) ┤
-//!   ├ channel ┼ kind ┼ data ┼ target (u16 bytes, text) ┼ tenant (u16 bytes, text) ┼ frame … ┤
+//!   ├ channel ┼ kind ┼ data ┼ target (u16 bytes, text) ┼ tenant (u16 bytes, text) ┤
+//!   ├ position of all nodes (epoch u32, offset u64), if its flag is set ┼ frame … ┤
 //!   ├ trace context (24 bytes), if the upper bit of the count of the variants is set          ┤
 //! ```
 //!
@@ -25,7 +26,7 @@
 use super::frame_encoder::{FrameEncoder, append_frame};
 use crate::base::channel_names::name_for_clients;
 use crate::base::interest::variants_of;
-use crate::base::{FrameEncoding, TraceContext, Variant};
+use crate::base::{FrameEncoding, Position, TraceContext, Variant};
 use crate::broker::{BroadcastTarget, Data, Publication, TenantScope};
 use crate::dialect::{self, Placeholders, PublicationMeta};
 use crate::ws::frame;
@@ -34,12 +35,18 @@ const HEADER_BYTES: usize = 32;
 /// The form and the count of the variants.
 const FIRST_BYTES: usize = 2;
 const TABLE_ENTRY_BYTES: usize = 16;
+/// The position of all nodes.
+const SHARED_BYTES: usize = 12;
 /// Upper bit of the count of the variants: the publication is traced.
 const IS_TRACED: u8 = 1 << 7;
 /// Flag of a publication that has a position in the history.
 const FLAG_POSITION: u32 = 1;
 /// Flag of a publication whose data are not JSON.
 const FLAG_BINARY: u32 = 2;
+/// Flag of a publication that has a position among those of all nodes.
+const FLAG_SHARED: u32 = 4;
+/// Flag of a publication that is for the history only.
+const FLAG_QUIET: u32 = 8;
 /// The offset of a frame without a placeholder.
 const NO_PLACEHOLDER: u32 = u32::MAX;
 /// Bytes in front of each piece of a fragmented publication.
@@ -118,6 +125,12 @@ pub(super) fn write(
     if data.is_binary() {
         flags |= FLAG_BINARY;
     }
+    if meta.shared.is_some() {
+        flags |= FLAG_SHARED;
+    }
+    if meta.is_quiet {
+        flags |= FLAG_QUIET;
+    }
     output.extend_from_slice(&flags.to_le_bytes());
     output.extend_from_slice(&meta.unix_ms.to_le_bytes());
     output.extend_from_slice(&meta.id.to_le_bytes());
@@ -132,6 +145,10 @@ pub(super) fn write(
     output.extend_from_slice(whom.as_bytes());
     output.extend_from_slice(&name_bytes(tenant));
     output.extend_from_slice(tenant.as_bytes());
+    if let Some(shared) = meta.shared {
+        output.extend_from_slice(&shared.epoch.to_le_bytes());
+        output.extend_from_slice(&shared.offset.to_le_bytes());
+    }
     let mut index = 0;
     for plain in Variant::all_plain() {
         let encodings = variants & plain.all_encodings();
@@ -292,12 +309,6 @@ impl<'a> Record<'a> {
         let kind_bytes = usize::from(read_u16(bytes, 4)?);
         let data_bytes = read_u32(bytes, 6)? as usize;
         let flags = read_u32(bytes, 10)?;
-        let meta = PublicationMeta {
-            unix_ms: read_u64(bytes, 14)?,
-            id: read_u64(bytes, 22)?,
-            has_position: flags & FLAG_POSITION != 0,
-            has_previous: false,
-        };
         let (table, rest) = bytes
             .get(HEADER_BYTES - FIRST_BYTES..)?
             .split_at_checked(variant_count * TABLE_ENTRY_BYTES)?;
@@ -307,7 +318,20 @@ impl<'a> Record<'a> {
         let whom_bytes = usize::from(read_u16(rest, 0)?);
         let (whom, rest) = rest.get(2..)?.split_at_checked(whom_bytes)?;
         let tenant_bytes = usize::from(read_u16(rest, 0)?);
-        let (tenant, frames) = rest.get(2..)?.split_at_checked(tenant_bytes)?;
+        let (tenant, rest) = rest.get(2..)?.split_at_checked(tenant_bytes)?;
+        let (shared, frames) = match flags & FLAG_SHARED {
+            0 => (None, rest),
+            _ => {
+                let (epoch, offset) = (read_u32(rest, 0)?, read_u64(rest, 4)?);
+                (Some(Position { epoch, offset }), rest.get(SHARED_BYTES..)?)
+            }
+        };
+        let meta = PublicationMeta {
+            has_position: flags & FLAG_POSITION != 0,
+            shared,
+            is_quiet: flags & FLAG_QUIET != 0,
+            ..PublicationMeta::new(read_u64(bytes, 14)?, read_u64(bytes, 22)?)
+        };
         Some(Self {
             channel,
             kind,
@@ -468,10 +492,8 @@ mod tests {
     const GATEWAY: Variant = Variant::plain(DialectId::Gateway);
     const MONITORING: Variant = Variant::plain(DialectId::Monitoring);
     const STAMP: PublicationMeta = PublicationMeta {
-        unix_ms: 7,
-        id: 9,
         has_position: true,
-        has_previous: false,
+        ..PublicationMeta::new(7, 9)
     };
 
     fn written(variants: &[Variant]) -> Vec<u8> {

@@ -11,7 +11,7 @@ use crate::base::limits::{
     RECOVERY_BYTES_PER_BUSY_TURN, RECOVERY_BYTES_PER_TURN, RECOVERY_BYTES_WAITING,
     RECOVERY_STEP_BYTES, RECOVERY_STEP_ENTRIES,
 };
-use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, ShardCounters, Variant};
+use crate::base::{ChannelTag, ConnectionId, FrameRun, Now, Position, ShardCounters, Variant};
 use crate::broker::{BroadcastTarget, Broker, Event, HistoryRequest, Recovery};
 use std::collections::HashMap;
 
@@ -209,10 +209,7 @@ impl Shard {
             let run = match entry {
                 Entry::Ready(run) => Some(run),
                 Entry::Stored(content) => {
-                    let positions = Positions {
-                        own: broker.position(offset),
-                        previous_offset,
-                    };
+                    let positions = (broker.position(offset), previous_offset);
                     let mut encoder = connections.encoder.borrow_mut();
                     let counters = &connections.counters;
                     let found = render(
@@ -287,10 +284,11 @@ fn render(
     broker: &mut Broker,
     recovery: &Recovery,
     content: &[u8],
-    (positions, encoder): (Positions, &mut FrameEncoder),
+    ((position, previous_offset), encoder): ((Position, u64), &mut FrameEncoder),
     counters: &ShardCounters,
 ) -> Option<(FrameRun, bool)> {
     let record = Record::read_kept(content)?;
+    let positions = Positions::new(position, previous_offset, record.meta.shared);
     let (tag, name) = broker.recovering_channel(recovery);
     let (target, reach) = (record.target()?, record.reach()?);
     if record.channel != name.as_bytes() || !broker.is_for(recovery.id, target, reach) {

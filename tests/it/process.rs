@@ -621,6 +621,7 @@ fn every_flag_takes_what_the_file_takes() {
         ("tls-certificates", "a.pem a.key", "tls_certificates"),
         ("store", "./store", "store"),
         ("store-sync", "always", "store_sync"),
+        ("redis-url", "redis://h", "redis_url"),
         ("log-level", "WARNING", "log_level"),
         ("log-format", "JSON", "log_format"),
     ];

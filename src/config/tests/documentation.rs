@@ -69,6 +69,10 @@ fn the_process_table_has_every_setting_with_its_default_and_flag() {
         CONFIGURATION,
         "## Settings of shared memory",
     ));
+    documented.extend(check_process_table(
+        CONFIGURATION,
+        "## Settings of several nodes",
+    ));
     let keys = all_settings().iter().map(|setting| &*setting.key);
     let of_process = |key: &&str| !key.contains('.') || key.starts_with(INGEST);
     let declared: BTreeSet<_> = keys.filter(of_process).collect();

@@ -111,8 +111,8 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         &["value \"chat\" for `profile`", "gateway, monitoring"],
     );
     of_file(
-        "redis_url = \"redis://u:p@h\"",
-        &["value (secret) for `redis_url`", "not in this version"],
+        "redis_url = \"http://u:p@h\"",
+        &["value (secret) for `redis_url`", "redis-sentinel://"],
     );
     of_file(
         "jwt_algorithm = \"none\"",

@@ -123,12 +123,7 @@ mod tests {
     use super::*;
     use crate::dialect::fixtures::{self, encoded};
 
-    const STAMP: PublicationMeta = PublicationMeta {
-        unix_ms: 1_704_067_200_000,
-        id: 1,
-        has_position: false,
-        has_previous: false,
-    };
+    const STAMP: PublicationMeta = PublicationMeta::new(1_704_067_200_000, 1);
 
     fn check_publication(channel: &str, expected: &str, expected_hole: Option<usize>) {
         let mut output = Vec::new();

@@ -131,10 +131,9 @@ mod tests {
     fn a_publication_has_as_many_positions_as_its_kind_says() {
         let check = |has_position, has_previous, kind, positions: usize| {
             let meta = PublicationMeta {
-                unix_ms: 0,
-                id: 1,
                 has_position,
                 has_previous,
+                ..PublicationMeta::new(0, 1)
             };
             let mut output = vec![7; 3];
             let placeholders = publication("n\u{e9}", b"\0\xff", meta, &mut output);

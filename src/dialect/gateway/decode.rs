@@ -83,6 +83,7 @@ fn history<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
         channel: required_text(channel, "channel")?,
         after: position(after, "after")?,
         limit: limit(count)?,
+        is_awaited: false,
     }))
 }
 
@@ -124,7 +125,7 @@ mod tests {
         );
         check(
             r#"{"data":{"channel":"news"},"type":"subscribe"}"#,
-            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "news", subscription_id: None, filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, is_awaited: false, has_previous: false, takes_binary: false }))"#,
         );
         check(
             r#"{"type":"unsubscribe","data":{"channel":"n\u00e9"}}"#,
@@ -142,12 +143,12 @@ mod tests {
             r#"{"type":"subscribe","data":{"channel":"c","recover":"0000000a-000000000000b"}}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, "#,
-                "recover: Some(Position { epoch: 10, offset: 11 }), is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"
+                "recover: Some(Position { epoch: 10, offset: 11 }), is_persistent: false, is_restored: false, is_decided: false, is_awaited: false, has_previous: false, takes_binary: false }))"
             ),
         );
         check(
             r#"{"type":"history","data":{"channel":"c","limit":7}}"#,
-            r#"Ok(GetHistory(HistoryRequest { channel: "c", after: None, limit: Some(7) }))"#,
+            r#"Ok(GetHistory(HistoryRequest { channel: "c", after: None, limit: Some(7), is_awaited: false }))"#,
         );
         check(
             r#"{"type":"presence","data":{"channel":"c","after":"ann"}}"#,
@@ -155,7 +156,7 @@ mod tests {
         );
         check(
             r#"{"type":"subscribe","data":{"channel":"c","persistent":true}}"#,
-            r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, recover: None, is_persistent: true, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"#,
+            r#"Ok(Subscribe(Subscription { channel: "c", subscription_id: None, filter: None, recover: None, is_persistent: true, is_restored: false, is_decided: false, is_awaited: false, has_previous: false, takes_binary: false }))"#,
         );
         check(r#"{"type":"restore"}"#, "Ok(Restore)");
         check(r#"{"type":"ping"}"#, "Ok(Ping)");

@@ -225,10 +225,9 @@ mod tests {
             let data = r#"{"a": 1.0}"#;
             let (channel, kind) = ("a\"b", "m");
             let meta = PublicationMeta {
-                unix_ms: 0,
-                id: 1,
                 has_position,
                 has_previous,
+                ..PublicationMeta::new(0, 1)
             };
             let publication = Publication::new(channel, kind, data);
             let placeholders = super::publication(&publication, data, meta, &mut output);

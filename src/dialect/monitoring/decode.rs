@@ -81,14 +81,14 @@ mod tests {
             r#"{"type":"SUBSCRIBE","property_id":1012650001}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", subscription_id: None, "#,
-                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"
+                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, is_awaited: false, has_previous: false, takes_binary: false }))"
             ),
         );
         check(
             r#"{"type":"SUBSCRIBE","property_id":"1012650001"}"#,
             concat!(
                 r#"Ok(Subscribe(Subscription { channel: "prop:1012650001", subscription_id: None, "#,
-                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, has_previous: false, takes_binary: false }))"
+                "filter: None, recover: None, is_persistent: false, is_restored: false, is_decided: false, is_awaited: false, has_previous: false, takes_binary: false }))"
             ),
         );
         check(

@@ -110,12 +110,7 @@ mod tests {
     use crate::dialect::fixtures::{self, encoded};
 
     fn check_publication(data: &str, expected: &str) {
-        let meta = PublicationMeta {
-            unix_ms: 1_704_067_200_000,
-            id: 10,
-            has_position: false,
-            has_previous: false,
-        };
+        let meta = PublicationMeta::new(1_704_067_200_000, 10);
         let mut output = Vec::new();
         publication(&Publication::new("all", "alert", data), meta, &mut output);
         let end = r#","timestamp":"2024-01-01T00:00:00.000Z","id":"000000000000000a"}"#;

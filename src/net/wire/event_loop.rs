@@ -247,7 +247,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 ShardCommand::Call(call) => call(&mut self.shard, now),
             }
         }
-        self.shard.acknowledge_stored(now);
+        self.shard.acknowledge(now);
         self.perform_actions(now);
         self.http.run_tasks();
         while let Some((id, output)) = self.http.take_output() {

@@ -1,0 +1,280 @@
+//! A connection to Redis: commands go out, messages of subscribed channels come in.
+
+use super::script::{CatchUp, Names, Scripts};
+use crate::config::RedisAddress;
+use futures_util::future::join_all;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, Pipeline, ProtocolVersion,
+    PushInfo, PushKind, RedisError, ServerErrorKind, TlsCertificates, TlsMode, Value,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Names in one command: a long one would hold up others in Redis.
+const NAMES_PER_COMMAND: usize = 500;
+
+/// What comes in.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// A message: the channel in Redis, and what it says.
+    Message(Vec<u8>, Vec<u8>),
+    /// The connection is lost, or does not bring everything any more.
+    Lost,
+}
+
+/// Called with what comes in.
+pub(super) type Receive = Arc<dyn Fn(Incoming) + Send + Sync>;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    pub(super) address: RedisAddress,
+    /// The authority of TLS, as PEM; `None` = those of the system.
+    pub(super) tls_ca: Option<Vec<u8>>,
+    /// Time for an answer.
+    pub(super) timeout: Duration,
+}
+
+/// A connection. Copies share it.
+#[derive(Clone)]
+pub(super) struct Connection {
+    link: Link,
+    pub(super) names: Arc<Names>,
+    pub(super) scripts: Arc<Scripts>,
+}
+
+#[derive(Clone)]
+enum Link {
+    Server {
+        commands: MultiplexedConnection,
+        subscriptions: MultiplexedConnection,
+    },
+    Cluster(ClusterConnection),
+}
+
+/// What a failed command means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Redis will not take it.
+    Rejected,
+    /// Redis may take it later, or another server does.
+    Later,
+}
+
+impl Connector {
+    /// Connects, and makes the scripts known.
+    pub(super) async fn connect(
+        &self,
+        prefix: String,
+        receive: Receive,
+    ) -> Result<Connection, RedisError> {
+        let link = match &self.address {
+            RedisAddress::Server(info) => {
+                let client = match &self.tls_ca {
+                    Some(_) => Client::build_with_tls((**info).clone(), self.certificates())?,
+                    None => Client::open((**info).clone())?,
+                };
+                self.link_to(&client, receive).await?
+            }
+            RedisAddress::Sentinels { .. } => {
+                let client = self.master().await?;
+                self.link_to(&client, receive).await?
+            }
+            RedisAddress::Cluster(nodes) => {
+                let mut builder = ClusterClientBuilder::new(nodes.clone())
+                    .use_protocol(ProtocolVersion::RESP3)
+                    .connection_timeout(self.timeout)
+                    .response_timeout(self.timeout)
+                    .push_sender(forward(receive));
+                if self.tls_ca.is_some() {
+                    builder = builder.certs(self.certificates());
+                }
+                let client = builder.build()?;
+                Link::Cluster(client.get_async_connection().await?)
+            }
+        };
+        let names = Names {
+            prefix,
+            is_sharded: matches!(link, Link::Cluster(_)),
+        };
+        let mut connection = Connection {
+            link,
+            names: Arc::new(names),
+            scripts: Arc::new(Scripts::new()),
+        };
+        let load = connection.scripts.load();
+        for loaded in connection.run(load.to_vec()).await {
+            loaded?;
+        }
+        Ok(connection)
+    }
+
+    /// The client of the server that is the master now.
+    async fn master(&self) -> Result<Client, RedisError> {
+        let RedisAddress::Sentinels {
+            sentinels,
+            master,
+            settings,
+        } = &self.address
+        else {
+            return Err((ErrorKind::InvalidClientConfig, "no sentinels").into());
+        };
+        let of_master = SentinelNodeConnectionInfo::default()
+            .set_redis_connection_info(settings.redis_settings().clone());
+        let of_master = match settings.addr() {
+            ConnectionAddr::TcpTls { .. } => of_master.set_tls_mode(TlsMode::Secure),
+            _ => of_master,
+        };
+        let role = SentinelServerType::Master;
+        let (urls, name) = (sentinels.clone(), master.clone());
+        let mut client = SentinelClient::build(urls, name, Some(of_master), role)?;
+        client.async_get_client().await
+    }
+
+    async fn link_to(&self, client: &Client, receive: Receive) -> Result<Link, RedisError> {
+        let config = || {
+            AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(self.timeout))
+                .set_response_timeout(Some(self.timeout))
+        };
+        let connect = |config| client.get_multiplexed_async_connection_with_config(config);
+        let commands = config();
+        let subscriptions = config().set_push_sender(forward(receive));
+        let (commands, subscriptions) = (Box::new(commands), Box::new(subscriptions));
+        Ok(Link::Server {
+            commands: connect(&commands).await?,
+            subscriptions: connect(&subscriptions).await?,
+        })
+    }
+
+    fn certificates(&self) -> TlsCertificates {
+        TlsCertificates {
+            client_tls: None,
+            root_cert: self.tls_ca.clone(),
+        }
+    }
+}
+
+/// Passes on the messages, and that the connection is lost.
+fn forward(receive: Receive) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
+    move |push| {
+        match push.kind {
+            PushKind::Message | PushKind::SMessage => {
+                let mut data = push.data.into_iter();
+                if let (Some(Value::BulkString(channel)), Some(Value::BulkString(message))) =
+                    (data.next(), data.next())
+                {
+                    receive(Incoming::Message(channel, message));
+                }
+            }
+            PushKind::Disconnection => receive(Incoming::Lost),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// Runs commands; those on one channel in their order. One answer for each.
+    pub(super) async fn run(&mut self, commands: Vec<Cmd>) -> Vec<Result<Value, RedisError>> {
+        let count = commands.len();
+        match &mut self.link {
+            Link::Server { commands: link, .. } => {
+                let mut pipeline = Pipeline::with_capacity(count);
+                commands.into_iter().for_each(|command| {
+                    pipeline.add_command(command);
+                });
+                match link.req_packed_commands(&pipeline, 0, count).await {
+                    Ok(values) => values.into_iter().map(Value::extract_error).collect(),
+                    Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
+                }
+            }
+            // Each is of another channel, and so perhaps for another server.
+            Link::Cluster(link) => {
+                let runs = commands.into_iter().map(|command| {
+                    let mut link = link.clone();
+                    async move { link.req_packed_command(&command).await?.extract_error() }
+                });
+                join_all(runs).await
+            }
+        }
+    }
+
+    /// Subscribes to channels.
+    pub(super) async fn subscribe(&mut self, channels: &[String]) -> Result<(), RedisError> {
+        self.change(channels, true).await
+    }
+
+    /// Unsubscribes from channels.
+    pub(super) async fn unsubscribe(&mut self, channels: &[String]) -> Result<(), RedisError> {
+        self.change(channels, false).await
+    }
+
+    async fn change(&mut self, channels: &[String], is_wanted: bool) -> Result<(), RedisError> {
+        match &mut self.link {
+            Link::Server { subscriptions, .. } => {
+                for some in channels.chunks(NAMES_PER_COMMAND) {
+                    match is_wanted {
+                        true => subscriptions.subscribe(some).await?,
+                        false => subscriptions.unsubscribe(some).await?,
+                    }
+                }
+            }
+            Link::Cluster(link) => {
+                for some in channels.chunks(NAMES_PER_COMMAND) {
+                    let changes = some.iter().map(|channel| {
+                        let mut link = link.clone();
+                        async move {
+                            match is_wanted {
+                                true => link.ssubscribe(channel).await,
+                                false => link.sunsubscribe(channel).await,
+                            }
+                        }
+                    });
+                    for changed in join_all(changes).await {
+                        changed?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what follows on channels with a history.
+    pub(super) async fn catch_up(&mut self, of: &[CatchUp<'_>]) -> Vec<Result<Value, RedisError>> {
+        let commands = of.iter().map(|of| self.scripts.catch_up(&self.names, *of));
+        let commands = commands.collect();
+        self.run(commands).await
+    }
+}
+
+/// What an error of a command means.
+pub(super) fn failure(error: &RedisError) -> Failure {
+    match error.kind() {
+        ErrorKind::Server(
+            ServerErrorKind::ResponseError | ServerErrorKind::NoPerm | ServerErrorKind::CrossSlot,
+        )
+        | ErrorKind::UnexpectedReturnType => Failure::Rejected,
+        // Of codes that the library does not know.
+        ErrorKind::Extension if matches!(error.code(), Some("OOM" | "WRONGTYPE")) => {
+            Failure::Rejected
+        }
+        _ => Failure::Later,
+    }
+}
+
+/// Whether an error says that the settings are wrong, not that Redis is away.
+pub(super) fn is_misconfigured(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::AuthenticationFailed
+            | ErrorKind::InvalidClientConfig
+            | ErrorKind::RESP3NotSupported
+            | ErrorKind::MasterNameNotFoundBySentinel
+            | ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError)
+    ) || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+}

@@ -1,0 +1,438 @@
+//! What this node knows and does, whether Redis is there or not. No connection: that is in `run`.
+//!
+//! ```text
+//!   publications ─▶ Redis is there: sent, and delivered when they come back
+//!                └▶ Redis is away:  delivered here, and kept to be sent later
+//! ```
+//!
+//! A publication that was delivered here first comes back quietly: it enters the history with its position,
+//! and nobody receives it twice. Each one has a number of its node, by which every node knows what it has
+//! seen: what is sent again after a lost connection is delivered once.
+
+use super::channels::{Channel, Channels, Order, Phase, Waiter};
+use super::delivery_queue::{Delivery, DeliveryQueue, ReceivedMessage};
+use super::message;
+use crate::base::limits::NODE_WAIT_MS;
+use crate::base::{
+    ChannelRequest, ChannelTag, NodeDrop, NodeLink, Outgoing, Position, ProcessState,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A publication of this node and its number.
+pub(super) type Numbered = (u64, Outgoing);
+
+/// What is to be asked of Redis about a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub(super) tag: ChannelTag,
+    /// What is wanted comes after this; `None` = all.
+    pub(super) after: Option<Position>,
+}
+
+/// The state of this node.
+pub(super) struct Engine {
+    pub(super) process_state: Arc<ProcessState>,
+    pub(super) channels: Channels,
+    pub(super) deliveries: DeliveryQueue,
+    /// Publications that are to be sent when Redis is there, oldest first.
+    backlog: VecDeque<Numbered>,
+    backlog_bytes: usize,
+    backlog_bytes_max: usize,
+    /// Channels that are to be subscribed to.
+    pub(super) to_subscribe: Vec<ChannelTag>,
+    /// Channels of which something is missing.
+    pub(super) missing: Vec<Missing>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        process_state: Arc<ProcessState>,
+        deliveries: DeliveryQueue,
+        backlog_bytes_max: usize,
+    ) -> Self {
+        Self {
+            process_state,
+            channels: Channels::default(),
+            deliveries,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            backlog_bytes_max,
+            to_subscribe: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    pub(super) fn link(&self) -> &NodeLink {
+        let link = self.process_state.link.as_ref();
+        link.expect("the thread is started with it")
+    }
+
+    /// Notes that a channel is wanted.
+    pub(super) fn want(&mut self, request: ChannelRequest, is_away: bool, now_ms: u64) {
+        let ChannelRequest {
+            tag,
+            channel: name,
+            waiting,
+        } = request;
+        let history = || self.process_state.history.limits_of(&name);
+        let (channel, is_new) = self.channels.open(tag, &name, history);
+        channel.unwanted_ms = None;
+        if is_new {
+            self.to_subscribe.push(tag);
+        }
+        let Some((position, sender)) = waiting.filter(|_| !is_away) else {
+            // While Redis is away, nobody waits for it.
+            return;
+        };
+        channel.waiters.push(Waiter {
+            position,
+            until_ms: now_ms + NODE_WAIT_MS,
+            _sender: sender,
+        });
+        if self.deliveries.is_empty() {
+            channel.release_waiters(now_ms);
+        }
+    }
+
+    /// Takes the channels that are to be subscribed to; what comes on them from now on waits until their
+    /// history is read.
+    pub(super) fn begin_subscribing(&mut self) -> Vec<(ChannelTag, Arc<str>)> {
+        let tags = std::mem::take(&mut self.to_subscribe);
+        let mut begun = Vec::with_capacity(tags.len());
+        for tag in tags {
+            if let Some(channel) = self.channels.get_mut(tag) {
+                channel.phase = Phase::Loading(Vec::new());
+                begun.push((tag, Arc::clone(&channel.name)));
+            }
+        }
+        begun
+    }
+
+    /// The node is subscribed to a channel.
+    pub(super) fn subscribed(&mut self, tag: ChannelTag, now_ms: u64) {
+        let Some(channel) = self.channels.get_mut(tag) else {
+            return;
+        };
+        if channel.history.is_some() {
+            let after = channel.position;
+            self.missing.push(Missing { tag, after });
+        } else {
+            self.make_live(tag, now_ms);
+        }
+    }
+
+    /// What was missing on a channel is here, from Redis: the epoch and the newest offset there, and the
+    /// messages.
+    pub(super) fn caught_up(
+        &mut self,
+        tag: ChannelTag,
+        newest: Position,
+        messages: Vec<Vec<u8>>,
+        is_all: bool,
+        now_ms: u64,
+    ) {
+        let Some(channel) = self.channels.get_mut(tag) else {
+            return;
+        };
+        let known = channel.position;
+        // At first, nobody here has missed anything: it is for those who recover.
+        let is_first = known.is_none();
+        let is_same = known.is_some_and(|known| known.epoch == newest.epoch);
+        if !is_same {
+            let first = messages.first().and_then(|bytes| message::read(bytes));
+            let first = first.and_then(|first| first.position);
+            let before = first.map_or(newest.offset, |first| first.offset - 1);
+            self.count_anew(tag, newest.epoch, before);
+        } else if let Some(known) = known {
+            let first = messages.first().and_then(|bytes| message::read(bytes));
+            let first = first.and_then(|first| first.position);
+            let before = first.map_or(newest.offset, |first| first.offset - 1);
+            let lost = before.saturating_sub(known.offset);
+            self.link().counters.missed.add(lost);
+        }
+        let count = messages.len() as u64;
+        for bytes in messages {
+            self.apply(tag, bytes, is_first, true);
+        }
+        if !is_first {
+            self.link().counters.recovered.add(count);
+        }
+        if !is_all {
+            let after = self
+                .channels
+                .get_mut(tag)
+                .and_then(|channel| channel.position);
+            return self.missing.push(Missing { tag, after });
+        }
+        // The newest ones may not be in the history any more.
+        if let Some(channel) = self.channels.get_mut(tag)
+            && let Some(position) = &mut channel.position
+            && position.epoch == newest.epoch
+        {
+            position.offset = position.offset.max(newest.offset);
+        }
+        self.make_live(tag, now_ms);
+    }
+
+    fn make_live(&mut self, tag: ChannelTag, now_ms: u64) {
+        let Some(channel) = self.channels.get_mut(tag) else {
+            return;
+        };
+        channel.is_restoring = false;
+        let phase = std::mem::replace(&mut channel.phase, Phase::Live);
+        if let Phase::Loading(waiting) = phase {
+            for bytes in waiting {
+                self.take_message(tag, bytes);
+            }
+        }
+        self.deliveries.add(Delivery::Attached(tag));
+        if self.deliveries.is_empty() {
+            self.release_waiters(tag, now_ms);
+        }
+    }
+
+    fn release_waiters(&mut self, tag: ChannelTag, now_ms: u64) {
+        if let Some(channel) = self.channels.get_mut(tag) {
+            channel.release_waiters(now_ms);
+        }
+    }
+
+    /// A message has come on a channel.
+    pub(super) fn take_message(&mut self, tag: ChannelTag, bytes: Vec<u8>) {
+        let Some(channel) = self.channels.get_mut(tag) else {
+            return;
+        };
+        if let Phase::Loading(waiting) = &mut channel.phase
+            && channel.history.is_some()
+        {
+            return waiting.push(bytes);
+        }
+        self.apply(tag, bytes, false, false);
+    }
+
+    /// Delivers a message. `is_old`: it was read from the history in Redis.
+    fn apply(&mut self, tag: ChannelTag, bytes: Vec<u8>, is_quiet: bool, is_old: bool) {
+        let Some(channel) = self.channels.get_mut(tag) else {
+            return;
+        };
+        let Some(message) = message::read(&bytes) else {
+            return self.link().counters.malformed.add(1);
+        };
+        let (origin, mut position) = (message.origin, message.position);
+        let envelope_at = bytes.len() - message.envelope.len();
+        let is_seen = channel.has_seen(origin);
+        match channel.order_of(position) {
+            Order::Next => {}
+            Order::Anew => {
+                if let Some(Position { epoch, offset }) = position {
+                    self.count_anew(tag, epoch, offset - 1);
+                }
+            }
+            // What was trimmed in Redis cannot be read there.
+            Order::Gap(_) if is_old => {}
+            Order::Earlier if is_seen || is_old => {
+                return self.link().counters.duplicates.add(1);
+            }
+            Order::Gap(_) => {
+                let after = channel.position;
+                channel.phase = Phase::Loading(vec![bytes]);
+                return self.missing.push(Missing { tag, after });
+            }
+            // Redis has lost some of what it had, and counts again. It is asked to count anew.
+            Order::Earlier => {
+                let after = channel.position;
+                self.missing.push(Missing { tag, after });
+                position = None;
+            }
+        }
+        let Some(channel) = self.channels.get_mut(tag) else {
+            return;
+        };
+        if position.is_some() {
+            channel.position = position;
+        } else if is_seen {
+            return self.link().counters.duplicates.add(1);
+        }
+        channel.see(origin);
+        let message = ReceivedMessage {
+            channel: Arc::clone(&channel.name),
+            origin,
+            position,
+            is_quiet: is_quiet || is_seen,
+            bytes,
+            envelope_at,
+        };
+        let has_waiters = !channel.waiters.is_empty();
+        self.deliveries
+            .add(Delivery::Publication(Box::new(message)));
+        if has_waiters && self.deliveries.is_empty() {
+            self.release_waiters(tag, 0);
+        }
+    }
+
+    /// The positions of a channel begin anew.
+    fn count_anew(&mut self, tag: ChannelTag, epoch: u32, offset: u64) {
+        let position = Position { epoch, offset };
+        if let Some(channel) = self.channels.get_mut(tag) {
+            channel.position = Some(position);
+        }
+        self.process_state.history.begin_shared(tag, position);
+    }
+
+    /// Delivers a publication of this node on this node, and keeps it to be sent.
+    pub(super) fn publish_alone(&mut self, (number, mut outgoing): Numbered) {
+        let origin = (self.link().node(), number);
+        self.deliver_here(origin, &outgoing);
+        if let Some(sent) = outgoing.sent.take() {
+            sent(true);
+        }
+        self.keep((number, outgoing));
+    }
+
+    /// Delivers a publication of this node on this node, unless it has come back.
+    fn deliver_here(&mut self, origin: (u64, u64), outgoing: &Outgoing) {
+        if let Some(channel) = self.channels.get_mut(outgoing.tag) {
+            if channel.has_seen(origin) {
+                return;
+            }
+            channel.see(origin);
+        }
+        self.link().counters.delivered_alone.add(1);
+        let message = ReceivedMessage {
+            channel: outgoing.channel.as_ref().into(),
+            origin,
+            position: None,
+            is_quiet: false,
+            bytes: outgoing.envelope.clone(),
+            envelope_at: 0,
+        };
+        self.deliveries
+            .add(Delivery::Publication(Box::new(message)));
+    }
+
+    /// Delivers a publication here that Redis does not take.
+    pub(super) fn deliver_rejected(&mut self, (number, mut outgoing): Numbered) {
+        let origin = (self.link().node(), number);
+        self.deliver_here(origin, &outgoing);
+        if let Some(sent) = outgoing.sent.take() {
+            sent(false);
+        }
+    }
+
+    /// Keeps a publication to be sent, behind those that are kept already. Where there is no room, the
+    /// oldest ones are dropped.
+    pub(super) fn keep(&mut self, publication: Numbered) {
+        self.backlog_bytes += publication.1.bytes();
+        self.backlog.push_back(publication);
+        while self.backlog_bytes > self.backlog_bytes_max
+            && let Some((_, oldest)) = self.backlog.pop_front()
+        {
+            self.backlog_bytes -= oldest.bytes();
+            self.link().counters.drop_one(NodeDrop::Backlog);
+        }
+        self.count_backlog();
+    }
+
+    /// What was on its way when the connection was lost: Redis may have it or not. It is delivered here,
+    /// unless it has come back, and sent again before all others.
+    pub(super) fn take_back(&mut self, in_flight: Vec<Numbered>) {
+        let later = std::mem::take(&mut self.backlog);
+        self.backlog_bytes = 0;
+        in_flight
+            .into_iter()
+            .for_each(|publication| self.publish_alone(publication));
+        later
+            .into_iter()
+            .for_each(|publication| self.keep(publication));
+    }
+
+    /// The oldest publications that are kept.
+    pub(super) fn take_backlog(&mut self, count_max: usize) -> Vec<Numbered> {
+        let count = self.backlog.len().min(count_max);
+        let taken: Vec<_> = self.backlog.drain(..count).collect();
+        self.backlog_bytes -= taken.iter().map(|(_, it)| it.bytes()).sum::<usize>();
+        self.count_backlog();
+        taken
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    fn count_backlog(&self) {
+        let bytes = &self.link().counters.backlog_bytes;
+        bytes.set(self.backlog_bytes as u64);
+    }
+
+    /// The server ends: what is kept is lost for the other nodes.
+    pub(super) fn drop_backlog(&mut self) {
+        for (_, mut outgoing) in std::mem::take(&mut self.backlog) {
+            self.link().counters.drop_one(NodeDrop::Stopped);
+            if let Some(sent) = outgoing.sent.take() {
+                sent(false);
+            }
+        }
+    }
+
+    /// The connection is lost: all channels are to be subscribed to anew, and nobody waits for them.
+    pub(super) fn disconnected(&mut self) {
+        self.missing.clear();
+        self.to_subscribe = self.channels.tags().collect();
+        for channel in self.channels.iter_mut() {
+            channel.phase = Phase::New;
+            channel.is_restoring = true;
+            channel.waiters.clear();
+        }
+    }
+
+    /// Whether the channels of the connection before this one are live.
+    pub(super) fn is_restored(&mut self) -> bool {
+        let mut channels = self.channels.iter_mut();
+        self.deliveries.is_empty() && !channels.any(|channel| channel.is_restoring)
+    }
+
+    /// Goes on with what waits for room, and lets go who has waited for long.
+    pub(super) fn retry(&mut self, now_ms: u64) {
+        self.deliveries.retry();
+        if self.deliveries.is_empty() {
+            self.channels
+                .iter_mut()
+                .filter(|channel| !channel.waiters.is_empty())
+                .for_each(|channel| channel.release_waiters(now_ms));
+        }
+    }
+
+    /// Takes the channels out that have had no subscribers for long.
+    pub(super) fn take_unwanted(&mut self, delay_ms: u64, now_ms: u64) -> Vec<Arc<str>> {
+        let process_state = Arc::clone(&self.process_state);
+        let Some(link) = &process_state.link else {
+            return Vec::new();
+        };
+        let is_over = |channel: &mut Channel| {
+            let is_wanted = process_state.interests.variants(channel.tag) != 0
+                || !channel.waiters.is_empty()
+                || !matches!(channel.phase, Phase::Live);
+            if is_wanted {
+                channel.unwanted_ms = None;
+                return false;
+            }
+            let since_ms = *channel.unwanted_ms.get_or_insert(now_ms);
+            now_ms - since_ms >= delay_ms && link.detach(channel.tag, &process_state.interests)
+        };
+        let unwanted = self.channels.iter_mut();
+        let unwanted = unwanted.filter_map(|channel| {
+            let is_over = is_over(channel);
+            is_over.then(|| (channel.tag, Arc::clone(&channel.name)))
+        });
+        let unwanted: Vec<_> = unwanted.collect();
+        let names = unwanted.into_iter().map(|(tag, name)| {
+            process_state.history.end_shared(tag);
+            self.channels.remove(tag);
+            name
+        });
+        let names = names.collect();
+        link.counters.channels.set(self.channels.len() as u64);
+        names
+    }
+}

@@ -1,0 +1,228 @@
+//! What Redis does in one step: the scripts, and the names of what they use.
+//!
+//! Of each channel with a history, Redis has a hash with the epoch and the newest offset, and a stream of
+//! messages whose ids are the offsets. Both are removed when nothing is published for long. All names of a
+//! channel have the same hash tag, so that a cluster has them in one slot.
+
+use super::message::VERSION;
+use crate::base::HistoryLimits;
+use redis::{Cmd, cmd};
+
+/// Numbers, stores and publishes messages of one channel, in their order.
+///
+/// Keys: hash, stream. Arguments: a new epoch in case there is none, the count of messages to keep, the time
+/// to keep them without new ones in milliseconds, the command that publishes, the channel, and of each
+/// message what follows its epoch. Returns the newest offset and the epoch.
+const PUBLISH: &str = r"
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then
+  epoch = ARGV[1]
+  redis.call('HSET', KEYS[1], 'epoch', epoch)
+end
+local last = redis.call('HINCRBY', KEYS[1], 'offset', #ARGV - 5)
+local offset = last - (#ARGV - 5)
+for i = 6, #ARGV do
+  offset = offset + 1
+  local message = string.format('VERSION %.0f %s %s', offset, epoch, ARGV[i])
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], string.format('%.0f-0', offset), 'm', message)
+  redis.call(ARGV[4], ARGV[5], message)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return {last, epoch}
+";
+
+/// Publishes messages on one channel without a history, in their order: in a cluster, commands of their own may
+/// overtake each other.
+///
+/// Keys: the channel. Arguments: the command that publishes, and the messages.
+const PUBLISH_ONLY: &str = r"
+for i = 2, #ARGV do
+  redis.call(ARGV[1], KEYS[1], ARGV[i])
+end
+return #ARGV - 1
+";
+
+/// Reads the messages of one channel after a position.
+///
+/// Keys: hash, stream. Arguments: a new epoch in case there is none, the time to keep the channel in
+/// milliseconds, the epoch and the offset after which messages are wanted (0 = all), and at most how many.
+/// If Redis has lost messages that the caller has, the epoch changes. Returns the epoch, the newest offset,
+/// and the messages; all of them where the caller's epoch is another one.
+const CATCH_UP: &str = r"
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+local last = tonumber(redis.call('HGET', KEYS[1], 'offset') or '0')
+if not epoch or (epoch == ARGV[3] and last < tonumber(ARGV[4])) then
+  epoch = ARGV[1]
+  redis.call('HSET', KEYS[1], 'epoch', epoch)
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+local from = '-'
+if epoch == ARGV[3] then
+  from = '(' .. ARGV[4]
+end
+local found = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[5])
+local messages = {}
+for i, entry in ipairs(found) do
+  messages[i] = entry[2][2]
+end
+return {epoch, string.format('%.0f', last), messages}
+";
+
+/// Names in Redis.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// How all begin.
+    pub(super) prefix: String,
+    /// Whether channels belong to a node of a cluster.
+    pub(super) is_sharded: bool,
+}
+
+impl Names {
+    /// The channel in Redis of a channel.
+    pub(super) fn channel(&self, name: &str) -> String {
+        format!("{}{name}}}", self.start())
+    }
+
+    /// The channel of a channel in Redis.
+    pub(super) fn name<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
+        let channel = std::str::from_utf8(channel).ok()?;
+        channel.strip_prefix(&*self.start())?.strip_suffix('}')
+    }
+
+    /// With a letter, so that the hash tag is not empty even if the name begins with a brace.
+    fn start(&self) -> String {
+        format!("{}:{{c:", self.prefix)
+    }
+
+    fn keys(&self, name: &str) -> [String; 2] {
+        let channel = self.channel(name);
+        [format!("{channel}:meta"), format!("{channel}:history")]
+    }
+
+    fn publish_command(&self) -> &'static str {
+        if self.is_sharded {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        }
+    }
+
+    /// The command that publishes a message on a channel in Redis.
+    pub(super) fn publish(&self, channel: &str, message: &[u8]) -> Cmd {
+        let mut command = cmd(self.publish_command());
+        command.arg(channel).arg(message);
+        command
+    }
+}
+
+/// The scripts, by their hashes.
+#[derive(Clone, Debug)]
+pub(super) struct Scripts {
+    publish: (String, String),
+    publish_only: (String, String),
+    catch_up: (String, String),
+}
+
+/// What of a channel is to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CatchUp<'a> {
+    pub(super) name: &'a str,
+    pub(super) ttl_ms: u64,
+    /// Epoch and offset after which messages are wanted.
+    pub(super) after: (u32, u64),
+    pub(super) count_max: usize,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        let hashed = |text: &str| {
+            let text = text.replace("VERSION", VERSION);
+            let hash = redis::Script::new(&text).get_hash().to_owned();
+            (text, hash)
+        };
+        Self {
+            publish: hashed(PUBLISH),
+            publish_only: hashed(PUBLISH_ONLY),
+            catch_up: hashed(CATCH_UP),
+        }
+    }
+
+    /// The commands that make the scripts known.
+    pub(super) fn load(&self) -> [Cmd; 3] {
+        [&self.publish, &self.publish_only, &self.catch_up].map(|(text, _)| {
+            let mut command = cmd("SCRIPT");
+            command.arg("LOAD").arg(text);
+            command
+        })
+    }
+
+    /// The command that publishes messages on a channel without a history.
+    pub(super) fn publish_only(&self, names: &Names, name: &str, messages: &[Vec<u8>]) -> Cmd {
+        let channel = names.channel(name);
+        if let [message] = messages {
+            return names.publish(&channel, message);
+        }
+        let mut command = invoke(&self.publish_only.1, &[channel]);
+        command.arg(names.publish_command()).arg(messages);
+        command
+    }
+
+    /// The command that publishes messages on a channel with a history.
+    pub(super) fn publish(
+        &self,
+        names: &Names,
+        name: &str,
+        (limits, ttl_ms): (HistoryLimits, u64),
+        tails: &[Vec<u8>],
+    ) -> Cmd {
+        let mut command = invoke(&self.publish.1, &names.keys(name));
+        command.arg(new_epoch()).arg(limits.messages_max);
+        command.arg(ttl_ms).arg(names.publish_command());
+        command.arg(names.channel(name)).arg(tails);
+        command
+    }
+
+    /// The command that reads what follows on a channel.
+    pub(super) fn catch_up(&self, names: &Names, of: CatchUp<'_>) -> Cmd {
+        let mut command = invoke(&self.catch_up.1, &names.keys(of.name));
+        command.arg(new_epoch()).arg(of.ttl_ms);
+        command.arg(of.after.0).arg(of.after.1).arg(of.count_max);
+        command
+    }
+}
+
+fn invoke(hash: &str, keys: &[String]) -> Cmd {
+    let mut command = cmd("EVALSHA");
+    command.arg(hash).arg(keys.len()).arg(keys);
+    command
+}
+
+/// A random epoch; not 0, which is that of none.
+fn new_epoch() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(0) >> 32;
+    u32::try_from(random).unwrap_or(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_as_they_are_written_whatever_is_in_them() {
+        let names = Names {
+            prefix: "fanwire".into(),
+            is_sharded: true,
+        };
+        for name in ["news", "}", "{a}", "tenant:acme:room:1"] {
+            let channel = names.channel(name);
+            assert_eq!(names.name(channel.as_bytes()), Some(name), "{channel}");
+            for key in names.keys(name) {
+                assert!(key.starts_with(&channel));
+            }
+        }
+        assert_eq!(names.name(b"other:{c:news}"), None);
+        assert_eq!(names.name(b"fanwire:{c:\xff}"), None);
+    }
+}

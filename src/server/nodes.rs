@@ -1,0 +1,57 @@
+//! Connects this node with others through Redis.
+
+use super::error::StartError;
+use crate::base::now::Clock;
+use crate::base::{NodeLink, ProcessState};
+use crate::config::{ByteSize, Millis, RedisSettings};
+use crate::nodes::{Nodes, NodesConfig};
+use crate::shard::Publisher;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The way to the other nodes, if there are some.
+pub(super) fn link(settings: &RedisSettings) -> Option<NodeLink> {
+    settings.redis_url.as_ref()?;
+    // Random, so that no two nodes have the same.
+    let node = RandomState::new().hash_one(std::process::id());
+    Some(NodeLink::new(node, bytes(settings.redis_queue_bytes_max)))
+}
+
+/// Starts the thread of Redis.
+pub(super) fn start(
+    settings: &RedisSettings,
+    (publisher, process_state): (&Arc<Publisher>, &Arc<ProcessState>),
+    clock: Clock,
+) -> Result<Option<Nodes>, StartError> {
+    let Some(address) = settings.address() else {
+        return Ok(None);
+    };
+    let read = |path: &std::path::PathBuf| {
+        fs::read(path).map_err(|error| {
+            let path = path.display();
+            StartError::Other(format!("cannot read {path} (redis_tls_roots): {error}"))
+        })
+    };
+    let config = NodesConfig {
+        address,
+        tls_ca: settings.redis_tls_roots.as_ref().map(read).transpose()?,
+        prefix: settings.redis_prefix.clone(),
+        timeout: duration(settings.redis_timeout),
+        leave_delay: duration(settings.redis_leave_delay),
+        history_ttl: duration(settings.redis_history_ttl),
+        backlog_bytes_max: bytes(settings.redis_backlog_bytes_max),
+    };
+    let (publisher, process_state) = (Arc::clone(publisher), Arc::clone(process_state));
+    let nodes = Nodes::start(config, publisher, process_state, clock);
+    nodes.map(Some).map_err(StartError::Other)
+}
+
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+fn duration(time: Millis) -> Duration {
+    Duration::from_millis(time.0)
+}
