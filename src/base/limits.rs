@@ -170,6 +170,9 @@ pub const LEAVING_WORK_PER_TURN: usize = 512;
 
 /// Resolution of timeouts and heartbeats, milliseconds.
 pub const WHEEL_TICK_MS: u64 = 100;
+/// How often a session is checked whose time to authenticate is over while a complete message of it waits for
+/// this server, milliseconds. It ends after twice `auth_timeout` nevertheless.
+pub const AUTH_EXTENSION_MS: u64 = WHEEL_TICK_MS;
 
 /// Listeners in one process; five dialects on addresses of two families need ten. The index of a
 /// listener is a `u8`.

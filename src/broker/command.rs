@@ -381,7 +381,10 @@ pub enum Command<'a> {
         reason: CloseReason,
     },
     /// The timer that an earlier `Effect::SetTimer` set has expired.
-    TimerExpired,
+    TimerExpired {
+        /// Whether a complete message of the session waits for this server, or for the answer to a question.
+        message_waits: bool,
+    },
     /// The server is about to shut down.
     AnnounceShutdown {
         /// Grace period in which sessions may end by themselves, milliseconds.
@@ -450,7 +453,7 @@ impl Command<'_> {
                 | Self::UnsubscribeServerSide { .. }
                 | Self::EndSession { .. }
                 | Self::PongDelayed
-                | Self::TimerExpired
+                | Self::TimerExpired { .. }
                 | Self::AnnounceShutdown { .. }
                 | Self::Disconnect { .. }
         )

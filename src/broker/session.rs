@@ -289,6 +289,16 @@ impl Session {
         Variant::plain(self.dialect).encoded(self.encoding)
     }
 
+    /// Whether its time to authenticate is over, but less than twice that: so much it has if the server is
+    /// the slow one.
+    pub(super) fn may_exceed_auth_timeout(&self, policy: &DialectPolicy, now: Now) -> bool {
+        let timeout_ms = policy.auth_timeout.0;
+        let session_ms = now.monotonic_ms.saturating_sub(self.began.monotonic_ms);
+        self.identity.is_none()
+            && policy.auth_required
+            && (timeout_ms..timeout_ms.saturating_mul(2)).contains(&session_ms)
+    }
+
     /// What is due at `now`, the most serious first.
     pub(super) fn due(&self, policy: &DialectPolicy, now: Now) -> Due {
         let mut next_ms = now.monotonic_ms + CHECK_INTERVAL_MAX_MS;

@@ -8,7 +8,7 @@ use super::quotas::Owner;
 use super::state::{Broker, Emit};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, MessageError};
-use crate::base::limits::RATE_ANSWER_INTERVAL_MS;
+use crate::base::limits::{AUTH_EXTENSION_MS, RATE_ANSWER_INTERVAL_MS};
 use crate::base::now::Moment;
 use crate::base::{ConnectionId, Now};
 use crate::config::DialectPolicy;
@@ -57,7 +57,15 @@ impl Broker {
             Command::Status => self.status(id, now, emit),
             Command::Malformed(rejection) => self.reject(rejection, emit),
             Command::PongDelayed => self.delay_pong(id, now),
-            Command::TimerExpired => self.check_timers(id, &policy, now, emit),
+            Command::TimerExpired { message_waits } => {
+                let session = self.sessions.get(id).filter(|_| message_waits);
+                if session.is_some_and(|it| it.may_exceed_auth_timeout(&policy, now)) {
+                    // What waits may be its token, sent in time.
+                    emit(Effect::SetTimer(now.monotonic_ms + AUTH_EXTENSION_MS));
+                } else {
+                    self.check_timers(id, &policy, now, emit);
+                }
+            }
             Command::AnnounceShutdown { grace_ms } => {
                 emit(Effect::Reply(Event::ShuttingDown { grace_ms, now }));
             }

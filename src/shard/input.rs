@@ -350,6 +350,20 @@ impl Shard {
         let waiting = connection.and_then(|connection| connection.input.as_ref());
         waiting.is_some_and(|waiting| waiting.waits_for != WaitsFor::Peer)
     }
+
+    /// Whether a complete message of a connection waits for this server: to be inflated, for the share of a
+    /// large one, or for room in the ring.
+    pub(super) fn has_waiting_message(&self, id: ConnectionId) -> bool {
+        let Some(connection) = self.connections.slab.get(id) else {
+            return false;
+        };
+        let is_complete = |waiting: &WaitingInput| {
+            waiting.waits_for == WaitsFor::Large
+                || waiting.message.is_some()
+                || connection.decoder.has_put_back()
+        };
+        self.waits_for_server(id) && connection.input.as_deref().is_some_and(is_complete)
+    }
 }
 
 impl Stop {

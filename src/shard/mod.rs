@@ -282,7 +282,7 @@ impl Shard {
                     // On a slow line the ping may be behind much that is still on its way.
                     self.connections.queries.push((id, Query::AtTimer));
                 } else {
-                    self.step(id, Command::TimerExpired, now);
+                    self.expire_timer(id, now);
                 }
             } else {
                 self.connections.time_out(id, now);
@@ -295,6 +295,11 @@ impl Shard {
             let counters = &self.connections.counters.clients;
             property_counts.step(&self.broker, counters, now.monotonic_ms);
         }
+    }
+
+    fn expire_timer(&mut self, id: ConnectionId, now: Now) {
+        let message_waits = self.has_waiting_message(id) || self.questions.has(id);
+        self.step(id, Command::TimerExpired { message_waits }, now);
     }
 
     /// When `expire_timers` has to be called next, monotonic milliseconds.
@@ -535,7 +540,7 @@ impl Shard {
                 self.step(id, Command::PongDelayed, now);
             }
             if query == Query::AtTimer {
-                self.step(id, Command::TimerExpired, now);
+                self.expire_timer(id, now);
             }
         }
         self.reap_ended(now);

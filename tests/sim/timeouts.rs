@@ -1,11 +1,11 @@
 //! Every timeout of a connection, on simulated time.
 
-use crate::client::{frame, request};
-use fanwire::auth::{Grant, Verifier, issue};
+use crate::client::{compressing_request, deflate, frame, request};
+use fanwire::auth::{Grant, Identity, Verifier, issue};
 use fanwire::base::{ConnectionId, DialectId, Now, ShardCounters};
-use fanwire::config::OriginPattern;
-use fanwire::config::Policy;
-use fanwire::shard::{ConnectionAction, HttpOutput, Query, Shard, ShardParts};
+use fanwire::block_on;
+use fanwire::config::{Compression, OriginPattern, Policy};
+use fanwire::shard::{ConnectionAction, Hooks, HttpOutput, Query, Shard, ShardParts};
 use fanwire_ring::{Ring, RingConfig};
 use std::sync::Arc;
 
@@ -20,6 +20,10 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(Verifier::hs256(SECRET), Hooks::default())
+    }
+
+    fn with(verifier: Verifier, hooks: Hooks) -> Self {
         let now = Now::at(5_000, 1_700_000_000_000);
         let config = RingConfig {
             capacity_bytes: 1 << 16,
@@ -29,15 +33,16 @@ impl Stage {
         let counters = Arc::<ShardCounters>::default();
         let parts = ShardParts {
             index: 0,
-            connections_max: 10,
+            connections_max: 20,
             policy: Arc::new(Policy {
                 allowed_origins: vec![OriginPattern::parse("https://good.example").unwrap()],
+                compressions: vec![Compression::Deflate],
                 ..Policy::default()
             }),
-            verifier: Verifier::hs256(SECRET),
+            verifier,
             process_state: Arc::default(),
             quotas: Arc::default(),
-            hooks: Arc::default(),
+            hooks: Arc::new(hooks),
             counters: Arc::clone(&counters),
             reader: ring.reader().unwrap(),
             ring,
@@ -58,11 +63,19 @@ impl Stage {
         id
     }
 
+    fn token(&self, ttl_s: u64) -> String {
+        issue(&Grant::new("ann"), SECRET, ttl_s, self.now).unwrap()
+    }
+
     /// A session that has said who it is, with a token that is valid for `ttl_s`.
     fn authenticated(&mut self, ttl_s: u64) -> ConnectionId {
-        let grant = Grant::new("ann");
-        let token = issue(&grant, SECRET, ttl_s, self.now).unwrap();
-        let upgrade = String::from_utf8(request(DialectId::Gateway)).unwrap();
+        self.authenticated_by(request(DialectId::Gateway), ttl_s)
+    }
+
+    /// The same by a request that has no token yet.
+    fn authenticated_by(&mut self, request: Vec<u8>, ttl_s: u64) -> ConnectionId {
+        let token = self.token(ttl_s);
+        let upgrade = String::from_utf8(request).unwrap();
         let id = self.accept(
             upgrade
                 .replace("/ws", &format!("/ws?token={token}"))
@@ -149,6 +162,109 @@ fn a_session_that_does_not_authenticate_is_closed_after_thirty_seconds() {
     assert_eq!(stage.shard.take_actions(), []);
     stage.shard.receive(id, &mut frame(8, &[3, 240]), stage.now);
     assert_eq!(stage.shard.take_actions(), [ConnectionAction::Close(id)]);
+}
+
+/// A shard whose turns take long, 29 s after two sessions without a token have begun. The first one has just
+/// sent this message, whose turn comes behind those of others, after the 30 s that it has; the other is silent.
+fn with_late_turns(message: impl FnOnce(&Stage) -> String) -> (Stage, ConnectionId) {
+    let mut stage = Stage::new();
+    let request = compressing_request(DialectId::Gateway, "");
+    let id = stage.accept(&request);
+    stage.accept(&request);
+    stage.pass(29_000);
+    let numbers = (0..100_000_u32).map(|number| number.wrapping_mul(number) % 97);
+    let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
+    let text = format!(r#"{{"type":"ping","x":[{}]}}"#, numbers.join(","));
+    let others = frame(0x41, &deflate(text.as_bytes()));
+    for _ in 0..8 {
+        let other = stage.authenticated_by(request.clone(), 3_600);
+        stage.shard.receive(other, &mut others.clone(), stage.now);
+    }
+    // Digits that compression makes little shorter than half: of a generator by Knuth (MMIX).
+    let mut state = 1_u64;
+    let digits = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        char::from_digit(u32::try_from(state >> 60).unwrap(), 16).unwrap()
+    });
+    let digits: String = digits.take(12_000).collect();
+    let message = message(&stage).replace("DIGITS", &digits);
+    let payload = deflate(message.as_bytes());
+    assert!(
+        (4_097..16_000).contains(&payload.len()),
+        "{}",
+        payload.len()
+    );
+    stage
+        .shard
+        .receive(id, &mut frame(0x41, &payload), stage.now);
+    stage.sent();
+    (stage, id)
+}
+
+#[test]
+fn a_token_that_waits_behind_messages_of_others_counts_when_the_time_is_over() {
+    let (mut stage, id) = with_late_turns(|stage| {
+        let token = stage.token(3_600);
+        format!(r#"{{"type":"auth","data":{{"token":"{token}","x":"DIGITS"}}}}"#)
+    });
+    let mut turns = 0;
+    while !stage.sent().contains("auth_success") {
+        stage.pass(500);
+        stage.shard.continue_input(stage.now);
+        turns += 1;
+        assert_eq!(stage.closes("auth_timeout"), u64::from(turns >= 2));
+    }
+    assert!(turns > 4, "{turns}");
+    stage.pass(20_000);
+    assert_eq!(stage.closes("auth_timeout"), 1, "the silent one");
+    assert!(stage.shard.describe(id, stage.now).is_some());
+}
+
+#[test]
+fn a_session_that_waits_to_be_served_is_closed_after_twice_its_time_to_authenticate() {
+    let (mut stage, id) = with_late_turns(|_| r#"{"type":"ping","x":"DIGITS"}"#.to_owned());
+    stage.pass(30_900);
+    assert_eq!(stage.closes("auth_timeout"), 1, "the silent one");
+    assert!(stage.shard.describe(id, stage.now).is_some());
+    stage.pass(300);
+    assert_eq!(stage.closes("auth_timeout"), 2);
+    assert!(stage.shard.describe(id, stage.now).is_none());
+}
+
+#[test]
+fn what_waits_longer_than_the_time_to_authenticate_and_is_no_token_ends_the_session() {
+    let (mut stage, id) = with_late_turns(|_| r#"{"type":"ping","x":"DIGITS"}"#.to_owned());
+    stage.pass(5_000);
+    assert!(stage.shard.describe(id, stage.now).is_some());
+    for _ in 0..10 {
+        stage.shard.continue_input(stage.now);
+    }
+    stage.pass(300);
+    assert_eq!(stage.closes("auth_timeout"), 2);
+    assert!(stage.shard.describe(id, stage.now).is_none());
+}
+
+#[test]
+fn a_token_about_which_others_are_asked_counts_when_they_answer() {
+    let mut hooks = Hooks::default();
+    hooks.on_unknown_token(|_| Box::pin(async { Ok(Identity::new("ann")) }));
+    let (ask, questions) = std::sync::mpsc::channel();
+    hooks.set_ask(move |question| ask.send(question).unwrap());
+    let mut stage = Stage::with(Verifier::hs256(SECRET).asking_others(), hooks);
+    let id = stage.accept(&request(DialectId::Gateway));
+    stage.pass(29_000);
+    let message = frame(1, br#"{"type":"auth","data":{"token":"of others"}}"#);
+    stage.shard.receive(id, &mut message.clone(), stage.now);
+    stage.pass(3_000);
+    assert_eq!(stage.closes("auth_timeout"), 0);
+    let question = questions.try_recv().unwrap();
+    let answer = block_on(question.future);
+    stage.shard.answer(question.key, Some(answer), stage.now);
+    assert!(stage.sent().contains("auth_success"));
+    stage.pass(20_000);
+    assert_eq!(stage.closes("auth_timeout"), 0);
 }
 
 #[test]
