@@ -168,7 +168,9 @@ impl Shard {
         true
     }
 
-    /// The peer of `id` has ended its stream.
+    /// The peer of `id` has ended its stream. Messages that are complete are handled first, however long they wait:
+    /// what a client has published just before counts. Then the connection is closed, without what waits to be
+    /// sent. A peer that is gone altogether is a case of [`Shard::abort`]: nothing that waits is handled.
     pub fn on_eof(&mut self, id: ConnectionId, now: Now) {
         let connection = self.connections.slab.get_mut(id);
         match connection.and_then(|connection| connection.input.as_mut()) {

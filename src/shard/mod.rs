@@ -556,7 +556,7 @@ impl Shard {
         self.connections.count_rejected(None, peer, reason, now);
     }
 
-    /// The socket of `id` failed.
+    /// The socket of `id` failed. What waits of its input is not handled any more, and takes no turn.
     pub fn abort(&mut self, id: ConnectionId, now: Now) {
         self.connections.abort(id);
         self.reap_ended(now);

@@ -489,6 +489,36 @@ fn a_message_that_is_a_little_large_does_not_wait_for_those_that_take_many_turns
     assert!(!world.shards.shards[0].has_waiting_input());
 }
 
+#[test]
+fn of_those_in_line_who_has_ended_its_stream_is_served_and_who_is_gone_takes_no_turn() {
+    for is_released in [false, true] {
+        let mut world = World::compressing(4);
+        let mut payload = empty_dynamic_blocks(30_000);
+        payload.extend(deflate(br#"{"type":"ping"}"#));
+        for client in 0..3 {
+            world.receive(client, frame(0x41, &payload));
+        }
+        // The message of the first one is inflated in part.
+        for _ in 0..10 {
+            world.turn();
+        }
+        let [gone, ended] = [0, 1].map(|client| world.clients[client].id);
+        let shard = &mut world.shards.shards[0];
+        shard.abort(gone, NOW);
+        shard.on_eof(ended, NOW);
+        assert_eq!(shard.take_actions(), [ConnectionAction::Close(gone)]);
+        if is_released {
+            shard.release(gone);
+        }
+        let turns = world.turns_while_only(3, |world| world.shards.shards[0].has_waiting_input());
+        let of_each = payload.len() * INFLATION_COST / INPUT_COST_PER_TURN + 1;
+        assert!(turns <= 2 * of_each, "{turns}");
+        assert_eq!(world.shards.counters[0].inflations.value(), 2);
+        let actions = world.shards.shards[0].take_actions();
+        assert_eq!(actions, [ConnectionAction::Close(ended)]);
+    }
+}
+
 /// RFC 1951 3.2.7: blocks with Huffman tables of their own and no symbol but their end; ends between two bytes.
 fn empty_dynamic_blocks(count: usize) -> Vec<u8> {
     let mut bits = Vec::new();
