@@ -1,11 +1,20 @@
 //! Do programs on this host publish through shared memory, and can they harm nobody?
 
 use crate::harness::{Frame, Raw, Server};
-use crate::process::Directory;
+use crate::process::{Directory, Process};
+use fanwire::base::now::Clock;
+use fanwire::base::{ProcessState, ShardCounters};
+use fanwire::ingest::{Ingest, IngestParts, SourceLimits, bind};
+use fanwire::shard::Publisher as ShardPublisher;
 use fanwire::{Builder, ShardCount, StopOutcome, block_on};
 use fanwire_ring::publication::{Content, Publication, Scope, Target};
 use fanwire_ring::shared::{PublishError, Publisher, SharedRing};
-use std::path::PathBuf;
+use fanwire_ring::{Ring, RingConfig};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -276,6 +285,10 @@ fn who_sends_on_the_connection_loses_it_and_keeps_no_place() {
         let mut stream = UnixStream::connect(host.path()).unwrap();
         // The byte that comes with the descriptor of the ring.
         stream.read_exact(&mut [0]).unwrap();
+        if is_dead {
+            // It is counted after that; there was one before, so there is a count.
+            host.server.await_metric("fanwire_ingest_sources{", 1);
+        }
         stream.write_all(b"x").unwrap();
         match is_dead {
             true => drop(stream),
@@ -339,6 +352,114 @@ fn a_server_that_stops_has_read_what_was_flushed_and_its_programs_are_told() {
     );
     assert_eq!(publisher.flush(LONG), Err(PublishError::Disconnected));
     assert!(!host.path().exists(), "the socket is removed");
+}
+
+/// What reads the rings of programs, where nobody reads the ring of the shards.
+#[test]
+fn it_ends_at_once_though_a_program_waits_for_room_in_the_ring_of_the_shards() {
+    let config = RingConfig {
+        capacity_bytes: 1 << 16,
+        readers_max: 1,
+    };
+    let ring = Ring::new(config).unwrap();
+    let reader = ring.reader().unwrap();
+    let process_state = Arc::<ProcessState>::default();
+    let counters = Arc::<ShardCounters>::default();
+    let shards = ShardPublisher::new(
+        &ring,
+        Arc::clone(&process_state),
+        Arc::clone(&counters),
+        |_, _| {},
+    );
+    let directory = Directory::new("ingest-full");
+    let path = directory.path.join("socket");
+    let parts = IngestParts {
+        publisher: Arc::new(shards),
+        process_state: Arc::clone(&process_state),
+        clock: Clock::start(),
+        limits: SourceLimits {
+            sources_max: 1,
+            ring_bytes: 1 << 16,
+        },
+    };
+    let ingest = Ingest::start(bind(&path, None).unwrap(), parts).unwrap();
+    let publisher = Publisher::connect(&path).unwrap();
+    let data = format!("\"{}\"", "x".repeat(7_000));
+    let publication = Publication::json("news", "m", data.as_bytes());
+    // The thread has read one for which there is no room, and then the ring of the program is full.
+    while publisher.try_publish(&publication).is_ok() || counters.ring_full.value() == 0 {}
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        ingest.stop();
+        ended.send(()).unwrap();
+    });
+    let told = end.recv_timeout(LONG);
+    let error = publisher.publish(&publication, LONG);
+    drop(reader);
+    assert_eq!(told, Ok(()), "it waits for room");
+    assert_eq!(error, Err(PublishError::Disconnected));
+}
+
+#[test]
+fn programs_are_read_while_no_more_can_be_accepted_for_want_of_descriptors() {
+    let directory = Directory::new("ingest-descriptors");
+    let path = directory.path.join("socket");
+    let file = directory.path.join("fanwire.toml");
+    let settings = format!("[ingest]\nshared_memory = {path:?}\n");
+    std::fs::write(&file, settings).unwrap();
+    let process = Process::start(&["--dev", "--config", file.to_str().unwrap()]);
+    let mut subscriber = Raw::open(process.address, "/ws", "");
+    subscriber.send(r#"{"type":"subscribe","data":{"channel":"news"}}"#);
+    assert!(subscriber.read_text().contains("subscribed"));
+    let publisher = Publisher::connect(&path).unwrap();
+    let mut publish = |count: usize| {
+        let data = count.to_string();
+        let publication = Publication::json("news", "m", data.as_bytes());
+        publisher.publish(&publication, LONG).unwrap();
+        publisher.flush(LONG).unwrap();
+        assert_eq!(subscriber.read_text(), number(count));
+    };
+    // When it is read, the server opens nothing more for it.
+    publish(0);
+    let all = limit_descriptors(&process, lowest_free_descriptor(&process));
+    let mut further = UnixStream::connect(&path).unwrap();
+    let clock = Clock::start();
+    let elapsed_ms = || clock.now().monotonic_ms;
+    let mut counts = 1..;
+    // It looks for further programs forty times a second.
+    while elapsed_ms() < 300 {
+        counts.by_ref().take(1).for_each(&mut publish);
+    }
+    let began_ms = elapsed_ms();
+    counts.take(50).for_each(&mut publish);
+    let elapsed_ms = elapsed_ms() - began_ms;
+    further.set_nonblocking(true).unwrap();
+    let not_accepted = further.read(&mut [0]).unwrap_err();
+    assert_eq!(not_accepted.kind(), ErrorKind::WouldBlock);
+    // With a pause after each attempt it would be five seconds.
+    assert!(elapsed_ms < 2_500, "{elapsed_ms} ms");
+    limit_descriptors(&process, all);
+    further.set_nonblocking(false).unwrap();
+    further.read_exact(&mut [0]).unwrap();
+}
+
+/// The descriptor that the process would be given next.
+fn lowest_free_descriptor(process: &Process) -> u64 {
+    let folder = format!("/proc/{}/fd", process.child.id());
+    let is_free = |number: &u64| !Path::new(&folder).join(number.to_string()).exists();
+    (0..).find(is_free).unwrap()
+}
+
+/// Sets the limit of descriptors of a process; returns the one before.
+fn limit_descriptors(process: &Process, count: u64) -> u64 {
+    let id = Pid::from_raw(i32::try_from(process.child.id()).unwrap());
+    let limit = Rlimit {
+        current: Some(count),
+        // It has the one of this process.
+        ..getrlimit(Resource::Nofile)
+    };
+    let before = prlimit(id, Resource::Nofile, limit).unwrap();
+    before.current.unwrap()
 }
 
 #[test]
