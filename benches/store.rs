@@ -1,8 +1,8 @@
 //! How fast is the store beside a bare sequential writer of the same disk, and how long does it take
 //! to recover 1 GiB?
 //!
-//! Both write files of 64 MiB in batches of 4 MiB with O_DIRECT, one after the other in the same
-//! run, and the better of three counts: the bytes of keys and payloads for the store, all bytes for
+//! Both write files of 64 MiB with O_DIRECT, the bare writer 4 MiB at once, one after the other in the
+//! same run, and the better of three counts: the bytes of keys and payloads for the store, all bytes for
 //! the bare writer. The store should reach at least four fifths of it on the disk. In tests it writes little.
 
 use fanwire::base::now::Clock;

@@ -274,9 +274,11 @@ pub const STORE_CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that may wait for the thread of the store. Their bytes have a limit of their own in the
 /// configuration; this bounds the queue's table, at 64 bytes each.
 pub const STORE_QUEUE_CHUNKS: usize = 16 * 1024;
-/// What the store writes at once, bytes: a few milliseconds of a fast disk, so that the two wake-ups
-/// between writes cost little. One such buffer is filled while another one is written.
-pub const STORE_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// What the store writes at once, bytes: about a millisecond of a fast disk, so that what is done once
+/// for each write costs little.
+pub const STORE_BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// Batches in memory: one is written, one waits for that, so that the disk does not, and one is filled.
+pub const STORE_BATCHES: usize = 3;
 /// Damages of a store that are listed one by one; more are counted.
 pub const STORE_DAMAGES_LISTED: usize = 1_000;
 /// Time after which a disk that does not answer counts as failed, milliseconds: a slow one that is

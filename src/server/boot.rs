@@ -119,8 +119,7 @@ pub(super) struct Running {
 pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Running, StartError> {
     let small_pages = locked_memory::SmallPages::begin();
     let cores = cores::assign(settings.process.shards);
-    let executors = usize::from(settings.process.store.is_some());
-    let rings = locked_memory::rings(cores.len(), executors).map_err(StartError::Kernel)?;
+    let rings = locked_memory::rings(cores.len()).map_err(StartError::Kernel)?;
     kernel_probe::probe().map_err(StartError::Kernel)?;
     let connections_per_shard = kernel_probe::raise_files_limit();
     let ring_config = RingConfig {

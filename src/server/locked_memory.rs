@@ -62,14 +62,12 @@ fn raise_limit(shards: usize) -> Result<Option<u64>, KernelError> {
     Ok((!has_ipc_lock()).then_some(bytes))
 }
 
-/// The sizes of the wire rings of so many shards, with so many other executors in the process.
+/// The sizes of the wire rings of so many shards.
 ///
 /// # Errors
 /// When even the smallest do not fit the limit of locked memory.
-pub(super) fn rings(shards: usize, others: usize) -> Result<UringConfig, KernelError> {
+pub(super) fn rings(shards: usize) -> Result<UringConfig, KernelError> {
     let limit_bytes = raise_limit(shards)?;
-    let of_others = EXECUTOR_BYTES * others as u64;
-    let limit_bytes = limit_bytes.map(|limit| limit.saturating_sub(of_others));
     let Some(rings) = rings_within(shards, limit_bytes) else {
         return Err(too_low(limit_bytes.unwrap_or(u64::MAX), shards));
     };

@@ -149,30 +149,36 @@ pub(super) const fn frame_bytes(key: usize, payload: usize) -> usize {
 pub(super) fn push_frame(frames: &mut Vec<u8>, kind: u8, key: &[u8], payload: &[u8]) {
     let key_length = u16::try_from(key.len()).expect("the appender bounds keys");
     let payload_length = u32::try_from(payload.len()).expect("the appender bounds payloads");
-    let end = frames.len() + frame_bytes(key.len(), payload.len());
-    frames.reserve(end - frames.len());
-    frames.extend_from_slice(&[0; 16]);
-    frames.extend_from_slice(&payload_length.to_le_bytes());
-    frames.extend_from_slice(&key_length.to_le_bytes());
-    frames.extend_from_slice(&[kind, 0]);
+    let mut header = [0; FRAME_HEADER_BYTES];
+    header[16..20].copy_from_slice(&payload_length.to_le_bytes());
+    header[20..22].copy_from_slice(&key_length.to_le_bytes());
+    header[22] = kind;
+    let bytes = frame_bytes(key.len(), payload.len());
+    let padding = bytes - FRAME_HEADER_BYTES - key.len() - payload.len();
+    frames.reserve(bytes);
+    frames.extend_from_slice(&header);
     frames.extend_from_slice(key);
     frames.extend_from_slice(payload);
-    frames.resize(end, 0);
+    frames.extend_from_slice(&[0; FRAME_ALIGNMENT][..padding]);
 }
 
-/// The bytes of the frame at the start of `frames`, which [`push_frame`] has written.
-pub(super) fn first_frame_bytes(frames: &[u8]) -> usize {
-    FrameHeader::of(frames).bytes()
-}
-
-/// Gives a frame its sequence number and its checksums.
-pub(super) fn seal_frame(frame: &mut [u8], sequence: u64, checksum: Checksum) {
-    frame[8..16].copy_from_slice(&sequence.to_le_bytes());
-    let body = FrameHeader::of(frame).body();
-    let body_checksum = checksum.of(&frame[body]);
-    frame[4..8].copy_from_slice(&body_checksum.to_le_bytes());
-    let header_checksum = checksum.of(&frame[4..FRAME_HEADER_BYTES]);
-    frame[..4].copy_from_slice(&header_checksum.to_le_bytes());
+/// Gives frames that [`push_frame`] has written one after the other their sequence numbers and
+/// checksums; the sequence number behind the last one.
+pub(super) fn seal_frames(frames: &mut [u8], first_sequence: u64, checksum: Checksum) -> u64 {
+    let mut sequence = first_sequence;
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let header = FrameHeader::of(rest);
+        let (frame, behind) = rest.split_at_mut(header.bytes());
+        frame[8..16].copy_from_slice(&sequence.to_le_bytes());
+        let body_checksum = checksum.of(&frame[header.body()]);
+        frame[4..8].copy_from_slice(&body_checksum.to_le_bytes());
+        let header_checksum = checksum.of(&frame[4..FRAME_HEADER_BYTES]);
+        frame[..4].copy_from_slice(&header_checksum.to_le_bytes());
+        sequence += 1;
+        rest = behind;
+    }
+    sequence
 }
 
 /// What is at a place where a frame may begin.
@@ -262,8 +268,7 @@ mod tests {
         for (key, payload) in [(&b""[..], &b""[..]), (b"k", b"payload"), (b"12345678", b"")] {
             let mut frame = Vec::new();
             push_frame(&mut frame, 3, key, payload);
-            assert_eq!(first_frame_bytes(&frame), frame.len());
-            seal_frame(&mut frame, 99, checksum);
+            assert_eq!(seal_frames(&mut frame, 99, checksum), 100);
             let record = StoredRecord {
                 sequence: 99,
                 kind: 3,
@@ -283,6 +288,26 @@ mod tests {
                 assert_eq!(parse_frame(&frame[..end], checksum), Parsed::None);
             }
         }
+    }
+
+    #[test]
+    fn frames_behind_each_other_are_numbered_in_their_order() {
+        let checksum = Checksum::salted(7);
+        let mut frames = Vec::new();
+        for length in 0..20 {
+            push_frame(&mut frames, 1, &[b'k'; 3], &vec![length; length.into()]);
+        }
+        assert_eq!(seal_frames(&mut frames, 5, checksum), 25);
+        let mut rest = &frames[..];
+        for length in 0..20 {
+            let Parsed::Frame(record, bytes) = parse_frame(rest, checksum) else {
+                panic!("no frame with a payload of {length}");
+            };
+            assert_eq!(record.sequence, 5 + u64::from(length));
+            assert_eq!(record.payload, vec![length; length.into()]);
+            rest = &rest[bytes..];
+        }
+        assert!(rest.is_empty());
     }
 
     #[test]

@@ -4,15 +4,17 @@
 //! mean is the caller's matter. `docs/STORE.md` describes the files and what each policy may lose.
 //!
 //! ```text
-//!   any thread          any thread                              the thread of the store
+//!   any thread          any thread           the thread of the store    the one that waits for the disk
 //!  Appender ─ chunk ─┐
-//!                    ├─▶ bounded queue ─▶ BatchBuilder ─ batch ─▶ SegmentWriter ─▶ segments
-//!  Appender ─ chunk ─┘                      completions ◀─────────┘     │
-//!                                                                   Retention ─▶ deletes
+//!                    ├─▶ bounded queue ─▶ BatchBuilder ── 2 jobs ──▶ SegmentWriter ─▶ segments
+//!  Appender ─ chunk ─┘                        ▲                     │   │  │
+//!                                             └── memory of batches ┘   │  Retention ─▶ deletes
+//!                                                       completions ◀───┘
 //! ```
 
 mod appender;
 mod batch;
+mod buffer;
 mod config;
 mod directory;
 mod error;
@@ -23,10 +25,12 @@ mod pending;
 mod recovery;
 mod retention;
 mod scan;
+mod segment_file;
 mod segment_reader;
 mod segment_writer;
 mod status;
 mod thread;
+mod write_thread;
 
 pub use appender::{AppendError, Appender};
 pub use config::{StoreConfig, SyncPolicy};
@@ -42,11 +46,11 @@ use crate::base::now::Clock;
 use appender::Message;
 use crossbeam_channel::{Sender, bounded};
 use directory::LockedDirectory;
-use glommio::ExecutorJoinHandle;
 use retention::{ClosedSegment, Retention};
 use status::Status;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use thread::ThreadParts;
 
 /// An open store. Dropped, it is closed.
@@ -56,12 +60,12 @@ pub struct Store {
     status: Arc<Status>,
     queue_bytes_max: usize,
     marker: IntactMarker,
-    thread: Option<ExecutorJoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Store {
     /// Locks the directory, passes all records in it to `on_record` in their order, cuts off what a
-    /// write that did not end has left, and starts the thread of the store.
+    /// write that did not end has left, and starts the threads of the store.
     ///
     /// What is damaged is in the answer and stays on the disk; it is no error. Takes about a second
     /// per GiB, and memory for one segment.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordLost;
 
-/// Called on the thread of the store, once, with the sequence number when the record is as durable
+/// Called on a thread of the store, once, with the sequence number when the record is as durable
 /// as the policy promises. It must not wait for anything.
 pub type Completion = Box<dyn FnOnce(Result<u64, RecordLost>) + Send>;
 
@@ -39,16 +39,18 @@ impl PendingRecords {
 
     pub(super) fn push(&mut self, number: u64, completion: Option<Completion>) {
         self.records += 1;
-        self.completions
-            .extend(completion.map(|completion| (number, completion)));
+        if let Some(completion) = completion {
+            self.completions.push_back((number, completion));
+        }
     }
 
-    /// Takes the oldest record out, whose number is `number`.
-    pub(super) fn pop(&mut self, number: u64) -> Option<Completion> {
-        self.records -= 1;
-        let is_next = self.completions.front().is_some_and(|it| it.0 == number);
-        let (_, completion) = is_next.then(|| self.completions.pop_front())??;
-        Some(completion)
+    /// Moves the records of a chunk behind these, and adds the sequence number of its first one to
+    /// their numbers.
+    pub(super) fn append_numbered(&mut self, mut chunk: Self, first_sequence: u64) {
+        self.records += std::mem::take(&mut chunk.records);
+        let completions = std::mem::take(&mut chunk.completions).into_iter();
+        self.completions
+            .extend(completions.map(|(index, completion)| (first_sequence + index, completion)));
     }
 
     /// Moves all records of `other` behind these.

@@ -1,20 +1,17 @@
 //! Writes segments: one file at a time, whole batches, with or without the page cache.
 
+use super::buffer::BlockBuffer;
 use super::config::{StoreConfig, SyncPolicy};
 use super::directory::LockedDirectory;
 use super::format::{BLOCK_BYTES, SegmentHeader};
 use super::retention::{ClosedSegment, Retention};
+use super::segment_file::SegmentFile;
 use super::status::{self, Status};
 use crate::base::Now;
-use glommio::GlommioError;
-use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
-use rustix::fs::{major, statfs};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -46,115 +43,27 @@ impl fmt::Display for WriteError {
 }
 
 /// A batch that can be written, any number of times.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct SealedBatch {
-    /// Whole blocks.
-    pub(super) bytes: Rc<DmaBuffer>,
+    pub(super) buffer: BlockBuffer,
+    /// Its length, a multiple of a block.
+    pub(super) bytes: usize,
     pub(super) first_sequence: u64,
     pub(super) last_sequence: u64,
     /// Whether it is to be the first of a segment.
     pub(super) begins_segment: bool,
 }
 
-/// A file that is written at multiples of a block.
-#[derive(Debug)]
-enum SegmentHandle {
-    Direct(DmaFile),
-    /// Where the file system, or what is known of its disk, does not allow O_DIRECT.
-    Buffered(BufferedFile),
-}
-
-impl SegmentHandle {
-    /// Creates the file, or empties what an earlier attempt has left.
-    ///
-    /// It is opened for writing only. glommio then does not poll the device for completions
-    /// (DataDog/glommio#670), which would keep a core busy, and fails where the device does not
-    /// allow it (DataDog/glommio#605).
-    async fn create(path: &Path, may_be_direct: bool) -> Result<Self, GlommioError<()>> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o640);
-        if may_be_direct {
-            match options.dma_open(path).await {
-                Ok(file) if file.alignment() <= BLOCK_BYTES as u64 => {
-                    return Ok(Self::Direct(file));
-                }
-                Ok(file) => file.close().await?,
-                Err(error) if is_invalid(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Self::Buffered(options.buffered_open(path).await?))
+impl SealedBatch {
+    fn blocks(&self) -> &[u8] {
+        &self.buffer.bytes()[..self.bytes]
     }
-
-    async fn write(&self, bytes: &Rc<DmaBuffer>, offset: u64) -> Result<(), GlommioError<()>> {
-        let written = match self {
-            Self::Direct(file) => file.write_rc_at(Rc::clone(bytes), offset).await?,
-            Self::Buffered(file) => file.write_at(bytes.as_bytes().to_vec(), offset).await?,
-        };
-        if written == bytes.len() {
-            return Ok(());
-        }
-        let message = format!("{written} of {} bytes were written", bytes.len());
-        let error = io::Error::new(io::ErrorKind::StorageFull, message);
-        Err(GlommioError::IoError(error))
-    }
-
-    async fn sync(&self) -> Result<(), GlommioError<()>> {
-        match self {
-            Self::Direct(file) => file.fdatasync().await,
-            Self::Buffered(file) => file.fdatasync().await,
-        }
-    }
-
-    async fn close(self) -> Result<(), GlommioError<()>> {
-        match self {
-            Self::Direct(file) => file.close().await,
-            Self::Buffered(file) => file.close().await,
-        }
-    }
-}
-
-/// Whether the file system does not know O_DIRECT (open(2)).
-fn is_invalid(error: &GlommioError<()>) -> bool {
-    io_error(error).kind() == io::ErrorKind::InvalidInput
-}
-
-/// The operating system's part of an error, without what glommio adds to it.
-fn io_error(error: &GlommioError<()>) -> io::Error {
-    match error {
-        GlommioError::IoError(error) => copy(error),
-        GlommioError::EnhancedIoError { source, .. } => copy(source),
-        other => io::Error::other(other.to_string()),
-    }
-}
-
-fn copy(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
-
-/// Whether the files of this directory may be opened with O_DIRECT through glommio.
-///
-/// glommio leaves the flag out on tmpfs without saying so. Elsewhere it reads what the kernel tells
-/// about the disk with the minor number 0, and panics if that is a partition, as it can be for NVMe.
-fn may_be_direct(directory: &Path) -> bool {
-    /// `TMPFS_MAGIC` of statfs(2).
-    const TMPFS: u64 = 0x0102_1994;
-    let (Ok(metadata), Ok(file_system)) = (fs::metadata(directory), statfs(directory)) else {
-        return false;
-    };
-    let device = format!("/sys/dev/block/{}:0", major(metadata.dev()));
-    let device = Path::new(&device);
-    let is_known = !device.exists() || device.join("queue/write_cache").exists();
-    is_known && u64::try_from(file_system.f_type) != Ok(TMPFS)
 }
 
 /// The segment that is written.
 #[derive(Debug)]
 struct ActiveSegment {
-    handle: SegmentHandle,
+    file: SegmentFile,
     path: PathBuf,
     first_sequence: u64,
     /// Up to the last whole batch.
@@ -173,7 +82,6 @@ pub(super) struct SegmentWriter {
     salt: u64,
     retention: Retention,
     active: Option<ActiveSegment>,
-    may_be_direct: bool,
     status: Arc<Status>,
 }
 
@@ -186,7 +94,6 @@ impl SegmentWriter {
         status: Arc<Status>,
     ) -> Self {
         let writer = Self {
-            may_be_direct: may_be_direct(directory.path()),
             directory,
             segment_bytes: config.segment_bytes,
             sync_policy: config.sync,
@@ -206,26 +113,26 @@ impl SegmentWriter {
     /// # Errors
     /// The batch is not in the store then, or not durable. The caller calls
     /// [`abandon`](Self::abandon).
-    pub(super) async fn write(
+    pub(super) fn write(
         &mut self,
         batch: &SealedBatch,
         sync: bool,
         now: Now,
     ) -> Result<(), WriteError> {
-        let length = batch.bytes.len() as u64;
+        let length = batch.bytes as u64;
         if self.is_finished(length, now) || batch.begins_segment && self.has_records() {
-            self.close(now).await?;
+            self.close(now)?;
         }
         if self.active.is_none() {
             self.delete_expired(self.segment_bytes.max(length), now);
-            self.begin(batch.first_sequence, now).await?;
+            self.begin(batch.first_sequence, now)?;
         }
         let active = self.active.as_mut().expect("it was begun above");
-        let written = active.handle.write(&batch.bytes, active.bytes).await;
+        let written = active.file.write(batch.blocks(), active.bytes);
         written.map_err(failed("write", &active.path))?;
         active.is_synced = false;
         if sync {
-            self.sync().await?;
+            self.sync()?;
         }
         let active = self.active.as_mut().expect("nothing closes it here");
         active.bytes += length;
@@ -255,11 +162,16 @@ impl SegmentWriter {
     }
 
     /// Creates a segment and writes its header.
-    async fn begin(&mut self, first_sequence: u64, now: Now) -> Result<(), WriteError> {
+    fn begin(&mut self, first_sequence: u64, now: Now) -> Result<(), WriteError> {
         let path = self.directory.segment_path(first_sequence);
-        let handle = SegmentHandle::create(&path, self.may_be_direct).await;
-        let handle = handle.map_err(failed("create", &path))?;
-        let is_direct = matches!(handle, SegmentHandle::Direct(_));
+        let header = SegmentHeader {
+            epoch: self.epoch,
+            salt: self.salt,
+            first_sequence,
+        };
+        let file = SegmentFile::create(&path, &header.encode());
+        let file = file.map_err(failed("create", &path))?;
+        let is_direct = file.is_direct();
         // Relaxed: readers need only the value itself.
         let was_direct = self.status.is_direct.swap(is_direct, Ordering::Relaxed);
         let is_first = self.status.writes.load(Ordering::Relaxed) == 0;
@@ -268,23 +180,14 @@ impl SegmentWriter {
             tracing::warn!(%directory, "the store is written through the page cache, \
                 because its file system does not allow O_DIRECT");
         }
-        let header = SegmentHeader {
-            epoch: self.epoch,
-            salt: self.salt,
-            first_sequence,
-        };
-        let mut block = glommio::allocate_dma_buffer(BLOCK_BYTES);
-        block.as_bytes_mut().copy_from_slice(&header.encode());
-        let active = self.active.insert(ActiveSegment {
-            handle,
+        self.active = Some(ActiveSegment {
+            file,
             path,
             first_sequence,
             bytes: BLOCK_BYTES as u64,
             begun_ms: now.monotonic_ms,
             is_synced: false,
         });
-        let written = active.handle.write(&Rc::new(block), 0).await;
-        written.map_err(failed("write", &active.path))?;
         if self.sync_policy != SyncPolicy::Never {
             // The name of the file, too, must be durable.
             let synced = self.directory.sync();
@@ -298,11 +201,11 @@ impl SegmentWriter {
     }
 
     /// Makes durable what was written.
-    pub(super) async fn sync(&mut self) -> Result<(), WriteError> {
+    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
         let Some(active) = self.active.as_mut().filter(|it| !it.is_synced) else {
             return Ok(());
         };
-        let synced = active.handle.sync().await;
+        let synced = active.file.sync();
         synced.map_err(failed(SYNC, &active.path))?;
         active.is_synced = true;
         status::add(&self.status.syncs, 1);
@@ -310,22 +213,20 @@ impl SegmentWriter {
     }
 
     /// Closes the segment; the next batch begins another one.
-    pub(super) async fn close(&mut self, now: Now) -> Result<(), WriteError> {
+    pub(super) fn close(&mut self, now: Now) -> Result<(), WriteError> {
         if self.sync_policy != SyncPolicy::Never {
-            self.sync().await?;
+            self.sync()?;
         }
-        let Some(active) = self.active.take() else {
-            return Ok(());
-        };
-        self.keep(&active, now);
-        let closed = active.handle.close().await;
-        closed.map_err(failed("close", &active.path))
+        if let Some(active) = self.active.take() {
+            self.keep(&active, now);
+        }
+        Ok(())
     }
 
     /// Gives up the segment after an error, with what was written to it whole, and returns whether
     /// that is durable. After a failed sync nobody can tell: a further one may succeed although
     /// pages were lost (fsync(2), and <https://lwn.net/Articles/752063/>).
-    pub(super) async fn abandon(&mut self, error: &WriteError, now: Now) -> bool {
+    pub(super) fn abandon(&mut self, error: &WriteError, now: Now) -> bool {
         status::add(&self.status.errors, 1);
         let Some(active) = self.active.take() else {
             return false;
@@ -333,14 +234,12 @@ impl SegmentWriter {
         let mut is_durable = active.is_synced;
         // What cannot be removed here is a torn tail, or an empty segment, when the store is read.
         if active.bytes > BLOCK_BYTES as u64 {
-            let file = fs::OpenOptions::new().write(true).open(&active.path);
-            let _ = file.and_then(|file| file.set_len(active.bytes));
-            is_durable |= !error.is_sync() && active.handle.sync().await.is_ok();
+            let _ = active.file.cut(active.bytes);
+            is_durable |= !error.is_sync() && active.file.sync().is_ok();
             self.keep(&active, now);
         } else {
             let _ = fs::remove_file(&active.path);
         }
-        let _ = active.handle.close().await;
         self.publish_totals();
         is_durable
     }
@@ -414,10 +313,10 @@ impl SegmentWriter {
 fn failed<'a>(
     action: &'static str,
     path: &'a Path,
-) -> impl FnOnce(GlommioError<()>) -> WriteError + use<'a> {
+) -> impl FnOnce(io::Error) -> WriteError + use<'a> {
     move |error| WriteError {
         action,
         path: path.to_owned(),
-        error: io_error(&error),
+        error,
     }
 }

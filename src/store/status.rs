@@ -218,3 +218,19 @@ impl Status {
         }
     }
 }
+
+/// Says so when a thread of the store ends without having been closed, as after a panic.
+#[derive(Debug)]
+pub(super) struct Watch(pub(super) Arc<Status>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let error = "the thread of the store ended unexpectedly".to_owned();
+        let failed = StoreState::Failed { error };
+        let state = self.0.lock().clone();
+        if state != StoreState::Closed && state != failed {
+            tracing::error!("the thread of the store ended unexpectedly");
+            self.0.set_state(failed);
+        }
+    }
+}
