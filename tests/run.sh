@@ -31,6 +31,8 @@ install_missing() {
     PATH=$PATH:/usr/sbin command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
     [ -n "${CHROMIUM:-}" ] || command -v chromium-headless-shell >/dev/null || packages+=(chromium-headless-shell)
     command -v testssl >/dev/null || packages+=(testssl.sh)
+    command -v redis-server >/dev/null || packages+=(redis-server)
+    command -v redis-sentinel >/dev/null || packages+=(redis-sentinel)
     command -v promtool >/dev/null || packages+=(prometheus)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
     if [ ${#packages[@]} -gt 0 ]; then
@@ -73,6 +75,7 @@ part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwi
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
 part "Behind mitmproxy" tests/proxies/mitmproxy.py "$target/debug/fanwire"
 part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
+part "Several nodes over Redis" tests/nodes/run.py "$target/debug/fanwire"
 part "TLS by testssl.sh" tests/tls/run.py "$target/debug/fanwire"
 part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
 # Python 2.7, which the suite needs, is in no current distribution.

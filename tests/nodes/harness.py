@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Longest wait for anything; a machine under load gets its time.
 PATIENCE_S = 60
 
@@ -174,6 +175,61 @@ class Node(Process):
     def publish(self, channel, data, **more):
         status, answer = self.request("POST", "/api/publish", {"channel": channel, "type": "m", "data": data, **more})
         assert status == 200, answer
+
+
+class Front(Process):
+    """The nginx of deploy/ in front of nodes."""
+
+    def __init__(self, folder, text, nodes):
+        self.port = free_port()
+        for index, node in enumerate(nodes, 1):
+            text = text.replace(f"node{index}:8765", f"127.0.0.1:{node.port}")
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.port};")
+        folder = pathlib.Path(tempfile.mkdtemp(dir=folder))
+        temporary = "".join(
+            f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        config = folder / "nginx.conf"
+        config.write_text(
+            f"daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+            f"http {{ access_log off; {temporary}\n{text}\n}}\n"
+        )
+        program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
+        super().__init__([program, "-p", folder, "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    is_open = Redis.is_open
+
+    def kill(self):
+        # Its workers end with it, unless it is killed.
+        self.process.terminate()
+        self.process.wait()
+
+
+class Delay:
+    """Passes bytes on to a port of this host, each some time later."""
+
+    @classmethod
+    async def begin(cls, target, delay_s):
+        self = cls()
+        self.target, self.delay_s = target, delay_s
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def serve(self, reader, writer):
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self.pass_on(reader, other_writer), self.pass_on(other_reader, writer))
+
+    async def pass_on(self, reader, writer):
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while chunk := await reader.read(65_536):
+                loop.call_later(self.delay_s, writer.write, chunk)
+            loop.call_later(self.delay_s, writer.close)
+
+    def end(self):
+        self.server.close()
 
 
 class Client:

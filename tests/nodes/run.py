@@ -8,6 +8,7 @@ Exits with 1 at the first check that fails.
 """
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from harness import Client, Node, Process, Redis, free_port, settle, until
+from harness import ROOT, Client, Delay, Front, Node, Redis, free_port, settle, until
 
 HISTORY = {"FANWIRE_HISTORY": "hist:* messages=10000"}
 SUBSCRIBERS = 3000
@@ -409,7 +410,68 @@ async def a_cluster(binary, folder):
             server.kill()
 
 
+async def behind_nginx(binary, folder):
+    """The nginx of deploy/ spreads clients; a node is killed, and its clients recover on the others."""
+    text = (ROOT / "deploy/nginx/fanwire-nodes.conf").read_text()
+    with Redis(folder) as redis, contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(Node(binary, redis.url, **HISTORY)) for _ in range(3)]
+        healthy(*nodes)
+        front = Front(folder, text, nodes)
+        stack.enter_context(front)
+        until("nginx answers", front.is_open)
+        clients = [await Client.connect(front) for _ in range(30)]
+        for client in clients:
+            client.place = await client.subscribe("hist:1")
+        shares = [len(json.loads(node.request("GET", "/api/connections")[1])["connections"]) for node in nodes]
+        assert min(shares) >= 5, shares
+        for number in range(10):
+            nodes[number % 3].publish("hist:1", number)
+        await settle(lambda: all(len(it.received.get("hist:1", ())) == 10 for it in clients), "ten arrive")
+        nodes[0].kill()
+        await settle(lambda: sum(it.is_closed for it in clients) == shares[0], "its clients notice")
+        for number in range(10, 20):
+            nodes[1 + number % 2].publish("hist:1", number)
+        for client in [it for it in clients if it.is_closed]:
+            back = await Client.connect(front)
+            answer = await back.subscribe("hist:1", recover=client.positions[-1])
+            assert answer["recovered"], answer
+            back.received["hist:1"] = client.received["hist:1"] + back.received.get("hist:1", [])
+            clients[clients.index(client)] = back
+        await settle(lambda: all(len(it.received["hist:1"]) >= 20 for it in clients), "all arrive")
+        assert all(it.received["hist:1"] == list(range(20)) for it in clients)
+
+
+async def a_slow_way_to_redis(binary, folder):
+    """Every byte to and from Redis takes 50 ms: everything arrives once and in order, and acknowledgements wait."""
+    with Redis(folder) as redis:
+        slow = await Delay.begin(redis.port, 0.05)
+        try:
+            url = f"redis://127.0.0.1:{slow.port}"
+            loop = asyncio.get_running_loop()
+            with contextlib.ExitStack() as stack:
+                start = lambda: stack.enter_context(Node(binary, url, **HISTORY))
+                nodes = [await loop.run_in_executor(None, start) for _ in range(2)]
+                for node in nodes:
+                    await loop.run_in_executor(None, healthy, node)
+                clients = await clients_of(nodes, 20, ["hist:1"])
+                began = time.monotonic()
+                await loop.run_in_executor(None, nodes[0].publish, "hist:1", [0, 0])
+                assert time.monotonic() - began > 0.1, "it is acknowledged when Redis has it"
+                for number in range(1, 200):
+                    for index, node in enumerate(nodes):
+                        if index or number < 100:
+                            clients[index].publish("hist:1", [index, number])
+                    await asyncio.sleep(0.002)
+                expected = [[0, it] for it in range(100)] + [[1, it] for it in range(1, 200)]
+                await settle(lambda: all(len(it.received.get("hist:1", ())) >= len(expected) for it in clients), "all arrive")
+                check_received(clients, "hist:1", expected)
+        finally:
+            slow.end()
+
+
 CASES = [
+    behind_nginx,
+    a_slow_way_to_redis,
     one_order_on_three_nodes,
     a_channel_is_subscribed_to_while_it_has_subscribers,
     redis_killed_under_load,
