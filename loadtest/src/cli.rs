@@ -121,6 +121,9 @@ pub(crate) enum Command {
 #[command(group = ArgGroup::new("pace").args(["rate", "in_flight"]))]
 #[command(group = ArgGroup::new("end").args(["seconds", "publications"]))]
 pub(crate) struct FanoutArgs {
+    /// Another node of the same service, on which the publisher publishes
+    #[arg(long, value_name = "URL")]
+    pub(crate) publisher_url: Option<String>,
     /// Subscribers, samples included; below the limit of open files (ulimit -Hn)
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..))]
     pub(crate) subscribers: u32,

@@ -146,7 +146,9 @@ fn set_up(
         ))
     })?;
     let (spoken, path) = server.dialect.publisher();
-    let publishing = path.map_or_else(|| target.clone(), |path| target.at_path(path));
+    let node = arguments.publisher_url.as_deref().map(Target::parse);
+    let node = node.transpose()?.unwrap_or_else(|| target.clone());
+    let publishing = path.map_or_else(|| node.clone(), |path| node.at_path(path));
     let mut publisher = Dialer::new(publishing, spoken, server.token.clone());
     let dialed = publisher.open(false)?;
     wire.register_socket(dialed.stream, dialed.tls)?;
