@@ -164,10 +164,13 @@ impl Broker {
         let tag = self.process_state.interests.tag(name);
         // Who may not read the history may still subscribe.
         let may_read = self.check_access(id, Action::History, channel).is_ok();
+        // What was delivered on this node while Redis is away has no place in the history yet.
+        let link = self.process_state.link.as_ref();
+        let is_whole = may_read && link.is_none_or(|link| link.counters.is_up());
         // What the client has received from another shard may be new to this one, and is not sent
         // again.
         match history.resume(tag, position, self.unreached, now.monotonic_ms) {
-            Ok(after) if may_read || after > self.reached => (Some(after), may_read),
+            Ok(after) if may_read || after > self.reached => (Some(after), is_whole),
             Err(HistoryError::TooOld)
                 if position.offset > self.reached && position.epoch == self.position(0).epoch =>
             {

@@ -40,6 +40,7 @@ enum Event {
     Incoming(Incoming),
     Published(Vec<Result<Value, RedisError>>),
     Subscribed(Vec<ChannelTag>, Result<(), RedisError>),
+    Unsubscribed(Result<(), RedisError>),
     CaughtUp(Vec<(ChannelTag, Result<Value, RedisError>)>),
     /// The node is subscribed to the channel of the canary.
     Listening,
@@ -124,6 +125,11 @@ pub(super) struct Runner {
     canary: Canary,
     canary_channel: String,
     peers: Peers,
+    /// Whether channels are being subscribed to or left: one after the other, as else a channel that is
+    /// wanted again might be left last.
+    is_changing: bool,
+    /// Channels that are to be left.
+    to_leave: Vec<Arc<str>>,
     /// When the connection was made, monotonic milliseconds.
     connected_ms: u64,
     swept_ms: u64,
@@ -142,6 +148,8 @@ impl Runner {
         Self {
             canary_channel: format!("{}:{{nodes}}", config.prefix),
             peers: Peers::default(),
+            is_changing: false,
+            to_leave: Vec::new(),
             connected_ms: 0,
             config,
             connector,
@@ -203,6 +211,7 @@ impl Runner {
         self.send_canary(now_ms);
         self.look_whether_up();
         self.publish();
+        self.note_whether_up();
         if now_ms >= self.swept_ms + SWEEP_MS {
             self.swept_ms = now_ms;
             self.unsubscribe_unwanted(now_ms);
@@ -278,7 +287,9 @@ impl Runner {
             Event::Incoming(Incoming::Message(channel, bytes)) => self.receive(&channel, bytes),
             Event::Incoming(Incoming::Lost) => self.lose("the connection was closed", now_ms),
             Event::Published(results) => self.published(results, now_ms),
+            Event::Unsubscribed(Ok(())) => self.is_changing = false,
             Event::Subscribed(tags, Ok(())) => {
+                self.is_changing = false;
                 for tag in tags {
                     self.engine.subscribed(tag, now_ms);
                 }
@@ -286,7 +297,9 @@ impl Runner {
             Event::CaughtUp(results) => self.caught_up(results, now_ms),
             Event::Listening => self.canary.is_listening = true,
             Event::Heard(count) => self.peers.note(count, now_ms),
-            Event::Subscribed(_, Err(error)) | Event::Failed(error) => {
+            Event::Subscribed(_, Err(error))
+            | Event::Unsubscribed(Err(error))
+            | Event::Failed(error) => {
                 self.lose(&error.to_string(), now_ms);
             }
         }
@@ -336,6 +349,8 @@ impl Runner {
         );
         self.generation += 1;
         self.state = State::Away(now_ms + jittered(NODE_RETRY_MS.0));
+        self.is_changing = false;
+        self.to_leave.clear();
         let link = self.engine.link();
         link.counters.set_up(false);
         link.counters.connections_lost.add(1);
@@ -383,17 +398,36 @@ impl Runner {
         let Some(connection) = self.connection() else {
             return;
         };
+        self.change_subscriptions(&connection);
+        let missing = std::mem::take(&mut self.engine.missing);
+        for some in missing.chunks(NODE_CATCH_UPS_AT_ONCE) {
+            self.catch_up(some, connection.clone());
+        }
+    }
+
+    /// Leaves the channels that are to be left, or subscribes to those that are wanted.
+    fn change_subscriptions(&mut self, connection: &Connection) {
+        if self.is_changing {
+            return;
+        }
+        let to_leave = std::mem::take(&mut self.to_leave);
+        if !to_leave.is_empty() {
+            self.is_changing = true;
+            let channels = to_leave.iter().map(|name| connection.names.channel(name));
+            let channels: Vec<_> = channels.collect();
+            let mut connection = connection.clone();
+            return self.spawn(async move {
+                Event::Unsubscribed(connection.unsubscribe(&channels).await)
+            });
+        }
         let begun = self.engine.begin_subscribing();
         if !begun.is_empty() {
+            self.is_changing = true;
             let names = begun.iter().map(|(_, name)| connection.names.channel(name));
             let names: Vec<_> = names.collect();
             let tags = begun.into_iter().map(|(tag, _)| tag).collect();
             let mut connection = connection.clone();
             self.spawn(async move { Event::Subscribed(tags, connection.subscribe(&names).await) });
-        }
-        let missing = std::mem::take(&mut self.engine.missing);
-        for some in missing.chunks(NODE_CATCH_UPS_AT_ONCE) {
-            self.catch_up(some, connection.clone());
         }
     }
 
@@ -516,7 +550,17 @@ impl Runner {
         let state = std::mem::replace(&mut self.state, State::Connecting);
         if let State::Restoring(connection) = state {
             self.state = State::Up(connection);
-            self.engine.link().counters.set_up(true);
+        }
+    }
+
+    /// States that all is well, when what was kept is sent: only then the history has all that was
+    /// delivered here.
+    fn note_whether_up(&self) {
+        let is_sent = !self.engine.has_backlog()
+            && (self.in_flight.units.is_empty() || self.in_flight.is_counted);
+        let counters = &self.engine.link().counters;
+        if is_sent && !counters.is_up() && matches!(self.state, State::Up(_)) {
+            counters.set_up(true);
             tracing::info!(
                 redis = %self.connector.address, channels = self.engine.channels.len(),
                 "publications go to all nodes and come from them"
@@ -681,17 +725,9 @@ impl Runner {
     fn unsubscribe_unwanted(&mut self, now_ms: u64) {
         let delay_ms = u64::try_from(self.config.leave_delay.as_millis()).unwrap_or(u64::MAX);
         let names = self.engine.take_unwanted(delay_ms, now_ms);
-        let Some(mut connection) = self.connection().filter(|_| !names.is_empty()) else {
-            return;
-        };
-        let channels = names.iter().map(|name| connection.names.channel(name));
-        let channels: Vec<_> = channels.collect();
-        let (events, generation) = (self.events.clone(), self.generation);
-        tokio::spawn(async move {
-            if let Err(error) = connection.unsubscribe(&channels).await {
-                let _ = events.send((generation, Event::Failed(error)));
-            }
-        });
+        if self.connection().is_some() {
+            self.to_leave.extend(names);
+        }
     }
 
     /// Sends what is left, for some seconds at most.

@@ -18,6 +18,7 @@ local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
   epoch = ARGV[1]
   redis.call('HSET', KEYS[1], 'epoch', epoch)
+  redis.call('DEL', KEYS[2])
 end
 local last = redis.call('HINCRBY', KEYS[1], 'offset', #ARGV - 5)
 local offset = last - (#ARGV - 5)
@@ -43,7 +44,8 @@ end
 return #ARGV - 1
 ";
 
-/// Reads the messages of one channel after a position.
+/// Reads the messages of one channel after a position. A stream whose hash is gone, as Redis has evicted it, is
+/// removed, as its offsets would be given again.
 ///
 /// Keys: hash, stream. Arguments: a new epoch in case there is none, the time to keep the channel in
 /// milliseconds, the epoch and the offset after which messages are wanted (0 = all), and at most how many.
@@ -53,6 +55,9 @@ const CATCH_UP: &str = r"
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 local last = tonumber(redis.call('HGET', KEYS[1], 'offset') or '0')
 if not epoch or (epoch == ARGV[3] and last < tonumber(ARGV[4])) then
+  if not epoch then
+    redis.call('DEL', KEYS[2])
+  end
   epoch = ARGV[1]
   redis.call('HSET', KEYS[1], 'epoch', epoch)
   redis.call('PEXPIRE', KEYS[1], ARGV[2])

@@ -22,6 +22,8 @@ pub(super) struct Coalescer {
     encoder: SharedEncoder,
     /// `None` while no frames are collected.
     channel: Option<ChannelIndex>,
+    /// Whether their publications have positions: all of a run have, or none.
+    have_positions: bool,
     batches: Batches,
     /// What each subscriber group receives, by the indices of the channel's groups.
     shares: Vec<Share>,
@@ -58,6 +60,7 @@ impl Coalescer {
         Self {
             encoder,
             channel: None,
+            have_positions: false,
             batches: Batches::default(),
             shares: Vec::new(),
             shares_needed: 0,
@@ -91,10 +94,15 @@ impl Coalescer {
             return;
         }
         let is_for_all = target == BroadcastTarget::All;
-        let is_same = |index| broker.channel(index).name().as_bytes() == record.channel;
+        let has_position = record.meta.has_position;
+        let is_same = |index| {
+            broker.channel(index).name().as_bytes() == record.channel
+                && self.have_positions == has_position
+        };
         if !is_for_all || !self.channel.is_some_and(is_same) {
             self.finish(broker, BroadcastTarget::All, deliver);
             self.channel = broker.find_channel(tag, record.channel);
+            self.have_positions = has_position;
         }
         let Some(index) = self.channel else {
             return;

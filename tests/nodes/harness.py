@@ -211,13 +211,14 @@ class Delay:
     @classmethod
     async def begin(cls, target, delay_s):
         self = cls()
-        self.target, self.delay_s = target, delay_s
+        self.target, self.delay_s, self.writers = target, delay_s, []
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
 
     async def serve(self, reader, writer):
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        self.writers += [writer, other_writer]
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(self.pass_on(reader, other_writer), self.pass_on(other_reader, writer))
 
@@ -227,6 +228,12 @@ class Delay:
             while chunk := await reader.read(65_536):
                 loop.call_later(self.delay_s, writer.write, chunk)
             loop.call_later(self.delay_s, writer.close)
+
+    def cut(self):
+        """Ends all connections."""
+        for writer in self.writers:
+            writer.transport.abort()
+        self.writers.clear()
 
     def end(self):
         self.server.close()

@@ -169,7 +169,7 @@ async def redis_killed_under_load(binary, folder):
                     counts[index] += 1
                 await asyncio.sleep(0.005)
 
-        rounds = 5 if IS_LONG else 2
+        rounds = 5 if IS_LONG else 1
         for _ in range(rounds):
             await load(1)
             redis.kill()
@@ -469,7 +469,70 @@ async def a_slow_way_to_redis(binary, folder):
             slow.end()
 
 
+async def a_connection_that_is_cut(binary, folder):
+    """One node loses its connections again and again under load: everything arrives once everywhere."""
+    with Redis(folder) as redis:
+        way = await Delay.begin(redis.port, 0.002)
+        try:
+            loop = asyncio.get_running_loop()
+            with contextlib.ExitStack() as stack:
+                start = lambda port: stack.enter_context(Node(binary, f"redis://127.0.0.1:{port}", **HISTORY))
+                nodes = [await loop.run_in_executor(None, start, port) for port in (way.port, redis.port)]
+                for node in nodes:
+                    await loop.run_in_executor(None, healthy, node)
+                clients = await clients_of(nodes, 20, ["hist:1"])
+                number, due = 0, time.monotonic()
+                end = due + (60 if IS_LONG else 5)
+                while time.monotonic() < end:
+                    for index, client in enumerate(clients[:2]):
+                        for more in range(3):
+                            client.publish("hist:1", [index, number + more])
+                    number += 3
+                    if time.monotonic() > due:
+                        way.cut()
+                        due += 0.4
+                    await asyncio.sleep(0.002)
+                expected = [[index, it] for index in range(2) for it in range(number)]
+                await settle(lambda: all(len(it.received.get("hist:1", ())) >= len(expected) for it in clients), "all arrive")
+                for client in clients:
+                    assert sorted(client.received["hist:1"]) == expected
+        finally:
+            way.end()
+
+
+async def what_redis_evicts(binary, folder):
+    """The hash of a channel is gone, as Redis may evict it: offsets begin anew, and nothing is lost."""
+    with Redis(folder) as redis, Node(binary, redis.url, **HISTORY) as a, Node(binary, redis.url, **HISTORY) as b:
+        healthy(a, b)
+        clients = await clients_of([a, b], 4, ["hist:1"])
+        for number in range(30):
+            if number in (10, 20):
+                redis.ask("DEL", "fanwire:{c:hist:1}:meta")
+            a.publish("hist:1", number)
+        await settle(lambda: all(len(it.received.get("hist:1", ())) >= 30 for it in clients), "all arrive")
+        assert all(it.received["hist:1"] == list(range(30)) for it in clients)
+        assert len({it.split("-")[0] for it in clients[0].positions}) == 3
+
+
+async def recovery_while_redis_is_away(binary, folder):
+    """Who comes back in an outage is told that something may be missing."""
+    with Redis(folder) as redis, Node(binary, redis.url, **HISTORY) as node:
+        healthy(node)
+        (client,) = await clients_of([node], 1, ["hist:1"])
+        node.publish("hist:1", 0)
+        await settle(lambda: client.positions, "it has a position")
+        redis.kill()
+        until("the node notices", lambda: not node.is_healthy())
+        node.publish("hist:1", 1)
+        back = await Client.connect(node)
+        answer = await back.subscribe("hist:1", recover=client.positions[0])
+        assert answer["recovered"] is False, answer
+
+
 CASES = [
+    a_connection_that_is_cut,
+    what_redis_evicts,
+    recovery_while_redis_is_away,
     behind_nginx,
     a_slow_way_to_redis,
     one_order_on_three_nodes,
