@@ -449,7 +449,11 @@ async fn put_until(
         let now = context.clock.now();
         match context.publisher.publish(publication, now) {
             Err(PublishError::RingFull) if now.monotonic_ms < until_ms => {
-                next_turn().await;
+                match &context.process_state.link {
+                    // Room comes when what is in front of it is sent.
+                    Some(link) => link.flushed().await,
+                    None => next_turn().await,
+                }
             }
             result => break result,
         }

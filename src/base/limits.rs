@@ -328,9 +328,9 @@ pub const NODE_TASKS_PER_TURN: usize = 512;
 /// Publications that are sent to Redis at once; the answer to all of them is awaited before the next.
 pub const NODE_BATCH_MAX: usize = 512;
 /// Channels whose history is read in Redis at once.
-pub const NODE_CATCH_UPS_AT_ONCE: usize = 200;
+pub const NODE_CATCH_UPS_AT_ONCE: usize = 20;
 /// Messages of a channel that are read from the history in Redis at once.
-pub const NODE_CATCH_UP_MESSAGES: usize = 500;
+pub const NODE_CATCH_UP_MESSAGES: usize = 50;
 /// Bytes of messages from Redis that may wait for room in the ring. With more, the connection is given up
 /// and what is missed is read from the history later.
 pub const NODE_DELIVERIES_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -47,6 +47,9 @@ pub(super) struct Channel {
     pub(super) position: Option<Position>,
     /// The number of the last publication of each node.
     origins: Vec<(u64, u64)>,
+    /// Since when it has had subscribers here who miss what others publish, as Redis was away when the first
+    /// one came, milliseconds since 1970-01-01 UTC.
+    pub(super) missed_since_ms: Option<u64>,
     pub(super) waiters: Vec<Waiter>,
     /// Since when it has no subscribers here, monotonic milliseconds.
     pub(super) unwanted_ms: Option<u64>,
@@ -75,6 +78,7 @@ impl Channel {
             is_restoring: false,
             position: None,
             origins: Vec::new(),
+            missed_since_ms: None,
             waiters: Vec::new(),
             unwanted_ms: None,
         }
@@ -93,6 +97,16 @@ impl Channel {
             },
             _ => Order::Anew,
         }
+    }
+
+    /// Whether subscribers here miss a publication of the history, by when it was accepted: its envelope
+    /// begins with that.
+    pub(super) fn misses(&self, envelope: &[u8]) -> bool {
+        let text = envelope.split(|byte| *byte == b' ').next();
+        let text = text.and_then(|text| std::str::from_utf8(text).ok());
+        let accepted_ms: Option<u64> = text.and_then(|text| text.parse().ok());
+        let since_ms = self.missed_since_ms;
+        since_ms.is_some_and(|since| accepted_ms.is_some_and(|accepted| accepted >= since))
     }
 
     /// Whether a publication of a node was seen before.

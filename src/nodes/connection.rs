@@ -260,9 +260,10 @@ pub(super) fn failure(error: &RedisError) -> Failure {
         )
         | ErrorKind::UnexpectedReturnType => Failure::Rejected,
         // Of codes that the library does not know.
-        ErrorKind::Extension if matches!(error.code(), Some("OOM" | "WRONGTYPE")) => {
-            Failure::Rejected
-        }
+        ErrorKind::Extension => match error.code() {
+            Some("OOM" | "WRONGTYPE" | "NOREPLICAS" | "MISCONF") => Failure::Rejected,
+            _ => Failure::Later,
+        },
         _ => Failure::Later,
     }
 }

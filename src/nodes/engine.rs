@@ -14,13 +14,24 @@ use super::delivery_queue::{Delivery, DeliveryQueue, ReceivedMessage};
 use super::message;
 use crate::base::limits::NODE_WAIT_MS;
 use crate::base::{
-    ChannelRequest, ChannelTag, NodeDrop, NodeLink, Outgoing, Position, ProcessState,
+    ChannelRequest, ChannelTag, NodeDrop, NodeLink, Now, Outgoing, Position, ProcessState,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A publication of this node and its number.
 pub(super) type Numbered = (u64, Outgoing);
+
+/// How a message has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By the subscription.
+    Live,
+    /// By the subscription, while the history was read that is in front of it.
+    Delayed,
+    /// From the history.
+    Stored,
+}
 
 /// What is to be asked of Redis about a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +80,8 @@ impl Engine {
     }
 
     /// Notes that a channel is wanted.
-    pub(super) fn want(&mut self, request: ChannelRequest, is_away: bool, now_ms: u64) {
+    pub(super) fn want(&mut self, request: ChannelRequest, is_away: bool, now: Now) {
+        let now_ms = now.monotonic_ms;
         let ChannelRequest {
             tag,
             channel: name,
@@ -80,6 +92,7 @@ impl Engine {
         channel.unwanted_ms = None;
         if is_new {
             self.to_subscribe.push(tag);
+            channel.missed_since_ms = is_away.then_some(now.unix_ms);
         }
         let Some((position, sender)) = waiting.filter(|_| !is_away) else {
             // While Redis is away, nobody waits for it.
@@ -136,7 +149,8 @@ impl Engine {
             return;
         };
         let known = channel.position;
-        // At first, nobody here has missed anything: it is for those who recover.
+        // At first, nobody here has missed anything, but who has subscribed while Redis was away: it is for
+        // those who recover.
         let is_first = known.is_none();
         let is_same = known.is_some_and(|known| known.epoch == newest.epoch);
         if !is_same {
@@ -153,7 +167,7 @@ impl Engine {
         }
         let count = messages.len() as u64;
         for bytes in messages {
-            self.apply(tag, bytes, is_first, true);
+            self.apply(tag, bytes, is_first, Way::Stored);
         }
         if !is_first {
             self.link().counters.recovered.add(count);
@@ -175,7 +189,7 @@ impl Engine {
         self.make_live(tag, now_ms);
     }
 
-    fn make_live(&mut self, tag: ChannelTag, now_ms: u64) {
+    pub(super) fn make_live(&mut self, tag: ChannelTag, now_ms: u64) {
         let Some(channel) = self.channels.get_mut(tag) else {
             return;
         };
@@ -183,7 +197,7 @@ impl Engine {
         let phase = std::mem::replace(&mut channel.phase, Phase::Live);
         if let Phase::Loading(waiting) = phase {
             for bytes in waiting {
-                self.take_message(tag, bytes);
+                self.apply(tag, bytes, false, Way::Delayed);
             }
         }
         self.deliveries.add(Delivery::Attached(tag));
@@ -208,11 +222,11 @@ impl Engine {
         {
             return waiting.push(bytes);
         }
-        self.apply(tag, bytes, false, false);
+        self.apply(tag, bytes, false, Way::Live);
     }
 
-    /// Delivers a message. `is_old`: it was read from the history in Redis.
-    fn apply(&mut self, tag: ChannelTag, bytes: Vec<u8>, is_quiet: bool, is_old: bool) {
+    /// Delivers a message.
+    fn apply(&mut self, tag: ChannelTag, bytes: Vec<u8>, is_quiet: bool, way: Way) {
         let Some(channel) = self.channels.get_mut(tag) else {
             return;
         };
@@ -229,9 +243,15 @@ impl Engine {
                     self.count_anew(tag, epoch, offset - 1);
                 }
             }
-            // What was trimmed in Redis cannot be read there.
-            Order::Gap(_) if is_old => {}
-            Order::Earlier if is_seen || is_old => {
+            // What is not in the history any more cannot be read there.
+            Order::Gap(_) if way == Way::Stored => {}
+            Order::Gap(count) if way == Way::Delayed => {
+                let link = self.process_state.link.as_ref();
+                if let Some(link) = link {
+                    link.counters.missed.add(count);
+                }
+            }
+            Order::Earlier if is_seen || way == Way::Stored => {
                 return self.link().counters.duplicates.add(1);
             }
             Order::Gap(_) => {
@@ -242,7 +262,9 @@ impl Engine {
             // Redis has lost some of what it had, and counts again. It is asked to count anew.
             Order::Earlier => {
                 let after = channel.position;
-                self.missing.push(Missing { tag, after });
+                if way == Way::Live {
+                    self.missing.push(Missing { tag, after });
+                }
                 position = None;
             }
         }
@@ -259,7 +281,7 @@ impl Engine {
             channel: Arc::clone(&channel.name),
             origin,
             position,
-            is_quiet: is_quiet || is_seen,
+            is_quiet: is_seen || is_quiet && !channel.misses(&bytes[envelope_at..]),
             bytes,
             envelope_at,
         };

@@ -14,6 +14,9 @@ use crate::base::Position;
 /// How messages of this version begin.
 pub(super) const VERSION: &str = "fw1";
 
+/// Offsets are less than this: more are no text of a position.
+pub(super) const OFFSETS_MAX: u64 = 1 << 52;
+
 /// A message that was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
@@ -50,6 +53,9 @@ pub(super) fn read(bytes: &[u8]) -> Option<Message<'_>> {
         return None;
     }
     let offset: u64 = next()?.parse().ok()?;
+    if offset >= OFFSETS_MAX {
+        return None;
+    }
     let epoch: u32 = next()?.parse().ok()?;
     let node = u64::from_str_radix(next()?, 16).ok()?;
     let number = next()?.parse().ok()?;
@@ -84,6 +90,8 @@ mod tests {
             b"fw1",
             b"fw2 1 1 1 1 x",
             b"fw1 -1 1 1 1 x",
+            b"fw1 4503599627370496 1 1 1 x",
+            b"fw1 18446744073709551615 1 1 1 x",
             b"fw1 1 4294967296 1 1 x",
             b"fw1 1 1 g 1 x",
             b"fw1 1 1 1 1",

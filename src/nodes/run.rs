@@ -10,7 +10,7 @@ use super::NodesConfig;
 use super::channels::Bytes;
 use super::connection::{Connection, Connector, Failure, Incoming, Receive, failure};
 use super::engine::{Engine, Missing, Numbered};
-use super::message;
+use super::message::{self, OFFSETS_MAX};
 use super::script::CatchUp;
 use crate::base::limits::{
     NODE_BATCH_MAX, NODE_CANARY_MS, NODE_CATCH_UP_MESSAGES, NODE_CATCH_UPS_AT_ONCE,
@@ -128,6 +128,8 @@ pub(super) struct Runner {
     /// Whether channels are being subscribed to or left: one after the other, as else a channel that is
     /// wanted again might be left last.
     is_changing: bool,
+    /// Whether histories are being read.
+    is_reading: bool,
     /// Channels that are to be left.
     to_leave: Vec<Arc<str>>,
     /// When the connection was made, monotonic milliseconds.
@@ -149,6 +151,7 @@ impl Runner {
             canary_channel: format!("{}:{{nodes}}", config.prefix),
             peers: Peers::default(),
             is_changing: false,
+            is_reading: false,
             to_leave: Vec::new(),
             connected_ms: 0,
             config,
@@ -205,7 +208,7 @@ impl Runner {
     fn step(&mut self) {
         let now_ms = self.now_ms();
         self.engine.retry(now_ms);
-        self.take_requests(now_ms);
+        self.take_requests();
         self.connect_when_due(now_ms);
         self.subscribe_and_read();
         self.send_canary(now_ms);
@@ -218,10 +221,11 @@ impl Runner {
         }
     }
 
-    fn take_requests(&mut self, now_ms: u64) {
+    fn take_requests(&mut self) {
         let is_away = !matches!(self.state, State::Restoring(_) | State::Up(_));
+        let now = self.clock.now();
         for request in self.engine.link().take_requests() {
-            self.engine.want(request, is_away, now_ms);
+            self.engine.want(request, is_away, now);
         }
         let count = self.engine.channels.len() as u64;
         self.engine.link().counters.channels.set(count);
@@ -310,7 +314,6 @@ impl Runner {
         self.state = State::Restoring(connection);
         self.connected_ms = now_ms;
         self.peers.now = 0;
-        self.attempts = 0;
         self.canary = Canary {
             number: self.canary.number,
             due_ms: now_ms,
@@ -348,8 +351,10 @@ impl Runner {
             "Redis is away: publications are delivered on this node only, and kept"
         );
         self.generation += 1;
-        self.state = State::Away(now_ms + jittered(NODE_RETRY_MS.0));
+        self.state = State::Away(now_ms + jittered(self.retry_ms()));
+        self.attempts += 1;
         self.is_changing = false;
+        self.is_reading = false;
         self.to_leave.clear();
         let link = self.engine.link();
         link.counters.set_up(false);
@@ -399,9 +404,12 @@ impl Runner {
             return;
         };
         self.change_subscriptions(&connection);
-        let missing = std::mem::take(&mut self.engine.missing);
-        for some in missing.chunks(NODE_CATCH_UPS_AT_ONCE) {
-            self.catch_up(some, connection.clone());
+        // A little at a time, so that an answer is there in time and has room.
+        let count = self.engine.missing.len().min(NODE_CATCH_UPS_AT_ONCE);
+        if count > 0 && !self.is_reading && self.engine.deliveries.is_empty() {
+            self.is_reading = true;
+            let some: Vec<_> = self.engine.missing.drain(..count).collect();
+            self.catch_up(&some, connection);
         }
     }
 
@@ -462,10 +470,17 @@ impl Runner {
     }
 
     fn caught_up(&mut self, results: Vec<(ChannelTag, Result<Value, RedisError>)>, now_ms: u64) {
+        self.is_reading = false;
         for (tag, result) in results {
             let answer = match result.map(read_answer) {
                 Ok(Some(answer)) => answer,
                 Ok(None) => return self.lose("Redis gave an answer that is not one", now_ms),
+                Err(error) if failure(&error) == Failure::Rejected => {
+                    // Its publications come in, without what was before.
+                    tracing::error!(%error, "Redis does not show the history of a channel");
+                    self.engine.make_live(tag, now_ms);
+                    continue;
+                }
                 Err(error) => return self.lose(&error.to_string(), now_ms),
             };
             let (newest, messages) = answer;
@@ -555,12 +570,13 @@ impl Runner {
 
     /// States that all is well, when what was kept is sent: only then the history has all that was
     /// delivered here.
-    fn note_whether_up(&self) {
+    fn note_whether_up(&mut self) {
         let is_sent = !self.engine.has_backlog()
             && (self.in_flight.units.is_empty() || self.in_flight.is_counted);
         let counters = &self.engine.link().counters;
         if is_sent && !counters.is_up() && matches!(self.state, State::Up(_)) {
             counters.set_up(true);
+            self.attempts = 0;
             tracing::info!(
                 redis = %self.connector.address, channels = self.engine.channels.len(),
                 "publications go to all nodes and come from them"
@@ -791,7 +807,7 @@ fn read_answer(value: Value) -> Option<(Position, Vec<Bytes>)> {
     });
     let position = Position {
         epoch: u32::try_from(number(&epoch)?).ok()?,
-        offset: number(&newest)?,
+        offset: number(&newest).filter(|offset| *offset < OFFSETS_MAX)?,
     };
     Some((position, messages.collect::<Option<_>>()?))
 }
