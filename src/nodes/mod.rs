@@ -15,6 +15,7 @@ mod connection;
 mod delivery_queue;
 mod engine;
 mod message;
+mod peers;
 mod run;
 mod script;
 

@@ -11,11 +11,11 @@ use super::channels::Bytes;
 use super::connection::{Connection, Connector, Failure, Incoming, Receive, failure};
 use super::engine::{Engine, Missing, Numbered};
 use super::message::{self, OFFSETS_MAX};
+use super::peers::Peers;
 use super::script::CatchUp;
 use crate::base::limits::{
     NODE_BATCH_MAX, NODE_CANARY_MS, NODE_CATCH_UP_MESSAGES, NODE_CATCH_UPS_AT_ONCE,
-    NODE_DELIVERIES_BYTES_MAX, NODE_END_MS, NODE_PEER_MS, NODE_PEERS_WAIT_MS, NODE_RETRY_MS,
-    NODE_TASKS_PER_TURN,
+    NODE_DELIVERIES_BYTES_MAX, NODE_END_MS, NODE_PEERS_WAIT_MS, NODE_RETRY_MS, NODE_TASKS_PER_TURN,
 };
 use crate::base::now::{Clock, Stopwatch};
 use crate::base::{ChannelTag, NodeDrop, Outgoing, Position, Task};
@@ -70,29 +70,6 @@ struct Canary {
     due_ms: u64,
     /// Whether one has come back on this connection.
     has_returned: bool,
-}
-
-/// How many nodes there are, by those who have received the last canaries.
-#[derive(Default)]
-struct Peers {
-    /// How many received the last one, on this connection.
-    now: u64,
-    /// How many there were before, and when that was, monotonic milliseconds.
-    most: (u64, u64),
-}
-
-impl Peers {
-    fn note(&mut self, count: u64, now_ms: u64) {
-        self.now = count;
-        if count >= self.most.0 || now_ms >= self.most.1 + NODE_PEER_MS {
-            self.most = (count, now_ms);
-        }
-    }
-
-    /// Whether all that were there are there again.
-    fn are_complete(&self) -> bool {
-        self.now >= self.most.0
-    }
 }
 
 /// Publications on their way: those of each command, in the order of the commands.
