@@ -238,7 +238,7 @@ async def a_backlog_is_bounded(binary, folder):
     """What exceeds the backlog is dropped and counted; a node that ends counts the rest."""
     settings = {**HISTORY, "FANWIRE_REDIS_BACKLOG_BYTES_MAX": "64 KiB", "FANWIRE_REDIS_TIMEOUT": "500ms"}
     with Redis(folder) as redis, Node(binary, redis.url, **settings) as a, Node(binary, redis.url, **settings) as b:
-        healthy(a, b)
+        await acquainted(a, b)
         (here, there) = await clients_of([a, b], 2, ["news"])
         redis.kill()
         until("the node notices", lambda: not a.is_healthy())
