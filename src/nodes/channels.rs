@@ -1,7 +1,7 @@
 //! The channels that this node is subscribed to in Redis, and how far it has come on each.
 
 use crate::base::{ChannelTag, HistoryLimits, Position};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -45,6 +45,10 @@ pub(super) struct Channel {
     pub(super) is_restoring: bool,
     /// Up to where it has come, of a channel with a history.
     pub(super) position: Option<Position>,
+    /// Whether it has never been live: what is read of its history is for those who recover.
+    pub(super) is_first: bool,
+    /// Publications of this node that Redis has and that have not come back, by their numbers.
+    awaited: VecDeque<(u64, Bytes)>,
     /// The number of the last publication of each node.
     origins: Vec<(u64, u64)>,
     /// Since when it has had subscribers here who miss what others publish, as Redis was away when the first
@@ -77,6 +81,8 @@ impl Channel {
             phase: Phase::New,
             is_restoring: false,
             position: None,
+            is_first: true,
+            awaited: VecDeque::new(),
             origins: Vec::new(),
             missed_since_ms: None,
             waiters: Vec::new(),
@@ -113,6 +119,25 @@ impl Channel {
     pub(super) fn has_seen(&self, (node, number): (u64, u64)) -> bool {
         let mut origins = self.origins.iter();
         origins.any(|(known, last)| *known == node && *last >= number)
+    }
+
+    /// Notes that Redis has a publication of this node, which is to come back.
+    pub(super) fn await_return(&mut self, origin: (u64, u64), envelope: Bytes) {
+        if !self.has_seen(origin) {
+            self.awaited.push_back((origin.1, envelope));
+        }
+    }
+
+    /// A publication of this node has come back.
+    pub(super) fn note_return(&mut self, number: u64) {
+        while self.awaited.front().is_some_and(|it| it.0 <= number) {
+            self.awaited.pop_front();
+        }
+    }
+
+    /// Takes the publications that have not come back.
+    pub(super) fn take_awaited(&mut self) -> VecDeque<(u64, Bytes)> {
+        std::mem::take(&mut self.awaited)
     }
 
     /// Notes that a publication was seen.

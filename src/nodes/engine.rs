@@ -19,6 +19,9 @@ use crate::base::{
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// How often it is looked who has waited for long, milliseconds.
+const LOOK_MS: u64 = 20;
+
 /// A publication of this node and its number.
 pub(super) type Numbered = (u64, Outgoing);
 
@@ -54,6 +57,8 @@ pub(super) struct Engine {
     pub(super) to_subscribe: Vec<ChannelTag>,
     /// Channels of which something is missing.
     pub(super) missing: Vec<Missing>,
+    /// When it was last looked who waits, monotonic milliseconds.
+    looked_ms: u64,
 }
 
 impl Engine {
@@ -71,6 +76,7 @@ impl Engine {
             backlog_bytes_max,
             to_subscribe: Vec::new(),
             missing: Vec::new(),
+            looked_ms: 0,
         }
     }
 
@@ -151,7 +157,7 @@ impl Engine {
         let known = channel.position;
         // At first, nobody here has missed anything, but who has subscribed while Redis was away: it is for
         // those who recover.
-        let is_first = known.is_none();
+        let is_first = channel.is_first;
         let is_same = known.is_some_and(|known| known.epoch == newest.epoch);
         if !is_same {
             let first = messages.first().and_then(|bytes| message::read(bytes));
@@ -194,6 +200,7 @@ impl Engine {
             return;
         };
         channel.is_restoring = false;
+        channel.is_first = false;
         let phase = std::mem::replace(&mut channel.phase, Phase::Live);
         if let Phase::Loading(waiting) = phase {
             for bytes in waiting {
@@ -277,6 +284,9 @@ impl Engine {
             return self.link().counters.duplicates.add(1);
         }
         channel.see(origin);
+        if Some(origin.0) == self.process_state.link.as_ref().map(NodeLink::node) {
+            channel.note_return(origin.1);
+        }
         let message = ReceivedMessage {
             channel: Arc::clone(&channel.name),
             origin,
@@ -312,9 +322,43 @@ impl Engine {
         self.keep((number, outgoing));
     }
 
+    /// Redis has a publication: it comes back, if its channel is subscribed to.
+    pub(super) fn await_return(&mut self, (number, outgoing): Numbered) {
+        let origin = (self.link().node(), number);
+        if let Some(channel) = self.channels.get_mut(outgoing.tag) {
+            channel.await_return(origin, outgoing.envelope);
+        }
+    }
+
+    /// Delivers on this node what Redis has and what has not come back: the connection is lost on which it
+    /// would have.
+    fn deliver_awaited(&mut self) {
+        let node = self.link().node();
+        let tags: Vec<_> = self.channels.tags().collect();
+        for tag in tags {
+            let Some(channel) = self.channels.get_mut(tag) else {
+                continue;
+            };
+            let name = Arc::clone(&channel.name);
+            for (number, envelope) in channel.take_awaited() {
+                self.deliver_alone((tag, Arc::clone(&name)), (node, number), envelope);
+            }
+        }
+    }
+
     /// Delivers a publication of this node on this node, unless it has come back.
     fn deliver_here(&mut self, origin: (u64, u64), outgoing: &Outgoing) {
-        if let Some(channel) = self.channels.get_mut(outgoing.tag) {
+        let channel = (outgoing.tag, outgoing.channel.as_ref().into());
+        self.deliver_alone(channel, origin, outgoing.envelope.clone());
+    }
+
+    fn deliver_alone(
+        &mut self,
+        (tag, name): (ChannelTag, Arc<str>),
+        origin: (u64, u64),
+        envelope: Vec<u8>,
+    ) {
+        if let Some(channel) = self.channels.get_mut(tag) {
             if channel.has_seen(origin) {
                 return;
             }
@@ -322,11 +366,11 @@ impl Engine {
         }
         self.link().counters.delivered_alone.add(1);
         let message = ReceivedMessage {
-            channel: outgoing.channel.as_ref().into(),
+            channel: name,
             origin,
             position: None,
             is_quiet: false,
-            bytes: outgoing.envelope.clone(),
+            bytes: envelope,
             envelope_at: 0,
         };
         self.deliveries
@@ -359,6 +403,7 @@ impl Engine {
     /// What was on its way when the connection was lost: Redis may have it or not. It is delivered here,
     /// unless it has come back, and sent again before all others.
     pub(super) fn take_back(&mut self, in_flight: Vec<Numbered>) {
+        self.deliver_awaited();
         let later = std::mem::take(&mut self.backlog);
         self.backlog_bytes = 0;
         in_flight
@@ -417,11 +462,18 @@ impl Engine {
     /// Goes on with what waits for room, and lets go who has waited for long.
     pub(super) fn retry(&mut self, now_ms: u64) {
         self.deliveries.retry();
-        if self.deliveries.is_empty() {
-            self.channels
-                .iter_mut()
-                .filter(|channel| !channel.waiters.is_empty())
-                .for_each(|channel| channel.release_waiters(now_ms));
+        let is_delivered = self.deliveries.is_empty();
+        // Not in each turn, as there may be many channels.
+        if now_ms < self.looked_ms + LOOK_MS {
+            return;
+        }
+        self.looked_ms = now_ms;
+        for channel in self.channels.iter_mut() {
+            // Who has waited for long goes on, though what is here is not delivered.
+            channel.waiters.retain(|waiter| now_ms < waiter.until_ms);
+            if is_delivered && !channel.waiters.is_empty() {
+                channel.release_waiters(now_ms);
+            }
         }
     }
 

@@ -668,16 +668,17 @@ impl Runner {
         }
     }
 
-    fn sent(&self, unit: Vec<Numbered>, is_counted: bool) {
+    fn sent(&mut self, unit: Vec<Numbered>, is_counted: bool) {
         if is_counted {
             self.release(&unit);
         }
         let link = self.engine.link();
         link.counters.sent.add(unit.len() as u64);
-        for (_, outgoing) in unit {
-            if let Some(sent) = outgoing.sent {
+        for (number, mut outgoing) in unit {
+            if let Some(sent) = outgoing.sent.take() {
                 sent(true);
             }
+            self.engine.await_return((number, outgoing));
         }
     }
 
