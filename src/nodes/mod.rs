@@ -10,14 +10,17 @@
 //! a history, a script in Redis numbers, stores and publishes in one step, so a client may recover on another
 //! node than the one it was on.
 
+mod canary;
 mod channels;
 mod connection;
 mod delivery_queue;
 mod engine;
 mod message;
 mod peers;
+mod publishing;
 mod run;
 mod script;
+mod subscribing;
 
 use crate::base::ProcessState;
 use crate::base::now::Clock;
