@@ -75,7 +75,7 @@ part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwi
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
 part "Behind mitmproxy" tests/proxies/mitmproxy.py "$target/debug/fanwire"
 part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
-part "Several nodes over Redis" tests/nodes/run.py "$target/debug/fanwire"
+part "Several nodes over Redis" tests/nodes/all.sh "$target/debug/fanwire"
 part "TLS by testssl.sh" tests/tls/run.py "$target/debug/fanwire"
 part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
 # Python 2.7, which the suite needs, is in no current distribution.

@@ -240,6 +240,9 @@ pub(super) async fn show(
     let state = &context.process_state;
     let tag = state.interests.tag(&full_name);
     let is_present = state.presence.mode_of(&full_name) != PresenceMode::Off;
+    if is_present {
+        await_channel(state, &full_name, None).await;
+    }
     let presence = is_present.then(|| {
         let page = state.presence.page((tag, &full_name), None, (0, 0));
         PresenceCounts {
@@ -270,7 +273,7 @@ pub(super) async fn show(
         ("after" = Option<String>, Query, description = "The last user of the page before"),
         ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1,000; 100 by default", minimum = 1, maximum = 1000)),
     responses((status = 200, body = Presence)))]
-pub(super) fn presence(
+pub(super) async fn presence(
     caller: &Caller,
     headers: &HeaderMap,
     name: &str,
@@ -286,6 +289,7 @@ pub(super) fn presence(
     if state.presence.mode_of(&full_name) == PresenceMode::Off {
         return Err(NO_PRESENCE);
     }
+    await_channel(state, &full_name, None).await;
     let tag = state.interests.tag(&full_name);
     let size = (limit, PRESENCE_REPLY_BYTES_MAX);
     let page = state

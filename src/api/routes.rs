@@ -207,7 +207,9 @@ async fn route(caller: &Caller, request: Request<Incoming>) -> Outcome {
         ("status", _) => Ok(status::status(context)),
         ("api/channels", _) => channels::list(caller, &headers, query).await,
         ("api/channels/{}", [name]) => channels::show(caller, &headers, name, query).await,
-        ("api/channels/{}/presence", [name]) => channels::presence(caller, &headers, name, query),
+        ("api/channels/{}/presence", [name]) => {
+            channels::presence(caller, &headers, name, query).await
+        }
         ("api/channels/{}/history", [name]) if is_delete => {
             channels::delete_history(caller, &headers, name, query).await
         }

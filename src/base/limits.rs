@@ -343,5 +343,12 @@ pub const NODE_PEER_MS: u64 = 60_000;
 pub const NODE_PEERS_WAIT_MS: u64 = 6_000;
 /// Shortest and longest time between two attempts to connect to Redis, milliseconds.
 pub const NODE_RETRY_MS: (u64, u64) = (100, 5_000);
+/// Parts of the table of presence that a node tells in whole at once when it has connected.
+pub const NODE_PRESENCE_PARTS_AT_ONCE: usize = 8;
+/// Time between two parts of the table of presence that a node tells in whole, milliseconds.
+pub const NODE_TELL_PART_MS: u64 = 1_000;
+/// How long Redis keeps what a node has told of presence, milliseconds: some times as long as it takes to tell
+/// all parts.
+pub const NODE_PRESENCE_TTL_MS: u64 = 600_000;
 /// Time in which what is left is sent to Redis when the server ends, milliseconds.
 pub const NODE_END_MS: u64 = 3_000;

@@ -28,6 +28,8 @@ pub mod now;
 pub mod offline;
 pub mod persistent;
 pub mod presence;
+mod presence_channel;
+mod presence_nodes;
 pub mod process_state;
 pub mod publish_times;
 pub mod retained;
@@ -58,6 +60,8 @@ pub use presence::{
     PresenceChanges, PresenceCounts, PresenceMode, PresenceNews, PresencePage, PresencePlace,
     PresenceRule, PresenceStats, PresenceTable,
 };
+pub use presence_channel::NodePresence;
+pub use presence_nodes::{LocalPresence, Telling};
 pub use process_state::ProcessState;
 pub use run::{FrameRun, SUBSCRIPTION_ID_BYTES, SubscriptionId};
 pub use slab::{Slab, SlabFull, SlotMap};

@@ -70,6 +70,10 @@ counts! {
     missed,
     /// Connections to Redis that were lost.
     connections_lost,
+    /// What nodes tell of presence, and Redis has rejected.
+    presence_rejected,
+    /// Nodes that are there, this one included.
+    nodes,
     /// Channels that are subscribed to in Redis.
     channels,
     /// Bytes of publications that wait until Redis is there again.

@@ -14,16 +14,17 @@
 //!                                              └──┘ interval with changes: announced together
 //! ```
 
-use super::channel_names::name_for_clients;
+use super::channel_names::{dialect_of, name_for_clients};
 use super::interest::{ChannelTag, is_mostly_empty};
+use super::presence_channel::ChannelPresence;
 use hashbrown::HashTable;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Independently locked parts of the table.
-const STRIPES: usize = 64;
+pub(super) const STRIPES: usize = 64;
 
 /// What is kept of who is on a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,63 +132,26 @@ pub struct PresenceTable {
     stripes: Box<[Stripe]>,
     members_max: u64,
     interval_ms: u64,
+    /// Whether other nodes are told of the sessions of this one.
+    is_shared: bool,
+    /// Parts with channels of which they are to be told something, as a mask.
+    pub(super) unsent_parts: AtomicU64,
     channels: AtomicU64,
-    members: AtomicU64,
+    pub(super) members: AtomicU64,
     unlisted: AtomicU64,
     announced: AtomicU64,
-    gathered: AtomicU64,
+    pub(super) gathered: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Stripe(Mutex<HashTable<ChannelPresence>>);
-
-#[derive(Debug)]
-struct ChannelPresence {
-    tag: ChannelTag,
-    name: Box<str>,
-    /// Users with the counts of their sessions, which are not 0.
-    members: BTreeMap<Arc<str>, u32>,
-    /// Sessions of the members and of others.
-    sessions: u64,
-    burst: Option<Box<Burst>>,
-}
+struct Stripe(Mutex<Part>);
 
 #[derive(Debug, Default)]
-struct Burst {
-    /// The shard that announces.
-    shard: u16,
-    joined: BTreeSet<Arc<str>>,
-    left: BTreeSet<Arc<str>>,
-}
-
-impl ChannelPresence {
-    fn counts(&self) -> PresenceCounts {
-        PresenceCounts {
-            users: self.members.len() as u64,
-            sessions: self.sessions,
-        }
-    }
-
-    /// Notes that a user has joined or left; whether that is to be announced at once.
-    fn note(&mut self, user: &Arc<str>, has_joined: bool, shard: u16) -> bool {
-        let Some(burst) = &mut self.burst else {
-            let burst = Burst {
-                shard,
-                ..Burst::default()
-            };
-            self.burst = Some(Box::new(burst));
-            return true;
-        };
-        let (same, opposite) = match has_joined {
-            true => (&mut burst.joined, &mut burst.left),
-            false => (&mut burst.left, &mut burst.joined),
-        };
-        if !opposite.remove(user) {
-            same.insert(Arc::clone(user));
-        }
-        false
-    }
+pub(super) struct Part {
+    pub(super) channels: HashTable<ChannelPresence>,
+    /// Channels of which other nodes are to be told something.
+    pub(super) unsent: Vec<ChannelTag>,
 }
 
 impl Default for PresenceTable {
@@ -207,6 +171,8 @@ impl PresenceTable {
             stripes: stripes.take(STRIPES).collect(),
             members_max,
             interval_ms,
+            is_shared: false,
+            unsent_parts: AtomicU64::new(0),
             channels: AtomicU64::new(0),
             members: AtomicU64::new(0),
             unlisted: AtomicU64::new(0),
@@ -227,6 +193,25 @@ impl PresenceTable {
         rule.map_or(PresenceMode::Off, |rule| rule.mode)
     }
 
+    /// The same, of which other nodes are told.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.is_shared = true;
+        self
+    }
+
+    /// Whether it is known of a channel, by its full name, who of all nodes is there.
+    #[must_use]
+    pub fn is_shared(&self, channel: &str) -> bool {
+        self.is_shared
+            && (self.mode_of(channel) != PresenceMode::Off || is_of_online_users(channel))
+    }
+
+    /// Whether it is announced who comes to a channel, by its full name, and who leaves.
+    pub(super) fn has_events(&self, channel: &str) -> bool {
+        self.mode_of(channel) == PresenceMode::Events || is_of_online_users(channel)
+    }
+
     /// Time between two announcements of a channel, milliseconds.
     #[must_use]
     pub fn interval_ms(&self) -> u64 {
@@ -242,61 +227,97 @@ impl PresenceTable {
         user: Option<&str>,
         shard: u16,
     ) -> (bool, PresenceNews) {
-        let mut stripe = self.lock(place.tag);
-        let is_it = |it: &ChannelPresence| *it.name == *place.name;
-        let entry = stripe.entry(place.tag.bits(), is_it, |it| it.tag.bits());
-        let channel = entry.or_insert_with(|| {
-            // Relaxed, here and below: counts that order nothing.
-            self.channels.fetch_add(1, Ordering::Relaxed);
-            ChannelPresence {
-                tag: place.tag,
-                name: place.name.into(),
-                members: BTreeMap::new(),
-                sessions: 0,
-                burst: None,
-            }
-        });
-        let channel = channel.into_mut();
+        let mut part = self.lock(place.tag);
+        let Part { channels, unsent } = &mut *part;
+        let channel = self.open(channels, (place.tag, place.name));
         channel.sessions += 1;
         let Some(user) = user else {
+            self.note_unsent(channel, unsent, None);
             return (false, PresenceNews::None);
         };
-        if let Some(sessions) = channel.members.get_mut(user) {
-            *sessions += 1;
+        if let Some((user, _)) = channel.members.get_key_value(user) {
+            let user = Arc::clone(user);
+            if let Some(sessions) = channel.members.get_mut(&user) {
+                sessions.here += 1;
+            }
+            self.note_unsent(channel, unsent, Some(&user));
             return (true, PresenceNews::None);
         }
-        if self.members.fetch_add(1, Ordering::Relaxed) >= self.members_max {
-            self.members.fetch_sub(1, Ordering::Relaxed);
-            self.unlisted.fetch_add(1, Ordering::Relaxed);
+        if !self.admit_member() {
+            self.note_unsent(channel, unsent, None);
             return (false, PresenceNews::None);
         }
         let user: Arc<str> = user.into();
-        channel.members.insert(Arc::clone(&user), 1);
+        channel.members.entry(Arc::clone(&user)).or_default().here = 1;
+        self.note_unsent(channel, unsent, Some(&user));
         (true, self.news(channel, place, user, true, shard))
+    }
+
+    /// Whether there is room for one member more, who is counted then.
+    pub(super) fn admit_member(&self) -> bool {
+        // Relaxed, here and below: counts that order nothing.
+        let has_room = self.members.fetch_add(1, Ordering::Relaxed) < self.members_max;
+        if !has_room {
+            self.members.fetch_sub(1, Ordering::Relaxed);
+            self.unlisted.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    /// The channel of the table, which it is in from now on.
+    pub(super) fn open<'a>(
+        &self,
+        channels: &'a mut HashTable<ChannelPresence>,
+        (tag, name): (ChannelTag, &str),
+    ) -> &'a mut ChannelPresence {
+        let is_it = |it: &ChannelPresence| *it.name == *name;
+        let entry = channels.entry(tag.bits(), is_it, |it| it.tag.bits());
+        let channel = entry.or_insert_with(|| {
+            self.channels.fetch_add(1, Ordering::Relaxed);
+            ChannelPresence::new(tag, name)
+        });
+        channel.into_mut()
+    }
+
+    /// Notes that other nodes are to be told of a user, or of the count of sessions.
+    fn note_unsent(
+        &self,
+        channel: &mut ChannelPresence,
+        unsent: &mut Vec<ChannelTag>,
+        user: Option<&Arc<str>>,
+    ) {
+        if self.is_shared && channel.note_unsent(user) {
+            unsent.push(channel.tag);
+            let bit = 1 << channel.tag.stripe();
+            self.unsent_parts.fetch_or(bit, Ordering::Relaxed);
+        }
     }
 
     /// A session has left a channel; `user` is its user if the session was one of a member.
     #[must_use]
     pub fn leave(&self, place: PresencePlace<'_>, user: Option<&str>, shard: u16) -> PresenceNews {
-        let mut stripe = self.lock(place.tag);
-        let Some(channel) = find(&mut stripe, place) else {
+        let mut part = self.lock(place.tag);
+        let Part { channels, unsent } = &mut *part;
+        let Some(channel) = find(channels, (place.tag, place.name)) else {
             return PresenceNews::None;
         };
         channel.sessions = channel.sessions.saturating_sub(1);
         let mut news = PresenceNews::None;
+        let known = user.and_then(|user| channel.members.get_key_value(user));
+        let user = known.map(|(user, _)| Arc::clone(user));
+        self.note_unsent(channel, unsent, user.as_ref());
         if let Some(user) = user
-            && let Some(sessions) = channel.members.get_mut(user)
+            && let Some(sessions) = channel.members.get_mut(&user)
         {
-            *sessions -= 1;
-            if *sessions == 0
-                && let Some((user, _)) = channel.members.remove_entry(user)
-            {
+            sessions.here = sessions.here.saturating_sub(1);
+            if sessions.sum() == 0 {
+                channel.members.remove(&user);
                 self.members.fetch_sub(1, Ordering::Relaxed);
                 news = self.news(channel, place, user, false, shard);
             }
         }
-        if channel.sessions == 0 && channel.burst.is_none() {
-            self.remove(&mut stripe, place);
+        if channel.is_over() {
+            self.remove(channels, (place.tag, place.name));
         }
         news
     }
@@ -325,14 +346,14 @@ impl PresenceTable {
     /// change any more. All that the shard has announced must be in the ring by then.
     #[must_use]
     pub fn take_changes(&self, place: PresencePlace<'_>, shard: u16) -> Option<PresenceChanges> {
-        let mut stripe = self.lock(place.tag);
-        let channel = find(&mut stripe, place)?;
+        let channels = &mut self.lock(place.tag).channels;
+        let channel = find(channels, (place.tag, place.name))?;
         let counts = channel.counts();
         let burst = channel.burst.as_mut().filter(|it| it.shard == shard)?;
         if burst.joined.is_empty() && burst.left.is_empty() {
             channel.burst = None;
-            if channel.sessions == 0 {
-                self.remove(&mut stripe, place);
+            if channel.is_over() {
+                self.remove(channels, (place.tag, place.name));
             }
             return None;
         }
@@ -353,13 +374,8 @@ impl PresenceTable {
         after: Option<&str>,
         (limit, bytes_max): (usize, usize),
     ) -> PresencePage {
-        let place = PresencePlace {
-            tag,
-            name,
-            has_events: false,
-        };
-        let mut stripe = self.lock(tag);
-        let Some(channel) = find(&mut stripe, place) else {
+        let channels = &mut self.lock(tag).channels;
+        let Some(channel) = find(channels, (tag, name)) else {
             return PresencePage {
                 is_complete: true,
                 ..PresencePage::default()
@@ -374,7 +390,7 @@ impl PresenceTable {
                 break;
             };
             bytes += user.len();
-            members.push((Arc::clone(user), *sessions));
+            members.push((Arc::clone(user), sessions.sum()));
         }
         PresencePage {
             is_complete: rest.next().is_none(),
@@ -396,30 +412,41 @@ impl PresenceTable {
         }
     }
 
-    fn remove(&self, stripe: &mut HashTable<ChannelPresence>, place: PresencePlace<'_>) {
-        let is_it = |it: &ChannelPresence| *it.name == *place.name;
-        if let Ok(entry) = stripe.find_entry(place.tag.bits(), is_it) {
+    pub(super) fn remove(
+        &self,
+        channels: &mut HashTable<ChannelPresence>,
+        (tag, name): (ChannelTag, &str),
+    ) {
+        let is_it = |it: &ChannelPresence| *it.name == *name;
+        if let Ok(entry) = channels.find_entry(tag.bits(), is_it) {
             entry.remove();
             self.channels.fetch_sub(1, Ordering::Relaxed);
         }
-        if is_mostly_empty(stripe.len(), stripe.capacity()) {
-            stripe.shrink_to_fit(|it| it.tag.bits());
+        if is_mostly_empty(channels.len(), channels.capacity()) {
+            channels.shrink_to_fit(|it| it.tag.bits());
         }
     }
 
-    fn lock(&self, tag: ChannelTag) -> MutexGuard<'_, HashTable<ChannelPresence>> {
-        let stripe = usize::try_from(tag.bits() >> 58).expect("six bits");
-        let Stripe(stripe) = &self.stripes[stripe];
-        // A panic of another thread leaves a stripe as it was.
-        stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self, tag: ChannelTag) -> MutexGuard<'_, Part> {
+        self.lock_part(tag.stripe())
+    }
+
+    pub(super) fn lock_part(&self, part: usize) -> MutexGuard<'_, Part> {
+        let Stripe(part) = &self.stripes[part];
+        // A panic of another thread leaves a part as it was.
+        part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn is_of_online_users(channel: &str) -> bool {
+    dialect_of(name_for_clients(channel)).is_some()
+}
+
 fn find<'a>(
-    stripe: &'a mut HashTable<ChannelPresence>,
-    place: PresencePlace<'_>,
+    channels: &'a mut HashTable<ChannelPresence>,
+    (tag, name): (ChannelTag, &str),
 ) -> Option<&'a mut ChannelPresence> {
-    stripe.find_mut(place.tag.bits(), |it| *it.name == *place.name)
+    channels.find_mut(tag.bits(), |it| *it.name == *name)
 }
 
 #[cfg(test)]

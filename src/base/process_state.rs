@@ -109,6 +109,7 @@ impl ProcessState {
     pub fn with_link(mut self, link: Option<NodeLink>) -> Self {
         if link.is_some() {
             self.history = std::mem::take(&mut self.history).shared();
+            self.presence = std::mem::take(&mut self.presence).shared();
         }
         self.link = link;
         self

@@ -288,6 +288,8 @@ pub struct PresenceRequest<'a> {
     pub after: Option<&'a str>,
     /// At most so many users.
     pub limit: Option<u32>,
+    /// Whether it was waited for what other nodes tell of the channel.
+    pub is_awaited: bool,
 }
 
 /// Something that happened to a session, or that its client requests.

@@ -1,6 +1,6 @@
 //! The effects of a step.
 
-use super::command::{HistoryRequest, Publication, Subscription, TokenSource};
+use super::command::{HistoryRequest, PresenceRequest, Publication, Subscription, TokenSource};
 use super::event::{Event, Presence, SessionView};
 use super::known_tokens::Attempt;
 use crate::auth::Identity;
@@ -48,6 +48,8 @@ pub enum Effect<'a> {
     AwaitChannel(Subscription<'a>),
     /// The same for `Command::GetHistory`.
     AwaitHistory(HistoryRequest<'a>),
+    /// The same for `Command::GetPresence`.
+    AwaitPresence(PresenceRequest<'a>),
     /// Send a ping frame.
     Ping,
     /// Close the connection after its queued frames.

@@ -12,7 +12,9 @@ use crate::base::limits::{
     PRESENCE_ANNOUNCEMENTS_PER_TURN, PRESENCE_EVENT_USERS_MAX, PRESENCE_REPLY_BYTES_MAX,
     PRESENCE_REPLY_USERS, PRESENCE_REPLY_USERS_MAX,
 };
-use crate::base::{ConnectionId, Now, PresenceCounts, PresenceMode, PresenceNews, PresencePlace};
+use crate::base::{
+    ChannelTag, ConnectionId, Now, PresenceCounts, PresenceMode, PresenceNews, PresencePlace,
+};
 use crate::config::{Action, Profile};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -84,6 +86,10 @@ impl Broker {
         session.online = Some(PresentAs::of(is_listed));
         let due_ms = now.monotonic_ms + presence.interval_ms();
         tell(&mut self.announcements, place, (news, true), due_ms, emit);
+        if let Some(link) = &self.process_state.link {
+            // Nobody subscribes to it.
+            link.want(place.tag, place.name);
+        }
     }
 
     /// The session, with the user whom it has, is not online any more.
@@ -144,6 +150,14 @@ impl Broker {
         self.announcements.front().map(|next| next.due_ms)
     }
 
+    /// Announces what other nodes have told of a channel, from now on: nobody else announces its changes.
+    pub fn begin_announcing(&mut self, (tag, name): (ChannelTag, Box<str>), now: Now) {
+        let due_ms = now.monotonic_ms;
+        // In front of those that are due later.
+        self.announcements
+            .push_front(Announcement { due_ms, tag, name });
+    }
+
     /// Announces what has changed on the channels that are due: the share of one turn. All that was
     /// announced before must be in the ring.
     pub fn announce_presence(&mut self, now: Now, emit: &mut Emit<'_>) {
@@ -200,6 +214,9 @@ impl Broker {
         let presence = &self.process_state.presence;
         if presence.mode_of(&name) == PresenceMode::Off {
             return self.reject(Rejection::NoPresence, emit);
+        }
+        if !request.is_awaited && self.is_awaited(&name, None) {
+            return emit(Effect::AwaitPresence(request));
         }
         let tag = self.process_state.interests.tag(&name);
         let limit = request.limit.unwrap_or(PRESENCE_REPLY_USERS);

@@ -30,6 +30,10 @@ settings! {
             rule = Some((|time| (100..=60_000).contains(&time.0), "100ms to 1m"));
         /// How long a node stays subscribed in Redis to a channel that has no subscribers any more.
         redis_leave_delay: Millis = Millis(10_000);
+        /// How long a node that does not answer any more counts as one that is there: after that, its users
+        /// are not present any more.
+        redis_node_lease: Millis = Millis(10_000),
+            rule = Some((|time| (2_000..=3_600_000).contains(&time.0), "2s to 1h"));
         /// How long Redis keeps the history of a channel without publications, if the rule of the history
         /// names no longer time.
         redis_history_ttl: Millis = Millis(86_400_000),

@@ -23,6 +23,17 @@ pub(super) enum Phase {
     Live,
 }
 
+/// How far it is known who of other nodes is on a channel.
+#[derive(Debug)]
+pub(super) enum PresencePhase {
+    /// It is being read; what nodes tell meanwhile waits. The history is read then.
+    Loading(Vec<Bytes>),
+    /// The same, on a channel that is live.
+    LoadingAgain(Vec<Bytes>),
+    /// What nodes tell is taken over.
+    Following,
+}
+
 /// Somebody who waits until a channel is live and has come to a position.
 #[derive(Debug)]
 pub(super) struct Waiter {
@@ -41,6 +52,8 @@ pub(super) struct Channel {
     /// How much of it is kept, if it has a history.
     pub(super) history: Option<HistoryLimits>,
     pub(super) phase: Phase,
+    /// Who of other nodes is there, if that is known of it.
+    pub(super) presence: Option<PresencePhase>,
     /// Whether it was live on a connection that is lost, and is not yet on this one.
     pub(super) is_restoring: bool,
     /// Up to where it has come, of a channel with a history.
@@ -73,12 +86,17 @@ pub(super) enum Order {
 }
 
 impl Channel {
-    fn new(tag: ChannelTag, name: &str, history: Option<HistoryLimits>) -> Self {
+    fn new(
+        tag: ChannelTag,
+        name: &str,
+        (history, has_presence): (Option<HistoryLimits>, bool),
+    ) -> Self {
         Self {
             name: name.into(),
             tag,
             history,
             phase: Phase::New,
+            presence: has_presence.then(|| PresencePhase::Loading(Vec::new())),
             is_restoring: false,
             position: None,
             is_first: true,
@@ -183,18 +201,18 @@ impl Channels {
         &mut self,
         tag: ChannelTag,
         name: &str,
-        history: impl FnOnce() -> Option<HistoryLimits>,
+        kept: impl FnOnce() -> (Option<HistoryLimits>, bool),
     ) -> (&mut Channel, bool) {
         let mut is_new = false;
         let channel = self.by_tag.entry(tag).or_insert_with(|| {
             is_new = true;
-            Channel::new(tag, name, history())
+            Channel::new(tag, name, kept())
         });
         (channel, is_new)
     }
 
-    pub(super) fn remove(&mut self, tag: ChannelTag) {
-        self.by_tag.remove(&tag);
+    pub(super) fn remove(&mut self, tag: ChannelTag) -> Option<Channel> {
+        self.by_tag.remove(&tag)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Channel> {
@@ -216,7 +234,7 @@ mod tests {
     use crate::base::Interests;
 
     fn channel() -> Channel {
-        Channel::new(Interests::default().tag("news"), "news", None)
+        Channel::new(Interests::default().tag("news"), "news", (None, false))
     }
 
     fn at(epoch: u32, offset: u64) -> Option<Position> {

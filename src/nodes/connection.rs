@@ -107,7 +107,7 @@ impl Connector {
             scripts: Arc::new(Scripts::new()),
         };
         let load = connection.scripts.load();
-        for loaded in connection.run(load.to_vec()).await {
+        for loaded in connection.run(load).await {
             loaded?;
         }
         Ok(connection)

@@ -9,12 +9,15 @@
 //! and nobody receives it twice. Each one has a number of its node, by which every node knows what it has
 //! seen: what is sent again after a lost connection is delivered once.
 
-use super::channels::{Channel, Channels, Order, Phase, Waiter};
+use super::channels::{Channel, Channels, Order, Phase, PresencePhase, Waiter};
 use super::delivery_queue::{Delivery, DeliveryQueue, ReceivedMessage};
 use super::message;
+use super::presence::Announce;
+use super::told_presence;
 use crate::base::limits::NODE_WAIT_MS;
 use crate::base::{
-    ChannelRequest, ChannelTag, NodeDrop, NodeLink, Now, Outgoing, Position, ProcessState,
+    ChannelRequest, ChannelTag, NodeDrop, NodeLink, NodePresence, Now, Outgoing, Position,
+    ProcessState,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -57,6 +60,9 @@ pub(super) struct Engine {
     pub(super) to_subscribe: Vec<ChannelTag>,
     /// Channels of which something is missing.
     pub(super) missing: Vec<Missing>,
+    /// Channels of which it is not known who of other nodes is there.
+    pub(super) unread_presence: Vec<ChannelTag>,
+    announce: Announce,
     /// When it was last looked who waits, monotonic milliseconds.
     looked_ms: u64,
 }
@@ -66,6 +72,7 @@ impl Engine {
         process_state: Arc<ProcessState>,
         deliveries: DeliveryQueue,
         backlog_bytes_max: usize,
+        announce: Announce,
     ) -> Self {
         Self {
             process_state,
@@ -76,6 +83,8 @@ impl Engine {
             backlog_bytes_max,
             to_subscribe: Vec::new(),
             missing: Vec::new(),
+            unread_presence: Vec::new(),
+            announce,
             looked_ms: 0,
         }
     }
@@ -93,8 +102,12 @@ impl Engine {
             channel: name,
             waiting,
         } = request;
-        let history = || self.process_state.history.limits_of(&name);
-        let (channel, is_new) = self.channels.open(tag, &name, history);
+        let state = &self.process_state;
+        let kept = || {
+            let history = state.history.limits_of(&name);
+            (history, state.presence.is_shared(&name))
+        };
+        let (channel, is_new) = self.channels.open(tag, &name, kept);
         channel.unwanted_ms = None;
         if is_new {
             self.to_subscribe.push(tag);
@@ -130,6 +143,16 @@ impl Engine {
 
     /// The node is subscribed to a channel.
     pub(super) fn subscribed(&mut self, tag: ChannelTag, now_ms: u64) {
+        match self.channels.get_mut(tag) {
+            Some(channel) if channel.presence.is_some() => {
+                channel.presence = Some(PresencePhase::Loading(Vec::new()));
+                self.unread_presence.push(tag);
+            }
+            _ => self.read_history(tag, now_ms),
+        }
+    }
+
+    fn read_history(&mut self, tag: ChannelTag, now_ms: u64) {
         let Some(channel) = self.channels.get_mut(tag) else {
             return;
         };
@@ -193,6 +216,91 @@ impl Engine {
             position.offset = position.offset.max(newest.offset);
         }
         self.make_live(tag, now_ms);
+    }
+
+    /// It is known who of other nodes is on a channel.
+    pub(super) fn presence_read(
+        &mut self,
+        tag: ChannelTag,
+        nodes: &[(u64, NodePresence)],
+        now_ms: u64,
+    ) {
+        let Some(channel) = self.channels.get_mut(tag) else {
+            return;
+        };
+        // At first, they were there before.
+        let is_first = channel.is_first;
+        let name = Arc::clone(&channel.name);
+        let following = Some(PresencePhase::Following);
+        let before = std::mem::replace(&mut channel.presence, following);
+        let shard = self.shard_of(tag);
+        let table = &self.process_state.presence;
+        if table.update_nodes((tag, &name), nodes, (!is_first).then_some(shard)) {
+            (self.announce)(shard, tag, (&*name).into());
+        }
+        let (waiting, is_first_reading) = match before {
+            Some(PresencePhase::Loading(waiting)) => (waiting, true),
+            Some(PresencePhase::LoadingAgain(waiting)) => (waiting, false),
+            _ => (Vec::new(), false),
+        };
+        for text in waiting {
+            self.hear_presence(tag, text);
+        }
+        if is_first_reading {
+            self.read_history(tag, now_ms);
+        }
+    }
+
+    /// Reads again who of other nodes is on a channel, if that is known.
+    pub(super) fn read_presence_again(&mut self, tag: ChannelTag) {
+        if let Some(channel) = self.channels.get_mut(tag)
+            && matches!(channel.presence, Some(PresencePhase::Following))
+        {
+            channel.presence = Some(PresencePhase::LoadingAgain(Vec::new()));
+            self.unread_presence.push(tag);
+        }
+    }
+
+    /// A node tells who is on a channel there; the node, if it is another one.
+    pub(super) fn hear_presence(&mut self, tag: ChannelTag, text: Vec<u8>) -> Option<u64> {
+        let channel = self.channels.get_mut(tag)?;
+        match &mut channel.presence {
+            Some(PresencePhase::Following) => {}
+            Some(PresencePhase::Loading(waiting) | PresencePhase::LoadingAgain(waiting)) => {
+                waiting.push(text);
+                return None;
+            }
+            None => return None,
+        }
+        let name = Arc::clone(&channel.name);
+        let Some((node, told, telling)) = told_presence::read(&text) else {
+            self.link().counters.malformed.add(1);
+            return None;
+        };
+        if node == self.link().node() {
+            return None;
+        }
+        let shard = self.shard_of(tag);
+        let table = &self.process_state.presence;
+        if table.update_node((tag, &name), (node, &told, telling), shard) {
+            (self.announce)(shard, tag, (&*name).into());
+        }
+        Some(node)
+    }
+
+    /// A node is not there any more.
+    pub(super) fn remove_node(&mut self, node: u64) {
+        let shard_of = |tag| self.shard_of(tag);
+        let table = &self.process_state.presence;
+        for (tag, name) in table.remove_node(node, shard_of) {
+            (self.announce)(self.shard_of(tag), tag, name);
+        }
+    }
+
+    /// The shard that announces what other nodes tell of a channel.
+    fn shard_of(&self, tag: ChannelTag) -> u16 {
+        let count = self.process_state.heartbeats.shard_count().max(1) as u64;
+        u16::try_from(tag.bits() % count).unwrap_or(0)
     }
 
     pub(super) fn make_live(&mut self, tag: ChannelTag, now_ms: u64) {
@@ -445,6 +553,7 @@ impl Engine {
     /// The connection is lost: all channels are to be subscribed to anew, and nobody waits for them.
     pub(super) fn disconnected(&mut self) {
         self.missing.clear();
+        self.unread_presence.clear();
         self.to_subscribe = self.channels.tags().collect();
         for channel in self.channels.iter_mut() {
             channel.phase = Phase::New;
@@ -484,7 +593,12 @@ impl Engine {
             return Vec::new();
         };
         let is_over = |channel: &mut Channel| {
+            let has_sessions = channel.presence.is_some()
+                && process_state
+                    .presence
+                    .has_sessions(channel.tag, &channel.name);
             let is_wanted = process_state.interests.variants(channel.tag) != 0
+                || has_sessions
                 || !channel.waiters.is_empty()
                 || !matches!(channel.phase, Phase::Live);
             if is_wanted {
@@ -502,7 +616,10 @@ impl Engine {
         let unwanted: Vec<_> = unwanted.collect();
         let names = unwanted.into_iter().map(|(tag, name)| {
             process_state.history.end_shared(tag);
-            self.channels.remove(tag);
+            let channel = self.channels.remove(tag);
+            if channel.is_some_and(|channel| channel.presence.is_some()) {
+                process_state.presence.remove_nodes((tag, &name));
+            }
             name
         });
         let names = names.collect();

@@ -17,10 +17,12 @@ mod delivery_queue;
 mod engine;
 mod message;
 mod peers;
+mod presence;
 mod publishing;
 mod run;
 mod script;
 mod subscribing;
+mod told_presence;
 
 use crate::base::ProcessState;
 use crate::base::now::Clock;
@@ -29,6 +31,7 @@ use crate::shard::Publisher;
 use connection::{Connector, is_misconfigured};
 use delivery_queue::DeliveryQueue;
 use engine::Engine;
+pub use presence::Announce;
 use run::Runner;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +52,8 @@ pub struct NodesConfig {
     pub timeout: Duration,
     /// How long a channel without subscribers stays subscribed to.
     pub leave_delay: Duration,
+    /// How long a node that does not answer counts as one that is there.
+    pub lease: Duration,
     /// How long Redis keeps a channel's history without publications.
     pub history_ttl: Duration,
     /// Bytes of publications that are kept while Redis is away.
@@ -72,6 +77,7 @@ impl Nodes {
         publisher: Arc<Publisher>,
         process_state: Arc<ProcessState>,
         clock: Clock,
+        announce: Announce,
     ) -> Result<Self, String> {
         let address = config.address.clone();
         let connector = Connector {
@@ -80,7 +86,12 @@ impl Nodes {
             timeout: config.timeout,
         };
         let deliveries = DeliveryQueue::new(publisher, Arc::clone(&process_state), clock);
-        let engine = Engine::new(process_state, deliveries, config.backlog_bytes_max);
+        let engine = Engine::new(
+            process_state,
+            deliveries,
+            config.backlog_bytes_max,
+            announce,
+        );
         let (first, is_connected) = oneshot::channel();
         let (ending, is_ending) = watch::channel(false);
         let runner = Runner::new(config, connector, engine, clock, first);

@@ -203,6 +203,7 @@ impl Runner {
                 () = tokio::time::sleep(TICK) => {}
             }
         }
+        self.take_leave().await;
         let in_flight = std::mem::take(&mut self.in_flight.units);
         let tasks = self.engine.link().close();
         let left = tasks.into_iter().filter_map(|task| match task {

@@ -12,7 +12,9 @@ use super::channels::Bytes;
 use super::connection::{Connection, Connector, Incoming, Receive};
 use super::engine::Engine;
 use super::peers::Peers;
+use super::presence::{KeptPresence, Sharing};
 use super::publishing::InFlight;
+use super::told_presence;
 use crate::base::ChannelTag;
 use crate::base::limits::{NODE_DELIVERIES_BYTES_MAX, NODE_PEERS_WAIT_MS, NODE_RETRY_MS};
 use crate::base::now::Clock;
@@ -38,6 +40,11 @@ pub(super) enum Event {
     Subscribed(Vec<ChannelTag>, Result<(), RedisError>),
     Unsubscribed(Result<(), RedisError>),
     CaughtUp(Vec<(ChannelTag, Result<Value, RedisError>)>),
+    /// The lease of the node is renewed: the nodes that have one.
+    Renewed(Option<Result<Value, RedisError>>),
+    /// Who of other nodes is on channels, or why that is not known of some.
+    PresenceRead(Result<KeptPresence, (Vec<ChannelTag>, RedisError)>),
+    PresenceTold(Vec<Result<Value, RedisError>>),
     /// The node is subscribed to the channel of the canary.
     Listening,
     /// So many nodes have received the canary.
@@ -74,6 +81,7 @@ pub(super) struct Runner {
     pub(super) canary: Canary,
     pub(super) canary_channel: String,
     pub(super) peers: Peers,
+    pub(super) sharing: Sharing,
     /// Whether channels are being subscribed to or left: one after the other, as else a channel that is
     /// wanted again might be left last.
     pub(super) is_changing: bool,
@@ -99,6 +107,7 @@ impl Runner {
         Self {
             canary_channel: format!("{}:{{nodes}}", config.prefix),
             peers: Peers::default(),
+            sharing: Sharing::default(),
             is_changing: false,
             is_reading: false,
             to_leave: Vec::new(),
@@ -160,6 +169,7 @@ impl Runner {
         self.take_requests();
         self.connect_when_due(now_ms);
         self.subscribe_and_read();
+        self.share_presence(now_ms);
         self.send_canary(now_ms);
         self.look_whether_up();
         self.publish();
@@ -247,6 +257,9 @@ impl Runner {
                     self.engine.subscribed(tag, now_ms);
                 }
             }
+            Event::Renewed(result) => self.renewed(result, now_ms),
+            Event::PresenceRead(result) => self.presence_read(result, now_ms),
+            Event::PresenceTold(results) => self.presence_told(results, now_ms),
             Event::CaughtUp(results) => self.caught_up(results, now_ms),
             Event::Listening => self.canary.is_listening = true,
             Event::Heard(count) => self.peers.note(count, now_ms),
@@ -263,6 +276,7 @@ impl Runner {
         self.state = State::Restoring(connection);
         self.connected_ms = now_ms;
         self.peers.now = 0;
+        self.sharing.connected(now_ms);
         self.canary = Canary {
             number: self.canary.number,
             due_ms: now_ms,
@@ -339,7 +353,10 @@ impl Runner {
         };
         if let Some(name) = connection.names.name(channel) {
             let tag = self.engine.process_state.interests.tag(name);
-            self.engine.take_message(tag, bytes);
+            match bytes.starts_with(told_presence::BEGIN) {
+                true => self.hear_presence(tag, bytes),
+                false => self.engine.take_message(tag, bytes),
+            }
         }
     }
 

@@ -5,7 +5,9 @@
 //! channel have the same hash tag, so that a cluster has them in one slot.
 
 use super::message::VERSION;
-use crate::base::HistoryLimits;
+use super::told_presence::{self, SESSIONS_FIELD, USER_FIELD, node_name};
+use crate::base::limits::NODE_PRESENCE_TTL_MS;
+use crate::base::{HistoryLimits, LocalPresence, Telling};
 use redis::{Cmd, cmd};
 
 /// Numbers, stores and publishes messages of one channel, in their order.
@@ -74,6 +76,42 @@ end
 return {epoch, string.format('%.0f', last), messages}
 ";
 
+/// Renews the lease of a node, and returns the nodes that have one.
+///
+/// Keys: the leases. Arguments: the node, and the length of the lease in milliseconds; 0 = it takes none.
+const RENEW: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[2] ~= '0' then
+  redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+return redis.call('ZRANGE', KEYS[1], 0, -1)
+";
+
+/// Keeps who of a node is on a channel, and tells the nodes that follow it.
+///
+/// Keys: the hash of the node on the channel. Arguments: the time to keep it in milliseconds, the command that
+/// publishes, the channel, what to publish, whether these are all (`1`), the count of sessions, and of each
+/// user the field and the count, `0` without a session.
+const TELL_PRESENCE: &str = r"
+if ARGV[5] == '1' or ARGV[6] == '0' then
+  redis.call('DEL', KEYS[1])
+end
+if ARGV[6] ~= '0' then
+  redis.call('HSET', KEYS[1], 'SESSIONS', ARGV[6])
+  for i = 7, #ARGV, 2 do
+    if ARGV[i + 1] == '0' then
+      redis.call('HDEL', KEYS[1], ARGV[i])
+    else
+      redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    end
+  end
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+return redis.call(ARGV[2], ARGV[3], ARGV[4])
+";
+
 /// Names in Redis.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
@@ -105,6 +143,28 @@ impl Names {
         [format!("{channel}:meta"), format!("{channel}:history")]
     }
 
+    fn leases(&self) -> String {
+        format!("{}:{{nodes}}:leases", self.prefix)
+    }
+
+    /// The command that ends the lease of a node.
+    pub(super) fn give_up_lease(&self, node: u64) -> Cmd {
+        let mut command = cmd("ZREM");
+        command.arg(self.leases()).arg(node_name(node));
+        command
+    }
+
+    fn presence(&self, name: &str, node: u64) -> String {
+        format!("{}:presence:{}", self.channel(name), node_name(node))
+    }
+
+    /// The command that reads what Redis keeps of a node on a channel.
+    pub(super) fn read_presence(&self, name: &str, node: u64) -> Cmd {
+        let mut command = cmd("HGETALL");
+        command.arg(self.presence(name, node));
+        command
+    }
+
     fn publish_command(&self) -> &'static str {
         if self.is_sharded {
             "SPUBLISH"
@@ -127,6 +187,8 @@ pub(super) struct Scripts {
     publish: (String, String),
     publish_only: (String, String),
     catch_up: (String, String),
+    renew: (String, String),
+    tell_presence: (String, String),
 }
 
 /// What of a channel is to be read.
@@ -143,6 +205,7 @@ impl Scripts {
     pub(super) fn new() -> Self {
         let hashed = |text: &str| {
             let text = text.replace("VERSION", VERSION);
+            let text = text.replace("SESSIONS", SESSIONS_FIELD);
             let hash = redis::Script::new(&text).get_hash().to_owned();
             (text, hash)
         };
@@ -150,16 +213,58 @@ impl Scripts {
             publish: hashed(PUBLISH),
             publish_only: hashed(PUBLISH_ONLY),
             catch_up: hashed(CATCH_UP),
+            renew: hashed(RENEW),
+            tell_presence: hashed(TELL_PRESENCE),
         }
     }
 
     /// The commands that make the scripts known.
-    pub(super) fn load(&self) -> [Cmd; 3] {
-        [&self.publish, &self.publish_only, &self.catch_up].map(|(text, _)| {
+    pub(super) fn load(&self) -> Vec<Cmd> {
+        let scripts = [
+            &self.publish,
+            &self.publish_only,
+            &self.catch_up,
+            &self.renew,
+            &self.tell_presence,
+        ];
+        let load = scripts.iter().map(|(text, _)| {
             let mut command = cmd("SCRIPT");
             command.arg("LOAD").arg(text);
             command
-        })
+        });
+        load.collect()
+    }
+
+    /// The command that renews the lease of a node.
+    pub(super) fn renew(&self, names: &Names, node: u64, lease_ms: u64) -> Cmd {
+        let mut command = invoke(&self.renew.1, &[names.leases()]);
+        command.arg(node_name(node)).arg(lease_ms);
+        command
+    }
+
+    /// The command that tells the other nodes who of this one is on a channel.
+    pub(super) fn tell_presence(
+        &self,
+        names: &Names,
+        node: u64,
+        local: &LocalPresence,
+        telling: Telling,
+    ) -> Cmd {
+        let presence = &local.presence;
+        let key = names.presence(&local.name, node);
+        let mut command = invoke(&self.tell_presence.1, &[key]);
+        command
+            .arg(NODE_PRESENCE_TTL_MS)
+            .arg(names.publish_command());
+        command.arg(names.channel(&local.name));
+        command.arg(told_presence::write(node, presence, telling));
+        command
+            .arg(u8::from(telling == Telling::All))
+            .arg(presence.sessions);
+        for (user, count) in &presence.users {
+            command.arg(format!("{USER_FIELD}{user}")).arg(*count);
+        }
+        command
     }
 
     /// The command that publishes messages on a channel without a history.

@@ -84,6 +84,20 @@ pub(super) const FAMILIES: &[Family] = &[
         collect: |sources| of(sources, |counters| counters.connections_lost.value()),
     },
     Family {
+        name: "fanwire_redis_presence_rejected",
+        help: "Commands about presence that Redis has rejected",
+        kind: MetricKind::Counter,
+        labels: &[],
+        collect: |sources| of(sources, |counters| counters.presence_rejected.value()),
+    },
+    Family {
+        name: "fanwire_redis_nodes",
+        help: "Nodes that are there, this one included",
+        kind: MetricKind::Gauge,
+        labels: &[],
+        collect: |sources| of(sources, |counters| counters.nodes.value()),
+    },
+    Family {
         name: "fanwire_redis_channels",
         help: "Channels that this node is subscribed to in Redis",
         kind: MetricKind::Gauge,

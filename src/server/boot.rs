@@ -251,7 +251,8 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         to_shards,
     )?;
     let hooks = Arc::new(hooks);
-    let nodes = nodes::start(&settings.redis, (&publisher, &process_state), clock)?;
+    let to_shards = (senders.clone(), peers.clone(), clock);
+    let nodes = nodes::start(&settings.redis, (&publisher, &process_state), to_shards)?;
     let policy = Arc::new(policy(settings));
     let (tls_configs, certificates) = tls::start(
         &settings.tls,

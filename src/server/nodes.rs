@@ -4,8 +4,11 @@ use super::error::StartError;
 use crate::base::now::Clock;
 use crate::base::{NodeLink, ProcessState};
 use crate::config::{ByteSize, Millis, RedisSettings};
-use crate::nodes::{Nodes, NodesConfig};
+use crate::net::Peers;
+use crate::net::wire::ShardCommand;
+use crate::nodes::{Announce, Nodes, NodesConfig};
 use crate::shard::Publisher;
+use crossbeam_channel::Sender;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -23,7 +26,7 @@ pub(super) fn link(settings: &RedisSettings) -> Option<NodeLink> {
 pub(super) fn start(
     settings: &RedisSettings,
     (publisher, process_state): (&Arc<Publisher>, &Arc<ProcessState>),
-    clock: Clock,
+    (commands, peers, clock): (Vec<Sender<ShardCommand>>, Peers, Clock),
 ) -> Result<Option<Nodes>, StartError> {
     let Some(address) = settings.address() else {
         return Ok(None);
@@ -40,11 +43,22 @@ pub(super) fn start(
         prefix: settings.redis_prefix.clone(),
         timeout: duration(settings.redis_timeout),
         leave_delay: duration(settings.redis_leave_delay),
+        lease: duration(settings.redis_node_lease),
         history_ttl: duration(settings.redis_history_ttl),
         backlog_bytes_max: bytes(settings.redis_backlog_bytes_max),
     };
     let (publisher, process_state) = (Arc::clone(publisher), Arc::clone(process_state));
-    let nodes = Nodes::start(config, publisher, process_state, clock);
+    let announce: Announce = Arc::new(move |shard, tag, name| {
+        let call = ShardCommand::Call(Box::new(move |shard, now| {
+            shard.begin_announcing((tag, name), now);
+        }));
+        if let Some(commands) = commands.get(usize::from(shard)) {
+            // Fails only when the shard has stopped.
+            let _ = commands.send(call);
+            peers.wake(u32::from(shard), clock.now());
+        }
+    });
+    let nodes = Nodes::start(config, publisher, process_state, clock, announce);
     nodes.map(Some).map_err(StartError::Other)
 }
 

@@ -33,6 +33,9 @@ impl Server {
     /// first ones; at most `limit` of them, 1,000, and about 64 KiB of ids. `None` if that is not kept
     /// of the channel (setting `presence`).
     ///
+    /// With several nodes, these are the sessions of all; for a channel without subscribers on this node,
+    /// the call waits until the others have told of it, a second at most.
+    ///
     /// ```no_run
     /// let server = fanwire::Server::builder().dev();
     /// let server = server.set("presence", vec!["news members"]).start()?;
@@ -60,6 +63,11 @@ impl Server {
             return None;
         }
         let tag = process_state.interests.tag(&name);
+        if let Some(link) = &process_state.link
+            && !link.is_attached(tag)
+        {
+            futures_lite::future::block_on(link.attach(tag, &name, None));
+        }
         let limit = limit.min(PRESENCE_REPLY_USERS_MAX as usize);
         let page = presence.page((tag, &name), after, (limit, PRESENCE_REPLY_BYTES_MAX));
         let members = page.members.iter().map(|(user, sessions)| ChannelMember {

@@ -56,6 +56,13 @@ impl Shard {
                     limit: request.limit,
                 });
             }
+            Effect::AwaitPresence(request) => {
+                awaiting = Some(Awaiting::Presence {
+                    channel: request.channel.to_owned(),
+                    after: request.after.map(str::to_owned),
+                    limit: request.limit,
+                });
+            }
             effect => apply(connections, writer, id, effect, now),
         });
         if let Some(awaiting) = awaiting {
@@ -145,6 +152,7 @@ pub(super) fn apply(
         | Effect::AskAboutSubscription(_)
         | Effect::AwaitChannel(_)
         | Effect::AwaitHistory(_)
+        | Effect::AwaitPresence(_)
         | Effect::ReadHistory(_) => {}
     }
 }

@@ -57,7 +57,9 @@ use crate::auth::Verifier;
 use crate::base::client_counters::ReceivedType;
 use crate::base::counters::RejectReason;
 use crate::base::now::Stopwatch;
-use crate::base::{ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlabFull, Tracer};
+use crate::base::{
+    ChannelTag, ConnectionId, DialectId, Now, ProcessState, ShardCounters, SlabFull, Tracer,
+};
 use crate::broker::{Broker, BrokerParts, Command, Quotas, SessionView};
 use crate::config::Policy;
 use client_log::{ClientLog, SessionEnd};
@@ -313,6 +315,11 @@ impl Shard {
         let step_ms = property_counts.and_then(|counts| counts.next_ms(&self.broker));
         let all_ms = announcement_ms.into_iter().chain(timer_ms);
         all_ms.chain(report_ms).chain(step_ms).min()
+    }
+
+    /// Announces who has come to a channel of other nodes and who has left, from now on.
+    pub fn begin_announcing(&mut self, channel: (ChannelTag, Box<str>), now: Now) {
+        self.broker.begin_announcing(channel, now);
     }
 
     /// Announces who came and went on the channels that are due, unless an earlier announcement may

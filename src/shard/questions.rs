@@ -19,7 +19,7 @@ use super::session::{HandlerError, SessionAction};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
 use crate::base::{ConnectionId, DialectId, Now, Position, TraceContext, network_of};
-use crate::broker::{Attempt, Command, HistoryRequest, Rejection, TokenSource};
+use crate::broker::{Attempt, Command, HistoryRequest, PresenceRequest, Rejection, TokenSource};
 use futures_lite::FutureExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -119,6 +119,11 @@ pub(super) enum Awaiting {
         after: Option<Position>,
         limit: Option<u32>,
     },
+    Presence {
+        channel: String,
+        after: Option<String>,
+        limit: Option<u32>,
+    },
 }
 
 /// The questions of a shard that have no answer yet.
@@ -214,6 +219,7 @@ impl Shard {
         let (channel, position) = match &awaiting {
             Awaiting::Subscription(subscription) => (&subscription.channel, subscription.recover),
             Awaiting::History { channel, after, .. } => (channel, *after),
+            Awaiting::Presence { channel, .. } => (channel, None),
         };
         let Some(name) = self.broker.full_name(id, channel) else {
             return;
@@ -366,6 +372,19 @@ impl Shard {
                     is_awaited: true,
                 };
                 self.step(id, Command::GetHistory(request), now);
+            }
+            Awaiting::Presence {
+                channel,
+                after,
+                limit,
+            } => {
+                let request = PresenceRequest {
+                    channel: &channel,
+                    after: after.as_deref(),
+                    limit,
+                    is_awaited: true,
+                };
+                self.step(id, Command::GetPresence(request), now);
             }
         }
     }

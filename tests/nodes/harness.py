@@ -1,7 +1,10 @@
 """What the tests of several nodes share: a real redis-server, real nodes, and clients that speak WebSocket by hand."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 import http.client
 import json
 import os
@@ -11,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -120,6 +124,18 @@ def read_answer(file):
     if kind == b"*":
         return [read_answer(file) for _ in range(int(rest))]
     return rest
+
+
+SECRET = "a secret of the tests, which nobody else uses"
+
+
+def token(user, **claims):
+    """A token of a user (RFC 7515, HS256)."""
+    text = lambda part: base64.urlsafe_b64encode(part).rstrip(b"=")
+    claims = {"sub": user, "exp": int(time.time()) + 3600, **claims}
+    signed = b".".join(text(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    signature = hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()
+    return (signed + b"." + text(signature)).decode()
 
 
 class Node(Process):
@@ -245,6 +261,7 @@ class Client:
     def __init__(self):
         self.received = {}
         self.positions = []
+        self.presence_events = []
         self.messages = asyncio.Queue()
         self.is_closed = False
 
@@ -285,6 +302,8 @@ class Client:
         if message["type"] == "m":
             self.received.setdefault(message["channel"], []).append(message["data"])
             self.positions.append(message.get("position"))
+        elif message["type"] == "presence_event":
+            self.presence_events.append(message["data"])
         else:
             self.messages.put_nowait(message)
 
@@ -321,3 +340,15 @@ async def settle(condition, what, patience_s=PATIENCE_S):
     while not condition():
         assert time.monotonic() < end, f"not in {patience_s} s: {what}"
         await asyncio.sleep(0.02)
+
+
+def run_cases(cases):
+    """Runs those that the command line names, or all, for the program that it names first."""
+    binary, *names = (word for word in sys.argv[1:] if word != "--long")
+    for case in cases:
+        if names and case.__name__ not in names:
+            continue
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="fanwire-nodes-") as folder:
+            asyncio.run(case(binary, folder))
+        print(f"{case.__name__}: {case.__doc__} ({time.monotonic() - began:.1f} s)", flush=True)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from harness import ROOT, Client, Delay, Front, Node, Redis, free_port, settle, until
+from harness import ROOT, Client, Delay, Front, Node, Redis, free_port, run_cases, settle, until
 
 HISTORY = {"FANWIRE_HISTORY": "hist:* messages=10000"}
 SUBSCRIBERS = 3000
@@ -591,15 +591,5 @@ CASES = [
 ]
 
 
-def main():
-    binary, *names = (word for word in sys.argv[1:] if word != "--long")
-    for case in CASES:
-        if names and case.__name__ not in names:
-            continue
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="fanwire-nodes-") as folder:
-            asyncio.run(case(binary, folder))
-        print(f"{case.__name__}: {case.__doc__} ({time.monotonic() - began:.1f} s)", flush=True)
-
-
-main()
+if __name__ == "__main__":
+    run_cases(CASES)

@@ -95,6 +95,7 @@ fn presence<'a>(body: &Object<'a>) -> Result<Command<'a>, Rejection> {
         channel: required_text(channel, "channel")?,
         after: after.transpose()?,
         limit: limit(count)?,
+        is_awaited: false,
     }))
 }
 
@@ -152,7 +153,7 @@ mod tests {
         );
         check(
             r#"{"type":"presence","data":{"channel":"c","after":"ann"}}"#,
-            r#"Ok(GetPresence(PresenceRequest { channel: "c", after: Some("ann"), limit: None }))"#,
+            r#"Ok(GetPresence(PresenceRequest { channel: "c", after: Some("ann"), limit: None, is_awaited: false }))"#,
         );
         check(
             r#"{"type":"subscribe","data":{"channel":"c","persistent":true}}"#,
