@@ -2,7 +2,7 @@
 
 use super::idempotency::Idempotency;
 use super::shards::Shards;
-use crate::base::{DialectId, Now, ProcessState, ShardCounters, Tracer};
+use crate::base::{DialectId, NodeUser, Now, ProcessState, ShardCounters, Tracer, UserChange};
 use crate::broker::quota_user;
 use crate::config::{ApiKey, HttpPart, HttpParts, OriginPattern, Secret};
 use crate::journal::Journal;
@@ -123,6 +123,14 @@ impl ApiContext {
             let key = quota_user(tenant, user);
             let key = self.process_state.offline.key(dialect, &key);
             self.process_state.offline.remove(key);
+            if let Some(link) = &self.process_state.link {
+                let user = NodeUser {
+                    dialect,
+                    tenant: tenant.map(Into::into),
+                    user: user.into(),
+                };
+                link.change_user(user, UserChange::OfflineRemoved);
+            }
         }
     }
 

@@ -350,5 +350,13 @@ pub const NODE_TELL_PART_MS: u64 = 1_000;
 /// How long Redis keeps what a node has told of presence, milliseconds: some times as long as it takes to tell
 /// all parts.
 pub const NODE_PRESENCE_TTL_MS: u64 = 600_000;
+/// Changes of users that may wait until Redis has them; more are dropped and counted.
+pub const NODE_USER_CHANGES_MAX: usize = 100_000;
+/// Users who arrive, and changes of users, that are sent to Redis at once.
+pub const NODE_USERS_AT_ONCE: usize = 256;
+/// How long Redis keeps the count of the sessions of a user or a tenant without a change, milliseconds.
+pub const NODE_COUNT_TTL_MS: u64 = 7 * 86_400_000;
+/// Time after which a count in Redis is set right, if a session that was to begin has not, milliseconds.
+pub const NODE_RECOUNT_MS: u64 = 2_000;
 /// Time in which what is left is sent to Redis when the server ends, milliseconds.
 pub const NODE_END_MS: u64 = 3_000;

@@ -72,6 +72,8 @@ counts! {
     connections_lost,
     /// What nodes tell of presence, and Redis has rejected.
     presence_rejected,
+    /// Changes of users that Redis did not get.
+    user_changes_dropped,
     /// Nodes that are there, this one included.
     nodes,
     /// Channels that are subscribed to in Redis.

@@ -11,8 +11,10 @@
 use super::history::HistoryLimits;
 use super::history_position::Position;
 use super::interest::{ChannelTag, Interests, TagMap};
+use super::limits::NODE_USER_CHANGES_MAX;
 use super::node_counters::NodeCounters;
-use std::collections::VecDeque;
+use super::node_user::{CountedOwner, NodeUser, UserArrival, UserChange, WaitingUser};
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, oneshot};
@@ -81,6 +83,15 @@ struct Queue {
     is_closed: bool,
 }
 
+/// Users who arrive, and what has changed of users.
+#[derive(Debug, Default)]
+struct Users {
+    waiting: Vec<WaitingUser>,
+    changes: VecDeque<(NodeUser, UserChange)>,
+    /// Whose sessions are to be counted again.
+    counts: HashSet<CountedOwner>,
+}
+
 /// The way to the other nodes.
 #[derive(Debug)]
 pub struct NodeLink {
@@ -90,6 +101,7 @@ pub struct NodeLink {
     requests: Mutex<Vec<ChannelRequest>>,
     /// The channels whose publications come in.
     attached: RwLock<TagMap<()>>,
+    users: Mutex<Users>,
     wake: Notify,
     /// What it has done.
     pub counters: NodeCounters,
@@ -105,6 +117,7 @@ impl NodeLink {
             bytes_max,
             requests: Mutex::default(),
             attached: RwLock::default(),
+            users: Mutex::default(),
             wake: Notify::new(),
             counters: NodeCounters::default(),
         }
@@ -235,6 +248,79 @@ impl NodeLink {
             attached.remove(&tag);
         }
         is_unwanted
+    }
+
+    /// Ready when all that other nodes know of a user is here, or may not be for some time: whether the user
+    /// may have one session more. If it is true, the session counts in Redis from now on; `recount` sets it
+    /// right.
+    pub fn arrive(&self, arrival: UserArrival) -> impl Future<Output = bool> + Send + use<> {
+        let (admit, answer) = oneshot::channel();
+        let mut users = lock(&self.users);
+        users.waiting.push(WaitingUser { arrival, admit });
+        let is_first = users.waiting.len() == 1;
+        drop(users);
+        if is_first {
+            self.wake.notify_one();
+        }
+        // Without an answer there are no limits but those of this node.
+        async { answer.await.unwrap_or(true) }
+    }
+
+    /// Tells the other nodes what has changed of a user.
+    pub fn change_user(&self, user: NodeUser, change: UserChange) {
+        let mut users = lock(&self.users);
+        if users.changes.len() >= NODE_USER_CHANGES_MAX {
+            drop(users);
+            return self.counters.user_changes_dropped.add(1);
+        }
+        users.changes.push_back((user, change));
+        let is_first = users.changes.len() == 1;
+        drop(users);
+        if is_first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// States that the sessions of a user or a tenant here are to be counted again.
+    pub fn recount(&self, owner: CountedOwner) {
+        lock(&self.users).counts.insert(owner);
+    }
+
+    /// The users who have arrived.
+    #[must_use]
+    pub fn take_waiting_users(&self, count_max: usize) -> Vec<WaitingUser> {
+        let mut users = lock(&self.users);
+        let count = users.waiting.len().min(count_max);
+        users.waiting.drain(..count).collect()
+    }
+
+    /// The next changes of users, oldest first.
+    #[must_use]
+    pub fn take_user_changes(&self, count_max: usize) -> Vec<(NodeUser, UserChange)> {
+        let mut users = lock(&self.users);
+        let count = users.changes.len().min(count_max);
+        users.changes.drain(..count).collect()
+    }
+
+    /// Whether there are some, or some are to be counted.
+    #[must_use]
+    pub fn has_user_changes(&self) -> bool {
+        let users = lock(&self.users);
+        !users.changes.is_empty() || !users.counts.is_empty()
+    }
+
+    /// Puts changes back that Redis may not have.
+    pub fn put_back_user_changes(&self, changes: Vec<(NodeUser, UserChange)>) {
+        let mut users = lock(&self.users);
+        for change in changes.into_iter().rev() {
+            users.changes.push_front(change);
+        }
+    }
+
+    /// Whose sessions are to be counted again.
+    #[must_use]
+    pub fn take_counts(&self) -> HashSet<CountedOwner> {
+        std::mem::take(&mut lock(&self.users).counts)
     }
 
     /// Ready when there may be something to take.

@@ -18,6 +18,9 @@ const STRIPES: usize = 64;
 /// The parts of the table that are exported one after the other.
 pub const PARTS: usize = STRIPES;
 
+/// The offset of a channel that a session on another node is subscribed to; no history has it.
+const ELSEWHERE: u64 = u64::MAX;
+
 /// A user of a dialect, as a keyed hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserKey(u64);
@@ -53,6 +56,8 @@ pub enum LastSeen {
     Never,
     /// Another session of the user is subscribed.
     Now,
+    /// A session of the user on another node is subscribed.
+    Elsewhere,
     /// The user has been sent everything up to this offset of the history.
     At(u64),
 }
@@ -238,6 +243,37 @@ impl OfflineUsers {
         self.remember(&mut users, user);
     }
 
+    /// Takes over what all nodes know of a user, until a time: the channels, and the offset up to which
+    /// everything was sent; `None` = a session on another node is subscribed. What this node knows counts
+    /// only of channels that a session here is subscribed to.
+    pub fn replace(&self, user: UserKey, channels: &[(ChannelTag, Option<u64>)], expires_ms: u64) {
+        self.remove(user);
+        if channels.is_empty() {
+            return;
+        }
+        let mut users = self.lock(user);
+        let known = users.by_key.entry(user).or_default();
+        for (tag, offset) in channels {
+            let seen = known.channels.entry(*tag).or_default();
+            if seen.subscriptions == 0 {
+                seen.offset = offset.unwrap_or(ELSEWHERE);
+            }
+        }
+        if known.subscriptions == 0 {
+            known.expires_ms = expires_ms;
+            self.remember(&mut users, user);
+        }
+    }
+
+    /// Whether a session of a user is subscribed to a channel.
+    #[must_use]
+    pub fn is_subscribed(&self, user: UserKey, tag: ChannelTag) -> bool {
+        let users = self.lock(user);
+        let known = users.by_key.get(&user);
+        let seen = known.and_then(|known| known.channels.get(&tag));
+        seen.is_some_and(|seen| seen.subscriptions > 0)
+    }
+
     /// A session of a user has subscribed to a channel.
     #[must_use]
     pub fn subscribe(&self, user: UserKey, tag: ChannelTag, now_ms: u64) -> LastSeen {
@@ -258,6 +294,7 @@ impl OfflineUsers {
         seen.subscriptions += 1;
         match (is_known, seen.subscriptions) {
             (false, _) => LastSeen::Never,
+            (true, 1) if seen.offset == ELSEWHERE => LastSeen::Elsewhere,
             (true, 1) => LastSeen::At(seen.offset),
             (true, _) => LastSeen::Now,
         }
@@ -542,6 +579,28 @@ mod tests {
         }
         (0..STRIPES).for_each(|turn| users.sweep(turn, 150));
         assert_eq!(users.counts(), (0, 0));
+        check_empty(&users);
+    }
+
+    #[test]
+    fn what_all_nodes_know_replaces_what_this_one_knew_without_a_session() {
+        let users = OfflineUsers::new(10, NameKey::random());
+        let ann = users.key(DialectId::Monitoring, "ann");
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        users.disconnect(ann, [(A, 1)].into_iter(), 50);
+        users.replace(ann, &[(B, Some(7))], 60);
+        assert_eq!(users.counts(), (1, 0));
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Never);
+        users.replace(ann, &[(A, Some(3)), (B, None)], 60);
+        assert!(users.is_subscribed(ann, A) && !users.is_subscribed(ann, B));
+        assert_eq!(users.subscribe(ann, A, 0), LastSeen::Now);
+        assert_eq!(users.subscribe(ann, B, 0), LastSeen::Elsewhere);
+        users.disconnect(ann, [(A, 4), (B, 8)].into_iter(), 60);
+        users.disconnect(ann, [(A, 4)].into_iter(), 60);
+        assert_eq!(users.counts(), (1, 0));
+        users.replace(ann, &[], 60);
+        assert_eq!(users.counts(), (0, 0));
+        (0..STRIPES).for_each(|turn| users.sweep(turn, 60));
         check_empty(&users);
     }
 

@@ -211,7 +211,7 @@ async fn run(
             QuestionKind::Token => Some(&about_tokens),
             QuestionKind::Handler => Some(&for_handlers),
             // Each session has one at most, and it is answered soon.
-            QuestionKind::Channel => None,
+            QuestionKind::Node => None,
         };
         let slot = slots.map(|slots| slots.take(question.client));
         if matches!(slot, Some(None)) {

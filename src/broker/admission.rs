@@ -4,13 +4,13 @@ use super::command::{Connect, TokenSource};
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::lifecycle::rejection_code;
-use super::quotas::{Owner, QuotaFull, Quotas};
+use super::quotas::{Owner, QuotaFull, Quotas, Share};
 use super::session::{Counted, Present, PresentList, Session, Shares};
 use super::state::{Broker, Emit, view};
 use crate::auth::Identity;
 use crate::base::channel_names::is_tenant_id;
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ChannelTag, ConnectionId, Now, ProcessState, network_of};
+use crate::base::{ChannelTag, ConnectionId, NodeUser, Now, ProcessState, UserArrival, network_of};
 use crate::config::{DialectPolicy, Policy, RateLimit, TenantSource};
 use std::net::SocketAddr;
 
@@ -91,6 +91,10 @@ impl Broker {
             self.limits().release(&mut session, now);
             return emit(rejection(CloseReason::Quota));
         }
+        if let Some(shares) = &session.shares {
+            let shares = [shares.user.as_ref(), shares.tenant.as_ref()];
+            recount(&self.process_state, &policy, shares);
+        }
         if session.counted.admitted {
             emit(Effect::Admitted);
         }
@@ -114,7 +118,8 @@ impl Broker {
                 self.authenticate(id, &policy, token, TokenSource::Handshake, now, emit);
             }
             Some(Proof::Identity(identity)) => {
-                self.admit_or_close(id, &policy, identity, now, emit);
+                let verified = (Ok(identity), false);
+                self.token_verified(id, &policy, verified, TokenSource::Handshake, now, emit);
             }
             None if !policy.auth_required => self.refresh_server_subscriptions(id),
             None => {}
@@ -187,7 +192,7 @@ impl Broker {
                 attempt,
             });
         }
-        self.token_verified(id, policy, verified, source, now, emit);
+        self.token_verified(id, policy, (verified, false), source, now, emit);
     }
 
     /// Continues when it is known whose a token is, or that it is not valid.
@@ -195,11 +200,22 @@ impl Broker {
         &mut self,
         id: ConnectionId,
         policy: &DialectPolicy,
-        verified: Result<Identity, TokenError>,
+        (verified, is_awaited): (Result<Identity, TokenError>, bool),
         source: TokenSource,
         now: Now,
         emit: &mut Emit<'_>,
     ) {
+        if let Ok(identity) = &verified
+            && identity.expires_unix_s > now.unix_s()
+            && !is_awaited
+            && let Some(arrival) = self.arrival(id, policy, identity)
+        {
+            return emit(Effect::AwaitUser {
+                identity,
+                source,
+                arrival,
+            });
+        }
         let is_in = match verified {
             Ok(identity) if identity.expires_unix_s <= now.unix_s() => {
                 self.reject_token(id, TokenError::Expired, source, now, emit);
@@ -216,6 +232,41 @@ impl Broker {
         if !is_in && source == TokenSource::Handshake {
             self.close_once(id, CloseReason::Unauthorized, now, emit);
         }
+    }
+
+    /// What is to be known of the user of a token from other nodes, if there are some.
+    fn arrival(
+        &self,
+        id: ConnectionId,
+        policy: &DialectPolicy,
+        identity: &Identity,
+    ) -> Option<UserArrival> {
+        let link = self.process_state.link.as_ref()?;
+        let session = self.sessions.get(id)?;
+        let tenant = identity.tenant.as_deref().or(session.trusted_tenant());
+        let is_same_user = session.user() == Some(&*identity.user) && session.tenant() == tenant;
+        if is_same_user || !link.counters.is_up() {
+            return None;
+        }
+        let tenants_max = policy.sessions_per_tenant_max;
+        let counted = tenant.filter(|_| tenants_max > 0 && session.tenant() != tenant);
+        let arrival = UserArrival {
+            user: NodeUser {
+                dialect: session.dialect,
+                tenant: tenant.filter(|_| session.isolates).map(Into::into),
+                user: (&*identity.user).into(),
+            },
+            sessions_max: (policy.sessions_per_user_max > 0)
+                .then_some(policy.sessions_per_user_max),
+            tenant: counted.map(|tenant| (tenant.into(), tenants_max)),
+            offline_ttl_ms: policy.offline_queue.then_some(policy.offline_queue_ttl.0),
+            has_persistent: self.process_state.persistent.is_on(),
+        };
+        let is_needed = arrival.sessions_max.is_some()
+            || arrival.tenant.is_some()
+            || arrival.offline_ttl_ms.is_some()
+            || arrival.has_persistent;
+        is_needed.then_some(arrival)
     }
 
     /// Gives the session an identity, or closes it; false when it is closed.
@@ -430,13 +481,18 @@ impl Broker {
             return;
         };
         let (user, tenant) = (shares.user.take(), shares.tenant.take());
-        if let Some(share) = tenant {
-            self.quotas.release(&share, policy.tenant_rate_limit, now);
+        if let Some(share) = &tenant {
+            self.quotas.release(share, policy.tenant_rate_limit, now);
         }
-        if let Some(share) = user {
+        if let Some(share) = &user {
             let limit = policy.rate_limit_of_user();
-            self.quotas.release(&share, limit, now);
+            self.quotas.release(share, limit, now);
         }
+        recount(
+            &self.process_state,
+            policy,
+            [user.as_ref(), tenant.as_ref()],
+        );
     }
 
     pub(super) fn disconnect(
@@ -547,6 +603,25 @@ impl<'a> Limits<'a> {
 
 fn shares_of(session: &mut Session) -> &mut Shares {
     session.shares.get_or_insert_default()
+}
+
+/// Has the other nodes told how many sessions there are here of a user and of a tenant, as far as those have
+/// limits.
+fn recount(
+    process_state: &ProcessState,
+    policy: &DialectPolicy,
+    [user, tenant]: [Option<&Share>; 2],
+) {
+    let Some(link) = &process_state.link else {
+        return;
+    };
+    let user = user.filter(|_| policy.sessions_per_user_max > 0);
+    let tenant = tenant.filter(|_| policy.sessions_per_tenant_max > 0);
+    for share in [user, tenant].into_iter().flatten() {
+        if let Some(owner) = share.counted_owner() {
+            link.recount(owner);
+        }
+    }
 }
 
 /// The effect with which a session is rejected that has not begun.

@@ -364,6 +364,8 @@ pub enum Command<'a> {
         verified: Result<&'a Identity, TokenError>,
         /// How the client has shown it.
         source: TokenSource,
+        /// Whether what other nodes know of the user is here.
+        is_awaited: bool,
     },
     /// The embedding program has identified the session.
     Identify(&'a Identity),

@@ -4,6 +4,7 @@ use super::command::{HistoryRequest, PresenceRequest, Publication, Subscription,
 use super::event::{Event, Presence, SessionView};
 use super::known_tokens::Attempt;
 use crate::auth::Identity;
+use crate::base::UserArrival;
 use crate::base::counters::{CloseReason, TokenError};
 use crate::ws::CloseCode;
 
@@ -39,6 +40,16 @@ pub enum Effect<'a> {
         source: TokenSource,
         /// Counts it until the answer is there.
         attempt: Attempt,
+    },
+    /// Wait until what other nodes know of a user is here, then send `Command::TokenVerified` again; no
+    /// message of the session is handled until then.
+    AwaitUser {
+        /// Whose the token is.
+        identity: &'a Identity,
+        /// How the client has shown it.
+        source: TokenSource,
+        /// The user, and what is to be known of it.
+        arrival: UserArrival,
     },
     /// Ask the callback about subscriptions, and send `Command::Subscribe` again when it allows this one;
     /// no message of the session is handled until then.

@@ -5,7 +5,7 @@ use super::session::{Session, Stopped};
 use super::state::Broker;
 use crate::base::channel_names::name_for_clients;
 use crate::base::offline::{LastSeen, UserKey};
-use crate::base::{ChannelTag, ConnectionId, Now, Position};
+use crate::base::{ChannelTag, ConnectionId, Now, Position, UserChange};
 use crate::config::Action;
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -27,8 +27,22 @@ impl Broker {
         let tag = self.process_state.interests.tag(name);
         let offline = &self.process_state.offline;
         let policy = &self.policy.dialects[session.dialect.index()];
-        let after = match offline.subscribe(user, tag, now.monotonic_ms) {
-            LastSeen::Now => return None,
+        let last_seen = offline.subscribe(user, tag, now.monotonic_ms);
+        if last_seen != LastSeen::Now
+            && let (Some(link), Some(user)) = (&self.process_state.link, session.node_user())
+        {
+            let change = UserChange::Subscribed {
+                channel: name.into(),
+                offset: self
+                    .process_state
+                    .history
+                    .position_on(tag, self.reached)
+                    .offset,
+            };
+            link.change_user(user, change);
+        }
+        let after = match last_seen {
+            LastSeen::Now | LastSeen::Elsewhere => return None,
             LastSeen::At(offset) => offset,
             LastSeen::Never if policy.replay_on_first_subscribe => 0,
             LastSeen::Never => return None,
@@ -51,10 +65,21 @@ impl Broker {
     }
 
     /// A session has unsubscribed from a channel by itself.
-    pub(super) fn unsubscribe_offline(&self, id: ConnectionId, tag: ChannelTag) {
-        let session = self.sessions.get(id);
-        if let Some(user) = session.and_then(|session| self.offline_user(session)) {
-            self.process_state.offline.unsubscribe(user, tag);
+    pub(super) fn unsubscribe_offline(&self, id: ConnectionId, (tag, name): (ChannelTag, &str)) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let Some(user) = self.offline_user(session) else {
+            return;
+        };
+        let state = &self.process_state;
+        state.offline.unsubscribe(user, tag);
+        if let (Some(link), Some(node_user)) = (&state.link, session.node_user())
+            && state.history.limits_of(name).is_some()
+            && !state.offline.is_subscribed(user, tag)
+        {
+            let channel = name.into();
+            link.change_user(node_user, UserChange::Unsubscribed { channel });
         }
     }
 
@@ -76,10 +101,20 @@ impl Broker {
             let after = recovery.and_then(|number| recoveries.get(&number));
             (channel.tag(), after.copied().unwrap_or(self.reached))
         });
+        let channels = channels.collect();
+        // The other nodes know channels by their names.
+        let link = self.process_state.link.as_ref();
+        let shared = link.and_then(|_| session.node_user()).map(|user| {
+            let subscriptions = session.client_side().iter();
+            let names = subscriptions.map(|it| self.channels.name(*it).into());
+            (user, names.collect())
+        });
         let stopped = Stopped {
             id,
             user,
-            channels: channels.collect(),
+            shared,
+            ttl_ms: policy.offline_queue_ttl.0,
+            channels,
             expires_ms: now.monotonic_ms + policy.offline_queue_ttl.0,
         };
         self.stopped.push(stopped);
@@ -112,8 +147,24 @@ impl Broker {
                     None => (tag, through),
                 }
             });
+            let channels: Vec<_> = channels.collect();
             let offline = &self.process_state.offline;
-            offline.disconnect(stopped.user, channels, stopped.expires_ms);
+            let all = channels.iter().copied();
+            offline.disconnect(stopped.user, all, stopped.expires_ms);
+            let link = self.process_state.link.as_ref();
+            if let (Some(link), Some((user, names))) = (link, stopped.shared) {
+                let history = &self.process_state.history;
+                let channels = channels.into_iter().zip(names);
+                let channels = channels.filter(|(_, name)| history.limits_of(name).is_some());
+                let channels = channels.map(|((tag, offset), name)| {
+                    (name, offset, !offline.is_subscribed(stopped.user, tag))
+                });
+                let change = UserChange::Stopped {
+                    channels: channels.collect(),
+                    ttl_ms: stopped.ttl_ms,
+                };
+                link.change_user(user, change);
+            }
         }
     }
 

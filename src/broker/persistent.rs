@@ -4,22 +4,9 @@ use super::command::Subscription;
 use super::effect::Effect;
 use super::event::{Event, Rejection};
 use super::restorations::Restoration;
-use super::session::Session;
 use super::state::{Broker, Emit};
 use crate::base::limits::RESTORED_PER_STEP;
-use crate::base::persistent::PersistentUser;
-use crate::base::{ConnectionId, Now};
-
-impl Session {
-    /// Its user, as subscriptions are remembered for it.
-    fn persistent_user(&self) -> Option<PersistentUser> {
-        Some(PersistentUser {
-            dialect: self.dialect,
-            tenant: self.isolated_tenant().map(Into::into),
-            user: self.user()?.into(),
-        })
-    }
-}
+use crate::base::{ConnectionId, Now, UserChange};
 
 impl Broker {
     /// Remembers that the session's user is subscribed to a channel; false when there is no user, or
@@ -28,12 +15,19 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return false;
         };
-        let Some(user) = session.persistent_user() else {
+        let Some(user) = session.node_user() else {
             return false;
         };
         let table = &self.process_state.persistent;
         let is_remembered = table.insert(&user, channel, session.holds_user);
         session.holds_user |= is_remembered;
+        if is_remembered && let Some(link) = &self.process_state.link {
+            let change = UserChange::Remembered {
+                channel: channel.into(),
+                ttl_ms: table.ttl_ms(),
+            };
+            link.change_user(user, change);
+        }
         is_remembered
     }
 
@@ -42,9 +36,13 @@ impl Broker {
         let table = &self.process_state.persistent;
         if table.is_on()
             && let Some(session) = self.sessions.get(id)
-            && let Some(user) = session.persistent_user()
+            && let Some(user) = session.node_user()
         {
             table.remove(&user, channel);
+            if let Some(link) = &self.process_state.link {
+                let channel = channel.into();
+                link.change_user(user, UserChange::Forgotten { channel });
+            }
         }
     }
 
@@ -57,7 +55,7 @@ impl Broker {
             self.restorations.queue.retain(|it| it.id != id);
         }
         let was_held = std::mem::take(&mut session.holds_user);
-        if was_held && let Some(user) = session.persistent_user() {
+        if was_held && let Some(user) = session.node_user() {
             let table = &self.process_state.persistent;
             table.release(&user, now.monotonic_ms);
         }
@@ -68,7 +66,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let Some(user) = session.persistent_user() else {
+        let Some(user) = session.node_user() else {
             return self.reject(Rejection::AuthenticationRequired, emit);
         };
         if std::mem::replace(&mut session.has_restored, true) {

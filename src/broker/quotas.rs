@@ -6,7 +6,7 @@
 use super::known_tokens::KnownTokens;
 use super::rate::SharedRateState;
 use crate::base::interest::is_mostly_empty;
-use crate::base::{DialectId, Now};
+use crate::base::{CountedOwner, DialectId, NodeUser, Now};
 use crate::config::RateLimit;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -100,6 +100,25 @@ impl Key {
 }
 
 impl Share {
+    /// Whose it is, if the sessions of that are counted over all nodes.
+    pub(super) fn counted_owner(&self) -> Option<CountedOwner> {
+        match &self.key {
+            Key::User(dialect, name) => {
+                let (tenant, user) = split_quota_user(name);
+                Some(CountedOwner::User(NodeUser {
+                    dialect: *dialect,
+                    tenant: tenant.map(Into::into),
+                    user: user.into(),
+                }))
+            }
+            Key::Tenant(dialect, name) => Some(CountedOwner::Tenant(*dialect, name.clone())),
+            Key::Address(..)
+            | Key::Unauthenticated(_)
+            | Key::Handshakes(_)
+            | Key::AuthFailures(_) => None,
+        }
+    }
+
     /// Counts a message; false when it exceeds the rate limit of all sessions of its owner.
     pub(super) fn allows(&self, limit: RateLimit, now: Now) -> bool {
         self.usage.rate.allows(limit, now.monotonic_ms)
@@ -177,6 +196,18 @@ impl Quotas {
         let stripe = self.stripe(&key);
         let usage = stripe.get(&key);
         usage.map_or(0, |usage| usage.sessions.load(Ordering::Relaxed))
+    }
+
+    /// How many sessions of a user or a tenant are counted on this node.
+    #[must_use]
+    pub fn sessions_of(&self, owner: &CountedOwner) -> u32 {
+        match owner {
+            CountedOwner::User(user) => {
+                let name = quota_user(user.tenant.as_deref(), &user.user);
+                self.sessions(user.dialect, Owner::User(&name))
+            }
+            CountedOwner::Tenant(dialect, tenant) => self.sessions(*dialect, Owner::Tenant(tenant)),
+        }
     }
 
     /// Counts a connection before authentication and returns how many its address has now.
@@ -279,6 +310,14 @@ pub fn quota_user<'a>(isolated_tenant: Option<&str>, user: &'a str) -> Cow<'a, s
         // No tenant has a control character.
         Some(tenant) => format!("{tenant}\0{user}").into(),
         None => user.into(),
+    }
+}
+
+/// The tenant and the user that such a name is of.
+fn split_quota_user(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('\0') {
+        Some((tenant, user)) => (Some(tenant), user),
+        None => (None, name),
     }
 }
 

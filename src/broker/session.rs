@@ -8,7 +8,7 @@ use crate::auth::Identity;
 use crate::base::limits::LEAVING_WORK_PER_TURN;
 use crate::base::now::Moment;
 use crate::base::offline::UserKey;
-use crate::base::{ChannelTag, ConnectionId, DialectId, FrameEncoding, Now, Variant};
+use crate::base::{ChannelTag, ConnectionId, DialectId, FrameEncoding, NodeUser, Now, Variant};
 use crate::config::{DialectPolicy, Subject, TokenExpiryAction};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -135,6 +135,10 @@ pub(super) struct Leaving {
 pub(super) struct Stopped {
     pub(super) id: ConnectionId,
     pub(super) user: UserKey,
+    /// The same for other nodes, with the full names of the channels.
+    pub(super) shared: Option<(NodeUser, Vec<Box<str>>)>,
+    /// How long it is remembered, milliseconds.
+    pub(super) ttl_ms: u64,
     /// The channels, and up to where the shard had read them for it.
     pub(super) channels: Vec<(ChannelTag, u64)>,
     /// Until when it is remembered, monotonic milliseconds.
@@ -234,6 +238,15 @@ impl Session {
     pub(super) fn quota_user(&self) -> Option<Cow<'_, str>> {
         let user = self.user()?;
         Some(quota_user(self.isolated_tenant(), user))
+    }
+
+    /// Its user, as subscriptions are remembered for it, and as other nodes know it.
+    pub(super) fn node_user(&self) -> Option<NodeUser> {
+        Some(NodeUser {
+            dialect: self.dialect,
+            tenant: self.isolated_tenant().map(Into::into),
+            user: self.user()?.into(),
+        })
     }
 
     /// Whom rules are checked for.

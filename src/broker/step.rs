@@ -50,8 +50,13 @@ impl Broker {
             Command::Authenticate { token } => {
                 self.authenticate(id, &policy, token, TokenSource::Message, now, emit);
             }
-            Command::TokenVerified { verified, source } => {
-                self.token_verified(id, &policy, verified.cloned(), source, now, emit);
+            Command::TokenVerified {
+                verified,
+                source,
+                is_awaited,
+            } => {
+                let verified = (verified.cloned(), is_awaited);
+                self.token_verified(id, &policy, verified, source, now, emit);
             }
             Command::Ping => emit(Effect::Reply(Event::Pong { now })),
             Command::Status => self.status(id, now, emit),

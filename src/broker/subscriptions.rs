@@ -399,7 +399,8 @@ impl Broker {
         let subscription = session.subscriptions.remove(at);
         if at >= usize::from(session.server_side_count) {
             let tag = self.channels.at(subscription.channel).tag();
-            self.unsubscribe_offline(id, tag);
+            let name = self.channels.name(subscription);
+            self.unsubscribe_offline(id, (tag, name));
         }
         let Some(session) = self.sessions.get_mut(id) else {
             return;

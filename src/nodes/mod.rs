@@ -23,9 +23,11 @@ mod run;
 mod script;
 mod subscribing;
 mod told_presence;
+mod users;
 
 use crate::base::ProcessState;
 use crate::base::now::Clock;
+use crate::broker::Quotas;
 use crate::config::RedisAddress;
 use crate::shard::Publisher;
 use connection::{Connector, is_misconfigured};
@@ -75,7 +77,7 @@ impl Nodes {
     pub fn start(
         config: NodesConfig,
         publisher: Arc<Publisher>,
-        process_state: Arc<ProcessState>,
+        (process_state, quotas): (Arc<ProcessState>, Arc<Quotas>),
         clock: Clock,
         announce: Announce,
     ) -> Result<Self, String> {
@@ -94,7 +96,7 @@ impl Nodes {
         );
         let (first, is_connected) = oneshot::channel();
         let (ending, is_ending) = watch::channel(false);
-        let runner = Runner::new(config, connector, engine, clock, first);
+        let runner = Runner::new(config, connector, engine, (clock, quotas), first);
         let other = |error: io::Error| error.to_string();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

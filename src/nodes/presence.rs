@@ -73,7 +73,7 @@ impl Runner {
     }
 
     /// In Redis it is shorter: with the time until the others have looked twice, it is over in time.
-    fn renew_lease_command(&self, connection: &Connection) -> Cmd {
+    pub(super) fn renew_lease_command(&self, connection: &Connection) -> Cmd {
         let node = self.engine.link().node();
         let lease_ms = match self.sharing.is_all_told {
             true => self.lease_ms() / 4 * 3,
@@ -327,7 +327,7 @@ impl Runner {
     }
 }
 
-fn read_nodes(value: Value) -> Option<Vec<u64>> {
+pub(super) fn read_nodes(value: Value) -> Option<Vec<u64>> {
     let names: Vec<String> = redis::from_redis_value(value).ok()?;
     names.iter().map(|name| node_number(name)).collect()
 }

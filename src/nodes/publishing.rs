@@ -189,11 +189,14 @@ impl Runner {
             let is_up = matches!(self.state, State::Up(_));
             let has_work = !self.in_flight.units.is_empty()
                 || self.engine.has_backlog()
-                || self.engine.link().bytes() > 0;
+                || self.engine.link().bytes() > 0
+                || self.users.is_busy()
+                || self.engine.link().has_user_changes();
             if !is_up || !has_work {
                 break;
             }
             self.publish();
+            self.serve_users(until_ms);
             tokio::select! {
                 event = self.received.recv() => {
                     if let Some((generation, event)) = event {

@@ -15,9 +15,11 @@ use super::peers::Peers;
 use super::presence::{KeptPresence, Sharing};
 use super::publishing::InFlight;
 use super::told_presence;
+use super::users::{Arrived, UserSharing};
 use crate::base::ChannelTag;
 use crate::base::limits::{NODE_DELIVERIES_BYTES_MAX, NODE_PEERS_WAIT_MS, NODE_RETRY_MS};
 use crate::base::now::Clock;
+use crate::broker::Quotas;
 use redis::{RedisError, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +47,8 @@ pub(super) enum Event {
     /// Who of other nodes is on channels, or why that is not known of some.
     PresenceRead(Result<KeptPresence, (Vec<ChannelTag>, RedisError)>),
     PresenceTold(Vec<Result<Value, RedisError>>),
+    /// What has changed of users is sent, and it is known who has arrived.
+    UsersServed(Vec<Result<Value, RedisError>>, Vec<u64>, Arrived),
     /// The node is subscribed to the channel of the canary.
     Listening,
     /// So many nodes have received the canary.
@@ -82,6 +86,8 @@ pub(super) struct Runner {
     pub(super) canary_channel: String,
     pub(super) peers: Peers,
     pub(super) sharing: Sharing,
+    pub(super) users: UserSharing,
+    pub(super) quotas: Arc<Quotas>,
     /// Whether channels are being subscribed to or left: one after the other, as else a channel that is
     /// wanted again might be left last.
     pub(super) is_changing: bool,
@@ -100,7 +106,7 @@ impl Runner {
         config: NodesConfig,
         connector: Connector,
         engine: Engine,
-        clock: Clock,
+        (clock, quotas): (Clock, Arc<Quotas>),
         first: First,
     ) -> Self {
         let (events, received) = unbounded_channel();
@@ -108,6 +114,8 @@ impl Runner {
             canary_channel: format!("{}:{{nodes}}", config.prefix),
             peers: Peers::default(),
             sharing: Sharing::default(),
+            users: UserSharing::default(),
+            quotas,
             is_changing: false,
             is_reading: false,
             to_leave: Vec::new(),
@@ -170,6 +178,7 @@ impl Runner {
         self.connect_when_due(now_ms);
         self.subscribe_and_read();
         self.share_presence(now_ms);
+        self.serve_users(now_ms);
         self.send_canary(now_ms);
         self.look_whether_up();
         self.publish();
@@ -260,6 +269,9 @@ impl Runner {
             Event::Renewed(result) => self.renewed(result, now_ms),
             Event::PresenceRead(result) => self.presence_read(result, now_ms),
             Event::PresenceTold(results) => self.presence_told(results, now_ms),
+            Event::UsersServed(changed, nodes, arrived) => {
+                self.users_served(changed, &nodes, arrived, now_ms);
+            }
             Event::CaughtUp(results) => self.caught_up(results, now_ms),
             Event::Listening => self.canary.is_listening = true,
             Event::Heard(count) => self.peers.note(count, now_ms),
@@ -323,6 +335,8 @@ impl Runner {
         link.counters.set_up(false);
         link.counters.connections_lost.add(1);
         self.engine.disconnected();
+        let unsent = self.users.lost();
+        self.engine.link().put_back_user_changes(unsent);
         let InFlight {
             units,
             is_counted,

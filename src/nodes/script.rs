@@ -6,8 +6,9 @@
 
 use super::message::VERSION;
 use super::told_presence::{self, SESSIONS_FIELD, USER_FIELD, node_name};
-use crate::base::limits::NODE_PRESENCE_TTL_MS;
-use crate::base::{HistoryLimits, LocalPresence, Telling};
+use super::users::HashChange;
+use crate::base::limits::{NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS};
+use crate::base::{CountedOwner, HistoryLimits, LocalPresence, NodeUser, Telling};
 use redis::{Cmd, cmd};
 
 /// Numbers, stores and publishes messages of one channel, in their order.
@@ -112,6 +113,54 @@ end
 return redis.call(ARGV[2], ARGV[3], ARGV[4])
 ";
 
+/// Counts one session more of a user or a tenant, and returns what is known of it.
+///
+/// Keys: its hash. Arguments: how many sessions there may be on all nodes (`-` = they are not counted), the time
+/// to keep the count in milliseconds, the field of this node, and those of all nodes that are there. Returns 0
+/// if there are too many, else 1 and the hash.
+const COUNT_SESSION: &str = r"
+if ARGV[1] ~= '-' then
+  local sum = 0
+  for i = 4, #ARGV do
+    sum = sum + (redis.call('HGET', KEYS[1], ARGV[i]) or 0)
+  end
+  if sum >= tonumber(ARGV[1]) then
+    return {0}
+  end
+  redis.call('HINCRBY', KEYS[1], ARGV[3], 1)
+  redis.call('PEXPIRE', KEYS[1], ARGV[2], 'NX')
+  redis.call('PEXPIRE', KEYS[1], ARGV[2], 'GT')
+end
+return {1, redis.call('HGETALL', KEYS[1])}
+";
+
+/// Changes a hash.
+///
+/// Keys: the hash. Arguments: the time to keep it at least in milliseconds, and of each change what is to be
+/// done, the field, and the value.
+const CHANGE_HASH: &str = r"
+for i = 2, #ARGV, 3 do
+  if ARGV[i] == 'set' then
+    redis.call('HSET', KEYS[1], ARGV[i + 1], ARGV[i + 2])
+  elseif ARGV[i] == 'new' then
+    redis.call('HSETNX', KEYS[1], ARGV[i + 1], ARGV[i + 2])
+  elseif ARGV[i] == 'del' then
+    redis.call('HDEL', KEYS[1], ARGV[i + 1])
+  else
+    for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+      if string.sub(field, 1, 1) == ARGV[i + 1] then
+        redis.call('HDEL', KEYS[1], field)
+      end
+    end
+  end
+end
+if ARGV[1] ~= '0' then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1], 'NX')
+  redis.call('PEXPIRE', KEYS[1], ARGV[1], 'GT')
+end
+return 1
+";
+
 /// Names in Redis.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
@@ -154,6 +203,24 @@ impl Names {
         command
     }
 
+    /// The hash of a user or a tenant. No tenant has a colon.
+    pub(super) fn owner(&self, owner: &CountedOwner) -> String {
+        let prefix = &self.prefix;
+        match owner {
+            CountedOwner::User(NodeUser {
+                dialect,
+                tenant,
+                user,
+            }) => {
+                let (dialect, tenant) = (dialect.name(), tenant.as_deref().unwrap_or_default());
+                format!("{prefix}:{{u:{dialect}:{tenant}:{user}}}")
+            }
+            CountedOwner::Tenant(dialect, tenant) => {
+                format!("{prefix}:{{t:{}:{tenant}}}", dialect.name())
+            }
+        }
+    }
+
     fn presence(&self, name: &str, node: u64) -> String {
         format!("{}:presence:{}", self.channel(name), node_name(node))
     }
@@ -189,6 +256,8 @@ pub(super) struct Scripts {
     catch_up: (String, String),
     renew: (String, String),
     tell_presence: (String, String),
+    count_session: (String, String),
+    change_hash: (String, String),
 }
 
 /// What of a channel is to be read.
@@ -215,6 +284,8 @@ impl Scripts {
             catch_up: hashed(CATCH_UP),
             renew: hashed(RENEW),
             tell_presence: hashed(TELL_PRESENCE),
+            count_session: hashed(COUNT_SESSION),
+            change_hash: hashed(CHANGE_HASH),
         }
     }
 
@@ -226,6 +297,8 @@ impl Scripts {
             &self.catch_up,
             &self.renew,
             &self.tell_presence,
+            &self.count_session,
+            &self.change_hash,
         ];
         let load = scripts.iter().map(|(text, _)| {
             let mut command = cmd("SCRIPT");
@@ -233,6 +306,35 @@ impl Scripts {
             command
         });
         load.collect()
+    }
+
+    /// The command that counts one session more of whose hash it is, where `own` is the field of this node
+    /// and `all` are those of all nodes; without `sessions_max`, it only reads the hash.
+    pub(super) fn count_session(
+        &self,
+        key: &str,
+        (own, all): (&str, &[String]),
+        sessions_max: Option<u32>,
+    ) -> Cmd {
+        let mut command = invoke(&self.count_session.1, &[key.to_owned()]);
+        let max = sessions_max.map_or_else(|| "-".to_owned(), |max| max.to_string());
+        command.arg(max).arg(NODE_COUNT_TTL_MS).arg(own).arg(all);
+        command
+    }
+
+    /// The command that changes a hash, and keeps it at least so long, milliseconds.
+    pub(super) fn change_hash(&self, key: &str, ttl_ms: u64, changes: &[HashChange]) -> Cmd {
+        let mut command = invoke(&self.change_hash.1, &[key.to_owned()]);
+        command.arg(ttl_ms);
+        for change in changes {
+            match change {
+                HashChange::Set(field, value) => command.arg("set").arg(field).arg(value),
+                HashChange::SetNew(field, value) => command.arg("new").arg(field).arg(value),
+                HashChange::Remove(field) => command.arg("del").arg(field).arg(""),
+                HashChange::RemoveAll(letter) => command.arg("all").arg(letter.to_string()).arg(""),
+            };
+        }
+        command
     }
 
     /// The command that renews the lease of a node.

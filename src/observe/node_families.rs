@@ -91,6 +91,13 @@ pub(super) const FAMILIES: &[Family] = &[
         collect: |sources| of(sources, |counters| counters.presence_rejected.value()),
     },
     Family {
+        name: "fanwire_redis_user_changes_dropped",
+        help: "Changes of users, as where one stopped, that did not reach Redis",
+        kind: MetricKind::Counter,
+        labels: &[],
+        collect: |sources| of(sources, |counters| counters.user_changes_dropped.value()),
+    },
+    Family {
         name: "fanwire_redis_nodes",
         help: "Nodes that are there, this one included",
         kind: MetricKind::Gauge,

@@ -252,7 +252,12 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     )?;
     let hooks = Arc::new(hooks);
     let to_shards = (senders.clone(), peers.clone(), clock);
-    let nodes = nodes::start(&settings.redis, (&publisher, &process_state), to_shards)?;
+    let nodes = nodes::start(
+        &settings.redis,
+        &publisher,
+        (&process_state, &quotas),
+        to_shards,
+    )?;
     let policy = Arc::new(policy(settings));
     let (tls_configs, certificates) = tls::start(
         &settings.tls,

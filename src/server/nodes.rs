@@ -3,6 +3,7 @@
 use super::error::StartError;
 use crate::base::now::Clock;
 use crate::base::{NodeLink, ProcessState};
+use crate::broker::Quotas;
 use crate::config::{ByteSize, Millis, RedisSettings};
 use crate::net::Peers;
 use crate::net::wire::ShardCommand;
@@ -25,7 +26,8 @@ pub(super) fn link(settings: &RedisSettings) -> Option<NodeLink> {
 /// Starts the thread of Redis.
 pub(super) fn start(
     settings: &RedisSettings,
-    (publisher, process_state): (&Arc<Publisher>, &Arc<ProcessState>),
+    publisher: &Arc<Publisher>,
+    (process_state, quotas): (&Arc<ProcessState>, &Arc<Quotas>),
     (commands, peers, clock): (Vec<Sender<ShardCommand>>, Peers, Clock),
 ) -> Result<Option<Nodes>, StartError> {
     let Some(address) = settings.address() else {
@@ -47,7 +49,8 @@ pub(super) fn start(
         history_ttl: duration(settings.redis_history_ttl),
         backlog_bytes_max: bytes(settings.redis_backlog_bytes_max),
     };
-    let (publisher, process_state) = (Arc::clone(publisher), Arc::clone(process_state));
+    let publisher = Arc::clone(publisher);
+    let state = (Arc::clone(process_state), Arc::clone(quotas));
     let announce: Announce = Arc::new(move |shard, tag, name| {
         let call = ShardCommand::Call(Box::new(move |shard, now| {
             shard.begin_announcing((tag, name), now);
@@ -58,7 +61,7 @@ pub(super) fn start(
             peers.wake(u32::from(shard), clock.now());
         }
     });
-    let nodes = Nodes::start(config, publisher, process_state, clock, announce);
+    let nodes = Nodes::start(config, publisher, state, clock, announce);
     nodes.map(Some).map_err(StartError::Other)
 }
 

@@ -32,6 +32,7 @@ impl Shard {
         let mut requested = None;
         let mut undecided = None;
         let mut awaiting = None;
+        let mut arriving = None;
         broker.step(id, command, now, &mut |effect| match effect {
             Effect::ReadHistory(request) => {
                 requested = Some((request.channel.to_owned(), request.after, request.limit))
@@ -41,6 +42,11 @@ impl Shard {
                 source,
                 attempt,
             } => unknown = Some((token.to_owned(), source, attempt)),
+            Effect::AwaitUser {
+                identity,
+                source,
+                arrival,
+            } => arriving = Some((identity.clone(), source, arrival)),
             Effect::AskAboutSubscription(subscription) => {
                 undecided = Some(OwnedSubscription::of(subscription));
             }
@@ -65,6 +71,9 @@ impl Shard {
             }
             effect => apply(connections, writer, id, effect, now),
         });
+        if let Some((identity, source, arrival)) = arriving {
+            self.await_user(id, (identity, source), arrival, now);
+        }
         if let Some(awaiting) = awaiting {
             self.await_channel(id, awaiting, now);
         }
@@ -149,6 +158,7 @@ pub(super) fn apply(
         Effect::DropMessage => {}
         // Handled in `step`.
         Effect::AskAboutToken { .. }
+        | Effect::AwaitUser { .. }
         | Effect::AskAboutSubscription(_)
         | Effect::AwaitChannel(_)
         | Effect::AwaitHistory(_)

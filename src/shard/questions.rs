@@ -18,7 +18,7 @@ use super::owned_subscription::OwnedSubscription;
 use super::session::{HandlerError, SessionAction};
 use crate::auth::Identity;
 use crate::base::counters::{CloseReason, TokenError};
-use crate::base::{ConnectionId, DialectId, Now, Position, TraceContext, network_of};
+use crate::base::{ConnectionId, DialectId, Now, Position, TraceContext, UserArrival, network_of};
 use crate::broker::{Attempt, Command, HistoryRequest, PresenceRequest, Rejection, TokenSource};
 use futures_lite::FutureExt;
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ pub enum QuestionKind {
     /// An asynchronous handler of the program, or a callback that is one.
     Handler,
     /// The thread that speaks to the other nodes.
-    Channel,
+    Node,
 }
 
 /// The session that waits, and the number of its question.
@@ -76,6 +76,7 @@ pub struct Answer(Content);
 #[derive(Debug)]
 enum Content {
     Here,
+    Admitted(bool),
     Token(Result<Identity, TokenError>),
     Handler(Vec<SessionAction>, Outcome),
 }
@@ -108,6 +109,7 @@ enum Subject {
         user: Option<Box<str>>,
     },
     Channel(Awaiting),
+    User(Box<Identity>, TokenSource),
 }
 
 /// What waits until the publications of other nodes on a channel come in.
@@ -177,7 +179,13 @@ impl Shard {
     ) {
         let verified = self.broker.end_attempt(attempt, answer, now);
         let verified = verified.as_ref().map_err(|error| *error);
-        self.step(id, Command::TokenVerified { verified, source }, now);
+        let is_awaited = false;
+        let command = Command::TokenVerified {
+            verified,
+            source,
+            is_awaited,
+        };
+        self.step(id, command, now);
     }
 
     /// Has an asynchronous handler of messages answer.
@@ -241,6 +249,54 @@ impl Shard {
         self.ask(id, client, Subject::Channel(awaiting), future);
     }
 
+    /// Waits until what other nodes know of a user is here, or may not be for long.
+    pub(super) fn await_user(
+        &mut self,
+        id: ConnectionId,
+        (identity, source): (Identity, TokenSource),
+        arrival: UserArrival,
+        now: Now,
+    ) {
+        let Some(client) = self.broker.view(id, now).map(|view| view.peer.ip()) else {
+            return;
+        };
+        let Some(link) = &self.process_state.link else {
+            return;
+        };
+        let is_admitted = link.arrive(arrival);
+        let future = Box::pin(async move { Answer(Content::Admitted(is_admitted.await)) });
+        self.ask(
+            id,
+            client,
+            Subject::User(Box::new(identity), source),
+            future,
+        );
+    }
+
+    /// Carries on with a user of whom it is known what other nodes know.
+    fn user_arrived(
+        &mut self,
+        id: ConnectionId,
+        (identity, source): (&Identity, TokenSource),
+        is_admitted: bool,
+        now: Now,
+    ) {
+        let command = match is_admitted {
+            true => Command::TokenVerified {
+                verified: Ok(identity),
+                source,
+                is_awaited: true,
+            },
+            false => Command::EndSession {
+                reason: CloseReason::Quota,
+            },
+        };
+        self.step(id, command, now);
+        if source == TokenSource::Handshake {
+            self.call_connect(id, now);
+        }
+    }
+
     /// Has an asynchronous handler of new sessions answer.
     pub(super) fn ask_about_connect(
         &mut self,
@@ -274,7 +330,7 @@ impl Shard {
         let kind = match subject {
             Subject::Token(..) => QuestionKind::Token,
             Subject::Handler { .. } | Subject::Subscription { .. } => QuestionKind::Handler,
-            Subject::Channel(_) => QuestionKind::Channel,
+            Subject::Channel(_) | Subject::User(..) => QuestionKind::Node,
         };
         let questions = &mut self.questions;
         questions.count += 1;
@@ -326,6 +382,10 @@ impl Shard {
                 if is_decided {
                     self.subscribe_decided(id, *subscription, user.as_deref(), now);
                 }
+            }
+            Subject::User(identity, source) => {
+                let is_rejected = matches!(answer, Some(Answer(Content::Admitted(false))));
+                self.user_arrived(id, (&identity, source), !is_rejected, now);
             }
             // Whatever the answer: what is published on this node is delivered on it.
             Subject::Channel(awaiting) => self.resume_awaiting(id, awaiting, now),

@@ -1,0 +1,519 @@
+//! What nodes share of users: how many sessions they have, where they stopped, and what they want to be
+//! subscribed to again.
+//!
+//! ```text
+//!   user arrives ─▶ script in Redis: counts the session, returns what is known ─▶ tables of this node
+//!   user changes ─▶ table of this node, and hash of the user in Redis
+//! ```
+//!
+//! Redis has a hash of each user, whose fields begin with a letter:
+//!
+//! | field | value |
+//! | --- | --- |
+//! | `n` + node | how many sessions the user has there |
+//! | `p` + channel | the offset up to which everything was sent, and until when that is of use, milliseconds since 1970 |
+//! | `l` + node + ` ` + channel | a session there is subscribed |
+//! | `s` + channel | a persistent subscription, with the time since when it is wanted |
+
+use super::connection::{Connection, Failure, failure};
+use super::presence::read_nodes;
+use super::run::{Event, Runner};
+use super::told_presence::{node_name, node_number};
+use crate::base::limits::{NODE_COUNT_TTL_MS, NODE_RECOUNT_MS, NODE_USERS_AT_ONCE};
+use crate::base::{
+    CountedOwner, NodeUser, Now, ProcessState, UserArrival, UserChange, WaitingUser,
+};
+use crate::broker::quota_user;
+use redis::{Cmd, RedisError, Value};
+use std::collections::HashMap;
+
+const COUNT_FIELD: char = 'n';
+const POSITION_FIELD: char = 'p';
+const LIVE_FIELD: char = 'l';
+const SUBSCRIPTION_FIELD: char = 's';
+
+/// What is on its way about users.
+#[derive(Default)]
+pub(super) struct UserSharing {
+    is_busy: bool,
+    /// Changes that are on their way.
+    in_flight: Vec<(NodeUser, UserChange)>,
+    /// Whose sessions are to be counted again at a time, monotonic milliseconds.
+    recounts: Vec<(u64, CountedOwner)>,
+}
+
+/// One change of a hash in Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HashChange {
+    Set(String, String),
+    /// Only if there is no such field.
+    SetNew(String, String),
+    Remove(String),
+    /// All fields that begin so.
+    RemoveAll(char),
+}
+
+/// The answer about a user who has arrived: whether the tenant and the user may have the session, and what is
+/// known.
+pub(super) type Arrived = Vec<(WaitingUser, Result<Option<KnownUser>, RedisError>)>;
+
+/// What Redis knows of a user: its fields.
+pub(super) type KnownUser = HashMap<String, String>;
+
+impl UserSharing {
+    /// The connection is lost; what was on its way is to be sent again.
+    pub(super) fn lost(&mut self) -> Vec<(NodeUser, UserChange)> {
+        self.is_busy = false;
+        std::mem::take(&mut self.in_flight)
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+}
+
+impl Runner {
+    /// Sends what has changed of users, and then asks about those who have arrived: who comes back at once
+    /// finds the changes.
+    pub(super) fn serve_users(&mut self, now_ms: u64) {
+        if self.users.is_busy {
+            return;
+        }
+        let waiting = self.engine.link().take_waiting_users(NODE_USERS_AT_ONCE);
+        let Some(mut connection) = self.connection() else {
+            // Who waits is told by its end that nothing is known.
+            return drop(waiting);
+        };
+        let changes = self.change_commands(&connection, now_ms);
+        if changes.is_empty() && waiting.is_empty() {
+            return;
+        }
+        for WaitingUser { arrival, .. } in &waiting {
+            let counted = counted_owners(arrival).map(|owner| (now_ms + NODE_RECOUNT_MS, owner));
+            self.users.recounts.extend(counted);
+        }
+        self.users.is_busy = true;
+        let node = self.engine.link().node();
+        let mut commands = changes;
+        if !waiting.is_empty() {
+            // A node that has just come counts too.
+            commands.push(self.renew_lease_command(&connection));
+        }
+        self.spawn(async move {
+            let mut changed = connection.run(commands).await;
+            if waiting.is_empty() {
+                return Event::UsersServed(changed, Vec::new(), Vec::new());
+            }
+            let nodes = changed.pop().map(|answer| answer.map(read_nodes));
+            let nodes = match nodes {
+                Some(Ok(Some(nodes))) => nodes,
+                Some(Err(error)) => {
+                    changed.push(Err(error));
+                    Vec::new()
+                }
+                _ => Vec::new(),
+            };
+            let questions = arrival_commands(&connection, node, &nodes, &waiting);
+            let answers = connection.run(questions).await;
+            Event::UsersServed(changed, nodes, read_answers(waiting, answers))
+        });
+    }
+
+    /// The commands that tell what has changed.
+    fn change_commands(&mut self, connection: &Connection, now_ms: u64) -> Vec<Cmd> {
+        let link = self.engine.link();
+        let changes = link.take_user_changes(NODE_USERS_AT_ONCE);
+        let mut owners = link.take_counts();
+        let recounts = &mut self.users.recounts;
+        let due = recounts.extract_if(.., |(due_ms, _)| now_ms >= *due_ms);
+        owners.extend(due.map(|(_, owner)| owner));
+        let node = self.engine.link().node();
+        let unix_ms = self.clock.now().unix_ms;
+        // One command for all of an owner, as in a cluster two may overtake each other.
+        let mut by_owner: Vec<(CountedOwner, u64, Vec<HashChange>)> = Vec::new();
+        let mut known = HashMap::new();
+        let mut note = |owner: CountedOwner, ttl_ms: u64, changes: Vec<HashChange>| {
+            let at = *known.entry(owner.clone()).or_insert(by_owner.len());
+            if at == by_owner.len() {
+                by_owner.push((owner, 0, Vec::new()));
+            }
+            by_owner[at].1 = by_owner[at].1.max(ttl_ms);
+            by_owner[at].2.extend(changes);
+        };
+        for (user, change) in &changes {
+            let (ttl_ms, hash_changes) = hash_changes(change, node, unix_ms);
+            note(CountedOwner::User(user.clone()), ttl_ms, hash_changes);
+        }
+        for owner in owners {
+            let field = count_field(node);
+            let change = match self.quotas.sessions_of(&owner) {
+                0 => HashChange::Remove(field),
+                count => HashChange::Set(field, count.to_string()),
+            };
+            note(owner, NODE_COUNT_TTL_MS, vec![change]);
+        }
+        self.users.in_flight = changes;
+        let (names, scripts) = (&connection.names, &connection.scripts);
+        let commands = by_owner.iter().map(|(owner, ttl_ms, changes)| {
+            scripts.change_hash(&names.owner(owner), *ttl_ms, changes)
+        });
+        commands.collect()
+    }
+
+    pub(super) fn users_served(
+        &mut self,
+        changed: Vec<Result<Value, RedisError>>,
+        nodes: &[u64],
+        arrived: Arrived,
+        now_ms: u64,
+    ) {
+        let mut rejected = 0;
+        for error in changed.into_iter().filter_map(Result::err) {
+            if failure(&error) != Failure::Rejected {
+                return self.lose(&error.to_string(), now_ms);
+            }
+            if rejected == 0 {
+                tracing::error!(%error, "Redis rejects what nodes share of users");
+            }
+            rejected += 1;
+        }
+        let counters = &self.engine.link().counters;
+        counters.user_changes_dropped.add(rejected);
+        self.users.is_busy = false;
+        self.users.in_flight.clear();
+        self.users_arrived(arrived, nodes, now_ms);
+    }
+
+    fn users_arrived(&mut self, arrived: Arrived, nodes: &[u64], now_ms: u64) {
+        for (waiting, known) in arrived {
+            match known {
+                Ok(None) => {
+                    // Fails when the session has ended.
+                    let _ = waiting.admit.send(false);
+                }
+                Ok(Some(known)) => {
+                    self.take_over(&waiting.arrival, &known, nodes);
+                    let _ = waiting.admit.send(true);
+                }
+                // Told by the end of the sender.
+                Err(error) if failure(&error) == Failure::Rejected => {
+                    self.engine.link().counters.user_changes_dropped.add(1);
+                }
+                Err(error) => self.lose(&error.to_string(), now_ms),
+            }
+        }
+    }
+
+    /// Takes over what Redis knows of a user.
+    fn take_over(&self, arrival: &UserArrival, known: &KnownUser, nodes: &[u64]) {
+        let state = &self.engine.process_state;
+        let now = self.clock.now();
+        if let Some(ttl_ms) = arrival.offline_ttl_ms {
+            let own = self.engine.link().node();
+            let is_there = |node| node != own && nodes.contains(&node);
+            let channels = offline_channels(known, now, is_there);
+            let channels = channels
+                .into_iter()
+                .map(|(channel, offset)| (state.interests.tag(&channel), offset));
+            let channels: Vec<_> = channels.collect();
+            let user = &arrival.user;
+            let name = quota_user(user.tenant.as_deref(), &user.user);
+            let key = state.offline.key(user.dialect, &name);
+            state
+                .offline
+                .replace(key, &channels, now.monotonic_ms + ttl_ms);
+        }
+        if arrival.has_persistent {
+            take_over_subscriptions(state, &arrival.user, known, now);
+        }
+    }
+}
+
+/// The field of the sessions of a node.
+fn count_field(node: u64) -> String {
+    format!("{COUNT_FIELD}{}", node_name(node))
+}
+
+/// The commands that count the sessions of those who arrive on a node, first of the tenant, and read what is
+/// known.
+fn arrival_commands(
+    connection: &Connection,
+    node: u64,
+    nodes: &[u64],
+    waiting: &[WaitingUser],
+) -> Vec<Cmd> {
+    let others = nodes.iter().copied().filter(|other| *other != node);
+    let all: Vec<_> = others.chain([node]).map(count_field).collect();
+    let own = count_field(node);
+    let (names, scripts) = (&connection.names, &connection.scripts);
+    let mut commands = Vec::new();
+    for WaitingUser { arrival, .. } in waiting {
+        if let Some((tenant, max)) = &arrival.tenant {
+            let owner = CountedOwner::Tenant(arrival.user.dialect, tenant.clone());
+            let key = names.owner(&owner);
+            commands.push(scripts.count_session(&key, (&own, &all), Some(*max)));
+        }
+        let key = names.owner(&CountedOwner::User(arrival.user.clone()));
+        commands.push(scripts.count_session(&key, (&own, &all), arrival.sessions_max));
+    }
+    commands
+}
+
+/// What is known of each who has arrived.
+fn read_answers(waiting: Vec<WaitingUser>, answers: Vec<Result<Value, RedisError>>) -> Arrived {
+    let mut answers = answers.into_iter();
+    let mut next = || {
+        answers
+            .next()
+            .map_or(Ok(None), |answer| answer.map(read_known))
+    };
+    let arrived = waiting.into_iter().map(|waiting| {
+        let of_tenant = waiting.arrival.tenant.is_some().then(&mut next);
+        let known = match (of_tenant, next()) {
+            (Some(Err(error)), _) => Err(error),
+            // The tenant has too many.
+            (Some(Ok(None)), _) => Ok(None),
+            (_, known) => known,
+        };
+        (waiting, known)
+    });
+    arrived.collect()
+}
+
+/// Those whose sessions are counted.
+fn counted_owners(arrival: &UserArrival) -> impl Iterator<Item = CountedOwner> {
+    let dialect = arrival.user.dialect;
+    let tenant = arrival.tenant.as_ref();
+    let tenant = tenant.map(|(tenant, _)| CountedOwner::Tenant(dialect, tenant.clone()));
+    let user = arrival.sessions_max;
+    let user = user.map(|_| CountedOwner::User(arrival.user.clone()));
+    tenant.into_iter().chain(user)
+}
+
+/// How long a change is of use, and what it is in the hash of the user.
+fn hash_changes(change: &UserChange, node: u64, unix_ms: u64) -> (u64, Vec<HashChange>) {
+    let live = |channel: &str| format!("{LIVE_FIELD}{} {channel}", node_name(node));
+    let position = |channel: &str| format!("{POSITION_FIELD}{channel}");
+    let subscription = |channel: &str| format!("{SUBSCRIPTION_FIELD}{channel}");
+    match change {
+        UserChange::Subscribed { channel, offset } => {
+            let stays = format!("{offset} {}", unix_ms + NODE_COUNT_TTL_MS);
+            let changes = vec![
+                HashChange::SetNew(position(channel), stays),
+                HashChange::Set(live(channel), "1".to_owned()),
+            ];
+            (NODE_COUNT_TTL_MS, changes)
+        }
+        UserChange::Stopped { channels, ttl_ms } => {
+            let until_ms = unix_ms.saturating_add(*ttl_ms);
+            let changes = channels.iter().flat_map(|(channel, offset, is_last)| {
+                let set = HashChange::Set(position(channel), format!("{offset} {until_ms}"));
+                let remove = is_last.then(|| HashChange::Remove(live(channel)));
+                [Some(set), remove].into_iter().flatten()
+            });
+            (*ttl_ms, changes.collect())
+        }
+        UserChange::Unsubscribed { channel } => {
+            let changes = [position(channel), live(channel)];
+            (0, changes.map(HashChange::Remove).to_vec())
+        }
+        UserChange::OfflineRemoved => (0, vec![HashChange::RemoveAll(POSITION_FIELD)]),
+        UserChange::Remembered { channel, ttl_ms } => {
+            let change = HashChange::SetNew(subscription(channel), unix_ms.to_string());
+            (*ttl_ms, vec![change])
+        }
+        UserChange::Forgotten { channel } => (0, vec![HashChange::Remove(subscription(channel))]),
+    }
+}
+
+/// Where a user stopped on each channel; `None` = a session on another node is subscribed.
+fn offline_channels(
+    known: &KnownUser,
+    now: Now,
+    is_there: impl Fn(u64) -> bool,
+) -> Vec<(String, Option<u64>)> {
+    let live = known.keys().filter_map(|field| {
+        let (node, channel) = field.strip_prefix(LIVE_FIELD)?.split_once(' ')?;
+        is_there(node_number(node)?).then(|| channel.to_owned())
+    });
+    let mut channels: HashMap<String, Option<u64>> = live.map(|channel| (channel, None)).collect();
+    for (field, value) in known {
+        let position = field.strip_prefix(POSITION_FIELD).and_then(|channel| {
+            let (offset, until_ms) = value.split_once(' ')?;
+            let until_ms: u64 = until_ms.parse().ok()?;
+            let offset: u64 = offset.parse().ok()?;
+            (until_ms > now.unix_ms).then_some((channel, offset))
+        });
+        if let Some((channel, offset)) = position {
+            channels.entry(channel.to_owned()).or_insert(Some(offset));
+        }
+    }
+    channels.into_iter().collect()
+}
+
+/// Makes the persistent subscriptions of a user those that Redis knows.
+fn take_over_subscriptions(state: &ProcessState, user: &NodeUser, known: &KnownUser, now: Now) {
+    let channels = known.iter().filter_map(|(field, since_ms)| {
+        let channel = field.strip_prefix(SUBSCRIPTION_FIELD)?;
+        Some((since_ms.parse::<u64>().ok()?, channel))
+    });
+    let mut channels: Vec<_> = channels.collect();
+    channels.sort_unstable();
+    let channels: Vec<_> = channels.into_iter().map(|(_, channel)| channel).collect();
+    let table = &state.persistent;
+    let (before, expires_ms) = table.export(user);
+    if expires_ms != u64::MAX {
+        let expires_ms = now.monotonic_ms.saturating_add(table.ttl_ms());
+        return table.load(user, &channels, expires_ms);
+    }
+    // Sessions here hold it.
+    for channel in before.iter().filter(|it| !channels.contains(&&***it)) {
+        table.remove(user, channel);
+    }
+    for channel in channels {
+        let _ = table.insert(user, channel, true);
+    }
+}
+
+/// The answer of the script: `None` = there are too many sessions.
+fn read_known(value: Value) -> Option<KnownUser> {
+    let Value::Array(parts) = value else {
+        return None;
+    };
+    let mut parts = parts.into_iter();
+    match parts.next()? {
+        Value::Int(1) => redis::from_redis_value(parts.next()?).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::DialectId;
+
+    const NODE: u64 = 0xa;
+    const NOW: Now = Now {
+        monotonic_ms: 0,
+        unix_ms: 1_000,
+    };
+
+    /// What a hash holds after changes.
+    fn after(changes: &[UserChange]) -> KnownUser {
+        let mut known = KnownUser::new();
+        for change in changes
+            .iter()
+            .flat_map(|change| hash_changes(change, NODE, NOW.unix_ms).1)
+        {
+            match change {
+                HashChange::Set(field, value) => {
+                    known.insert(field, value);
+                }
+                HashChange::SetNew(field, value) => {
+                    known.entry(field).or_insert(value);
+                }
+                HashChange::Remove(field) => {
+                    known.remove(&field);
+                }
+                HashChange::RemoveAll(letter) => {
+                    known.retain(|field, _| !field.starts_with(letter))
+                }
+            }
+        }
+        known
+    }
+
+    fn subscribed(offset: u64) -> UserChange {
+        UserChange::Subscribed {
+            channel: "a b".into(),
+            offset,
+        }
+    }
+
+    fn stopped(offset: u64, is_last: bool) -> UserChange {
+        UserChange::Stopped {
+            channels: vec![("a b".into(), offset, is_last)],
+            ttl_ms: 500,
+        }
+    }
+
+    #[test]
+    fn where_a_user_stopped_is_known_until_it_is_too_long_ago() {
+        let known = after(&[subscribed(3), stopped(7, true)]);
+        let at = |unix_ms| offline_channels(&known, Now { unix_ms, ..NOW }, |_| true);
+        assert_eq!(at(1_499), [("a b".to_owned(), Some(7))]);
+        assert_eq!(at(1_500), []);
+    }
+
+    #[test]
+    fn a_session_on_a_node_that_is_there_misses_nothing_and_one_on_a_dead_one_since_it_came() {
+        let known = after(&[subscribed(3)]);
+        let with = |is_there| offline_channels(&known, NOW, |node| node == NODE && is_there);
+        assert_eq!(with(true), [("a b".to_owned(), None)]);
+        assert_eq!(with(false), [("a b".to_owned(), Some(3))]);
+        let known = after(&[subscribed(3), stopped(9, false)]);
+        assert_eq!(
+            offline_channels(&known, NOW, |_| true)[0].1,
+            None,
+            "one is left"
+        );
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_a_user_does_not_want_any_more() {
+        let channel: Box<str> = "a b".into();
+        let ttl_ms = 5;
+        let remembered = UserChange::Remembered {
+            channel: channel.clone(),
+            ttl_ms,
+        };
+        let forgotten = UserChange::Forgotten {
+            channel: channel.clone(),
+        };
+        let unsubscribed = UserChange::Unsubscribed { channel };
+        assert_eq!(after(&[subscribed(3), unsubscribed]), KnownUser::new());
+        assert_eq!(after(&[remembered.clone(), forgotten]), KnownUser::new());
+        assert_eq!(after(&[remembered, UserChange::OfflineRemoved]).len(), 1);
+    }
+
+    #[test]
+    fn persistent_subscriptions_are_those_of_redis_whether_sessions_hold_them_or_not() {
+        use crate::base::persistent::{PersistentLimits, PersistentSubscriptions};
+        let limits = PersistentLimits {
+            per_user_max: 5,
+            users_max: 5,
+            ttl_ms: 100,
+        };
+        let table = PersistentSubscriptions::new(limits);
+        let state = ProcessState::default().with_persistent(table);
+        let user = NodeUser {
+            dialect: DialectId::Gateway,
+            tenant: None,
+            user: "ann".into(),
+        };
+        let known = |fields: &[(&str, &str)]| -> KnownUser {
+            let fields = fields.iter();
+            fields
+                .map(|(field, value)| ((*field).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let names = || -> Vec<String> {
+            let (channels, _) = state.persistent.export(&user);
+            channels.iter().map(ToString::to_string).collect()
+        };
+        take_over_subscriptions(
+            &state,
+            &user,
+            &known(&[("sb", "2"), ("sa", "3"), ("pb", "1")]),
+            NOW,
+        );
+        assert_eq!(names(), ["b", "a"]);
+        assert_eq!(state.persistent.restore(&user, false, 0).len(), 2);
+        take_over_subscriptions(&state, &user, &known(&[("sa", "3"), ("sc", "4")]), NOW);
+        assert_eq!(names(), ["a", "c"]);
+        state.persistent.release(&user, 0);
+        take_over_subscriptions(&state, &user, &known(&[]), NOW);
+        assert_eq!(names(), [""; 0]);
+        assert_eq!(state.persistent.stats().users, 0);
+    }
+}
