@@ -32,6 +32,8 @@ install_missing() {
     [ -n "${CHROMIUM:-}" ] || command -v chromium-headless-shell >/dev/null || packages+=(chromium-headless-shell)
     command -v testssl >/dev/null || packages+=(testssl.sh)
     command -v redis-server >/dev/null || packages+=(redis-server)
+    PATH=$PATH:/usr/sbin command -v ip >/dev/null || packages+=(iproute2)
+    PATH=$PATH:/usr/sbin command -v nft >/dev/null || packages+=(nftables)
     command -v redis-sentinel >/dev/null || packages+=(redis-sentinel)
     command -v promtool >/dev/null || packages+=(prometheus)
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)

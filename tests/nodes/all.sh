@@ -2,6 +2,6 @@
 # All tests of several nodes: tests/nodes/all.sh FANWIRE [--long]
 set -eu
 folder=$(dirname "$0")
-for name in run presence users; do
+for name in run presence users faults; do
     "$folder/$name.py" "$@"
 done

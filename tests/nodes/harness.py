@@ -78,6 +78,8 @@ class Process:
 class Redis(Process):
     """A redis-server with a port and a folder of its own."""
 
+    host = "127.0.0.1"
+
     def __init__(self, folder, *options, program="redis-server"):
         self.port = free_port()
         self.folder = pathlib.Path(tempfile.mkdtemp(dir=folder))
@@ -91,7 +93,7 @@ class Redis(Process):
         until("redis-server answers", lambda: self.command_or_none("PING") in ("PONG", None) and self.is_open())
 
     def is_open(self):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
             return True
         return False
 
@@ -102,7 +104,7 @@ class Redis(Process):
 
     def ask(self, *words):
         """The answer to a command."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
+        with socket.create_connection((self.host, self.port), timeout=PATIENCE_S) as connection:
             text = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in (str(word).encode() for word in words))
             connection.sendall(b"*%d\r\n" % len(words) + text)
             return read_answer(connection.makefile("rb"))
@@ -213,6 +215,7 @@ class Front(Process):
         program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
         super().__init__([program, "-p", folder, "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+    host = Redis.host
     is_open = Redis.is_open
 
     def kill(self):
