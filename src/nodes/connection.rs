@@ -3,7 +3,7 @@
 use super::script::{CatchUp, Names, Scripts};
 use crate::config::RedisAddress;
 use futures_util::future::join_all;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
@@ -11,7 +11,8 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, Pipeline, ProtocolVersion,
     PushInfo, PushKind, RedisError, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Names in one command: a long one would hold up others in Redis.
@@ -25,6 +26,10 @@ pub(super) enum Incoming {
     /// The connection is lost, or does not bring everything any more.
     Lost,
 }
+
+/// Sharded channels that the node is about to leave. Redis takes it off others when their slot moves to another
+/// server.
+type Leaving = Arc<Mutex<HashSet<Vec<u8>>>>;
 
 /// Called with what comes in.
 pub(super) type Receive = Arc<dyn Fn(Incoming) + Send + Sync>;
@@ -45,6 +50,7 @@ pub(super) struct Connection {
     link: Link,
     pub(super) names: Arc<Names>,
     pub(super) scripts: Arc<Scripts>,
+    leaving: Leaving,
 }
 
 #[derive(Clone)]
@@ -72,24 +78,25 @@ impl Connector {
         prefix: String,
         receive: Receive,
     ) -> Result<Connection, RedisError> {
+        let leaving = Leaving::default();
         let link = match &self.address {
             RedisAddress::Server(info) => {
                 let client = match &self.tls_ca {
                     Some(_) => Client::build_with_tls((**info).clone(), self.certificates())?,
                     None => Client::open((**info).clone())?,
                 };
-                self.link_to(&client, receive).await?
+                self.link_to(&client, forward(receive, &leaving)).await?
             }
             RedisAddress::Sentinels { .. } => {
                 let client = self.master().await?;
-                self.link_to(&client, receive).await?
+                self.link_to(&client, forward(receive, &leaving)).await?
             }
             RedisAddress::Cluster(nodes) => {
                 let mut builder = ClusterClientBuilder::new(nodes.clone())
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(self.timeout)
                     .response_timeout(self.timeout)
-                    .push_sender(forward(receive));
+                    .push_sender(forward(receive, &leaving));
                 if self.tls_ca.is_some() {
                     builder = builder.certs(self.certificates());
                 }
@@ -105,6 +112,7 @@ impl Connector {
             link,
             names: Arc::new(names),
             scripts: Arc::new(Scripts::new()),
+            leaving,
         };
         let load = connection.scripts.load();
         for loaded in connection.run(load).await {
@@ -135,7 +143,11 @@ impl Connector {
         client.async_get_client().await
     }
 
-    async fn link_to(&self, client: &Client, receive: Receive) -> Result<Link, RedisError> {
+    async fn link_to(
+        &self,
+        client: &Client,
+        forward: impl AsyncPushSender,
+    ) -> Result<Link, RedisError> {
         let config = || {
             AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(self.timeout))
@@ -143,7 +155,7 @@ impl Connector {
         };
         let connect = |config| client.get_multiplexed_async_connection_with_config(config);
         let commands = config();
-        let subscriptions = config().set_push_sender(forward(receive));
+        let subscriptions = config().set_push_sender(forward);
         let (commands, subscriptions) = (Box::new(commands), Box::new(subscriptions));
         Ok(Link::Server {
             commands: connect(&commands).await?,
@@ -160,7 +172,11 @@ impl Connector {
 }
 
 /// Passes on the messages, and that the connection is lost.
-fn forward(receive: Receive) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
+fn forward(
+    receive: Receive,
+    leaving: &Leaving,
+) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
+    let leaving = Arc::clone(leaving);
     move |push| {
         match push.kind {
             PushKind::Message | PushKind::SMessage => {
@@ -171,11 +187,29 @@ fn forward(receive: Receive) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Syn
                     receive(Incoming::Message(channel, message));
                 }
             }
+            // One that nobody has asked for was also taken for the answer to something else: from here on, answers
+            // are those of other commands.
+            PushKind::SUnsubscribe if !is_asked_for(&push.data, &leaving) => {
+                receive(Incoming::Lost);
+            }
             PushKind::Disconnection => receive(Incoming::Lost),
             _ => {}
         }
         Ok(())
     }
+}
+
+/// Whether the node itself leaves the channel that Redis has taken it off.
+fn is_asked_for(data: &[Value], leaving: &Leaving) -> bool {
+    let Some(Value::BulkString(channel)) = data.first() else {
+        return true;
+    };
+    lock(leaving).remove(channel)
+}
+
+fn lock(leaving: &Leaving) -> MutexGuard<'_, HashSet<Vec<u8>>> {
+    // A panic of another thread leaves the set whole.
+    leaving.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connection {
@@ -226,6 +260,10 @@ impl Connection {
             }
             Link::Cluster(link) => {
                 for some in channels.chunks(NAMES_PER_COMMAND) {
+                    if !is_wanted {
+                        let names = some.iter().map(|channel| channel.as_bytes().to_vec());
+                        lock(&self.leaving).extend(names);
+                    }
                     let changes = some.iter().map(|channel| {
                         let mut link = link.clone();
                         async move {
