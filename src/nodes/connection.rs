@@ -6,10 +6,11 @@ use futures_util::future::join_all;
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
-use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, Pipeline, ProtocolVersion,
-    PushInfo, PushKind, RedisError, ServerErrorKind, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisError, ServerErrorKind, TlsCertificates, TlsMode,
+    Value,
 };
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -131,16 +132,34 @@ impl Connector {
         else {
             return Err((ErrorKind::InvalidClientConfig, "no sentinels").into());
         };
-        let of_master = SentinelNodeConnectionInfo::default()
-            .set_redis_connection_info(settings.redis_settings().clone());
-        let of_master = match settings.addr() {
-            ConnectionAddr::TcpTls { .. } => of_master.set_tls_mode(TlsMode::Secure),
-            _ => of_master,
-        };
+        let addresses = sentinels.iter().map(|url| {
+            let info = url.as_str().into_connection_info()?;
+            Ok(info.addr().clone())
+        });
+        let addresses = addresses.collect::<Result<Vec<_>, RedisError>>()?;
         let role = SentinelServerType::Master;
-        let (urls, name) = (sentinels.clone(), master.clone());
-        let mut client = SentinelClient::build(urls, name, Some(of_master), role)?;
-        client.async_get_client().await
+        let redis = settings.redis_settings();
+        let mut builder = SentinelClientBuilder::new(addresses, master, role)?
+            .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+            .set_client_to_redis_db(redis.db());
+        if let Some(name) = redis.username() {
+            builder = builder.set_client_to_redis_username(name);
+        }
+        if let Some(password) = redis.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let ConnectionAddr::TcpTls { .. } = settings.addr() {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+            if self.tls_ca.is_some() {
+                builder = builder
+                    .set_client_to_redis_certificates(self.certificates())
+                    .set_client_to_sentinel_certificates(self.certificates());
+            }
+        }
+        let mut client = builder.build()?;
+        let master = client.async_get_client().await?;
+        let info = master.get_connection_info().clone();
+        Client::open(info.set_redis_settings(redis.clone()))
     }
 
     async fn link_to(
@@ -306,8 +325,13 @@ pub(super) fn failure(error: &RedisError) -> Failure {
     }
 }
 
+/// What errors say whose kind is that of a lost connection, though the settings are wrong. A cluster passes on
+/// nothing but the text of an error.
+const MISCONFIGURED: [&str; 4] = ["invalid peer certificate", "WRONGPASS", "NOAUTH", "NOPERM"];
+
 /// Whether an error says that the settings are wrong, not that Redis is away.
 pub(super) fn is_misconfigured(error: &RedisError) -> bool {
+    let text = error.to_string();
     matches!(
         error.kind(),
         ErrorKind::AuthenticationFailed
@@ -315,5 +339,5 @@ pub(super) fn is_misconfigured(error: &RedisError) -> bool {
             | ErrorKind::RESP3NotSupported
             | ErrorKind::MasterNameNotFoundBySentinel
             | ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError)
-    ) || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+    ) || MISCONFIGURED.iter().any(|it| text.contains(it))
 }

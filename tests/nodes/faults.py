@@ -325,11 +325,89 @@ async def slots_that_move(binary, folder):
             print(f"  news lost: {scene.lost()}, connections lost: {scene.sum('connections_lost_total'):.0f}")
 
 
+def openssl(*words):
+    subprocess.run(["openssl", *(str(word) for word in words)], check=True, capture_output=True)
 
 
+def authority(folder, name):
+    """A certificate authority: its key and certificate."""
+    key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 2, "-subj", f"/CN={name}",
+            "-addext", "basicConstraints=critical,CA:TRUE", "-keyout", key, "-out", certificate)  # fmt: skip
+    return key, certificate
 
 
+def certificate(folder, name, issuer, names):
+    """The options of a redis-server with a certificate for names."""
+    key, request, signed = (folder / f"{name}.{it}" for it in ("key", "csr", "crt"))
+    extensions = folder / f"{name}.ext"
+    extensions.write_text(f"subjectAltName={names}\n")
+    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-keyout", key, "-out", request)
+    openssl("x509", "-req", "-in", request, "-CA", issuer[1], "-CAkey", issuer[0], "-days", 1, "-extfile", extensions, "-out", signed)
+    files = ("--tls-cert-file", key.with_suffix(".crt"), "--tls-key-file", key, "--tls-ca-cert-file", issuer[1])
+    return (*files, "--tls-auth-clients", "no", "--tls-replication", "yes")
 
+
+class TlsRedis(Redis):
+    """A redis-server with a port for TLS beside its own."""
+
+    def __init__(self, folder, *options, **more):
+        self.tls_port = free_port()
+        super().__init__(folder, "--tls-port", str(self.tls_port), *options, **more)
+
+
+def check_rejected(binary, url, reason, settings):
+    """A node does not start, and says why."""
+    command = [binary, "serve", "--dev", "--listen", "127.0.0.1:0", "--admin-listen", "none"]
+    environment = {"FANWIRE_REDIS_URL": url, "FANWIRE_REDIS_TIMEOUT": "1s", **settings}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1 and "cannot use Redis" in done.stderr and reason in done.stderr, done
+
+
+async def redis_over_tls(binary, folder):
+    """rediss and rediss-sentinel with an authority of one's own; a wrong authority or name ends the start."""
+    folder = pathlib.Path(folder)
+    issuer, other = authority(folder, "issuer"), authority(folder, "other")
+    right = certificate(folder, "right", issuer, "IP:127.0.0.1")
+    elsewhere = certificate(folder, "elsewhere", issuer, "DNS:elsewhere.example")
+    roots = {"FANWIRE_REDIS_TLS_ROOTS": str(issuer[1])}
+    with TlsRedis(folder, *right) as redis, TlsRedis(folder, *elsewhere) as wrong:
+        async with Scene.on(binary, [f"rediss://127.0.0.1:{redis.tls_port}"] * 2, **roots) as scene:
+            redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(1)
+            await scene.finish(news_lost_max=200)
+        for server, settings in ((redis, {"FANWIRE_REDIS_TLS_ROOTS": str(other[1])}), (redis, {}), (wrong, roots)):
+            check_rejected(binary, f"rediss://127.0.0.1:{server.tls_port}", "certificate", settings)
+        sentinel = TlsRedis(folder, *right, program="redis-sentinel")
+        config = sentinel.folder / "sentinel.conf"
+        words = [str(word) for word in sentinel.command[1:]]
+        lines = [f"{name[2:]} {value or repr('')}" for name, value in zip(words[::2], words[1::2]) if name != "--save"]
+        config.write_text("\n".join([*lines, f"sentinel monitor main 127.0.0.1 {redis.tls_port} 1"]) + "\n")
+        sentinel.command = [sentinel.command[0], str(config)]
+        with sentinel:
+            url = f"rediss-sentinel://127.0.0.1:{sentinel.tls_port}/main"
+            async with Scene.on(binary, [url] * 2, **roots) as scene:
+                await asyncio.sleep(0.5)
+                await scene.finish()
+
+
+async def a_cluster_over_tls(binary, folder):
+    """rediss-cluster with an authority of one's own; a wrong authority or password ends the start."""
+    folder = pathlib.Path(folder)
+    issuer, other = authority(folder, "issuer"), authority(folder, "other")
+    options = certificate(folder, "right", issuer, "IP:127.0.0.1")
+    options += ("--tls-cluster", "yes")
+    tls = ("--tls", "--cacert", str(issuer[1]))
+    with cluster(folder, *options, connect=tls, kind=TlsRedis) as (servers, addresses):
+        url, roots = f"rediss-cluster://{','.join(addresses)}", {"FANWIRE_REDIS_TLS_ROOTS": str(issuer[1])}
+        async with Scene.on(binary, [url] * 2, ("hist:1", "hist:2", "hist:3", "news"), **roots) as scene:
+            await asyncio.sleep(0.5)
+            await scene.finish()
+        check_rejected(binary, url, "certificate", {"FANWIRE_REDIS_TLS_ROOTS": str(other[1])})
+        for server in servers:
+            server.ask("CONFIG", "SET", "requirepass", "right")
+        check_rejected(binary, url, "NOAUTH", roots)
+        check_rejected(binary, url, "WRONGPASS", {**roots, "FANWIRE_REDIS_PASSWORD": "wrong"})
 
 
 class Network:
@@ -441,6 +519,8 @@ async def packets_are_lost(binary, folder):
 CASES = [
     packets_are_lost,
     slots_that_move,
+    redis_over_tls,
+    a_cluster_over_tls,
     redis_pauses,
     redis_becomes_a_replica,
     connections_are_killed,
