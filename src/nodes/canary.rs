@@ -1,9 +1,10 @@
-//! The message of a node to itself, which shows that messages come back.
+//! The message of a node to itself, which shows that messages come back and that Redis stores what it is given.
 
+use super::connection::takes_nothing;
 use super::run::{Event, Runner};
-use crate::base::limits::NODE_CANARY_MS;
+use crate::base::limits::{NODE_CANARY_MS, NODE_PEER_MS};
 use crate::base::now::Stopwatch;
-use redis::Value;
+use redis::{RedisError, Value, cmd};
 
 /// The message of the node to itself, on a channel that all nodes are subscribed to as the last one.
 #[derive(Default)]
@@ -17,6 +18,8 @@ pub(super) struct Canary {
     pub(super) due_ms: u64,
     /// Whether one has come back on this connection.
     pub(super) has_returned: bool,
+    /// Whether Redis has taken what the last one wrote.
+    pub(super) is_written: bool,
 }
 
 impl Runner {
@@ -50,14 +53,33 @@ impl Runner {
         self.canary.due_ms = now_ms + NODE_CANARY_MS;
         self.canary.sent_ns = Some(Stopwatch::of(self.clock).nanos());
         let message = self.canary_message();
-        let command = connection.names.publish(&self.canary_channel, &message);
+        let publish = connection.names.publish(&self.canary_channel, &message);
+        let mut write = cmd("SET");
+        write.arg(&self.canary_channel).arg(self.canary.number);
+        write.arg("PX").arg(NODE_PEER_MS);
         self.spawn(async move {
-            match connection.run(vec![command]).await.pop() {
-                Some(Ok(Value::Int(count))) => Event::Heard(u64::try_from(count).unwrap_or(0)),
+            let mut answers = connection.run(vec![write, publish]).await;
+            let published = answers.pop();
+            let rejection = answers.pop().and_then(Result::err).filter(takes_nothing);
+            match published {
+                Some(Ok(Value::Int(count))) => {
+                    Event::Heard(u64::try_from(count).unwrap_or(0), rejection)
+                }
                 Some(Err(error)) => Event::Failed(error),
-                _ => Event::Heard(0),
+                _ => Event::Heard(0, rejection),
             }
         });
+    }
+
+    /// So many nodes have received the canary; the error, if Redis has not taken what it wrote.
+    pub(super) fn heard(&mut self, count: u64, rejection: Option<RedisError>, now_ms: u64) {
+        self.peers.note(count, now_ms);
+        self.canary.is_written = rejection.is_none();
+        let counters = &self.engine.link().counters;
+        if let Some(error) = rejection.filter(|_| counters.is_up()) {
+            counters.set_up(false);
+            tracing::error!(redis = %self.connector.address, %error, "Redis stores nothing now");
+        }
     }
 
     fn canary_message(&self) -> Vec<u8> {

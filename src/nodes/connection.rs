@@ -317,12 +317,19 @@ pub(super) fn failure(error: &RedisError) -> Failure {
         )
         | ErrorKind::UnexpectedReturnType => Failure::Rejected,
         // Of codes that the library does not know.
-        ErrorKind::Extension => match error.code() {
-            Some("OOM" | "WRONGTYPE" | "NOREPLICAS" | "MISCONF") => Failure::Rejected,
-            _ => Failure::Later,
-        },
+        ErrorKind::Extension if takes_nothing(error) || error.code() == Some("WRONGTYPE") => {
+            Failure::Rejected
+        }
         _ => Failure::Later,
     }
+}
+
+/// Whether an error says that Redis stores nothing of anybody now.
+pub(super) fn takes_nothing(error: &RedisError) -> bool {
+    matches!(
+        error.code(),
+        Some("OOM" | "NOREPLICAS" | "MISCONF" | "READONLY")
+    )
 }
 
 /// What errors say whose kind is that of a lost connection, though the settings are wrong. A cluster passes on

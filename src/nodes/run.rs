@@ -51,8 +51,8 @@ pub(super) enum Event {
     UsersServed(Vec<Result<Value, RedisError>>, Vec<u64>, Arrived),
     /// The node is subscribed to the channel of the canary.
     Listening,
-    /// So many nodes have received the canary.
-    Heard(u64),
+    /// So many nodes have received the canary; the error, if Redis has not taken what it wrote.
+    Heard(u64, Option<RedisError>),
     Failed(RedisError),
 }
 
@@ -274,7 +274,7 @@ impl Runner {
             }
             Event::CaughtUp(results) => self.caught_up(results, now_ms),
             Event::Listening => self.canary.is_listening = true,
-            Event::Heard(count) => self.peers.note(count, now_ms),
+            Event::Heard(count, rejection) => self.heard(count, rejection, now_ms),
             Event::Subscribed(_, Err(error))
             | Event::Unsubscribed(Err(error))
             | Event::Failed(error) => {
@@ -400,7 +400,8 @@ impl Runner {
     /// States that all is well, when what was kept is sent: only then the history has all that was
     /// delivered here.
     fn note_whether_up(&mut self) {
-        let is_sent = !self.engine.has_backlog()
+        let is_sent = self.canary.is_written
+            && !self.engine.has_backlog()
             && (self.in_flight.units.is_empty() || self.in_flight.is_counted);
         let counters = &self.engine.link().counters;
         if is_sent && !counters.is_up() && matches!(self.state, State::Up(_)) {

@@ -167,6 +167,13 @@ async def redis_pauses(binary, folder):
 async def redis_becomes_a_replica(binary, folder):
     """REPLICAOF leaves connections open and forbids writing: degraded until it is a master again, and then all is sent."""
     with Redis(folder) as redis:
+        with Node(binary, redis.url, **SETTINGS) as idle:
+            await acquainted(idle)
+            redis.ask("REPLICAOF", "127.0.0.1", free_port())
+            await settle(lambda: not idle.is_healthy(), "a node that publishes nothing notices")
+            redis.ask("REPLICAOF", "NO", "ONE")
+            await settle(idle.is_healthy, "and that it is over")
+            assert idle.metric("fanwire_redis_connections_lost_total") == 0
         async with Scene.on(binary, [redis.url] * 2) as scene:
             redis.ask("REPLICAOF", "127.0.0.1", free_port())
             await scene.degraded()
