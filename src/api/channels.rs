@@ -399,7 +399,7 @@ pub(super) async fn delete_history(
         return Err(NO_HISTORY);
     }
     caller.context.delete_history(&full_name);
-    publish::await_stored(caller).await?;
+    publish::await_stored(caller, None).await?;
     Ok(json(&Deleted { status: "deleted" }))
 }
 
@@ -420,6 +420,6 @@ pub(super) async fn delete_user_history(
     let tenant = access.tenant().or(tenant.as_deref());
     caller.request.note_tenant(tenant);
     caller.context.delete_user_history(tenant, user);
-    publish::await_stored(caller).await?;
+    publish::await_stored(caller, None).await?;
     Ok(json(&Deleted { status: "deleted" }))
 }

@@ -92,8 +92,8 @@ pub(super) async fn notify(caller: &Caller, headers: &HeaderMap, body: &[u8]) ->
     let channel = dialect.map_or_else(|| EVERYONE.to_owned(), dialect_channel);
     let publication = Publication::new(&channel, kind, &data).in_scope(scope);
     let put = publish::put(caller, &publication).await;
-    put.map_err(|error| publish::failed(&error))?;
-    publish::await_stored(caller).await?;
+    let accepted = put.map_err(|error| publish::failed(&error))?;
+    publish::await_stored(caller, accepted.sent).await?;
     let state = &caller.context.process_state;
     let clients = match (scope, dialect) {
         (TenantScope::Without, None) => Some(state.sessions_without_tenant()),

@@ -4,11 +4,11 @@ use super::access::{Access, authorize};
 use super::answer::{Outcome, Rejected, json};
 use super::body::{self, Object};
 use super::caller::Caller;
-use crate::base::Position;
 use crate::base::channel_names::{
     ROOM, permission_channel, role_channel, tenant_channel, user_channel,
 };
 use crate::base::limits::{API_PUBLICATIONS_MAX, API_ROOM_TIMEOUT_MS};
+use crate::base::{Position, Sent};
 use crate::broker::{BroadcastTarget, Publication, SessionId};
 use crate::config::ApiScope;
 use crate::shard::{PublishError, published as published_details};
@@ -365,13 +365,13 @@ async fn to_channel(caller: &Caller, headers: &HeaderMap, body: &[u8], channel: 
 
 /// Publishes, and answers when that is done.
 pub(super) async fn published(caller: &Caller, publication: &Publication<'_>) -> Outcome {
-    let position = put(caller, publication)
+    let accepted = put(caller, publication)
         .await
         .map_err(|error| failed(&error))?;
-    await_stored(caller).await?;
+    await_stored(caller, accepted.sent).await?;
     Ok(json(&Published {
         status: "published",
-        position: position.map(|position| position.to_string()),
+        position: accepted.position.map(|position| position.to_string()),
     }))
 }
 
@@ -396,9 +396,13 @@ async fn publish_all(
         errors: Vec::new(),
     };
     let until_ms = room_deadline_ms(caller);
+    let mut sent = Vec::new();
     for (index, publication) in publications.iter().enumerate() {
         match put_until(caller, publication, until_ms).await {
-            Ok(_) => all.published += 1,
+            Ok(accepted) => {
+                all.published += 1;
+                sent.extend(accepted.sent);
+            }
             Err(error) if index == 0 => return Err(failed(&error)),
             Err(error) => {
                 let error = error.to_string();
@@ -412,15 +416,26 @@ async fn publish_all(
             }
         }
     }
-    await_stored(caller).await?;
+    await_stored(caller, sent).await?;
     Ok(json(&all))
+}
+
+/// Whether the other nodes have a publication (true), or never will.
+pub(super) type IsSent = oneshot::Receiver<bool>;
+
+/// A publication that was accepted.
+pub(super) struct Accepted {
+    /// Its position, where that is known at once.
+    position: Option<Position>,
+    /// When there are other nodes.
+    pub(super) sent: Option<IsSent>,
 }
 
 /// Publishes, and waits for room in the ring.
 pub(super) async fn put(
     caller: &Caller,
     publication: &Publication<'_>,
-) -> Result<Option<Position>, PublishError> {
+) -> Result<Accepted, PublishError> {
     put_until(caller, publication, room_deadline_ms(caller)).await
 }
 
@@ -433,7 +448,7 @@ async fn put_until(
     caller: &Caller,
     publication: &Publication<'_>,
     until_ms: u64,
-) -> Result<Option<Position>, PublishError> {
+) -> Result<Accepted, PublishError> {
     let context = &caller.context;
     // Relaxed: a concurrent request may still see the old value.
     if context.is_draining.load(Ordering::Relaxed) {
@@ -447,7 +462,12 @@ async fn put_until(
     };
     let result = loop {
         let now = context.clock.now();
-        match context.publisher.publish(publication, now) {
+        let (tell, sent) = match &context.process_state.link {
+            Some(_) => teller(),
+            None => (None, None),
+        };
+        let publisher = &context.publisher;
+        match publisher.publish_and_tell(publication, tell, now) {
             Err(PublishError::RingFull) if now.monotonic_ms < until_ms => {
                 match &context.process_state.link {
                     // Room comes when what is in front of it is sent.
@@ -455,7 +475,7 @@ async fn put_until(
                     None => next_turn().await,
                 }
             }
-            result => break result,
+            result => break result.map(|position| Accepted { position, sent }),
         }
     };
     if let Some((tracer, span)) = traced {
@@ -463,6 +483,16 @@ async fn put_until(
         tracer.end(span, published_details(publication, error));
     }
     result
+}
+
+/// What is called when the other nodes have a publication, and what waits for that.
+fn teller() -> (Option<Sent>, Option<IsSent>) {
+    let (sender, sent) = oneshot::channel();
+    let tell = move |is_sent| {
+        // Fails when the client is gone.
+        let _ = sender.send(is_sent);
+    };
+    (Some(Box::new(tell)), Some(sent))
 }
 
 /// Returns in the next turn of the event loop.
@@ -478,10 +508,20 @@ async fn next_turn() {
     .await;
 }
 
-/// Where publications are acknowledged only when they are stored: waits for that.
-pub(super) async fn await_stored(caller: &Caller) -> Result<(), Rejected> {
+/// Waits until publications are with the other nodes, and stored where they are acknowledged only then.
+pub(super) async fn await_stored(
+    caller: &Caller,
+    sent: impl IntoIterator<Item = IsSent>,
+) -> Result<(), Rejected> {
+    let reason = "published, but not stored";
+    let not_stored = || Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, reason);
     if let Some(link) = &caller.context.process_state.link {
         link.flushed().await;
+    }
+    for is_sent in sent {
+        if is_sent.await != Ok(true) {
+            return Err(not_stored());
+        }
     }
     let publisher = &caller.context.publisher;
     if !publisher.acknowledges_stored() {
@@ -495,8 +535,7 @@ pub(super) async fn await_stored(caller: &Caller) -> Result<(), Rejected> {
     if marked.is_ok() && stored.await == Ok(true) {
         return Ok(());
     }
-    let reason = "published, but not stored";
-    Err(Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, reason))
+    Err(not_stored())
 }
 
 /// The answer to a publication that was not accepted.

@@ -6,7 +6,7 @@ use super::stored;
 use crate::base::interest::variants_of;
 use crate::base::limits::{CHANNEL_BYTES_MAX, KIND_BYTES_MAX, SHARDS_MAX, TENANT_BYTES_MAX};
 use crate::base::now::Stopwatch;
-use crate::base::{Now, Position, ProcessState, ShardCounters, Variant};
+use crate::base::{Now, Position, ProcessState, Sent, ShardCounters, Variant};
 use crate::broker::Publication;
 use crate::config::CompressionPolicy;
 use crate::dialect::{self, PublicationMeta};
@@ -230,11 +230,24 @@ impl Publisher {
         publication: &Publication<'_>,
         now: Now,
     ) -> Result<Option<Position>, PublishError> {
+        self.publish_and_tell(publication, None, now)
+    }
+
+    /// Publishes, and calls `sent` when the other nodes have it or never will; not without other nodes.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub(crate) fn publish_and_tell(
+        &self,
+        publication: &Publication<'_>,
+        sent: Option<Sent>,
+        now: Now,
+    ) -> Result<Option<Position>, PublishError> {
         let Some(link) = &self.process_state.link else {
             return self.publish_here(publication, now);
         };
         self.check(publication)?;
-        let outgoing = outgoing(publication, &self.process_state, None, now);
+        let outgoing = outgoing(publication, &self.process_state, sent, now);
         if link.send(outgoing).is_err() {
             self.counters().ring_full.add(1);
             return Err(PublishError::RingFull);

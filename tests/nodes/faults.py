@@ -229,6 +229,46 @@ async def a_node_that_reads_too_slowly(binary, folder):
             assert b.metric("fanwire_redis_publications_recovered_total") > 0
 
 
+async def redis_does_not_take_more(binary, folder):
+    """Out of memory, or with too few replicas: channels with a history are rejected, and their publishers and health say so."""
+    with Redis(folder, "--maxmemory-policy", "noeviction") as redis:
+        with Node(binary, redis.url, **SETTINGS) as a, Node(binary, redis.url, **SETTINGS) as b:
+            await acquainted(a, b)
+            here, there = await clients_of([a, b], 2, CHANNELS)
+            number, dropped, expected = 0, 0, []
+
+            def publish(status):
+                nonlocal number
+                number += 1
+                answer = a.request("POST", "/api/publish", {"channel": "hist:1", "type": "m", "data": number})
+                assert answer[0] == status, answer
+                a.publish("news", number)
+
+            for name, bad, good in (("maxmemory", 1, 0), ("min-replicas-to-write", 1, 0)):
+                publish(200)
+                expected.append(number)
+                redis.ask("CONFIG", "SET", name, bad)
+                publish(500)
+                publish(500)
+                dropped += 2
+                assert a.metric("fanwire_redis_publications_dropped_total") == dropped
+                for node in (a, b):
+                    await settle(lambda: not node.is_healthy(), "the node says that Redis takes nothing")
+                # Who comes now gets what there is.
+                other = await Client.connect(b)
+                await other.subscribe("hist:1")
+                other.close()
+                redis.ask("CONFIG", "SET", name, good)
+                for node in (a, b):
+                    await settle(node.is_healthy, "the node says that Redis takes everything again")
+                publish(200)
+                expected.append(number)
+            every = list(range(1, number + 1))
+            await settle(lambda: there.received["hist:1"] == expected and there.received["news"] == every, "all arrive on b")
+            await settle(lambda: here.received["hist:1"] == every and here.received["news"] == every, "all arrive on a")
+            assert a.metric("fanwire_redis_connections_lost_total") == 0
+            assert any("Redis rejects publications" in line for line in a.log)
+
 
 async def publishers_wait_for_redis(binary, folder):
     """POST /api/publish while Redis is stopped: answered when it goes on, or by the node alone after redis_timeout."""
@@ -532,6 +572,7 @@ CASES = [
     redis_becomes_a_replica,
     connections_are_killed,
     a_node_that_reads_too_slowly,
+    redis_does_not_take_more,
     publishers_wait_for_redis,
 ]
 

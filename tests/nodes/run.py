@@ -566,7 +566,8 @@ async def one_channel_that_redis_rejects(binary, folder):
             a.publish(channel, 1)
         await settle(lambda: client.received.get("hist:1") == [1] and client.received.get("news") == [1], "they arrive")
         assert b.is_healthy() and b.metric("fanwire_redis_connections_lost_total") == 0
-        b.publish("hist:bad", 2)
+        answer = b.request("POST", "/api/publish", {"channel": "hist:bad", "type": "m", "data": 2})
+        assert answer[0] == 500, answer
         await settle(lambda: client.received.get("hist:bad") == [2], "it is delivered on its node")
         assert b.metric("fanwire_redis_publications_dropped_total") == 1
 
