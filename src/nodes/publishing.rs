@@ -218,5 +218,12 @@ impl Runner {
             self.engine.keep(publication);
         }
         self.engine.drop_backlog();
+        let dropped = self.engine.link().counters.dropped(NodeDrop::Stopped);
+        if dropped > 0 {
+            tracing::warn!(
+                redis = %self.connector.address, publications = dropped,
+                "the server has ended while Redis was away: the other nodes do not receive these publications"
+            );
+        }
     }
 }

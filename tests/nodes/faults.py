@@ -302,6 +302,30 @@ async def publishers_wait_for_redis(binary, folder):
                 assert sorted(it for _, it in client.received["hist:1"]) == list(range(10))
 
 
+async def a_node_ends_while_redis_is_stopped(binary, folder):
+    """SIGTERM: it ends in time and in order, and says how many publications other nodes will not receive."""
+    with Redis(folder) as redis:
+        for is_noticed in (False, True):
+            with Node(binary, redis.url, **SETTINGS, FANWIRE_DRAIN_CLOSE_TIMEOUT="1s") as node:
+                await acquainted(node)
+                (client,) = await clients_of([node], 1, ["news"])
+                redis.signal(signal.SIGSTOP)
+                if is_noticed:
+                    until("the node notices", lambda: not node.is_healthy())
+                for number in range(20):
+                    client.publish("news", number)
+                if is_noticed:
+                    await settle(lambda: len(client.received.get("news", ())) == 20, "they are delivered on the node")
+                else:
+                    await settle(lambda: node.metric("fanwire_redis_queue_bytes") > 0, "they are on their way")
+                node.signal(signal.SIGTERM)
+                began = time.monotonic()
+                code = await aside(lambda: node.process.wait(timeout=10))
+                assert code == 0, code
+                redis.signal(signal.SIGCONT)
+                told = [re.search(r"publications=(\d+)|\"publications\":(\d+)", line) for line in node.log if "other nodes" in line]
+                assert any(it and "20" in it.groups() for it in told), (is_noticed, node.log[-6:])
+
 
 def moved_by_hand(servers, slot, target, pause):
     """Moves a slot as redis-cli does, with time between the steps."""
@@ -574,6 +598,7 @@ CASES = [
     a_node_that_reads_too_slowly,
     redis_does_not_take_more,
     publishers_wait_for_redis,
+    a_node_ends_while_redis_is_stopped,
 ]
 
 
