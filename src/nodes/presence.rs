@@ -105,6 +105,10 @@ impl Runner {
         self.sharing.is_renewing = false;
         match result.map(|result| result.map(read_nodes)) {
             Some(Ok(Some(nodes))) => self.note_nodes(&nodes, now_ms),
+            // Nobody renews a lease then, and nobody is taken for dead.
+            Some(Err(error)) if failure(&error) == Failure::Rejected => {
+                self.presence_rejected(&error);
+            }
             Some(Err(error)) => self.lose(&error.to_string(), now_ms),
             _ => self.lose("Redis gave an answer that is not one", now_ms),
         }
