@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// Its id, unique in the process.
+    /// Its id, unique among all nodes.
     pub id: String,
     /// The connection id of the monitoring dialect: `ip:port:unix_ts`.
     pub connection_id: String,

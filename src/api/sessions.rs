@@ -63,8 +63,12 @@ impl Shards {
                 })?
             }
         };
-        let SessionId { shard, connection } = id;
-        if shard >= self.count() {
+        let SessionId {
+            node,
+            shard,
+            connection,
+        } = id;
+        if node != self.node() || shard >= self.count() {
             return Err(Unreached::Unknown);
         }
         let tenant = tenant.map(str::to_owned);

@@ -41,6 +41,11 @@ impl Shards {
         }
     }
 
+    /// The number of this node in the ids of its sessions.
+    pub(super) fn node(&self) -> u32 {
+        self.process_state.node()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u16 {

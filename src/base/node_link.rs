@@ -129,6 +129,13 @@ impl NodeLink {
         self.node
     }
 
+    /// The number of this node in the ids of its sessions; not 0.
+    #[must_use]
+    pub fn node_in_ids(&self) -> u32 {
+        let upper = u32::try_from(self.node >> 32);
+        upper.expect("32 bits are left").max(1)
+    }
+
     /// Puts a publication in the queue.
     ///
     /// # Errors

@@ -115,6 +115,12 @@ impl ProcessState {
         self
     }
 
+    /// The number of this node in the ids of its sessions; 0 = there is only one.
+    #[must_use]
+    pub fn node(&self) -> u32 {
+        self.link.as_ref().map_or(0, NodeLink::node_in_ids)
+    }
+
     /// The same with a table of what a webhook is told.
     #[must_use]
     pub fn with_changes(mut self, changes: Option<StateChanges>) -> Self {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// What is known about a session.
 #[derive(Debug)]
 pub struct SessionView<'a> {
-    /// Its id, unique in the process.
+    /// Its id, unique among all nodes.
     pub id: SessionId,
     /// Its dialect.
     pub dialect: DialectId,
@@ -29,14 +29,18 @@ pub struct SessionView<'a> {
     pub channels: Vec<&'a str>,
 }
 
-/// Id of a session in the process: its shard and its connection there.
+/// Id of a session: its node, where there are several, its shard and its connection there.
 ///
 /// ```
-/// let id: fanwire::SessionId = "0001000002000003".parse().unwrap();
-/// assert_eq!(id.to_string(), "0001000002000003");
+/// for text in ["0001000002000003", "89abcdef0001000002000003"] {
+///     let id: fanwire::SessionId = text.parse().unwrap();
+///     assert_eq!(id.to_string(), text);
+/// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
+    /// The number of the node; 0 = there is only one.
+    pub node: u32,
     /// The shard's index.
     pub shard: u16,
     /// The connection.
@@ -44,9 +48,12 @@ pub struct SessionId {
 }
 
 impl std::fmt::Display for SessionId {
-    /// Sixteen hexadecimal digits: shard (4), generation (6), slot (6).
+    /// Hexadecimal digits: node (8), if there are several, shard (4), generation (6), slot (6).
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (generation, slot) = (self.connection.generation(), self.connection.slot());
+        if self.node != 0 {
+            write!(formatter, "{:08x}", self.node)?;
+        }
         write!(formatter, "{:04x}{generation:06x}{slot:06x}", self.shard)
     }
 }
@@ -55,11 +62,20 @@ impl std::str::FromStr for SessionId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        if text.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(());
         }
+        let (node, text) = match text.len() {
+            16 => (0, text),
+            24 => (
+                u32::from_str_radix(&text[..8], 16).map_err(drop)?,
+                &text[8..],
+            ),
+            _ => return Err(()),
+        };
         let part = |range| u32::from_str_radix(&text[range], 16).map_err(drop);
         Ok(Self {
+            node,
             shard: u16::from_str_radix(&text[..4], 16).map_err(drop)?,
             connection: ConnectionId::new(part(10..16)?, part(4..10)?),
         })

@@ -128,8 +128,8 @@ impl Broker {
     ) {
         let matching = match target {
             BroadcastTarget::All | BroadcastTarget::Except(_) => {
-                let without = target.excluded().filter(|id| id.shard == self.shard);
-                let without = without.map(|id| id.connection);
+                let without = target.excluded().map(|id| id.connection);
+                let without = without.filter(|id| target.excluded() == Some(self.session_id(*id)));
                 let is_excluded =
                     |slot| without.is_some() && self.sessions.id_at_slot(slot) == without;
                 let subscribers = self.channels.at(channel).subscribers();

@@ -278,10 +278,11 @@ impl Broker {
         self.sessions.ids()
     }
 
-    /// The session's id in the process.
+    /// The session's id.
     #[must_use]
     pub fn session_id(&self, connection: ConnectionId) -> SessionId {
         SessionId {
+            node: self.process_state.node(),
             shard: self.shard,
             connection,
         }

@@ -12,6 +12,7 @@ pub(super) const NOW: Now = Now::at(120_500, 1_704_067_200_000);
 pub(super) fn session() -> SessionView<'static> {
     SessionView {
         id: SessionId {
+            node: 0,
             shard: 1,
             connection: ConnectionId::new(2, 3),
         },

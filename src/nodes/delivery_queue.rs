@@ -7,7 +7,6 @@
 
 use crate::base::now::Clock;
 use crate::base::{ChannelTag, Position, ProcessState};
-use crate::broker::{BroadcastTarget, Publication};
 use crate::shard::{PublishError, Publisher, Received, envelope};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -119,16 +118,6 @@ impl DeliveryQueue {
             link.counters.malformed.add(1);
             return true;
         };
-        let publication = opened.publication;
-        // A session of another node may have the id of one of this node.
-        let target = match publication.target {
-            BroadcastTarget::Except(_) if message.origin.0 != link.node() => BroadcastTarget::All,
-            target => target,
-        };
-        let publication = Publication {
-            target,
-            ..publication
-        };
         let received = Received {
             origin: message.origin,
             unix_ms: opened.unix_ms,
@@ -137,7 +126,7 @@ impl DeliveryQueue {
         };
         match self
             .publisher
-            .deliver(&publication, received, self.clock.now())
+            .deliver(&opened.publication, received, self.clock.now())
         {
             Ok(()) => {
                 link.counters.received.add(u64::from(!message.is_quiet));

@@ -89,7 +89,7 @@ impl AsyncSession {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its id, unique in the process.
+    /// Its id, unique among all nodes.
     #[must_use]
     pub fn id(&self) -> SessionId {
         self.0.id

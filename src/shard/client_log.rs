@@ -27,6 +27,7 @@ const LINE: u64 = 1_000;
 /// Writes the lines about the clients of one shard.
 #[derive(Debug)]
 pub(super) struct ClientLog {
+    node: u32,
     shard: u16,
     policy: ClientLogPolicy,
     counters: Arc<ShardCounters>,
@@ -117,7 +118,7 @@ const fn is_denied(status: u16) -> bool {
 
 impl ClientLog {
     pub(super) fn new(
-        shard: u16,
+        (node, shard): (u32, u16),
         policy: ClientLogPolicy,
         counters: Arc<ShardCounters>,
         now: Now,
@@ -129,6 +130,7 @@ impl ClientLog {
             reported_ms: now.monotonic_ms,
         };
         Self {
+            node,
             shard,
             policy,
             counters,
@@ -138,6 +140,7 @@ impl ClientLog {
 
     fn id(&self, connection: ConnectionId) -> SessionId {
         SessionId {
+            node: self.node,
             shard: self.shard,
             connection,
         }
@@ -502,7 +505,7 @@ mod tests {
             is_on: true,
             per_second_max,
         };
-        ClientLog::new(0, policy, Arc::default(), Now::at(5_000, 0))
+        ClientLog::new((0, 0), policy, Arc::default(), Now::at(5_000, 0))
     }
 
     #[test]

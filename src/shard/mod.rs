@@ -179,6 +179,7 @@ impl Shard {
             parts.process_state.heartbeats.shard_count(),
             Arc::clone(&parts.quotas),
         );
+        let node = parts.process_state.node();
         let broker = Broker::new(BrokerParts {
             shard: parts.index,
             policy: Arc::clone(&parts.policy),
@@ -208,7 +209,7 @@ impl Shard {
             unauthenticated,
             encoder,
             ClientLog::new(
-                parts.index,
+                (node, parts.index),
                 parts.policy.client_log,
                 Arc::clone(&parts.counters),
                 now,

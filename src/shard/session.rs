@@ -134,7 +134,7 @@ impl<'a> Session<'a> {
         self.actions
     }
 
-    /// Its id, unique in the process.
+    /// Its id, unique among all nodes.
     ///
     /// ```
     /// # let builder = fanwire::Server::builder().on_connect(|session| {
