@@ -3,8 +3,9 @@
 use super::access::{Access, authorize};
 use super::answer::{Outcome, Rejected, json};
 use super::caller::Caller;
+use super::channel_page::ChannelSearch;
 use super::connections::full_name;
-use super::shards::WhileStalled;
+use super::question::Count;
 use super::{body, publish};
 use crate::base::ProcessState;
 use crate::base::channel_names::{is_reserved, split_tenant};
@@ -14,11 +15,10 @@ use crate::base::limits::{
 };
 use crate::base::{Position, PresenceMode};
 use crate::config::ApiScope;
-use crate::shard::{HistoryPage, PageRequest, Shard};
+use crate::shard::{HistoryPage, PageRequest};
 use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 const NO_HISTORY: Rejected = Rejected::new(StatusCode::NOT_FOUND, "the channel has no history");
@@ -33,7 +33,7 @@ pub(super) struct Channels {
     /// What to send as `after` for the next page; absent if this is the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
-    /// False while a shard is stalled: then its subscribers are missing.
+    /// False while a shard is stalled or a node does not answer: then its subscribers are missing.
     is_complete: bool,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct ChannelDetails {
     /// Absent if the channel has no history.
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<HistoryRange>,
-    /// False while a shard is stalled: then its subscribers are missing.
+    /// False while a shard is stalled or a node does not answer: then its subscribers are missing.
     is_complete: bool,
 }
 
@@ -131,6 +131,8 @@ pub(super) struct Publication {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Deleted {
     status: &'static str,
+    /// False while a node does not answer or Redis is away: then it may not be deleted everywhere.
+    is_complete: bool,
 }
 
 /// Lists the channels that clients have subscribed to.
@@ -149,45 +151,19 @@ pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&st
     let limit = body::number("limit", limit.as_deref(), (API_PAGE_DEFAULT, API_PAGE_MAX))?;
     access.scope(tenant.as_deref(), false)?;
     let tenant = access.tenant().map(str::to_owned).or(tenant);
-    let is_wanted = {
-        let after = after.unwrap_or_default();
-        move |full_name: &str| {
-            let (of, name) = split_tenant(full_name);
-            full_name > &*after
-                && tenant.as_deref().is_none_or(|tenant| of == Some(tenant))
-                && prefix
-                    .as_deref()
-                    .is_none_or(|prefix| name.starts_with(prefix))
-        }
+    let search = ChannelSearch {
+        prefix,
+        tenant,
+        after: after.unwrap_or_default(),
     };
-    let mut found: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut is_complete, mut has_more) = (true, false);
-    let shards = &caller.context.shards;
-    for shard in 0..shards.count() {
-        let mut next = Some(0);
-        while let Some(from) = next {
-            let is_wanted = is_wanted.clone();
-            let call = move |shard: &mut Shard, _| shard.broker().channels_from(from, is_wanted);
-            let Some(part) = shards.call(shard, WhileStalled::Skip, call).await else {
-                is_complete = false;
-                break;
-            };
-            for (name, count) in part.items {
-                *found.entry(name).or_default() += count;
-                if found.len() > limit {
-                    found.pop_last();
-                    has_more = true;
-                }
-            }
-            next = part.next;
-        }
-    }
-    let next = found.last_key_value().map(|(name, _)| name.clone());
-    let channels = found.into_iter().map(|(name, count)| summary(&name, count));
+    let page = caller.context.channel_page(search, limit).await;
+    let next = page.channels.last_key_value().map(|(name, _)| name.clone());
+    let channels = page.channels.into_iter();
+    let channels = channels.map(|(name, count)| summary(&name, count));
     Ok(json(&Channels {
         channels: channels.collect(),
-        next: next.filter(|_| has_more),
-        is_complete,
+        next: next.filter(|_| page.has_more),
+        is_complete: page.is_complete,
     }))
 }
 
@@ -227,15 +203,7 @@ pub(super) async fn show(
     let [tenant] = body::query(query, ["tenant"])?;
     access.scope(tenant.as_deref(), false)?;
     let full_name = name_for(access, tenant.as_deref(), name)?;
-    let count = {
-        let full_name = full_name.clone();
-        move |shard: &mut Shard, _| shard.broker().subscriber_count(&full_name)
-    };
-    let (counts, is_complete) = caller
-        .context
-        .shards
-        .call_all(WhileStalled::Skip, count)
-        .await;
+    let Count { count, is_complete } = caller.context.subscribers(&full_name).await;
     let context = &caller.context;
     let state = &context.process_state;
     let tag = state.interests.tag(&full_name);
@@ -259,7 +227,7 @@ pub(super) async fn show(
         }
     });
     Ok(json(&ChannelDetails {
-        summary: summary(&full_name, counts.iter().sum()),
+        summary: summary(&full_name, count),
         presence,
         history,
         is_complete,
@@ -398,9 +366,7 @@ pub(super) async fn delete_history(
     {
         return Err(NO_HISTORY);
     }
-    caller.context.delete_history(&full_name);
-    publish::await_stored(caller, None).await?;
-    Ok(json(&Deleted { status: "deleted" }))
+    deleted(caller, caller.context.delete_history_everywhere(&full_name)).await
 }
 
 /// Deletes what was published for a user only, and where the user stopped.
@@ -419,7 +385,15 @@ pub(super) async fn delete_user_history(
     access.scope(tenant.as_deref(), false)?;
     let tenant = access.tenant().or(tenant.as_deref());
     caller.request.note_tenant(tenant);
-    caller.context.delete_user_history(tenant, user);
+    let context = &caller.context;
+    deleted(caller, context.delete_user_history_everywhere(tenant, user)).await
+}
+
+async fn deleted(caller: &Caller, deleting: impl Future<Output = bool>) -> Outcome {
+    let is_complete = deleting.await;
     publish::await_stored(caller, None).await?;
-    Ok(json(&Deleted { status: "deleted" }))
+    Ok(json(&Deleted {
+        status: "deleted",
+        is_complete,
+    }))
 }

@@ -6,15 +6,14 @@ use super::body;
 use super::caller::Caller;
 use super::info::ConnectionInfo;
 use super::publish::MessageRequest;
-use super::sessions::{ConnectionPage, Unreached, info};
+use super::question::{Count, SessionAction, SessionAnswer};
+use super::sessions::{ConnectionPage, Unreached};
 use super::shards::WhileStalled;
+use crate::base::DialectId;
 use crate::base::channel_names::{channel_of_tenant, is_reserved};
-use crate::base::counters::CloseReason;
 use crate::base::limits::{API_PAGE_DEFAULT, API_PAGE_MAX, CHANNEL_BYTES_MAX};
-use crate::base::{ConnectionId, DialectId, Now};
-use crate::broker::{Command, SessionId, SessionSearch};
+use crate::broker::{SessionId, SessionSearch};
 use crate::config::ApiScope;
-use crate::shard::Shard;
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -25,7 +24,7 @@ const NOT_FOUND: Rejected = Rejected::new(StatusCode::NOT_FOUND, "there is no su
 #[derive(Serialize, ToSchema)]
 pub(super) struct Disconnected {
     disconnected: usize,
-    /// False while a shard is stalled: then its sessions may be left.
+    /// False while a shard is stalled or a node does not answer: then its sessions may be left.
     is_complete: bool,
 }
 
@@ -99,8 +98,8 @@ pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&st
         channel,
         address,
     };
-    let shards = &caller.context.shards;
-    let page = shards.page(WhileStalled::Skip, &search, after, limit);
+    let skip = WhileStalled::Skip;
+    let page = caller.context.connection_page(skip, &search, after, limit);
     Ok(json(&page.await))
 }
 
@@ -110,11 +109,10 @@ pub(super) async fn list(caller: &Caller, headers: &HeaderMap, query: Option<&st
     responses((status = 200, body = ConnectionInfo)))]
 pub(super) async fn show(caller: &Caller, headers: &HeaderMap, id: &str) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Read)?;
-    let info = on_session(caller, access, id, |shard, id, now| {
-        info(shard.broker(), id, now)
-    });
-    let info = info.await?;
-    Ok(json(&info.ok_or(NOT_FOUND)?))
+    match on_session(caller, access, id, SessionAction::Show).await? {
+        SessionAnswer::Info(info) => Ok(json(&info)),
+        _ => Err(NOT_FOUND),
+    }
 }
 
 /// Closes a session (1000).
@@ -123,8 +121,8 @@ pub(super) async fn show(caller: &Caller, headers: &HeaderMap, id: &str) -> Outc
     responses((status = 200, body = Done)))]
 pub(super) async fn disconnect(caller: &Caller, headers: &HeaderMap, id: &str) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Admin)?;
-    let call = |shard: &mut Shard, id, now| shard.disconnect(id, now);
-    done(on_session(caller, access, id, call).await?, "disconnected")
+    let answer = on_session(caller, access, id, SessionAction::Disconnect).await?;
+    done(&answer, "disconnected")
 }
 
 /// Closes all sessions of a user (1000), of one tenant if that is named.
@@ -143,26 +141,10 @@ pub(super) async fn disconnect_user(
     access.scope(tenant.as_deref(), false)?;
     let tenant = access.tenant().map(str::to_owned).or(tenant);
     caller.request.note_tenant(tenant.as_deref());
-    let search = SessionSearch {
-        user: Some(user.to_owned()),
-        tenant,
-        ..SessionSearch::default()
-    };
-    let close = move |shard: &mut Shard, now: Now| {
-        let found = shard.broker().search(&search, 0, usize::MAX).items;
-        for id in &found {
-            let reason = CloseReason::Operator;
-            shard.command(*id, Command::EndSession { reason }, now);
-        }
-        found.len()
-    };
-    let (counts, is_complete) = caller
-        .context
-        .shards
-        .call_all(WhileStalled::Skip, close)
-        .await;
+    let closed = caller.context.disconnect_user(user, tenant.as_deref());
+    let Count { count, is_complete } = closed.await;
     Ok(json(&Disconnected {
-        disconnected: counts.iter().sum(),
+        disconnected: count,
         is_complete,
     }))
 }
@@ -176,11 +158,8 @@ pub(super) async fn send(caller: &Caller, headers: &HeaderMap, body: &[u8], id: 
     let access = authorize(caller, headers, ApiScope::Publish)?;
     let request: MessageRequest<'_> = body::parse(body)?;
     let (kind, data) = (request.kind().to_owned(), request.data().to_owned());
-    let call = move |shard: &mut Shard, id, now| {
-        shard.send_message(id, &kind, &data, now);
-        true
-    };
-    done(on_session(caller, access, id, call).await?, "sent")
+    let send = SessionAction::Send { kind, data };
+    done(&on_session(caller, access, id, send).await?, "sent")
 }
 
 /// Subscribes a session to a channel, without an answer to its client and without the access rules.
@@ -205,21 +184,18 @@ pub(super) async fn subscribe(
     }
     caller.request.note_target(&channel);
     let is_of_tenant = access.tenant().is_some();
-    let call = move |shard: &mut Shard, id, now| {
-        // Elsewhere the channel would be one that all tenants share.
-        if is_of_tenant && shard.broker().isolated_tenant(id).is_none() {
-            return None;
-        }
-        let channel = &*channel;
-        Some(shard.command(id, Command::SubscribeServerSide { channel }, now))
+    let subscribe = SessionAction::Subscribe {
+        channel,
+        is_of_tenant,
     };
-    let Some(is_done) = on_session(caller, access, id, call).await? else {
+    let answer = on_session(caller, access, id, subscribe).await?;
+    if answer == SessionAnswer::NotIsolated {
         return Err(Rejected::new(
             StatusCode::FORBIDDEN,
             "the key is for one tenant, and the session's channels are not",
         ));
-    };
-    done(is_done, "subscribed")
+    }
+    done(&answer, "subscribed")
 }
 
 /// Ends a subscription of a session, without an answer to its client.
@@ -235,35 +211,32 @@ pub(super) async fn unsubscribe(
 ) -> Outcome {
     let access = authorize(caller, headers, ApiScope::Admin)?;
     let channel = channel.to_owned();
-    let call = move |shard: &mut Shard, id, now| {
-        let channel = &*channel;
-        shard.command(id, Command::UnsubscribeServerSide { channel }, now)
-    };
-    done(on_session(caller, access, id, call).await?, "unsubscribed")
+    let unsubscribe = SessionAction::Unsubscribe { channel };
+    let answer = on_session(caller, access, id, unsubscribe).await?;
+    done(&answer, "unsubscribed")
 }
 
-fn done(is_done: bool, status: &'static str) -> Outcome {
-    match is_done {
-        true => Ok(json(&Done { status })),
-        false => Err(NOT_FOUND),
+fn done(answer: &SessionAnswer, status: &'static str) -> Outcome {
+    match answer {
+        SessionAnswer::Done => Ok(json(&Done { status })),
+        _ => Err(NOT_FOUND),
     }
 }
 
-/// Calls it for a session on its shard, if there is one of this id that the caller may see.
-async fn on_session<T: Send + 'static>(
+/// Does something with a session, if there is one of this id that the caller may see.
+async fn on_session(
     caller: &Caller,
     access: Access<'_>,
     id: &str,
-    call: impl FnOnce(&mut Shard, ConnectionId, Now) -> T + Send + 'static,
-) -> Result<T, Rejected> {
-    let shards = &caller.context.shards;
-    let result = shards.on_session(id, access.tenant(), WhileStalled::Skip, call);
-    result.await.map_err(|unreached| match unreached {
+    action: SessionAction,
+) -> Result<SessionAnswer, Rejected> {
+    let (context, skip) = (&caller.context, WhileStalled::Skip);
+    let answer = context.act_on_session(id, access.tenant(), skip, action);
+    let unavailable = |reason| Rejected::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+    answer.await.map_err(|unreached| match unreached {
         Unreached::Unknown => NOT_FOUND,
-        Unreached::Stalled => Rejected::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the shard of the session is stalled",
-        ),
+        Unreached::Stalled => unavailable("the shard of the session is stalled"),
+        Unreached::Unanswered => unavailable("the node of the session does not answer"),
     })
 }
 

@@ -1,10 +1,15 @@
 //! Information about the server and its sessions, for the embedding program.
 
+use crate::base::DialectId;
 use crate::broker::{RateLimitStatus, SessionView};
 use crate::dialect::monitoring::connection_id;
-use serde::Serialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
+
+/// With a name of its own, as serde takes a reference for one to what is read.
+type DialectName = &'static str;
 
 /// Information about a session.
 ///
@@ -15,7 +20,7 @@ use utoipa::ToSchema;
 /// }
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
     /// Its id, unique among all nodes.
@@ -23,7 +28,9 @@ pub struct ConnectionInfo {
     /// The connection id of the monitoring dialect: `ip:port:unix_ts`.
     pub connection_id: String,
     /// The dialect's name.
-    pub dialect: &'static str,
+    #[serde(deserialize_with = "dialect_name")]
+    #[schema(value_type = String)]
+    pub dialect: DialectName,
     /// The address of the client, with its port.
     pub address: String,
     /// The user, if it has authenticated.
@@ -94,6 +101,14 @@ pub struct TenantStats {
     pub total_subscriptions: u64,
     /// Channels that have such subscriptions.
     pub unique_channels: u64,
+}
+
+/// The name of a dialect of this server.
+fn dialect_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let dialect = DialectId::named(&name);
+    let dialect = dialect.ok_or_else(|| D::Error::custom("there is no such dialect"))?;
+    Ok(dialect.name())
 }
 
 impl ConnectionInfo {

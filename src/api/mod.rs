@@ -4,9 +4,12 @@
 
 mod access;
 mod answer;
+mod answering;
+mod asking;
 mod assist;
 mod body;
 mod caller;
+mod channel_page;
 mod channels;
 mod connections;
 mod context;
@@ -18,6 +21,7 @@ mod info;
 mod notify;
 mod pipe;
 mod publish;
+mod question;
 mod request;
 mod routes;
 mod sessions;
@@ -29,5 +33,6 @@ pub use context::{ApiContext, HttpListener, NotifyKey};
 pub use handler::Api;
 pub use idempotency::Idempotency;
 pub use info::{ConnectionInfo, Stats, TenantStats};
-pub use sessions::{ConnectionPage, info};
+pub use question::{SessionAction, SessionAnswer};
+pub use sessions::{ConnectionPage, Unreached};
 pub use shards::{Shards, WhileStalled};

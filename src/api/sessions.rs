@@ -6,7 +6,7 @@ use crate::base::{ConnectionId, Now};
 use crate::broker::{Broker, SessionId, SessionSearch};
 use crate::dialect::monitoring;
 use crate::shard::Shard;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Sessions that were searched for.
@@ -17,26 +17,58 @@ use utoipa::ToSchema;
 /// page.connections.iter().for_each(|info| println!("{}", info.id));
 /// # Ok::<(), fanwire::StartError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Connections)]
 #[non_exhaustive]
 pub struct ConnectionPage {
-    /// In the order of their shards and places there.
+    /// In the order of their nodes, shards and places there.
     pub connections: Vec<ConnectionInfo>,
     /// What to send as `after` for the next page; absent if this is the last one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// False while a shard is stalled: then its sessions may be missing.
+    /// False while a shard is stalled or a node does not answer: then its sessions may be missing.
     pub is_complete: bool,
 }
 
 /// Why nothing was done with a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unreached {
+pub enum Unreached {
     /// There is none with this id, or it is another tenant's.
     Unknown,
     /// Its shard is stalled.
     Stalled,
+    /// It is not on the nodes that have answered, and not all have.
+    Unanswered,
+}
+
+impl ConnectionPage {
+    /// The page of all nodes, of those of each.
+    pub(super) fn merge(pages: Vec<Self>, limit: usize, is_complete: bool) -> Self {
+        let is_complete = is_complete && pages.iter().all(|page| page.is_complete);
+        let is_there = |page: &Self| !page.connections.is_empty();
+        let mut pages: Vec<_> = pages.into_iter().filter(is_there).collect();
+        pages.sort_by_key(|page| page.connections[0].id.parse::<SessionId>().ok());
+        let mut connections = Vec::new();
+        let mut has_more = false;
+        for mut page in pages {
+            // What follows a page that is not whole comes later.
+            if has_more || connections.len() == limit {
+                has_more = true;
+                break;
+            }
+            has_more = page.next.is_some() || connections.len() + page.connections.len() > limit;
+            page.connections.truncate(limit - connections.len());
+            connections.append(&mut page.connections);
+        }
+        let last = connections
+            .last()
+            .map(|last: &ConnectionInfo| last.id.clone());
+        Self {
+            connections,
+            next: last.filter(|_| has_more),
+            is_complete,
+        }
+    }
 }
 
 impl Shards {
@@ -81,19 +113,7 @@ impl Shards {
         result.ok_or(Unreached::Unknown)
     }
 
-    /// The same for the embedding program, which waits for shards that are stalled; `None` if there is
-    /// no such session.
-    pub async fn with_session<T: Send + 'static>(
-        &self,
-        id: &str,
-        tenant: Option<&str>,
-        call: impl FnOnce(&mut Shard, ConnectionId, Now) -> T + Send + 'static,
-    ) -> Option<T> {
-        let result = self.on_session(id, tenant, WhileStalled::Wait, call);
-        result.await.ok()
-    }
-
-    /// At most `limit` sessions that match, after one with this id.
+    /// At most `limit` sessions of this node that match, after one with this id.
     pub async fn page(
         &self,
         stalled: WhileStalled,
@@ -105,6 +125,10 @@ impl Shards {
             connections: Vec::new(),
             next: None,
             is_complete: true,
+        };
+        let after = match after {
+            Some(after) if after.node > self.node() => return page,
+            after => after.filter(|after| after.node == self.node()),
         };
         let mut from = after.map_or(0, |after| after.connection.slot() + 1);
         for shard in after.map_or(0, |after| after.shard)..self.count() {
@@ -148,8 +172,58 @@ fn by_connection_id(broker: &Broker, wanted: &str, now: Now) -> Option<SessionId
 }
 
 /// Information about a session.
-#[must_use]
-pub fn info(broker: &Broker, id: ConnectionId, now: Now) -> Option<ConnectionInfo> {
+pub(super) fn info(broker: &Broker, id: ConnectionId, now: Now) -> Option<ConnectionInfo> {
     let rate = broker.rate_limit_status(id, now)?;
     Some(ConnectionInfo::new(&broker.view(id, now)?, rate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(id: &str) -> ConnectionInfo {
+        let info = serde_json::json!({
+            "id": id, "connection_id": "", "dialect": "gateway", "address": "", "user_id": null,
+            "tenant_id": null, "roles": [], "channels": [], "connected_at": 0.0, "uptime": 0.0,
+            "rate_used": 0, "rate_max": null,
+        });
+        serde_json::from_value(info).unwrap()
+    }
+
+    #[test]
+    fn pages_of_nodes_follow_each_other_and_the_cursor_stands_at_the_last_session() {
+        let page = |node: u32, count: u32, is_whole: bool| {
+            let id = |slot| format!("{node:08x}0000000000{slot:06x}");
+            let connections: Vec<_> = (0..count).map(|slot| info(&id(slot))).collect();
+            let next = connections.last().map(|last| last.id.clone());
+            ConnectionPage {
+                connections,
+                next: next.filter(|_| !is_whole),
+                is_complete: true,
+            }
+        };
+        let check = |pages: &[ConnectionPage], limit, expected: &[&str], has_more: bool| {
+            let merged = ConnectionPage::merge(pages.to_vec(), limit, true);
+            let short = |id: &String| format!("{}.{}", &id[7..8], &id[23..]);
+            let ids = merged.connections.iter().map(|info| short(&info.id));
+            assert_eq!(ids.collect::<Vec<_>>(), expected);
+            let last = expected.last().map(|last| (*last).to_owned());
+            assert_eq!(merged.next.as_ref().map(short), last.filter(|_| has_more));
+        };
+        let (one, two, none) = (page(1, 2, true), page(2, 2, true), page(3, 0, true));
+        let all = [two.clone(), none, one.clone()];
+        check(&all, 9, &["1.0", "1.1", "2.0", "2.1"], false);
+        check(&all, 4, &["1.0", "1.1", "2.0", "2.1"], false);
+        check(&all, 3, &["1.0", "1.1", "2.0"], true);
+        // Full, and nobody knows what follows.
+        check(&all, 2, &["1.0", "1.1"], true);
+        let part = page(1, 2, false);
+        check(&[two, part], 9, &["1.0", "1.1"], true);
+        check(&[], 9, &[], false);
+        let stalled = ConnectionPage {
+            is_complete: false,
+            ..one
+        };
+        assert!(!ConnectionPage::merge(vec![stalled], 9, true).is_complete);
+    }
 }

@@ -1,6 +1,7 @@
 //! Identities of sessions.
 
 use crate::base::limits::{IDENTITY_ATTRIBUTES_MAX, IDENTITY_NAME_BYTES_MAX};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The identity of a session: the claims of a valid token about its bearer.
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 /// let ann = Identity::new("ann").with_role("admin").with_permission("publish");
 /// assert!(ann.has_role("admin") && ann.may("publish"));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Identity {
     /// The user.

@@ -341,6 +341,18 @@ pub const NODE_PEER_MS: u64 = 60_000;
 /// How long publications that were kept wait for nodes that are not back yet, milliseconds: a little more
 /// than the longest time between two attempts to connect.
 pub const NODE_PEERS_WAIT_MS: u64 = 6_000;
+/// Questions of a node that wait for answers, and those of others that it answers, at once.
+pub const NODE_QUESTIONS_MAX: usize = 256;
+/// Longest answer of a node, bytes. What does not fit is asked for again, from where the answer ends.
+pub const NODE_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the entries of an answer, after which no other one is added; the last one may be long.
+pub const NODE_ANSWER_PAGE_BYTES: usize = 256 * 1024;
+/// Bytes of the answers that a node has to all its questions together.
+pub const NODE_ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long an answer waits until what came before the question is delivered, milliseconds.
+pub const NODE_ANSWER_WAIT_MS: u64 = 300;
+/// Time in which publications of a user are deleted in all histories in Redis, milliseconds.
+pub const NODE_DELETION_MS: u64 = 60_000;
 /// Shortest and longest time between two attempts to connect to Redis, milliseconds.
 pub const NODE_RETRY_MS: (u64, u64) = (100, 5_000);
 /// Parts of the table of presence that a node tells in whole at once when it has connected.

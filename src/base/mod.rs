@@ -24,6 +24,7 @@ pub mod name_hash;
 pub mod network;
 mod node_counters;
 mod node_link;
+mod node_questions;
 mod node_user;
 pub mod now;
 pub mod offline;
@@ -56,6 +57,7 @@ pub use name_hash::NameKey;
 pub use network::network_of;
 pub use node_counters::{NodeCounters, NodeDrop};
 pub use node_link::{ChannelRequest, NodeLink, Outgoing, Sent, Task};
+pub use node_questions::{Answers, IsIt, NodeDeletion, NodeQuestions, PendingQuestion, Question};
 pub use node_user::{CountedOwner, NodeUser, UserArrival, UserChange, WaitingUser};
 pub use now::Now;
 pub use presence::{

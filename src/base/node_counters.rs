@@ -68,6 +68,10 @@ counts! {
     recovered,
     /// Publications that were missed and are not in the history any more.
     missed,
+    /// Questions to the other nodes.
+    questions,
+    /// Of them, those that were not answered by all.
+    unanswered,
     /// Connections to Redis that were lost.
     connections_lost,
     /// What nodes tell of presence, and Redis has rejected.

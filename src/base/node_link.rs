@@ -13,6 +13,7 @@ use super::history_position::Position;
 use super::interest::{ChannelTag, Interests, TagMap};
 use super::limits::NODE_USER_CHANGES_MAX;
 use super::node_counters::NodeCounters;
+use super::node_questions::{Answers, NodeQuestions, PendingQuestion, Question};
 use super::node_user::{CountedOwner, NodeUser, UserArrival, UserChange, WaitingUser};
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -103,6 +104,8 @@ pub struct NodeLink {
     attached: RwLock<TagMap<()>>,
     users: Mutex<Users>,
     wake: Notify,
+    /// What the other nodes are asked.
+    pub questions: NodeQuestions,
     /// What it has done.
     pub counters: NodeCounters,
 }
@@ -119,6 +122,7 @@ impl NodeLink {
             attached: RwLock::default(),
             users: Mutex::default(),
             wake: Notify::new(),
+            questions: NodeQuestions::default(),
             counters: NodeCounters::default(),
         }
     }
@@ -184,6 +188,26 @@ impl NodeLink {
         if is_first {
             self.wake.notify_one();
         }
+    }
+
+    /// Asks all other nodes, whether the answers are awaited or not; something is deleted only when all that
+    /// was in the queue before is with them. Without Redis, or with too many questions, nobody answers.
+    pub fn ask(&self, question: Question) -> impl Future<Output = Answers> + Send + use<> {
+        let published = question.deletion.is_some().then(|| {
+            let (sender, receiver) = oneshot::channel();
+            self.mark(sender);
+            receiver
+        });
+        let (sender, receiver) = oneshot::channel();
+        let is_first = self.questions.add(PendingQuestion {
+            question,
+            published,
+            sender,
+        });
+        if is_first {
+            self.wake.notify_one();
+        }
+        async { receiver.await.unwrap_or_default() }
     }
 
     /// Whether the publications of a channel come in.
@@ -363,6 +387,7 @@ impl NodeLink {
     /// Takes nothing any more; the tasks that are left.
     #[must_use]
     pub fn close(&self) -> Vec<Task> {
+        self.questions.close();
         let mut queue = lock(&self.queue);
         queue.is_closed = true;
         queue.tasks.drain(..).collect()

@@ -2,7 +2,7 @@
 
 use crate::config::RateLimit;
 use crate::config::rate_limit::WINDOW_MESSAGES_MAX;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How much of a rate limit is used.
@@ -34,7 +34,7 @@ pub(super) struct RateState(u64);
 /// }
 /// # Ok::<(), fanwire::StartError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RateUse {
     /// Messages that currently count against the limit.
@@ -53,7 +53,7 @@ pub struct RateUse {
 /// }
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RateLimitStatus {
     /// The limit of the session alone.

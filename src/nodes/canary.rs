@@ -1,6 +1,7 @@
 //! The message of a node to itself, which shows that messages come back and that Redis stores what it is given.
 
-use super::connection::takes_nothing;
+use super::connection::{Failure, failure, takes_nothing};
+use super::deleting::deletions;
 use super::run::{Event, Runner};
 use crate::base::limits::{NODE_CANARY_MS, NODE_PEER_MS};
 use crate::base::now::Stopwatch;
@@ -43,8 +44,13 @@ impl Runner {
             }
             let channel = self.canary_channel.clone();
             return self.spawn(async move {
-                match connection.subscribe(&[channel]).await {
-                    Ok(()) => Event::Listening,
+                if let Err(error) = connection.subscribe(&[channel]).await {
+                    return Event::Failed(error);
+                }
+                // Of those that come from now on, this node is told.
+                match deletions(&mut connection).await {
+                    Ok(count) => Event::Listening(count),
+                    Err(error) if failure(&error) == Failure::Rejected => Event::Listening(0),
                     Err(error) => Event::Failed(error),
                 }
             });

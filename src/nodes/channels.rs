@@ -60,6 +60,8 @@ pub(super) struct Channel {
     pub(super) position: Option<Position>,
     /// Whether it has never been live: what is read of its history is for those who recover.
     pub(super) is_first: bool,
+    /// Whether what is being read of its history may have been deleted meanwhile.
+    pub(super) is_stale: bool,
     /// Publications of this node that Redis has and that have not come back, by their numbers.
     awaited: VecDeque<(u64, Bytes)>,
     /// The number of the last publication of each node.
@@ -100,6 +102,7 @@ impl Channel {
             is_restoring: false,
             position: None,
             is_first: true,
+            is_stale: false,
             awaited: VecDeque::new(),
             origins: Vec::new(),
             missed_since_ms: None,

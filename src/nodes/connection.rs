@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
@@ -61,6 +62,14 @@ enum Link {
         subscriptions: MultiplexedConnection,
     },
     Cluster(ClusterConnection),
+}
+
+/// A server that has keys.
+pub(super) enum Master {
+    /// There is only one.
+    Single,
+    /// Host and port of one of a cluster.
+    OfCluster(String, u16),
 }
 
 /// What a failed command means.
@@ -255,6 +264,46 @@ impl Connection {
                 join_all(runs).await
             }
         }
+    }
+
+    /// All servers that have keys.
+    pub(super) async fn masters(&mut self) -> Result<Vec<Master>, RedisError> {
+        if let Link::Server { .. } = self.link {
+            return Ok(vec![Master::Single]);
+        }
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("SLOTS");
+        let slots = self.run(vec![command]).await.pop();
+        // Of each range of slots: its first and last, and its servers, the master first.
+        let ranges: Vec<Vec<Value>> = redis::from_redis_value(slots.unwrap_or(Ok(Value::Nil))?)?;
+        let mut masters = Vec::new();
+        for range in ranges {
+            let Some(Value::Array(master)) = range.into_iter().nth(2) else {
+                continue;
+            };
+            if let [Value::BulkString(host), Value::Int(port), ..] = &master[..]
+                && let Ok(port) = u16::try_from(*port)
+            {
+                let master = (String::from_utf8_lossy(host).into_owned(), port);
+                if !masters.contains(&master) {
+                    masters.push(master);
+                }
+            }
+        }
+        let masters = masters.into_iter();
+        let masters = masters.map(|(host, port)| Master::OfCluster(host, port));
+        Ok(masters.collect())
+    }
+
+    /// Runs a command on one of them.
+    pub(super) async fn run_at(&mut self, at: &Master, command: Cmd) -> Result<Value, RedisError> {
+        let (Link::Cluster(link), Master::OfCluster(host, port)) = (&mut self.link, at) else {
+            let result = self.run(vec![command]).await.pop();
+            return result.unwrap_or(Ok(Value::Nil));
+        };
+        let (host, port) = (host.clone(), *port);
+        let at = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+        link.route_command(command, at).await?.extract_error()
     }
 
     /// Subscribes to channels.

@@ -19,6 +19,8 @@ const OVERHEAD_BYTES: usize = 128;
 pub(super) enum Delivery {
     /// Deliver a publication.
     Publication(Box<ReceivedMessage>),
+    /// All before it is delivered: the history of the channel begins anew, behind a position.
+    Anew(ChannelTag, Position),
     /// All before it is delivered: the channel is attached.
     Attached(ChannelTag),
 }
@@ -100,6 +102,10 @@ impl DeliveryQueue {
     fn try_do(&self, delivery: &Delivery) -> bool {
         match delivery {
             Delivery::Publication(message) => self.deliver(message),
+            Delivery::Anew(tag, after) => {
+                self.process_state.history.begin_shared(*tag, *after);
+                true
+            }
             Delivery::Attached(tag) => {
                 if let Some(link) = &self.process_state.link {
                     link.set_attached(*tag);

@@ -215,6 +215,11 @@ impl Engine {
         {
             position.offset = position.offset.max(newest.offset);
         }
+        if let Some(channel) = self.channels.get_mut(tag)
+            && std::mem::take(&mut channel.is_stale)
+        {
+            return self.read_channel_anew(tag);
+        }
         self.make_live(tag, now_ms);
     }
 
@@ -345,6 +350,13 @@ impl Engine {
         let Some(channel) = self.channels.get_mut(tag) else {
             return;
         };
+        if let Some(position) = message::read_deletion(&bytes) {
+            let is_known = channel.position.map(|it| it.epoch) == Some(position.epoch);
+            if !is_known && channel.history.is_some() {
+                self.count_anew(tag, position.epoch, position.offset);
+            }
+            return;
+        }
         let Some(message) = message::read(&bytes) else {
             return self.link().counters.malformed.add(1);
         };
@@ -417,7 +429,41 @@ impl Engine {
         if let Some(channel) = self.channels.get_mut(tag) {
             channel.position = Some(position);
         }
-        self.process_state.history.begin_shared(tag, position);
+        self.deliveries.add(Delivery::Anew(tag, position));
+    }
+
+    /// Something in histories may have been deleted without this node: it reads all of them again.
+    pub(super) fn read_anew(&mut self) {
+        let tags: Vec<_> = self.channels.tags().collect();
+        for tag in tags {
+            let Some(channel) = self.channels.get_mut(tag) else {
+                continue;
+            };
+            match channel.phase {
+                _ if channel.history.is_none() => {}
+                Phase::New => {}
+                Phase::Loading(_) => channel.is_stale = true,
+                Phase::Live => {
+                    channel.phase = Phase::Loading(Vec::new());
+                    self.read_channel_anew(tag);
+                }
+            }
+        }
+    }
+
+    /// Reads the history of a channel again, for those who recover: what is missed is delivered.
+    fn read_channel_anew(&mut self, tag: ChannelTag) {
+        if let Some(channel) = self.channels.get_mut(tag) {
+            channel.is_restoring = true;
+            channel.is_first = true;
+            channel.position = None;
+            self.missing.push(Missing { tag, after: None });
+        }
+    }
+
+    /// Whether all that has come is delivered, and nothing is to be read.
+    pub(super) fn is_calm(&self) -> bool {
+        self.deliveries.is_empty() && self.missing.is_empty()
     }
 
     /// Delivers a publication of this node on this node, and keeps it to be sent.

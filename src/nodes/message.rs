@@ -14,6 +14,9 @@ use crate::base::Position;
 /// How messages of this version begin.
 pub(super) const VERSION: &str = "fw1";
 
+/// How messages begin that say that the history of their channel is deleted: offset and epoch follow.
+pub(super) const DELETED: &str = "fw1d";
+
 /// Offsets are less than this: more are no text of a position.
 pub(super) const OFFSETS_MAX: u64 = 1 << 52;
 
@@ -66,9 +69,42 @@ pub(super) fn read(bytes: &[u8]) -> Option<Message<'_>> {
     })
 }
 
+/// Reads where a history goes on that is deleted; `None` if the message is another one.
+pub(super) fn read_deletion(bytes: &[u8]) -> Option<Position> {
+    let rest = bytes.strip_prefix(DELETED.as_bytes())?;
+    let rest = std::str::from_utf8(rest).ok()?.strip_prefix(' ')?;
+    let (offset, epoch) = rest.split_once(' ')?;
+    let offset = offset.parse().ok()?;
+    (offset < OFFSETS_MAX).then_some(Position {
+        epoch: epoch.parse().ok()?,
+        offset,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deletion_says_where_its_channel_goes_on() {
+        let position = Position {
+            epoch: 7,
+            offset: 105,
+        };
+        assert_eq!(read_deletion(b"fw1d 105 7"), Some(position));
+        for bytes in [
+            &b"fw1d"[..],
+            b"fw1d ",
+            b"fw1d 105",
+            b"fw1d 105 -7",
+            b"fw1d 4503599627370496 7",
+            b"fw1d 105 7 ",
+            b"fw1d105 7",
+            b"fw1 105 7 1 1 x",
+        ] {
+            assert_eq!(read_deletion(bytes), None, "{bytes:?}");
+        }
+    }
 
     #[test]
     fn a_message_reads_as_it_was_written() {

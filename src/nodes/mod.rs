@@ -13,8 +13,11 @@
 mod canary;
 mod channels;
 mod connection;
+mod deleting;
 mod delivery_queue;
 mod engine;
+mod inquiries;
+mod inquiry;
 mod message;
 mod peers;
 mod presence;
@@ -36,6 +39,7 @@ use engine::Engine;
 pub use presence::Announce;
 use run::Runner;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -62,6 +66,11 @@ pub struct NodesConfig {
     pub backlog_bytes_max: usize,
 }
 
+/// Answers a question of another node: a text, which is empty if there is nothing to say; `None` if the
+/// question cannot be read.
+pub type Answerer =
+    Box<dyn Fn(Vec<u8>) -> Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>> + Send>;
+
 /// The thread of Redis.
 #[derive(Debug)]
 pub struct Nodes {
@@ -79,7 +88,7 @@ impl Nodes {
         publisher: Arc<Publisher>,
         (process_state, quotas): (Arc<ProcessState>, Arc<Quotas>),
         clock: Clock,
-        announce: Announce,
+        (announce, answerer): (Announce, Answerer),
     ) -> Result<Self, String> {
         let address = config.address.clone();
         let connector = Connector {
@@ -96,7 +105,13 @@ impl Nodes {
         );
         let (first, is_connected) = oneshot::channel();
         let (ending, is_ending) = watch::channel(false);
-        let runner = Runner::new(config, connector, engine, (clock, quotas), first);
+        let runner = Runner::new(
+            config,
+            connector,
+            engine,
+            (clock, quotas),
+            (first, answerer),
+        );
         let other = |error: io::Error| error.to_string();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

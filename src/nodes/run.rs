@@ -6,19 +6,20 @@
 //!    └───── connection lost ──┴──────── lost, or the canary does not come back ◀───────────┘
 //! ```
 
-use super::NodesConfig;
 use super::canary::Canary;
 use super::channels::Bytes;
 use super::connection::{Connection, Connector, Incoming, Receive};
 use super::engine::Engine;
+use super::inquiries::Inquiries;
 use super::peers::Peers;
 use super::presence::{KeptPresence, Sharing};
 use super::publishing::InFlight;
 use super::told_presence;
 use super::users::{Arrived, UserSharing};
-use crate::base::ChannelTag;
+use super::{Answerer, NodesConfig};
 use crate::base::limits::{NODE_DELIVERIES_BYTES_MAX, NODE_PEERS_WAIT_MS, NODE_RETRY_MS};
 use crate::base::now::Clock;
+use crate::base::{ChannelTag, PendingQuestion};
 use crate::broker::Quotas;
 use redis::{RedisError, Value};
 use std::sync::Arc;
@@ -49,8 +50,16 @@ pub(super) enum Event {
     PresenceTold(Vec<Result<Value, RedisError>>),
     /// What has changed of users is sent, and it is known who has arrived.
     UsersServed(Vec<Result<Value, RedisError>>, Vec<u64>, Arrived),
-    /// The node is subscribed to the channel of the canary.
-    Listening,
+    /// The node is subscribed to the channel of the nodes; there were so many deletions in all histories.
+    Listening(u64),
+    /// What was to be deleted before a question is.
+    Deleted(Box<PendingQuestion>, Result<u64, RedisError>),
+    /// So many nodes have received the question with this number.
+    Inquired(u64, u64),
+    /// A question is answered, perhaps one with this number of a deletion; `None` = it is not.
+    Answered(Option<u64>),
+    /// A question says nothing.
+    Unreadable,
     /// So many nodes have received the canary; the error, if Redis has not taken what it wrote.
     Heard(u64, Option<RedisError>),
     Failed(RedisError),
@@ -88,6 +97,7 @@ pub(super) struct Runner {
     pub(super) sharing: Sharing,
     pub(super) users: UserSharing,
     pub(super) quotas: Arc<Quotas>,
+    pub(super) inquiries: Inquiries,
     /// Whether channels are being subscribed to or left: one after the other, as else a channel that is
     /// wanted again might be left last.
     pub(super) is_changing: bool,
@@ -107,7 +117,7 @@ impl Runner {
         connector: Connector,
         engine: Engine,
         (clock, quotas): (Clock, Arc<Quotas>),
-        first: First,
+        (first, answerer): (First, Answerer),
     ) -> Self {
         let (events, received) = unbounded_channel();
         Self {
@@ -116,6 +126,7 @@ impl Runner {
             sharing: Sharing::default(),
             users: UserSharing::default(),
             quotas,
+            inquiries: Inquiries::new(answerer),
             is_changing: false,
             is_reading: false,
             to_leave: Vec::new(),
@@ -181,6 +192,7 @@ impl Runner {
         self.serve_users(now_ms);
         self.send_canary(now_ms);
         self.look_whether_up();
+        self.ask_and_answer(now_ms);
         self.publish();
         self.note_whether_up();
         if now_ms >= self.swept_ms + SWEEP_MS {
@@ -273,7 +285,14 @@ impl Runner {
                 self.users_served(changed, &nodes, arrived, now_ms);
             }
             Event::CaughtUp(results) => self.caught_up(results, now_ms),
-            Event::Listening => self.canary.is_listening = true,
+            Event::Listening(deletions) => self.listening(deletions),
+            Event::Deleted(pending, deleted) => self.deleted(*pending, deleted, now_ms),
+            Event::Inquired(number, count) => self.inquired(number, count, now_ms),
+            Event::Answered(deletions) => self.answered(deletions),
+            Event::Unreadable => {
+                self.engine.link().counters.malformed.add(1);
+                self.answered(None);
+            }
             Event::Heard(count, rejection) => self.heard(count, rejection, now_ms),
             Event::Subscribed(_, Err(error))
             | Event::Unsubscribed(Err(error))
@@ -331,6 +350,8 @@ impl Runner {
         self.is_changing = false;
         self.is_reading = false;
         self.to_leave.clear();
+        self.canary.is_listening = false;
+        self.end_questions();
         let link = self.engine.link();
         link.counters.set_up(false);
         link.counters.connections_lost.add(1);
@@ -360,7 +381,8 @@ impl Runner {
             return self.lose("the shards are behind with deliveries", now_ms);
         }
         if channel == self.canary_channel.as_bytes() {
-            return self.canary_returned(&bytes);
+            let now_ms = self.now_ms();
+            return self.take_notice(&bytes, now_ms);
         }
         let Some(connection) = self.connection() else {
             return;

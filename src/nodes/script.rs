@@ -4,7 +4,7 @@
 //! messages whose ids are the offsets. Both are removed when nothing is published for long. All names of a
 //! channel have the same hash tag, so that a cluster has them in one slot.
 
-use super::message::VERSION;
+use super::message::{DELETED, VERSION};
 use super::told_presence::{self, SESSIONS_FIELD, USER_FIELD, node_name};
 use super::users::HashChange;
 use crate::base::limits::{NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS};
@@ -161,6 +161,20 @@ end
 return 1
 ";
 
+/// Deletes the history of one channel. The epoch changes and the offsets go on, so that nodes that were away
+/// know that what they have is deleted; the others are told on the channel.
+///
+/// Keys: hash, stream. Arguments: a new epoch, the time to keep the channel in milliseconds, the command that
+/// publishes, and the channel.
+const DELETE: &str = r"
+local last = tonumber(redis.call('HGET', KEYS[1], 'offset') or '0')
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('DEL', KEYS[2])
+redis.call(ARGV[3], ARGV[4], string.format('DELETED %.0f %s', last, ARGV[1]))
+return ARGV[1]
+";
+
 /// Names in Redis.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
@@ -232,6 +246,21 @@ impl Names {
         command
     }
 
+    /// What all names of histories match.
+    pub(super) fn histories(&self) -> String {
+        format!("{}*}}:history", literal(&self.start()))
+    }
+
+    /// The channel of a history, by its name in Redis.
+    pub(super) fn name_of_history<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
+        self.name(key.strip_suffix(b":history")?)
+    }
+
+    /// Where the count of deletions in all histories is.
+    pub(super) fn deletions(&self) -> String {
+        format!("{}:{{nodes}}:deletions", self.prefix)
+    }
+
     fn publish_command(&self) -> &'static str {
         if self.is_sharded {
             "SPUBLISH"
@@ -258,6 +287,7 @@ pub(super) struct Scripts {
     tell_presence: (String, String),
     count_session: (String, String),
     change_hash: (String, String),
+    delete: (String, String),
 }
 
 /// What of a channel is to be read.
@@ -275,6 +305,7 @@ impl Scripts {
         let hashed = |text: &str| {
             let text = text.replace("VERSION", VERSION);
             let text = text.replace("SESSIONS", SESSIONS_FIELD);
+            let text = text.replace("DELETED", DELETED);
             let hash = redis::Script::new(&text).get_hash().to_owned();
             (text, hash)
         };
@@ -286,6 +317,7 @@ impl Scripts {
             tell_presence: hashed(TELL_PRESENCE),
             count_session: hashed(COUNT_SESSION),
             change_hash: hashed(CHANGE_HASH),
+            delete: hashed(DELETE),
         }
     }
 
@@ -299,6 +331,7 @@ impl Scripts {
             &self.tell_presence,
             &self.count_session,
             &self.change_hash,
+            &self.delete,
         ];
         let load = scripts.iter().map(|(text, _)| {
             let mut command = cmd("SCRIPT");
@@ -402,6 +435,28 @@ impl Scripts {
         command.arg(of.after.0).arg(of.after.1).arg(of.count_max);
         command
     }
+
+    /// The command that deletes the history of a channel.
+    pub(super) fn delete(&self, names: &Names, name: &str, ttl_ms: u64) -> Cmd {
+        let mut command = invoke(&self.delete.1, &names.keys(name));
+        command.arg(new_epoch()).arg(ttl_ms);
+        command
+            .arg(names.publish_command())
+            .arg(names.channel(name));
+        command
+    }
+}
+
+/// A text that Redis matches with itself only.
+fn literal(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
 }
 
 fn invoke(hash: &str, keys: &[String]) -> Cmd {
@@ -430,10 +485,12 @@ mod tests {
         for name in ["news", "}", "{a}", "tenant:acme:room:1"] {
             let channel = names.channel(name);
             assert_eq!(names.name(channel.as_bytes()), Some(name), "{channel}");
-            for key in names.keys(name) {
-                assert!(key.starts_with(&channel));
-            }
+            let [meta, history] = names.keys(name);
+            assert!(meta.starts_with(&channel));
+            assert_eq!(names.name_of_history(history.as_bytes()), Some(name));
+            assert_eq!(names.name_of_history(meta.as_bytes()), None);
         }
+        assert_eq!(literal("a*b?[c]\\:{"), "a\\*b\\?\\[c\\]\\\\:{");
         assert_eq!(names.name(b"other:{c:news}"), None);
         assert_eq!(names.name(b"fanwire:{c:\xff}"), None);
     }

@@ -71,10 +71,24 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "fanwire_redis_malformed",
-        help: "Messages in Redis that are no publications of this version",
+        help: "Messages in Redis that this version does not read",
         kind: MetricKind::Counter,
         labels: &[],
         collect: |sources| of(sources, |counters| counters.malformed.value()),
+    },
+    Family {
+        name: "fanwire_redis_questions",
+        help: "Questions to the other nodes, as for the sessions of all nodes",
+        kind: MetricKind::Counter,
+        labels: &[],
+        collect: |sources| of(sources, |counters| counters.questions.value()),
+    },
+    Family {
+        name: "fanwire_redis_questions_unanswered",
+        help: "Questions to the other nodes that were not answered by all of them in time",
+        kind: MetricKind::Counter,
+        labels: &[],
+        collect: |sources| of(sources, |counters| counters.unanswered.value()),
     },
     Family {
         name: "fanwire_redis_connections_lost",

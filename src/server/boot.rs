@@ -256,7 +256,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         &settings.redis,
         &publisher,
         (&process_state, &quotas),
-        to_shards,
+        (to_shards, &api),
     )?;
     let policy = Arc::new(policy(settings));
     let (tls_configs, certificates) = tls::start(

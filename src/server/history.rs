@@ -97,7 +97,8 @@ impl Server {
     }
 
     /// Removes the history of a channel. Clients that ask for what they missed before are told that
-    /// they cannot recover.
+    /// they cannot recover. Where there are several nodes, it is removed on the others and in Redis soon
+    /// after; while Redis is away, on this node only.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -106,12 +107,14 @@ impl Server {
     /// ```
     pub fn delete_history(&self, channel: &str) {
         let full_name = self.name_in_scope(channel);
-        self.running.context().delete_history(&full_name);
+        let context = self.running.context();
+        drop(context.delete_history_everywhere(&full_name));
     }
 
     /// Removes from the history of all channels of this handle's tenant, or of those without one, what was
     /// published for this user only, and where the user stopped (`offline_queue`). Looks at every
-    /// publication that is kept: call it seldom, and not on a thread that others wait for.
+    /// publication that is kept: call it seldom, and not on a thread that others wait for. On other nodes
+    /// and in Redis it is deleted soon after; while Redis is away, on this node only.
     ///
     /// ```no_run
     /// # let server = fanwire::Server::builder().dev().start()?;
@@ -120,7 +123,7 @@ impl Server {
     /// ```
     pub fn delete_user_history(&self, user: &str) {
         let context = self.running.context();
-        context.delete_user_history(self.tenant(), user);
+        drop(context.delete_user_history_everywhere(self.tenant(), user));
     }
 
     /// Ready when all that calls of this server's handles have published is in the durable store as

@@ -1,13 +1,14 @@
 //! Connects this node with others through Redis.
 
 use super::error::StartError;
+use crate::api::ApiContext;
 use crate::base::now::Clock;
 use crate::base::{NodeLink, ProcessState};
 use crate::broker::Quotas;
 use crate::config::{ByteSize, Millis, RedisSettings};
 use crate::net::Peers;
 use crate::net::wire::ShardCommand;
-use crate::nodes::{Announce, Nodes, NodesConfig};
+use crate::nodes::{Announce, Answerer, Nodes, NodesConfig};
 use crate::shard::Publisher;
 use crossbeam_channel::Sender;
 use std::fs;
@@ -23,12 +24,15 @@ pub(super) fn link(settings: &RedisSettings) -> Option<NodeLink> {
     Some(NodeLink::new(node, bytes(settings.redis_queue_bytes_max)))
 }
 
+/// How shards are told something.
+type ToShards = (Vec<Sender<ShardCommand>>, Peers, Clock);
+
 /// Starts the thread of Redis.
 pub(super) fn start(
     settings: &RedisSettings,
     publisher: &Arc<Publisher>,
     (process_state, quotas): (&Arc<ProcessState>, &Arc<Quotas>),
-    (commands, peers, clock): (Vec<Sender<ShardCommand>>, Peers, Clock),
+    ((commands, peers, clock), api): (ToShards, &Arc<ApiContext>),
 ) -> Result<Option<Nodes>, StartError> {
     let Some(address) = settings.address() else {
         return Ok(None);
@@ -61,7 +65,12 @@ pub(super) fn start(
             peers.wake(u32::from(shard), clock.now());
         }
     });
-    let nodes = Nodes::start(config, publisher, state, clock, announce);
+    let api = Arc::clone(api);
+    let answerer: Answerer = Box::new(move |text| {
+        let api = Arc::clone(&api);
+        Box::pin(async move { api.answer(&text).await })
+    });
+    let nodes = Nodes::start(config, publisher, state, clock, (announce, answerer));
     nodes.map(Some).map_err(StartError::Other)
 }
 

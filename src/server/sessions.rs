@@ -1,20 +1,22 @@
 //! Sessions, as the embedding program finds and changes them; revocations.
 
 use super::handle::{Server, assert_not_shard};
-use crate::api::{ConnectionInfo, ConnectionPage, WhileStalled, info};
+use crate::api::{ConnectionInfo, ConnectionPage, SessionAction, SessionAnswer, WhileStalled};
 use crate::auth::Identity;
+use crate::base::Now;
 use crate::base::counters::CloseReason;
-use crate::base::{ConnectionId, Now};
 use crate::broker::{Command, RateLimitStatus, SessionId, SessionSearch, SessionView};
 use crate::shard::{PublishError, Shard};
-use crate::ws::{Opcode, frame};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 /// Most sessions of one page.
 const PAGE_MAX: usize = 1_000;
 
 impl Server {
-    /// A session by its id, or by the connection id of the monitoring dialect.
+    /// A session by its id, or by the connection id of the monitoring dialect. Here and below, a session of
+    /// whichever node that answers in time.
     ///
     /// # Panics
     /// In a handler that runs on a shard.
@@ -27,8 +29,10 @@ impl Server {
     /// # }
     /// ```
     pub async fn connection_info(&self, id: &str) -> Option<ConnectionInfo> {
-        let describe = |shard: &mut Shard, id, now| info(shard.broker(), id, now);
-        self.on_session(id, describe).await.flatten()
+        match self.act(id, SessionAction::Show).await {
+            Some(SessionAnswer::Info(info)) => Some(*info),
+            _ => None,
+        }
     }
 
     /// Sessions that match, in pages of at most `limit` and 1,000: the first one, or what follows after
@@ -67,9 +71,10 @@ impl Server {
             ..search.clone()
         };
         let after: Option<SessionId> = after.and_then(|id| id.parse().ok());
-        let shards = &self.running.context().shards;
         let limit = limit.clamp(1, PAGE_MAX);
-        shards.page(WhileStalled::Wait, &search, after, limit).await
+        let context = self.running.context();
+        let page = context.connection_page(WhileStalled::Wait, &search, after, limit);
+        page.await
     }
 
     /// What a session has used of its rate limits; the session is named as for
@@ -86,8 +91,10 @@ impl Server {
     /// # }
     /// ```
     pub async fn rate_limit_status(&self, id: &str) -> Option<RateLimitStatus> {
-        let status = |shard: &mut Shard, id, now| shard.broker().rate_limit_status(id, now);
-        self.on_session(id, status).await.flatten()
+        match self.act(id, SessionAction::ShowRates).await {
+            Some(SessionAnswer::Rates(rates)) => Some(rates),
+            _ => None,
+        }
     }
 
     /// Sends a message to one session; false when there is none with this id.
@@ -112,9 +119,8 @@ impl Server {
     ) -> Result<bool, PublishError> {
         let data = serde_json::to_string(data).map_err(PublishError::Data)?;
         let kind = kind.to_owned();
-        let send = move |shard: &mut Shard, id, now| shard.send_message(id, &kind, &data, now);
-        let sent = self.on_session(&id.to_string(), send).await;
-        Ok(sent.is_some())
+        let send = SessionAction::Send { kind, data };
+        Ok(self.act(&id.to_string(), send).await.is_some())
     }
 
     /// Sends a text message to one session, as it is; false when there is none with this id.
@@ -128,8 +134,7 @@ impl Server {
     /// # }
     /// ```
     pub async fn send_text(&self, id: SessionId, text: &str) -> bool {
-        self.send_frame(id, frame::message(Opcode::Text, text.as_bytes()))
-            .await
+        self.send_raw(id, text.as_bytes(), false).await
     }
 
     /// The same with a binary message.
@@ -143,13 +148,13 @@ impl Server {
     /// # }
     /// ```
     pub async fn send_binary(&self, id: SessionId, bytes: &[u8]) -> bool {
-        self.send_frame(id, frame::message(Opcode::Binary, bytes))
-            .await
+        self.send_raw(id, bytes, true).await
     }
 
-    async fn send_frame(&self, id: SessionId, frame: Vec<u8>) -> bool {
-        let send = move |shard: &mut Shard, id, now| shard.send_frame(id, &frame, now);
-        self.on_session(&id.to_string(), send).await.is_some()
+    async fn send_raw(&self, id: SessionId, bytes: &[u8], is_binary: bool) -> bool {
+        let base64 = STANDARD.encode(bytes);
+        let send = SessionAction::SendRaw { base64, is_binary };
+        self.act(&id.to_string(), send).await.is_some()
     }
 
     /// Closes a session (1000); false when there is none with this id.
@@ -163,8 +168,7 @@ impl Server {
     /// # }
     /// ```
     pub async fn disconnect(&self, id: &str) -> bool {
-        let close = |shard: &mut Shard, id, now| shard.disconnect(id, now);
-        self.on_session(id, close).await.unwrap_or(false)
+        self.act(id, SessionAction::Disconnect).await.is_some()
     }
 
     /// Sets the identity of a session, as a token would, without an answer to its client; false when
@@ -180,10 +184,8 @@ impl Server {
     /// # }
     /// ```
     pub async fn identify(&self, id: &str, identity: &Identity) -> bool {
-        let (identity, is_valid) = (identity.clone(), identity.is_valid());
-        let identify =
-            move |shard: &mut Shard, id, now| shard.command(id, Command::Identify(&identity), now);
-        is_valid && self.on_session(id, identify).await.unwrap_or(false)
+        let identify = SessionAction::Identify(Box::new(identity.clone()));
+        self.act(id, identify).await.is_some()
     }
 
     /// Subscribes a session to a channel, without an answer to its client and without the access
@@ -199,11 +201,11 @@ impl Server {
     /// ```
     pub async fn subscribe(&self, id: &str, channel: &str) -> bool {
         let channel = channel.to_owned();
-        let subscribe = move |shard: &mut Shard, id, now| {
-            let channel = &*channel;
-            shard.command(id, Command::SubscribeServerSide { channel }, now)
+        let subscribe = SessionAction::Subscribe {
+            channel,
+            is_of_tenant: false,
         };
-        self.on_session(id, subscribe).await.unwrap_or(false)
+        self.act(id, subscribe).await.is_some()
     }
 
     /// Ends a subscription of a session, without an answer to its client; false when there is no
@@ -219,11 +221,9 @@ impl Server {
     /// ```
     pub async fn unsubscribe(&self, id: &str, channel: &str) -> bool {
         let channel = channel.to_owned();
-        let unsubscribe = move |shard: &mut Shard, id, now| {
-            let channel = &*channel;
-            shard.command(id, Command::UnsubscribeServerSide { channel }, now)
-        };
-        self.on_session(id, unsubscribe).await.unwrap_or(false)
+        self.act(id, SessionAction::Unsubscribe { channel })
+            .await
+            .is_some()
     }
 
     /// Revokes the token with this id (`jti`): it is no longer accepted, and its sessions are closed
@@ -283,15 +283,12 @@ impl Server {
         self.close_revoked(is_revoked).await
     }
 
-    /// Calls it for a session on its shard; `None` if there is no such session.
-    async fn on_session<T: Send + 'static>(
-        &self,
-        id: &str,
-        call: impl FnOnce(&mut Shard, ConnectionId, Now) -> T + Send + 'static,
-    ) -> Option<T> {
+    /// Does something with a session; `None` if there is no such session.
+    async fn act(&self, id: &str, action: SessionAction) -> Option<SessionAnswer> {
         assert_not_shard();
-        let shards = &self.running.context().shards;
-        shards.with_session(id, self.tenant(), call).await
+        let (context, wait) = (self.running.context(), WhileStalled::Wait);
+        let answer = context.act_on_session(id, self.tenant(), wait, action);
+        answer.await.ok()
     }
 
     async fn close_revoked(

@@ -1,5 +1,6 @@
 //! A part of the history of a channel, copied out of the table.
 
+use super::envelope::{self, Envelope};
 use super::record::Record;
 use crate::base::channel_names::{channel_of_tenant, is_reserved, user_channel};
 use crate::base::limits::HISTORY_REPLY_BYTES_MAX;
@@ -120,8 +121,27 @@ pub fn is_entry_for_user(content: &[u8], tenant: Option<&str>, user: &str) -> bo
     let Some(record) = Record::read_kept(content) else {
         return false;
     };
-    if record.channel == user_channel(user).as_bytes() {
-        return match (record.reach(), tenant) {
+    let of = (record.reach(), record.target());
+    is_for_user(record.channel, of, (tenant, user))
+}
+
+/// The same of an envelope on a channel, by its full name.
+#[must_use]
+pub fn is_envelope_for_user(channel: &str, bytes: &[u8], tenant: Option<&str>, user: &str) -> bool {
+    let Some(Envelope { publication, .. }) = envelope::open(channel, bytes) else {
+        return false;
+    };
+    let of = (Some(publication.scope), Some(publication.target));
+    is_for_user(channel.as_bytes(), of, (tenant, user))
+}
+
+fn is_for_user(
+    channel: &[u8],
+    (reach, target): (Option<TenantScope<'_>>, Option<BroadcastTarget<'_>>),
+    (tenant, user): (Option<&str>, &str),
+) -> bool {
+    if channel == user_channel(user).as_bytes() {
+        return match (reach, tenant) {
             (Some(TenantScope::Of(own)), Some(tenant)) => own == tenant,
             (Some(TenantScope::Without | TenantScope::All), None) => true,
             _ => false,
@@ -130,9 +150,9 @@ pub fn is_entry_for_user(content: &[u8], tenant: Option<&str>, user: &str) -> bo
     let is_in_tenant = match tenant {
         Some(tenant) => {
             let prefix = channel_of_tenant(tenant, "");
-            record.channel.starts_with(prefix.as_bytes())
+            channel.starts_with(prefix.as_bytes())
         }
-        None => !is_reserved(&String::from_utf8_lossy(record.channel)),
+        None => !is_reserved(&String::from_utf8_lossy(channel)),
     };
-    is_in_tenant && record.target() == Some(BroadcastTarget::User(user))
+    is_in_tenant && target == Some(BroadcastTarget::User(user))
 }

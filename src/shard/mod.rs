@@ -82,7 +82,9 @@ use unauthenticated::UnauthenticatedPool;
 
 pub use async_session::{AsyncSession, OwnedMessage};
 pub use client_log::HttpEvent;
-pub use history_page::{HistoryPage, PageRequest, channel_of_entry, is_entry_for_user};
+pub use history_page::{
+    HistoryPage, PageRequest, channel_of_entry, is_entry_for_user, is_envelope_for_user,
+};
 pub use hooks::Hooks;
 pub use http_connection::HttpOutput;
 pub use input::ReceiveMode;

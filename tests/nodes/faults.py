@@ -11,7 +11,6 @@ Exits with 1 if a check fails.
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -19,22 +18,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-import traceback
 
-from harness import PATIENCE_S, Client, Node, Redis, free_port, settle, until
+from harness import PATIENCE_S, Client, Node, NotPossible, Redis, free_port, run_cases, settle, until
 from run import HISTORY, IS_LONG, acquainted, clients_of
 
 SETTINGS = {**HISTORY, "FANWIRE_REDIS_TIMEOUT": "1s"}
 CHANNELS = ("hist:1", "news")
-IS_OPTIONAL = not os.environ.get("REQUIRE_ALL")
-CASES_AT_ONCE = 3
-
-
-class NotPossible(Exception):
-    """A case cannot run on this machine."""
 
 
 class Scene:
@@ -605,29 +595,5 @@ CASES = [
 ]
 
 
-def run(case, binary):
-    """Whether it is as it should be."""
-    began = time.monotonic()
-    try:
-        with tempfile.TemporaryDirectory(prefix="fanwire-faults-") as folder:
-            asyncio.run(case(binary, folder))
-    except NotPossible as error:
-        print(f"*** {case.__name__}: NOT RUN: {error}", flush=True)
-        return IS_OPTIONAL
-    except BaseException:
-        print(f"{case.__name__}: FAILED\n{traceback.format_exc()}", flush=True)
-        return False
-    print(f"{case.__name__}: {case.__doc__} ({time.monotonic() - began:.1f} s)", flush=True)
-    return True
-
-
-def main():
-    os.environ["PATH"] += ":/usr/sbin"
-    binary, *names = (word for word in sys.argv[1:] if word != "--long")
-    cases = [case for case in CASES if not names or case.__name__ in names]
-    with concurrent.futures.ThreadPoolExecutor(CASES_AT_ONCE) as pool:
-        results = list(pool.map(lambda case: run(case, binary), cases))
-    sys.exit(not all(results))
-
-
-main()
+if __name__ == "__main__":
+    run_cases(CASES)

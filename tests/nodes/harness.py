@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import concurrent.futures
 import contextlib
 import hashlib
 import hmac
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Longest wait for anything; a machine under load gets its time.
@@ -345,13 +347,38 @@ async def settle(condition, what, patience_s=PATIENCE_S):
         await asyncio.sleep(0.02)
 
 
+# Most of the time each case waits.
+CASES_AT_ONCE = 3
+
+
+class NotPossible(Exception):
+    """A case cannot run here."""
+
+
 def run_cases(cases):
-    """Runs those that the command line names, or all, for the program that it names first."""
+    """Runs those that the command line names, or all, for the program that it names first; ends with 1 if one fails.
+
+    What cannot run here counts as failed with REQUIRE_ALL=1.
+    """
+    os.environ["PATH"] += ":/usr/sbin"
     binary, *names = (word for word in sys.argv[1:] if word != "--long")
-    for case in cases:
-        if names and case.__name__ not in names:
-            continue
-        began = time.monotonic()
+    chosen = [case for case in cases if not names or case.__name__ in names]
+    with concurrent.futures.ThreadPoolExecutor(CASES_AT_ONCE) as pool:
+        results = list(pool.map(lambda case: run_case(case, binary), chosen))
+    sys.exit(not results or not all(results))
+
+
+def run_case(case, binary):
+    """Whether it is as it should be."""
+    began = time.monotonic()
+    try:
         with tempfile.TemporaryDirectory(prefix="fanwire-nodes-") as folder:
             asyncio.run(case(binary, folder))
-        print(f"{case.__name__}: {case.__doc__} ({time.monotonic() - began:.1f} s)", flush=True)
+    except NotPossible as error:
+        print(f"*** {case.__name__}: NOT RUN: {error}", flush=True)
+        return not os.environ.get("REQUIRE_ALL")
+    except BaseException:
+        print(f"{case.__name__}: FAILED\n{traceback.format_exc()}", flush=True)
+        return False
+    print(f"{case.__name__}: {case.__doc__} ({time.monotonic() - began:.1f} s)", flush=True)
+    return True

@@ -139,7 +139,7 @@ async def a_node_killed(binary, folder):
         b.process.kill()
         await settle_members(ann, "team:1", {"ann": 1, "cem": 1})
         took = time.monotonic() - began
-        assert took < LEASE_S + 0.3, took
+        assert took < LEASE_S + 0.5, took
         await settle(lambda: told(ann)[1] == {"bob": 1} and told(cem)[1] == {"bob": 1}, "bob has left")
         await settle(lambda: a.metric("fanwire_redis_nodes") == 2, "two nodes are left")
         # Who comes later does not see a ghost.

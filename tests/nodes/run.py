@@ -420,7 +420,7 @@ async def behind_nginx(binary, folder):
         clients = [await Client.connect(front) for _ in range(30)]
         for client in clients:
             client.place = await client.subscribe("hist:1")
-        shares = [len(json.loads(node.request("GET", "/api/connections")[1])["connections"]) for node in nodes]
+        shares = [node.health()["sessions"] for node in nodes]
         assert min(shares) >= 5, shares
         for number in range(10):
             nodes[number % 3].publish("hist:1", number)
