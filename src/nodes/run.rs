@@ -15,7 +15,7 @@ use super::peers::Peers;
 use super::presence::{KeptPresence, Sharing};
 use super::publishing::InFlight;
 use super::told_presence;
-use super::users::{Arrived, UserSharing};
+use super::users::{Arrivals, UserSharing};
 use super::{Answerer, NodesConfig};
 use crate::base::limits::{NODE_DELIVERIES_BYTES_MAX, NODE_PEERS_WAIT_MS, NODE_RETRY_MS};
 use crate::base::now::Clock;
@@ -49,7 +49,7 @@ pub(super) enum Event {
     PresenceRead(Result<KeptPresence, (Vec<ChannelTag>, RedisError)>),
     PresenceTold(Vec<Result<Value, RedisError>>),
     /// What has changed of users is sent, and it is known who has arrived.
-    UsersServed(Vec<Result<Value, RedisError>>, Vec<u64>, Arrived),
+    UsersServed(Vec<Result<Value, RedisError>>, Vec<u64>, Arrivals),
     /// The node is subscribed to the channel of the nodes; there were so many deletions in all histories.
     Listening(u64),
     /// What was to be deleted before a question is.

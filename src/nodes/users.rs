@@ -55,7 +55,7 @@ pub(super) enum HashChange {
 
 /// The answer about a user who has arrived: whether the tenant and the user may have the session, and what is
 /// known.
-pub(super) type Arrived = Vec<(WaitingUser, Result<Option<KnownUser>, RedisError>)>;
+pub(super) type Arrivals = Vec<(WaitingUser, Result<Option<KnownUser>, RedisError>)>;
 
 /// What Redis knows of a user: its fields.
 pub(super) type KnownUser = HashMap<String, String>;
@@ -164,7 +164,7 @@ impl Runner {
         &mut self,
         changed: Vec<Result<Value, RedisError>>,
         nodes: &[u64],
-        arrived: Arrived,
+        arrived: Arrivals,
         now_ms: u64,
     ) {
         let mut rejected = 0;
@@ -184,7 +184,7 @@ impl Runner {
         self.users_arrived(arrived, nodes, now_ms);
     }
 
-    fn users_arrived(&mut self, arrived: Arrived, nodes: &[u64], now_ms: u64) {
+    fn users_arrived(&mut self, arrived: Arrivals, nodes: &[u64], now_ms: u64) {
         for (waiting, known) in arrived {
             match known {
                 Ok(None) => {
@@ -260,7 +260,7 @@ fn arrival_commands(
 }
 
 /// What is known of each who has arrived.
-fn read_answers(waiting: Vec<WaitingUser>, answers: Vec<Result<Value, RedisError>>) -> Arrived {
+fn read_answers(waiting: Vec<WaitingUser>, answers: Vec<Result<Value, RedisError>>) -> Arrivals {
     let mut answers = answers.into_iter();
     let mut next = || {
         answers

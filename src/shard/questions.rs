@@ -263,8 +263,8 @@ impl Shard {
         let Some(link) = &self.process_state.link else {
             return;
         };
-        let is_admitted = link.arrive(arrival);
-        let future = Box::pin(async move { Answer(Content::Admitted(is_admitted.await)) });
+        let may_join = link.arrive(arrival);
+        let future = Box::pin(async move { Answer(Content::Admitted(may_join.await)) });
         self.ask(
             id,
             client,
@@ -278,10 +278,10 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         (identity, source): (&Identity, TokenSource),
-        is_admitted: bool,
+        may_join: bool,
         now: Now,
     ) {
-        let command = match is_admitted {
+        let command = match may_join {
             true => Command::TokenVerified {
                 verified: Ok(identity),
                 source,

@@ -186,9 +186,10 @@ async def limits_over_all_nodes(binary, folder):
         while not await is_admitted(b, "late", tenant_id="acme"):
             assert time.monotonic() < end, "there is room"
         # Those of a node that is killed count no more when its lease is over.
+        assert await is_admitted(a, "dan") and await is_admitted(a, "dan") and not await is_admitted(b, "dan")
         a.process.kill()
         end = time.monotonic() + 3 * LEASE_S
-        while not await is_admitted(b, "cem"):
+        while not await is_admitted(b, "dan"):
             assert time.monotonic() < end, "its sessions are gone"
 
 
