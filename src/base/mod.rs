@@ -56,7 +56,7 @@ pub use interest::{ChannelTag, Interests, ShardSet};
 pub use name_hash::NameKey;
 pub use network::network_of;
 pub use node_counters::{NodeCounters, NodeDrop};
-pub use node_link::{ChannelRequest, NodeLink, Outgoing, Sent, Task};
+pub use node_link::{ChannelRequest, NodeLink, Outgoing, RetainedChange, Sent, Task};
 pub use node_questions::{Answers, IsIt, NodeDeletion, NodeQuestions, PendingQuestion, Question};
 pub use node_user::{CountedOwner, NodeUser, UserArrival, UserChange, WaitingUser};
 pub use now::Now;

@@ -27,6 +27,15 @@ const OVERHEAD_BYTES: usize = 160;
 /// only because it never will be.
 pub type Sent = Box<dyn FnOnce(bool) + Send>;
 
+/// A retained value that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetainedChange {
+    /// Its key.
+    pub key: Box<str>,
+    /// Its new value; `None` = it is cleared.
+    pub value: Option<Box<str>>,
+}
+
 /// A publication that goes out.
 pub struct Outgoing {
     /// The tag of the channel.
@@ -37,6 +46,8 @@ pub struct Outgoing {
     pub envelope: Vec<u8>,
     /// How much of the channel is kept, if it has a history.
     pub history: Option<HistoryLimits>,
+    /// What it does to the retained values of the channel.
+    pub retain: Option<Box<RetainedChange>>,
     /// Who waits for it.
     pub sent: Option<Sent>,
 }
@@ -51,7 +62,10 @@ impl Outgoing {
     /// What it costs in the queue, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.envelope.capacity() + self.channel.len() + OVERHEAD_BYTES
+        let retain = self.retain.as_ref();
+        let retained = retain.and_then(|change| change.value.as_ref());
+        let retained_bytes = retained.map_or(0, |value| value.len());
+        self.envelope.capacity() + self.channel.len() + retained_bytes + OVERHEAD_BYTES
     }
 }
 
@@ -408,6 +422,7 @@ mod tests {
             channel: "news".into(),
             envelope: vec![b'1'; bytes],
             history: None,
+            retain: None,
             sent: None,
         }
     }

@@ -91,6 +91,15 @@ impl RetainedValues {
         }
     }
 
+    /// Makes the values of a channel those that all nodes know, as far as there is room.
+    pub fn replace(&self, channel: &str, values: &[(String, String)]) {
+        self.lock().channels.remove(channel);
+        for (key, value) in values {
+            // Without room the others have come before.
+            let _ = self.put(channel, key, value);
+        }
+    }
+
     /// The values of a channel, in the order of their keys.
     #[must_use]
     pub fn of(&self, channel: &str) -> Vec<Box<str>> {

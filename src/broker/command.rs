@@ -335,6 +335,8 @@ pub enum Command<'a> {
     },
     /// The client requests the retained values of a channel.
     GetRetained {
+        /// Whether it was waited for those of other nodes.
+        is_awaited: bool,
         /// The channel's name.
         channel: &'a str,
     },

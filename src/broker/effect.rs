@@ -61,6 +61,8 @@ pub enum Effect<'a> {
     AwaitHistory(HistoryRequest<'a>),
     /// The same for `Command::GetPresence`.
     AwaitPresence(PresenceRequest<'a>),
+    /// The same for `Command::GetRetained`, with the channel.
+    AwaitRetained(&'a str),
     /// Send a ping frame.
     Ping,
     /// Close the connection after its queued frames.

@@ -99,7 +99,7 @@ impl Broker {
     pub(super) fn get_retained(
         &mut self,
         id: ConnectionId,
-        channel: &str,
+        (channel, is_awaited): (&str, bool),
         now: Now,
         emit: &mut Emit<'_>,
     ) {
@@ -109,7 +109,11 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
-        let values = self.process_state.retained.of(&session.full_name(channel));
+        let name = session.full_name(channel);
+        if !is_awaited && self.is_awaited(&name, None) {
+            return emit(Effect::AwaitRetained(channel));
+        }
+        let values = self.process_state.retained.of(&name);
         emit(Effect::Reply(Event::Retained {
             channel,
             values: values.iter().map(|value| &**value).collect(),

@@ -107,7 +107,10 @@ impl Broker {
             Command::GetHistory(request) => self.get_history(id, request, emit),
             Command::Restore => self.begin_restoring(id, now, emit),
             Command::GetPresence(request) => self.get_presence(id, request, emit),
-            Command::GetRetained { channel } => self.get_retained(id, channel, now, emit),
+            Command::GetRetained {
+                channel,
+                is_awaited,
+            } => self.get_retained(id, (channel, is_awaited), now, emit),
         }
     }
 

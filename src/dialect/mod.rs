@@ -13,7 +13,7 @@ pub mod notifications;
 mod presence_event;
 mod templates;
 
-use crate::base::channel_names::owner;
+use crate::base::channel_names::{name_for_clients, owner};
 use crate::base::{DialectId, POSITION_BYTES, Position, PresenceRule, Variant};
 use crate::broker::{Command, Event, Presence, PresenceOn, Publication, Rejection, Retain};
 use crate::config::AccessRule;
@@ -189,6 +189,11 @@ pub trait Dialect: Sync {
         Retain::None
     }
 
+    /// Whether publications on a channel of this dialect may change its retained values.
+    fn retains(&self, _channel: &str) -> bool {
+        false
+    }
+
     /// The rules for who may subscribe to its channels.
     fn access_rules(&self) -> Vec<AccessRule> {
         Vec::new()
@@ -212,6 +217,13 @@ pub fn retaining<'a>(publication: &Publication<'a>, key: &'a mut String) -> Publ
         retain,
         ..*publication
     }
+}
+
+/// Whether publications on a channel, by its full name, may change its retained values.
+#[must_use]
+pub fn retains(full_name: &str) -> bool {
+    let channel = name_for_clients(full_name);
+    owner(channel).is_some_and(|dialect| of(dialect).retains(channel))
 }
 
 /// The channels of all dialects of which it is never kept who is there.

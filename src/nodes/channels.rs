@@ -1,6 +1,7 @@
 //! The channels that this node is subscribed to in Redis, and how far it has come on each.
 
 use crate::base::{ChannelTag, HistoryLimits, Position};
+use crate::dialect;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -54,6 +55,8 @@ pub(super) struct Channel {
     pub(super) phase: Phase,
     /// Who of other nodes is there, if that is known of it.
     pub(super) presence: Option<PresencePhase>,
+    /// Whether it may have retained values.
+    pub(super) retains: bool,
     /// Whether it was live on a connection that is lost, and is not yet on this one.
     pub(super) is_restoring: bool,
     /// Up to where it has come, of a channel with a history.
@@ -98,6 +101,7 @@ impl Channel {
             tag,
             history,
             phase: Phase::New,
+            retains: dialect::retains(name),
             presence: has_presence.then(|| PresencePhase::Loading(Vec::new())),
             is_restoring: false,
             position: None,

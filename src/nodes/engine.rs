@@ -62,6 +62,8 @@ pub(super) struct Engine {
     pub(super) missing: Vec<Missing>,
     /// Channels of which it is not known who of other nodes is there.
     pub(super) unread_presence: Vec<ChannelTag>,
+    /// Channels of which the retained values are to be read.
+    pub(super) unread_retained: Vec<ChannelTag>,
     announce: Announce,
     /// When it was last looked who waits, monotonic milliseconds.
     looked_ms: u64,
@@ -84,6 +86,7 @@ impl Engine {
             to_subscribe: Vec::new(),
             missing: Vec::new(),
             unread_presence: Vec::new(),
+            unread_retained: Vec::new(),
             announce,
             looked_ms: 0,
         }
@@ -153,6 +156,27 @@ impl Engine {
     }
 
     fn read_history(&mut self, tag: ChannelTag, now_ms: u64) {
+        match self.channels.get_mut(tag) {
+            Some(channel) if channel.retains => self.unread_retained.push(tag),
+            _ => self.read_messages(tag, now_ms),
+        }
+    }
+
+    /// The retained values of a channel are here.
+    pub(super) fn retained_read(
+        &mut self,
+        tag: ChannelTag,
+        values: &[(String, String)],
+        now_ms: u64,
+    ) {
+        if let Some(channel) = self.channels.get_mut(tag) {
+            let retained = &self.process_state.retained;
+            retained.replace(&channel.name, values);
+        }
+        self.read_messages(tag, now_ms);
+    }
+
+    fn read_messages(&mut self, tag: ChannelTag, now_ms: u64) {
         let Some(channel) = self.channels.get_mut(tag) else {
             return;
         };
@@ -338,7 +362,7 @@ impl Engine {
             return;
         };
         if let Phase::Loading(waiting) = &mut channel.phase
-            && channel.history.is_some()
+            && (channel.history.is_some() || channel.retains)
         {
             return waiting.push(bytes);
         }
@@ -600,6 +624,7 @@ impl Engine {
     pub(super) fn disconnected(&mut self) {
         self.missing.clear();
         self.unread_presence.clear();
+        self.unread_retained.clear();
         self.to_subscribe = self.channels.tags().collect();
         for channel in self.channels.iter_mut() {
             channel.phase = Phase::New;

@@ -79,13 +79,16 @@ impl Runner {
         let commands = units.iter().map(|unit| {
             let (_, first) = &unit[0];
             let names = &connection.names;
+            let retain = unit.iter().filter_map(|(_, it)| it.retain.as_ref());
+            let retain = retain.map(|change| (&*change.key, change.value.as_deref()));
+            let retain: Vec<_> = retain.collect();
             let Some(limits) = first.history else {
                 let messages = unit
                     .iter()
                     .map(|(number, it)| message::without_position((node, *number), &it.envelope));
                 let messages: Vec<_> = messages.collect();
                 let scripts = &connection.scripts;
-                return scripts.publish_only(names, &first.channel, &messages);
+                return scripts.publish_only(names, &first.channel, &retain, &messages);
             };
             let tails = unit
                 .iter()
@@ -93,7 +96,8 @@ impl Runner {
             let tails: Vec<_> = tails.collect();
             let ttl_ms = lifetime_ms(limits.age_ms, self.config.history_ttl);
             let scripts = &connection.scripts;
-            scripts.publish(names, &first.channel, (limits, ttl_ms), &tails)
+            let limits = (limits, ttl_ms);
+            scripts.publish(names, &first.channel, limits, (node, &tails), &retain)
         });
         (commands.collect(), units)
     }

@@ -48,6 +48,7 @@ pub(super) enum Event {
     /// Who of other nodes is on channels, or why that is not known of some.
     PresenceRead(Result<KeptPresence, (Vec<ChannelTag>, RedisError)>),
     PresenceTold(Vec<Result<Value, RedisError>>),
+    RetainedRead(Vec<(ChannelTag, Result<Value, RedisError>)>),
     /// What has changed of users is sent, and it is known who has arrived.
     UsersServed(Vec<Result<Value, RedisError>>, Vec<u64>, Arrivals),
     /// The node is subscribed to the channel of the nodes; there were so many deletions in all histories.
@@ -284,6 +285,7 @@ impl Runner {
             Event::UsersServed(changed, nodes, arrived) => {
                 self.users_served(changed, &nodes, arrived, now_ms);
             }
+            Event::RetainedRead(results) => self.retained_read(results, now_ms),
             Event::CaughtUp(results) => self.caught_up(results, now_ms),
             Event::Listening(deletions) => self.listening(deletions),
             Event::Deleted(pending, deleted) => self.deleted(*pending, deleted, now_ms),

@@ -7,15 +7,18 @@
 use super::message::{DELETED, VERSION};
 use super::told_presence::{self, SESSIONS_FIELD, USER_FIELD, node_name};
 use super::users::HashChange;
-use crate::base::limits::{NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS};
+use crate::base::limits::{NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS, RETAINED_PER_CHANNEL_MAX};
 use crate::base::{CountedOwner, HistoryLimits, LocalPresence, NodeUser, Telling};
 use redis::{Cmd, cmd};
 
-/// Numbers, stores and publishes messages of one channel, in their order.
+/// Numbers, stores and publishes messages of one node on one channel, in their order. The hash has the number of
+/// the last one of each node, so that what a node sends again after a lost connection is not stored twice; of
+/// nodes that are long gone these are removed.
 ///
-/// Keys: hash, stream. Arguments: a new epoch in case there is none, the count of messages to keep, the time
-/// to keep them without new ones in milliseconds, the command that publishes, the channel, and of each
-/// message what follows its epoch. Returns the newest offset and the epoch.
+/// Keys: hash, stream, retained values. Arguments: a new epoch in case there is none, the count of messages to
+/// keep, the time to keep them without new ones in milliseconds, the command that publishes, the channel, the
+/// field of the node, the count of retained values that change, of each its key and `+` and the value or `-`,
+/// and of each message what follows its epoch. Returns the newest offset and the epoch.
 const PUBLISH: &str = r"
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
@@ -23,14 +26,28 @@ if not epoch then
   redis.call('HSET', KEYS[1], 'epoch', epoch)
   redis.call('DEL', KEYS[2])
 end
-local last = redis.call('HINCRBY', KEYS[1], 'offset', #ARGV - 5)
-local offset = last - (#ARGV - 5)
-for i = 6, #ARGV do
-  offset = offset + 1
-  local message = string.format('VERSION %.0f %s %s', offset, epoch, ARGV[i])
-  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], string.format('%.0f-0', offset), 'm', message)
-  redis.call(ARGV[4], ARGV[5], message)
+local offset = tonumber(redis.call('HGET', KEYS[1], 'offset') or '0')
+local newest = tonumber(redis.call('HGET', KEYS[1], ARGV[6]) or '0')
+for i = 8 + 2 * ARGV[7], #ARGV do
+  local number = tonumber(string.match(ARGV[i], '^%x+ (%d+) '))
+  if number > newest then
+    newest = number
+    offset = offset + 1
+    local message = string.format('VERSION %.0f %s %s', offset, epoch, ARGV[i])
+    redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], string.format('%.0f-0', offset), 'm', message)
+    redis.call(ARGV[4], ARGV[5], message)
+  end
 end
+RETAIN(KEYS[3], 7)
+if redis.call('HLEN', KEYS[1]) > 100 then
+  for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 1) == 'n' then
+      redis.call('HDEL', KEYS[1], field)
+    end
+  end
+end
+local last = string.format('%.0f', offset)
+redis.call('HSET', KEYS[1], 'offset', last, ARGV[6], string.format('%.0f', newest))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return {last, epoch}
@@ -39,12 +56,27 @@ return {last, epoch}
 /// Publishes messages on one channel without a history, in their order: in a cluster, commands of their own may
 /// overtake each other.
 ///
-/// Keys: the channel. Arguments: the command that publishes, and the messages.
+/// Keys: the channel, retained values. Arguments: the command that publishes, the count of retained values that
+/// change and each of them as above, and the messages.
 const PUBLISH_ONLY: &str = r"
-for i = 2, #ARGV do
+RETAIN(KEYS[2], 2)
+for i = 3 + 2 * ARGV[2], #ARGV do
   redis.call(ARGV[1], KEYS[1], ARGV[i])
 end
-return #ARGV - 1
+return 1
+";
+
+/// How a script changes retained values: their count is the argument with the number `at`, and they follow it.
+const RETAIN: &str = r"
+local function RETAIN(key, at)
+  for i = at + 1, at + 2 * ARGV[at], 2 do
+    if ARGV[i + 1] == '-' then
+      redis.call('HDEL', key, ARGV[i])
+    elseif redis.call('HLEN', key) < RETAINED_MAX or redis.call('HEXISTS', key, ARGV[i]) == 1 then
+      redis.call('HSET', key, ARGV[i], string.sub(ARGV[i + 1], 2))
+    end
+  end
+end
 ";
 
 /// Reads the messages of one channel after a position. A stream whose hash is gone, as Redis has evicted it, is
@@ -239,6 +271,17 @@ impl Names {
         format!("{}:presence:{}", self.channel(name), node_name(node))
     }
 
+    fn retained(&self, name: &str) -> String {
+        format!("{}:retained", self.channel(name))
+    }
+
+    /// The command that reads the retained values of a channel.
+    pub(super) fn read_retained(&self, name: &str) -> Cmd {
+        let mut command = cmd("HGETALL");
+        command.arg(self.retained(name));
+        command
+    }
+
     /// The command that reads what Redis keeps of a node on a channel.
     pub(super) fn read_presence(&self, name: &str, node: u64) -> Cmd {
         let mut command = cmd("HGETALL");
@@ -305,6 +348,12 @@ impl Scripts {
         let hashed = |text: &str| {
             let text = text.replace("VERSION", VERSION);
             let text = text.replace("SESSIONS", SESSIONS_FIELD);
+            let text = match text.contains("RETAIN(") {
+                true => format!("{RETAIN}{text}"),
+                false => text,
+            };
+            let text = text.replace("RETAINED_MAX", &RETAINED_PER_CHANNEL_MAX.to_string());
+            let text = text.replace("RETAIN(", "retain(");
             let text = text.replace("DELETED", DELETED);
             let hash = redis::Script::new(&text).get_hash().to_owned();
             (text, hash)
@@ -403,13 +452,21 @@ impl Scripts {
     }
 
     /// The command that publishes messages on a channel without a history.
-    pub(super) fn publish_only(&self, names: &Names, name: &str, messages: &[Vec<u8>]) -> Cmd {
+    pub(super) fn publish_only(
+        &self,
+        names: &Names,
+        name: &str,
+        retain: &[RetainChange<'_>],
+        messages: &[Vec<u8>],
+    ) -> Cmd {
         let channel = names.channel(name);
-        if let [message] = messages {
+        if let ([message], []) = (messages, retain) {
             return names.publish(&channel, message);
         }
-        let mut command = invoke(&self.publish_only.1, &[channel]);
-        command.arg(names.publish_command()).arg(messages);
+        let mut command = invoke(&self.publish_only.1, &[channel, names.retained(name)]);
+        command.arg(names.publish_command());
+        add_retained(&mut command, retain);
+        command.arg(messages);
         command
     }
 
@@ -419,12 +476,18 @@ impl Scripts {
         names: &Names,
         name: &str,
         (limits, ttl_ms): (HistoryLimits, u64),
-        tails: &[Vec<u8>],
+        (node, tails): (u64, &[Vec<u8>]),
+        retain: &[RetainChange<'_>],
     ) -> Cmd {
-        let mut command = invoke(&self.publish.1, &names.keys(name));
+        let [hash, stream] = names.keys(name);
+        let keys = [hash, stream, names.retained(name)];
+        let mut command = invoke(&self.publish.1, &keys);
         command.arg(new_epoch()).arg(limits.messages_max);
         command.arg(ttl_ms).arg(names.publish_command());
-        command.arg(names.channel(name)).arg(tails);
+        command.arg(names.channel(name));
+        command.arg(format!("n{}", node_name(node)));
+        add_retained(&mut command, retain);
+        command.arg(tails);
         command
     }
 
@@ -457,6 +520,20 @@ fn literal(text: &str) -> String {
         pattern.push(letter);
     }
     pattern
+}
+
+/// A retained value that changes: its key, and the value unless it is cleared.
+pub(super) type RetainChange<'a> = (&'a str, Option<&'a str>);
+
+fn add_retained(command: &mut Cmd, retain: &[RetainChange<'_>]) {
+    command.arg(retain.len());
+    for (key, value) in retain {
+        command.arg(*key);
+        match value {
+            Some(value) => command.arg(format!("+{value}")),
+            None => command.arg("-"),
+        };
+    }
 }
 
 fn invoke(hash: &str, keys: &[String]) -> Cmd {

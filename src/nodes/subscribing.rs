@@ -18,6 +18,7 @@ impl Runner {
             return;
         };
         self.change_subscriptions(&connection);
+        self.read_retained(&connection);
         // A little at a time, so that an answer is there in time and has room.
         let count = self.engine.missing.len().min(NODE_CATCH_UPS_AT_ONCE);
         if count > 0 && !self.is_reading && self.engine.deliveries.is_empty() {
@@ -50,6 +51,43 @@ impl Runner {
             let tags = begun.into_iter().map(|(tag, _)| tag).collect();
             let mut connection = connection.clone();
             self.spawn(async move { Event::Subscribed(tags, connection.subscribe(&names).await) });
+        }
+    }
+
+    /// Reads the retained values of channels that may have some: few have.
+    fn read_retained(&mut self, connection: &Connection) {
+        let tags = std::mem::take(&mut self.engine.unread_retained);
+        if tags.is_empty() {
+            return;
+        }
+        let channels = &mut self.engine.channels;
+        let names = tags.iter().filter_map(|tag| {
+            let channel = channels.get_mut(*tag)?;
+            Some((*tag, connection.names.read_retained(&channel.name)))
+        });
+        let (tags, commands): (Vec<_>, Vec<_>) = names.unzip();
+        let mut connection = connection.clone();
+        self.spawn(async move {
+            let answers = connection.run(commands).await;
+            Event::RetainedRead(tags.into_iter().zip(answers).collect())
+        });
+    }
+
+    pub(super) fn retained_read(
+        &mut self,
+        results: Vec<(ChannelTag, Result<Value, RedisError>)>,
+        now_ms: u64,
+    ) {
+        for (tag, result) in results {
+            let values = match result {
+                Ok(value) => redis::from_redis_value(value).unwrap_or_default(),
+                Err(error) if failure(&error) == Failure::Rejected => {
+                    tracing::error!(%error, "Redis does not show the retained values of a channel");
+                    Vec::new()
+                }
+                Err(error) => return self.lose(&error.to_string(), now_ms),
+            };
+            self.engine.retained_read(tag, &values, now_ms);
         }
     }
 

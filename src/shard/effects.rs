@@ -62,6 +62,10 @@ impl Shard {
                     limit: request.limit,
                 });
             }
+            Effect::AwaitRetained(channel) => {
+                let channel = channel.to_owned();
+                awaiting = Some(Awaiting::Retained { channel });
+            }
             Effect::AwaitPresence(request) => {
                 awaiting = Some(Awaiting::Presence {
                     channel: request.channel.to_owned(),
@@ -163,6 +167,7 @@ pub(super) fn apply(
         | Effect::AwaitChannel(_)
         | Effect::AwaitHistory(_)
         | Effect::AwaitPresence(_)
+        | Effect::AwaitRetained(_)
         | Effect::ReadHistory(_) => {}
     }
 }

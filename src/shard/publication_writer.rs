@@ -10,10 +10,10 @@ use crate::base::memory::Waiting;
 use crate::base::now::Stopwatch;
 use crate::base::publish_times::PublishTimes;
 use crate::base::{
-    ChannelTag, ConnectionId, HistoryLimits, Now, Outgoing, ProcessState, Sent, ShardCounters,
-    ShardSet, Variant,
+    ChannelTag, ConnectionId, HistoryLimits, Now, Outgoing, ProcessState, RetainedChange, Sent,
+    ShardCounters, ShardSet, Variant,
 };
-use crate::broker::{Event, Publication};
+use crate::broker::{Event, Publication, Retain};
 use crate::dialect::{self, PublicationMeta};
 use crate::journal::PublicationLog;
 use crate::store::Completion;
@@ -355,7 +355,18 @@ pub(super) fn outgoing(
     now: Now,
 ) -> Outgoing {
     let channel = publication.full_name();
+    let mut key = String::new();
+    let retain = match dialect::retaining(publication, &mut key).retain {
+        Retain::None => None,
+        Retain::Value(key) => publication.data.json().map(|value| (key, Some(value))),
+        Retain::Clear(key) => Some((key, None)),
+    };
+    let retain = retain.map(|(key, value)| {
+        let (key, value) = (key.into(), value.map(Into::into));
+        Box::new(RetainedChange { key, value })
+    });
     Outgoing {
+        retain,
         tag: process_state.interests.tag(&channel),
         history: process_state.history.limits_of(&channel),
         envelope: envelope::seal(publication, now.unix_ms),

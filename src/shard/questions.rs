@@ -126,6 +126,9 @@ pub(super) enum Awaiting {
         after: Option<String>,
         limit: Option<u32>,
     },
+    Retained {
+        channel: String,
+    },
 }
 
 /// The questions of a shard that have no answer yet.
@@ -227,7 +230,7 @@ impl Shard {
         let (channel, position) = match &awaiting {
             Awaiting::Subscription(subscription) => (&subscription.channel, subscription.recover),
             Awaiting::History { channel, after, .. } => (channel, *after),
-            Awaiting::Presence { channel, .. } => (channel, None),
+            Awaiting::Presence { channel, .. } | Awaiting::Retained { channel } => (channel, None),
         };
         let Some(name) = self.broker.full_name(id, channel) else {
             return;
@@ -445,6 +448,13 @@ impl Shard {
                     is_awaited: true,
                 };
                 self.step(id, Command::GetPresence(request), now);
+            }
+            Awaiting::Retained { channel } => {
+                let command = Command::GetRetained {
+                    is_awaited: true,
+                    channel: &channel,
+                };
+                self.step(id, command, now);
             }
         }
     }

@@ -233,6 +233,8 @@ class Delay:
     async def begin(cls, target, delay_s):
         self = cls()
         self.target, self.delay_s, self.writers = target, delay_s, []
+        # Whether what comes back is lost.
+        self.loses_answers = False
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
@@ -241,12 +243,14 @@ class Delay:
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.target)
         self.writers += [writer, other_writer]
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(self.pass_on(reader, other_writer), self.pass_on(other_reader, writer))
+            await asyncio.gather(self.pass_on(reader, other_writer), self.pass_on(other_reader, writer, True))
 
-    async def pass_on(self, reader, writer):
+    async def pass_on(self, reader, writer, are_answers=False):
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             while chunk := await reader.read(65_536):
+                if are_answers and self.loses_answers:
+                    continue
                 loop.call_later(self.delay_s, writer.write, chunk)
             loop.call_later(self.delay_s, writer.close)
 

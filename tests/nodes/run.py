@@ -498,6 +498,44 @@ async def a_connection_that_is_cut(binary, folder):
             way.end()
 
 
+async def settle_healthy(node):
+    """Among tasks of this thread that the node needs."""
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, healthy, node)
+
+
+async def an_answer_that_is_lost(binary, folder):
+    """Redis has a publication and the connection is lost before it says so: sent again, it is stored once."""
+    with Redis(folder) as redis:
+        way = await Delay.begin(redis.port, 0)
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            start = lambda: stack.enter_context(Node(binary, f"redis://127.0.0.1:{way.port}", **HISTORY))
+            node = await loop.run_in_executor(None, start)
+            await settle_healthy(node)
+            publisher = await Client.connect(node)
+            stored = lambda: [entry[1][1].split()[-1] for entry in redis.ask("XRANGE", "fanwire:{c:hist:1}:history", "-", "+")]
+            for number in range(5):
+                way.loses_answers = True
+                publisher.publish("hist:1", number)
+                await settle(lambda: len(stored()) == number + 1, "Redis has it")
+                way.cut()
+                lost = lambda: node.metric("fanwire_redis_connections_lost_total")
+                await settle(lambda: lost() == number + 1, "the node has noticed it")
+                way.loses_answers = False
+                await settle_healthy(node)
+            assert len(stored()) == 5, stored()
+            # Another node, which has seen none of it, shows each once.
+            with Node(binary, redis.url, **HISTORY) as other:
+                await settle_healthy(other)
+                client = await Client.connect(other)
+                client.send("history", channel="hist:1", limit=100)
+                answer = (await client.expect("history"))["data"]
+                messages = answer["messages"]
+                assert [it["data"] for it in messages] == list(range(5)), messages
+        way.end()
+
+
 async def what_redis_evicts(binary, folder):
     """The hash of a channel is gone, as Redis may evict it: offsets begin anew, and nothing is lost."""
     with Redis(folder) as redis, Node(binary, redis.url, **HISTORY) as a, Node(binary, redis.url, **HISTORY) as b:
@@ -569,6 +607,7 @@ async def one_channel_that_redis_rejects(binary, folder):
 
 CASES = [
     a_connection_that_is_cut,
+    an_answer_that_is_lost,
     who_comes_while_redis_is_away,
     one_channel_that_redis_rejects,
     what_redis_evicts,

@@ -225,6 +225,42 @@ async def while_redis_is_away(binary, folder):
         assert ann.received["hist:1"] in ([4], [3, 4]), ann.received
 
 
+async def active_jobs(client):
+    client.send("get_active_jobs")
+    message = await client.expect("job_updates")
+    assert message["data"]["snapshot"], message
+    return sorted(it["job_id"] for it in message["data"]["jobs"])
+
+
+async def jobs_of_all_nodes(binary, folder):
+    """The active jobs of assist are the same on all nodes, also on one where nobody was in their room."""
+    with Redis(folder, "--appendonly", "yes") as redis, nodes_of(binary, redis) as a, nodes_of(binary, redis) as b:
+        await healthy(a, b)
+
+        def publish(node, job, status):
+            data = {"job_id": job, "status": status}
+            body = {"channel": "room:background_jobs", "type": "job_updates", "data": data}
+            assert node.request("POST", "/api/publish", body)[0] == 200
+
+        assistant = lambda node: Client.connect(node, f"/ws/connect?token={token('root', roles=['admin'])}")
+        for job in ("1", "2", "3"):
+            publish(a, job, "running")
+        publish(b, "2", "completed")
+        for node in (b, a):
+            assert await active_jobs(await assistant(node)) == ["1", "3"]
+        publish(a, "4", "running")
+        assert await active_jobs(await assistant(b)) == ["1", "3", "4"]
+        redis.kill()
+        await settle(lambda: not a.is_healthy() and not b.is_healthy(), "Redis is away")
+        redis.start()
+        await healthy(a, b)
+        publish(b, "1", "failed")
+        assert await active_jobs(await assistant(a)) == ["3", "4"]
+        with nodes_of(binary, redis) as late:
+            await healthy(late)
+            assert await active_jobs(await assistant(late)) == ["3", "4"]
+
+
 if __name__ == "__main__":
     run_cases(
         [
@@ -233,5 +269,6 @@ if __name__ == "__main__":
             persistent_subscriptions,
             limits_over_all_nodes,
             while_redis_is_away,
+            jobs_of_all_nodes,
         ]
     )

@@ -31,6 +31,7 @@ pub(super) fn decode<'a>(
             prefix: rooms::DOCUMENT_UPDATES_PREFIX,
         },
         "get_active_jobs" => Command::GetRetained {
+            is_awaited: false,
             channel: rooms::BACKGROUND_JOBS,
         },
         "broadcast_admin" => broadcast_admin(message, scratch)?,
@@ -124,7 +125,7 @@ mod tests {
         );
         check(
             r#"{"type":"get_active_jobs"}"#,
-            r#"GetRetained { channel: "room:background_jobs" }"#,
+            r#"GetRetained { is_awaited: false, channel: "room:background_jobs" }"#,
         );
         check(
             r#"{"type":"broadcast_admin","message":"down \"at\" 5","details":{"a":1}}"#,

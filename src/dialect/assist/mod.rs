@@ -52,13 +52,17 @@ impl Dialect for Assist {
     }
 
     fn retain<'a>(&self, publication: &Publication<'_>, key: &'a mut String) -> Retain<'a> {
-        let is_job = publication.channel == rooms::BACKGROUND_JOBS;
+        let is_job = self.retains(publication.channel);
         match publication.data.json() {
             Some(data) if is_job && publication.kind == notices::JOB_UPDATES => {
                 notices::retain_job(data, key)
             }
             _ => Retain::None,
         }
+    }
+
+    fn retains(&self, channel: &str) -> bool {
+        channel == rooms::BACKGROUND_JOBS
     }
 
     fn access_rules(&self) -> Vec<AccessRule> {
