@@ -9,6 +9,9 @@
 //! channel. A node is subscribed in Redis to the channels only that have subscribers on it. On channels with
 //! a history, a script in Redis numbers, stores and publishes in one step, so a client may recover on another
 //! node than the one it was on.
+//!
+//! What else nodes share has a file each: who is on which channel (`presence`), what is known of users (`users`),
+//! and what is asked of all nodes (`inquiries`). All of it is on one thread, in one loop (`run`).
 
 mod canary;
 mod channels;

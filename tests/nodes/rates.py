@@ -4,12 +4,15 @@
     tests/nodes/rates.py FANWIRE [PUBLICATIONS_PER_SECOND]
 
 Use a release build. First, publications of 180 bytes come to one node at the given rate (100,000 by default) on ten channels that
-it is subscribed to; then 200 clients subscribe to 10,000 channels, and leave them. Prints what that took.
+it is subscribed to; then 200 clients subscribe to 10,000 channels, and leave them. Prints what that took. With fanwire-loadtest beside
+FANWIRE, it also prints what a shard of the node spends on deliveries with such publications and without them, in turn.
 """
 
 import asyncio
 import os
 import socket
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -21,12 +24,12 @@ PUBLICATIONS = 500_000
 BATCH = 1_000
 
 
-def cpu_of_redis_thread(node):
-    """Seconds of the node's thread that speaks to Redis."""
+def cpu_of_thread(node, name):
+    """Seconds of a thread of the node."""
     folder = f"/proc/{node.process.pid}/task"
     for thread in os.listdir(folder):
         text = open(f"{folder}/{thread}/stat").read()
-        if "(redis)" in text:
+        if f"({name})" in text:
             fields = text[text.rindex(")") + 2 :].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -52,15 +55,54 @@ async def inbound(binary, folder, rate):
         batches = [b"".join(commands(first)) for first in range(1, PUBLICATIONS, BATCH)]
         connection = socket.create_connection(("127.0.0.1", redis.port))
         threading.Thread(target=lambda: [None for _ in iter(lambda: connection.recv(1 << 20), b"")], daemon=True).start()
-        cpu, began = cpu_of_redis_thread(node), time.monotonic()
+        cpu, began = cpu_of_thread(node, "redis"), time.monotonic()
         for index, batch in enumerate(batches, 1):
             connection.sendall(batch)
             time.sleep(max(0, began + index * BATCH / rate - time.monotonic()))
         until("all is received", lambda: node.metric("fanwire_redis_publications_received_total") >= PUBLICATIONS)
-        seconds, cpu = time.monotonic() - began, cpu_of_redis_thread(node) - cpu
+        seconds, cpu = time.monotonic() - began, cpu_of_thread(node, "redis") - cpu
         lost = node.metric("fanwire_redis_connections_lost_total")
         print(f"{PUBLICATIONS / seconds:,.0f} publications/s, {cpu / PUBLICATIONS * 1e6:.1f} us of CPU each, {lost:.0f} connections lost")
         connection.close()
+
+
+ROUNDS = 7
+ROUND_S = 3
+
+
+async def beside_deliveries(binary, folder, rate):
+    """CPU of the shard for 1,000 subscribers at 50 publications/s of its own, without publications on other channels and with them."""
+    with Redis(folder) as redis, Node(binary, redis.url, FANWIRE_REDIS_LEAVE_DELAY="10m") as node:
+        until("the node is healthy", node.is_healthy)
+        client = await Client.connect(node)
+        for number in range(10):
+            await client.subscribe(f"news:{number}")
+        client.close()
+        duration = str((2 * ROUNDS + 2) * ROUND_S)
+        url = f"ws://127.0.0.1:{node.port}/ws"
+        command = [f"{os.path.dirname(binary)}/fanwire-loadtest", "fanout", "--url", url, "--subscribers", "1000", "--rate", "50", "--seconds", duration, "--core", "1"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+            time.sleep(2 * ROUND_S)
+            connection = socket.create_connection(("127.0.0.1", redis.port))
+            threading.Thread(target=lambda: [None for _ in iter(lambda: connection.recv(1 << 20), b"")], daemon=True).start()
+            spent = ([], [])
+            first = 1
+            for turn in range(2 * ROUNDS):
+                began, cpu = time.monotonic(), cpu_of_thread(node, "shard-0")
+                index = 0
+                while (now := time.monotonic()) < began + ROUND_S:
+                    if turn % 2 and now >= began + index * BATCH / rate:
+                        connection.sendall(b"".join(commands(first)))
+                        first, index = first + BATCH, index + 1
+                    else:
+                        time.sleep(0.001)
+                spent[turn % 2].append((cpu_of_thread(node, "shard-0") - cpu) / (50 * ROUND_S * 1000) * 1e6)
+            connection.close()
+            load.terminate()
+        without, beside = (statistics.median(it) for it in spent)
+        lost = node.metric("fanwire_redis_connections_lost_total")
+        ranges = " and ".join(f"{min(it):.3f} to {max(it):.3f}" for it in spent)
+        print(f"{beside / without:.2f} x the CPU of the shard per delivery beside {first / ROUNDS / ROUND_S:,.0f} publications/s: {beside:.3f} and {without:.3f} us ({ranges}; {ROUNDS} turns each), {lost:.0f} connections lost")
 
 
 async def channels(binary, folder):
@@ -89,6 +131,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="fanwire-nodes-") as folder:
         asyncio.run(inbound(binary, folder, rate))
         asyncio.run(channels(binary, folder))
+        if os.path.exists(f"{os.path.dirname(binary)}/fanwire-loadtest"):
+            asyncio.run(beside_deliveries(binary, folder, rate))
 
 
 main()
