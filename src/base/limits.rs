@@ -366,6 +366,13 @@ pub const NODE_PRESENCE_TTL_MS: u64 = 600_000;
 pub const NODE_USER_CHANGES_MAX: usize = 100_000;
 /// Users who arrive, and changes of users, that are sent to Redis at once.
 pub const NODE_USERS_AT_ONCE: usize = 256;
+/// Time after which it is asked again about a user who has a session on another node, which may be ending, or
+/// who has too many, milliseconds.
+pub const NODE_SECOND_LOOK_MS: u64 = 100;
+/// How often at most it is asked about a user who arrives.
+pub const NODE_LOOKS_MAX: u32 = 20;
+/// Fields of a user in Redis; what is new beyond that is not kept.
+pub const NODE_USER_FIELDS_MAX: usize = 8_192;
 /// How long Redis keeps the count of the sessions of a user or a tenant without a change, milliseconds.
 pub const NODE_COUNT_TTL_MS: u64 = 7 * 86_400_000;
 /// Time after which a count in Redis is set right, if a session that was to begin has not, milliseconds.

@@ -15,7 +15,7 @@ use super::limits::NODE_USER_CHANGES_MAX;
 use super::node_counters::NodeCounters;
 use super::node_questions::{Answers, NodeQuestions, PendingQuestion, Question};
 use super::node_user::{CountedOwner, NodeUser, UserArrival, UserChange, WaitingUser};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, oneshot};
@@ -103,6 +103,8 @@ struct Queue {
 struct Users {
     waiting: Vec<WaitingUser>,
     changes: VecDeque<(NodeUser, UserChange)>,
+    /// How many changes of each user Redis does not have yet.
+    changing: HashMap<NodeUser, u32>,
     /// Whose sessions are to be counted again.
     counts: HashSet<CountedOwner>,
 }
@@ -301,7 +303,12 @@ impl NodeLink {
     pub fn arrive(&self, arrival: UserArrival) -> impl Future<Output = bool> + Send + use<> {
         let (admit, answer) = oneshot::channel();
         let mut users = lock(&self.users);
-        users.waiting.push(WaitingUser { arrival, admit });
+        users.waiting.push(WaitingUser {
+            arrival,
+            is_counted: false,
+            looks: 0,
+            admit,
+        });
         let is_first = users.waiting.len() == 1;
         drop(users);
         if is_first {
@@ -318,6 +325,7 @@ impl NodeLink {
             drop(users);
             return self.counters.user_changes_dropped.add(1);
         }
+        *users.changing.entry(user.clone()).or_default() += 1;
         users.changes.push_back((user, change));
         let is_first = users.changes.len() == 1;
         drop(users);
@@ -345,6 +353,26 @@ impl NodeLink {
         let mut users = lock(&self.users);
         let count = users.changes.len().min(count_max);
         users.changes.drain(..count).collect()
+    }
+
+    /// States that Redis has changes, or never will.
+    pub fn end_user_changes(&self, changes: &[(NodeUser, UserChange)]) {
+        let mut users = lock(&self.users);
+        for (user, _) in changes {
+            let Some(count) = users.changing.get_mut(user) else {
+                continue;
+            };
+            *count -= 1;
+            if *count == 0 {
+                users.changing.remove(user);
+            }
+        }
+    }
+
+    /// Whether something has changed of a user that Redis does not have yet.
+    #[must_use]
+    pub fn is_changing(&self, user: &NodeUser) -> bool {
+        lock(&self.users).changing.contains_key(user)
     }
 
     /// Whether there are some, or some are to be counted.

@@ -27,8 +27,8 @@ pub struct UserArrival {
     pub tenant: Option<(Box<str>, u32)>,
     /// How long it is remembered where the user stops, if it is, milliseconds.
     pub offline_ttl_ms: Option<u64>,
-    /// Whether the user may have persistent subscriptions.
-    pub has_persistent: bool,
+    /// How long the user's persistent subscriptions are remembered, if there may be some, milliseconds.
+    pub persistent_ttl_ms: Option<u64>,
 }
 
 /// Such a session, and who is told whether it may.
@@ -36,6 +36,10 @@ pub struct UserArrival {
 pub struct WaitingUser {
     /// Who it is.
     pub arrival: UserArrival,
+    /// Whether the session counts in Redis already: it is asked once more what is known of the user.
+    pub is_counted: bool,
+    /// How often it was asked.
+    pub looks: u32,
     /// Told when all that other nodes know of the user is here; false = the user or the tenant has too many
     /// sessions.
     pub admit: oneshot::Sender<bool>,
@@ -71,6 +75,19 @@ pub enum UserChange {
         channel: Box<str>,
         /// How long it is remembered, milliseconds.
         ttl_ms: u64,
+    },
+    /// The last session here has ended of a user with persistent subscriptions: these, as its tenant calls the
+    /// channels.
+    Released {
+        /// The channels, oldest first.
+        channels: Vec<Box<str>>,
+        /// How long they are remembered, milliseconds.
+        ttl_ms: u64,
+    },
+    /// Fields in Redis that say nothing any more.
+    Outdated {
+        /// Their names.
+        fields: Vec<String>,
     },
     /// And does not any more.
     Forgotten {

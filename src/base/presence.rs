@@ -280,7 +280,7 @@ impl PresenceTable {
     }
 
     /// Notes that other nodes are to be told of a user, or of the count of sessions.
-    fn note_unsent(
+    pub(super) fn note_unsent(
         &self,
         channel: &mut ChannelPresence,
         unsent: &mut Vec<ChannelTag>,

@@ -84,7 +84,7 @@ impl ChannelPresence {
         let elsewhere = self.others.as_ref().map_or(0, |others| others.sessions);
         PresenceCounts {
             users: self.members.len() as u64,
-            sessions: self.sessions + elsewhere,
+            sessions: self.sessions.saturating_add(elsewhere),
         }
     }
 
@@ -170,7 +170,9 @@ impl ChannelPresence {
     ) -> Vec<MemberChange> {
         let others = self.others.get_or_insert_default();
         let known = others.by_node.entry(node).or_default();
-        others.sessions = others.sessions - known.sessions + told.sessions;
+        // What another node tells may be anything.
+        let others_sessions = others.sessions.saturating_sub(known.sessions);
+        others.sessions = others_sessions.saturating_add(told.sessions);
         known.sessions = told.sessions;
         let mut changes = Vec::new();
         let gone: Vec<_> = match is_all {
@@ -193,7 +195,10 @@ impl ChannelPresence {
                     self.members.entry(Arc::clone(user)).or_default()
                 }
             };
-            member.elsewhere = (member.elsewhere - before).saturating_add(count);
+            member.elsewhere = member
+                .elsewhere
+                .saturating_sub(before)
+                .saturating_add(count);
             if member.sum() == 0 {
                 self.members.remove(user);
                 changes.push((Arc::clone(user), false));
@@ -301,6 +306,20 @@ mod tests {
             []
         );
         assert!(channel.is_over());
+    }
+
+    #[test]
+    fn counts_that_are_too_large_stay_as_large_as_can_be() {
+        let mut channel = channel();
+        channel.sessions = 1;
+        let huge = told(u64::MAX, &[("eve", u32::MAX)]);
+        channel.update_node(7, &huge, false, || true);
+        channel.update_node(8, &huge, false, || true);
+        assert_eq!(channel.counts().sessions, u64::MAX);
+        assert_eq!(channel.members["eve"].sum(), u32::MAX);
+        channel.remove_node(7);
+        channel.remove_node(8);
+        assert_eq!(channel.counts().sessions, 1);
     }
 
     #[test]

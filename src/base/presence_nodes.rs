@@ -1,7 +1,7 @@
 //! What the table of presence tells other nodes, and what it takes over from them.
 
 use super::interest::ChannelTag;
-use super::presence::PresenceTable;
+use super::presence::{Part, PresenceTable};
 use super::presence_channel::{ChannelPresence, MemberChange, NodePresence};
 use std::sync::atomic::Ordering;
 
@@ -55,6 +55,24 @@ impl PresenceTable {
             }
         }
         taken
+    }
+
+    /// Puts back what other nodes may not have been told.
+    pub fn put_back(&self, told: &[LocalPresence]) {
+        for LocalPresence {
+            tag,
+            name,
+            presence,
+        } in told
+        {
+            let mut part = self.lock(*tag);
+            let Part { channels, unsent } = &mut *part;
+            let channel = self.open(channels, (*tag, name));
+            self.note_unsent(channel, unsent, None);
+            for (user, _) in &presence.users {
+                self.note_unsent(channel, unsent, Some(user));
+            }
+        }
     }
 
     /// All sessions of this node on the channels of one part of the table.
@@ -236,6 +254,23 @@ mod tests {
         assert_eq!(table.take_unsent()[0].presence, told(0, &[("ann", 0)]));
         assert_eq!(table.here(TAG.stripe()), []);
         assert_eq!(table.stats().channels, 0);
+    }
+
+    #[test]
+    fn what_was_not_told_is_told_again_as_it_is_then() {
+        let table = table();
+        let _ = table.join(PLACE, Some("ann"), 0);
+        let _ = table.take_unsent();
+        let _ = table.leave(PLACE, Some("ann"), 0);
+        let _ = table.take_changes(PLACE, 0);
+        assert_eq!(table.take_changes(PLACE, 0), None);
+        let untold = table.take_unsent();
+        assert_eq!(table.stats().channels, 0);
+        table.put_back(&untold);
+        assert_eq!(table.take_unsent(), untold, "that nobody is there any more");
+        table.put_back(&untold);
+        let _ = table.join(PLACE, Some("ann"), 0);
+        assert_eq!(table.take_unsent()[0].presence, told(1, &[("ann", 1)]));
     }
 
     #[test]

@@ -250,6 +250,7 @@ impl Broker {
         }
         let tenants_max = policy.sessions_per_tenant_max;
         let counted = tenant.filter(|_| tenants_max > 0 && session.tenant() != tenant);
+        let persistent = &self.process_state.persistent;
         let arrival = UserArrival {
             user: NodeUser {
                 dialect: session.dialect,
@@ -260,12 +261,12 @@ impl Broker {
                 .then_some(policy.sessions_per_user_max),
             tenant: counted.map(|tenant| (tenant.into(), tenants_max)),
             offline_ttl_ms: policy.offline_queue.then_some(policy.offline_queue_ttl.0),
-            has_persistent: self.process_state.persistent.is_on(),
+            persistent_ttl_ms: persistent.is_on().then_some(persistent.ttl_ms()),
         };
         let is_needed = arrival.sessions_max.is_some()
             || arrival.tenant.is_some()
             || arrival.offline_ttl_ms.is_some()
-            || arrival.has_persistent;
+            || arrival.persistent_ttl_ms.is_some();
         is_needed.then_some(arrival)
     }
 
@@ -386,6 +387,10 @@ impl Broker {
             return Admission::Rejected(CloseReason::Quota);
         }
         session.auth_failures = 0;
+        if let Some(shares) = &session.shares {
+            let shares = [shares.user.as_ref(), shares.tenant.as_ref()];
+            recount(&self.process_state, policy, shares);
+        }
         self.counters
             .authenticated_sessions
             .set(self.authenticated_count);

@@ -58,6 +58,17 @@ impl Broker {
         if was_held && let Some(user) = session.node_user() {
             let table = &self.process_state.persistent;
             table.release(&user, now.monotonic_ms);
+            let (channels, expires_ms) = table.export(&user);
+            if let Some(link) = &self.process_state.link
+                && expires_ms != u64::MAX
+                && !channels.is_empty()
+            {
+                let change = UserChange::Released {
+                    channels: channels.iter().map(|it| (&**it).into()).collect(),
+                    ttl_ms: table.ttl_ms(),
+                };
+                link.change_user(user, change);
+            }
         }
     }
 

@@ -247,15 +247,15 @@ impl Engine {
         self.make_live(tag, now_ms);
     }
 
-    /// It is known who of other nodes is on a channel.
+    /// It is known who of other nodes is on a channel; returns the nodes that have told of it meanwhile.
     pub(super) fn presence_read(
         &mut self,
         tag: ChannelTag,
         nodes: &[(u64, NodePresence)],
         now_ms: u64,
-    ) {
+    ) -> Vec<u64> {
         let Some(channel) = self.channels.get_mut(tag) else {
-            return;
+            return Vec::new();
         };
         // At first, they were there before.
         let is_first = channel.is_first;
@@ -272,12 +272,13 @@ impl Engine {
             Some(PresencePhase::LoadingAgain(waiting)) => (waiting, false),
             _ => (Vec::new(), false),
         };
-        for text in waiting {
-            self.hear_presence(tag, text);
-        }
+        let waiting = waiting.into_iter();
+        let heard = waiting.filter_map(|text| self.hear_presence(tag, text));
+        let heard = heard.collect();
         if is_first_reading {
             self.read_history(tag, now_ms);
         }
+        heard
     }
 
     /// Reads again who of other nodes is on a channel, if that is known.

@@ -29,18 +29,27 @@ pub(super) struct Sharing {
     nodes: HashMap<u64, u32>,
     /// Those that had a lease when it was last looked, on this connection.
     with_lease: HashSet<u64>,
-    /// When the lease of this one is renewed next, and when it was last.
+    /// Since when the leases in Redis are watched, monotonic milliseconds.
+    since_ms: u64,
+    /// When the lease of this one is renewed next.
     renewal_due_ms: u64,
-    renewed_ms: Option<u64>,
     is_renewing: bool,
     /// The next part of the table that is told in whole, and how many are to be told soon.
     next_part: usize,
     parts_due: usize,
     /// Whether all were told on this connection.
     is_all_told: bool,
+    /// Whether the node has its lease since then.
+    has_lease: bool,
+    /// Whether Redis has rejected the lease.
+    is_rejected: bool,
     /// When one was told last, monotonic milliseconds.
     told_part_ms: u64,
     is_telling: bool,
+    /// Until when nothing is told, as Redis has rejected it, monotonic milliseconds.
+    paused_until_ms: u64,
+    /// Changes that are being told.
+    in_flight: Vec<LocalPresence>,
     is_reading: bool,
 }
 
@@ -49,11 +58,30 @@ pub(super) type KeptPresence = (Vec<u64>, Vec<(ChannelTag, Vec<(u64, NodePresenc
 
 impl Sharing {
     /// There is a new connection: all is told again on it.
+    /// The connection is lost: what was being told is to be told again.
+    pub(super) fn lost(&mut self) -> Vec<LocalPresence> {
+        self.is_telling = false;
+        std::mem::take(&mut self.in_flight)
+    }
+
+    /// Whether the node has its lease on this connection, or Redis does not give one now.
+    pub(super) fn is_settled(&self) -> bool {
+        self.has_lease || self.is_rejected
+    }
+
+    /// All was told on this connection, if no part is left: it is time for the lease.
+    fn note_told(&mut self) {
+        if self.parts_due == 0 && !self.is_all_told {
+            self.is_all_told = true;
+            self.renewal_due_ms = 0;
+        }
+    }
+
     pub(super) fn connected(&mut self, now_ms: u64) {
         *self = Self {
             nodes: std::mem::take(&mut self.nodes),
-            renewed_ms: self.renewed_ms,
             renewal_due_ms: now_ms,
+            since_ms: now_ms,
             parts_due: PresenceTable::PARTS,
             ..Self::default()
         };
@@ -66,9 +94,7 @@ impl Runner {
             return;
         }
         self.tell_presence(now_ms);
-        if self.sharing.is_all_told {
-            self.renew_lease(now_ms);
-        }
+        self.renew_lease(now_ms);
         self.read_presence();
     }
 
@@ -79,7 +105,8 @@ impl Runner {
             true => self.lease_ms() / 4 * 3,
             false => 0,
         };
-        connection.scripts.renew(&connection.names, node, lease_ms)
+        let scripts = &connection.scripts;
+        scripts.renew(&connection.names, node, (lease_ms, self.sharing.has_lease))
     }
 
     fn lease_ms(&self) -> u64 {
@@ -107,6 +134,7 @@ impl Runner {
             Some(Ok(Some(nodes))) => self.note_nodes(&nodes, now_ms),
             // Nobody renews a lease then, and nobody is taken for dead.
             Some(Err(error)) if failure(&error) == Failure::Rejected => {
+                self.sharing.is_rejected = true;
                 self.presence_rejected(&error);
             }
             Some(Err(error)) => self.lose(&error.to_string(), now_ms),
@@ -117,14 +145,15 @@ impl Runner {
     fn note_nodes(&mut self, nodes: &[u64], now_ms: u64) {
         let (own, lease_ms) = (self.engine.link().node(), self.lease_ms());
         let sharing = &mut self.sharing;
-        if sharing
-            .renewed_ms
-            .is_some_and(|it| now_ms >= it + lease_ms / 2)
-        {
-            // The others may have taken this node for dead.
+        let has_lease = sharing.is_all_told && nodes.contains(&own);
+        if sharing.has_lease && !has_lease {
+            // The others take this node for dead, or Redis has lost what it knew of all.
+            sharing.is_all_told = false;
             sharing.parts_due = PresenceTable::PARTS;
+            sharing.since_ms = now_ms;
         }
-        sharing.renewed_ms = Some(now_ms);
+        sharing.has_lease = has_lease;
+        sharing.is_rejected = false;
         let others = nodes.iter().copied().filter(|node| *node != own);
         let with_lease: HashSet<u64> = others.collect();
         if !with_lease.is_subset(&sharing.with_lease) {
@@ -134,7 +163,7 @@ impl Runner {
                 .for_each(|tag| self.engine.read_presence_again(tag));
         }
         // Redis may have lost the leases: who was there has time to come back, as this node has.
-        let is_early = now_ms < self.connected_ms + lease_ms;
+        let is_early = now_ms < sharing.since_ms + lease_ms;
         for (node, missed) in &mut sharing.nodes {
             *missed = match with_lease.contains(node) || is_early {
                 true => 0,
@@ -216,10 +245,15 @@ impl Runner {
         self.sharing.is_reading = false;
         match result {
             Ok((nodes, channels)) => {
+                for node in &nodes {
+                    self.sharing.nodes.entry(*node).or_default();
+                }
                 // A node may have got its lease since.
                 let is_whole = self.sharing.with_lease.iter().all(|it| nodes.contains(it));
                 for (tag, told) in channels {
-                    self.engine.presence_read(tag, &told, now_ms);
+                    for node in self.engine.presence_read(tag, &told, now_ms) {
+                        self.sharing.nodes.entry(node).or_default();
+                    }
                     if !is_whole {
                         self.engine.read_presence_again(tag);
                     }
@@ -244,7 +278,7 @@ impl Runner {
 
     /// Tells the other nodes what has changed here, and a part of all there is.
     fn tell_presence(&mut self, now_ms: u64) {
-        if self.sharing.is_telling {
+        if self.sharing.is_telling || now_ms < self.sharing.paused_until_ms {
             return;
         }
         let table = &self.engine.process_state.presence;
@@ -269,6 +303,7 @@ impl Runner {
             return;
         };
         // In a cluster, two commands on one channel may overtake each other.
+        let untold = changes.clone();
         let told: HashSet<_> = all.iter().map(|it| it.tag).collect();
         let changes = changes.iter().filter(|it| !told.contains(&it.tag));
         let changes = changes.map(|it| (it, Telling::Changes));
@@ -280,22 +315,29 @@ impl Runner {
             .map(|(local, telling)| scripts.tell_presence(&connection.names, node, local, telling));
         let commands: Vec<_> = commands.collect();
         if commands.is_empty() {
-            self.sharing.is_all_told |= self.sharing.parts_due == 0;
+            self.sharing.note_told();
             return;
         }
         self.sharing.is_telling = true;
+        self.sharing.in_flight = untold;
         self.spawn(async move { Event::PresenceTold(connection.run(commands).await) });
     }
 
     pub(super) fn presence_told(&mut self, results: Vec<Result<Value, RedisError>>, now_ms: u64) {
         self.sharing.is_telling = false;
-        self.sharing.is_all_told |= self.sharing.parts_due == 0;
+        self.sharing.note_told();
+        let mut is_rejected = false;
         for error in results.into_iter().filter_map(Result::err) {
-            // All is told again on the next connection, and once in a while.
             if failure(&error) != Failure::Rejected {
                 return self.lose(&error.to_string(), now_ms);
             }
+            is_rejected = true;
             self.presence_rejected(&error);
+        }
+        let told = std::mem::take(&mut self.sharing.in_flight);
+        if is_rejected {
+            self.sharing.paused_until_ms = now_ms + NODE_TELL_PART_MS;
+            self.engine.process_state.presence.put_back(&told);
         }
     }
 
@@ -332,6 +374,9 @@ impl Runner {
 }
 
 pub(super) fn read_nodes(value: Value) -> Option<Vec<u64>> {
-    let names: Vec<String> = redis::from_redis_value(value).ok()?;
-    names.iter().map(|name| node_number(name)).collect()
+    let names: Vec<Vec<u8>> = redis::from_redis_value(value).ok()?;
+    let names = names
+        .iter()
+        .filter_map(|name| std::str::from_utf8(name).ok());
+    Some(names.filter_map(node_number).collect())
 }

@@ -358,6 +358,8 @@ impl Runner {
         link.counters.set_up(false);
         link.counters.connections_lost.add(1);
         self.engine.disconnected();
+        let untold = self.sharing.lost();
+        self.engine.process_state.presence.put_back(&untold);
         let unsent = self.users.lost();
         self.engine.link().put_back_user_changes(unsent);
         let InFlight {
@@ -407,6 +409,7 @@ impl Runner {
         if !matches!(self.state, State::Restoring(_))
             || !self.canary.has_returned
             || !self.is_restored()
+            || !self.sharing.is_settled()
         {
             return;
         }

@@ -7,7 +7,9 @@
 use super::message::{DELETED, VERSION};
 use super::told_presence::{self, SESSIONS_FIELD, USER_FIELD, node_name};
 use super::users::HashChange;
-use crate::base::limits::{NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS, RETAINED_PER_CHANNEL_MAX};
+use crate::base::limits::{
+    NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS, NODE_USER_FIELDS_MAX, RETAINED_PER_CHANNEL_MAX,
+};
 use crate::base::{CountedOwner, HistoryLimits, LocalPresence, NodeUser, Telling};
 use redis::{Cmd, cmd};
 
@@ -111,11 +113,14 @@ return {epoch, string.format('%.0f', last), messages}
 
 /// Renews the lease of a node, and returns the nodes that have one.
 ///
-/// Keys: the leases. Arguments: the node, and the length of the lease in milliseconds; 0 = it takes none.
+/// Keys: the leases. Arguments: the node, the length of the lease in milliseconds (0 = it takes none), and whether
+/// it has one (`1`): if that is gone, it takes none before it has told all again.
 const RENEW: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if ARGV[2] ~= '0' then
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local is_lost = ARGV[3] == '1' and (not score or tonumber(score) <= now)
+if ARGV[2] ~= '0' and not is_lost then
   redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
@@ -161,34 +166,69 @@ if ARGV[1] ~= '-' then
   end
   redis.call('HINCRBY', KEYS[1], ARGV[3], 1)
   redis.call('PEXPIRE', KEYS[1], ARGV[2], 'NX')
-  redis.call('PEXPIRE', KEYS[1], ARGV[2], 'GT')
 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2], 'GT')
 return {1, redis.call('HGETALL', KEYS[1])}
 ";
 
-/// Changes a hash.
+/// Changes a hash. What would be new is left out when there are too many fields.
 ///
-/// Keys: the hash. Arguments: the time to keep it at least in milliseconds, and of each change what is to be
-/// done, the field, and the value.
+/// Keys: the hash. Arguments: the time to keep it at least in milliseconds, how many fields there may be, and of
+/// each change what is to be done, the field, and two values. A hash in which nothing is left but where the user
+/// has stopped is kept as long as the last change says.
 const CHANGE_HASH: &str = r"
-for i = 2, #ARGV, 3 do
-  if ARGV[i] == 'set' then
-    redis.call('HSET', KEYS[1], ARGV[i + 1], ARGV[i + 2])
-  elseif ARGV[i] == 'new' then
-    redis.call('HSETNX', KEYS[1], ARGV[i + 1], ARGV[i + 2])
-  elseif ARGV[i] == 'del' then
-    redis.call('HDEL', KEYS[1], ARGV[i + 1])
+local hash = KEYS[1]
+local is_new = redis.call('EXISTS', hash) == 0
+local function set(field, value)
+  if redis.call('HLEN', hash) < tonumber(ARGV[2]) or redis.call('HEXISTS', hash, field) == 1 then
+    redis.call('HSET', hash, field, value)
+  end
+end
+local function has(pattern, channel)
+  for _, field in ipairs(redis.call('HKEYS', hash)) do
+    if string.match(field, pattern) and (not channel or string.match(field, '^l%x+ (.*)$') == channel) then
+      return true
+    end
+  end
+  return false
+end
+local has_stopped = false
+for i = 3, #ARGV, 4 do
+  local what, field, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if what == 'set' then
+    set(field, value)
+    has_stopped = has_stopped or string.sub(field, 1, 1) == 'p'
+  elseif what == 'new' then
+    if redis.call('HEXISTS', hash, field) == 0 then
+      set(field, value)
+    end
+  elseif what == 'keep' then
+    local offset = string.match(redis.call('HGET', hash, field) or '', '^(%d+) ') or value
+    set(field, offset .. ' ' .. ARGV[i + 3])
+  elseif what == 'revive' then
+    if is_new then
+      set(field, value)
+    end
+  elseif what == 'position' then
+    if not has('^l', field) then
+      redis.call('HDEL', hash, 'p' .. field)
+    end
+  elseif what == 'del' then
+    redis.call('HDEL', hash, field)
   else
-    for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-      if string.sub(field, 1, 1) == ARGV[i + 1] then
-        redis.call('HDEL', KEYS[1], field)
+    for _, other in ipairs(redis.call('HKEYS', hash)) do
+      if string.sub(other, 1, 1) == field then
+        redis.call('HDEL', hash, other)
       end
     end
   end
 end
 if ARGV[1] ~= '0' then
-  redis.call('PEXPIRE', KEYS[1], ARGV[1], 'NX')
-  redis.call('PEXPIRE', KEYS[1], ARGV[1], 'GT')
+  redis.call('PEXPIRE', hash, ARGV[1], 'NX')
+  redis.call('PEXPIRE', hash, ARGV[1], 'GT')
+  if has_stopped and not has('^[lns]') then
+    redis.call('PEXPIRE', hash, ARGV[1])
+  end
 end
 return 1
 ";
@@ -391,38 +431,64 @@ impl Scripts {
     }
 
     /// The command that counts one session more of whose hash it is, where `own` is the field of this node
-    /// and `all` are those of all nodes; without `sessions_max`, it only reads the hash.
+    /// and `all` are those of all nodes; without `sessions_max`, it only reads the hash. It is kept at least so
+    /// long, milliseconds.
     pub(super) fn count_session(
         &self,
         key: &str,
         (own, all): (&str, &[String]),
         sessions_max: Option<u32>,
+        ttl_ms: u64,
     ) -> Cmd {
         let mut command = invoke(&self.count_session.1, &[key.to_owned()]);
         let max = sessions_max.map_or_else(|| "-".to_owned(), |max| max.to_string());
-        command.arg(max).arg(NODE_COUNT_TTL_MS).arg(own).arg(all);
+        let ttl_ms = match sessions_max {
+            Some(_) => ttl_ms.max(NODE_COUNT_TTL_MS),
+            None => ttl_ms,
+        };
+        command.arg(max).arg(ttl_ms).arg(own).arg(all);
         command
     }
 
     /// The command that changes a hash, and keeps it at least so long, milliseconds.
     pub(super) fn change_hash(&self, key: &str, ttl_ms: u64, changes: &[HashChange]) -> Cmd {
         let mut command = invoke(&self.change_hash.1, &[key.to_owned()]);
-        command.arg(ttl_ms);
+        command.arg(ttl_ms).arg(NODE_USER_FIELDS_MAX);
         for change in changes {
-            match change {
-                HashChange::Set(field, value) => command.arg("set").arg(field).arg(value),
-                HashChange::SetNew(field, value) => command.arg("new").arg(field).arg(value),
-                HashChange::Remove(field) => command.arg("del").arg(field).arg(""),
-                HashChange::RemoveAll(letter) => command.arg("all").arg(letter.to_string()).arg(""),
+            let none = String::new;
+            let (what, field, values) = match change {
+                HashChange::Set(field, value) => ("set", field.clone(), [value.clone(), none()]),
+                HashChange::SetNew(field, value) => ("new", field.clone(), [value.clone(), none()]),
+                HashChange::Keep(field, offset, until_ms) => {
+                    let values = [offset.to_string(), until_ms.to_string()];
+                    ("keep", field.clone(), values)
+                }
+                HashChange::Revive(field, value) => {
+                    ("revive", field.clone(), [value.clone(), none()])
+                }
+                HashChange::RemovePosition(channel) => {
+                    ("position", channel.clone(), [none(), none()])
+                }
+                HashChange::Remove(field) => ("del", field.clone(), [none(), none()]),
+                HashChange::RemoveAll(letter) => ("all", letter.to_string(), [none(), none()]),
             };
+            command.arg(what).arg(field).arg(&values);
         }
         command
     }
 
     /// The command that renews the lease of a node.
-    pub(super) fn renew(&self, names: &Names, node: u64, lease_ms: u64) -> Cmd {
+    pub(super) fn renew(
+        &self,
+        names: &Names,
+        node: u64,
+        (lease_ms, has_lease): (u64, bool),
+    ) -> Cmd {
         let mut command = invoke(&self.renew.1, &[names.leases()]);
-        command.arg(node_name(node)).arg(lease_ms);
+        command
+            .arg(node_name(node))
+            .arg(lease_ms)
+            .arg(u8::from(has_lease));
         command
     }
 

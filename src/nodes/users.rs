@@ -19,13 +19,15 @@ use super::connection::{Connection, Failure, failure};
 use super::presence::read_nodes;
 use super::run::{Event, Runner};
 use super::told_presence::{node_name, node_number};
-use crate::base::limits::{NODE_COUNT_TTL_MS, NODE_RECOUNT_MS, NODE_USERS_AT_ONCE};
+use crate::base::limits::{
+    NODE_COUNT_TTL_MS, NODE_LOOKS_MAX, NODE_RECOUNT_MS, NODE_SECOND_LOOK_MS, NODE_USERS_AT_ONCE,
+};
 use crate::base::{
     CountedOwner, NodeUser, Now, ProcessState, UserArrival, UserChange, WaitingUser,
 };
 use crate::broker::quota_user;
 use redis::{Cmd, RedisError, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 const COUNT_FIELD: char = 'n';
 const POSITION_FIELD: char = 'p';
@@ -40,6 +42,12 @@ pub(super) struct UserSharing {
     in_flight: Vec<(NodeUser, UserChange)>,
     /// Whose sessions are to be counted again at a time, monotonic milliseconds.
     recounts: Vec<(u64, CountedOwner)>,
+    /// Whose counts are on their way.
+    in_flight_counts: HashSet<CountedOwner>,
+    /// Those of whose sessions Redis has a count.
+    counted: HashSet<CountedOwner>,
+    /// Who is asked about again at a time.
+    second_looks: Vec<(u64, WaitingUser)>,
 }
 
 /// One change of a hash in Redis.
@@ -48,6 +56,12 @@ pub(super) enum HashChange {
     Set(String, String),
     /// Only if there is no such field.
     SetNew(String, String),
+    /// The same; if there is one, it is kept until this time, milliseconds since 1970.
+    Keep(String, u64, u64),
+    /// Only if there are no fields at all.
+    Revive(String, String),
+    /// A position, unless a session of another node is subscribed to its channel.
+    RemovePosition(String),
     Remove(String),
     /// All fields that begin so.
     RemoveAll(char),
@@ -64,6 +78,9 @@ impl UserSharing {
     /// The connection is lost; what was on its way is to be sent again.
     pub(super) fn lost(&mut self) -> Vec<(NodeUser, UserChange)> {
         self.is_busy = false;
+        // Nobody knows what Redis has now.
+        let owners = self.counted.drain().chain(self.in_flight_counts.drain());
+        self.recounts.extend(owners.map(|owner| (0, owner)));
         std::mem::take(&mut self.in_flight)
     }
 
@@ -79,9 +96,13 @@ impl Runner {
         if self.users.is_busy {
             return;
         }
-        let waiting = self.engine.link().take_waiting_users(NODE_USERS_AT_ONCE);
+        let mut waiting = self.engine.link().take_waiting_users(NODE_USERS_AT_ONCE);
+        let second_looks = &mut self.users.second_looks;
+        let due = second_looks.extract_if(.., |(due_ms, _)| now_ms >= *due_ms);
+        waiting.extend(due.map(|(_, waiting)| waiting));
         let Some(mut connection) = self.connection() else {
             // Who waits is told by its end that nothing is known.
+            self.users.second_looks.clear();
             return drop(waiting);
         };
         let changes = self.change_commands(&connection, now_ms);
@@ -101,7 +122,11 @@ impl Runner {
         }
         self.spawn(async move {
             let mut changed = connection.run(commands).await;
-            if waiting.is_empty() {
+            let has_failed = changed.iter().any(|result| match result {
+                Err(error) => failure(error) != Failure::Rejected,
+                Ok(_) => false,
+            });
+            if waiting.is_empty() || has_failed {
                 return Event::UsersServed(changed, Vec::new(), Vec::new());
             }
             let nodes = changed.pop().map(|answer| answer.map(read_nodes));
@@ -144,12 +169,19 @@ impl Runner {
             let (ttl_ms, hash_changes) = hash_changes(change, node, unix_ms);
             note(CountedOwner::User(user.clone()), ttl_ms, hash_changes);
         }
+        self.users.in_flight_counts.clone_from(&owners);
         for owner in owners {
             let field = count_field(node);
             let change = match self.quotas.sessions_of(&owner) {
                 0 => HashChange::Remove(field),
-                count => HashChange::Set(field, count.to_string()),
+                count => {
+                    self.users.counted.insert(owner.clone());
+                    HashChange::Set(field, count.to_string())
+                }
             };
+            if matches!(change, HashChange::Remove(_)) {
+                self.users.counted.remove(&owner);
+            }
             note(owner, NODE_COUNT_TTL_MS, vec![change]);
         }
         self.users.in_flight = changes;
@@ -180,19 +212,27 @@ impl Runner {
         let counters = &self.engine.link().counters;
         counters.user_changes_dropped.add(rejected);
         self.users.is_busy = false;
-        self.users.in_flight.clear();
+        let ended = std::mem::take(&mut self.users.in_flight);
+        self.engine.link().end_user_changes(&ended);
         self.users_arrived(arrived, nodes, now_ms);
     }
 
     fn users_arrived(&mut self, arrived: Arrivals, nodes: &[u64], now_ms: u64) {
-        for (waiting, known) in arrived {
+        for (mut waiting, known) in arrived {
+            waiting.looks += 1;
             match known {
-                Ok(None) => {
-                    // Fails when the session has ended.
-                    let _ = waiting.admit.send(false);
-                }
+                Ok(None) => self.reject_or_look_again(waiting, now_ms),
                 Ok(Some(known)) => {
-                    self.take_over(&waiting.arrival, &known, nodes);
+                    waiting.is_counted = true;
+                    if let Some(due_ms) = self.second_look_ms(&waiting, &known, nodes, now_ms) {
+                        self.users.second_looks.push((due_ms, waiting));
+                        continue;
+                    }
+                    // What changes on this node all the time is known better here.
+                    if !self.engine.link().is_changing(&waiting.arrival.user) {
+                        self.take_over(&waiting.arrival, &known, nodes);
+                    }
+                    // Fails when the session has ended.
                     let _ = waiting.admit.send(true);
                 }
                 // Told by the end of the sender.
@@ -204,6 +244,40 @@ impl Runner {
         }
     }
 
+    /// There are too many sessions. One may just be ending on another node.
+    fn reject_or_look_again(&mut self, waiting: WaitingUser, now_ms: u64) {
+        let user = &waiting.arrival.user;
+        if let Some((tenant, _)) = &waiting.arrival.tenant {
+            // It may be counted there.
+            let owner = CountedOwner::Tenant(user.dialect, tenant.clone());
+            self.engine.link().recount(owner);
+        }
+        if waiting.looks > 1 {
+            let _ = waiting.admit.send(false);
+            return;
+        }
+        let due_ms = now_ms + NODE_SECOND_LOOK_MS;
+        self.users.second_looks.push((due_ms, waiting));
+    }
+
+    /// When it is asked again about a user, as what Redis has said may be outdated: something has changed here
+    /// meanwhile, or a session on another node may be ending.
+    fn second_look_ms(
+        &self,
+        waiting: &WaitingUser,
+        known: &KnownUser,
+        nodes: &[u64],
+        now_ms: u64,
+    ) -> Option<u64> {
+        if self.engine.link().is_changing(&waiting.arrival.user) {
+            return (waiting.looks < NODE_LOOKS_MAX).then_some(now_ms);
+        }
+        let own = self.engine.link().node();
+        let is_live = waiting.arrival.offline_ttl_ms.is_some()
+            && live_fields(known).any(|(node, _)| node != own && nodes.contains(&node));
+        (is_live && waiting.looks == 1).then_some(now_ms + NODE_SECOND_LOOK_MS)
+    }
+
     /// Takes over what Redis knows of a user.
     fn take_over(&self, arrival: &UserArrival, known: &KnownUser, nodes: &[u64]) {
         let state = &self.engine.process_state;
@@ -211,6 +285,11 @@ impl Runner {
         if let Some(ttl_ms) = arrival.offline_ttl_ms {
             let own = self.engine.link().node();
             let is_there = |node| node != own && nodes.contains(&node);
+            let outdated = outdated_fields(known, now, |node| nodes.contains(&node));
+            if !outdated.is_empty() {
+                let change = UserChange::Outdated { fields: outdated };
+                self.engine.link().change_user(arrival.user.clone(), change);
+            }
             let channels = offline_channels(known, now, is_there);
             let channels = channels
                 .into_iter()
@@ -223,7 +302,7 @@ impl Runner {
                 .offline
                 .replace(key, &channels, now.monotonic_ms + ttl_ms);
         }
-        if arrival.has_persistent {
+        if arrival.persistent_ttl_ms.is_some() {
             take_over_subscriptions(state, &arrival.user, known, now);
         }
     }
@@ -247,14 +326,17 @@ fn arrival_commands(
     let own = count_field(node);
     let (names, scripts) = (&connection.names, &connection.scripts);
     let mut commands = Vec::new();
-    for WaitingUser { arrival, .. } in waiting {
-        if let Some((tenant, max)) = &arrival.tenant {
+    for waiting in waiting {
+        let arrival = &waiting.arrival;
+        let ttl_ms = arrival.persistent_ttl_ms.unwrap_or(0);
+        if let Some((tenant, max)) = arrival.tenant.as_ref().filter(|_| !waiting.is_counted) {
             let owner = CountedOwner::Tenant(arrival.user.dialect, tenant.clone());
             let key = names.owner(&owner);
-            commands.push(scripts.count_session(&key, (&own, &all), Some(*max)));
+            commands.push(scripts.count_session(&key, (&own, &all), Some(*max), 0));
         }
         let key = names.owner(&CountedOwner::User(arrival.user.clone()));
-        commands.push(scripts.count_session(&key, (&own, &all), arrival.sessions_max));
+        let sessions_max = arrival.sessions_max.filter(|_| !waiting.is_counted);
+        commands.push(scripts.count_session(&key, (&own, &all), sessions_max, ttl_ms));
     }
     commands
 }
@@ -268,7 +350,8 @@ fn read_answers(waiting: Vec<WaitingUser>, answers: Vec<Result<Value, RedisError
             .map_or(Ok(None), |answer| answer.map(read_known))
     };
     let arrived = waiting.into_iter().map(|waiting| {
-        let of_tenant = waiting.arrival.tenant.is_some().then(&mut next);
+        let has_tenant = waiting.arrival.tenant.is_some() && !waiting.is_counted;
+        let of_tenant = has_tenant.then(&mut next);
         let known = match (of_tenant, next()) {
             (Some(Err(error)), _) => Err(error),
             // The tenant has too many.
@@ -297,9 +380,9 @@ fn hash_changes(change: &UserChange, node: u64, unix_ms: u64) -> (u64, Vec<HashC
     let subscription = |channel: &str| format!("{SUBSCRIPTION_FIELD}{channel}");
     match change {
         UserChange::Subscribed { channel, offset } => {
-            let stays = format!("{offset} {}", unix_ms + NODE_COUNT_TTL_MS);
+            let until_ms = unix_ms + NODE_COUNT_TTL_MS;
             let changes = vec![
-                HashChange::SetNew(position(channel), stays),
+                HashChange::Keep(position(channel), *offset, until_ms),
                 HashChange::Set(live(channel), "1".to_owned()),
             ];
             (NODE_COUNT_TTL_MS, changes)
@@ -314,16 +397,56 @@ fn hash_changes(change: &UserChange, node: u64, unix_ms: u64) -> (u64, Vec<HashC
             (*ttl_ms, changes.collect())
         }
         UserChange::Unsubscribed { channel } => {
-            let changes = [position(channel), live(channel)];
-            (0, changes.map(HashChange::Remove).to_vec())
+            let changes = vec![
+                HashChange::Remove(live(channel)),
+                HashChange::RemovePosition(channel.to_string()),
+            ];
+            (0, changes)
         }
         UserChange::OfflineRemoved => (0, vec![HashChange::RemoveAll(POSITION_FIELD)]),
         UserChange::Remembered { channel, ttl_ms } => {
             let change = HashChange::SetNew(subscription(channel), unix_ms.to_string());
             (*ttl_ms, vec![change])
         }
+        UserChange::Released { channels, ttl_ms } => {
+            let revive = channels.iter().enumerate().map(|(at, channel)| {
+                let since_ms = unix_ms + at as u64;
+                HashChange::Revive(subscription(channel), since_ms.to_string())
+            });
+            (*ttl_ms, revive.collect())
+        }
+        UserChange::Outdated { fields } => {
+            (0, fields.iter().cloned().map(HashChange::Remove).collect())
+        }
         UserChange::Forgotten { channel } => (0, vec![HashChange::Remove(subscription(channel))]),
     }
+}
+
+/// The nodes with sessions of a user that are subscribed, each with a channel.
+fn live_fields(known: &KnownUser) -> impl Iterator<Item = (u64, &str)> {
+    known.keys().filter_map(|field| {
+        let (node, channel) = field.strip_prefix(LIVE_FIELD)?.split_once(' ')?;
+        Some((node_number(node)?, channel))
+    })
+}
+
+/// The fields of nodes that are gone, and of positions that are too old.
+fn outdated_fields(known: &KnownUser, now: Now, is_there: impl Fn(u64) -> bool) -> Vec<String> {
+    let is_outdated = |field: &str, value: &str| -> Option<bool> {
+        if let Some(rest) = field.strip_prefix(LIVE_FIELD) {
+            let (node, _) = rest.split_once(' ')?;
+            return Some(!is_there(node_number(node)?));
+        }
+        if let Some(node) = field.strip_prefix(COUNT_FIELD) {
+            return Some(!is_there(node_number(node)?));
+        }
+        field.strip_prefix(POSITION_FIELD)?;
+        let (_, until_ms) = value.split_once(' ')?;
+        Some(until_ms.parse::<u64>().ok()? <= now.unix_ms)
+    };
+    let fields = known.iter();
+    let outdated = fields.filter(|(field, value)| is_outdated(field, value) == Some(true));
+    outdated.map(|(field, _)| field.clone()).collect()
 }
 
 /// Where a user stopped on each channel; `None` = a session on another node is subscribed.
@@ -332,10 +455,8 @@ fn offline_channels(
     now: Now,
     is_there: impl Fn(u64) -> bool,
 ) -> Vec<(String, Option<u64>)> {
-    let live = known.keys().filter_map(|field| {
-        let (node, channel) = field.strip_prefix(LIVE_FIELD)?.split_once(' ')?;
-        is_there(node_number(node)?).then(|| channel.to_owned())
-    });
+    let live = live_fields(known).filter(|(node, _)| is_there(*node));
+    let live = live.map(|(_, channel)| channel.to_owned());
     let mut channels: HashMap<String, Option<u64>> = live.map(|channel| (channel, None)).collect();
     for (field, value) in known {
         let position = field.strip_prefix(POSITION_FIELD).and_then(|channel| {
@@ -366,6 +487,10 @@ fn take_over_subscriptions(state: &ProcessState, user: &NodeUser, known: &KnownU
         let expires_ms = now.monotonic_ms.saturating_add(table.ttl_ms());
         return table.load(user, &channels, expires_ms);
     }
+    if known.is_empty() {
+        // Redis has lost what it knew; it is told again when the last session here ends.
+        return;
+    }
     // Sessions here hold it.
     for channel in before.iter().filter(|it| !channels.contains(&&***it)) {
         table.remove(user, channel);
@@ -382,7 +507,8 @@ fn read_known(value: Value) -> Option<KnownUser> {
     };
     let mut parts = parts.into_iter();
     match parts.next()? {
-        Value::Int(1) => redis::from_redis_value(parts.next()?).ok(),
+        // Fields that are no text are none of a node's.
+        Value::Int(1) => Some(redis::from_redis_value(parts.next()?).unwrap_or_default()),
         _ => None,
     }
 }
@@ -411,6 +537,20 @@ mod tests {
                 }
                 HashChange::SetNew(field, value) => {
                     known.entry(field).or_insert(value);
+                }
+                HashChange::Keep(field, offset, until_ms) => {
+                    let before = known.get(&field).and_then(|it| it.split_once(' '));
+                    let offset = before.map_or(offset.to_string(), |(offset, _)| offset.to_owned());
+                    known.insert(field, format!("{offset} {until_ms}"));
+                }
+                HashChange::Revive(field, value) if known.is_empty() => {
+                    known.insert(field, value);
+                }
+                HashChange::Revive(..) => {}
+                HashChange::RemovePosition(channel) => {
+                    if !live_fields(&known).any(|(_, other)| other == channel) {
+                        known.remove(&format!("{POSITION_FIELD}{channel}"));
+                    }
                 }
                 HashChange::Remove(field) => {
                     known.remove(&field);

@@ -338,6 +338,13 @@ class Client:
     def publish(self, channel, data):
         self.send("publish", channel=channel, type="m", data=data)
 
+    async def leave(self):
+        """Closes in order: what was sent before is received."""
+        self.frame(0x88, b"\x03\xe8")
+        while not self.is_closed:
+            await asyncio.sleep(0.001)
+        self.close()
+
     def close(self):
         self.task.cancel()
         self.writer.transport.abort()
@@ -349,6 +356,13 @@ async def settle(condition, what, patience_s=PATIENCE_S):
     while not condition():
         assert time.monotonic() < end, f"not in {patience_s} s: {what}"
         await asyncio.sleep(0.02)
+
+
+async def settle_healthy(*nodes):
+    """Waits for nodes that need tasks of this thread."""
+    loop = asyncio.get_running_loop()
+    for node in nodes:
+        await loop.run_in_executor(None, lambda node=node: until("the node is healthy", node.is_healthy))
 
 
 # Most of the time each case waits.

@@ -25,13 +25,14 @@ BATCH = 1_000
 
 
 def cpu_of_thread(node, name):
-    """Seconds of a thread of the node."""
-    folder = f"/proc/{node.process.pid}/task"
+    """Seconds of the threads of the node whose names begin so."""
+    folder, ticks = f"/proc/{node.process.pid}/task", 0
     for thread in os.listdir(folder):
         text = open(f"{folder}/{thread}/stat").read()
-        if f"({name})" in text:
+        if f"({name}" in text:
             fields = text[text.rindex(")") + 2 :].split()
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def commands(first):

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from harness import ROOT, Client, Delay, Front, Node, Redis, free_port, run_cases, settle, until
+from harness import ROOT, Client, Delay, Front, Node, Redis, free_port, run_cases, settle, settle_healthy, until
 
 HISTORY = {"FANWIRE_HISTORY": "hist:* messages=10000"}
 SUBSCRIBERS = 3000
@@ -496,12 +496,6 @@ async def a_connection_that_is_cut(binary, folder):
                     assert sorted(client.received["hist:1"]) == expected
         finally:
             way.end()
-
-
-async def settle_healthy(node):
-    """Among tasks of this thread that the node needs."""
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, healthy, node)
 
 
 async def an_answer_that_is_lost(binary, folder):

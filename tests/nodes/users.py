@@ -7,9 +7,10 @@ Each case starts its own redis-server and nodes. Exits with 1 at the first check
 """
 
 import asyncio
+import contextlib
 import time
 
-from harness import SECRET, Client, Node, Redis, run_cases, settle, token
+from harness import SECRET, Client, Delay, Node, Redis, run_cases, settle, settle_healthy, token
 
 LEASE_S = 2
 SETTINGS = {
@@ -225,6 +226,90 @@ async def while_redis_is_away(binary, folder):
         assert ann.received["hist:1"] in ([4], [3, 4]), ann.received
 
 
+async def who_returns_at_once(binary, folder):
+    """Over a slow way to Redis, who comes back at once to the same node or another one misses nothing and receives nothing twice."""
+    with Redis(folder) as redis:
+        way = await Delay.begin(redis.port, 0.005)
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            far = f"redis://127.0.0.1:{way.port}"
+            start = lambda url: stack.enter_context(Node(binary, url, **SETTINGS))
+            a = await loop.run_in_executor(None, start, far)
+            b = await loop.run_in_executor(None, start, redis.url)
+            await settle_healthy(a, b)
+            received, ann = [], await client(a, "ann", "hist:1")
+            await settle(lambda: "phist:1" in known(redis, "ann"), "Redis knows that she is there")
+            for number in range(20):
+                if number % 2:
+                    # The new session logs in, then the old one ends.
+                    before, ann = ann, await client((a, b)[number % 4 // 2], "ann")
+                    await before.leave()
+                    await publish(b, "hist:1", number)
+                else:
+                    before = ann
+                    await before.leave()
+                    await publish(b, "hist:1", number)
+                    ann = await client((b, a)[number % 4 // 2], "ann")
+                await ann.subscribe("hist:1")
+                await settle(lambda: number in ann.received.get("hist:1", []) + before.received.get("hist:1", []), f"{number} is there")
+                await asyncio.sleep(0.15)
+                received += before.received.pop("hist:1", [])
+            received += ann.received["hist:1"]
+            assert received == list(range(20)), received
+        way.end()
+
+
+async def counts_without_redis(binary, folder):
+    """Sessions that begin or end while Redis is away, or before it loses its memory, count rightly afterwards."""
+    limits = {"FANWIRE_GATEWAY__SESSIONS_PER_USER_MAX": "2", "FANWIRE_GATEWAY__SESSIONS_PER_TENANT_MAX": "20"}
+    with Redis(folder) as redis, nodes_of(binary, redis, **limits) as a, nodes_of(binary, redis, **limits) as b:
+        await healthy(a, b)
+        there = [await is_admitted(a, "ann"), await is_admitted(b, "ann"), await is_admitted(a, "bob"), await is_admitted(a, "bob")]
+        assert all(there)
+        redis.kill()
+        await settle(lambda: not a.is_healthy() and not b.is_healthy(), "Redis is away")
+        there[2].close()
+        there[3].close()
+        assert await is_admitted(a, "cem") and await is_admitted(a, "cem")
+        redis.start()
+        await healthy(a, b)
+        await asyncio.sleep(0.5)
+        assert not await is_admitted(a, "ann") and not await is_admitted(b, "ann"), "those before"
+        assert not await is_admitted(b, "cem"), "those meanwhile"
+        assert await is_admitted(b, "bob") and await is_admitted(b, "bob"), "those that have ended"
+        # Who is rejected as a user takes no place from the tenant.
+        assert await is_admitted(a, "dan", tenant_id="acme") and await is_admitted(b, "dan", tenant_id="acme")
+        many = await asyncio.gather(*(is_admitted((a, b)[index % 2], "dan", tenant_id="acme") for index in range(60)))
+        assert not any(many)
+        for index in range(10):
+            assert await is_admitted((a, b)[index % 2], f"u{index}", tenant_id="acme"), index
+
+
+async def persistent_for_longer_than_they_are_remembered(binary, folder):
+    """Persistent subscriptions stay while a session has them, however long, and for their time after that."""
+    settings = {"FANWIRE_GATEWAY__PERSISTENT_SUBSCRIPTIONS_TTL": "2s", "FANWIRE_GATEWAY__OFFLINE_QUEUE": "false"}
+    with Redis(folder) as redis, nodes_of(binary, redis, **settings) as a, nodes_of(binary, redis, **settings) as b:
+        await healthy(a, b)
+
+        async def restored(node):
+            one = await client(node, "ann")
+            one.send("restore")
+            count = (await one.expect("restored"))["data"]["restored"]
+            one.close()
+            await asyncio.sleep(0.2)
+            return count
+
+        ann = await client(a, "ann")
+        await ann.subscribe("news", persistent=True)
+        await asyncio.sleep(3)
+        ann.close()
+        await asyncio.sleep(0.2)
+        assert await restored(b) == 1 and await restored(a) == 1
+        await asyncio.sleep(3)
+        assert await restored(b) == 0 and await restored(a) == 0
+        assert redis.ask("KEYS", "*u:gateway*") == []
+
+
 async def active_jobs(client):
     client.send("get_active_jobs")
     message = await client.expect("job_updates")
@@ -270,5 +355,8 @@ if __name__ == "__main__":
             limits_over_all_nodes,
             while_redis_is_away,
             jobs_of_all_nodes,
+            who_returns_at_once,
+            counts_without_redis,
+            persistent_for_longer_than_they_are_remembered,
         ]
     )
