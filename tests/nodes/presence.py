@@ -59,6 +59,13 @@ async def settle_members(asker, channel, expected):
     assert seen[1] == sum(expected.values()), seen
 
 
+async def settle_seen(asker, channel, user):
+    end = time.monotonic() + 20
+    while user not in (await members(asker, channel))[0]:
+        assert time.monotonic() < end, user
+        await asyncio.sleep(0.01)
+
+
 def told(listener):
     """Users by how often it was told that they have joined, and left."""
     joined, left = {}, {}
@@ -246,6 +253,7 @@ async def damaged_messages(binary, folder):
         await settle(lambda: a.metric("fanwire_redis_malformed_total") == len(texts), "they are counted")
         huge = 'fwp1 00000000000000aa c {"sessions":18446744073709551615,"users":[["eve",4294967295]]}'
         redis.ask("PUBLISH", "fanwire:{c:team:1}", huge)
+        await settle_seen(ann, "team:1", "eve")
         # A node that nobody knows: it is gone with the next look.
         redis.ask("PUBLISH", "fanwire:{c:team:1}", 'fwp1 00000000000000aa c {"sessions":9,"users":[["eve",7],["eve",8],["",1]]}')
         await asyncio.sleep(LEASE_S * 1.5)
