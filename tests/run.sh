@@ -69,6 +69,20 @@ part "Tests" cargo test --workspace
 # everything each time.
 part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
     cargo test -p fanwire-ring --test loom --release
+# Most of the time these wait: they run beside those that follow.
+# Python 2.7, which the conformance suite needs, is in no current distribution.
+if_possible=--if-possible
+[ -z "${REQUIRE_ALL:-}" ] || if_possible=
+beside() {
+    part "Several nodes over Redis" tests/nodes/all.sh "$target/debug/fanwire"
+    part "WebSocket conformance" tests/conformance/run.py "$target/debug/examples/echo" $if_possible
+    part "WebSocket conformance of the load generator" \
+        tests/conformance/run.py --client "$target/debug/fanwire-loadtest" $if_possible
+}
+log=$(mktemp)
+beside >"$log" 2>&1 &
+beside_id=$!
+trap 'kill "$beside_id" 2>/dev/null || true; rm -f "$log"' EXIT
 part "Ring from C, C++, Python and Go" ring/capi/tests/run.sh "$target"
 part "Publishers in shared memory" tests/publishers/run.py "$target/debug/fanwire"
 part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
@@ -77,14 +91,13 @@ part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwi
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
 part "Behind mitmproxy" tests/proxies/mitmproxy.py "$target/debug/fanwire"
 part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
-part "Several nodes over Redis" tests/nodes/all.sh "$target/debug/fanwire"
 part "TLS by testssl.sh" tests/tls/run.py "$target/debug/fanwire"
 part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
-# Python 2.7, which the suite needs, is in no current distribution.
-if_possible=--if-possible
-[ -z "${REQUIRE_ALL:-}" ] || if_possible=
-part "WebSocket conformance" tests/conformance/run.py "$target/debug/examples/echo" $if_possible
-part "WebSocket conformance of the load generator" \
-    tests/conformance/run.py --client "$target/debug/fanwire-loadtest" $if_possible
+if ! wait "$beside_id"; then
+    cat "$log"
+    exit 1
+fi
+cat "$log"
+parts=$((parts + 3))
 echo
 echo "tests/run.sh: $parts parts passed"
