@@ -69,20 +69,27 @@ part "Tests" cargo test --workspace
 # everything each time.
 part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
     cargo test -p fanwire-ring --test loom --release
-# Most of the time these wait: they run beside those that follow.
+# Most of the time these wait: they run beside each other and beside those that follow.
 # Python 2.7, which the conformance suite needs, is in no current distribution.
 if_possible=--if-possible
 [ -z "${REQUIRE_ALL:-}" ] || if_possible=
-beside() {
+first_beside() {
     part "Several nodes over Redis" tests/nodes/all.sh "$target/debug/fanwire"
     part "WebSocket conformance" tests/conformance/run.py "$target/debug/examples/echo" $if_possible
     part "WebSocket conformance of the load generator" \
         tests/conformance/run.py --client "$target/debug/fanwire-loadtest" $if_possible
 }
-log=$(mktemp)
-beside >"$log" 2>&1 &
-beside_id=$!
-trap 'kill "$beside_id" 2>/dev/null || true; rm -f "$log"' EXIT
+second_beside() {
+    part "TLS by testssl.sh" tests/tls/run.py "$target/debug/fanwire"
+    part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
+    part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
+}
+logs=$(mktemp -d)
+first_beside >"$logs/first" 2>&1 &
+first_id=$!
+second_beside >"$logs/second" 2>&1 &
+second_id=$!
+trap 'kill "$first_id" "$second_id" 2>/dev/null || true; rm -rf "$logs"' EXIT
 part "Ring from C, C++, Python and Go" ring/capi/tests/run.sh "$target"
 part "Publishers in shared memory" tests/publishers/run.py "$target/debug/fanwire"
 part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
@@ -90,14 +97,11 @@ part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
 part "Behind mitmproxy" tests/proxies/mitmproxy.py "$target/debug/fanwire"
-part "Traces by OpenTelemetry" tests/otlp/run.py "$target/debug/fanwire"
-part "TLS by testssl.sh" tests/tls/run.py "$target/debug/fanwire"
-part "Metrics by Prometheus" tests/prometheus/run.py "$target/debug/fanwire"
-if ! wait "$beside_id"; then
-    cat "$log"
-    exit 1
-fi
-cat "$log"
-parts=$((parts + 3))
+is_failed=
+wait "$first_id" || is_failed=1
+wait "$second_id" || is_failed=1
+cat "$logs"/*
+[ -z "$is_failed" ] || exit 1
+parts=$((parts + 6))
 echo
 echo "tests/run.sh: $parts parts passed"
