@@ -69,6 +69,9 @@ part "Tests" cargo test --workspace
 # everything each time.
 part "Ring under loom" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
     cargo test -p fanwire-ring --test loom --release
+part "Ring from C, C++, Python and Go" ring/capi/tests/run.sh "$target"
+part "Publishers in shared memory" tests/publishers/run.py "$target/debug/fanwire"
+part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 # Most of the time these wait: they run beside each other and beside those that follow.
 # Python 2.7, which the conformance suite needs, is in no current distribution.
 if_possible=--if-possible
@@ -90,9 +93,6 @@ first_id=$!
 second_beside >"$logs/second" 2>&1 &
 second_id=$!
 trap 'kill "$first_id" "$second_id" 2>/dev/null || true; rm -rf "$logs"' EXIT
-part "Ring from C, C++, Python and Go" ring/capi/tests/run.sh "$target"
-part "Publishers in shared memory" tests/publishers/run.py "$target/debug/fanwire"
-part "Documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 part "Clients by other hands" tests/clients/run.sh "$target/debug/fanwire"
 part "HTTP API as it describes itself" tests/openapi/run.sh "$target/debug/fanwire"
 part "Behind proxies" tests/proxies/run.py "$target/debug/fanwire"
