@@ -1,5 +1,5 @@
-# The servers that compare.sh and neighbours.sh measure, and how one measurement is made. Sourced by
-# them, after they have set:
+# The servers that compare.sh, compression.sh and neighbours.sh measure, and how one measurement is
+# made. Sourced by them, after they have set:
 #   here           the folder of this file
 #   name           of the script, for errors
 #   fanwire        path of the program, or - for none
@@ -71,14 +71,17 @@ os.execv(sys.argv[1], sys.argv[1:])' "$@" >/dev/null 2>&1
 start_server() { # NAME: sets server_pid and target
     port=$((port + 1))
     case $1 in
-        uws)
-            serve "$uws" "${uws_options[@]}" "$port" &
+        uws | uws_shared | uws_dedicated)
+            local -a compressor=()
+            if [ "$1" != uws ]; then compressor=(-c "${1#uws_}"); fi
+            serve "$uws" "${uws_options[@]}" "${compressor[@]}" "$port" &
             target=(--url "$scheme://127.0.0.1:$port/" --dialect verbatim)
             ;;
-        fanwire | analytics | baseline | limited)
+        fanwire | deflate | analytics | baseline | limited)
             local program=$fanwire token=${TOKEN:-}
             local -a options=("${serve_options[@]}") environment=()
             if [ "$1" = baseline ]; then program=$baseline; fi
+            if [ "$1" = deflate ]; then options+=(--compression deflate); fi
             if [ "$1" = limited ]; then
                 token=$limited_token
                 options=()

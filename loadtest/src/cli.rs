@@ -156,6 +156,10 @@ pub(crate) struct FanoutArgs {
     /// Each compressed message is inflated once, and compared with those of the other subscribers
     #[arg(long)]
     pub(crate) deflate: bool,
+    /// Let the server keep its context from message to message (context takeover), as with a compressor for each
+    /// connection: each subscriber's messages are then compared with those that the others received in the same place
+    #[arg(long, requires = "deflate")]
+    pub(crate) context_takeover: bool,
     /// Send each publication in a write of its own; otherwise all that are due leave in one write
     #[arg(long)]
     pub(crate) separate_writes: bool,

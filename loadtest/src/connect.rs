@@ -173,6 +173,8 @@ pub(crate) struct Dialer {
     request: String,
     /// Whether it offers permessage-deflate.
     has_deflate: bool,
+    /// Whether the server may then keep its context from message to message.
+    takes_context: bool,
     accept: String,
     opened_count: u32,
 }
@@ -192,6 +194,7 @@ impl Dialer {
             filter_count: 0,
             request,
             has_deflate: false,
+            takes_context: false,
             accept: derive_accept_key(KEY.as_bytes()),
             opened_count: 0,
         }
@@ -208,13 +211,27 @@ impl Dialer {
     /// Offers permessage-deflate without context takeover by the server, which must accept that. The client
     /// compresses nothing, so it can keep whatever the server demands of it.
     pub(crate) fn with_deflate(self, is_offered: bool) -> Self {
-        const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; \
-            server_no_context_takeover; client_max_window_bits\r\n\r\n";
-        if !is_offered {
-            return self;
+        let offer = "permessage-deflate; server_no_context_takeover; client_max_window_bits";
+        if is_offered {
+            self.offering(offer)
+        } else {
+            self
         }
+    }
+
+    /// Offers permessage-deflate with context takeover by the server, whether it uses that or not.
+    pub(crate) fn with_deflate_in_context(self) -> Self {
+        let offering = self.offering("permessage-deflate; client_max_window_bits");
         Self {
-            request: self.request.trim_end().to_owned() + "\r\n" + OFFER,
+            takes_context: true,
+            ..offering
+        }
+    }
+
+    fn offering(self, extension: &str) -> Self {
+        let request = self.request.trim_end();
+        Self {
+            request: format!("{request}\r\n{EXTENSIONS}: {extension}\r\n\r\n"),
             has_deflate: true,
             ..self
         }
@@ -339,7 +356,7 @@ impl Dialer {
             .collect();
         let head = String::from_utf8_lossy(&head);
         check_response(&head, &self.accept)?;
-        match (self.has_deflate, has_deflate(&head)) {
+        match (self.has_deflate, has_deflate(&head, self.takes_context)) {
             (true, true) => Ok(()),
             (false, _) if header(&head, EXTENSIONS).is_none() => Ok(()),
             (true, false) => Err(ConnectError::Upgrade(
@@ -390,13 +407,13 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 
 /// Whether a response accepts permessage-deflate as offered: a server that accepts an offer with
 /// `server_no_context_takeover` says so (RFC 7692 7.1.1.1).
-fn has_deflate(head: &str) -> bool {
+fn has_deflate(head: &str, takes_context: bool) -> bool {
     let mut parts = header(head, EXTENSIONS)
         .unwrap_or_default()
         .split(';')
         .map(str::trim);
     parts.next() == Some("permessage-deflate")
-        && parts.any(|part| part == "server_no_context_takeover")
+        && (takes_context || parts.any(|part| part == "server_no_context_takeover"))
 }
 
 impl Dialed {
@@ -559,8 +576,12 @@ mod tests {
 
     #[test]
     fn compression_is_accepted_without_context_takeover() {
-        let check =
-            |value: &str| has_deflate(&format!("HTTP/1.1 101 x\r\n{EXTENSIONS}: {value}\r\n\r\n"));
+        let check = |value: &str| {
+            has_deflate(
+                &format!("HTTP/1.1 101 x\r\n{EXTENSIONS}: {value}\r\n\r\n"),
+                false,
+            )
+        };
         assert!(check("permessage-deflate; server_no_context_takeover"));
         assert!(check(
             "permessage-deflate; client_no_context_takeover;server_no_context_takeover"
@@ -568,7 +589,9 @@ mod tests {
         assert!(!check("permessage-deflate; client_no_context_takeover"));
         assert!(!check("permessage-deflate"));
         assert!(!check("permessage-bzip2; server_no_context_takeover"));
-        assert!(!has_deflate("HTTP/1.1 101 x\r\n\r\n"));
+        let head = format!("HTTP/1.1 101 x\r\n{EXTENSIONS}: permessage-deflate\r\n\r\n");
+        assert!(has_deflate(&head, true));
+        assert!(!has_deflate("HTTP/1.1 101 x\r\n\r\n", true));
     }
 
     #[test]

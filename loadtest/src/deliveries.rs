@@ -2,8 +2,8 @@
 
 use crate::{
     dialect::{Dialect, difference, find_stamp, shorten},
-    frames::{self, Frame, Reader},
-    inflated::Inflated,
+    frames::{self, Fault, Frame, Reader},
+    inflated::{Inflated, InflatedInOrder},
     ledger::{Ledger, SequenceCheck},
     placeholders::{PLACEHOLDER_ID, SubscriptionId},
     publications::Publications,
@@ -24,7 +24,13 @@ pub(crate) struct Deliveries {
     pub(crate) faults: Faults,
     publisher: Reader,
     /// If the subscribers have offered compression.
-    inflated: Option<Inflated>,
+    inflated: Option<Inflating>,
+}
+
+#[derive(Debug)]
+enum Inflating {
+    EachByItself(Inflated),
+    InOrder(InflatedInOrder),
 }
 
 /// 40 bytes: thousands of these are walked for every publication.
@@ -111,7 +117,15 @@ impl Deliveries {
     /// The same of subscribers that have offered compression.
     pub(crate) fn inflating(self) -> Self {
         Self {
-            inflated: Some(Inflated::default()),
+            inflated: Some(Inflating::EachByItself(Inflated::default())),
+            ..self
+        }
+    }
+
+    /// The same of subscribers whose server keeps its context from message to message.
+    pub(crate) fn inflating_in_order(self) -> Self {
+        Self {
+            inflated: Some(Inflating::InOrder(InflatedInOrder::new())),
             ..self
         }
     }
@@ -215,9 +229,15 @@ impl Deliveries {
                     opcode: opcode @ (frames::COMPRESSED_TEXT | frames::COMPRESSED_BINARY),
                     payload,
                 })) => {
-                    // Without it the reader takes no compressed message.
-                    let inflated = self.inflated.get_or_insert_default();
-                    let text = match inflated.message(opcode, payload) {
+                    let inflated = match &mut self.inflated {
+                        // The reader takes no compressed message.
+                        None => Err(Fault::Deflate),
+                        Some(Inflating::EachByItself(all)) => all.message(opcode, payload),
+                        Some(Inflating::InOrder(all)) => {
+                            all.message(index as usize, opcode, payload)
+                        }
+                    };
+                    let text = match inflated {
                         Ok(text) => text,
                         Err(fault) => {
                             faults.broken += 1;

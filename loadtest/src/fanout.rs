@@ -138,8 +138,11 @@ fn set_up(
 ) -> Result<FanOut, RunError> {
     let target = Target::parse(&server.url)?;
     let mut dialer = Dialer::new(target.clone(), server.dialect, server.token.clone())
-        .with_filters(arguments.filters)
-        .with_deflate(arguments.deflate);
+        .with_filters(arguments.filters);
+    dialer = match arguments.context_takeover {
+        true => dialer.with_deflate_in_context(),
+        false => dialer.with_deflate(arguments.deflate),
+    };
     let mut wire = Wire::new(counted + 1).map_err(|error| {
         RunError::Failed(format!(
             "{counted} subscribers do not fit into one ring: {error}"
@@ -165,7 +168,9 @@ fn set_up(
     )
     .map_err(RunError::Failed)?;
     let mut deliveries = Deliveries::new(server.dialect, arguments.size);
-    if arguments.deflate {
+    if arguments.context_takeover {
+        deliveries = deliveries.inflating_in_order();
+    } else if arguments.deflate {
         deliveries = deliveries.inflating();
     }
     for permissive in 0..counted {
