@@ -286,7 +286,7 @@ pub(crate) struct RecoveryArgs {
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = value_parser!(u32).range(1..=64))]
     pub(crate) bystanders: u32,
     /// Live publications per second
-    #[arg(long, value_name = "PER_SECOND", default_value = "500", value_parser = value_parser!(u64).range(1..=10000))]
+    #[arg(long, value_name = "PER_SECOND", default_value = "2000", value_parser = value_parser!(u64).range(1..=10000))]
     pub(crate) rate: u64,
     /// Length of the measurement before the recovery, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value_parser!(u64).range(1..=3600))]
