@@ -375,6 +375,10 @@ pub const NODE_LOOKS_MAX: u32 = 20;
 pub const NODE_USER_FIELDS_MAX: usize = 8_192;
 /// How long Redis keeps the count of the sessions of a user or a tenant without a change, milliseconds.
 pub const NODE_COUNT_TTL_MS: u64 = 7 * 86_400_000;
+/// Time in which a shard counts a session that is admitted, milliseconds.
+pub const NODE_ADMISSION_MS: u64 = 50;
+/// Time after which what has changed of users is sent again, while Redis stores nothing, milliseconds.
+pub const NODE_REFUSED_MS: u64 = 500;
 /// Time after which a count in Redis is set right, if a session that was to begin has not, milliseconds.
 pub const NODE_RECOUNT_MS: u64 = 2_000;
 /// Time in which what is left is sent to Redis when the server ends, milliseconds.

@@ -334,6 +334,11 @@ impl NodeLink {
         }
     }
 
+    /// States that Redis is told again what has not changed.
+    pub fn begin_user_change(&self, user: &NodeUser) {
+        *lock(&self.users).changing.entry(user.clone()).or_default() += 1;
+    }
+
     /// States that the sessions of a user or a tenant here are to be counted again.
     pub fn recount(&self, owner: CountedOwner) {
         lock(&self.users).counts.insert(owner);

@@ -42,9 +42,10 @@ impl Runner {
             if std::mem::replace(&mut self.canary.is_asked, true) {
                 return;
             }
-            let channel = self.canary_channel.clone();
+            let own = connection.names.node_channel(self.engine.link().node());
+            let channels = [self.canary_channel.clone(), own];
             return self.spawn(async move {
-                if let Err(error) = connection.subscribe(&[channel]).await {
+                if let Err(error) = connection.subscribe(&channels).await {
                     return Event::Failed(error);
                 }
                 // Of those that come from now on, this node is told.

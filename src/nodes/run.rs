@@ -15,7 +15,7 @@ use super::peers::Peers;
 use super::presence::{KeptPresence, Sharing};
 use super::publishing::InFlight;
 use super::told_presence;
-use super::users::{Arrivals, UserSharing};
+use super::users::{Arrivals, NodesThere, UserSharing};
 use super::{Answerer, NodesConfig};
 use crate::base::limits::{NODE_DELIVERIES_BYTES_MAX, NODE_PEERS_WAIT_MS, NODE_RETRY_MS};
 use crate::base::now::Clock;
@@ -50,7 +50,7 @@ pub(super) enum Event {
     PresenceTold(Vec<Result<Value, RedisError>>),
     RetainedRead(Vec<(ChannelTag, Result<Value, RedisError>)>),
     /// What has changed of users is sent, and it is known who has arrived.
-    UsersServed(Vec<Result<Value, RedisError>>, Vec<u64>, Arrivals),
+    UsersServed(Vec<Result<Value, RedisError>>, NodesThere, Arrivals),
     /// The node is subscribed to the channel of the nodes; there were so many deletions in all histories.
     Listening(u64),
     /// What was to be deleted before a question is.

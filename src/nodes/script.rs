@@ -175,29 +175,37 @@ return {1, redis.call('HGETALL', KEYS[1])}
 ///
 /// Keys: the hash. Arguments: the time to keep it at least in milliseconds, how many fields there may be, and of
 /// each change what is to be done, the field, and two values. A hash in which nothing is left but where the user
-/// has stopped is kept as long as the last change says.
+/// has stopped is kept as long as that is of use.
 const CHANGE_HASH: &str = r"
 local hash = KEYS[1]
 local is_new = redis.call('EXISTS', hash) == 0
-local function set(field, value)
-  if redis.call('HLEN', hash) < tonumber(ARGV[2]) or redis.call('HEXISTS', hash, field) == 1 then
-    redis.call('HSET', hash, field, value)
+local live = nil
+local function count_live(field, change)
+  local channel = live and string.match(field, '^l%x+ (.*)$')
+  if channel then
+    live[channel] = (live[channel] or 0) + change
   end
 end
-local function has(pattern, channel)
-  for _, field in ipairs(redis.call('HKEYS', hash)) do
-    if string.match(field, pattern) and (not channel or string.match(field, '^l%x+ (.*)$') == channel) then
-      return true
+local function is_live(channel)
+  if not live then
+    live = {}
+    for _, field in ipairs(redis.call('HKEYS', hash)) do
+      count_live(field, 1)
     end
   end
-  return false
+  return (live[channel] or 0) > 0
 end
-local has_stopped = false
+local function set(field, value)
+  if redis.call('HLEN', hash) < tonumber(ARGV[2]) or redis.call('HEXISTS', hash, field) == 1 then
+    count_live(field, redis.call('HSET', hash, field, value))
+  end
+end
+local may_shrink = false
 for i = 3, #ARGV, 4 do
   local what, field, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if what == 'set' then
     set(field, value)
-    has_stopped = has_stopped or string.sub(field, 1, 1) == 'p'
+    may_shrink = may_shrink or string.sub(field, 1, 1) == 'p'
   elseif what == 'new' then
     if redis.call('HEXISTS', hash, field) == 0 then
       set(field, value)
@@ -210,11 +218,12 @@ for i = 3, #ARGV, 4 do
       set(field, value)
     end
   elseif what == 'position' then
-    if not has('^l', field) then
+    if not is_live(field) then
       redis.call('HDEL', hash, 'p' .. field)
     end
   elseif what == 'del' then
-    redis.call('HDEL', hash, field)
+    count_live(field, -redis.call('HDEL', hash, field))
+    may_shrink = true
   else
     for _, other in ipairs(redis.call('HKEYS', hash)) do
       if string.sub(other, 1, 1) == field then
@@ -226,8 +235,19 @@ end
 if ARGV[1] ~= '0' then
   redis.call('PEXPIRE', hash, ARGV[1], 'NX')
   redis.call('PEXPIRE', hash, ARGV[1], 'GT')
-  if has_stopped and not has('^[lns]') then
-    redis.call('PEXPIRE', hash, ARGV[1])
+end
+if may_shrink then
+  local newest = 0
+  local all = redis.call('HGETALL', hash)
+  for i = 1, #all, 2 do
+    local until_ms = string.match(all[i], '^p') and string.match(all[i + 1], '^%d+ (%d+)$')
+    if not until_ms then
+      return 1
+    end
+    newest = math.max(newest, tonumber(until_ms))
+  end
+  if newest > 0 then
+    redis.call('PEXPIREAT', hash, string.format('%.0f', newest))
   end
 end
 return 1
@@ -276,6 +296,11 @@ impl Names {
     fn keys(&self, name: &str) -> [String; 2] {
         let channel = self.channel(name);
         [format!("{channel}:meta"), format!("{channel}:history")]
+    }
+
+    /// The channel in Redis that one node is subscribed to: who publishes there learns whether it is connected.
+    pub(super) fn node_channel(&self, node: u64) -> String {
+        format!("{}:{{nodes}}:{}", self.prefix, node_name(node))
     }
 
     fn leases(&self) -> String {

@@ -15,12 +15,15 @@
 //! | `l` + node + ` ` + channel | a session there is subscribed |
 //! | `s` + channel | a persistent subscription, with the time since when it is wanted |
 
-use super::connection::{Connection, Failure, failure};
+use super::connection::{Connection, Failure, failure, takes_nothing};
+use super::live_users::LiveUsers;
 use super::presence::read_nodes;
+use super::reservations::Reservations;
 use super::run::{Event, Runner};
 use super::told_presence::{node_name, node_number};
 use crate::base::limits::{
-    NODE_COUNT_TTL_MS, NODE_LOOKS_MAX, NODE_RECOUNT_MS, NODE_SECOND_LOOK_MS, NODE_USERS_AT_ONCE,
+    NODE_ADMISSION_MS, NODE_COUNT_TTL_MS, NODE_LOOKS_MAX, NODE_RECOUNT_MS, NODE_REFUSED_MS,
+    NODE_SECOND_LOOK_MS, NODE_USERS_AT_ONCE,
 };
 use crate::base::{
     CountedOwner, NodeUser, Now, ProcessState, UserArrival, UserChange, WaitingUser,
@@ -46,8 +49,39 @@ pub(super) struct UserSharing {
     in_flight_counts: HashSet<CountedOwner>,
     /// Those of whose sessions Redis has a count.
     counted: HashSet<CountedOwner>,
+    /// Sessions that are counted there before they begin.
+    reservations: Reservations,
     /// Who is asked about again at a time.
     second_looks: Vec<(u64, WaitingUser)>,
+    /// Who is subscribed here, as Redis is told.
+    live: LiveUsers,
+    /// Whether the node had its lease when it was last looked.
+    had_lease: bool,
+    /// Redis stores nothing: until when nothing is sent, monotonic milliseconds.
+    refused_until_ms: u64,
+}
+
+/// The other nodes as an arriving user finds them.
+#[derive(Debug, Default)]
+pub(super) struct NodesThere {
+    /// This node.
+    own: u64,
+    /// Those with a lease.
+    with_lease: Vec<u64>,
+    /// Those of them that are not connected to Redis: they are dead, or cut off.
+    silent: Vec<u64>,
+}
+
+impl NodesThere {
+    /// Whether another node is there to deliver.
+    fn has_other(&self, node: u64) -> bool {
+        node != self.own && self.with_lease.contains(&node) && !self.silent.contains(&node)
+    }
+
+    /// Whether what Redis knows of a node may still hold.
+    fn may_hold(&self, node: u64) -> bool {
+        node == self.own || self.with_lease.contains(&node)
+    }
 }
 
 /// One change of a hash in Redis.
@@ -78,6 +112,8 @@ impl UserSharing {
     /// The connection is lost; what was on its way is to be sent again.
     pub(super) fn lost(&mut self) -> Vec<(NodeUser, UserChange)> {
         self.is_busy = false;
+        // Those whose answers are lost are not known any more; the counts are set right soon.
+        self.reservations = Reservations::default();
         // Nobody knows what Redis has now.
         let owners = self.counted.drain().chain(self.in_flight_counts.drain());
         self.recounts.extend(owners.map(|owner| (0, owner)));
@@ -86,6 +122,19 @@ impl UserSharing {
 
     pub(super) fn is_busy(&self) -> bool {
         self.is_busy
+    }
+
+    /// The session of someone who has arrived begins, or does not.
+    fn end_reservations(&mut self, waiting: &WaitingUser, is_admitted: bool, now_ms: u64) {
+        for owner in counted_owners(&waiting.arrival).filter(|_| waiting.is_counted) {
+            match is_admitted {
+                true => self.reservations.end_soon(owner, now_ms),
+                false => {
+                    self.reservations.end(&owner);
+                    self.recounts.push((now_ms, owner));
+                }
+            }
+        }
     }
 }
 
@@ -96,13 +145,27 @@ impl Runner {
         if self.users.is_busy {
             return;
         }
+        let counted_twice = self.users.reservations.end_due(now_ms);
+        let counted_twice = counted_twice.into_iter().map(|owner| (now_ms, owner));
+        self.users.recounts.extend(counted_twice);
+        let has_lease = self.sharing.is_settled();
+        if has_lease && !std::mem::replace(&mut self.users.had_lease, has_lease) {
+            // Others have taken this node for dead, or Redis has lost what it knew.
+            self.users.live.tell_again();
+            let counted = self.users.counted.iter().cloned();
+            self.users.recounts.extend(counted.map(|owner| (0, owner)));
+        }
+        self.users.had_lease = has_lease;
         let mut waiting = self.engine.link().take_waiting_users(NODE_USERS_AT_ONCE);
         let second_looks = &mut self.users.second_looks;
         let due = second_looks.extract_if(.., |(due_ms, _)| now_ms >= *due_ms);
         waiting.extend(due.map(|(_, waiting)| waiting));
         let Some(mut connection) = self.connection() else {
             // Who waits is told by its end that nothing is known.
-            self.users.second_looks.clear();
+            waiting.extend(self.users.second_looks.drain(..).map(|(_, it)| it));
+            for waiting in &waiting {
+                self.users.end_reservations(waiting, true, now_ms);
+            }
             return drop(waiting);
         };
         let changes = self.change_commands(&connection, now_ms);
@@ -126,28 +189,41 @@ impl Runner {
                 Err(error) => failure(error) != Failure::Rejected,
                 Ok(_) => false,
             });
-            if waiting.is_empty() || has_failed {
-                return Event::UsersServed(changed, Vec::new(), Vec::new());
-            }
-            let nodes = changed.pop().map(|answer| answer.map(read_nodes));
-            let nodes = match nodes {
-                Some(Ok(Some(nodes))) => nodes,
-                Some(Err(error)) => {
-                    changed.push(Err(error));
-                    Vec::new()
-                }
-                _ => Vec::new(),
+            let mut nodes = NodesThere {
+                own: node,
+                ..NodesThere::default()
             };
-            let questions = arrival_commands(&connection, node, &nodes, &waiting);
+            if waiting.is_empty() || has_failed {
+                return Event::UsersServed(changed, nodes, Vec::new());
+            }
+            match changed.pop().map(|answer| answer.map(read_nodes)) {
+                Some(Ok(Some(with_lease))) => nodes.with_lease = with_lease,
+                Some(Err(error)) => changed.push(Err(error)),
+                _ => {}
+            }
+            let questions = arrival_commands(&connection, node, &nodes.with_lease, &waiting);
             let answers = connection.run(questions).await;
-            Event::UsersServed(changed, nodes, read_answers(waiting, answers))
+            let arrived = read_answers(waiting, answers);
+            nodes.silent = silent_nodes(&mut connection, &nodes, &arrived).await;
+            Event::UsersServed(changed, nodes, arrived)
         });
     }
 
     /// The commands that tell what has changed.
     fn change_commands(&mut self, connection: &Connection, now_ms: u64) -> Vec<Cmd> {
+        if now_ms < self.users.refused_until_ms {
+            return Vec::new();
+        }
         let link = self.engine.link();
-        let changes = link.take_user_changes(NODE_USERS_AT_ONCE);
+        let mut changes = link.take_user_changes(NODE_USERS_AT_ONCE);
+        for (user, change) in &changes {
+            self.users.live.note(user, change);
+        }
+        let again = self.users.live.take_untold(NODE_USERS_AT_ONCE);
+        for (user, _) in &again {
+            link.begin_user_change(user);
+        }
+        changes.extend(again);
         let mut owners = link.take_counts();
         let recounts = &mut self.users.recounts;
         let due = recounts.extract_if(.., |(due_ms, _)| now_ms >= *due_ms);
@@ -172,7 +248,8 @@ impl Runner {
         self.users.in_flight_counts.clone_from(&owners);
         for owner in owners {
             let field = count_field(node);
-            let change = match self.quotas.sessions_of(&owner) {
+            let waiting = self.users.reservations.tell(&owner);
+            let change = match self.quotas.sessions_of(&owner) + waiting {
                 0 => HashChange::Remove(field),
                 count => {
                     self.users.counted.insert(owner.clone());
@@ -195,14 +272,18 @@ impl Runner {
     pub(super) fn users_served(
         &mut self,
         changed: Vec<Result<Value, RedisError>>,
-        nodes: &[u64],
+        nodes: &NodesThere,
         arrived: Arrivals,
         now_ms: u64,
     ) {
-        let mut rejected = 0;
+        let (mut rejected, mut is_refused) = (0, false);
         for error in changed.into_iter().filter_map(Result::err) {
             if failure(&error) != Failure::Rejected {
                 return self.lose(&error.to_string(), now_ms);
+            }
+            if takes_nothing(&error) {
+                is_refused = true;
+                continue;
             }
             if rejected == 0 {
                 tracing::error!(%error, "Redis rejects what nodes share of users");
@@ -213,17 +294,29 @@ impl Runner {
         counters.user_changes_dropped.add(rejected);
         self.users.is_busy = false;
         let ended = std::mem::take(&mut self.users.in_flight);
-        self.engine.link().end_user_changes(&ended);
+        if is_refused {
+            // It will store something again; what it has taken of these may be told twice.
+            self.users.refused_until_ms = now_ms + NODE_REFUSED_MS;
+            let owners = self.users.in_flight_counts.drain();
+            self.users.recounts.extend(owners.map(|owner| (0, owner)));
+            self.engine.link().put_back_user_changes(ended);
+        } else {
+            self.engine.link().end_user_changes(&ended);
+        }
         self.users_arrived(arrived, nodes, now_ms);
     }
 
-    fn users_arrived(&mut self, arrived: Arrivals, nodes: &[u64], now_ms: u64) {
+    fn users_arrived(&mut self, arrived: Arrivals, nodes: &NodesThere, now_ms: u64) {
         for (mut waiting, known) in arrived {
             waiting.looks += 1;
             match known {
                 Ok(None) => self.reject_or_look_again(waiting, now_ms),
                 Ok(Some(known)) => {
-                    waiting.is_counted = true;
+                    if !std::mem::replace(&mut waiting.is_counted, true) {
+                        for owner in counted_owners(&waiting.arrival) {
+                            self.users.reservations.add(owner);
+                        }
+                    }
                     if let Some(due_ms) = self.second_look_ms(&waiting, &known, nodes, now_ms) {
                         self.users.second_looks.push((due_ms, waiting));
                         continue;
@@ -233,11 +326,18 @@ impl Runner {
                         self.take_over(&waiting.arrival, &known, nodes);
                     }
                     // Fails when the session has ended.
+                    let is_admitted = !waiting.admit.is_closed();
+                    self.users.end_reservations(&waiting, is_admitted, now_ms);
                     let _ = waiting.admit.send(true);
                 }
                 // Told by the end of the sender.
                 Err(error) if failure(&error) == Failure::Rejected => {
+                    self.users.end_reservations(&waiting, true, now_ms);
                     self.engine.link().counters.user_changes_dropped.add(1);
+                    let counted = counted_owners(&waiting.arrival);
+                    let due_ms = now_ms + NODE_ADMISSION_MS;
+                    let counted = counted.map(|owner| (due_ms, owner));
+                    self.users.recounts.extend(counted);
                 }
                 Err(error) => self.lose(&error.to_string(), now_ms),
             }
@@ -266,31 +366,28 @@ impl Runner {
         &self,
         waiting: &WaitingUser,
         known: &KnownUser,
-        nodes: &[u64],
+        nodes: &NodesThere,
         now_ms: u64,
     ) -> Option<u64> {
         if self.engine.link().is_changing(&waiting.arrival.user) {
             return (waiting.looks < NODE_LOOKS_MAX).then_some(now_ms);
         }
-        let own = self.engine.link().node();
         let is_live = waiting.arrival.offline_ttl_ms.is_some()
-            && live_fields(known).any(|(node, _)| node != own && nodes.contains(&node));
+            && live_fields(known).any(|(node, _)| nodes.has_other(node));
         (is_live && waiting.looks == 1).then_some(now_ms + NODE_SECOND_LOOK_MS)
     }
 
     /// Takes over what Redis knows of a user.
-    fn take_over(&self, arrival: &UserArrival, known: &KnownUser, nodes: &[u64]) {
+    fn take_over(&self, arrival: &UserArrival, known: &KnownUser, nodes: &NodesThere) {
         let state = &self.engine.process_state;
         let now = self.clock.now();
         if let Some(ttl_ms) = arrival.offline_ttl_ms {
-            let own = self.engine.link().node();
-            let is_there = |node| node != own && nodes.contains(&node);
-            let outdated = outdated_fields(known, now, |node| nodes.contains(&node));
+            let outdated = outdated_fields(known, now, |node| nodes.may_hold(node));
             if !outdated.is_empty() {
                 let change = UserChange::Outdated { fields: outdated };
                 self.engine.link().change_user(arrival.user.clone(), change);
             }
-            let channels = offline_channels(known, now, is_there);
+            let channels = offline_channels(known, now, |node| nodes.has_other(node));
             let channels = channels
                 .into_iter()
                 .map(|(channel, offset)| (state.interests.tag(&channel), offset));
@@ -339,6 +436,35 @@ fn arrival_commands(
         commands.push(scripts.count_session(&key, (&own, &all), sessions_max, ttl_ms));
     }
     commands
+}
+
+/// The nodes with a lease that are not connected to Redis, of those that users who arrive have sessions on: who
+/// comes back from a node that was killed does not wait for the end of its lease.
+async fn silent_nodes(
+    connection: &mut Connection,
+    nodes: &NodesThere,
+    arrived: &Arrivals,
+) -> Vec<u64> {
+    let known = arrived
+        .iter()
+        .filter(|(waiting, _)| waiting.arrival.offline_ttl_ms.is_some());
+    let known = known.filter_map(|(_, known)| known.as_ref().ok()?.as_ref());
+    let others: HashSet<u64> = known
+        .flat_map(|known| live_fields(known).map(|(node, _)| node))
+        .filter(|node| nodes.has_other(*node))
+        .collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let others: Vec<_> = others.into_iter().collect();
+    let names = &connection.names;
+    let greetings = others
+        .iter()
+        .map(|node| names.publish(&names.node_channel(*node), b""));
+    let answers = connection.run(greetings.collect()).await;
+    let silent = others.into_iter().zip(answers);
+    let silent = silent.filter(|(_, answer)| matches!(answer, Ok(Value::Int(0))));
+    silent.map(|(node, _)| node).collect()
 }
 
 /// What is known of each who has arrived.

@@ -2,7 +2,6 @@
 # All tests of several nodes: tests/nodes/all.sh FANWIRE [--long]
 set -eu
 folder=$(dirname "$0")
-for name in run presence users admin faults; do
+for name in run presence users outages admin faults; do
     "$folder/$name.py" "$@"
 done
-"$folder/admin.py" "$1"
