@@ -43,12 +43,14 @@ async def changes_while_nothing_is_stored(binary, folder):
         await healthy(a, b)
         for name, on, off in REFUSALS:
             user, channel = f"ann-{name}", f"hist:{name}"
-            first, second = await client(a, user, channel), await client(a, user)
+            first, second = await client(a, user, channel), await is_admitted(a, user)
+            assert second
             await settle(lambda: f"p{channel}" in known(redis, user), "Redis knows that she is there")
             assert not await is_admitted(b, user)
             redis.ask("CONFIG", "SET", name, on)
             await asyncio.sleep(0.2)
-            late = await client(a, f"late-{name}")
+            late = await is_admitted(a, f"late-{name}")
+            assert late
             first.close()
             second.close()
             await asyncio.sleep(0.5)
