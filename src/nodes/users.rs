@@ -125,9 +125,9 @@ impl UserSharing {
     }
 
     /// The session of someone who has arrived begins, or does not.
-    fn end_reservations(&mut self, waiting: &WaitingUser, is_admitted: bool, now_ms: u64) {
+    fn end_reservations(&mut self, waiting: &WaitingUser, may_begin: bool, now_ms: u64) {
         for owner in counted_owners(&waiting.arrival).filter(|_| waiting.is_counted) {
-            match is_admitted {
+            match may_begin {
                 true => self.reservations.end_soon(owner, now_ms),
                 false => {
                     self.reservations.end(&owner);
@@ -326,8 +326,8 @@ impl Runner {
                         self.take_over(&waiting.arrival, &known, nodes);
                     }
                     // Fails when the session has ended.
-                    let is_admitted = !waiting.admit.is_closed();
-                    self.users.end_reservations(&waiting, is_admitted, now_ms);
+                    let may_begin = !waiting.admit.is_closed();
+                    self.users.end_reservations(&waiting, may_begin, now_ms);
                     let _ = waiting.admit.send(true);
                 }
                 // Told by the end of the sender.
