@@ -362,6 +362,9 @@ pub const NODE_TELL_PART_MS: u64 = 1_000;
 /// How long Redis keeps what a node has told of presence, milliseconds: some times as long as it takes to tell
 /// all parts.
 pub const NODE_PRESENCE_TTL_MS: u64 = 600_000;
+/// How long Redis keeps the numbers of the last publications that have changed retained values, milliseconds:
+/// longer than an outage after which a node sends them again.
+pub const NODE_RETAINED_NUMBERS_TTL_MS: u64 = 7 * 86_400_000;
 /// Changes of users that may wait until Redis has them; more are dropped and counted.
 pub const NODE_USER_CHANGES_MAX: usize = 100_000;
 /// Users who arrive, and changes of users, that are sent to Redis at once.

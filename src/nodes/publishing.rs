@@ -79,8 +79,10 @@ impl Runner {
         let commands = units.iter().map(|unit| {
             let (_, first) = &unit[0];
             let names = &connection.names;
-            let retain = unit.iter().filter_map(|(_, it)| it.retain.as_ref());
-            let retain = retain.map(|change| (&*change.key, change.value.as_deref()));
+            let retain = unit.iter().filter_map(|(number, it)| {
+                let change = it.retain.as_ref()?;
+                Some((*number, &*change.key, change.value.as_deref()))
+            });
             let retain: Vec<_> = retain.collect();
             let Some(limits) = first.history else {
                 let messages = unit
@@ -88,7 +90,7 @@ impl Runner {
                     .map(|(number, it)| message::without_position((node, *number), &it.envelope));
                 let messages: Vec<_> = messages.collect();
                 let scripts = &connection.scripts;
-                return scripts.publish_only(names, &first.channel, &retain, &messages);
+                return scripts.publish_only(names, &first.channel, (node, &messages), &retain);
             };
             let tails = unit
                 .iter()

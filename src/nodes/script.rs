@@ -8,7 +8,8 @@ use super::message::{DELETED, VERSION};
 use super::told_presence::{self, SESSIONS_FIELD, USER_FIELD, node_name};
 use super::users::HashChange;
 use crate::base::limits::{
-    NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS, NODE_USER_FIELDS_MAX, RETAINED_PER_CHANNEL_MAX,
+    NODE_COUNT_TTL_MS, NODE_PRESENCE_TTL_MS, NODE_RETAINED_NUMBERS_TTL_MS, NODE_USER_FIELDS_MAX,
+    RETAINED_PER_CHANNEL_MAX,
 };
 use crate::base::{CountedOwner, HistoryLimits, LocalPresence, NodeUser, Telling};
 use redis::{Cmd, cmd};
@@ -19,8 +20,8 @@ use redis::{Cmd, cmd};
 ///
 /// Keys: hash, stream, retained values. Arguments: a new epoch in case there is none, the count of messages to
 /// keep, the time to keep them without new ones in milliseconds, the command that publishes, the channel, the
-/// field of the node, the count of retained values that change, of each its key and `+` and the value or `-`,
-/// and of each message what follows its epoch. Returns the newest offset and the epoch.
+/// field of the node, the count of retained values that change, of each the number of its message, its key, and
+/// `+` and the value or `-`, and of each message what follows its epoch. Returns the newest offset and the epoch.
 const PUBLISH: &str = r"
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
@@ -30,7 +31,8 @@ if not epoch then
 end
 local offset = tonumber(redis.call('HGET', KEYS[1], 'offset') or '0')
 local newest = tonumber(redis.call('HGET', KEYS[1], ARGV[6]) or '0')
-for i = 8 + 2 * ARGV[7], #ARGV do
+RETAIN(KEYS[3], 7, newest)
+for i = 8 + 3 * ARGV[7], #ARGV do
   local number = tonumber(string.match(ARGV[i], '^%x+ (%d+) '))
   if number > newest then
     newest = number
@@ -40,14 +42,7 @@ for i = 8 + 2 * ARGV[7], #ARGV do
     redis.call(ARGV[4], ARGV[5], message)
   end
 end
-RETAIN(KEYS[3], 7)
-if redis.call('HLEN', KEYS[1]) > 100 then
-  for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-    if string.sub(field, 1, 1) == 'n' then
-      redis.call('HDEL', KEYS[1], field)
-    end
-  end
-end
+forget_nodes(KEYS[1])
 local last = string.format('%.0f', offset)
 redis.call('HSET', KEYS[1], 'offset', last, ARGV[6], string.format('%.0f', newest))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -56,26 +51,51 @@ return {last, epoch}
 ";
 
 /// Publishes messages on one channel without a history, in their order: in a cluster, commands of their own may
-/// overtake each other.
+/// overtake each other. What a node sends again is published again, as some may not have received it, but changes
+/// no retained value: another node may have changed it since.
 ///
-/// Keys: the channel, retained values. Arguments: the command that publishes, the count of retained values that
-/// change and each of them as above, and the messages.
+/// Keys: the channel, retained values, the hash with the number of the last message of each node that has changed
+/// some. Arguments: the command that publishes, the field of the node, the time to keep its number in
+/// milliseconds, the count of retained values that change and each of them as above, and the messages.
 const PUBLISH_ONLY: &str = r"
-RETAIN(KEYS[2], 2)
-for i = 3 + 2 * ARGV[2], #ARGV do
+local newest = tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or '0')
+local last = RETAIN(KEYS[2], 4, newest)
+if last > newest then
+  forget_nodes(KEYS[3])
+  redis.call('HSET', KEYS[3], ARGV[2], string.format('%.0f', last))
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+end
+for i = 5 + 3 * ARGV[4], #ARGV do
   redis.call(ARGV[1], KEYS[1], ARGV[i])
 end
 return 1
 ";
 
 /// How a script changes retained values: their count is the argument with the number `at`, and they follow it.
+/// Those of messages up to the number `newest` were changed before. Returns the number of the last one. And how it
+/// forgets the numbers of nodes, when there are many.
 const RETAIN: &str = r"
-local function RETAIN(key, at)
-  for i = at + 1, at + 2 * ARGV[at], 2 do
-    if ARGV[i + 1] == '-' then
-      redis.call('HDEL', key, ARGV[i])
-    elseif redis.call('HLEN', key) < RETAINED_MAX or redis.call('HEXISTS', key, ARGV[i]) == 1 then
-      redis.call('HSET', key, ARGV[i], string.sub(ARGV[i + 1], 2))
+local function RETAIN(key, at, newest)
+  for i = at + 1, at + 3 * ARGV[at], 3 do
+    local number = tonumber(ARGV[i])
+    if number > newest then
+      newest = number
+      local field, value = ARGV[i + 1], ARGV[i + 2]
+      if value == '-' then
+        redis.call('HDEL', key, field)
+      elseif redis.call('HLEN', key) < RETAINED_MAX or redis.call('HEXISTS', key, field) == 1 then
+        redis.call('HSET', key, field, string.sub(value, 2))
+      end
+    end
+  end
+  return newest
+end
+local function forget_nodes(hash)
+  if redis.call('HLEN', hash) > 100 then
+    for _, field in ipairs(redis.call('HKEYS', hash)) do
+      if string.sub(field, 1, 1) == 'n' then
+        redis.call('HDEL', hash, field)
+      end
     end
   end
 end
@@ -340,6 +360,11 @@ impl Names {
         format!("{}:retained", self.channel(name))
     }
 
+    /// The hash with the numbers of the messages that have changed retained values.
+    fn retained_numbers(&self, name: &str) -> String {
+        format!("{}:retained:numbers", self.channel(name))
+    }
+
     /// The command that reads the retained values of a channel.
     pub(super) fn read_retained(&self, name: &str) -> Cmd {
         let mut command = cmd("HGETALL");
@@ -547,15 +572,17 @@ impl Scripts {
         &self,
         names: &Names,
         name: &str,
+        (node, messages): (u64, &[Vec<u8>]),
         retain: &[RetainChange<'_>],
-        messages: &[Vec<u8>],
     ) -> Cmd {
         let channel = names.channel(name);
         if let ([message], []) = (messages, retain) {
             return names.publish(&channel, message);
         }
-        let mut command = invoke(&self.publish_only.1, &[channel, names.retained(name)]);
-        command.arg(names.publish_command());
+        let keys = [channel, names.retained(name), names.retained_numbers(name)];
+        let mut command = invoke(&self.publish_only.1, &keys);
+        command.arg(names.publish_command()).arg(number_field(node));
+        command.arg(NODE_RETAINED_NUMBERS_TTL_MS);
         add_retained(&mut command, retain);
         command.arg(messages);
         command
@@ -576,7 +603,7 @@ impl Scripts {
         command.arg(new_epoch()).arg(limits.messages_max);
         command.arg(ttl_ms).arg(names.publish_command());
         command.arg(names.channel(name));
-        command.arg(format!("n{}", node_name(node)));
+        command.arg(number_field(node));
         add_retained(&mut command, retain);
         command.arg(tails);
         command
@@ -613,13 +640,18 @@ fn literal(text: &str) -> String {
     pattern
 }
 
-/// A retained value that changes: its key, and the value unless it is cleared.
-pub(super) type RetainChange<'a> = (&'a str, Option<&'a str>);
+/// The field with the number of the last message of a node.
+fn number_field(node: u64) -> String {
+    format!("n{}", node_name(node))
+}
+
+/// A retained value that changes: the number of its message, its key, and the value unless it is cleared.
+pub(super) type RetainChange<'a> = (u64, &'a str, Option<&'a str>);
 
 fn add_retained(command: &mut Cmd, retain: &[RetainChange<'_>]) {
     command.arg(retain.len());
-    for (key, value) in retain {
-        command.arg(*key);
+    for (number, key, value) in retain {
+        command.arg(*number).arg(*key);
         match value {
             Some(value) => command.arg(format!("+{value}")),
             None => command.arg("-"),

@@ -346,6 +346,48 @@ async def jobs_of_all_nodes(binary, folder):
             assert await active_jobs(await assistant(late)) == ["3", "4"]
 
 
+async def a_job_that_is_over_stays_so(binary, folder):
+    """A publication of a job is sent again after a lost answer: a job that ended meanwhile does not become active again."""
+    with Redis(folder) as redis:
+        way = await Delay.begin(redis.port, 0)
+        loop = asyncio.get_running_loop()
+        aside = lambda function, *arguments: loop.run_in_executor(None, function, *arguments)
+        # Without a history, and with one: two scripts.
+        for history in ({}, {"FANWIRE_HISTORY": "room:* messages=100"}):
+            with contextlib.ExitStack() as stack:
+                start = lambda url: stack.enter_context(Node(binary, url, **{**SETTINGS, **history}))
+                a = await aside(start, f"redis://127.0.0.1:{way.port}")
+                b = await aside(start, redis.url)
+                await settle_healthy(a, b)
+
+                def publish(node, job, status):
+                    data = {"job_id": job, "status": status}
+                    body = {"channel": "room:background_jobs", "type": "job_updates", "data": data}
+                    assert node.request("POST", "/api/publish", body)[0] == 200
+
+                in_redis = lambda: redis.ask("HKEYS", "fanwire:{c:room:background_jobs}:retained")
+                for number in range(3):
+                    job = f"{len(history)}-{number}"
+                    way.loses_answers = True
+                    publishing = aside(publish, a, job, "running")
+                    await settle(lambda: in_redis() == [job], "Redis has it")
+                    await aside(publish, b, job, "completed")
+                    assert in_redis() == []
+                    way.cut()
+                    way.loses_answers = False
+                    await publishing
+                    sent = a.metric("fanwire_redis_publications_sent_total")
+                    await settle_healthy(a, b)
+                    await settle(lambda: a.metric("fanwire_redis_publications_sent_total") > sent, "it is sent again", 10)
+                    assert in_redis() == [], f"{in_redis()} with {history}"
+                    # What is new counts.
+                    await aside(publish, a, "last", "running")
+                    assert in_redis() == ["last"]
+                    await aside(publish, b, "last", "completed")
+                    await settle(lambda: in_redis() == [], "it is over")
+        way.end()
+
+
 if __name__ == "__main__":
     run_cases(
         [
@@ -355,6 +397,7 @@ if __name__ == "__main__":
             limits_over_all_nodes,
             while_redis_is_away,
             jobs_of_all_nodes,
+            a_job_that_is_over_stays_so,
             who_returns_at_once,
             counts_without_redis,
             persistent_for_longer_than_they_are_remembered,
