@@ -132,9 +132,11 @@ impl Runner {
         self.sharing.is_renewing = false;
         match result.map(|result| result.map(read_nodes)) {
             Some(Ok(Some(nodes))) => self.note_nodes(&nodes, now_ms),
-            // Nobody renews a lease then, and nobody is taken for dead.
+            // Nobody renews a lease then, and nobody is taken for dead, not even when Redis takes leases again:
+            // all have time to come back.
             Some(Err(error)) if failure(&error) == Failure::Rejected => {
                 self.sharing.is_rejected = true;
+                self.sharing.since_ms = now_ms;
                 self.presence_rejected(&error);
             }
             Some(Err(error)) => self.lose(&error.to_string(), now_ms),
@@ -147,7 +149,7 @@ impl Runner {
         let sharing = &mut self.sharing;
         let has_lease = sharing.is_all_told && nodes.contains(&own);
         if sharing.has_lease && !has_lease {
-            // The others take this node for dead, or Redis has lost what it knew of all.
+            // The others take this node for dead, or Redis has lost what it knew of all, or takes nothing.
             sharing.is_all_told = false;
             sharing.parts_due = PresenceTable::PARTS;
             sharing.since_ms = now_ms;
@@ -162,10 +164,10 @@ impl Runner {
             tags.into_iter()
                 .for_each(|tag| self.engine.read_presence_again(tag));
         }
-        // Redis may have lost the leases: who was there has time to come back, as this node has.
+        // Redis may have lost the leases, or take none: who was there has time to come back, as this node has.
         let is_early = now_ms < sharing.since_ms + lease_ms;
         for (node, missed) in &mut sharing.nodes {
-            *missed = match with_lease.contains(node) || is_early {
+            *missed = match with_lease.contains(node) || is_early || !has_lease {
                 true => 0,
                 false => *missed + 1,
             };

@@ -131,7 +131,8 @@ end
 return {epoch, string.format('%.0f', last), messages}
 ";
 
-/// Renews the lease of a node, and returns the nodes that have one.
+/// Renews the lease of a node, and returns the nodes that have one. Only who takes one removes those that are
+/// over: while Redis takes nothing, nobody can renew theirs.
 ///
 /// Keys: the leases. Arguments: the node, the length of the lease in milliseconds (0 = it takes none), and whether
 /// it has one (`1`): if that is gone, it takes none before it has told all again.
@@ -142,9 +143,9 @@ local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local is_lost = ARGV[3] == '1' and (not score or tonumber(score) <= now)
 if ARGV[2] ~= '0' and not is_lost then
   redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
-return redis.call('ZRANGE', KEYS[1], 0, -1)
+return redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%.0f', now), '+inf')
 ";
 
 /// Keeps who of a node is on a channel, and tells the nodes that follow it.

@@ -242,6 +242,42 @@ async def redis_is_flushed(binary, folder):
             assert told(one)[1] == {}, one.presence_events
 
 
+async def redis_is_full(binary, folder):
+    """Redis is out of memory for longer than the lease: nobody is told that others have left; a node that dies is noticed later."""
+    with Redis(folder) as redis, nodes_of(binary, redis) as a, nodes_of(binary, redis) as b, nodes_of(binary, redis) as c:
+        await healthy(a, b, c)
+        ann, bob = await client(a, "ann", "team:1"), await client(b, "bob", "team:1")
+        await client(c, "cem", "team:1")
+        everybody = {"ann": 1, "bob": 1, "cem": 1}
+        passing = [await client(node, f"p{index}", "team:1") for index, node in enumerate((a, b))]
+        for one in (ann, bob):
+            await settle_members(one, "team:1", {**everybody, "p0": 1, "p1": 1})
+        await asyncio.sleep(LEASE_S)
+        left = lambda one: set(told(one)[1]) - {"p0", "p1"}
+        redis.ask("CONFIG", "SET", "maxmemory", 1)
+        await asyncio.sleep(1)
+        # Changes that Redis does not take hold up what else is told.
+        for one in passing:
+            one.close()
+        end = time.monotonic() + 4 * LEASE_S
+        while time.monotonic() < end:
+            for one in (ann, bob):
+                assert not left(one), f"told while Redis is full: {one.presence_events}"
+            await asyncio.sleep(0.05)
+        redis.ask("CONFIG", "SET", "maxmemory", 0)
+        await healthy(a, b, c)
+        for one in (ann, bob):
+            await settle_members(one, "team:1", everybody)
+        await asyncio.sleep(2 * LEASE_S)
+        for one in (ann, bob):
+            await settle_members(one, "team:1", everybody)
+            assert not left(one), f"told after Redis was full: {one.presence_events}"
+        c.process.kill()
+        for one in (ann, bob):
+            await settle(lambda: left(one) == {"cem"}, "cem has left")
+            await settle_members(one, "team:1", {"ann": 1, "bob": 1})
+
+
 async def damaged_messages(binary, folder):
     """What is no presence is counted and changes nothing."""
     with Redis(folder) as redis, nodes_of(binary, redis) as a:
@@ -296,6 +332,7 @@ if __name__ == "__main__":
             a_node_killed,
             a_node_that_ends,
             redis_restarts,
+            redis_is_full,
             damaged_messages,
             a_leave_that_is_lost,
             redis_is_flushed,
