@@ -48,6 +48,8 @@ pub struct ApiContext {
     pub is_draining: AtomicBool,
     /// The shards that have failed.
     pub failed_shards: Mutex<Vec<u16>>,
+    /// Whether the thread of Redis has failed.
+    pub has_failed_nodes: AtomicBool,
     /// Whether `/metrics/prometheus` answers.
     pub metrics_enabled: bool,
     /// Whether `/health` answers.
@@ -155,11 +157,19 @@ impl ApiContext {
     /// Whether the server accepts sessions on all shards.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        !self.is_draining.load(Ordering::Relaxed) && self.failed().is_empty()
+        !self.is_draining.load(Ordering::Relaxed)
+            && self.failed().is_empty()
+            && !self.nodes_failed()
+    }
+
+    fn nodes_failed(&self) -> bool {
+        // Relaxed: nothing else belongs to it.
+        self.has_failed_nodes.load(Ordering::Relaxed)
     }
 
     /// The health of the server and of its components: `healthy`, `degraded` while a shard is
-    /// stalled, the durable store cannot write or Redis is away, `draining`, or `unhealthy` when a shard has failed.
+    /// stalled, the durable store cannot write or Redis is away, `draining`, or `unhealthy` when a shard or the
+    /// thread of Redis has failed.
     #[must_use]
     pub fn health(&self) -> serde_json::Value {
         let now = self.clock.now();
@@ -190,7 +200,7 @@ impl ApiContext {
             }),
             (Some(_), false) => serde_json::json!({"status": "unhealthy", "type": "redis"}),
         };
-        let word = if !failed.is_empty() {
+        let word = if !failed.is_empty() || self.nodes_failed() {
             "unhealthy"
         } else if self.is_draining.load(Ordering::Relaxed) {
             "draining"

@@ -51,7 +51,7 @@ impl Runner {
                 // Of those that come from now on, this node is told.
                 match deletions(&mut connection).await {
                     Ok(count) => Event::Listening(count),
-                    Err(error) if failure(&error) == Failure::Rejected => Event::Listening(0),
+                    Err(error) if failure(&error) == Failure::Rejected => Event::Listening(None),
                     Err(error) => Event::Failed(error),
                 }
             });

@@ -34,14 +34,21 @@ pub(super) async fn delete(
     }
 }
 
-/// How many deletions in all histories there were.
-pub(super) async fn deletions(connection: &mut Connection) -> Result<u64, RedisError> {
+/// How many deletions in all histories there were; `None` if what Redis has is no count that it has made.
+pub(super) async fn deletions(connection: &mut Connection) -> Result<Option<u64>, RedisError> {
     let mut command = cmd("GET");
     command.arg(connection.names.deletions());
     let value = connection.run_one(command).await?;
-    let text = bytes(value).unwrap_or_default();
-    let text = std::str::from_utf8(&text).unwrap_or_default();
-    Ok(text.parse().unwrap_or(0))
+    Ok(match value {
+        Value::Nil => Some(0),
+        value => bytes(value).and_then(|text| read_count(&text)),
+    })
+}
+
+/// A count of Redis: a signed number of 64 bits, which begins at 0.
+fn read_count(text: &[u8]) -> Option<u64> {
+    let count: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    u64::try_from(count).ok()
 }
 
 async fn delete_where(connection: &mut Connection, is_it: &IsIt) -> Result<u64, RedisError> {
@@ -144,5 +151,26 @@ impl Connection {
     async fn run_one(&mut self, command: Cmd) -> Result<Value, RedisError> {
         let result = self.run(vec![command]).await.pop();
         result.unwrap_or(Ok(Value::Nil))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_one_that_redis_can_make() {
+        assert_eq!(read_count(b"0"), Some(0));
+        assert_eq!(read_count(b"9223372036854775807"), Some(i64::MAX as u64));
+        for text in [
+            &b""[..],
+            b"-1",
+            b"x",
+            b"\xff",
+            b"9223372036854775808",
+            b"18446744073709551615",
+        ] {
+            assert_eq!(read_count(text), None, "{text:?}");
+        }
     }
 }

@@ -86,7 +86,7 @@ impl Inquiries {
     /// reads its histories anew when it connects again.
     fn note_deletion(&mut self, number: u64) {
         if let Some(known) = &mut self.deletions
-            && number == *known + 1
+            && known.checked_add(1) == Some(number)
         {
             *known = number;
         }
@@ -153,9 +153,15 @@ impl Runner {
     }
 
     /// The node is subscribed to the channel of the nodes.
-    pub(super) fn listening(&mut self, deletions: u64) {
+    pub(super) fn listening(&mut self, deletions: Option<u64>) {
         self.canary.is_listening = true;
-        if !self.inquiries.knows_deletions(deletions) {
+        let Some(count) = deletions else {
+            self.engine.link().counters.malformed.add(1);
+            tracing::error!("the count of deletions in Redis is damaged: histories are read anew");
+            self.inquiries.deletions = None;
+            return self.engine.read_anew();
+        };
+        if !self.inquiries.knows_deletions(count) {
             self.engine.read_anew();
         }
     }
@@ -406,5 +412,8 @@ mod tests {
         some.note_deletion(7);
         assert!(!some.knows_deletions(7));
         assert!(!some.knows_deletions(0), "Redis has forgotten them");
+        assert!(!some.knows_deletions(u64::MAX));
+        some.note_deletion(0);
+        assert!(some.knows_deletions(u64::MAX), "there is no next one");
     }
 }

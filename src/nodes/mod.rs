@@ -76,6 +76,36 @@ pub struct NodesConfig {
 pub type Answerer =
     Box<dyn Fn(Vec<u8>) -> Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>> + Send>;
 
+/// Told when the thread of Redis ends with a panic.
+pub type NoteFailed = Box<dyn FnOnce() + Send>;
+
+/// Says so when the thread of Redis ends with a panic: nothing goes to the other nodes or comes from them then.
+struct Watch {
+    process_state: Arc<ProcessState>,
+    note_failed: Option<NoteFailed>,
+}
+
+impl Watch {
+    /// The thread ends in order.
+    fn end(mut self) {
+        self.note_failed = None;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let Some(note_failed) = self.note_failed.take() else {
+            return;
+        };
+        if let Some(link) = &self.process_state.link {
+            link.counters.set_up(false);
+            // Who waits for something that was queued is told by its end.
+            drop(link.close());
+        }
+        note_failed();
+    }
+}
+
 /// The thread of Redis.
 #[derive(Debug)]
 pub struct Nodes {
@@ -84,7 +114,8 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Starts the thread; returns when it is connected, or Redis does not answer now.
+    /// Starts the thread; returns when it is connected, or Redis does not answer now. `note_failed` is called if
+    /// it ends with a panic.
     ///
     /// # Errors
     /// When the settings are wrong: Redis rejects the password, lacks the commands, or does not allow them.
@@ -94,6 +125,7 @@ impl Nodes {
         (process_state, quotas): (Arc<ProcessState>, Arc<Quotas>),
         clock: Clock,
         (announce, answerer): (Announce, Answerer),
+        note_failed: NoteFailed,
     ) -> Result<Self, String> {
         let address = config.address.clone();
         let connector = Connector {
@@ -102,6 +134,10 @@ impl Nodes {
             timeout: config.timeout,
         };
         let deliveries = DeliveryQueue::new(publisher, Arc::clone(&process_state), clock);
+        let watch = Watch {
+            process_state: Arc::clone(&process_state),
+            note_failed: Some(note_failed),
+        };
         let engine = Engine::new(
             process_state,
             deliveries,
@@ -124,7 +160,10 @@ impl Nodes {
             .map_err(other)?;
         let thread = std::thread::Builder::new()
             .name("redis".into())
-            .spawn(move || runtime.block_on(runner.run(is_ending)))
+            .spawn(move || {
+                runtime.block_on(runner.run(is_ending));
+                watch.end();
+            })
             .map_err(other)?;
         let nodes = Self {
             ending,
@@ -151,6 +190,39 @@ impl Nodes {
             && thread.join().is_err()
         {
             tracing::error!("the thread of Redis has ended with a panic");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeLink;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn a_thread_that_panics_says_so_and_one_that_ends_in_order_does_not() {
+        for panics in [false, true] {
+            let state = ProcessState::new(1, 1_000).with_link(Some(NodeLink::new(7, 1_000)));
+            let process_state = Arc::new(state);
+            let link = process_state.link.as_ref().unwrap();
+            link.counters.set_up(true);
+            let count = Arc::new(AtomicU32::new(0));
+            let counted = Arc::clone(&count);
+            let note_failed: NoteFailed = Box::new(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+            let watch = Watch {
+                process_state: Arc::clone(&process_state),
+                note_failed: Some(note_failed),
+            };
+            let thread = std::thread::spawn(move || {
+                assert!(!panics, "the thread of a test panics");
+                watch.end();
+            });
+            assert_eq!(thread.join().is_err(), panics);
+            assert_eq!(count.load(Ordering::Relaxed), u32::from(panics));
+            assert_eq!(link.counters.is_up(), !panics);
         }
     }
 }

@@ -51,8 +51,9 @@ pub(super) enum Event {
     RetainedRead(Vec<(ChannelTag, Result<Value, RedisError>)>),
     /// What has changed of users is sent, and it is known who has arrived.
     UsersServed(Vec<Result<Value, RedisError>>, NodesThere, Arrivals),
-    /// The node is subscribed to the channel of the nodes; there were so many deletions in all histories.
-    Listening(u64),
+    /// The node is subscribed to the channel of the nodes; there were so many deletions in all histories, `None` =
+    /// what Redis has is no count.
+    Listening(Option<u64>),
     /// What was to be deleted before a question is.
     Deleted(Box<PendingQuestion>, Result<u64, RedisError>),
     /// So many nodes have received the question with this number.
@@ -64,6 +65,20 @@ pub(super) enum Event {
     /// So many nodes have received the canary; the error, if Redis has not taken what it wrote.
     Heard(u64, Option<RedisError>),
     Failed(RedisError),
+    /// A task has panicked, which would be waited for.
+    Panicked,
+}
+
+/// Says so when a task panics.
+struct TaskWatch(UnboundedSender<(u64, Event)>, u64);
+
+impl Drop for TaskWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Fails when the thread ends.
+            let _ = self.0.send((self.1, Event::Panicked));
+        }
+    }
 }
 
 /// The connection, as far as it has come.
@@ -221,11 +236,11 @@ impl Runner {
 
     /// Runs something on the connection, and handles what it returns.
     pub(super) fn spawn(&self, task: impl Future<Output = Event> + Send + 'static) {
-        let (events, generation) = (self.events.clone(), self.generation);
+        let watch = TaskWatch(self.events.clone(), self.generation);
         tokio::spawn(async move {
             let event = task.await;
             // Fails when the thread ends.
-            let _ = events.send((generation, event));
+            let _ = watch.0.send((watch.1, event));
         });
     }
 
@@ -288,6 +303,7 @@ impl Runner {
             Event::RetainedRead(results) => self.retained_read(results, now_ms),
             Event::CaughtUp(results) => self.caught_up(results, now_ms),
             Event::Listening(deletions) => self.listening(deletions),
+            Event::Panicked => panic!("a task of the thread of Redis panicked"),
             Event::Deleted(pending, deleted) => self.deleted(*pending, deleted, now_ms),
             Event::Inquired(number, count) => self.inquired(number, count, now_ms),
             Event::Answered(deletions) => self.answered(deletions),

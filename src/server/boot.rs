@@ -231,6 +231,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         shard_count: cores.len(),
         is_draining: AtomicBool::new(false),
         failed_shards: Mutex::default(),
+        has_failed_nodes: AtomicBool::new(false),
         metrics_enabled: settings.process.metrics_enabled,
         health_enabled: settings.process.health_enabled,
         began: clock.now(),
@@ -252,11 +253,13 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     )?;
     let hooks = Arc::new(hooks);
     let to_shards = (senders.clone(), peers.clone(), clock);
+    let (reports_sender, reports) = unbounded();
     let nodes = nodes::start(
         &settings.redis,
         &publisher,
         (&process_state, &quotas),
         (to_shards, &api),
+        &reports_sender,
     )?;
     let policy = Arc::new(policy(settings));
     let (tls_configs, certificates) = tls::start(
@@ -274,7 +277,6 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
     let members = listeners[0].iter().map(ReuseportGroup::of);
     let groups = members.collect::<Result<_, _>>().map_err(other)?;
     let watched = Arc::clone(&process_state);
-    let (reports_sender, reports) = unbounded();
     let mut shards = Vec::new();
     // All of them before the first shard: one that does not start gives its number back.
     let readers = cores.iter().map(|_| ring.reader());
@@ -314,7 +316,7 @@ pub(super) fn start(settings: &Settings, program: ProgramHooks) -> Result<Runnin
         });
         shards.push(shard.map_err(other)?);
     }
-    // The reports end when all shards have.
+    // The reports end when all shards have, and the thread of Redis.
     drop(reports_sender);
     await_ready(&reports, shards)?;
     drop(small_pages);

@@ -1,6 +1,7 @@
 //! Connects this node with others through Redis.
 
 use super::error::StartError;
+use super::shard_thread::Report;
 use crate::api::ApiContext;
 use crate::base::now::Clock;
 use crate::base::{NodeLink, ProcessState};
@@ -8,12 +9,13 @@ use crate::broker::Quotas;
 use crate::config::{ByteSize, Millis, RedisSettings};
 use crate::net::Peers;
 use crate::net::wire::ShardCommand;
-use crate::nodes::{Announce, Answerer, Nodes, NodesConfig};
+use crate::nodes::{Announce, Answerer, Nodes, NodesConfig, NoteFailed};
 use crate::shard::Publisher;
 use crossbeam_channel::Sender;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The way to the other nodes, if there are some.
@@ -33,6 +35,7 @@ pub(super) fn start(
     publisher: &Arc<Publisher>,
     (process_state, quotas): (&Arc<ProcessState>, &Arc<Quotas>),
     ((commands, peers, clock), api): (ToShards, &Arc<ApiContext>),
+    reports: &Sender<Report>,
 ) -> Result<Option<Nodes>, StartError> {
     let Some(address) = settings.address() else {
         return Ok(None);
@@ -65,12 +68,21 @@ pub(super) fn start(
             peers.wake(u32::from(shard), clock.now());
         }
     });
+    let (context, reports) = (Arc::clone(api), reports.clone());
+    let note_failed: NoteFailed = Box::new(move || {
+        // Relaxed: nothing else belongs to it.
+        context.has_failed_nodes.store(true, Ordering::Relaxed);
+        tracing::error!("{}", Report::NodesFailed);
+        // The main thread may have ended already, after a second signal.
+        let _ = reports.send(Report::NodesFailed);
+    });
     let api = Arc::clone(api);
     let answerer: Answerer = Box::new(move |text| {
         let api = Arc::clone(&api);
         Box::pin(async move { api.answer(&text).await })
     });
-    let nodes = Nodes::start(config, publisher, state, clock, (announce, answerer));
+    let calls = (announce, answerer);
+    let nodes = Nodes::start(config, publisher, state, clock, calls, note_failed);
     nodes.map(Some).map_err(StartError::Other)
 }
 

@@ -25,7 +25,7 @@ pub enum StopOutcome {
     TimedOut,
     /// A second signal arrived.
     Forced,
-    /// A shard failed.
+    /// A shard failed, or the thread of Redis.
     Failed(String),
 }
 

@@ -47,7 +47,7 @@ pub(super) struct ShardThread {
     pub(super) reports: Sender<Report>,
 }
 
-/// A report of a shard's thread to the main thread.
+/// A report of a shard's thread, or that of Redis, to the main thread.
 #[derive(Debug)]
 pub(super) enum Report {
     /// It accepts connections.
@@ -60,6 +60,8 @@ pub(super) enum Report {
     Stopped,
     /// It failed while it ran.
     Failed(u16, io::Error),
+    /// The thread of Redis panicked.
+    NodesFailed,
 }
 
 impl std::fmt::Display for Report {
@@ -73,6 +75,7 @@ impl std::fmt::Display for Report {
             ),
             Self::Stopped => formatter.write_str("a shard stopped unexpectedly"),
             Self::Failed(shard, error) => write!(formatter, "shard {shard} failed: {error}"),
+            Self::NodesFailed => formatter.write_str("the thread of Redis panicked"),
         }
     }
 }

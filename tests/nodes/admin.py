@@ -341,6 +341,24 @@ async def redis_away(binary, folder):
         assert history(a, "hist:1") == history(b, "hist:1") == []
 
 
+async def a_count_that_is_damaged(binary, folder):
+    """A count of deletions that Redis cannot have made is counted as damaged, and the node goes on."""
+    for count in (2**64 - 1, "x"):
+        with Redis(folder) as redis:
+            redis.ask("SET", "fanwire:{nodes}:deletions", count)
+            with Node(binary, redis.url, **SETTINGS) as a, Node(binary, redis.url, **SETTINGS) as b:
+                for node in (a, b):
+                    until("the node is healthy", node.is_healthy)
+                    assert node.metric("fanwire_redis_malformed_total") == 1
+                # Some other program's, about a deletion.
+                redis.ask("PUBLISH", "fanwire:{nodes}", 'q 0000000000000001 1 1 {"connections":{}}')
+                status, answer = a.request("DELETE", "/admin/users/ann/history")
+                assert status == 200 and not json.loads(answer)["is_complete"], answer
+                a.publish("hist:1", 1)
+                assert history(b, "hist:1") == [1]
+                assert not any("panicked" in line for line in (*a.log, *b.log))
+
+
 async def a_cluster(binary, folder):
     """The same on three masters."""
     servers = [Redis(folder, "--cluster-enabled", "yes") for _ in range(3)]
@@ -378,6 +396,7 @@ CASES = [
     a_node_that_does_not_answer,
     garbage,
     redis_away,
+    a_count_that_is_damaged,
     a_cluster,
 ]
 
