@@ -25,9 +25,10 @@ async def who_comes_back_from_a_killed_node_at_once(binary, folder):
             with nodes_of(binary, redis) as a, nodes_of(binary, redis) as b:
                 await healthy(a, b)
                 channel = f"hist:{wait_s}"
-                await client(a, "ann", channel)
+                before = await client(a, "ann", channel)
                 await settle(lambda: f"p{channel}" in known(redis, "ann"), "Redis knows that she is there")
                 a.process.kill()
+                before.close()
                 a.process.wait()
                 await publish(b, channel, *range(10))
                 await asyncio.sleep(wait_s)

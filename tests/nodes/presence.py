@@ -247,7 +247,7 @@ async def redis_is_full(binary, folder):
     with Redis(folder) as redis, nodes_of(binary, redis) as a, nodes_of(binary, redis) as b, nodes_of(binary, redis) as c:
         await healthy(a, b, c)
         ann, bob = await client(a, "ann", "team:1"), await client(b, "bob", "team:1")
-        await client(c, "cem", "team:1")
+        cem = await client(c, "cem", "team:1")
         everybody = {"ann": 1, "bob": 1, "cem": 1}
         passing = [await client(node, f"p{index}", "team:1") for index, node in enumerate((a, b))]
         for one in (ann, bob):
