@@ -57,7 +57,6 @@ pub(super) struct Sharing {
 pub(super) type KeptPresence = (Vec<u64>, Vec<(ChannelTag, Vec<(u64, NodePresence)>)>);
 
 impl Sharing {
-    /// There is a new connection: all is told again on it.
     /// The connection is lost: what was being told is to be told again.
     pub(super) fn lost(&mut self) -> Vec<LocalPresence> {
         self.is_telling = false;
@@ -77,6 +76,7 @@ impl Sharing {
         }
     }
 
+    /// There is a new connection: all is told again on it.
     pub(super) fn connected(&mut self, now_ms: u64) {
         *self = Self {
             nodes: std::mem::take(&mut self.nodes),
