@@ -274,6 +274,15 @@ impl OfflineUsers {
         seen.is_some_and(|seen| seen.subscriptions > 0)
     }
 
+    /// Whether it is remembered where a user stopped on a channel: no session of the user is subscribed.
+    #[must_use]
+    pub fn is_remembered(&self, user: UserKey, tag: ChannelTag) -> bool {
+        let users = self.lock(user);
+        let known = users.by_key.get(&user);
+        let seen = known.and_then(|known| known.channels.get(&tag));
+        seen.is_some_and(|seen| seen.subscriptions == 0)
+    }
+
     /// A session of a user has subscribed to a channel.
     #[must_use]
     pub fn subscribe(&self, user: UserKey, tag: ChannelTag, now_ms: u64) -> LastSeen {

@@ -514,7 +514,10 @@ impl Broker {
         };
         session.closing = true;
         self.begin_leaving(id, now, emit);
-        self.remember_offline(id, unsent);
+        let remembered = self.remember_offline(id, unsent);
+        if !remembered.is_empty() {
+            emit(Effect::Remembered(&remembered));
+        }
         self.release_user(id, now, emit);
         let Self {
             process_state,

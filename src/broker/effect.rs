@@ -4,8 +4,8 @@ use super::command::{HistoryRequest, PresenceRequest, Publication, Subscription,
 use super::event::{Event, Presence, SessionView};
 use super::known_tokens::Attempt;
 use crate::auth::Identity;
-use crate::base::UserArrival;
 use crate::base::counters::{CloseReason, TokenError};
+use crate::base::{ChannelTag, UserArrival};
 use crate::ws::CloseCode;
 
 /// One effect of a step, for the session of the step.
@@ -65,6 +65,9 @@ pub enum Effect<'a> {
     AwaitRetained(&'a str),
     /// Send a ping frame.
     Ping,
+    /// The session has ended, and its user will be sent what it was not sent of these channels: drop
+    /// that, so that nothing comes twice.
+    Remembered(&'a [ChannelTag]),
     /// Close the connection after its queued frames.
     Close {
         /// The code of the close frame.

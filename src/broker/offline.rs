@@ -128,10 +128,16 @@ impl Broker {
 
     /// Remembers where the users of a session stopped: of what was queued for it, publications from
     /// these offsets on were not sent. In one access, so that a session of the user on another shard
-    /// receives all that is missed, or begins before this one ends.
-    pub fn remember_offline(&mut self, id: ConnectionId, unsent: &[(ChannelTag, u64)]) {
+    /// receives all that is missed, or begins before this one ends. Returns the channels of which the
+    /// user will be sent what was not sent.
+    pub fn remember_offline(
+        &mut self,
+        id: ConnectionId,
+        unsent: &[(ChannelTag, u64)],
+    ) -> Vec<ChannelTag> {
+        let mut remembered = Vec::new();
         if self.stopped.is_empty() {
-            return;
+            return remembered;
         }
         let first_unsent: HashMap<_, _> = unsent.iter().copied().collect();
         let of_session = self.stopped.extract_if(.., |stopped| stopped.id == id);
@@ -151,6 +157,8 @@ impl Broker {
             let offline = &self.process_state.offline;
             let all = channels.iter().copied();
             offline.disconnect(stopped.user, all, stopped.expires_ms);
+            let tags = first_unsent.keys().copied();
+            remembered.extend(tags.filter(|tag| offline.is_remembered(stopped.user, *tag)));
             let link = self.process_state.link.as_ref();
             if let (Some(link), Some((user, names))) = (link, stopped.shared) {
                 let history = &self.process_state.history;
@@ -166,6 +174,7 @@ impl Broker {
                 link.change_user(user, change);
             }
         }
+        remembered
     }
 
     /// The session has another user, to whom its subscriptions belong from now on: they receive what

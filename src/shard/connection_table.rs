@@ -526,6 +526,14 @@ impl ConnectionTable {
         }
     }
 
+    /// Drops what an ended session was not sent of these channels; counted as for a closed one.
+    pub(super) fn drop_remembered(&mut self, id: ConnectionId, tags: &[ChannelTag]) {
+        if let Some(connection) = self.slab.get_mut(id) {
+            let dropped = connection.send_queue.drop_publications(tags);
+            self.counters.dropped.of(DropReason::Closed).add(dropped.0);
+        }
+    }
+
     /// Closes the socket at once; what waits in the send queue is counted as dropped.
     pub(super) fn abort(&mut self, id: ConnectionId) {
         let Some(connection) = self.slab.get_mut(id) else {

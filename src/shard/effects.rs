@@ -154,6 +154,7 @@ pub(super) fn apply(
         }
         Effect::Announce(_) => announce(writer, effect, now),
         Effect::Ping => connections.ping(id),
+        Effect::Remembered(tags) => connections.drop_remembered(id, tags),
         Effect::Close { code, reason } => {
             connections.end(id, CloseRequest::flushing(code, reason), now);
         }

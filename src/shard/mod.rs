@@ -638,7 +638,8 @@ impl Shard {
         // Sessions that have another user now.
         while let Some(id) = self.broker.next_stopped() {
             let unsent = self.connections.unsent(id);
-            self.broker.remember_offline(id, &unsent);
+            // The session stays, and what is queued for it is sent: also to its user of before.
+            let _ = self.broker.remember_offline(id, &unsent);
         }
     }
 

@@ -139,6 +139,28 @@ impl SendQueue {
         FrameCount(frames)
     }
 
+    /// Drops the publications on these channels, but the rest of a partly written frame and what is in
+    /// flight.
+    pub(super) fn drop_publications(&mut self, tags: &[ChannelTag]) -> FrameCount {
+        let mut keep = self.in_flight as usize;
+        if keep == 0 {
+            keep = self.split_front();
+        }
+        let (mut bytes, mut frames) = (0, 0);
+        let waiting = self.chunks.split_off(keep);
+        for chunk in waiting {
+            let source = chunk.run.next_offset(chunk.start);
+            if source.is_some_and(|(tag, _)| tags.contains(&tag)) {
+                bytes += chunk.length();
+                frames += chunk.publications();
+            } else {
+                self.chunks.push_back(chunk);
+            }
+        }
+        self.bytes -= bytes;
+        FrameCount(frames)
+    }
+
     /// The publications that were never written completely, once the connection is closed.
     pub(super) fn abandoned(&self) -> FrameCount {
         FrameCount(self.chunks.iter().map(Chunk::publications).sum())

@@ -395,6 +395,55 @@ fn what_waits_for_a_session_that_gets_another_user_is_missed_by_the_first() {
     world.shards.shards[0].close_all_sessions(world.now);
     let third = subscriber(&mut world, 1, Some("ann"));
     assert_eq!(read_numbers(&mut world, 1, third), [3]);
+    // And nothing comes twice: the session is sent its close frame, and no more publications.
+    assert!(read_numbers(&mut world, 0, again).is_empty());
+}
+
+#[test]
+fn what_waits_for_a_client_that_closes_is_sent_once() {
+    // With a session of the same user on the other shard, nothing is remembered, so nothing is dropped.
+    for is_last in [true, false] {
+        let mut world = World::new(1, 100);
+        let session = subscriber(&mut world, 0, Some("ann"));
+        let other = (!is_last).then(|| subscriber(&mut world, 1, Some("ann")));
+        world.drain(1);
+        (0..3).for_each(|_| world.publish());
+        world.drain(0);
+        // The client has read a part of the first frame when it closes.
+        let now = world.now;
+        let state = &mut world.shards.shards[0];
+        let mut text = String::new();
+        while let Some(ready) = state.next_ready(&mut { usize::MAX }) {
+            let bytes = state.begin_send(ready, 64).collect::<Vec<_>>().concat();
+            let first = String::from_utf8_lossy(&bytes).find(r#"{"type":"UP""#);
+            let taken = first.map_or(bytes.len(), |at| at + 5);
+            text += &String::from_utf8_lossy(&bytes[..taken]);
+            state.sent(ready, u32::try_from(taken).unwrap());
+            if first.is_some() {
+                state.would_block(ready, now);
+            }
+        }
+        state.receive(session, &mut frame(8, &1_000_u16.to_be_bytes()), now);
+        state.writable(session);
+        while let Some(ready) = state.next_ready(&mut { usize::MAX }) {
+            let bytes = state.begin_send(ready, 64).collect::<Vec<_>>().concat();
+            text += &String::from_utf8_lossy(&bytes);
+            state.sent(ready, u32::try_from(bytes.len()).unwrap());
+        }
+        let sent = text.matches(r#"{"type":"UP""#).count();
+        assert_eq!(sent, if is_last { 1 } else { 3 });
+        let again = subscriber(&mut world, 0, Some("ann"));
+        let numbers = read_numbers(&mut world, 0, again);
+        match other {
+            // The frame that the client has read a part of is sent again, since nobody knows whether it
+            // was read whole.
+            None => assert_eq!(numbers, [0, 1, 2]),
+            Some(other) => {
+                assert!(numbers.is_empty());
+                assert_eq!(read_numbers(&mut world, 1, other), [0, 1, 2]);
+            }
+        }
+    }
 }
 
 #[test]
