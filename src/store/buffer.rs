@@ -1,6 +1,7 @@
 //! Memory that O_DIRECT can write: it begins at a block.
 
 use super::format::BLOCK_BYTES;
+use std::io;
 
 /// Bytes whose first one is at an address that is a multiple of a block. Its pages cost memory only
 /// once they were used.
@@ -15,7 +16,22 @@ pub(super) struct BlockBuffer {
 impl BlockBuffer {
     /// Zeros, so many bytes.
     pub(super) fn new(capacity: usize) -> Self {
-        let memory = vec![0; capacity + BLOCK_BYTES];
+        Self::of(vec![0; capacity + BLOCK_BYTES], capacity)
+    }
+
+    /// The same for any number.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub(super) fn try_new(capacity: usize) -> io::Result<Self> {
+        let mut memory = Vec::new();
+        let bytes = capacity.saturating_add(BLOCK_BYTES);
+        memory.try_reserve_exact(bytes)?;
+        memory.resize(bytes, 0);
+        Ok(Self::of(memory, capacity))
+    }
+
+    fn of(memory: Vec<u8>, capacity: usize) -> Self {
         let start = memory.as_ptr().align_offset(BLOCK_BYTES);
         assert!(start < BLOCK_BYTES, "a block is a power of two of bytes");
         Self {

@@ -19,6 +19,7 @@ mod config;
 mod directory;
 mod error;
 mod format;
+mod image;
 mod inspection;
 mod marker;
 mod pending;

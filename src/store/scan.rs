@@ -5,9 +5,9 @@ use super::error::StoreError;
 use super::format::{
     BLOCK_BYTES, Checksum, FRAME_HEADER_BYTES, HeaderError, KIND_CLOSED, SegmentHeader,
 };
+use super::image::Image;
 use super::segment_reader::{Found, SegmentReader};
 use crate::base::limits::STORE_DAMAGES_LISTED;
-use rustix::fs::{Advice, fadvise};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
@@ -159,18 +159,15 @@ pub(super) fn scan(
         is_stopped: false,
         on_record,
     };
-    let mut bytes = Vec::new();
+    let mut image = Image::new();
     let names = directory::list_segments(directory)?;
     scanner.epoch = common_epoch(directory, &names);
     scanner.scan.epoch = scanner.epoch;
-    for (index, name) in names.iter().copied().enumerate() {
+    for name in names.iter().copied() {
         if scanner.is_stopped {
             break;
         }
-        for ahead in names.iter().skip(index).take(2) {
-            read_ahead(&directory::segment_path(directory, *ahead));
-        }
-        scanner.read_segment(directory, name, &mut bytes)?;
+        scanner.read_segment(directory, name, &mut image)?;
     }
     Ok(scanner.finish())
 }
@@ -189,13 +186,6 @@ fn common_epoch(directory: &Path, names: &[u64]) -> Option<u64> {
     }
     let most = counts.into_iter().max_by_key(|(_, count)| *count);
     most.map(|(epoch, _)| epoch)
-}
-
-/// Asks the kernel to read a whole segment while others are looked at. It is only a hint.
-fn read_ahead(path: &Path) {
-    if let Ok(file) = File::open(path) {
-        let _ = fadvise(&file, 0, None, Advice::WillNeed);
-    }
 }
 
 /// The state between two segments.
@@ -220,7 +210,7 @@ impl Scanner<'_> {
         &mut self,
         directory: &Path,
         name: u64,
-        bytes: &mut Vec<u8>,
+        image: &mut Image,
     ) -> Result<(), StoreError> {
         let path = directory::segment_path(directory, name);
         let file = match File::open(&path) {
@@ -233,11 +223,8 @@ impl Scanner<'_> {
         };
         let metadata = file.metadata().map_err(StoreError::io("read", &path))?;
         let length = metadata.len();
-        bytes.clear();
-        bytes
-            .try_reserve_exact(usize::try_from(length).unwrap_or(usize::MAX))
-            .map_err(|_| StoreError::io("read", &path)(io::ErrorKind::OutOfMemory.into()))?;
-        let read = file.take(length).read_to_end(bytes);
+        let image = image.read(&path, &file, length);
+        let (bytes, read) = image.map_err(StoreError::io("read", &path))?;
 
         let mut segment = SegmentFile {
             first_sequence: name,
