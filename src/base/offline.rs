@@ -172,6 +172,12 @@ impl OfflineUsers {
         self
     }
 
+    /// Whether a store is told who changes.
+    #[must_use]
+    pub const fn is_recorded(&self) -> bool {
+        self.is_recorded
+    }
+
     /// The key of the hashes of names.
     #[must_use]
     pub const fn name_key(&self) -> NameKey {

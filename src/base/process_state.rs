@@ -59,6 +59,12 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
+    /// Whether it is known after the end of the process where users stopped: in a store, or on other nodes.
+    #[must_use]
+    pub fn is_offline_kept(&self) -> bool {
+        self.offline.is_recorded() || self.link.is_some()
+    }
+
     /// The state of a process with this many shards, in which so many bytes may wait.
     #[must_use]
     pub fn new(shard_count: usize, waiting_bytes_max: u64) -> Self {

@@ -28,6 +28,8 @@ impl Shard {
         {
             traces.begin_step(id, &command, connection.variant.dialect());
         }
+        // What only this process remembers is forgotten with it.
+        let is_forgotten = self.is_shutting_down && !writer.process_state().is_offline_kept();
         let mut unknown = None;
         let mut requested = None;
         let mut undecided = None;
@@ -51,6 +53,7 @@ impl Shard {
                 undecided = Some(OwnedSubscription::of(subscription));
             }
             Effect::Reply(event) if writer.is_held_back(id, &event) => {}
+            Effect::Remembered(_) if is_forgotten => {}
             Effect::AwaitChannel(subscription) => {
                 let subscription = OwnedSubscription::of(subscription);
                 awaiting = Some(Awaiting::Subscription(Box::new(subscription)));
