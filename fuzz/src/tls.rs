@@ -83,7 +83,7 @@ fn server_config() -> Arc<ServerConfig> {
     let config = CONFIG.get_or_init(|| {
         let certificates = Certificates::self_signed(Now::at(0, 1_700_000_000_000));
         let certificates = certificates.expect("a certificate can be made");
-        let config = certificates.config(&[&TLS12, &TLS13], None);
+        let config = certificates.config(&[&TLS12, &TLS13], None, false);
         config.expect("there are cipher suites")
     });
     Arc::clone(config)

@@ -89,6 +89,29 @@ label! {
 }
 
 label! {
+    /// Who encrypts what is sent to a connection.
+    TlsSender {
+        /// The kernel.
+        Kernel = "kernel",
+        /// The server itself.
+        Process = "process",
+    }
+}
+
+label! {
+    /// Why a connection for which the kernel encrypts was closed.
+    KernelTlsError {
+        /// The kernel did not take the keys.
+        SendKeys = "send_keys",
+        /// The client wanted other keys, and the kernel cannot change them.
+        KeyUpdate = "key_update",
+        /// So much was encrypted with a key that another is needed, and the kernel or the version of TLS
+        /// cannot change it.
+        KeyLimit = "key_limit",
+    }
+}
+
+label! {
     /// How a WebSocket peer violated RFC 6455.
     ProtocolError {
         /// A reserved bit was set without an extension that defines it.
@@ -296,6 +319,10 @@ metrics! {
         connections_rejected: CounterSet<RejectReason>, label = "reason";
         /// TLS handshakes, by how they ended.
         tls_handshakes: CounterSet<TlsHandshake>, label = "result";
+        /// Connections with TLS, by who encrypts what is sent to them.
+        tls_connections: CounterSet<TlsSender>, label = "sender";
+        /// Connections closed because the kernel could not go on encrypting, by the cause.
+        kernel_tls_errors: CounterSet<KernelTlsError>, label = "error";
         /// Requests answered over HTTP, but for those that are rejected before their head is whole.
         http_requests: CounterSet<HttpStatus>, label = "status";
         /// Sockets open.

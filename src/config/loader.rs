@@ -250,6 +250,7 @@ impl Loader {
             ("tls_ports", !tls.tls_ports.is_empty()),
             ("tls_client_roots", tls.tls_client_roots.is_some()),
             ("tls_min_version", tls.tls_min_version != TlsVersion::V1_2),
+            ("tls_kernel", tls.tls_kernel),
         ];
         let mut needless = needless.iter().filter(|(_, is_set)| *is_set);
         let needless = needless.find_map(|(key, _)| self.layers.find(key));

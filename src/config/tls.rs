@@ -104,6 +104,9 @@ settings! {
         tls_client_roots: Option<PathBuf> = None;
         /// The oldest version of TLS that is spoken.
         tls_min_version: TlsVersion = TlsVersion::V1_2;
+        /// Let the kernel encrypt what is sent, after the handshake. Where the kernel has no TLS, the
+        /// server does it.
+        tls_kernel: bool = false, flag = Some("");
     }
 }
 

@@ -44,7 +44,8 @@ pub(super) fn start(
         TlsVersion::V1_2 => &[&TLS12, &TLS13],
         TlsVersion::V1_3 => &[&TLS13],
     };
-    let config = certificates.config(versions, settings.tls_client_roots.as_deref());
+    let client_roots = settings.tls_client_roots.as_deref();
+    let config = certificates.config(versions, client_roots, settings.tls_kernel);
     let config = config.map_err(StartError::Tls)?;
     let configs = listeners.iter().map(|listener| {
         let is_on = settings.is_on_for(listener);

@@ -98,6 +98,7 @@ fn errors_name_the_key_its_value_its_source_and_the_rule() {
         "tls_ports = [\"443\"]",
         "tls_client_roots = \"a.pem\"",
         "tls_min_version = \"1.3\"",
+        "tls_kernel = true",
     ] {
         of_file(settings, &["tls_certificates to be set too", "f.toml"]);
     }

@@ -134,7 +134,7 @@ impl Certificates {
     }
 
     /// The configuration of a listener. With `client_roots`, clients must have a certificate of one of
-    /// these.
+    /// these. With `kernel`, the kernel may get the keys of connections.
     ///
     /// # Errors
     /// The file of `client_roots`, if it cannot be used.
@@ -142,6 +142,7 @@ impl Certificates {
         self: &Arc<Self>,
         versions: &[&'static SupportedProtocolVersion],
         client_roots: Option<&Path>,
+        kernel: bool,
     ) -> Result<Arc<ServerConfig>, TlsFileError> {
         let unusable = |error: rustls::Error| TlsFileError::new(Path::new("tls"), error);
         let builder = ServerConfig::builder_with_provider(provider());
@@ -164,6 +165,7 @@ impl Certificates {
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
         let mut config = builder.with_cert_resolver(resolver);
         config.ignore_client_order = true;
+        config.enable_secret_extraction = kernel;
         // One for the next connection, which gets the one after it (RFC 8446 C.4).
         config.send_tls13_tickets = 1;
         config.alpn_protocols = vec![ALPN.to_vec()];

@@ -8,22 +8,28 @@
 //! `outgoing` is what one send in flight reads from: nothing touches it until the kernel has taken all of
 //! it, and then its memory is given back; what is encrypted meanwhile waits in `next`. An idle connection
 //! has none of the buffers.
+//!
+//! If the kernel is to encrypt, rustls is shown no record that follows the handshake: they wait in
+//! `incoming` until the kernel has the keys, and the stream is a [`KernelStream`] from then on.
 
+use super::{Alert, KernelStream, SendKeys};
 use crate::base::memory::Waiting;
-use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus,
 };
+use rustls::{CipherSuite, ServerConfig};
 use std::fmt;
 use std::sync::Arc;
 
 /// Bytes that may wait for the rest of a record or of a message of the handshake. A message of 64 KiB is
 /// the largest that rustls takes, in records of any size.
-const INCOMING_BYTES_MAX: usize = 80 * 1024;
+pub(super) const INCOMING_BYTES_MAX: usize = 80 * 1024;
 /// What a record adds at most to its 16 KiB of plaintext (RFC 8446 5.2).
 const RECORD_OVERHEAD: usize = 256;
 const RECORD_BYTES: usize = 16 * 1024;
+/// A record's type, version and length.
+const RECORD_HEADER_BYTES: usize = 5;
 /// A `close_notify`, encrypted, is smaller.
 const CLOSE_NOTIFY_BYTES: usize = 128;
 /// The answer to an HTTP request without TLS.
@@ -41,6 +47,18 @@ pub enum TlsError {
     Failed,
     /// More arrived for one message of the handshake than may wait.
     TooLarge,
+    /// A record that is wrong; the peer gets this alert.
+    Record(Alert),
+    /// The peer has ended the connection by an alert with this description.
+    AlertReceived(u8),
+    /// A cipher or version that the kernel does not have.
+    Suite,
+    /// The kernel did not take the keys; its error.
+    SendKeys(i32),
+    /// New keys are needed for sending, which the version or the kernel does not have.
+    NoKeyUpdate,
+    /// So much was encrypted with a key that another is needed, which cannot be had.
+    KeyLimit,
 }
 
 impl fmt::Display for TlsError {
@@ -50,8 +68,31 @@ impl fmt::Display for TlsError {
             Self::PlainHttp => formatter.write_str("an HTTP request without TLS"),
             Self::Failed => formatter.write_str("the connection has failed"),
             Self::TooLarge => formatter.write_str("a message of the handshake is too large"),
+            Self::Record(alert) => write!(formatter, "a wrong record: {alert:?}"),
+            Self::AlertReceived(number) => write!(formatter, "the peer has sent alert {number}"),
+            Self::Suite => formatter.write_str("the kernel has no such cipher"),
+            Self::SendKeys(number) => {
+                let error = std::io::Error::from_raw_os_error(*number);
+                write!(formatter, "the kernel did not take the keys: {error}")
+            }
+            Self::KeyLimit => formatter.write_str("too much was encrypted with one key"),
+            Self::NoKeyUpdate => {
+                formatter.write_str("the keys for sending cannot be changed on this kernel")
+            }
         }
     }
+}
+
+/// Whether the kernel is to encrypt for a connection after its handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelOffer {
+    /// It is not.
+    #[default]
+    None,
+    /// It has yet to say whether it can.
+    Pending,
+    /// It can.
+    Accepted,
 }
 
 /// The TLS state of one connection.
@@ -71,6 +112,7 @@ pub struct TlsStream {
     /// The handshake is done.
     pub(crate) is_open: bool,
     is_open_noted: bool,
+    is_sender_noted: bool,
     /// The socket's sending side is to be shut down when all is sent.
     pub(crate) is_ending: bool,
     /// The connection is to be closed, when the alert is sent.
@@ -78,6 +120,10 @@ pub struct TlsStream {
     has_notified: bool,
     /// What looks like TLS has arrived.
     has_begun: bool,
+    /// Whether the kernel is to encrypt.
+    pub kernel: KernelOffer,
+    /// The peer's end of the socket came while what arrived ahead of it waits.
+    pub(crate) has_socket_ended: bool,
     memory: Waiting,
 }
 
@@ -117,12 +163,56 @@ impl TlsStream {
             is_queued: false,
             is_open: false,
             is_open_noted: false,
+            is_sender_noted: false,
             is_ending: false,
             has_failed: false,
             has_notified: false,
             has_begun: false,
+            kernel: KernelOffer::None,
+            has_socket_ended: false,
             memory: Waiting::default(),
         })
+    }
+
+    /// Whether the handshake is done and the server encrypts itself, once.
+    pub fn has_just_stayed(&mut self) -> bool {
+        let stays = self.is_open && self.kernel == KernelOffer::None;
+        stays && !std::mem::replace(&mut self.is_sender_noted, true)
+    }
+
+    /// The cipher suite, once it is agreed upon.
+    pub fn suite(&self) -> Option<CipherSuite> {
+        let suite = self.connection.negotiated_cipher_suite();
+        suite.map(|suite| suite.suite())
+    }
+
+    /// Whether what arrives after the handshake waits until the kernel has the keys.
+    pub fn is_waiting_for_kernel(&self) -> bool {
+        self.is_open && self.kernel != KernelOffer::None
+    }
+
+    /// Whether the kernel may get the keys: all that the handshake has said is sent.
+    pub fn may_leave_to_kernel(&self) -> bool {
+        self.is_open
+            && self.kernel == KernelOffer::Accepted
+            && !self.is_sending
+            && !self.has_output()
+            && !self.is_ending
+            && !self.has_notified
+            && !self.has_failed
+    }
+
+    /// The connection without rustls, and the keys for the kernel. Nothing may be sent before the kernel
+    /// has them.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the connection cannot go on.
+    pub fn into_kernel(self) -> Result<(KernelStream, SendKeys), TlsError> {
+        let extracted = self.connection.dangerous_into_kernel_connection();
+        let (secrets, schedule) = extracted.map_err(TlsError::Protocol)?;
+        let (mut stream, keys) = KernelStream::new(&secrets, schedule, self.incoming)?;
+        stream.has_socket_ended = self.has_socket_ended;
+        Ok((stream, keys))
     }
 
     /// Whether so many bytes more may be kept.
@@ -170,6 +260,13 @@ impl TlsStream {
         if self.has_notified {
             return Ok(false);
         }
+        if self.is_waiting_for_kernel() {
+            if self.has_room_for(bytes.len()) {
+                return self.keep(bytes).map(|()| false);
+            }
+            // The client does not take what the handshake has to say, so rustls goes on.
+            self.kernel = KernelOffer::None;
+        }
         let result = self.process_with_incoming(bytes, plaintext);
         self.has_failed = result.is_err();
         self.count_memory();
@@ -211,8 +308,14 @@ impl TlsStream {
         plaintext: &mut Vec<u8>,
     ) -> (usize, Result<bool, TlsError>) {
         let (mut consumed, mut has_ended) = (0, false);
+        // What rustls is shown: one record more at a time if it may not see what follows the handshake.
+        let mut shown = match self.kernel {
+            KernelOffer::None => bytes.len(),
+            _ => record_end(bytes, 0),
+        };
         loop {
-            let rest = &mut bytes[consumed..];
+            let (end, next_shown) = (bytes.len(), record_end(bytes, shown));
+            let rest = &mut bytes[consumed..shown];
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(rest);
             consumed += discard;
             match state {
@@ -235,9 +338,10 @@ impl TlsStream {
                     self.is_open = true;
                     return (consumed, Ok(has_ended));
                 }
+                Ok(_) if shown < end => shown = next_shown,
                 Ok(_) => return (consumed, Ok(has_ended)),
                 Err(error) => {
-                    let rest = &mut bytes[consumed..];
+                    let rest = &mut bytes[consumed..shown];
                     let status = self.connection.process_tls_records(rest);
                     if let Ok(ConnectionState::EncodeTlsData(mut alert)) = status.state {
                         encode(&mut alert, &mut self.next);
@@ -262,6 +366,10 @@ impl TlsStream {
     pub fn notify_close(&mut self) {
         if !self.has_notified && self.is_open && !self.has_failed {
             self.has_notified = true;
+            if std::mem::take(&mut self.kernel) != KernelOffer::None {
+                // rustls would stop at the data in it.
+                self.incoming = Vec::new();
+            }
             // Without it the peer notices the end of the socket.
             let _ = self.write(Write::CloseNotify);
             // The rest of a record would not be read.
@@ -336,6 +444,7 @@ impl TlsStream {
     /// Whether the shard's bytes may be encrypted: none are left of an earlier send.
     pub fn takes_plaintext(&self) -> bool {
         self.is_open
+            && self.kernel == KernelOffer::None
             && !self.is_ending
             && !self.has_failed
             && !self.is_sending
@@ -362,6 +471,17 @@ impl TlsStream {
 
     fn count_memory(&mut self) {
         self.memory.set(self.memory_bytes());
+    }
+}
+
+/// Where the record ends that begins at `start`, or the bytes.
+fn record_end(bytes: &[u8], start: usize) -> usize {
+    match bytes[start..] {
+        [_, _, _, high, low, ..] => {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            bytes.len().min(start + RECORD_HEADER_BYTES + length)
+        }
+        _ => bytes.len(),
     }
 }
 
@@ -510,7 +630,7 @@ mod tests {
 
     fn server_config() -> Arc<ServerConfig> {
         let certificates = Certificates::self_signed(Now::at(0, 1_800_000_000_000)).unwrap();
-        certificates.config(&[&TLS12, &TLS13], None).unwrap()
+        certificates.config(&[&TLS12, &TLS13], None, false).unwrap()
     }
 
     #[test]

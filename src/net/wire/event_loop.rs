@@ -106,7 +106,7 @@ pub(crate) struct EventLoop<K, H> {
     /// Accepted sockets that are to become connections.
     accepted: VecDeque<Accepted>,
     /// Connections whose sockets are to be closed.
-    closing: VecDeque<ConnectionId>,
+    pub(super) closing: VecDeque<ConnectionId>,
     commands: Receiver<ShardCommand>,
     index: u16,
     peers: Peers,
@@ -257,6 +257,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         let Self { shard, peers, .. } = self;
         shard.wake_peers(|index| peers.wake(index, now));
         self.arm_receives(now);
+        self.close_late(now);
         for _ in 0..CLOSES_PER_TURN {
             let Some(id) = self.closing.pop_front() else {
                 break;
@@ -297,6 +298,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         for (_, accept_ms) in &self.accept_again {
             wake_ms = wake_ms.min(*accept_ms);
         }
+        if let Some(close_ms) = self.secure.next_close_ms() {
+            wake_ms = wake_ms.min(close_ms);
+        }
         if self.shard.is_congested() || self.shard.awaits_history() {
             // Readers of the ring do not notify writers of free space, and publishers do not say when
             // the history is complete, so it polls.
@@ -322,16 +326,23 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 shard.wake_peers(|index| peers.wake(index, now));
             }
             Operation::Send(id) if self.secure.has(id) => self.sent_records(id, result, now),
-            Operation::Send(id) => self.sent(id, result, now),
+            Operation::Send(id) => {
+                self.sent(id, result, now);
+                self.sent_by_kernel(id, result, now);
+            }
             Operation::Writable(id) => {
                 if let Some(socket) = self.sockets.get_mut(id) {
                     socket.is_polling = false;
                 }
                 self.finish_operation(id);
+                self.writable_for_control(id);
                 self.shard.writable(id);
                 self.send_records(id);
             }
             Operation::Shutdown(id) | Operation::SetOption(id) => self.finish_operation(id),
+            Operation::AttachTls(id) => self.attached_tls(id, result, now),
+            Operation::SetSendKeys(id) => self.set_send_keys(id, result, now),
+            Operation::SendControl(id) => self.sent_control(id, result, now),
             Operation::Unacknowledged(id, query) => {
                 self.finish_operation(id);
                 let bytes = u32::try_from(result).ok();
@@ -401,6 +412,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         let is_begun = self.secure.begin(id, listener, has_header).is_ok();
         if self.kernel.register_socket(socket, id).is_ok() && is_begun {
             self.set_option(id, SocketOption::SmallReceiveBuffer);
+            self.offer_to_kernel(id);
             self.arm_receive(id);
             if self.secure.has(id) && self.shard.reject_stranger(id, now) {
                 self.secure.fail(id);
@@ -440,6 +452,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             socket.is_receiving = false;
         }
         match completion.result {
+            0 if self.secure.keeps_end(id) => {}
             0 => self.shard.on_eof(id, now),
             1.. => self.receive_again(id),
             error if error == -libc::ENOBUFS => {
@@ -466,6 +479,9 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
 
     fn sent(&mut self, id: ConnectionId, result: i32, now: Now) {
         let wanted = self.sockets.get(id).map_or(0, |socket| socket.send_bytes);
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.is_sending = false;
+        }
         self.finish_operation(id);
         let written = u32::try_from(result).unwrap_or(0);
         self.shard.sent(id, written);
@@ -556,14 +572,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                     if !self.end_records(id) && self.begin_operation(id) {
                         self.kernel.shutdown_write(id);
                     }
-                    // The peer may have ended its stream already: then no end will come.
-                    if self
-                        .sockets
-                        .get(id)
-                        .is_some_and(|socket| !socket.is_receiving && !socket.is_paused)
-                        && !self.unarmed.contains(&id)
-                    {
-                        self.shard.abort(id, now);
+                    if !self.secure.has_control(id) {
+                        self.abort_after_end(id, now);
                     }
                 }
                 ConnectionAction::PauseReceive(id) => {
@@ -581,6 +591,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                         self.unarmed.push(id);
                     }
                 }
+                ConnectionAction::Close(id) if self.closes_late(id, now) => {}
                 ConnectionAction::Close(id) => self.closing.push_back(id),
                 ConnectionAction::Reset(id) => {
                     self.set_option(id, SocketOption::ResetAtClose);
@@ -594,6 +605,15 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 }
                 ConnectionAction::HttpEnd(id) => self.http.end(id),
             }
+        }
+    }
+
+    /// The peer may have ended its stream before this side did: then no end will come.
+    pub(super) fn abort_after_end(&mut self, id: ConnectionId, now: Now) {
+        let socket = self.sockets.get(id);
+        let has_ended = socket.is_some_and(|socket| !socket.is_receiving && !socket.is_paused);
+        if has_ended && !self.unarmed.contains(&id) {
+            self.shard.abort(id, now);
         }
     }
 
@@ -645,6 +665,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
             if self.begin_operation(id) {
                 bytes += match self.secure.has(id) {
                     true => self.encrypt(id, now),
+                    false if self.secure.is_shut(id) => {
+                        // It is queued again when the kernel encrypts.
+                        self.finish_operation(id);
+                        0
+                    }
                     false => self.send(id),
                 };
             }
@@ -665,6 +690,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         let bytes = unsafe { self.kernel.send(id, slices) };
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.send_bytes = bytes;
+            socket.is_sending = true;
         }
         bytes as usize
     }

@@ -14,6 +14,7 @@ mod deliveries;
 
 use super::kernel::{Completion, Kernel, Operation, SocketOption};
 use crate::base::ConnectionId;
+use crate::net::tls::{Control, SendKeys};
 use crate::shard::Query;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -224,6 +225,10 @@ impl FakeKernel {
             Operation::Shutdown(_) | Operation::SetOption(_) => {
                 self.complete(operation, 0, false, None);
             }
+            Operation::AttachTls(_) => self.complete(operation, -libc::ENOENT, false, None),
+            Operation::SetSendKeys(_) | Operation::SendControl(_) => {
+                unreachable!("this kernel has no TLS");
+            }
             Operation::Unacknowledged(..) => {
                 let result = if self.below(2) == 0 {
                     0
@@ -249,6 +254,9 @@ impl FakeKernel {
             | Operation::Writable(other)
             | Operation::Shutdown(other)
             | Operation::SetOption(other)
+            | Operation::AttachTls(other)
+            | Operation::SetSendKeys(other)
+            | Operation::SendControl(other)
             | Operation::Unacknowledged(other, _)
             | Operation::Close(other) => *other == id,
             Operation::Accept(_) | Operation::Wake | Operation::Cancel => false,
@@ -355,6 +363,15 @@ impl Kernel for FakeKernel {
     }
     fn set_option(&mut self, id: ConnectionId, _option: SocketOption) {
         self.pending.push(Operation::SetOption(id));
+    }
+    fn attach_tls(&mut self, id: ConnectionId) {
+        self.pending.push(Operation::AttachTls(id));
+    }
+    fn set_send_keys(&mut self, _id: ConnectionId, _keys: SendKeys) {
+        unreachable!("this kernel has no TLS");
+    }
+    fn send_control(&mut self, _id: ConnectionId, _control: Control) {
+        unreachable!("this kernel has no TLS");
     }
     fn close(&mut self, id: ConnectionId) {
         assert!(!self.has_pending(id), "closed with operations left");

@@ -6,6 +6,7 @@
 )]
 
 use crate::base::ConnectionId;
+use crate::net::tls::{Control, SendKeys};
 use crate::shard::Query;
 use std::io;
 use std::net::SocketAddr;
@@ -40,6 +41,12 @@ pub(crate) enum Operation {
     Shutdown(ConnectionId),
     /// The change of a socket's option.
     SetOption(ConnectionId),
+    /// The question whether the kernel can encrypt for a socket.
+    AttachTls(ConnectionId),
+    /// The keys with which the kernel encrypts.
+    SetSendKeys(ConnectionId),
+    /// The send of a TLS record that is no data.
+    SendControl(ConnectionId),
     /// The close of a socket in the file table.
     Close(ConnectionId),
     /// The question how many sent bytes the peer has yet to acknowledge.
@@ -104,6 +111,15 @@ pub(crate) trait Kernel {
     fn ask_unacknowledged(&mut self, id: ConnectionId, query: Query);
     /// Sets an option of the socket of `id`. Fails on kernels before 6.7, which do without it.
     fn set_option(&mut self, id: ConnectionId, option: SocketOption);
+    /// Gives the socket of `id` the kernel's TLS, which does nothing before it has keys (`TCP_ULP`,
+    /// tls(7) of the kernel's documentation). Fails where there is none.
+    fn attach_tls(&mut self, id: ConnectionId);
+    /// Gives the kernel the keys with which it encrypts what is sent to `id` from now on. They are wiped
+    /// at the completion.
+    fn set_send_keys(&mut self, id: ConnectionId, keys: SendKeys);
+    /// Sends a TLS record that is no data, for which the kernel encrypts; as much as the socket accepts
+    /// without waiting.
+    fn send_control(&mut self, id: ConnectionId, control: Control);
     /// Closes the socket of `id`.
     fn close(&mut self, id: ConnectionId);
     /// Submits queued operations and collects completions; waits for one at most `wait`, not at all

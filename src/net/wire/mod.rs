@@ -13,6 +13,7 @@ mod event_loop;
 #[cfg(test)]
 mod fake;
 mod kernel;
+mod kernel_tls;
 mod reuseport;
 mod secure;
 mod sockets;

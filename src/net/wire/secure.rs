@@ -10,10 +10,11 @@
 
 use super::event_loop::{EventLoop, HttpHandler};
 use super::kernel::Kernel;
-use crate::base::counters::TlsHandshake;
+use super::kernel_tls::KernelSupport;
+use crate::base::counters::{TlsHandshake, TlsSender};
 use crate::base::{ConnectionId, Now, SlotMap};
 use crate::http::proxy_protocol::{self, ProxyHeader};
-use crate::net::tls::{Sent, TlsError, TlsStream};
+use crate::net::tls::{Control, KernelOffer, KernelStream, Sent, TlsError, TlsStream};
 use rustls::ServerConfig;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,7 +32,13 @@ const SLICES_PER_SEND: usize = 256;
 pub struct SecureConnections {
     /// By listener; `None` where it speaks no TLS.
     configs: Vec<Option<Arc<ServerConfig>>>,
-    streams: SlotMap<Box<TlsStream>>,
+    pub(super) streams: SlotMap<Box<TlsStream>>,
+    /// Those for which the kernel encrypts.
+    pub(super) kernel_streams: SlotMap<Box<KernelStream>>,
+    pub(super) kernel_support: KernelSupport,
+    /// Connections that are closed when their last record has left the kernel, at the latest at this
+    /// time, monotonic milliseconds; in the order of the times.
+    pub(super) late_closes: VecDeque<(ConnectionId, u64)>,
     /// What has arrived of the header of the PROXY protocol that comes ahead of TLS, until it is whole.
     proxy_headers: HashMap<ConnectionId, Vec<u8>>,
     /// Those with input for their handshake.
@@ -61,7 +68,10 @@ impl SecureConnections {
         has_proxy_header: bool,
     ) -> Result<(), TlsError> {
         if let Some(Some(config)) = self.configs.get(usize::from(listener)) {
-            let stream = TlsStream::new(Arc::clone(config)).map_err(TlsError::Protocol)?;
+            let mut stream = TlsStream::new(Arc::clone(config)).map_err(TlsError::Protocol)?;
+            if config.enable_secret_extraction && !self.kernel_support.has_no_tls {
+                stream.kernel = KernelOffer::Pending;
+            }
             self.streams.insert(id, Box::new(stream));
             if has_proxy_header {
                 self.proxy_headers.insert(id, Vec::new());
@@ -73,6 +83,7 @@ impl SecureConnections {
     /// Ends a connection.
     pub fn end(&mut self, id: ConnectionId) {
         self.streams.remove(id);
+        self.kernel_streams.remove(id);
         self.proxy_headers.remove(&id);
     }
 
@@ -105,8 +116,42 @@ impl SecureConnections {
         }
     }
 
+    /// Whether rustls encrypts for a connection.
     pub(super) fn has(&self, id: ConnectionId) -> bool {
         self.streams.get(id).is_some()
+    }
+
+    /// Whether the kernel encrypts for a connection, and nothing of the shard's may be sent now.
+    pub(super) fn is_shut(&self, id: ConnectionId) -> bool {
+        let stream = self.kernel_streams.get(id);
+        stream.is_some_and(|stream| !stream.takes_plaintext())
+    }
+
+    /// Whether a `close_notify` by the kernel is still to come.
+    pub(super) fn has_control(&self, id: ConnectionId) -> bool {
+        let stream = self.kernel_streams.get(id);
+        stream.is_some_and(|stream| stream.is_ending)
+    }
+
+    /// When the next of the connections that close late is closed at the latest.
+    pub(super) fn next_close_ms(&self) -> Option<u64> {
+        self.late_closes.front().map(|(_, close_ms)| *close_ms)
+    }
+
+    /// Keeps the end of a socket until what came ahead of it is decrypted; false if nothing waits.
+    pub(super) fn keeps_end(&mut self, id: ConnectionId) -> bool {
+        if let Some(stream) = self.streams.get_mut(id)
+            && stream.is_waiting_for_kernel()
+        {
+            stream.has_socket_ended = true;
+        } else if let Some(stream) = self.kernel_streams.get_mut(id)
+            && !stream.is_attached
+        {
+            stream.has_socket_ended = true;
+        } else {
+            return false;
+        }
+        true
     }
 
     pub(super) fn has_handshakes(&self) -> bool {
@@ -120,6 +165,9 @@ impl SecureConnections {
         id: ConnectionId,
         bytes: &mut [u8],
     ) -> Option<Result<bool, TlsError>> {
+        if self.kernel_streams.get(id).is_some() {
+            return self.receive_without_rustls(id, bytes);
+        }
         let stream = self.streams.get_mut(id)?;
         self.plaintext.clear();
         if stream.has_failed {
@@ -144,6 +192,26 @@ impl SecureConnections {
             self.handshakes.push_back(id);
         }
         Some(kept.map(|()| false))
+    }
+
+    fn receive_without_rustls(
+        &mut self,
+        id: ConnectionId,
+        bytes: &mut [u8],
+    ) -> Option<Result<bool, TlsError>> {
+        let stream = self.kernel_streams.get_mut(id)?;
+        self.plaintext.clear();
+        let events = match stream.process(bytes, &mut self.plaintext) {
+            Ok(events) => events,
+            Err(error) => return Some(Err(error)),
+        };
+        if events.wants_key_update && self.kernel_support.has_no_key_update {
+            return Some(Err(TlsError::NoKeyUpdate));
+        }
+        if events.wants_key_update {
+            stream.queue(Control::KeyUpdate);
+        }
+        Some(Ok(events.has_ended))
     }
 
     /// Handles what has arrived for the handshake that has waited longest; `None` if none waits. As for
@@ -232,9 +300,18 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         now: Now,
     ) {
         let stream = self.secure.streams.get_mut(id);
-        if stream.is_some_and(|stream| stream.has_just_opened()) {
+        let (has_opened, has_stayed) = stream.map_or((false, false), |stream| {
+            (stream.has_just_opened(), stream.has_just_stayed())
+        });
+        if has_opened {
             let handshakes = &self.counters.tls_handshakes;
             handshakes.of(TlsHandshake::Done).add(1);
+        }
+        if has_stayed {
+            let connections = &self.counters.tls_connections;
+            connections.of(TlsSender::Process).add(1);
+            // What waited for the kernel meanwhile is queued again.
+            self.requeue(id);
         }
         if !self.secure.plaintext.is_empty() {
             self.shard.receive(id, &mut self.secure.plaintext, now);
@@ -255,10 +332,14 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                     if !has_alert {
                         self.shard.abort(id, now);
                     }
+                } else {
+                    self.fail_without_rustls(id, &error, now);
                 }
             }
         }
         self.send_records(id);
+        self.send_control(id);
+        self.leave_to_kernel(id, now);
     }
 
     /// Sends what is encrypted for a connection, if nothing is in flight.
@@ -341,6 +422,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                     self.kernel.shutdown_write(id);
                 } else {
                     self.send_records(id);
+                    self.leave_to_kernel(id, now);
                 }
             }
             Sent::Partly if result >= 0 || result == -libc::EAGAIN || result == -libc::EINTR => {
@@ -358,6 +440,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// Says to the peer of a connection with TLS that nothing follows; false for one without TLS, or if
     /// it is sent already. Its sending side is shut down when that is sent.
     pub(super) fn end_records(&mut self, id: ConnectionId) -> bool {
+        if let Some(stream) = self.secure.kernel_streams.get_mut(id) {
+            stream.notify_close();
+            self.send_control(id);
+            return true;
+        }
         let Some(stream) = self.secure.streams.get_mut(id) else {
             return false;
         };

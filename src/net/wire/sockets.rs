@@ -15,6 +15,8 @@ pub(super) struct Socket {
     pub(super) is_receiving: bool,
     /// Nothing is to be received until the shard asks for it.
     pub(super) is_paused: bool,
+    /// A send of the shard's own bytes is in flight.
+    pub(super) is_sending: bool,
     /// A wait for writability is armed.
     pub(super) is_polling: bool,
     /// The shard has asked to close the connection.

@@ -11,6 +11,7 @@ use crate::base::id::GENERATION_BITS;
 use crate::base::limits::UNAUTHENTICATED_RECEIVE_BYTES;
 use crate::base::{ConnectionId, SlotMap};
 use crate::net::Waker;
+use crate::net::tls::{Control, SendKeys};
 use crate::shard::Query;
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -78,6 +79,8 @@ pub(crate) struct Uring {
         reason = "the kernel holds the address while a vector is in use"
     )]
     spare_vectors: Vec<Box<Vector>>,
+    /// Keys that the kernel has yet to take.
+    send_keys: SlotMap<SendKeys>,
     wake_count: Box<u64>,
     listeners: Vec<TcpListener>,
     waker: Waker,
@@ -88,6 +91,32 @@ pub(crate) struct Uring {
 struct Vector {
     header: libc::msghdr,
     slices: Vec<libc::iovec>,
+    control: RecordType,
+}
+
+/// A control message that names the type of a TLS record: a `cmsghdr` and one byte of data, filled up to
+/// the alignment (cmsg(3)).
+#[repr(C, align(8))]
+struct RecordType {
+    length: usize,
+    level: i32,
+    kind: i32,
+    record_type: u8,
+    filling: [u8; 7],
+}
+
+const _: () = assert!(size_of::<libc::cmsghdr>() == std::mem::offset_of!(RecordType, record_type));
+
+impl RecordType {
+    const fn of(record_type: u8) -> Self {
+        Self {
+            length: size_of::<libc::cmsghdr>() + 1,
+            level: libc::SOL_TLS,
+            kind: libc::TLS_SET_RECORD_TYPE,
+            record_type,
+            filling: [0; 7],
+        }
+    }
 }
 
 /// Completions after which no more are collected before these are handled: with input in each, a
@@ -125,6 +154,7 @@ impl Uring {
             buffers,
             vectors: SlotMap::default(),
             spare_vectors: Vec::new(),
+            send_keys: SlotMap::default(),
             wake_count: Box::new(0),
             listeners,
             waker,
@@ -193,15 +223,29 @@ impl Uring {
         }
     }
 
+    /// The entry for a send of a vector, which is kept until its completion.
+    fn send_vector(&mut self, id: ConnectionId, mut vector: Box<Vector>) -> squeue::Entry {
+        vector.header.msg_iov = vector.slices.as_mut_ptr();
+        vector.header.msg_iovlen = vector.slices.len();
+        let header = std::ptr::from_ref(&vector.header);
+        let earlier = self.vectors.insert(id, vector);
+        assert!(earlier.is_none(), "one send per connection at a time");
+        opcode::SendMsg::new(Fixed(id.slot()), header)
+            .flags(SEND_FLAGS.cast_unsigned())
+            .build()
+    }
+
     fn collect(&mut self) {
         for entry in self.ring.completion() {
             let Some(operation) = unpack(entry.user_data()) else {
                 continue;
             };
-            if let Operation::Send(id) = operation
-                && let Some(vector) = self.vectors.remove(id)
-            {
-                self.spare_vectors.push(vector);
+            match operation {
+                Operation::Send(id) | Operation::SendControl(id) => {
+                    self.spare_vectors.extend(self.vectors.remove(id));
+                }
+                Operation::SetSendKeys(id) => drop(self.send_keys.remove(id)),
+                _ => {}
             }
             self.completions.push_back(Completion {
                 operation,
@@ -299,14 +343,9 @@ impl Kernel for Uring {
                 vector.slices.push(io_slice(slice));
                 bytes += length(slice);
             }
-            vector.header.msg_iov = vector.slices.as_mut_ptr();
-            vector.header.msg_iovlen = vector.slices.len();
-            let header = std::ptr::from_ref(&vector.header);
-            let earlier = self.vectors.insert(id, vector);
-            assert!(earlier.is_none(), "one send per connection at a time");
-            opcode::SendMsg::new(target, header)
-                .flags(SEND_FLAGS.cast_unsigned())
-                .build()
+            vector.header.msg_control = std::ptr::null_mut();
+            vector.header.msg_controllen = 0;
+            self.send_vector(id, vector)
         } else {
             opcode::Send::new(target, first.as_ptr(), bytes)
                 .flags(SEND_FLAGS)
@@ -374,6 +413,48 @@ impl Kernel for Uring {
         unsafe { self.push(entry, Operation::SetOption(id)) };
     }
 
+    fn attach_tls(&mut self, id: ConnectionId) {
+        static NAME: [u8; 3] = *b"tls";
+        let entry = opcode::SetSockOpt::new(
+            Fixed(id.slot()),
+            libc::SOL_TCP.cast_unsigned(),
+            libc::TCP_ULP.cast_unsigned(),
+            NAME.as_ptr().cast(),
+            3,
+        )
+        .build();
+        // SAFETY: the name is static.
+        unsafe { self.push(entry, Operation::AttachTls(id)) };
+    }
+
+    fn set_send_keys(&mut self, id: ConnectionId, keys: SendKeys) {
+        let bytes = keys.bytes();
+        let entry = opcode::SetSockOpt::new(
+            Fixed(id.slot()),
+            libc::SOL_TLS.cast_unsigned(),
+            libc::TLS_TX.cast_unsigned(),
+            bytes.as_ptr().cast(),
+            u32::try_from(bytes.len()).expect("a small structure"),
+        )
+        .build();
+        let earlier = self.send_keys.insert(id, keys);
+        assert!(earlier.is_none(), "one set of keys at a time");
+        // SAFETY: the keys stay at their address, and are kept until the completion.
+        unsafe { self.push(entry, Operation::SetSendKeys(id)) };
+    }
+
+    fn send_control(&mut self, id: ConnectionId, control: Control) {
+        let mut vector = self.spare_vectors.pop().unwrap_or_default();
+        vector.slices.clear();
+        vector.slices.push(io_slice(control.bytes()));
+        vector.control = RecordType::of(control.record_type());
+        vector.header.msg_control = (&raw mut vector.control).cast();
+        vector.header.msg_controllen = size_of::<RecordType>();
+        let entry = self.send_vector(id, vector);
+        // SAFETY: the content is static; the vector is boxed and kept until the completion.
+        unsafe { self.push(entry, Operation::SendControl(id)) };
+    }
+
     fn close(&mut self, id: ConnectionId) {
         let entry = opcode::Close::new(Fixed(id.slot())).build();
         // SAFETY: a close names no memory.
@@ -426,6 +507,7 @@ impl Default for Vector {
             // SAFETY: a msghdr of zeroes is a message without name, slices and control data.
             header: unsafe { std::mem::zeroed() },
             slices: Vec::new(),
+            control: RecordType::of(0),
         }
     }
 }
@@ -458,6 +540,9 @@ fn pack(operation: Operation) -> u64 {
         Operation::Unacknowledged(id, Query::AtPing) => (10, of(id)),
         Operation::Unacknowledged(id, Query::AtTimer) => (11, of(id)),
         Operation::Unacknowledged(id, Query::WhenStuck) => (12, of(id)),
+        Operation::AttachTls(id) => (13, of(id)),
+        Operation::SetSendKeys(id) => (14, of(id)),
+        Operation::SendControl(id) => (15, of(id)),
     };
     kind << KIND_SHIFT | low
 }
@@ -481,6 +566,9 @@ fn unpack(user_data: u64) -> Option<Operation> {
         10 => Operation::Unacknowledged(id, Query::AtPing),
         11 => Operation::Unacknowledged(id, Query::AtTimer),
         12 => Operation::Unacknowledged(id, Query::WhenStuck),
+        13 => Operation::AttachTls(id),
+        14 => Operation::SetSendKeys(id),
+        15 => Operation::SendControl(id),
         _ => return None,
     })
 }
@@ -524,6 +612,9 @@ mod tests {
             Operation::Unacknowledged(id, Query::AtPing),
             Operation::Unacknowledged(id, Query::AtTimer),
             Operation::Unacknowledged(id, Query::WhenStuck),
+            Operation::AttachTls(id),
+            Operation::SetSendKeys(id),
+            Operation::SendControl(id),
             Operation::Cancel,
         ] {
             assert_eq!(unpack(pack(operation)), Some(operation));
