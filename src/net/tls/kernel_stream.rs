@@ -245,3 +245,6 @@ impl KernelStream {
         self.memory.set(self.reader.memory_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! TLS between the sockets and the shard: certificates, and the state of each connection.
 
 mod certificates;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod kernel_stream;
 mod records;
 mod send_keys;

@@ -186,6 +186,16 @@ impl TlsStream {
         suite.map(|suite| suite.suite())
     }
 
+    #[cfg(test)]
+    pub(super) fn into_secrets(
+        self,
+    ) -> (
+        rustls::ExtractedSecrets,
+        rustls::kernel::KernelConnection<rustls::server::ServerConnectionData>,
+    ) {
+        self.connection.dangerous_into_kernel_connection().unwrap()
+    }
+
     /// Whether what arrives after the handshake waits until the kernel has the keys.
     pub fn is_waiting_for_kernel(&self) -> bool {
         self.is_open && self.kernel != KernelOffer::None
@@ -518,76 +528,14 @@ impl Write<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Now;
-    use crate::net::tls::Certificates;
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::version::{TLS12, TLS13};
-    use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+    use crate::net::tls::fixtures::{SUITES, client, next, server_config};
+    use rustls::ClientConnection;
     use std::io::{Read as _, Write as _};
-
-    #[derive(Debug)]
-    struct Anything;
-
-    impl ServerCertVerifier for Anything {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            vec![
-                SignatureScheme::ECDSA_NISTP256_SHA256,
-                SignatureScheme::ED25519,
-            ]
-        }
-    }
-
-    fn next(seed: &mut u64) -> u64 {
-        *seed ^= *seed << 13;
-        *seed ^= *seed >> 7;
-        *seed ^= *seed << 17;
-        *seed
-    }
 
     /// A client and a server of this version.
     fn pair(config: &Arc<ServerConfig>, is_old: bool) -> (ClientConnection, TlsStream) {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let version = if is_old { &TLS12 } else { &TLS13 };
-        let client = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anything))
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").unwrap();
-        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
-        // Messages of the handshake in several records.
-        client.set_buffer_limit(None);
+        let suites = if is_old { &SUITES[3..] } else { &SUITES[..3] };
+        let client = client(suites);
         (client, TlsStream::new(Arc::clone(config)).unwrap())
     }
 
@@ -628,14 +576,9 @@ mod tests {
         }
     }
 
-    fn server_config() -> Arc<ServerConfig> {
-        let certificates = Certificates::self_signed(Now::at(0, 1_800_000_000_000)).unwrap();
-        certificates.config(&[&TLS12, &TLS13], None, false).unwrap()
-    }
-
     #[test]
     fn bytes_arrive_as_they_were_sent_however_they_are_cut() {
-        let config = server_config();
+        let config = server_config(false);
         for round in 1..60_u64 {
             let mut seed = round;
             let (mut client, mut server) = pair(&config, round % 2 == 0);
@@ -677,7 +620,7 @@ mod tests {
 
     #[test]
     fn part_of_a_record_is_forgotten_when_the_server_ends() {
-        let (mut client, mut server) = pair(&server_config(), false);
+        let (mut client, mut server) = pair(&server_config(false), false);
         exchange(&mut client, &mut server, &mut 1, |_, _| {}).unwrap();
         client.writer().write_all(b"data").unwrap();
         let mut record = Vec::new();
@@ -697,7 +640,7 @@ mod tests {
 
     #[test]
     fn damaged_bytes_are_an_error_and_never_a_panic() {
-        let config = server_config();
+        let config = server_config(false);
         let mut errors = 0;
         for round in 1..600_u64 {
             let mut seed = round;

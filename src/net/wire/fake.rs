@@ -3,7 +3,8 @@
 //!
 //! It checks what a real kernel relies on: that the memory of a send is unchanged until its
 //! completion, that a slot is closed only when none of its operations is left, and that buffers are
-//! recycled once. `deliveries` runs a shard on it and checks what the clients receive.
+//! recycled once. `deliveries` runs a shard on it and checks what the clients receive; `secure` does it with
+//! TLS, for which the kernel may encrypt.
 
 #![expect(
     unsafe_code,
@@ -11,9 +12,11 @@
 )]
 
 mod deliveries;
+mod secure;
 
 use super::kernel::{Completion, Kernel, Operation, SocketOption};
 use crate::base::ConnectionId;
+use crate::net::tls::fixtures::KernelEncryptor;
 use crate::net::tls::{Control, SendKeys};
 use crate::shard::Query;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,6 +28,9 @@ use std::time::Duration;
 const BUFFERS: usize = 8;
 const BUFFER_BYTES: usize = 64;
 const LISTENERS: usize = 2;
+/// Bytes of a record of TLS, and its type.
+const RECORD_BYTES: usize = 16 * 1024;
+const DATA: u8 = 23;
 
 /// A send that has not completed: the address of its bytes and a copy of them.
 struct Sending {
@@ -71,10 +77,41 @@ struct FakeKernel {
     closed: Vec<ConnectionId>,
     received: HashMap<ConnectionId, Vec<u8>>,
     losses: Losses,
+    tls: Option<KernelTls>,
     /// The connections of which a completion was lost.
     victims: HashSet<ConnectionId>,
     /// A completion was lost, and nobody knows of it yet.
     has_unreported_loss: bool,
+}
+
+/// The TLS of the kernel; with any, the bytes of the clients come from elsewhere.
+#[derive(Default)]
+struct KernelTls {
+    has_tls: bool,
+    takes_keys: bool,
+    changes_keys: bool,
+    /// Keys that it is being given.
+    new_keys: HashMap<ConnectionId, KernelEncryptor>,
+    encryptors: HashMap<ConnectionId, KernelEncryptor>,
+    controls: HashMap<ConnectionId, Control>,
+    /// Records that are no data, as they were sent.
+    sent_controls: Vec<(ConnectionId, Control)>,
+}
+
+impl KernelTls {
+    /// Gives the kernel the keys of a connection, or not.
+    fn take_keys(&mut self, id: ConnectionId) -> i32 {
+        let keys = self.new_keys.remove(&id).unwrap();
+        let (is_taken, errno) = match self.encryptors.contains_key(&id) {
+            true => (self.changes_keys, libc::EBUSY),
+            false => (self.takes_keys, libc::ENOENT),
+        };
+        if is_taken {
+            self.encryptors.insert(id, keys);
+            return 0;
+        }
+        -errno
+    }
 }
 
 /// What happens to completions that there is no memory for.
@@ -196,9 +233,37 @@ impl FakeKernel {
             2 | 3 => i32::try_from(part).unwrap(),
             _ => i32::try_from(whole).unwrap(),
         };
-        let taken = usize::try_from(result).unwrap_or(0);
-        peer.from_server.extend_from_slice(&now[..taken]);
+        let taken = &now[..usize::try_from(result).unwrap_or(0)];
+        let encryptors = self.tls.as_mut().map(|tls| &mut tls.encryptors);
+        if let Some(encryptor) = encryptors.and_then(|it| it.get_mut(&id)) {
+            for part in taken.chunks(RECORD_BYTES) {
+                let record = encryptor.record(DATA, part);
+                peer.from_server.extend(record);
+            }
+        } else {
+            peer.from_server.extend_from_slice(taken);
+        }
         self.complete(Operation::Send(id), result, false, None);
+    }
+
+    fn try_send_control(&mut self, id: ConnectionId) {
+        let luck = self.below(4);
+        let tls = self.tls.as_mut().unwrap();
+        let control = tls.controls.remove(&id).unwrap();
+        let peer = self.peers.get_mut(&id).unwrap();
+        let result = match luck {
+            _ if peer.has_ended => -libc::EPIPE,
+            0 => -libc::EAGAIN,
+            _ => {
+                let encryptor = tls.encryptors.get_mut(&id).expect("it has keys");
+                let content = control.bytes();
+                let record = encryptor.record(control.record_type(), content);
+                peer.from_server.extend(record);
+                tls.sent_controls.push((id, control));
+                i32::try_from(content.len()).unwrap()
+            }
+        };
+        self.complete(Operation::SendControl(id), result, false, None);
     }
 
     /// Performs one pending operation, or delivers a completion of it.
@@ -225,10 +290,16 @@ impl FakeKernel {
             Operation::Shutdown(_) | Operation::SetOption(_) => {
                 self.complete(operation, 0, false, None);
             }
-            Operation::AttachTls(_) => self.complete(operation, -libc::ENOENT, false, None),
-            Operation::SetSendKeys(_) | Operation::SendControl(_) => {
-                unreachable!("this kernel has no TLS");
+            Operation::AttachTls(_) => {
+                let has_tls = self.tls.as_ref().is_some_and(|tls| tls.has_tls);
+                let result = if has_tls { 0 } else { -libc::ENOENT };
+                self.complete(operation, result, false, None);
             }
+            Operation::SetSendKeys(id) => {
+                let result = self.tls.as_mut().unwrap().take_keys(id);
+                self.complete(operation, result, false, None);
+            }
+            Operation::SendControl(id) => self.try_send_control(id),
             Operation::Unacknowledged(..) => {
                 let result = if self.below(2) == 0 {
                     0
@@ -316,8 +387,10 @@ impl Kernel for FakeKernel {
         let mut peer = Peer::default();
         self.client_count += 1;
         let sends_close = self.below(3) == 0;
-        peer.to_server
-            .extend(deliveries::script(self.client_count, sends_close));
+        if self.tls.is_none() {
+            peer.to_server
+                .extend(deliveries::script(self.client_count, sends_close));
+        }
         let earlier = self.peers.insert(id, peer);
         assert!(earlier.is_none(), "the slot is in use");
         Ok(())
@@ -334,6 +407,13 @@ impl Kernel for FakeKernel {
     }
     unsafe fn send<'a>(&mut self, id: ConnectionId, slices: impl Iterator<Item = &'a [u8]>) -> u32 {
         assert!(!self.sends.contains_key(&id), "one send at a time");
+        if let Some(tls) = &self.tls {
+            let is_busy = tls.new_keys.contains_key(&id) || tls.controls.contains_key(&id);
+            assert!(
+                !is_busy,
+                "a send while keys or other records are on their way"
+            );
+        }
         let slices: Vec<_> = slices.collect();
         let bytes = slices.concat();
         let length = u32::try_from(bytes.len()).unwrap();
@@ -367,14 +447,28 @@ impl Kernel for FakeKernel {
     fn attach_tls(&mut self, id: ConnectionId) {
         self.pending.push(Operation::AttachTls(id));
     }
-    fn set_send_keys(&mut self, _id: ConnectionId, _keys: SendKeys) {
-        unreachable!("this kernel has no TLS");
+    fn set_send_keys(&mut self, id: ConnectionId, keys: SendKeys) {
+        assert!(!self.sends.contains_key(&id), "a send is in flight");
+        let tls = self.tls.as_mut().unwrap();
+        assert!(tls.has_tls && !tls.controls.contains_key(&id));
+        let earlier = tls.new_keys.insert(id, KernelEncryptor::new(&keys));
+        assert!(earlier.is_none(), "one set of keys at a time");
+        self.pending.push(Operation::SetSendKeys(id));
     }
-    fn send_control(&mut self, _id: ConnectionId, _control: Control) {
-        unreachable!("this kernel has no TLS");
+    fn send_control(&mut self, id: ConnectionId, control: Control) {
+        assert!(!self.sends.contains_key(&id), "a send is in flight");
+        let tls = self.tls.as_mut().unwrap();
+        let is_ready = tls.encryptors.contains_key(&id) && !tls.new_keys.contains_key(&id);
+        assert!(is_ready, "a record without keys");
+        let earlier = tls.controls.insert(id, control);
+        assert!(earlier.is_none(), "one record at a time");
+        self.pending.push(Operation::SendControl(id));
     }
     fn close(&mut self, id: ConnectionId) {
         assert!(!self.has_pending(id), "closed with operations left");
+        if let Some(tls) = &mut self.tls {
+            tls.encryptors.remove(&id);
+        }
         // A socket that was never registered leaves an empty entry in the table.
         self.peers.entry(id).or_default();
         self.pending.push(Operation::Close(id));

@@ -20,9 +20,9 @@ use fanwire_ring::{Ring, RingConfig};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-const CONNECTIONS: usize = 12;
-const PUBLICATIONS_PER_CLIENT: usize = 10;
-const CHANNELS: [&str; 2] = ["c", "d"];
+pub(super) const CONNECTIONS: usize = 12;
+pub(super) const PUBLICATIONS_PER_CLIENT: usize = 10;
+pub(super) const CHANNELS: [&str; 2] = ["c", "d"];
 /// Many more turns than the bytes of the clients need.
 const TURNS: usize = 8_000;
 
@@ -147,7 +147,7 @@ impl Log {
     }
 }
 
-fn head_end(bytes: &[u8]) -> Option<usize> {
+pub(super) fn head_end(bytes: &[u8]) -> Option<usize> {
     let mut windows = bytes.windows(4);
     windows
         .position(|window| window == b"\r\n\r\n")
@@ -197,7 +197,7 @@ fn check_received(mut received: &[u8], requests: &Requests, log: &Log, who: &str
     publications.len()
 }
 
-struct NoHttp;
+pub(super) struct NoHttp;
 
 impl HttpHandler for NoHttp {
     fn begin(&mut self, _id: ConnectionId, _listener: u8) {}
@@ -216,7 +216,10 @@ impl HttpHandler for NoHttp {
     fn run_tasks(&mut self) {}
 }
 
-fn event_loop(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> EventLoop<FakeKernel, NoHttp> {
+pub(super) fn event_loop(
+    kernel: FakeKernel,
+    counters: &Arc<ShardCounters>,
+) -> EventLoop<FakeKernel, NoHttp> {
     let config = RingConfig {
         capacity_bytes: 1 << 20,
         readers_max: 1,
@@ -258,7 +261,7 @@ fn event_loop(kernel: FakeKernel, counters: &Arc<ShardCounters>) -> EventLoop<Fa
     clippy::disallowed_methods,
     reason = "a test reads the seed that it is to replay"
 )]
-fn seeds() -> std::ops::RangeInclusive<u64> {
+pub(super) fn seeds() -> std::ops::RangeInclusive<u64> {
     let seed = std::env::var("FANWIRE_SIM_SEED").ok();
     match seed.and_then(|seed| seed.parse().ok()) {
         Some(seed) => seed..=seed,
