@@ -135,6 +135,11 @@ fn presented(server: SocketAddr, name: &str) -> CertificateDer<'static> {
 
 /// A server with one certificate for `localhost`.
 fn secure(name: &str, shards: u16) -> (Server, Directory) {
+    secure_by(name, shards, false)
+}
+
+/// The same; with `kernel`, the kernel encrypts if it can.
+fn secure_by(name: &str, shards: u16, kernel: bool) -> (Server, Directory) {
     let directory = Directory::new(name);
     issue(&directory.path, "a", "localhost");
     let pair = pair(&directory, "a");
@@ -142,6 +147,7 @@ fn secure(name: &str, shards: u16) -> (Server, Directory) {
         let builder = builder.dev().shards(fanwire::ShardCount::Fixed(shards));
         builder
             .set("tls_certificates", vec![pair])
+            .set("tls_kernel", kernel)
             .set("gateway.rate_limit", "off")
     });
     (server, directory)
@@ -154,7 +160,32 @@ fn pair(directory: &Directory, file: &str) -> String {
 
 #[test]
 fn clients_subscribe_and_publish_by_either_version() {
-    let (server, _directory) = secure("tls-both", 2);
+    let server = talk_by_either_version("tls-both", false);
+    assert_eq!(
+        server.metric("fanwire_tls_connections_total{sender=\"kernel\""),
+        0
+    );
+}
+
+#[test]
+fn whoever_encrypts_clients_notice_nothing_of_it() {
+    // Hosts of tests have the kernel's TLS or not; tests/tls/kernel.sh has it.
+    let server = talk_by_either_version("tls-kernel", true);
+    let of = |sender: &str| {
+        let series = format!("fanwire_tls_connections_total{{sender=\"{sender}\"");
+        server.metric(&series)
+    };
+    let has_tls = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap();
+    let is_by_kernel = has_tls.split_whitespace().any(|name| name == "tls");
+    // Linux before 6.7 has no way to it.
+    assert!(of("kernel") == 0 || is_by_kernel, "{has_tls}");
+    assert!(of("process") == 0 || of("kernel") == 0, "{has_tls}");
+    assert!(of("process") + of("kernel") >= 5);
+}
+
+/// Clients of both versions talk with each other; afterwards the server is drained.
+fn talk_by_either_version(name: &str, kernel: bool) -> Server {
+    let (server, _directory) = secure_by(name, 2, kernel);
     const OLD: Versions = &[&TLS12];
     const NEW: Versions = &[&TLS13];
     let [old, new] = [OLD, NEW].map(|versions| tunnel(server.address, config(versions, None)));
@@ -190,6 +221,7 @@ fn clients_subscribe_and_publish_by_either_version() {
             _ => {}
         }
     }
+    server
 }
 
 #[test]
