@@ -260,6 +260,20 @@ def check_slow_end(port):
     publisher.close()
 
 
+def check_half_close(port):
+    """A request is answered although the client's side of the socket ends right behind it."""
+    for version in (V1_2, V1_3):
+        client = Client(port, version)
+        client.socket.sendall(b"GET /health HTTP/1.1\r\nHost: f\r\n\r\n")
+        with socket.socket(fileno=os.dup(client.socket.fileno())) as plain:
+            plain.shutdown(socket.SHUT_WR)
+        while b'"status"' not in client.unread:
+            client.fill(len(client.unread) + 1)
+        while received := client.socket.recv(65_536):
+            client.unread += received
+        client.socket.close()
+
+
 def key_update(port, key):
     """What openssl reads after it has changed its keys, and has asked for the server's with a `K`."""
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_3"]
@@ -321,7 +335,8 @@ def main():
     await_servers([kernel_port, process_port])
     for port in (kernel_port, process_port):
         check_requests(port)
-    print("health by curl: three suites of TLS 1.2, three of TLS 1.3")
+        check_half_close(port)
+    print("health by curl: three suites of TLS 1.2, three of TLS 1.3; and with half a close")
     for size, count in ((128, 500), (65_536, 40), (1_000_000, 4)):
         took = fan_out(kernel_port, [size] * count)
         print(f"{count} publications of {size} bytes to {SUBSCRIBERS} subscribers: {took:.1f} s")

@@ -120,7 +120,7 @@ pub(crate) struct EventLoop<K, H> {
     turn_began_nanos: u64,
     /// Listeners that stopped accepting, and when each one starts again, monotonic milliseconds.
     accept_again: Vec<(u8, u64)>,
-    is_draining: bool,
+    pub(super) is_draining: bool,
 }
 
 impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {

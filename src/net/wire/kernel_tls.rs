@@ -268,8 +268,11 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         let Some(stream) = self.secure.kernel_streams.get_mut(id) else {
             return false;
         };
-        // Whoever has ended it has waited for its `close_notify` already.
-        if !stream.is_attached || stream.has_failed || stream.is_ending {
+        // What was shut down before has waited for its `close_notify` already, and a drain waits for
+        // nobody who does not read.
+        let is_blocked = self.sockets.get(id).is_some_and(|socket| socket.is_polling);
+        let has_waited = stream.is_ending || (is_blocked && self.is_draining);
+        if !stream.is_attached || stream.has_failed || has_waited {
             return false;
         }
         stream.is_closing = true;

@@ -576,7 +576,7 @@ fn unpack(user_data: u64) -> Option<Operation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
     use std::net::TcpStream;
 
     fn option(socket: &TcpStream, name: i32) -> i32 {
@@ -648,6 +648,35 @@ mod tests {
         assert_ne!(option(&here, libc::SO_BUF_LOCK), 0);
         set(SocketOption::GrowingReceiveBuffer);
         assert_eq!(option(&here, libc::SO_BUF_LOCK), 0);
+    }
+
+    #[test]
+    fn the_kernel_says_whether_it_has_tls_and_sends_records_that_are_no_data() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let config = UringConfig::default();
+        let mut uring = Uring::new(&config, vec![listener], Waker::new().unwrap()).unwrap();
+        let id = ConnectionId::new(3, 1);
+        uring.register_socket(accepted.into(), id).unwrap();
+        let wait = Some(Duration::from_secs(5));
+        // Without keys, the kernel sends what it is given as it is.
+        uring.send_control(id, Control::CloseNotify);
+        uring.enter(wait).unwrap();
+        let completion = uring.next_completion().unwrap();
+        let found = (completion.operation, completion.result);
+        assert_eq!(found, (Operation::SendControl(id), 2));
+        let mut received = [0; 2];
+        client.read_exact(&mut received).unwrap();
+        assert_eq!(received, Control::CloseNotify.bytes());
+        assert!(uring.vectors.get(id).is_none());
+        uring.attach_tls(id);
+        uring.enter(wait).unwrap();
+        let completion = uring.next_completion().unwrap();
+        assert_eq!(completion.operation, Operation::AttachTls(id));
+        let available = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap();
+        let has_tls = available.split_whitespace().any(|name| name == "tls");
+        assert!(completion.result < 0 || has_tls, "{}", completion.result);
     }
 
     #[test]

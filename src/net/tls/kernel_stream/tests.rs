@@ -227,9 +227,12 @@ fn damaged_records_are_an_error_with_an_alert_and_never_a_panic() {
     assert!(errors > 300, "{errors}");
 }
 
-/// What a server makes of records with the client's own keys.
-fn forged(suite: CipherSuite, records: &[(u8, &[u8])]) -> Result<(Vec<u8>, Events), TlsError> {
-    let mut seed = 1;
+/// What a server makes of records with the client's own keys, cut anywhere.
+fn forged(
+    suite: CipherSuite,
+    records: &[(u8, &[u8])],
+    mut seed: u64,
+) -> Result<(Vec<u8>, Events), TlsError> {
     let config = server_config(true);
     let mut client = client(&[suite]);
     let mut server = TlsStream::new(config).unwrap();
@@ -259,7 +262,7 @@ fn each_kind_of_record_has_its_answer() {
     let new_keys: &[u8] = &[24, 0, 0, 1, 0];
     let [new, old] = [SUITES[0], SUITES[3]];
     let check = |suite, records: &[(u8, &[u8])], expected: Result<(&str, bool), &str>| {
-        let found = forged(suite, records);
+        let found = forged(suite, records, 1);
         let found = found
             .map(|(plaintext, events)| (String::from_utf8(plaintext).unwrap(), events.has_ended));
         let found = found.map_err(|error| error.to_string());
@@ -364,6 +367,37 @@ fn each_kind_of_record_has_its_answer() {
         Err("a wrong record: UnexpectedMessage"),
     );
     check(new, &[(0, &[b'a', 23, 0, 0, 0])], Ok(("a", false)));
+}
+
+#[test]
+fn records_of_any_kind_have_the_same_result_however_they_are_cut() {
+    let (mut ends, mut errors) = (0, 0);
+    for round in 1..300_u64 {
+        let mut seed = round;
+        let suite = SUITES[below(&mut seed, SUITES.len())];
+        let records: Vec<(u8, Vec<u8>)> = (0..below(&mut seed, 12))
+            .map(|_| {
+                let kind = [23, 23, 23, 23, 23, 23, 21, 22, 0, 20, 24][below(&mut seed, 11)];
+                let bytes = match kind {
+                    23 => data(below(&mut seed, 3_000)),
+                    21 => vec![
+                        [1, 2][below(&mut seed, 2)],
+                        [0, 0, 90, 20][below(&mut seed, 4)],
+                    ],
+                    22 => [24, 0, 0, 1, 1][..below(&mut seed, 6)].to_vec(),
+                    _ => data(below(&mut seed, 40)),
+                };
+                (kind, bytes)
+            })
+            .collect();
+        let records: Vec<_> = records.iter().map(|(kind, it)| (*kind, &it[..])).collect();
+        let found = forged(suite, &records, seed).map_err(|error| error.to_string());
+        let again = forged(suite, &records, seed ^ 0xff).map_err(|error| error.to_string());
+        assert_eq!(found, again, "round {round}, {suite:?}");
+        errors += u32::from(found.is_err());
+        ends += u32::from(found.is_ok_and(|(_, events)| events.has_ended));
+    }
+    assert!(errors > 50 && ends > 10, "{errors} errors, {ends} ends");
 }
 
 #[test]

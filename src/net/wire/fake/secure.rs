@@ -30,6 +30,8 @@ enum Act {
     Damaged,
     /// Its socket ends in the middle.
     Leave,
+    /// It says everything at once, and its socket ends behind that.
+    EndAtOnce,
 }
 
 struct Client {
@@ -91,8 +93,12 @@ impl Client {
         let mut ends = false;
         let had_begun = self.has_begun;
         let is_talking = !self.tls.is_handshaking() && self.error.is_none();
-        if is_talking && !self.script.is_empty() && below(seed, 3) == 0 {
-            let length = 1 + below(seed, self.script.len().min(400));
+        let is_hasty = self.act == Act::EndAtOnce;
+        if is_talking && !self.script.is_empty() && (is_hasty || below(seed, 3) == 0) {
+            let length = match self.act {
+                Act::EndAtOnce => self.script.len(),
+                _ => 1 + below(seed, self.script.len().min(400)),
+            };
             let said: Vec<_> = self.script.drain(..length).collect();
             self.tls.writer().write_all(&said).unwrap();
             self.has_begun = true;
@@ -101,6 +107,7 @@ impl Client {
                     self.tls.refresh_traffic_keys().unwrap();
                 }
                 Act::Leave => ends = below(seed, 6) == 0,
+                Act::EndAtOnce => ends = true,
                 _ => {}
             }
         }
@@ -208,7 +215,7 @@ impl World {
         let mut count = 0;
         for (id, client) in &clients {
             let who = format!("{id:?} {:?} {:?}", client.suite, client.act);
-            let is_disturbed = matches!(client.act, Act::Leave | Act::Damaged);
+            let is_disturbed = matches!(client.act, Act::Leave | Act::Damaged | Act::EndAtOnce);
             let error = &client.error;
             assert!(error.is_none() || is_disturbed, "{who}: {error:?}");
             if client.is_undisturbed() {
@@ -442,4 +449,34 @@ fn clients_that_leave_in_the_middle_disturb_nobody() {
             assert!(!has_left || !world.is_open(*id), "{id:?}");
         }
     }
+}
+
+#[test]
+fn what_came_ahead_of_the_end_of_a_socket_is_handled_before_it() {
+    let act = |number| {
+        if number % 2 == 0 {
+            Act::EndAtOnce
+        } else {
+            Act::Nothing
+        }
+    };
+    let mut hasty = 0;
+    for seed in seeds() {
+        let mut world = World::new(seed, whole(), act).run();
+        world.check();
+        // In TLS 1.3 the server cannot send what its handshake has left to say.
+        let clients = world.clients.values();
+        let hasty_here = clients.filter(|it| it.act == Act::EndAtOnce && !is_1_3(it.suite));
+        let hasty_here: Vec<_> = hasty_here.filter(|it| it.script.is_empty()).collect();
+        let all = world
+            .clients
+            .values()
+            .filter(|it| it.is_undisturbed())
+            .count();
+        let published = world.counters.publications.value();
+        let least = (all + hasty_here.len()) * PUBLICATIONS_PER_CLIENT;
+        assert!(published >= least as u64, "{published} of {least}");
+        hasty += hasty_here.len();
+    }
+    assert!(hasty > 10, "{hasty}");
 }
