@@ -36,7 +36,7 @@ apt_of_trixie() {
 }
 
 package=${2:-}
-[ -d "$work/apt/lists" ] || apt_of_trixie apt-get -qq update
+compgen -G "$work/apt/lists/*Packages*" >/dev/null || apt_of_trixie apt-get -qq update
 if [ -z "$package" ]; then
     package=$(apt_of_trixie apt-cache show linux-image-cloud-amd64/trixie |
         sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -1)

@@ -90,6 +90,8 @@ struct KernelTls {
     has_tls: bool,
     takes_keys: bool,
     changes_keys: bool,
+    /// It takes long to take keys.
+    is_slow: bool,
     /// Keys that it is being given.
     new_keys: HashMap<ConnectionId, KernelEncryptor>,
     encryptors: HashMap<ConnectionId, KernelEncryptor>,
@@ -246,6 +248,12 @@ impl FakeKernel {
         self.complete(Operation::Send(id), result, false, None);
     }
 
+    /// Whether keys have to wait once more.
+    fn is_slow(&mut self) -> bool {
+        let is_slow = self.tls.as_ref().is_some_and(|tls| tls.is_slow);
+        is_slow && self.below(60) > 0
+    }
+
     fn try_send_control(&mut self, id: ConnectionId) {
         let luck = self.below(4);
         let tls = self.tls.as_mut().unwrap();
@@ -295,6 +303,7 @@ impl FakeKernel {
                 let result = if has_tls { 0 } else { -libc::ENOENT };
                 self.complete(operation, result, false, None);
             }
+            Operation::SetSendKeys(_) if self.is_slow() => {}
             Operation::SetSendKeys(id) => {
                 let result = self.tls.as_mut().unwrap().take_keys(id);
                 self.complete(operation, result, false, None);

@@ -59,10 +59,19 @@ fn pair(
         let is_last = !client.is_handshaking();
         let mut sent = output(&mut client);
         if is_last {
-            client.writer().write_all(early).unwrap();
+            // Records of any size, whole ones right behind the handshake among them.
+            for part in early.chunks(1 + below(seed, 9_000)) {
+                client.writer().write_all(part).unwrap();
+            }
             sent.extend(output(&mut client));
         }
-        for mut piece in cut(&sent, seed) {
+        let is_whole = below(seed, 2) == 0;
+        let pieces = if is_whole {
+            vec![sent]
+        } else {
+            cut(&sent, seed)
+        };
+        for mut piece in pieces {
             assert!(!server.process(&mut piece, &mut plaintext).unwrap());
         }
         while server.has_output() {

@@ -262,7 +262,8 @@ fn check_received(mut received: &[u8], closes: bool, whole: &[u64], who: &str) {
         received = &received[start + length..];
     }
     assert_eq!(has_closed, closes, "{who}: the answer to its close frame");
-    assert!(!numbers.is_empty(), "{who} got no publications");
+    // One that closes may do so in the turn in which everything it has sent is handled.
+    assert!(closes || !numbers.is_empty(), "{who} got no publications");
     for (of, numbers) in numbers {
         let is_whole = numbers.windows(2).all(|pair| pair[1] == pair[0] + 2);
         assert!(is_whole, "{who}: {numbers:?} of {of:?}");
@@ -462,7 +463,11 @@ fn what_came_ahead_of_the_end_of_a_socket_is_handled_before_it() {
     };
     let mut hasty = 0;
     for seed in seeds() {
-        let mut world = World::new(seed, whole(), act).run();
+        let tls = KernelTls {
+            is_slow: true,
+            ..whole()
+        };
+        let mut world = World::new(seed, tls, act).run();
         world.check();
         // In TLS 1.3 the server cannot send what its handshake has left to say.
         let clients = world.clients.values();
