@@ -90,7 +90,7 @@ struct KernelTls {
     has_tls: bool,
     takes_keys: bool,
     changes_keys: bool,
-    /// It takes long to take keys.
+    /// It takes long to answer.
     is_slow: bool,
     /// Keys that it is being given.
     new_keys: HashMap<ConnectionId, KernelEncryptor>,
@@ -248,7 +248,7 @@ impl FakeKernel {
         self.complete(Operation::Send(id), result, false, None);
     }
 
-    /// Whether keys have to wait once more.
+    /// Whether an answer has to wait once more.
     fn is_slow(&mut self) -> bool {
         let is_slow = self.tls.as_ref().is_some_and(|tls| tls.is_slow);
         is_slow && self.below(60) > 0
@@ -298,12 +298,12 @@ impl FakeKernel {
             Operation::Shutdown(_) | Operation::SetOption(_) => {
                 self.complete(operation, 0, false, None);
             }
+            Operation::AttachTls(_) | Operation::SetSendKeys(_) if self.is_slow() => {}
             Operation::AttachTls(_) => {
                 let has_tls = self.tls.as_ref().is_some_and(|tls| tls.has_tls);
                 let result = if has_tls { 0 } else { -libc::ENOENT };
                 self.complete(operation, result, false, None);
             }
-            Operation::SetSendKeys(_) if self.is_slow() => {}
             Operation::SetSendKeys(id) => {
                 let result = self.tls.as_mut().unwrap().take_keys(id);
                 self.complete(operation, result, false, None);
