@@ -225,7 +225,8 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// The socket of a connection is writable.
     pub(super) fn writable_for_control(&mut self, id: ConnectionId) {
         if let Some(stream) = self.secure.kernel_streams.get_mut(id) {
-            stream.has_room = true;
+            // Later there may be none again.
+            stream.has_room = stream.control() == Some(Control::CloseNotify);
             self.send_control(id);
         }
     }
