@@ -319,7 +319,7 @@ metrics! {
         connections_rejected: CounterSet<RejectReason>, label = "reason";
         /// TLS handshakes, by how they ended.
         tls_handshakes: CounterSet<TlsHandshake>, label = "result";
-        /// Connections with TLS, by who encrypts what is sent to them.
+        /// Connections with TLS, by who encrypts what is sent to them; not those that end before that is settled.
         tls_connections: CounterSet<TlsSender>, label = "sender";
         /// Connections closed because the kernel could not go on encrypting, by the cause.
         kernel_tls_errors: CounterSet<KernelTlsError>, label = "error";

@@ -124,6 +124,8 @@ pub struct TlsStream {
     pub kernel: KernelOffer,
     /// The peer's end of the socket came while what arrived ahead of it waits.
     pub(crate) has_socket_ended: bool,
+    /// How many of the bytes that are not handled rustls has been shown: it remembers places in them.
+    shown: usize,
     memory: Waiting,
 }
 
@@ -169,6 +171,7 @@ impl TlsStream {
             has_notified: false,
             has_begun: false,
             kernel: KernelOffer::None,
+            shown: 0,
             has_socket_ended: false,
             memory: Waiting::default(),
         })
@@ -318,22 +321,26 @@ impl TlsStream {
         plaintext: &mut Vec<u8>,
     ) -> (usize, Result<bool, TlsError>) {
         let (mut consumed, mut has_ended) = (0, false);
-        // What rustls is shown: one record more at a time if it may not see what follows the handshake.
+        // What rustls is shown: one record more at a time if it may not see what follows the handshake,
+        // and never less than before.
         let mut shown = match self.kernel {
             KernelOffer::None => bytes.len(),
-            _ => record_end(bytes, 0),
+            _ => shown_end(bytes, self.shown),
         };
         loop {
+            self.shown = shown - consumed;
             let (end, next_shown) = (bytes.len(), record_end(bytes, shown));
             let rest = &mut bytes[consumed..shown];
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(rest);
             consumed += discard;
+            self.shown -= discard;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         match record {
                             Ok(record) => {
                                 consumed += record.discard;
+                                self.shown -= record.discard;
                                 plaintext.extend_from_slice(record.payload);
                             }
                             Err(error) => return (consumed, Err(TlsError::Protocol(error))),
@@ -482,6 +489,15 @@ impl TlsStream {
     fn count_memory(&mut self) {
         self.memory.set(self.memory_bytes());
     }
+}
+
+/// Where the first record ends, or a later one if `least` bytes go farther than that.
+fn shown_end(bytes: &[u8], least: usize) -> usize {
+    let mut end = record_end(bytes, 0);
+    while end < least.min(bytes.len()) {
+        end = record_end(bytes, end);
+    }
+    end
 }
 
 /// Where the record ends that begins at `start`, or the bytes.

@@ -107,7 +107,7 @@ pub(crate) struct EventLoop<K, H> {
     accepted: VecDeque<Accepted>,
     /// Connections whose sockets are to be closed.
     pub(super) closing: VecDeque<ConnectionId>,
-    commands: Receiver<ShardCommand>,
+    pub(super) commands: Receiver<ShardCommand>,
     index: u16,
     peers: Peers,
     pub(super) counters: Arc<ShardCounters>,

@@ -90,12 +90,21 @@ struct KernelTls {
     has_tls: bool,
     takes_keys: bool,
     changes_keys: bool,
+    /// An error that it has once, when it is given keys.
+    fails_once: Option<i32>,
     /// It takes long to answer.
     is_slow: bool,
     /// Keys that it is being given.
     new_keys: HashMap<ConnectionId, KernelEncryptor>,
     encryptors: HashMap<ConnectionId, KernelEncryptor>,
     controls: HashMap<ConnectionId, Control>,
+    /// Whether it holds back a part of some records that it has taken, for which the socket had no room: it
+    /// sends them when there is room, and drops them at a shutdown or close (net/tls/tls_sw.c).
+    holds: bool,
+    unsent: HashMap<ConnectionId, Vec<u8>>,
+    unsent_count: usize,
+    /// What was dropped, bytes.
+    dropped_records: Vec<(ConnectionId, usize)>,
     /// Records that are no data, as they were sent.
     sent_controls: Vec<(ConnectionId, Control)>,
 }
@@ -104,6 +113,9 @@ impl KernelTls {
     /// Gives the kernel the keys of a connection, or not.
     fn take_keys(&mut self, id: ConnectionId) -> i32 {
         let keys = self.new_keys.remove(&id).unwrap();
+        if let Some(errno) = self.fails_once.take() {
+            return -errno;
+        }
         let (is_taken, errno) = match self.encryptors.contains_key(&id) {
             true => (self.changes_keys, libc::EBUSY),
             false => (self.takes_keys, libc::ENOENT),
@@ -226,7 +238,12 @@ impl FakeKernel {
             "a send's memory changed before its completion"
         );
         let whole = now.len() as u64;
-        let (luck, part) = (self.below(8), self.below(whole + 1));
+        let (mut luck, part) = (self.below(8), self.below(whole + 1));
+        let tls = self.tls.as_ref();
+        if tls.is_some_and(|tls| tls.unsent.contains_key(&id)) {
+            // No room.
+            luck = 0;
+        }
         let peer = self.peers.get_mut(&id).unwrap();
         let result = match luck {
             _ if peer.has_ended => -libc::EPIPE,
@@ -236,12 +253,25 @@ impl FakeKernel {
             _ => i32::try_from(whole).unwrap(),
         };
         let taken = &now[..usize::try_from(result).unwrap_or(0)];
-        let encryptors = self.tls.as_mut().map(|tls| &mut tls.encryptors);
-        if let Some(encryptor) = encryptors.and_then(|it| it.get_mut(&id)) {
+        let encrypts = self
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.encryptors.contains_key(&id));
+        if encrypts {
+            let is_whole = taken.len() == now.len();
+            let holds = self.tls.as_ref().is_some_and(|tls| tls.holds) && is_whole && luck > 5;
+            let encryptor = self.tls.as_mut().unwrap().encryptors.get_mut(&id).unwrap();
+            let mut records = Vec::new();
             for part in taken.chunks(RECORD_BYTES) {
-                let record = encryptor.record(DATA, part);
-                peer.from_server.extend(record);
+                records.extend(encryptor.record(DATA, part));
             }
+            if holds && records.len() > 1 {
+                let half = records.split_off(records.len() / 2);
+                let tls = self.tls.as_mut().unwrap();
+                tls.unsent.insert(id, half);
+                tls.unsent_count += 1;
+            }
+            peer.from_server.extend(records);
         } else {
             peer.from_server.extend_from_slice(taken);
         }
@@ -266,12 +296,32 @@ impl FakeKernel {
                 let encryptor = tls.encryptors.get_mut(&id).expect("it has keys");
                 let content = control.bytes();
                 let record = encryptor.record(control.record_type(), content);
-                peer.from_server.extend(record);
+                match tls.unsent.get_mut(&id) {
+                    // It waits behind what is held back.
+                    Some(unsent) => unsent.extend(record),
+                    None => peer.from_server.extend(record),
+                }
                 tls.sent_controls.push((id, control));
                 i32::try_from(content.len()).unwrap()
             }
         };
         self.complete(Operation::SendControl(id), result, false, None);
+    }
+
+    fn release_unsent(&mut self, id: ConnectionId) {
+        if let Some(unsent) = self.tls.as_mut().and_then(|tls| tls.unsent.remove(&id))
+            && let Some(peer) = self.peers.get_mut(&id)
+        {
+            peer.from_server.extend(unsent);
+        }
+    }
+
+    fn drop_unsent(&mut self, id: ConnectionId) {
+        if let Some(tls) = &mut self.tls
+            && let Some(unsent) = tls.unsent.remove(&id)
+        {
+            tls.dropped_records.push((id, unsent.len()));
+        }
     }
 
     /// Performs one pending operation, or delivers a completion of it.
@@ -294,7 +344,10 @@ impl FakeKernel {
             }
             Operation::Receive(id) => self.try_receive(id),
             Operation::Send(id) => self.try_send(id),
-            Operation::Writable(_) => self.complete(operation, libc::POLLOUT.into(), false, None),
+            Operation::Writable(id) => {
+                self.release_unsent(id);
+                self.complete(operation, libc::POLLOUT.into(), false, None);
+            }
             Operation::Shutdown(_) | Operation::SetOption(_) => {
                 self.complete(operation, 0, false, None);
             }
@@ -441,6 +494,7 @@ impl Kernel for FakeKernel {
         self.pending.push(Operation::Writable(id));
     }
     fn shutdown_write(&mut self, id: ConnectionId) {
+        self.drop_unsent(id);
         if let Some(peer) = self.peers.get_mut(&id) {
             // The peer answers the end of the stream with its own.
             peer.has_ended = true;
@@ -475,6 +529,7 @@ impl Kernel for FakeKernel {
     }
     fn close(&mut self, id: ConnectionId) {
         assert!(!self.has_pending(id), "closed with operations left");
+        self.drop_unsent(id);
         if let Some(tls) = &mut self.tls {
             tls.encryptors.remove(&id);
         }
@@ -483,6 +538,16 @@ impl Kernel for FakeKernel {
         self.pending.push(Operation::Close(id));
     }
     fn enter(&mut self, _wait: Option<Duration>) -> io::Result<()> {
+        if let Some(tls) = &self.tls {
+            let mut unsent: Vec<_> = tls.unsent.keys().copied().collect();
+            unsent.sort_by_key(|id| (id.slot(), id.generation()));
+            for id in unsent {
+                // The client reads at some time.
+                if self.below(40) == 0 {
+                    self.release_unsent(id);
+                }
+            }
+        }
         for _ in 0..self.below(6) {
             self.happen();
         }

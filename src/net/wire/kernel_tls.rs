@@ -21,6 +21,14 @@ use std::sync::Once;
 /// kernel would send on without the server for longer.
 const CLOSE_LATE_MS: u64 = 10_000;
 
+/// What the kernel answers if it does not have what it was asked for.
+const NOT_THERE: [i32; 4] = [
+    libc::ENOENT,
+    libc::ENOPROTOOPT,
+    libc::EOPNOTSUPP,
+    libc::EINVAL,
+];
+
 /// What the kernel was found not to have.
 #[derive(Debug, Default)]
 pub(super) struct KernelSupport {
@@ -45,13 +53,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
     /// The kernel has said whether it can.
     pub(super) fn attached_tls(&mut self, id: ConnectionId, result: i32, now: Now) {
         self.finish_operation(id);
-        let no_tls = [
-            libc::ENOENT,
-            libc::ENOPROTOOPT,
-            libc::EOPNOTSUPP,
-            libc::EINVAL,
-        ];
-        if no_tls.contains(&-result) {
+        if NOT_THERE.contains(&-result) {
             self.secure.kernel_support.has_no_tls = true;
             note_no_tls(-result);
         }
@@ -120,11 +122,15 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         if result < 0 {
             let suite = stream.suite();
             let support = &mut self.secure.kernel_support;
+            // Anything else, such as a want of memory, is the misfortune of one connection.
+            let is_for_good = NOT_THERE.contains(&-result) || result == -libc::EBUSY;
             if is_first {
-                support.without.push(suite);
+                if is_for_good && !support.without.contains(&suite) {
+                    support.without.push(suite);
+                }
                 return self.fail_with(id, &TlsError::SendKeys(-result), None, now);
             }
-            support.has_no_key_update = true;
+            support.has_no_key_update |= is_for_good;
             // The peer has its new keys already and could not read an alert.
             return self.fail_with(id, &TlsError::NoKeyUpdate, None, now);
         }
@@ -185,7 +191,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
         };
         if let Some(cause) = cause {
             self.counters.kernel_tls_errors.of(cause).add(1);
-            tracing::info!(target: "fanwire::tls", %error, "a connection was closed");
+            tracing::debug!(target: "fanwire::tls", %error, "a connection was closed");
         }
         self.shard.note_tls_error(id, error, now);
         let is_blocked = self.sockets.get(id).is_some_and(|socket| socket.is_polling);
@@ -194,7 +200,16 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 stream.queue(Control::Alert(alert));
                 self.send_control(id);
             }
-            _ => self.shard.abort(id, now),
+            _ => self.close_failed(id, now),
+        }
+    }
+
+    /// Closes a connection that cannot go on, also while it waits for its `close_notify`.
+    fn close_failed(&mut self, id: ConnectionId, now: Now) {
+        let stream = self.secure.kernel_streams.get(id);
+        match stream.is_some_and(|stream| stream.is_closing) {
+            true => self.closing.push_back(id),
+            false => self.shard.abort(id, now),
         }
     }
 
@@ -259,8 +274,7 @@ impl<K: Kernel, H: HttpHandler> EventLoop<K, H> {
                 stream.queue(control);
                 self.arm_poll(id);
             }
-            Control::CloseNotify if stream.is_closing => self.closing.push_back(id),
-            _ => self.shard.abort(id, now),
+            _ => self.close_failed(id, now),
         }
     }
 

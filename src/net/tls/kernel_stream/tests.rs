@@ -473,3 +473,38 @@ fn an_alert_goes_ahead_of_all_else_and_the_end_ahead_of_new_keys() {
     );
     assert_eq!(stream.begin_control(), None);
 }
+
+/// A record of TLS cut into several that carry the same message (RFC 8446 5.1).
+fn fragment(record: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let (head, body) = record.split_at(5);
+    body.chunks(size)
+        .map(|part| {
+            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+            [&head[..3], &length, part].concat()
+        })
+        .collect()
+}
+
+#[test]
+fn a_hello_in_several_records_is_read_with_the_kernel_and_without_it() {
+    let config = server_config(true);
+    for round in 1..400_u64 {
+        let mut seed = round;
+        let mut client = client(&[SUITES[below(&mut seed, SUITES.len())]]);
+        let mut server = TlsStream::new(Arc::clone(&config)).unwrap();
+        if round % 4 > 0 {
+            server.kernel = KernelOffer::Pending;
+        }
+        let hello = output(&mut client);
+        let size = 20 + below(&mut seed, 100);
+        let hello = fragment(&hello, size).concat();
+        let mut plaintext = Vec::new();
+        let mut rest = &hello[..];
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(1 + below(&mut seed, rest.len()));
+            server.process(&mut part.to_vec(), &mut plaintext).unwrap();
+            rest = behind;
+        }
+        assert!(server.has_output(), "the answer to the hello");
+    }
+}

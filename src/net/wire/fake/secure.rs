@@ -3,7 +3,7 @@
 //! The clients are those of `deliveries`, with rustls. The kernel really encrypts with the keys it is given,
 //! so whatever the server sends in the wrong order, or without the keys, is an error of the client's.
 
-use super::super::event_loop::EventLoop;
+use super::super::event_loop::{EventLoop, ShardCommand};
 use super::deliveries::{self, CONNECTIONS, NoHttp, PUBLICATIONS_PER_CLIENT, head_end};
 use super::{FakeKernel, Kernel as _, KernelTls, LISTENERS};
 use crate::base::counters::{KernelTlsError, TlsSender};
@@ -489,4 +489,97 @@ fn what_came_ahead_of_the_end_of_a_socket_is_handled_before_it() {
         hasty += hasty_here.len();
     }
     assert!(hasty > 10, "{hasty}");
+}
+
+#[test]
+fn what_the_kernel_holds_back_is_not_dropped() {
+    let mut unsent_count = 0;
+    for seed in 1..200 {
+        let tls = KernelTls {
+            holds: true,
+            ..whole()
+        };
+        let mut world = World::new(seed, tls, |_| Act::Nothing).run();
+        let tls = world.event_loop.kernel().tls.take().unwrap();
+        let dropped = &tls.dropped_records;
+        assert!(dropped.is_empty(), "seed {seed}: {dropped:?}");
+        unsent_count += tls.unsent_count;
+    }
+    assert!(unsent_count > 200, "{unsent_count}");
+}
+
+#[test]
+fn one_want_of_memory_is_the_end_of_one_connection() {
+    for seed in 1..40 {
+        let tls = KernelTls {
+            fails_once: Some(libc::ENOMEM),
+            ..whole()
+        };
+        let world = World::new(seed, tls, |_| Act::Nothing).run();
+        assert_eq!(world.errors(KernelTlsError::SendKeys), 1);
+        assert_eq!(world.senders(TlsSender::Process), 0);
+        assert!(world.senders(TlsSender::Kernel) > 0);
+    }
+}
+
+/// A kernel that may refuse anything, and be slow.
+fn any_kernel(seed: &mut u64) -> KernelTls {
+    let mut is_so = |of: usize| below(seed, of) == 0;
+    KernelTls {
+        has_tls: !is_so(8),
+        takes_keys: !is_so(5),
+        changes_keys: is_so(2),
+        is_slow: is_so(2),
+        holds: is_so(2),
+        ..KernelTls::default()
+    }
+}
+
+#[test]
+fn nothing_stays_open_whatever_ends_a_connection() {
+    const TURNS: usize = 8_000;
+    for seed in 1..120_u64 {
+        let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let tls = any_kernel(&mut dice);
+        let act: fn(usize) -> Act = match below(&mut dice, 3) {
+            0 => |n| [Act::NewKeys, Act::Nothing, Act::EndAtOnce][n % 3],
+            1 => |n| [Act::NewKeys, Act::Damage, Act::Leave][n % 3],
+            _ => |_| Act::NewKeys,
+        };
+        let mut world = World::new(seed, tls, act);
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        world.event_loop.commands = receiver;
+        world.event_loop.begin();
+        let drain = 200 + below(&mut dice, 3_000);
+        for turn in 0..TURNS {
+            world.event_loop.kernel().turn = turn;
+            world.event_loop.turn();
+            world.event_loop.kernel().enter(None).unwrap();
+            world.exchange();
+            if turn < drain && below(&mut dice, 60) == 0 {
+                let mut ids: Vec<_> = world.event_loop.kernel().peers.keys().copied().collect();
+                ids.sort_by_key(|id| (id.slot(), id.generation()));
+                let Some(id) = ids.get(below(&mut dice, ids.len().max(1))).copied() else {
+                    continue;
+                };
+                let command = match below(&mut dice, 4) {
+                    0 => ShardCommand::Call(Box::new(move |shard, now| shard.abort(id, now))),
+                    1 => ShardCommand::CloseSome(1),
+                    _ => ShardCommand::Call(Box::new(move |shard, now| {
+                        shard.disconnect(id, now);
+                    })),
+                };
+                sender.send(command).unwrap();
+            }
+            if turn == drain {
+                sender.send(ShardCommand::Drain).unwrap();
+            }
+            if turn > drain + 500 {
+                let peers = world.event_loop.kernel().peers.values_mut();
+                peers.for_each(|peer| peer.has_ended = true);
+            }
+        }
+        let left = &world.event_loop.kernel().peers;
+        assert!(left.is_empty(), "seed {seed}: {:?}", left.keys());
+    }
 }
