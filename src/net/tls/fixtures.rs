@@ -80,16 +80,25 @@ pub(crate) fn server_config(kernel: bool) -> Arc<ServerConfig> {
 
 /// A client that knows these suites.
 pub(crate) fn client(suites: &[CipherSuite]) -> ClientConnection {
+    client_in_fragments(suites, None)
+}
+
+/// The same, with records of at most so many bytes.
+pub(crate) fn client_in_fragments(
+    suites: &[CipherSuite],
+    record_bytes_max: Option<usize>,
+) -> ClientConnection {
     let mut provider = default_provider();
     let is_known = |suite: CipherSuite| suites.contains(&suite);
     provider.cipher_suites.retain(|it| is_known(it.suite()));
     let version = if is_1_3(suites[0]) { &TLS13 } else { &TLS12 };
-    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
+    config.max_fragment_size = record_bytes_max;
     let name = ServerName::try_from("localhost").unwrap();
     let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
     client.set_buffer_limit(None);

@@ -124,8 +124,9 @@ pub struct TlsStream {
     pub kernel: KernelOffer,
     /// The peer's end of the socket came while what arrived ahead of it waits.
     pub(crate) has_socket_ended: bool,
-    /// How many of the bytes that are not handled rustls has been shown: it remembers places in them.
-    shown: usize,
+    /// Where the first record begins, in what is not handled, that rustls has not been shown whole. It may have
+    /// moved what is in front of it.
+    next_record: usize,
     memory: Waiting,
 }
 
@@ -171,7 +172,7 @@ impl TlsStream {
             has_notified: false,
             has_begun: false,
             kernel: KernelOffer::None,
-            shown: 0,
+            next_record: 0,
             has_socket_ended: false,
             memory: Waiting::default(),
         })
@@ -323,24 +324,22 @@ impl TlsStream {
         let (mut consumed, mut has_ended) = (0, false);
         // What rustls is shown: one record more at a time if it may not see what follows the handshake,
         // and never less than before.
-        let mut shown = match self.kernel {
-            KernelOffer::None => bytes.len(),
-            _ => shown_end(bytes, self.shown),
+        let (mut shown, mut next) = match self.kernel {
+            KernelOffer::None => (bytes.len(), bytes.len()),
+            _ => record_end(bytes, self.next_record),
         };
         loop {
-            self.shown = shown - consumed;
-            let (end, next_shown) = (bytes.len(), record_end(bytes, shown));
+            let ahead = (shown < bytes.len()).then(|| record_end(bytes, next));
             let rest = &mut bytes[consumed..shown];
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(rest);
             consumed += discard;
-            self.shown -= discard;
+            self.next_record = next.saturating_sub(consumed);
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         match record {
                             Ok(record) => {
                                 consumed += record.discard;
-                                self.shown -= record.discard;
                                 plaintext.extend_from_slice(record.payload);
                             }
                             Err(error) => return (consumed, Err(TlsError::Protocol(error))),
@@ -355,8 +354,10 @@ impl TlsStream {
                     self.is_open = true;
                     return (consumed, Ok(has_ended));
                 }
-                Ok(_) if shown < end => shown = next_shown,
-                Ok(_) => return (consumed, Ok(has_ended)),
+                Ok(_) => match ahead {
+                    Some(ahead) => (shown, next) = ahead,
+                    None => return (consumed, Ok(has_ended)),
+                },
                 Err(error) => {
                     let rest = &mut bytes[consumed..shown];
                     let status = self.connection.process_tls_records(rest);
@@ -491,24 +492,17 @@ impl TlsStream {
     }
 }
 
-/// Where the first record ends, or a later one if `least` bytes go farther than that.
-fn shown_end(bytes: &[u8], least: usize) -> usize {
-    let mut end = record_end(bytes, 0);
-    while end < least.min(bytes.len()) {
-        end = record_end(bytes, end);
-    }
-    end
-}
-
-/// Where the record ends that begins at `start`, or the bytes.
-fn record_end(bytes: &[u8], start: usize) -> usize {
-    match bytes[start..] {
-        [_, _, _, high, low, ..] => {
-            let length = usize::from(u16::from_be_bytes([high, low]));
-            bytes.len().min(start + RECORD_HEADER_BYTES + length)
+/// Where the record ends that begins at `start`, or the bytes; and where the first one begins that does not
+/// end before that.
+fn record_end(bytes: &[u8], start: usize) -> (usize, usize) {
+    if let [_, _, _, high, low, ..] = bytes[start..] {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let end = start + RECORD_HEADER_BYTES + length;
+        if end <= bytes.len() {
+            return (end, end);
         }
-        _ => bytes.len(),
     }
+    (bytes.len(), start)
 }
 
 /// Appends what the handshake has to say.

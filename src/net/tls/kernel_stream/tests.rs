@@ -2,7 +2,9 @@
 //! to it is encrypted as the kernel does.
 
 use super::*;
-use crate::net::tls::fixtures::{KernelEncryptor, SUITES, below, client, is_1_3, server_config};
+use crate::net::tls::fixtures::{
+    KernelEncryptor, SUITES, below, client, client_in_fragments, is_1_3, server_config,
+};
 use crate::net::tls::{KernelOffer, TlsStream};
 use rustls::{ClientConnection, ServerConfig};
 use std::io::{Read as _, Write as _};
@@ -51,7 +53,8 @@ fn pair(
     early: &[u8],
     seed: &mut u64,
 ) -> (ClientConnection, KernelStream, KernelEncryptor) {
-    let mut client = client(&[suite]);
+    let fragment = (!early.is_empty() && below(seed, 2) == 0).then(|| 32 + below(seed, 100));
+    let mut client = client_in_fragments(&[suite], fragment);
     let mut server = TlsStream::new(Arc::clone(config)).unwrap();
     server.kernel = KernelOffer::Pending;
     let mut plaintext = Vec::new();
